@@ -1,0 +1,132 @@
+"""Encoded images to sources: every image is decoded once, so that every corrupt one is found.
+
+Guarantees: the sources hold only images that decode, in the order given, in one form. What fits in
+`MAX_BYTES_IN_MEMORY` is kept decoded; a larger set is decoded again on access.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from dpmix.data.decode_pool import MAX_BYTES_IN_FLIGHT, decode_in_order
+from dpmix.data.encoded import EncodedImages
+from dpmix.data.encoded_source import EncodedSource
+from dpmix.data.memory_budget import MemoryBudget
+from dpmix.data.options import ReadOptions
+from dpmix.data.pixels import (
+    PixelForm,
+    UnreadableImageError,
+    colour_refusal,
+    decode_pixels,
+    opened,
+    plain_channels,
+)
+from dpmix.data.source import ImageSource, TensorSource
+from dpmix.errors import DpmixError
+
+MAX_BYTES_IN_MEMORY = 4 * 2**30
+_NAMES_SHOWN = 10
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedPart:
+    """One split before decoding: N encoded images and int64 labels [N]."""
+
+    images: EncodedImages
+    labels: Int64[Tensor, " N"]
+
+
+def decode_sources(
+    parts: Sequence[EncodedPart], class_names: tuple[str, ...], options: ReadOptions
+) -> tuple[list[ImageSource], int]:
+    """Decode `parts` together into one source each, all of one form.
+
+    Returns:
+        The sources, and how many corrupt images were left out (0 unless `skip_corrupt`).
+
+    Raises:
+        DpmixError: corrupt images without `skip_corrupt` (named); mixed sizes or colours that the
+            options do not settle; more than 8 bits a channel; a part left without images.
+    """
+    images = sum((part.images for part in parts[1:]), parts[0].images)
+    form = _common_form(images, options)
+    pixels, corrupt = _decode_all(images, form, options)
+    if corrupt and not options.skip_corrupt:
+        raise _corrupt_error(corrupt, images)
+    kept = torch.tensor([i not in corrupt for i in range(len(images))], dtype=torch.bool)
+    sources: list[ImageSource] = []
+    start = kept_start = 0
+    for part in parts:
+        mine = kept[start : start + len(part.images)]
+        labels, count = part.labels[mine], int(mine.sum())
+        if pixels is None:
+            encoded = part.images.take(mine.nonzero().flatten())
+            sources.append(EncodedSource(encoded, labels, class_names, form, options.workers))
+        else:
+            sources.append(
+                TensorSource(pixels[kept_start : kept_start + count], labels, class_names)
+            )
+        start, kept_start = start + len(mine), kept_start + count
+    return sources, len(corrupt)
+
+
+def _common_form(images: EncodedImages, options: ReadOptions) -> PixelForm:
+    """The form of the first image that decodes, as far as the options leave it open."""
+    reasons: dict[int, str] = {}
+    for index in range(len(images)):
+        try:
+            return _form_of(images, index, options)
+        except UnreadableImageError as error:
+            reasons[index] = str(error)
+    raise _corrupt_error(reasons, images)
+
+
+def _form_of(images: EncodedImages, index: int, options: ReadOptions) -> PixelForm:
+    name, size = images.names[index], options.image_size
+    with images.open(index) as stream, opened(stream, name) as image:
+        channels = options.channels or plain_channels(image)
+        if channels is None:
+            raise colour_refusal(image, name)
+        height, width = (size, size) if size else (image.height, image.width)
+    form = PixelForm(
+        (channels, height, width), convert=options.channels is not None, resize=size is not None,
+        example=name,
+    )  # fmt: skip
+    with images.open(index) as stream:
+        decode_pixels(stream, name, form, MemoryBudget(MAX_BYTES_IN_FLIGHT))
+    return form
+
+
+def _decode_all(
+    images: EncodedImages, form: PixelForm, options: ReadOptions
+) -> tuple[Tensor | None, dict[int, str]]:
+    """Return the pixels [kept, C, H, W] (None if too many bytes) and the corrupt ones' reasons."""
+    count = len(images)
+    fits = count * int(np.prod(form.shape)) <= MAX_BYTES_IN_MEMORY
+    pixels = np.empty((count if fits else 0, *form.shape), dtype=np.uint8)
+    corrupt: dict[int, str] = {}
+    done = 0
+    for group in decode_in_order(images, range(count), form, options.workers):
+        for decoded in group:
+            if isinstance(decoded, UnreadableImageError):
+                corrupt[done] = str(decoded)
+            elif fits:
+                pixels[done - len(corrupt)] = decoded
+            done += 1
+        if options.progress is not None:
+            options.progress(done, count)
+    return (torch.from_numpy(pixels[: count - len(corrupt)]) if fits else None), corrupt
+
+
+def _corrupt_error(reasons: dict[int, str], images: EncodedImages) -> DpmixError:
+    shown = list(reasons.items())[:_NAMES_SHOWN]
+    named = ", ".join(f"'{images.names[index]}' ({reason})" for index, reason in shown)
+    more = f" and {len(reasons) - len(shown)} more" if len(reasons) > len(shown) else ""
+    return DpmixError(
+        f"{len(reasons)} of {len(images)} images cannot be decoded: {named}{more}; "
+        "repair them, or leave them out with --skip-corrupt"
+    )

@@ -1,0 +1,115 @@
+"""Image folders: `root/{train,test}/<class>/*`, or `root/<class>/*` with a test fraction."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dpmix.data.decode import EncodedPart, decode_sources
+from dpmix.data.encoded import EncodedImages
+from dpmix.data.folder_listing import list_classes, visible
+from dpmix.data.options import Progress, ReadOptions
+from dpmix.data.source import ImageSource
+from dpmix.data.splits import Splits, hashed_split
+from dpmix.errors import DpmixError
+
+_SIDES = ("train", "test")
+
+
+def folder_splits(root: Path, options: ReadOptions, test_fraction: float | None) -> Splits:
+    """Read both splits; classes are named and numbered by their sorted folder names.
+
+    With `test_fraction` every file decides by its own path whether it is a test file, see
+    `hashed_split`.
+
+    Raises:
+        DpmixError: the layout and `test_fraction` do not fit each other, train and test classes
+            differ, and as `list_classes` and `decode_sources` raise.
+    """
+    _check_folder(root)
+    sides = [entry.name for entry in visible(root, root) if entry.name in _SIDES and entry.is_dir()]
+    if sides:
+        names, parts = _given_split(root, sides, test_fraction)
+    else:
+        names, parts = _drawn_split(root, test_fraction)
+    (train, test), skipped = decode_sources(parts, names, options)
+    return Splits(root.resolve().name, train, test, flip=True, skipped=skipped)
+
+
+def labelled_folder(
+    root: Path,
+    *,
+    image_size: int | None = None,
+    channels: int | None = None,
+    skip_corrupt: bool = False,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> ImageSource:
+    """Read `root/<class>/*` as one source without a split, such as a public pool.
+
+    The options are those of `ReadOptions`.
+
+    Raises:
+        DpmixError: as `list_classes` and `decode_sources` raise.
+    """
+    _check_folder(root)
+    options = ReadOptions(image_size, channels, skip_corrupt, workers, progress)
+    names, part = _part(root, root)
+    (source,), _ = decode_sources([part], names, options)
+    return source
+
+
+def _check_folder(root: Path) -> None:
+    if not root.is_dir():
+        raise DpmixError(f"no folder '{root}'; expected a folder of images: check the path")
+
+
+def _given_split(
+    root: Path, sides: list[str], test_fraction: float | None
+) -> tuple[tuple[str, ...], list[EncodedPart]]:
+    for side in _SIDES:
+        if side not in sides:
+            raise DpmixError(
+                f"data folder '{root}' has '{sides[0]}' but no '{side}' folder; expected both, or "
+                "class folders with --test-fraction"
+            )
+    if test_fraction is not None:
+        raise DpmixError(
+            f"--test-fraction {test_fraction} does not apply: data folder '{root}' has a train and "
+            "a test folder; leave it out"
+        )
+    (names, train), (test_names, test) = (_part(root / side, root) for side in _SIDES)
+    if names != test_names:
+        differ = sorted(set(names) ^ set(test_names))
+        raise DpmixError(
+            f"data folder '{root}': class {', '.join(differ)} is in one of train and test only; "
+            "expected the same class folders in both"
+        )
+    return names, [train, test]
+
+
+def _drawn_split(
+    root: Path, test_fraction: float | None
+) -> tuple[tuple[str, ...], list[EncodedPart]]:
+    names, whole = _part(root, root)
+    if test_fraction is None:
+        raise DpmixError(
+            f"data folder '{root}' has no train and test folders; expected a rule to split it: "
+            "give --test-fraction, such as --test-fraction 0.2"
+        )
+    is_test = hashed_split(whole.images.names, test_fraction)
+    return names, [_taken(whole, side.nonzero().flatten()) for side in (~is_test, is_test)]
+
+
+def _part(folder: Path, root: Path) -> tuple[tuple[str, ...], EncodedPart]:
+    """The class names and all images of `folder`, named by their posix path relative to `root`."""
+    classes = list_classes(folder, root)
+    paths = tuple(path for images in classes.values() for path in images)
+    names = tuple(path.relative_to(root).as_posix() for path in paths)
+    counts = torch.tensor([len(images) for images in classes.values()])
+    labels = torch.arange(len(classes)).repeat_interleave(counts)
+    return tuple(classes), EncodedPart(EncodedImages(names, paths), labels)
+
+
+def _taken(part: EncodedPart, indices: Tensor) -> EncodedPart:
+    return EncodedPart(part.images.take(indices), part.labels[indices])

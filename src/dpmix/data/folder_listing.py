@@ -1,0 +1,88 @@
+"""The image files of a folder of classes.
+
+Guarantees: sorted, so every machine sees the same order; nothing hidden; nothing that a symbolic
+link reaches outside the data's root. The names of class folders count as public.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from dpmix.errors import DpmixError
+
+SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm"}
+)  # fmt: skip
+
+
+def list_classes(folder: Path, root: Path) -> dict[str, tuple[Path, ...]]:
+    """Return the image files of every class folder in `folder`, both sorted by name.
+
+    Files beside the class folders and files that are not images by their suffix are left alone.
+
+    Args:
+        folder: holds one folder per class.
+        root: what no symbolic link may leave.
+
+    Raises:
+        DpmixError: no class folders, one without images or with folders of its own, a folder that
+            cannot be read, or a symbolic link that is broken or leaves `root`.
+    """
+    classes = {
+        entry.name: _images(entry, root) for entry in visible(folder, root) if entry.is_dir()
+    }
+    if not classes:
+        raise DpmixError(
+            f"data folder '{folder}' holds no class folders; expected one folder of images per "
+            "class, such as cats/ and dogs/"
+        )
+    return classes
+
+
+def visible(folder: Path, root: Path) -> list[Path]:
+    """Return what `folder` holds, sorted, hidden names left out.
+
+    Raises:
+        DpmixError: `folder` cannot be read, or a symbolic link is broken or leaves `root`.
+    """
+    try:
+        entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    except OSError as error:
+        raise DpmixError(
+            f"data folder '{folder}' cannot be read ({error.strerror}); expected a readable folder"
+        ) from error
+    _check_links(entries, root)
+    return entries
+
+
+def _images(folder: Path, root: Path) -> tuple[Path, ...]:
+    entries = visible(folder, root)
+    for entry in entries:
+        if entry.is_dir():
+            raise DpmixError(
+                f"class folder '{folder}' holds a folder, '{entry.name}'; "
+                "expected image files only: move its images up"
+            )
+    images = tuple(entry for entry in entries if entry.suffix.lower() in SUFFIXES)
+    if not images:
+        raise DpmixError(
+            f"class folder '{folder}' holds no images; expected files ending in "
+            f"{', '.join(sorted(SUFFIXES))}: add some, or remove the folder"
+        )
+    return images
+
+
+def _check_links(entries: Iterable[Path], root: Path) -> None:
+    for entry in entries:
+        if not entry.is_symlink():
+            continue
+        try:
+            inside = entry.resolve(strict=True).is_relative_to(root.resolve())
+        except (OSError, RuntimeError) as error:
+            raise DpmixError(
+                f"'{entry}' is a broken symbolic link; expected a file: remove it"
+            ) from error
+        if not inside:
+            raise DpmixError(
+                f"'{entry}' is a symbolic link out of the data folder '{root}'; "
+                "expected files inside it: copy the target in"
+            )

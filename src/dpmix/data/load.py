@@ -1,0 +1,73 @@
+"""`--data` to `Splits`: a built-in name, an `.npz` file or an image folder."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from dpmix.data.folder import folder_splits
+from dpmix.data.mnist import mnist5k
+from dpmix.data.npz import npz_splits
+from dpmix.data.options import Progress, ReadOptions
+from dpmix.data.splits import Splits
+from dpmix.errors import DpmixError, nearest
+
+BUILT_IN: dict[str, Callable[[ReadOptions], Splits]] = {"mnist5k": mnist5k}
+"""name -> loader; a new built-in data set is one entry."""
+
+
+def load_splits(
+    data: str,
+    *,
+    test_fraction: float | None = None,
+    image_size: int | None = None,
+    channels: int | None = None,
+    skip_corrupt: bool = False,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> Splits:
+    """Load the data set `data`; a built-in name goes before a file or folder of that name.
+
+    Args:
+        data: a name in `BUILT_IN`, a path ending in ``.npz``, or an image folder.
+        test_fraction: share of test files, for a folder of classes without train and test folders.
+        image_size: as in `ReadOptions`, like the arguments after it.
+        channels: 1 or 3.
+        skip_corrupt: leave out what cannot be decoded.
+        workers: decoding threads.
+        progress: told (done, total) during a long decode.
+
+    Raises:
+        DpmixError: nothing of that name, data that is not as expected, or an option that does not
+            apply to this kind of data.
+    """
+    options = ReadOptions(image_size, channels, skip_corrupt, workers, progress)
+    path = Path(data).expanduser()
+    if data not in BUILT_IN and path.is_dir():
+        return folder_splits(path, options, test_fraction)
+    if test_fraction is not None:
+        raise DpmixError(
+            f"--test-fraction {test_fraction} does not apply to data '{data}', which has its own "
+            "test split; leave it out"
+        )
+    if data in BUILT_IN:
+        return _built_in(data, options)
+    if path.suffix == ".npz" and path.is_file():
+        return npz_splits(path, options)
+    raise _nothing_found(data, path)
+
+
+def _built_in(data: str, options: ReadOptions) -> Splits:
+    if options.skip_corrupt:
+        raise DpmixError(f"--skip-corrupt does not apply to data '{data}'; leave it out")
+    return BUILT_IN[data](options)
+
+
+def _nothing_found(data: str, path: Path) -> DpmixError:
+    if path.exists():
+        return DpmixError(f"data '{data}' is neither a folder nor an .npz file; expected either")
+    if os.sep in data or "/" in data or path.suffix == ".npz":
+        return DpmixError(f"no file or folder '{data}'; expected the data there: check the path")
+    return DpmixError(
+        f"unknown data '{data}'; expected a folder, an .npz file or a built-in name: "
+        f"{nearest(data, BUILT_IN)}"
+    )

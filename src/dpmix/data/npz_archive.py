@@ -1,0 +1,148 @@
+"""Named arrays out of an `.npz` file, without pickle and with errors that name the array."""
+
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+from zipfile import is_zipfile
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from dpmix.errors import DpmixError
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+class NpzArchive:
+    """An open `.npz` file; arrays are read when they are asked for.
+
+    Raises:
+        DpmixError: the file is missing, unreadable or no `.npz`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            with path.open("rb") as stream:
+                whole = is_zipfile(stream)
+            if not whole:
+                raise _not_npz(path)
+            self._file = np.load(path, allow_pickle=False)
+        except DpmixError:
+            raise
+        except OSError as error:
+            raise DpmixError(
+                f"data file '{path}' cannot be read ({error.strerror}); expected a readable .npz "
+                "file: check the path"
+            ) from error
+        # What follows a good zip ending can still be anything.
+        except Exception as error:
+            raise _not_npz(path) from error
+
+    def __enter__(self) -> "NpzArchive":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.close()
+
+    @property
+    def names(self) -> list[str]:
+        """The arrays that the file holds."""
+        return list(self._file.files)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._file.files
+
+    def array(self, name: str) -> Array:
+        """Read the array `name`.
+
+        Raises:
+            DpmixError: it is missing, damaged, or holds Python objects.
+        """
+        if name not in self:
+            raise DpmixError(
+                f"{self.path.name} has no array '{name}'; expected it beside: "
+                f"{', '.join(self.names)}"
+            )
+        try:
+            value = self._file[name]
+        # A damaged archive makes zipfile, zlib and numpy raise errors of many kinds.
+        except Exception as error:
+            raise DpmixError(_why_unreadable(self.path.name, name, error)) from error
+        if not isinstance(value, np.ndarray):
+            raise DpmixError(f"{self.path.name}: '{name}' is not an array; expected numpy.savez's")
+        return value
+
+    def labels(self, name: str, count: int) -> Int64[Tensor, " N"]:
+        """Read the labels `name` of `count` images: any integer type, none negative.
+
+        Raises:
+            DpmixError: another type, shape or length, or a negative label.
+        """
+        value = self.array(name)
+        if value.dtype.kind not in "iu" or value.ndim != 1:
+            raise DpmixError(
+                f"{self.path.name}: '{name}' is {value.dtype} {list(value.shape)}; "
+                "expected one whole number per image"
+            )
+        if len(value) != count:
+            raise DpmixError(
+                f"{self.path.name}: '{name}' holds {len(value)} labels for {count} images; "
+                "expected as many"
+            )
+        if count and not 0 <= int(value.min()) <= int(value.max()) < 2**31:
+            raise DpmixError(
+                f"{self.path.name}: '{name}' ranges over {value.min()}..{value.max()}; "
+                "expected classes numbered from 0"
+            )
+        return torch.from_numpy(value.astype(np.int64))
+
+    def class_names(self, *labels: Int64[Tensor, " _"]) -> tuple[str, ...]:
+        """The file's class names, or numbers up to the largest of `labels`.
+
+        Raises:
+            DpmixError: names that are not a list of text, or fewer names than labels need.
+        """
+        highest = max((int(part.max()) for part in labels if len(part)), default=-1)
+        key = next((key for key in ("class_names", "classes", "names") if key in self), None)
+        if key is None:
+            if highest >= sum(map(len, labels)):
+                raise DpmixError(
+                    f"{self.path.name}: label {highest} is beyond the number of images; expected "
+                    "classes numbered from 0 without gaps: renumber them"
+                )
+            return tuple(str(label) for label in range(highest + 1))
+        value = self.array(key)
+        if value.dtype.kind != "U" or value.ndim != 1:
+            raise DpmixError(
+                f"{self.path.name}: '{key}' is {value.dtype} {list(value.shape)}; "
+                "expected a list of text, one name per class"
+            )
+        if highest >= len(value):
+            raise DpmixError(
+                f"{self.path.name}: label {highest} is out of range; expected 0..{len(value) - 1}, "
+                f"one for each name in '{key}'"
+            )
+        return tuple(value.tolist())
+
+
+def _not_npz(path: Path) -> DpmixError:
+    return DpmixError(
+        f"{path.name} is not an .npz file, or is cut short; expected one written by numpy.savez"
+    )
+
+
+def _why_unreadable(file: str, name: str, error: Exception) -> str:
+    if "allow_pickle" in str(error):
+        return (
+            f"{file}: '{name}' holds Python objects, which are never unpickled; "
+            "expected a plain uint8, integer or text array: save it as one"
+        )
+    return f"{file}: array '{name}' is damaged ({error}); expected a whole file: fetch it again"

@@ -1,0 +1,67 @@
+"""`.npz` files of JPEG or PNG bytes laid end to end: `train_jpeg, train_end, train_label`."""
+
+from itertools import pairwise
+
+import numpy as np
+
+from dpmix.data.decode import EncodedPart, decode_sources
+from dpmix.data.encoded import EncodedImages
+from dpmix.data.npz_archive import NpzArchive
+from dpmix.data.options import ReadOptions
+from dpmix.data.splits import Splits
+from dpmix.errors import DpmixError
+
+
+def encoded_splits(archive: NpzArchive, options: ReadOptions) -> Splits:
+    """Read and decode the files of both splits; the test split is `test_*` or `val_*`.
+
+    Raises:
+        DpmixError: an array is missing or of another kind than expected, and as `decode_sources`
+            raises.
+    """
+    test = "test" if "test_jpeg" in archive else "val"
+    if f"{test}_jpeg" not in archive:
+        raise DpmixError(
+            f"{archive.path.name} has 'train_jpeg' but neither 'test_jpeg' nor 'val_jpeg'; "
+            "expected a test split in the same layout"
+        )
+    parts = [_part(archive, side) for side in ("train", test)]
+    names = archive.class_names(*(part.labels for part in parts))
+    (train_source, test_source), skipped = decode_sources(parts, names, options)
+    return Splits(archive.path.stem, train_source, test_source, flip=True, skipped=skipped)
+
+
+def _part(archive: NpzArchive, side: str) -> EncodedPart:
+    key = f"{side}_jpeg"
+    blob = archive.array(key)
+    if blob.dtype != np.uint8 or blob.ndim != 1:
+        raise DpmixError(
+            f"{archive.path.name}: '{key}' is {blob.dtype} {list(blob.shape)}; "
+            "expected uint8 bytes in one row"
+        )
+    ends = _ends(archive, f"{side}_end", len(blob))
+    data = np.ascontiguousarray(blob).data
+    spans = zip([0, *ends[:-1]], ends, strict=True)
+    contents = tuple(data[start:end] for start, end in spans)
+    images = EncodedImages(tuple(f"{key}[{i}]" for i in range(len(ends))), contents)
+    return EncodedPart(images, archive.labels(f"{side}_label", len(ends)))
+
+
+def _ends(archive: NpzArchive, name: str, size: int) -> list[int]:
+    value = archive.array(name)
+    if value.dtype.kind not in "iu" or value.ndim != 1 or not len(value):
+        raise DpmixError(
+            f"{archive.path.name}: '{name}' is {value.dtype} {list(value.shape)}; "
+            "expected the end offset of every image, at least one"
+        )
+    ends: list[int] = value.tolist()
+    if ends[0] <= 0 or any(b <= a for a, b in pairwise(ends)):
+        raise DpmixError(
+            f"{archive.path.name}: '{name}' does not increase; expected ascending end offsets"
+        )
+    if ends[-1] != size:
+        raise DpmixError(
+            f"{archive.path.name}: '{name}' ends at {ends[-1]} of {size} bytes; "
+            "expected the last offset to be their number"
+        )
+    return ends

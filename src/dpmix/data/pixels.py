@@ -1,0 +1,179 @@
+"""One encoded image to uint8 pixels, or the reason why not.
+
+Guarantees: an image is judged by its header before a pixel is decoded, an image of more than
+`MAX_PIXELS` is never decoded, and nothing of any other image is read. Only formats with decoders in
+Pillow's own process are opened. EXIF orientation is not applied.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BufferedReader, BytesIO
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, UnidentifiedImageError
+
+from dpmix.data.memory_budget import MemoryBudget
+from dpmix.errors import DpmixError
+
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
+MAX_PIXELS = 2**26
+"""8192 x 8192; a larger claim is taken for a decompression bomb."""
+
+_CHANNELS = {"1": 1, "L": 1, "P": 3, "RGB": 3}
+# Decoded (4 bytes at most), converted, and composited copies may be alive together.
+_BYTES_PER_PIXEL = 12
+
+
+class UnreadableImageError(Exception):
+    """The image is corrupt, truncated, of another format or too large; the message says which."""
+
+
+@dataclass(frozen=True)
+class PixelForm:
+    """The form in which every image of a data set comes out.
+
+    Attributes:
+        shape: (C, H, W).
+        convert: whether other colours are converted, or refused.
+        resize: whether other sizes are resized and cropped, or refused.
+        example: name of an image that has this form, for messages.
+    """
+
+    shape: tuple[int, int, int]
+    convert: bool
+    resize: bool
+    example: str
+
+
+def decode_pixels(
+    stream: BufferedReader | BytesIO, name: str, form: PixelForm, budget: MemoryBudget
+) -> UInt8[np.ndarray, "C H W"]:
+    """Decode one image into `form`.
+
+    Resizing scales the shorter side to fit (bicubic) and keeps the centre; transparent pixels are
+    laid on white.
+
+    Raises:
+        UnreadableImageError: as it says.
+        DpmixError: more than 8 bits a channel, or colours or a size that `form` does not admit.
+    """
+    channels, height, width = form.shape
+    with opened(stream, name) as image:
+        if not form.convert and plain_channels(image) != channels:
+            raise _other_colours(image, name, form)
+        if not form.resize and image.size != (width, height):
+            raise DpmixError(
+                f"image '{name}' is {image.height}x{image.width} and '{form.example}' is "
+                f"{height}x{width}; expected one size: give --image-size, such as --image-size 32"
+            )
+        with budget.hold(image.width * image.height * _BYTES_PER_PIXEL), _unreadable():
+            pixels = np.asarray(_fitted(_converted(image, channels), height, width))
+    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+
+
+@contextmanager
+def opened(stream: BufferedReader | BytesIO, name: str) -> Iterator[Image.Image]:
+    """Read an image's header; the pixels are decoded only when something asks for them.
+
+    Raises:
+        UnreadableImageError: no image of a known format, or more than `MAX_PIXELS`.
+        DpmixError: more than 8 bits a channel.
+    """
+    with _unreadable():
+        image = Image.open(stream, formats=FORMATS)
+    with image:
+        if image.width * image.height > MAX_PIXELS:
+            raise UnreadableImageError(_too_large(f"{image.height}x{image.width}"))
+        if _is_deep(image):
+            raise DpmixError(
+                f"image '{name}' has more than 8 bits a channel (mode {image.mode}); "
+                "expected 8-bit: rescale it first"
+            )
+        yield image
+
+
+def plain_channels(image: Image.Image) -> int | None:
+    """Return 1 for grey, 3 for RGB or an opaque palette, None for anything else (alpha, CMYK)."""
+    return None if image.has_transparency_data else _CHANNELS.get(image.mode)
+
+
+def colour_refusal(image: Image.Image, name: str) -> DpmixError:
+    """The error for an image whose colours need `--channels`."""
+    transparent = " with transparency" if image.has_transparency_data else ""
+    return DpmixError(
+        f"image '{name}' is {image.mode}{transparent}; expected plain grey or RGB: "
+        "give --channels 3 (or 1) to convert every image"
+    )
+
+
+def _other_colours(image: Image.Image, name: str, form: PixelForm) -> DpmixError:
+    channels = plain_channels(image)
+    if channels is None:
+        return colour_refusal(image, name)
+    kinds = {1: "grey", 3: "RGB"}
+    return DpmixError(
+        f"image '{name}' is {kinds[channels]} and '{form.example}' is {kinds[form.shape[0]]}; "
+        "expected one kind: give --channels 3 (or 1) to convert every image"
+    )
+
+
+@contextmanager
+def _unreadable() -> Iterator[None]:
+    """Turn whatever a decoder raises into `UnreadableImageError`."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise UnreadableImageError(_too_large("more")) from error
+    except UnidentifiedImageError as error:
+        raise UnreadableImageError("not an image of a known format") from error
+    # Malformed files make Pillow's plugins raise nearly anything: SyntaxError, struct.error, ...
+    except Exception as error:
+        raise UnreadableImageError(str(error) or type(error).__name__) from error
+
+
+def _too_large(size: str) -> str:
+    return f"{size} pixels, over the bound of {MAX_PIXELS:,}"
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Whether a channel has more than 8 bits, also where Pillow would silently drop the low ones.
+
+    A 16-bit RGB file opens as mode RGB; only the raw mode (``RGB;16B``) or PPM's maximum tells.
+    """
+    if image.mode in ("I", "F") or image.mode.startswith("I;"):
+        return True
+    tiles: list[Any] = getattr(image, "tile", [])
+    for codec, _, _, arguments in tiles:
+        values = arguments if isinstance(arguments, tuple) else (arguments,)
+        if any(isinstance(value, str) and ";16" in value for value in values):
+            return True
+        if codec.startswith("ppm") and any(isinstance(v, int) and v > 255 for v in values):
+            return True
+    return False
+
+
+def _converted(image: Image.Image, channels: int) -> Image.Image:
+    if image.has_transparency_data:
+        clear = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear)
+    mode = "L" if channels == 1 else "RGB"
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _fitted(image: Image.Image, height: int, width: int) -> Image.Image:
+    """Resize the largest centred box of the target's proportions: equals resize, then crop.
+
+    Resizing the whole of a 1 x 60,000,000 image first would itself be a bomb.
+    """
+    if image.size == (width, height):
+        return image
+    scale = min(image.width / width, image.height / height)
+    left = max(0.0, (image.width - width * scale) / 2)
+    top = max(0.0, (image.height - height * scale) / 2)
+    box = (left, top, image.width - left, image.height - top)
+    return image.resize((width, height), Image.Resampling.BICUBIC, box=box)

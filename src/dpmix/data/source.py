@@ -1,0 +1,112 @@
+"""Labelled images behind one small protocol, and the source that holds them in memory.
+
+Guarantees: pixels are uint8 [C, H, W] of one shape, there is at least one image, and every label
+indexes `class_names`, whose names differ.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Int64, UInt8
+from torch import Tensor
+
+from dpmix.errors import DpmixError
+
+
+# Checkable, so that tests can check annotations while the code runs.
+@runtime_checkable
+class ImageSource(Protocol):
+    """N labelled images, fetched by index; example i is image i and label i."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """One name per class, in label order."""
+
+    @property
+    def labels(self) -> Int64[Tensor, " N"]:
+        """The class of every image, on the CPU."""
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of every image."""
+
+    def __len__(self) -> int: ...
+
+    def images(self, indices: Int64[Tensor, " B"]) -> UInt8[Tensor, "B C H W"]:
+        """The images at `indices`, in that order, repeats allowed."""
+
+
+@dataclass(frozen=True, eq=False)
+class TensorSource:
+    """Images held in memory.
+
+    Attributes:
+        pixels: uint8 [N, C, H, W], C in {1, 3}.
+        labels: int64 [N] in 0..L-1.
+        class_names: the L names.
+
+    Raises:
+        DpmixError: another dtype or shape, no images, as many labels as images not given, a label
+            out of range, or a class name given twice.
+    """
+
+    pixels: UInt8[Tensor, "N C H W"]
+    labels: Int64[Tensor, " N"]
+    class_names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        check_pixels(self.pixels)
+        check_labels(self.labels, len(self.pixels), self.class_names)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of every image."""
+        _, channels, height, width = self.pixels.shape
+        return channels, height, width
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def images(self, indices: Int64[Tensor, " B"]) -> UInt8[Tensor, "B C H W"]:
+        """The images at `indices`, on the device of `pixels`."""
+        return self.pixels[indices.to(self.pixels.device)]
+
+
+def check_pixels(pixels: Tensor) -> None:
+    """Check that `pixels` is uint8 [N, C, H, W] with C in {1, 3} and H, W > 0.
+
+    Raises:
+        DpmixError: otherwise.
+    """
+    if pixels.dtype != torch.uint8:
+        raise DpmixError(f"images are {pixels.dtype}; expected uint8 0..255: rescale them first")
+    shape = tuple(pixels.shape)
+    if len(shape) != 4 or shape[1] not in (1, 3) or 0 in shape[2:]:
+        raise DpmixError(f"images have shape {shape}; expected [N, C, H, W] with C 1 or 3")
+
+
+def check_labels(labels: Tensor, count: int, class_names: Sequence[str]) -> None:
+    """Check that `labels` is int64 [count], count > 0, and indexes distinct `class_names`.
+
+    Raises:
+        DpmixError: otherwise.
+    """
+    if labels.dtype != torch.int64 or tuple(labels.shape) != (count,):
+        raise DpmixError(
+            f"labels are {labels.dtype} of shape {tuple(labels.shape)} beside {count} images; "
+            f"expected int64 [{count}]"
+        )
+    if count == 0:
+        raise DpmixError("a data source holds no images; expected at least one")
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= len(class_names):
+        worst = low if low < 0 else high
+        raise DpmixError(
+            f"label {worst} is out of range; expected 0..{len(class_names) - 1}, one for each of "
+            f"the {len(class_names)} class names"
+        )
+    twice = sorted({name for name in class_names if class_names.count(name) > 1})
+    if twice:
+        raise DpmixError(f"class name '{twice[0]}' is given twice; expected one name per class")

@@ -1,0 +1,53 @@
+import numpy as np
+import pytest
+
+from dpmix.data import load_splits
+from dpmix.errors import DpmixError
+
+
+@pytest.fixture
+def npz(tmp_path):
+    images = np.zeros((4, 6, 5), dtype=np.uint8)
+    labels = np.arange(4) % 2
+    np.savez(tmp_path / "set.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    return str(tmp_path / "set.npz")
+
+
+def test_dispatches_by_kind(npz, class_folder):
+    root = class_folder("flat", {"a": 20, "b": 20})
+    assert load_splits("mnist5k").name == "mnist5k"
+    assert load_splits(npz, image_size=3).train.image_shape == (1, 3, 3)
+    folder = load_splits(str(root), test_fraction=0.5, channels=1, workers=1)
+    assert folder.train.image_shape == (1, 8, 8)
+
+
+def test_a_built_in_name_goes_before_a_folder(class_folder, monkeypatch):
+    monkeypatch.chdir(class_folder("mnist5k", {"a": 1}).parent)
+    assert len(load_splits("mnist5k").train) == 4000
+    with pytest.raises(DpmixError, match="--test-fraction"):
+        load_splits("./mnist5k")
+
+
+def test_options_that_do_not_apply_are_refused(npz):
+    for data in (npz, "mnist5k"):
+        with pytest.raises(DpmixError, match=r"--test-fraction 0\.2 does not apply"):
+            load_splits(data, test_fraction=0.2)
+        with pytest.raises(DpmixError, match="--skip-corrupt does not apply"):
+            load_splits(data, skip_corrupt=True)
+
+
+def test_unknown_names_get_a_hint():
+    with pytest.raises(DpmixError, match=r"unknown data 'mnist'.*did you mean 'mnist5k'"):
+        load_splits("mnist")
+
+
+@pytest.mark.parametrize("data", ["gone.npz", "some/where", "/no/such/folder"])
+def test_missing_paths_are_called_missing(data):
+    with pytest.raises(DpmixError, match=f"no file or folder '{data}'"):
+        load_splits(data)
+
+
+def test_a_file_of_another_kind(tmp_path):
+    (tmp_path / "data.csv").write_text("1,2")
+    with pytest.raises(DpmixError, match="neither a folder nor an"):
+        load_splits(str(tmp_path / "data.csv"))

@@ -1,0 +1,196 @@
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+
+from dpmix.data.npz import npz_splits
+from dpmix.data.options import ReadOptions
+from dpmix.errors import DpmixError
+
+PLAIN = ReadOptions()
+
+
+def arrays(shape=(6, 5), count=4):
+    generator = np.random.default_rng(0)
+    images = {f"x_{side}": generator.integers(0, 256, (count, *shape), dtype=np.uint8)
+              for side in ("train", "test")}  # fmt: skip
+    return images | {f"y_{side}": np.arange(count) % 2 for side in ("train", "test")}
+
+
+def joined(side, files, labels):
+    return {
+        f"{side}_jpeg": np.frombuffer(b"".join(files), dtype=np.uint8),
+        f"{side}_end": np.cumsum([len(file) for file in files]),
+        f"{side}_label": np.array(labels, dtype=np.uint8),
+    }
+
+
+@pytest.fixture
+def save(tmp_path):
+    def write(**content):
+        np.savez_compressed(tmp_path / "set.npz", **content)
+        return tmp_path / "set.npz"
+
+    return write
+
+
+@pytest.fixture
+def encoded_arrays(png):
+    train = joined("train", [png(seed=seed) for seed in range(4)], [0, 1, 0, 1])
+    return train | joined("test", [png(seed=seed) for seed in (8, 9)], [1, 0])
+
+
+@pytest.mark.parametrize(
+    ("shape", "order"),
+    [
+        ((6, 5), None),
+        ((6, 5, 3), (0, 3, 1, 2)),
+        ((6, 5, 1), (0, 3, 1, 2)),
+        ((3, 6, 5), (0, 1, 2, 3)),
+    ],
+)
+def test_every_layout_becomes_channels_first(save, shape, order):
+    content = arrays(shape)
+    splits = npz_splits(save(**content), PLAIN)
+    expected = content["x_test"][:, None] if order is None else content["x_test"].transpose(order)
+    assert torch.equal(splits.test.images(torch.arange(4)), torch.from_numpy(expected.copy()))
+    assert splits.test.labels.tolist() == [0, 1, 0, 1]
+    assert (splits.name, splits.flip, splits.train.class_names) == ("set", True, ("0", "1"))
+
+
+@pytest.mark.parametrize("key", ["class_names", "classes"])
+def test_class_names_are_read(save, key):
+    splits = npz_splits(save(**arrays(), **{key: np.array(["cat", "dog"])}), PLAIN)
+    assert splits.train.class_names == ("cat", "dog")
+
+
+def test_options_apply_to_arrays(save):
+    splits = npz_splits(save(**arrays()), ReadOptions(image_size=3, channels=3))
+    assert splits.train.image_shape == splits.test.image_shape == (3, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"x_train": np.zeros((4, 6, 5), dtype=np.float32)}, "float32; expected uint8"),
+        ({"x_train": np.zeros((4, 6, 5, 2), dtype=np.uint8)}, r"\[4, 6, 5, 2\]"),
+        ({"x_train": np.zeros((4, 3, 5, 3), dtype=np.uint8)}, r"\[4, 3, 5, 3\]"),
+        ({"x_train": np.zeros((0, 6, 5), dtype=np.uint8)}, "at least one image"),
+        ({"y_train": np.array([0, 1, 1])}, "3 labels for 4 images"),
+        ({"y_train": np.array([0.0, 1, 0, 1])}, "float64"),
+        ({"y_train": np.array([[0], [1], [0], [1]])}, r"int64 \[4, 1\]"),
+        ({"y_train": np.array([0, -1, 0, 1])}, r"-1\.\.1"),
+        ({"y_train": np.array([0, 2**40, 0, 1])}, "numbered from 0"),
+        ({"y_train": np.array([0, 2**30, 0, 1])}, "without gaps"),
+        ({"classes": np.array(["only"])}, "label 1 is out of range"),
+        ({"classes": np.array([7, 8])}, "list of text"),
+        ({"x_test": np.zeros((4, 6, 6), dtype=np.uint8)}, "one shape"),
+        ({"y_train": np.array([0, None, 1, 1], dtype=object)}, "never unpickled"),
+        ({"x_train": np.array([None] * 4, dtype=object)}, "never unpickled"),
+    ],
+)
+def test_refuses_arrays_of_another_kind(save, changed, said):
+    with pytest.raises(DpmixError, match=said):
+        npz_splits(save(**arrays() | changed), PLAIN)
+
+
+@pytest.mark.parametrize("missing", ["x_test", "y_train", "y_test"])
+def test_a_missing_array_is_named(save, missing):
+    content = arrays()
+    del content[missing]
+    with pytest.raises(DpmixError, match=f"no array '{missing}'"):
+        npz_splits(save(**content), PLAIN)
+
+
+def test_skip_corrupt_does_not_apply_to_arrays(save):
+    with pytest.raises(DpmixError, match="does not apply"):
+        npz_splits(save(**arrays()), ReadOptions(skip_corrupt=True))
+
+
+def test_neither_layout(save):
+    with pytest.raises(DpmixError, match="neither 'x_train' nor 'train_jpeg', only: other"):
+        npz_splits(save(other=np.zeros(3)), PLAIN)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"not a zip", b"\x93NUMPY", b"\x80\x04N.", b"junkPK\5\6" + bytes(18)]
+)
+def test_what_is_no_npz(tmp_path, content):
+    path = tmp_path / "set.npz"
+    path.write_bytes(content)
+    with pytest.raises(DpmixError, match=r"set\.npz is not an \.npz file"):
+        npz_splits(path, PLAIN)
+
+
+def test_a_cut_npz(save, truncate):
+    path = save(**arrays())
+    truncate(path)
+    with pytest.raises(DpmixError, match="cut short"):
+        npz_splits(path, PLAIN)
+
+
+def test_a_damaged_array_is_named(save):
+    path = save(**arrays())
+    data = bytearray(path.read_bytes())
+    start = data.index(b"x_train.npy") + 60
+    data[start : start + 40] = bytes(40)
+    path.write_bytes(data)
+    with pytest.raises(DpmixError, match="'x_train' is damaged"):
+        npz_splits(path, PLAIN)
+
+
+def test_a_member_that_is_no_array(tmp_path):
+    path = tmp_path / "set.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x_train", "text")
+    with pytest.raises(DpmixError, match="'x_train' is not an array"):
+        npz_splits(path, PLAIN)
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(DpmixError, match="cannot be read"):
+        npz_splits(tmp_path / "gone.npz", PLAIN)
+
+
+@pytest.mark.parametrize("test", ["test", "val"])
+def test_encoded_images_are_decoded(save, encoded_arrays, picture, test):
+    content = {key.replace("test", test): value for key, value in encoded_arrays.items()}
+    splits = npz_splits(save(**content, wnids=np.array(["n1", "n2"]), names=np.array(["a", "b"])),
+                        PLAIN)  # fmt: skip
+    assert (len(splits.train), len(splits.test)) == (4, 2)
+    assert splits.test.labels.tolist() == [1, 0]
+    assert splits.train.class_names == ("a", "b")
+    for side, index, seed in ((splits.train, 3, 3), (splits.test, 1, 9)):
+        expected = torch.from_numpy(np.array(picture(seed=seed)).transpose(2, 0, 1))
+        assert torch.equal(side.images(torch.tensor([index]))[0], expected)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"train_end": np.array([5, 3, 9, 12])}, "does not increase"),
+        ({"train_end": np.array([1, 2, 3, 4])}, "ends at 4 of"),
+        ({"train_end": np.array([1.0])}, "expected the end offset"),
+        ({"train_jpeg": np.zeros(5)}, "uint8 bytes in one row"),
+        ({"train_label": np.array([0, 1, 0])}, "3 labels for 4 images"),
+    ],
+)
+def test_refuses_encoded_arrays_of_another_kind(save, encoded_arrays, changed, said):
+    with pytest.raises(DpmixError, match=said):
+        npz_splits(save(**encoded_arrays | changed), PLAIN)
+
+
+def test_encoded_without_a_test_split(save, encoded_arrays):
+    content = {key: value for key, value in encoded_arrays.items() if key.startswith("train")}
+    with pytest.raises(DpmixError, match="neither 'test_jpeg' nor 'val_jpeg'"):
+        npz_splits(save(**content), PLAIN)
+
+
+def test_corrupt_encoded_images_are_named_or_skipped(save, encoded_arrays, png):
+    train = joined("train", [png(), b"broken", png(seed=1)], [0, 1, 1])
+    path = save(**encoded_arrays | train)
+    with pytest.raises(DpmixError, match=r"1 of 5 .*'train_jpeg\[1\]'"):
+        npz_splits(path, PLAIN)
+    splits = npz_splits(path, ReadOptions(skip_corrupt=True))
+    assert (splits.skipped, len(splits.train), splits.train.labels.tolist()) == (1, 2, [0, 1])
