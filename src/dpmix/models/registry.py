@@ -1,0 +1,65 @@
+"""Models by name.
+
+Guarantees that a model is one file and one line of the table below, and that a wrong name, size
+or option is refused before anything is built.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from torch import nn
+
+from dpmix.errors import DpmixError, nearest
+from dpmix.models.cnn_small import SmallCNN
+from dpmix.models.wide_resnet import SHORTCUTS, WideResNet
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """How to build a model, and the shortcuts it can have (none for most)."""
+
+    build: Callable[..., nn.Module]
+    shortcuts: tuple[str, ...] = ()
+
+
+_MODELS = {
+    "cnn-small": _Entry(SmallCNN),
+    "wrn-16-4": _Entry(partial(WideResNet, 16, 4), SHORTCUTS),
+    "wrn-40-4": _Entry(partial(WideResNet, 40, 4), SHORTCUTS),
+}
+
+MODEL_NAMES: tuple[str, ...] = tuple(_MODELS)
+"""Every name that ``build_model`` knows."""
+
+
+def build_model(
+    name: str, *, in_channels: int, num_classes: int, shortcut: str | None = None
+) -> nn.Module:
+    """Build a freshly initialised model that maps [B, C, H, W] images to [B, L] logits.
+
+    Args:
+        name: one of ``MODEL_NAMES``.
+        in_channels: C, at least 1.
+        num_classes: L, at least 2.
+        shortcut: for wide ResNets, one of ``wide_resnet.SHORTCUTS``; None is the model's own.
+
+    Raises:
+        DpmixError: unknown name or shortcut, a shortcut for a model that has none, or a size
+            that is too small.
+    """
+    if name not in _MODELS:
+        raise DpmixError(f"unknown model '{name}': {nearest(name, _MODELS)}")
+    entry = _MODELS[name]
+    if in_channels < 1:
+        raise DpmixError(f"in_channels {in_channels}: expected at least 1")
+    if num_classes < 2:
+        raise DpmixError(f"num_classes {num_classes}: expected at least 2")
+    if shortcut is None:
+        return entry.build(in_channels=in_channels, num_classes=num_classes)
+    if not entry.shortcuts:
+        having = ", ".join(key for key, value in _MODELS.items() if value.shortcuts)
+        raise DpmixError(
+            f"shortcut '{shortcut}': model '{name}' has no shortcut; leave it out, or use {having}"
+        )
+    return entry.build(in_channels=in_channels, num_classes=num_classes, shortcut=shortcut)
