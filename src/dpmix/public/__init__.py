@@ -1,0 +1,1 @@
+"""Public images: what may be read without cost to privacy."""

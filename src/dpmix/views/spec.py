@@ -1,0 +1,123 @@
+"""`ViewSpec`: which views of an example are made, and what that does to the sensitivity."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from dpmix.errors import DpmixError, nearest
+
+Method = Literal["none", "self-aug", "mix-self", "mix-diff", "microbatch-mixup"]
+Average = Literal["all", "mixed-only"]
+
+METHODS: tuple[str, ...] = get_args(Method)
+MIXING: frozenset[str] = frozenset({"mix-self", "mix-diff", "microbatch-mixup"})
+
+
+@dataclass(frozen=True)
+class ViewSpec:
+    """The views of one example (DP-Mix, arXiv 2311.01295; De et al. 2022 for `self-aug`).
+
+    Attributes:
+        method: `none` (the image itself), `self-aug` (K_BASE augmentations), `mix-self` (plus
+            K_SELF mixups among them), `mix-diff` (K_DIFF public images join the pool first), or
+            `microbatch-mixup` (naive mixup across two private examples: sensitivity 2C).
+        k_base: K_BASE, self-augmentations of the private image.
+        k_self: K_SELF, mixups of pairs drawn uniformly from the whole pool.
+        k_diff: K_DIFF, public images in the pool; only `mix-diff` reads it.
+        mixup_alpha: alpha of Beta(alpha, alpha), from which each mixture's weight is drawn.
+        crop_padding: reflect padding in pixels before the random crop.
+        flip: mirror each augmented view with probability 1/2.
+        average: `all` views enter the mean gradient, or the mixtures alone (`mixed-only`).
+
+    Raises:
+        DpmixError: a count, alpha or name that cannot be meant.
+    """
+
+    method: Method = "mix-self"
+    k_base: int = 16
+    k_self: int = 18
+    k_diff: int = 2
+    mixup_alpha: float = 0.2
+    crop_padding: int = 4
+    flip: bool = True
+    average: Average = "all"
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise DpmixError(f"unknown method '{self.method}': {nearest(self.method, METHODS)}")
+        if self.average not in get_args(Average):
+            raise DpmixError(f"average is '{self.average}'; expected 'all' or 'mixed-only'")
+        for name in ("k_base", "k_self", "k_diff", "crop_padding"):
+            if getattr(self, name) < 0:
+                raise DpmixError(f"{name} is {getattr(self, name)}; expected 0 or more")
+        self._check_method()
+
+    def _check_method(self) -> None:
+        least = 2 if self.method == "microbatch-mixup" else 1
+        if self.k_base < least and self.method != "none":
+            raise DpmixError(
+                f"k_base is {self.k_base}; method {self.method} needs at least {least}"
+            )
+        if not self.mixes:
+            if self.average == "mixed-only":
+                raise DpmixError(
+                    f"average 'mixed-only' needs mixtures, which method {self.method} does not "
+                    "make; use 'all'"
+                )
+            return
+        if self.k_self == 0:
+            raise DpmixError(
+                f"method {self.method} with k_self 0 mixes nothing; give --k-self 1 or more, or "
+                "use --method self-aug"
+            )
+        if not 0 < self.mixup_alpha < float("inf"):
+            raise DpmixError(f"mixup_alpha is {self.mixup_alpha}; expected a number above 0")
+        if self.method == "mix-diff" and self.k_diff == 0:
+            raise DpmixError(
+                "method mix-diff with k_diff 0 reads no public image; give --k-diff 1 or more, or "
+                "use --method mix-self"
+            )
+
+    @property
+    def mixes(self) -> bool:
+        """Whether the method makes mixtures."""
+        return self.method in MIXING
+
+    @property
+    def base_views(self) -> int:
+        """Views of private pixels before mixing."""
+        return 1 if self.method == "none" else self.k_base
+
+    @property
+    def public_views(self) -> int:
+        """Public images in the pool of one example."""
+        return self.k_diff if self.method == "mix-diff" else 0
+
+    @property
+    def pool_size(self) -> int:
+        """Views from which mixtures are drawn."""
+        return self.base_views + self.public_views
+
+    @property
+    def mixed_views(self) -> int:
+        """Mixtures."""
+        return self.k_self if self.mixes else 0
+
+    @property
+    def views(self) -> int:
+        """K: the views over which one clipped gradient is averaged."""
+        return self.mixed_views + (self.pool_size if self.average == "all" else 0)
+
+    @property
+    def examples_per_group(self) -> int:
+        """Private examples behind one clipped gradient: 2 for `microbatch-mixup`, else 1."""
+        return 2 if self.method == "microbatch-mixup" else 1
+
+    @property
+    def sensitivity_multiplier(self) -> int:
+        """Sensitivity of the sum of clipped gradients, in units of C, under add/remove-one.
+
+        1 where a view set reads one private example: adding or removing the example adds or
+        removes one vector of norm at most C. 2 for `microbatch-mixup`: `views/microbatch.py`
+        proves it.
+        """
+        return self.examples_per_group

@@ -1,0 +1,133 @@
+"""Examples -> views: the builder of every method.
+
+Guarantee: the views of group g are a function of group g's private image(s), its own coins and
+public data. Nothing else of the batch is read (`tests/properties/test_isolation.py`).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+
+from dpmix.data.normalization import Normalization
+from dpmix.errors import DpmixError
+from dpmix.public.pool import PublicPool
+from dpmix.views.coins import ViewCoins, draw_coins
+from dpmix.views.mixup import mixup
+from dpmix.views.self_augment import check_padding, self_augment
+from dpmix.views.spec import ViewSpec
+
+
+@dataclass(frozen=True)
+class ViewSet:
+    """G groups of K views with their soft labels; one clipped gradient comes from each group."""
+
+    views: Float[Tensor, "G K C H W"]
+    labels: Float[Tensor, "G K L"]
+
+
+@dataclass(frozen=True)
+class ViewBuilder:
+    """Builds the views that `spec` describes.
+
+    Attributes:
+        spec: which views.
+        num_classes: L.
+        normalization: public constants applied to every pixel.
+        pool: the public pool; required by `mix-diff`, refused elsewhere.
+
+    Raises:
+        DpmixError: `mix-diff` without a pool, or a pool that the method would not read.
+    """
+
+    spec: ViewSpec
+    num_classes: int
+    normalization: Normalization
+    pool: PublicPool | None = None
+
+    def __post_init__(self) -> None:
+        if self.spec.method == "mix-diff" and self.pool is None:
+            raise DpmixError(
+                "method mix-diff needs public images; give --pool FOLDER with one folder per "
+                "class, or use --method mix-self"
+            )
+        if self.spec.method != "mix-diff" and self.pool is not None:
+            raise DpmixError(
+                f"method {self.spec.method} reads no public pool; leave out --pool or use "
+                "--method mix-diff"
+            )
+
+    def check_images(self, image_shape: tuple[int, int, int]) -> None:
+        """Refuse images [C, H, W] that views can't be made of, before a run begins.
+
+        Raises:
+            DpmixError: `spec.crop_padding` is not smaller than the images.
+        """
+        if self.spec.method != "none":
+            check_padding(self.spec.crop_padding, *image_shape[1:])
+
+    def draw_coins(self, groups: int, rng: np.random.Generator) -> ViewCoins:
+        """Fresh coins for `groups` view sets."""
+        return draw_coins(self.spec, groups, len(self.pool) if self.pool else 0, rng)
+
+    def build(
+        self, images: UInt8[Tensor, "B C H W"], labels: Int64[Tensor, " B"], coins: ViewCoins
+    ) -> ViewSet:
+        """Build the views of B examples: G = B groups, or B / 2 pairs for `microbatch-mixup`.
+
+        Args:
+            images: private images.
+            labels: their classes in [0, L).
+            coins: one row per group, from `draw_coins`.
+
+        Returns:
+            Views on the images' device, float32, and soft labels that sum to one.
+        """
+        spec, coins = self.spec, coins.to(images.device)
+        source = self._private_source(len(coins.top), images.device)
+        base = slice(0, spec.base_views)
+        padding = 0 if spec.method == "none" else spec.crop_padding
+        pixels = self_augment(
+            images, source, coins.top[:, base], coins.left[:, base], coins.flip[:, base], padding
+        )
+        classes = labels[source]
+        if self.pool is not None:
+            public_pixels, public_classes = self._public(self.pool, coins)
+            pixels = torch.cat([pixels, public_pixels], dim=1)
+            classes = torch.cat([classes, public_classes], dim=1)
+        views = self.normalization(pixels)
+        soft = F.one_hot(classes, self.num_classes).to(views.dtype)
+        if not spec.mixes:
+            return ViewSet(views, soft)
+        chosen = (coins.first, coins.second, coins.weight)
+        mixed, mixed_soft = mixup(views, *chosen), mixup(soft, *chosen)
+        if spec.average == "mixed-only":
+            return ViewSet(mixed, mixed_soft)
+        return ViewSet(torch.cat([views, mixed], dim=1), torch.cat([soft, mixed_soft], dim=1))
+
+    def _private_source(self, groups: int, device: torch.device) -> Int64[Tensor, "G A"]:
+        """Which image each base view is cut from; a pair's members take turns."""
+        members = self.spec.examples_per_group
+        turn = torch.arange(self.spec.base_views, device=device) % members
+        return torch.arange(groups, device=device)[:, None] * members + turn
+
+    def _public(
+        self, pool: PublicPool, coins: ViewCoins
+    ) -> tuple[UInt8[Tensor, "G D C H W"], Int64[Tensor, "G D"]]:
+        """The drawn public images, augmented as the base views are, and their classes."""
+        drawn = coins.public
+        public = slice(self.spec.base_views, None)
+        images, classes = pool.take(drawn.flatten())
+        source = torch.arange(drawn.numel(), device=drawn.device).reshape(drawn.shape)
+        pixels = self_augment(
+            images,
+            source,
+            coins.top[:, public],
+            coins.left[:, public],
+            coins.flip[:, public],
+            self.spec.crop_padding,
+        )
+        return pixels, classes.reshape(drawn.shape)

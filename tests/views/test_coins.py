@@ -1,0 +1,170 @@
+"""The laws of the coins, tested on large draws from fixed seeds."""
+
+from dataclasses import fields
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from dpmix.views.coins import ViewCoins, draw_coins
+from dpmix.views.spec import METHODS, ViewSpec
+
+# Seeds are fixed, so a failure is a change of law and not bad luck.
+LEAST_P = 1e-3
+
+
+def coins(groups=20_000, public=7, seed=0, **settings):
+    return draw_coins(ViewSpec(**settings), groups, public, np.random.default_rng(seed))
+
+
+def assert_uniform(values, count):
+    """Each of 0 .. count-1 equally often, and nothing else."""
+    observed = np.bincount(np.asarray(values).ravel(), minlength=count)
+    assert len(observed) == count
+    assert count == 1 or stats.chisquare(observed).pvalue > LEAST_P
+
+
+@pytest.mark.parametrize("method", ["self-aug", "mix-self", "mix-diff", "microbatch-mixup"])
+@pytest.mark.parametrize("padding", [0, 1, 4])
+def test_offsets_are_uniform_from_zero_to_twice_the_padding_and_independent(method, padding):
+    drawn = coins(method=method, k_base=3, k_self=1, crop_padding=padding)
+    span = 2 * padding + 1
+    assert_uniform(drawn.top, span)
+    assert_uniform(drawn.left, span)
+    # Jointly uniform with the flip: 2 (2p+1)^2 crops, equally likely.
+    assert_uniform((drawn.top * span + drawn.left) * 2 + drawn.flip.long(), 2 * span * span)
+
+
+def test_crops_of_one_group_are_independent_of_each_other():
+    drawn = coins(method="self-aug", k_base=2, crop_padding=1)
+    one = (drawn.top * 3 + drawn.left) * 2 + drawn.flip.long()
+    assert_uniform(one[:, 0] * 18 + one[:, 1], 18 * 18)
+
+
+def test_crops_of_neighbouring_groups_are_independent_of_each_other():
+    drawn = coins(method="self-aug", k_base=1, crop_padding=1)
+    one = ((drawn.top * 3 + drawn.left) * 2 + drawn.flip.long())[:, 0]
+    assert_uniform(one[0::2] * 18 + one[1::2], 18 * 18)
+
+
+def test_without_flip_nothing_is_mirrored():
+    drawn = coins(groups=500, method="mix-self", flip=False)
+    assert not drawn.flip.any()
+    assert drawn.top.max() == 8
+
+
+def test_none_draws_no_crop_and_no_flip():
+    drawn = coins(groups=500, method="none", crop_padding=4, flip=True)
+    assert drawn.top.shape == drawn.left.shape == drawn.flip.shape == (500, 1)
+    assert not drawn.top.any()
+    assert not drawn.left.any()
+    assert not drawn.flip.any()
+    assert drawn.weight.shape == drawn.first.shape == (500, 0)
+
+
+POOLS = [
+    ({"method": "mix-self", "k_base": 2}, 2),
+    ({"method": "mix-self", "k_base": 5}, 5),
+    ({"method": "mix-diff", "k_base": 3, "k_diff": 2}, 5),
+    ({"method": "mix-diff", "k_base": 1, "k_diff": 1}, 2),
+    ({"method": "microbatch-mixup", "k_base": 4}, 4),
+]
+
+
+@pytest.mark.parametrize(("settings", "size"), POOLS)
+def test_mixtures_are_uniform_ordered_pairs_over_the_whole_pool_its_last_entry_included(
+    settings, size
+):
+    drawn = coins(k_self=3, **settings)
+    assert_uniform(drawn.first, size)
+    assert_uniform(drawn.second, size)
+    assert not (drawn.first == drawn.second).any()
+    pair = (drawn.first * size + drawn.second).numpy()
+    distinct = np.flatnonzero(~np.eye(size, dtype=bool))
+    observed = np.bincount(pair.ravel(), minlength=size * size)[distinct]
+    assert stats.chisquare(observed).pvalue > LEAST_P
+
+
+def test_mixtures_of_one_group_are_drawn_independently():
+    drawn = coins(method="mix-self", k_base=3, k_self=2)
+    pair = drawn.first * 2 + (drawn.second - drawn.first) % 3 - 1
+    assert_uniform(pair[:, 0] * 6 + pair[:, 1], 36)
+
+
+def test_a_pool_of_one_view_is_mixed_with_itself():
+    drawn = coins(groups=50, method="mix-self", k_base=1, k_self=4)
+    assert drawn.first.shape == (50, 4)
+    assert not drawn.first.any()
+    assert not drawn.second.any()
+
+
+@pytest.mark.parametrize("method", ["mix-self", "mix-diff", "microbatch-mixup"])
+@pytest.mark.parametrize("alpha", [0.2, 1.0, 3.0])
+def test_weights_follow_the_beta_law(method, alpha):
+    drawn = coins(groups=8_000, method=method, k_base=2, k_self=2, mixup_alpha=alpha)
+    assert drawn.weight.dtype == torch.float32
+    weight = drawn.weight.double().numpy().ravel()
+    assert weight.min() >= 0
+    assert weight.max() <= 1
+    # Float32 rounds weights within 3e-8 of 1 to 1 (2 % of them at alpha 0.2): the test of
+    # Kolmogorov and Smirnov sees the lower half, where nothing is rounded, and bins see all.
+    law = stats.beta(alpha, alpha)
+    lower = weight[weight < 0.5]
+    assert stats.kstest(lower, lambda x: 2 * law.cdf(x)).pvalue > LEAST_P
+    assert_uniform(np.searchsorted(law.ppf(np.arange(1, 20) / 20), weight), 20)
+    # The two weights of one group are drawn apart.
+    assert abs(stats.spearmanr(*drawn.weight.double().numpy().T).statistic) < 0.05
+
+
+@pytest.mark.parametrize("alpha", [1e-300, 1e-5, 1e6, 1e300])
+def test_weights_stay_in_zero_to_one_at_any_alpha_that_the_spec_takes(alpha):
+    weight = coins(groups=200, method="mix-self", mixup_alpha=alpha).weight
+    assert ((weight >= 0) & (weight <= 1)).all()
+
+
+@pytest.mark.parametrize("public", [1, 2, 9])
+def test_public_draws_are_uniform_over_the_whole_pool(public):
+    drawn = coins(method="mix-diff", k_diff=2, k_self=1, k_base=1, public=public)
+    assert drawn.public.shape == (20_000, 2)
+    assert_uniform(drawn.public, public)
+    assert_uniform(drawn.public[:, 0] * public + drawn.public[:, 1], public * public)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_shapes_follow_the_spec(method):
+    spec = ViewSpec(method, k_base=3, k_self=4, k_diff=2)
+    drawn = draw_coins(spec, 6, 5, np.random.default_rng(0))
+    for name in ("top", "left", "flip"):
+        assert getattr(drawn, name).shape == (6, spec.pool_size)
+    assert drawn.public.shape == (6, 2 if method == "mix-diff" else 0)
+    for name in ("first", "second", "weight"):
+        assert getattr(drawn, name).shape == (6, 4 if spec.mixes else 0)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_no_groups_draw_no_coins(method):
+    drawn = draw_coins(ViewSpec(method), 0, 5, np.random.default_rng(0))
+    assert all(len(getattr(drawn, field.name)) == 0 for field in fields(ViewCoins))
+
+
+@pytest.mark.parametrize("index", [slice(1, 4), torch.tensor([4, 0, 0, 2])])
+def test_rows_select_the_same_groups_from_every_coin(index):
+    drawn = coins(groups=6, method="mix-diff", k_base=3, k_self=4)
+    chosen = torch.arange(6)[index].tolist()
+    rows = drawn.rows(index)
+    for field in fields(ViewCoins):
+        every, some = getattr(drawn, field.name), getattr(rows, field.name)
+        assert len(some) == len(chosen)
+        for got, group in zip(some, chosen, strict=True):
+            assert torch.equal(got, every[group])
+
+
+def test_the_same_stream_gives_the_same_coins_and_the_next_draw_others():
+    rng = np.random.default_rng(8)
+    spec = ViewSpec("mix-diff")
+    one, two = (draw_coins(spec, 10, 5, rng) for _ in range(2))
+    again = draw_coins(spec, 10, 5, np.random.default_rng(8))
+    for field in fields(ViewCoins):
+        assert torch.equal(getattr(one, field.name), getattr(again, field.name))
+        assert not torch.equal(getattr(one, field.name), getattr(two, field.name))

@@ -1,0 +1,160 @@
+"""`ViewBuilder`: every method against a slow builder of one view at a time."""
+
+import numpy as np
+import pytest
+import torch
+
+from dpmix.data.normalization import normalization
+from dpmix.errors import DpmixError
+from dpmix.public.pool import PublicPool
+from dpmix.views import METHODS, ViewBuilder, ViewSpec
+
+L = 4
+SHAPES = [(1, 7, 7), (3, 6, 9), (1, 8, 5), (3, 5, 5)]
+COUNTS = {"k_base": 3, "k_self": 5, "k_diff": 2, "crop_padding": 2}
+AVERAGES = [
+    (method, average)
+    for method in METHODS
+    for average in (("all",) if method in ("none", "self-aug") else ("all", "mixed-only"))
+]
+
+
+def images(shape, count, seed):
+    rng = np.random.default_rng(seed)
+    pixels = torch.from_numpy(rng.integers(0, 256, (count, *shape), dtype=np.uint8))
+    return pixels, torch.from_numpy(rng.integers(0, L, count))
+
+
+def builder(shape, method, **settings):
+    spec = ViewSpec(method, **(COUNTS | settings))
+    pool = PublicPool(*images(shape, 6, 77)) if method == "mix-diff" else None
+    return ViewBuilder(spec, L, normalization("half", shape[0]), pool)
+
+
+def augmented(image, coins, group, view, padding):
+    """One view by numpy: pad, mirror, crop, normalise."""
+    _, height, width = image.shape
+    border = (padding, padding)
+    padded = np.pad(image.numpy(), ((0, 0), border, border), mode="reflect")
+    if coins.flip[group, view]:
+        padded = padded[:, :, ::-1]
+    top, left = int(coins.top[group, view]), int(coins.left[group, view])
+    return (padded[:, top : top + height, left : left + width] / 255 - 0.5) / 0.5
+
+
+def slow(build, pixels, labels, coins):
+    """The views and soft labels of every group, one view at a time, in float64."""
+    spec, views, soft = build.spec, [], []
+    padding = 0 if spec.method == "none" else spec.crop_padding
+    for group in range(len(coins.top)):
+        pool = []
+        for view in range(spec.base_views):
+            source = 2 * group + view % 2 if spec.method == "microbatch-mixup" else group
+            base = augmented(pixels[source], coins, group, view, padding)
+            pool.append((base, np.eye(L)[labels[source]]))
+        for d in range(spec.public_views):
+            drawn = coins.public[group, d]
+            public = build.pool.images[drawn]
+            view = augmented(public, coins, group, spec.base_views + d, padding)
+            pool.append((view, np.eye(L)[build.pool.labels[drawn]]))
+        mixed = []
+        for m in range(spec.mixed_views):
+            lam = float(coins.weight[group, m])
+            a, b = pool[coins.first[group, m]], pool[coins.second[group, m]]
+            mixed.append(tuple(lam * x + (1 - lam) * y for x, y in zip(a, b, strict=True)))
+        chosen = mixed if spec.average == "mixed-only" else pool + mixed
+        views.append(np.stack([view for view, _ in chosen]))
+        soft.append(np.stack([label for _, label in chosen]))
+    return np.stack(views), np.stack(soft)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("method", "average"), AVERAGES)
+def test_views_and_soft_labels_equal_the_slow_builder(shape, method, average):
+    build = builder(shape, method, average=average)
+    pixels, labels = images(shape, 6, 1)
+    groups = 6 // build.spec.examples_per_group
+    coins = build.draw_coins(groups, np.random.default_rng(2))
+    got = build.build(pixels, labels, coins)
+    assert got.views.shape == (groups, build.spec.views, *shape)
+    assert got.labels.shape == (groups, build.spec.views, L)
+    assert got.views.dtype == got.labels.dtype == torch.float32
+    views, soft = slow(build, pixels, labels, coins)
+    np.testing.assert_allclose(got.views.numpy(), views, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(got.labels.numpy(), soft, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(got.labels.sum(-1).numpy(), 1, atol=1e-6)
+    assert (got.labels >= 0).all()
+
+
+def test_none_gives_the_normalised_image_itself():
+    build = builder((3, 5, 6), "none")
+    pixels, labels = images((3, 5, 6), 4, 3)
+    got = build.build(pixels, labels, build.draw_coins(4, np.random.default_rng(0)))
+    assert torch.equal(got.views[:, 0], build.normalization(pixels))
+    assert torch.equal(got.labels[:, 0].argmax(-1), labels)
+
+
+def test_the_order_is_base_public_mixed():
+    build = builder((1, 6, 6), "mix-diff", crop_padding=0, flip=False)
+    pixels, labels = images((1, 6, 6), 3, 4)
+    coins = build.draw_coins(3, np.random.default_rng(1))
+    got = build.build(pixels, labels, coins)
+    only_mixed = builder((1, 6, 6), "mix-diff", crop_padding=0, flip=False, average="mixed-only")
+    mixed = only_mixed.build(pixels, labels, coins)
+    base = build.normalization(pixels)[:, None].expand(-1, 3, -1, -1, -1)
+    assert torch.equal(got.views[:, :3], base)
+    assert torch.equal(got.views[:, 3:5], build.normalization(build.pool.images)[coins.public])
+    assert torch.equal(got.labels[:, 3:5].argmax(-1), build.pool.labels[coins.public])
+    assert torch.equal(got.views[:, 5:], mixed.views)
+    assert torch.equal(got.labels[:, 5:], mixed.labels)
+
+
+def test_public_images_are_augmented_with_coins_of_their_own():
+    build = builder((1, 6, 6), "mix-diff", k_base=1, k_diff=40)
+    pixels, labels = images((1, 6, 6), 1, 5)
+    coins = build.draw_coins(1, np.random.default_rng(6))
+    got = build.build(pixels, labels, coins).views[0, 1:41]
+    plain = build.normalization(build.pool.images)[coins.public[0]]
+    same = (got == plain).flatten(1).all(1)
+    assert same.sum() < 10  # 1 in 50 crops is the image itself
+    assert len(torch.unique(got.flatten(1), dim=0)) > len(build.pool)
+
+
+def test_the_base_views_of_a_pair_alternate_between_its_members():
+    build = builder((1, 6, 6), "microbatch-mixup", k_base=5, crop_padding=0, flip=False)
+    pixels, labels = images((1, 6, 6), 4, 7)
+    got = build.build(pixels, labels, build.draw_coins(2, np.random.default_rng(1)))
+    turns = torch.tensor([[0, 1, 0, 1, 0], [2, 3, 2, 3, 2]])
+    assert torch.equal(got.views[:, :5], build.normalization(pixels)[turns])
+    assert torch.equal(got.labels[:, :5].argmax(-1), labels[turns])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_no_examples_give_no_views(method):
+    build = builder((1, 6, 6), method)
+    pixels, labels = images((1, 6, 6), 0, 0)
+    got = build.build(pixels, labels, build.draw_coins(0, np.random.default_rng(0)))
+    assert got.views.shape == (0, build.spec.views, 1, 6, 6)
+    assert got.labels.shape == (0, build.spec.views, L)
+
+
+def test_mix_diff_without_a_pool_is_refused():
+    with pytest.raises(DpmixError, match="mix-diff needs public images; give --pool"):
+        ViewBuilder(ViewSpec("mix-diff"), L, normalization("half", 1))
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "mix-diff"])
+def test_a_pool_that_the_method_would_not_read_is_refused(method):
+    pool = PublicPool(*images((1, 6, 6), 3, 0))
+    with pytest.raises(DpmixError, match=f"method {method} reads no public pool"):
+        ViewBuilder(ViewSpec(method), L, normalization("half", 1), pool)
+
+
+def test_padding_wider_than_the_images_is_refused_but_for_none():
+    pixels, labels = images((1, 3, 9), 2, 0)
+    build = builder((1, 3, 9), "mix-self", crop_padding=3)
+    with pytest.raises(DpmixError, match="crop_padding is 3 but the images are 3x9"):
+        build.build(pixels, labels, build.draw_coins(2, np.random.default_rng(0)))
+    plain = builder((1, 3, 9), "none", crop_padding=3)
+    got = plain.build(pixels, labels, plain.draw_coins(2, np.random.default_rng(0)))
+    assert torch.equal(got.views[:, 0], plain.normalization(pixels))
