@@ -1,0 +1,1 @@
+"""The guarantee: the plan, sampling, clipping, noise and accounting."""

@@ -1,0 +1,118 @@
+"""epsilon of T Poisson-subsampled Gaussian releases, by dp-accounting; nothing of it is our own.
+
+The neighbouring relation is add-or-remove-one throughout. `sigma` is the noise's standard deviation
+divided by the sensitivity, so a method with sensitivity 2C needs noise 2 * sigma * C.
+"""
+
+import math
+from functools import cache
+
+import dp_accounting
+from dp_accounting import NeighboringRelation
+from dp_accounting.pld import PLDAccountant
+from dp_accounting.rdp import RdpAccountant
+
+from dpmix.errors import DpmixError
+
+# Integer orders have a closed form; the fractional ones need a series that may not converge.
+RDP_ORDERS = (*range(2, 64), *range(64, 256, 8), 256, 512, 1024)
+
+# The search stops within this fraction of sigma: epsilon then lies well inside 0.5 % of its target.
+SIGMA_TOLERANCE = 2e-4
+
+# Less noise than this is asked for only where delta is so large that it nearly allows an example's
+# release in full; the cost of accounting grows with 1 / sigma^2.
+MIN_SIGMA = 0.05
+
+
+def _event(sampling_rate: float, sigma: float, steps: int) -> dp_accounting.DpEvent:
+    gaussian = dp_accounting.GaussianDpEvent(sigma)
+    sampled = dp_accounting.PoissonSampledDpEvent(sampling_rate, gaussian)
+    return dp_accounting.SelfComposedDpEvent(sampled, steps)
+
+
+def _epsilon(
+    accountant: dp_accounting.PrivacyAccountant, event: dp_accounting.DpEvent, delta: float
+) -> float:
+    return float(accountant.compose(event).get_epsilon(delta))
+
+
+def _pld() -> PLDAccountant:
+    return PLDAccountant(NeighboringRelation.ADD_OR_REMOVE_ONE)
+
+
+@cache
+def epsilon_pld(sampling_rate: float, sigma: float, steps: int, delta: float) -> float:
+    """Epsilon at `delta` by privacy loss distributions: an upper bound."""
+    return _compose(_pld(), sampling_rate, sigma, steps, delta)
+
+
+def epsilon_rdp(sampling_rate: float, sigma: float, steps: int, delta: float) -> float:
+    """Epsilon at `delta` by Renyi DP: looser than PLD, shown beside it."""
+    accountant = RdpAccountant(RDP_ORDERS, NeighboringRelation.ADD_OR_REMOVE_ONE)
+    return _compose(accountant, sampling_rate, sigma, steps, delta)
+
+
+def _compose(
+    accountant: dp_accounting.PrivacyAccountant,
+    sampling_rate: float,
+    sigma: float,
+    steps: int,
+    delta: float,
+) -> float:
+    if steps == 0:
+        return 0.0
+    if sigma == 0:
+        return math.inf
+    return _epsilon(accountant, _event(sampling_rate, sigma, steps), delta)
+
+
+@cache
+def calibrate_sigma(sampling_rate: float, steps: int, epsilon: float, delta: float) -> float:
+    """The smallest sigma, to a relative 2e-4, whose PLD epsilon is at most `epsilon`.
+
+    RDP comes first: it is cheap, and its sigma is an upper end for the search, so that the costly
+    accounting of little noise is never done.
+
+    Raises:
+        DpmixError: no sigma up to 1e6 reaches `epsilon`, or less than `MIN_SIGMA` does.
+    """
+    high = _sigma_by_rdp(sampling_rate, steps, epsilon, delta)
+    low = high * 0.8
+    while epsilon_pld(sampling_rate, low, steps, delta) <= epsilon:
+        if low < MIN_SIGMA:
+            raise DpmixError(
+                f"epsilon {epsilon:g} at delta {delta:g} needs almost no noise (sigma under "
+                f"{MIN_SIGMA}): such a guarantee is empty; give a smaller epsilon or delta"
+            )
+        high, low = low, low * 0.8
+    while epsilon_pld(sampling_rate, high, steps, delta) > epsilon:
+        low, high = high, high * 1.1
+    return float(
+        dp_accounting.calibrate_dp_mechanism(
+            _pld,
+            lambda sigma: _event(sampling_rate, sigma, steps),
+            epsilon,
+            delta,
+            bracket_interval=dp_accounting.ExplicitBracketInterval(low, high),
+            tol=SIGMA_TOLERANCE * low,
+        )
+    )
+
+
+def _sigma_by_rdp(sampling_rate: float, steps: int, epsilon: float, delta: float) -> float:
+    low, high = 0.0, 1.0
+    while epsilon_rdp(sampling_rate, high, steps, delta) > epsilon:
+        low, high = high, high * 2
+        if high > 1e6:
+            raise DpmixError(
+                f"epsilon {epsilon:g} at delta {delta:g} is out of reach in {steps} steps at "
+                f"sampling rate {sampling_rate:g}; give a larger epsilon or delta, or fewer steps"
+            )
+    while high - low > 0.01 * high:
+        middle = (low + high) / 2
+        if epsilon_rdp(sampling_rate, middle, steps, delta) > epsilon:
+            low = middle
+        else:
+            high = middle
+    return high

@@ -1,0 +1,189 @@
+"""`PrivacyPlan`: the one frozen statement that sampler, clipping, noise and accountant obey.
+
+q and the denominator are constants of the plan, fixed before any data is read and never recomputed
+from a loader or a drawn batch. Adding one example to the data changes neither them nor sigma
+(`tests/privacy/test_plan.py`).
+"""
+
+import math
+import warnings
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import ClassVar
+
+from dpmix.errors import DpmixError
+from dpmix.privacy.accounting import calibrate_sigma, epsilon_pld, epsilon_rdp
+
+
+@dataclass(frozen=True)
+class PrivacyPlan:
+    """A DP-SGD run: T Poisson-subsampled Gaussian releases.
+
+    Make one with `calibrate` (a guarantee) or `not_private` (none).
+
+    Attributes:
+        sampling_rate: q, each example's independent probability of entering a step.
+        denominator: what the noisy sum is divided by; q * N where N is public.
+        steps: T.
+        noise_multiplier: sigma, the noise's standard deviation over the sensitivity.
+        max_grad_norm: C; infinite in a run that is not private.
+        delta: the delta at which epsilon is stated.
+        sensitivity_multiplier: sensitivity of the sum of clipped gradients in units of C.
+        target_epsilon: what sigma was calibrated for.
+        n: N where it counts as public, else None.
+    """
+
+    neighbouring_relation: ClassVar[str] = "add or remove one training example"
+
+    sampling_rate: float
+    denominator: float
+    steps: int
+    noise_multiplier: float
+    max_grad_norm: float
+    delta: float
+    sensitivity_multiplier: int
+    target_epsilon: float
+    n: int | None = None
+
+    def __post_init__(self) -> None:
+        _require(0 < self.sampling_rate <= 1, "sampling_rate", self.sampling_rate, "in (0, 1]")
+        _require(_positive(self.denominator), "denominator", self.denominator, "above 0")
+        _require(self.steps >= 1, "steps", self.steps, "1 or more")
+        _require(0 <= self.noise_multiplier < math.inf, "noise_multiplier", self.noise_multiplier,
+                 "0 or more")  # fmt: skip
+        _require(self.max_grad_norm > 0, "max_grad_norm", self.max_grad_norm, "above 0")
+        _require(0 < self.delta < 1, "delta", self.delta, "in (0, 1)")
+        _require(self.sensitivity_multiplier >= 1, "sensitivity_multiplier",
+                 self.sensitivity_multiplier, "1 or more")  # fmt: skip
+        if self.noise_multiplier > 0 and math.isinf(self.max_grad_norm):
+            raise DpmixError("max_grad_norm is infinite but noise is added; give a finite norm")
+
+    @classmethod
+    def calibrate(
+        cls,
+        *,
+        epsilon: float,
+        delta: float,
+        n: int | None = None,
+        expected_batch_size: float | None = None,
+        sampling_rate: float | None = None,
+        denominator: float | None = None,
+        steps: int | None = None,
+        epochs: float | None = None,
+        max_grad_norm: float = 1.0,
+        sensitivity_multiplier: int = 1,
+    ) -> "PrivacyPlan":
+        """Find the least noise for which the whole run is (epsilon, delta)-DP.
+
+        Give `n` and `expected_batch_size`, and N counts as public: q is exactly
+        `expected_batch_size / n` and the denominator is `expected_batch_size`. Or give
+        `sampling_rate` and `denominator`, neither derived from the data, and N stays private.
+
+        Args:
+            epsilon: target; `inf` gives `not_private`.
+            delta: target; a warning says why it should be below 1 / n.
+            n: N, the number of training examples.
+            expected_batch_size: q * N.
+            sampling_rate: q.
+            denominator: what the noisy sum is divided by, in examples.
+            steps: T. Or:
+            epochs: T = round(epochs / q).
+            max_grad_norm: C.
+            sensitivity_multiplier: from `ViewSpec.sensitivity_multiplier`.
+
+        Raises:
+            DpmixError: a value out of range, or not exactly one of each pair of ways.
+        """
+        rate, divisor = _sampling(n, expected_batch_size, sampling_rate, denominator)
+        total = _steps(steps, epochs, rate)
+        _require(epsilon > 0, "epsilon", epsilon, "above 0 ('inf' trains without privacy)")
+        if n is not None and delta >= 1 / n and epsilon < math.inf:
+            warnings.warn(
+                f"delta {delta:g} is not below 1/N = {1 / n:.1e}: releasing one whole record in N "
+                "would satisfy such a delta. Give a delta well under 1/N.",
+                stacklevel=2,
+            )
+        unclipped = cls(
+            rate, divisor, total, 0.0, math.inf, delta, sensitivity_multiplier, epsilon, n
+        )
+        if math.isinf(epsilon):
+            return unclipped
+        # Every field is checked before the search, which takes seconds.
+        clipped = replace(unclipped, max_grad_norm=max_grad_norm)
+        return replace(clipped, noise_multiplier=calibrate_sigma(rate, total, epsilon, delta))
+
+    @property
+    def private(self) -> bool:
+        """Whether the plan carries any guarantee."""
+        return self.noise_multiplier > 0
+
+    @property
+    def expected_batch_size(self) -> float:
+        """Q * N where N is public: the denominator itself, so that the two can't disagree."""
+        return self.denominator
+
+    @property
+    def noise_std(self) -> float:
+        """Standard deviation of the noise on every coordinate of the sum of clipped gradients."""
+        if not self.private:
+            return 0.0
+        return self.noise_multiplier * self.max_grad_norm * self.sensitivity_multiplier
+
+    @cached_property
+    def epsilon(self) -> float:
+        """Epsilon of the whole run at `delta`, by PLD accounting under add/remove-one."""
+        return self.epsilon_after(self.steps)
+
+    @cached_property
+    def epsilon_rdp(self) -> float:
+        """The same by Renyi DP accounting."""
+        return epsilon_rdp(self.sampling_rate, self.noise_multiplier, self.steps, self.delta)
+
+    def epsilon_after(self, steps: int) -> float:
+        """Epsilon at `delta` once `steps` of the plan's steps have been released (PLD)."""
+        return epsilon_pld(self.sampling_rate, self.noise_multiplier, steps, self.delta)
+
+
+def _positive(value: float) -> bool:
+    return 0 < value < math.inf
+
+
+def _require(holds: bool, name: str, value: float, expected: str) -> None:
+    if not holds:
+        raise DpmixError(f"{name} is {value:g}; expected {expected}")
+
+
+def _sampling(
+    n: int | None, batch: float | None, rate: float | None, divisor: float | None
+) -> tuple[float, float]:
+    """Q and the denominator from whichever pair was given."""
+    if rate is not None or divisor is not None:
+        if rate is None or divisor is None or batch is not None:
+            raise DpmixError(
+                "sampling_rate and denominator are given together, and instead of "
+                "expected_batch_size"
+            )
+        return rate, divisor
+    if n is None or batch is None:
+        raise DpmixError(
+            "give n and expected_batch_size, or sampling_rate and denominator, to fix the sampling"
+        )
+    _require(n >= 1, "n", n, "1 or more")
+    _require(_positive(batch), "expected_batch_size", batch, "above 0")
+    if batch > n:
+        raise DpmixError(
+            f"expected_batch_size is {batch:g} but there are only {n} training examples; "
+            f"give at most {n}"
+        )
+    return batch / n, batch
+
+
+def _steps(steps: int | None, epochs: float | None, rate: float) -> int:
+    if (steps is None) == (epochs is None):
+        raise DpmixError(f"steps is {steps} and epochs is {epochs}; give exactly one of them")
+    if steps is not None:
+        return steps
+    assert epochs is not None
+    _require(_positive(epochs), "epochs", epochs, "above 0")
+    _require(0 < rate <= 1, "sampling_rate", rate, "in (0, 1]")
+    return max(1, round(epochs / rate))

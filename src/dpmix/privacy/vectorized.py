@@ -1,0 +1,69 @@
+"""Engine `vectorized`: `torch.func` over a chunk of examples, for small K and small models.
+
+`vmap` keeps examples apart by construction; dropout draws fresh coins for each example. Memory is
+one gradient per example of the chunk.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.func import functional_call, grad_and_value, vmap
+
+from dpmix.errors import DpmixError
+from dpmix.privacy.clipping import ClippedSum, Loss, norm_dtype, sum_dtype, trainable
+from dpmix.privacy.examplewise import clip_root, per_view_loss
+
+# Bound on the per-example gradients held at once, in numbers (256 MiB of float32).
+MAX_GRADIENT_NUMBERS = 1 << 26
+
+
+def vectorized_sum(
+    model: nn.Module,
+    loss: Loss,
+    views: Float[Tensor, "G K C H W"],
+    labels: Float[Tensor, "G K L"],
+    max_grad_norm: float,
+    example_chunk: int | None,
+) -> ClippedSum:
+    """As `clipped_gradient_sum`; `example_chunk` bounds the examples of one vmap."""
+    parameters = {name: p.detach() for name, p in trainable(model).items()}
+    chunk = example_chunk or max(
+        1, MAX_GRADIENT_NUMBERS // sum(p.numel() for p in parameters.values())
+    )
+
+    def mean_loss(values: dict[str, Tensor], example: Tensor, target: Tensor) -> Tensor:
+        return per_view_loss(loss, functional_call(model, values, (example,)), target).mean()
+
+    per_example = vmap(grad_and_value(mean_loss), in_dims=(None, 0, 0), randomness="different")
+    total = [torch.zeros_like(p, dtype=sum_dtype(p)) for p in parameters.values()]
+    norms, losses = [views.new_zeros(0)], [views.new_zeros(0)]
+    for some_views, some_labels in zip(views.split(chunk), labels.split(chunk), strict=True):
+        if not len(some_views):
+            continue
+        try:
+            gradients, values = per_example(parameters, some_views, some_labels)
+        except RuntimeError as error:
+            raise DpmixError(
+                "engine vectorized cannot run this model: "
+                f"{str(error).splitlines()[0]}; use engine 'examplewise'"
+            ) from error
+        norms.append(_add_clipped(total, list(gradients.values()), max_grad_norm))
+        losses.append(values.detach())
+    return ClippedSum(total, torch.cat(norms), torch.cat(losses), engine="vectorized")
+
+
+def _add_clipped(
+    total: list[Tensor], gradients: list[Tensor], max_grad_norm: float
+) -> Float[Tensor, " G"]:
+    """Clip each row over all tensors together, add the rows to `total`; return their norms."""
+    rows = [g.flatten(1).to(t.dtype) for g, t in zip(gradients, total, strict=True)]
+    dtype = norm_dtype(rows[0].device)
+    norms: Tensor = torch.linalg.vector_norm(
+        torch.stack([torch.linalg.vector_norm(row, dim=1, dtype=dtype) for row in rows]), dim=0
+    )
+    root = clip_root(norms, max_grad_norm)
+    for row, accumulator in zip(rows, total, strict=True):
+        scale = root.to(row.dtype)
+        clean = torch.where(root[:, None] > 0, row * scale[:, None], 0.0)
+        accumulator += (scale @ clean).view_as(accumulator)
+    return norms
