@@ -1,0 +1,1 @@
+"""Training: one step, the loop, the moving average, evaluation and files."""

@@ -1,0 +1,51 @@
+"""Exponential moving average of the weights, with the warm-up of De et al. 2022."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+class Ema:
+    """Averages a model's trainable parameters after each step: post-processing, free of privacy.
+
+    The decay at step t (from 0) is min(decay, (1 + t) / (10 + t)): early weights are forgotten
+    fast (De et al. 2022, arXiv 2204.13650, section 3.2).
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.step = 0
+        self._model = model
+        self._average = {name: p.detach().clone() for name, p in self._live()}
+
+    def _live(self) -> list[tuple[str, nn.Parameter]]:
+        return [(name, p) for name, p in self._model.named_parameters() if p.requires_grad]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Move the average towards the current weights; call after each optimiser step."""
+        decay = min(self.decay, (1 + self.step) / (10 + self.step))
+        for name, parameter in self._live():
+            self._average[name].lerp_(parameter, 1 - decay)
+        self.step += 1
+
+    def weights(self) -> dict[str, Tensor]:
+        """The whole state dict with the averaged parameters in place."""
+        return {**self._model.state_dict(), **self._average}
+
+    @contextmanager
+    def applied(self) -> Iterator[nn.Module]:
+        """The model holding the averaged weights; its own come back afterwards."""
+        own = {name: p.detach().clone() for name, p in self._live()}
+        self._write(self._average)
+        try:
+            yield self._model
+        finally:
+            self._write(own)
+
+    @torch.no_grad()
+    def _write(self, values: dict[str, Tensor]) -> None:
+        for name, parameter in self._live():
+            parameter.copy_(values[name])

@@ -1,0 +1,73 @@
+"""Accuracy on a held-out split."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from dpmix.data.normalization import Normalization
+from dpmix.data.source import ImageSource
+
+BATCH = 256
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How a model does on a split.
+
+    Attributes:
+        accuracy: share of images classified rightly.
+        class_accuracy: the same within each class, by class name.
+        loss: mean cross-entropy.
+        images: how many images.
+    """
+
+    accuracy: float
+    class_accuracy: dict[str, float]
+    loss: float
+    images: int
+
+    @property
+    def worst_class(self) -> tuple[str, float]:
+        """Name and accuracy of the class with the lowest accuracy."""
+        return min(self.class_accuracy.items(), key=lambda item: item[1])
+
+
+def evaluate(
+    model: nn.Module, source: ImageSource, normalization: Normalization, device: torch.device
+) -> Evaluation:
+    """Classify every image of `source` once, without augmentation, in eval mode."""
+    # Imported here: torchmetrics takes a second to load, and `--help` should not wait for it.
+    from torchmetrics.functional.classification import multiclass_confusion_matrix
+
+    scores = torch.cat(list(logits(model, source, normalization, device)))
+    names = source.class_names
+    counts = multiclass_confusion_matrix(scores, source.labels, num_classes=len(names)).double()
+    right, total = counts.diag(), counts.sum(dim=1)
+    return Evaluation(
+        accuracy=float(right.sum() / total.sum()),
+        class_accuracy=dict(zip(names, (right / total.clamp(min=1)).tolist(), strict=True)),
+        loss=float(nn.functional.cross_entropy(scores, source.labels)),
+        images=len(source),
+    )
+
+
+@torch.inference_mode()
+def logits(
+    model: nn.Module, source: ImageSource, normalization: Normalization, device: torch.device
+) -> Iterator[Float[Tensor, "B L"]]:
+    """Yield the logits of `source` in order, on the CPU; the model's modes are put back."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        for index in torch.arange(len(source)).split(BATCH):
+            yield model(normalization(_pixels(source, index).to(device))).float().cpu()
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def _pixels(source: ImageSource, index: Int64[Tensor, " B"]) -> Tensor:
+    return source.images(index)

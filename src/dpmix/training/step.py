@@ -1,0 +1,189 @@
+"""One private training step, whole on one screen: draw, view, clip, sum, add noise, update."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from dpmix.data.source import ImageSource
+from dpmix.errors import DpmixError
+from dpmix.models import check_private, train_mode
+from dpmix.privacy.clipping import (
+    ClippedSum,
+    Engine,
+    Loss,
+    clipped_gradient_sum,
+    sum_dtype,
+    trainable,
+)
+from dpmix.privacy.noise import GaussianNoise
+from dpmix.privacy.plan import PrivacyPlan
+from dpmix.privacy.randomness import Randomness
+from dpmix.privacy.sampling import PoissonSampler
+from dpmix.training.loss import soft_cross_entropy
+from dpmix.views.microbatch import random_matching
+from dpmix.views.view_set import ViewBuilder
+
+# Views are built for as many examples at a time as fit in here: in the cache, not in memory.
+VIEW_BYTES = 32 * 2**20
+
+
+@dataclass(frozen=True)
+class StepDiagnostics:
+    """What a step saw of the private data, WITHOUT noise: never to leave `diagnostics/`.
+
+    Attributes:
+        drawn: examples that entered the step.
+        loss: mean training loss over them, nan for an empty draw.
+        clipped: share of gradients longer than C.
+        median_norm: median gradient norm before clipping.
+        dropped: gradients that were not finite and counted as zero.
+    """
+
+    drawn: int
+    loss: float
+    clipped: float
+    median_norm: float
+    dropped: int
+
+    @classmethod
+    def of(cls, parts: list[ClippedSum], drawn: int, max_grad_norm: float) -> "StepDiagnostics":
+        """Summarise the parts of one step."""
+        if not parts:
+            return cls(drawn, float("nan"), float("nan"), float("nan"), 0)
+        norms = torch.cat([part.norms for part in parts]).double().cpu()
+        losses = torch.cat([part.losses for part in parts]).double().cpu()
+        return cls(
+            drawn=drawn,
+            loss=losses.mean().item(),
+            clipped=(norms > max_grad_norm).double().mean().item(),
+            median_norm=norms.median().item(),
+            dropped=int((~torch.isfinite(norms)).sum()),
+        )
+
+
+class PrivateTrainer:
+    """Runs the steps of a plan on a model; the plan's T steps and not one more.
+
+    Each step: Poisson draw at rate q; views of each drawn example; the sum of clipped gradients;
+    noise; division by the plan's denominator; one step of `optimizer`. Everything that must agree
+    with the reported guarantee is built here from the one `plan`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: ImageSource,
+        *,
+        plan: PrivacyPlan,
+        views: ViewBuilder,
+        optimizer: Optimizer,
+        loss: Loss = soft_cross_entropy,
+        seed: int | None = None,
+        engine: Engine = "auto",
+        view_chunk: int | None = None,
+    ) -> None:
+        """Wire a run.
+
+        Args:
+            model: trained in place, on the device it is on.
+            data: the private examples.
+            plan: the guarantee; its sensitivity must be the method's.
+            views: the method.
+            optimizer: any `torch.optim` optimiser over the model's trainable parameters.
+            loss: one value per view.
+            seed: None for the operating system's entropy; a seed makes the noise recomputable.
+            engine: see `clipped_gradient_sum`.
+            view_chunk: see `clipped_gradient_sum`.
+
+        Raises:
+            DpmixError: a model that can't be trained privately, images too small for the views, a
+                plan made for another sensitivity, or an optimiser over other parameters.
+        """
+        self.model, self.data, self.plan, self.views = model, data, plan, views
+        self.optimizer, self.loss = optimizer, loss
+        self.engine, self.view_chunk = engine, view_chunk
+        self.steps_done = 0
+        self.parameters = list(trainable(model).values())
+        check_private(model, data.image_shape)
+        views.check_images(data.image_shape)
+        self._check_wiring()
+        train_mode(model)
+        self.device = self.parameters[0].device
+        randomness = Randomness.create(seed)
+        self._sampler = PoissonSampler(plan, len(data), randomness.sampling)
+        self._noise = GaussianNoise(plan, randomness.noise)
+        self._view_rng = randomness.views
+
+    def step(self) -> StepDiagnostics:
+        """Do the next step of the plan.
+
+        Returns:
+            Private diagnostics of the step.
+
+        Raises:
+            DpmixError: all steps of the plan are done: one more would exceed its epsilon.
+        """
+        if self.steps_done >= self.plan.steps:
+            raise DpmixError(
+                f"all {self.plan.steps} steps of the plan are done; another would exceed its "
+                f"epsilon: calibrate a plan with more steps"
+            )
+        drawn = self._sampler.draw()
+        total = [torch.zeros_like(p, dtype=sum_dtype(p)) for p in self.parameters]
+        parts = []
+        for examples in self._chunks(drawn):
+            part = self._clipped_sum(examples)
+            torch._foreach_add_(total, part.gradients)
+            parts.append(part)
+        # Counted before the release: a step that fails half-way is never forgotten.
+        self.steps_done += 1
+        released = self._noise.release(total)
+        for parameter, gradient in zip(self.parameters, released, strict=True):
+            parameter.grad = gradient.to(parameter.dtype)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return StepDiagnostics.of(parts, len(drawn), self.plan.max_grad_norm)
+
+    def _chunks(self, drawn: Int64[Tensor, " B"]) -> list[Int64[Tensor, " E"]]:
+        """The drawn examples in portions whose views fit in `VIEW_BYTES`; pairs stay together."""
+        members = self.views.spec.examples_per_group
+        if members > 1:
+            drawn = random_matching(drawn, self._view_rng)
+        channels, height, width = self.data.image_shape
+        group_bytes = 4 * self.views.spec.views * channels * height * width
+        groups = max(1, VIEW_BYTES // group_bytes)
+        return [chunk for chunk in drawn.split(groups * members) if len(chunk)]
+
+    def _clipped_sum(self, examples: Int64[Tensor, " E"]) -> ClippedSum:
+        images = self.data.images(examples).to(self.device, non_blocking=True)
+        labels = self.data.labels[examples].to(self.device, non_blocking=True)
+        groups = len(examples) // self.views.spec.examples_per_group
+        coins = self.views.draw_coins(groups, self._view_rng)
+        view_set = self.views.build(images, labels, coins)
+        return clipped_gradient_sum(
+            self.model,
+            self.loss,
+            view_set.views,
+            view_set.labels,
+            self.plan.max_grad_norm,
+            engine=self.engine,
+            view_chunk=self.view_chunk,
+        )
+
+    def _check_wiring(self) -> None:
+        needed = self.views.spec.sensitivity_multiplier
+        if self.plan.sensitivity_multiplier != needed:
+            raise DpmixError(
+                f"method {self.views.spec.method} has sensitivity {needed}C but the plan was "
+                f"calibrated for {self.plan.sensitivity_multiplier}C; give "
+                "PrivacyPlan.calibrate(sensitivity_multiplier=spec.sensitivity_multiplier)"
+            )
+        held = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
+        if held != {id(p) for p in self.parameters}:
+            raise DpmixError(
+                "the optimizer holds other parameters than the model's trainable ones; build it "
+                "over [p for p in model.parameters() if p.requires_grad]"
+            )

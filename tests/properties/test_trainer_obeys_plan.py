@@ -1,0 +1,233 @@
+"""`PrivateTrainer` does what its plan says: so many steps, so much noise, this denominator."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch import nn
+
+from dpmix.data.normalization import normalization
+from dpmix.data.source import TensorSource
+from dpmix.errors import DpmixError
+from dpmix.privacy.plan import PrivacyPlan
+from dpmix.training.loss import soft_cross_entropy
+from dpmix.training.step import PrivateTrainer
+from dpmix.views import METHODS, ViewBuilder, ViewSpec
+
+SHAPE = (1, 6, 6)
+CLASSES = ("a", "b", "c")
+
+
+def source(count=12, seed=0):
+    rng = np.random.default_rng(seed)
+    pixels = torch.from_numpy(rng.integers(0, 256, (count, *SHAPE), dtype=np.uint8))
+    return TensorSource(pixels, torch.from_numpy(rng.integers(0, 3, count)), CLASSES)
+
+
+def linear(seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
+
+
+def plan(**changes):
+    fields = {
+        "sampling_rate": 1.0,
+        "denominator": 5.0,
+        "steps": 4,
+        "noise_multiplier": 1.5,
+        "max_grad_norm": 0.25,
+        "delta": 1e-3,
+        "sensitivity_multiplier": 1,
+        "target_epsilon": 3.0,
+    }
+    return PrivacyPlan(**(fields | changes))
+
+
+def not_private(**settings):
+    return PrivacyPlan.calibrate(epsilon=math.inf, delta=1e-3, **settings)
+
+
+def trainer(run_plan, data=None, *, model=None, method="none", optimizer=None, seed=3, **settings):
+    model = model or linear()
+    spec = ViewSpec(method, k_base=2, k_self=2, crop_padding=1)
+    return PrivateTrainer(
+        model,
+        data or source(),
+        plan=run_plan,
+        views=ViewBuilder(spec, 3, normalization("half", 1)),
+        optimizer=optimizer or torch.optim.SGD(model.parameters(), lr=1.0),
+        seed=seed,
+        **settings,
+    )
+
+
+def state(model):
+    return torch.cat([p.detach().flatten() for p in model.parameters()]).double()
+
+
+def released(run):
+    """What one step hands to the optimiser: plain SGD at rate 1 subtracts it."""
+    before = state(run.model)
+    diagnostics = run.step()
+    return before - state(run.model), diagnostics
+
+
+def gradients(model, data):
+    """Each example's own gradient, by hand."""
+    views = normalization("half", 1)(data.pixels)
+    soft = torch.eye(3)[data.labels]
+    rows = []
+    for view, label in zip(views, soft, strict=True):
+        loss = soft_cross_entropy(model(view[None]), label[None]).sum()
+        rows.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, model.parameters())]))
+    return torch.stack(rows).double()
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "mix-diff"])
+@pytest.mark.parametrize("multiplier", [1, 2])
+def test_only_a_plan_of_the_methods_own_sensitivity_is_taken(method, multiplier):
+    needed = 2 if method == "microbatch-mixup" else 1
+    the_plan = plan(sensitivity_multiplier=multiplier)
+    if multiplier == needed:
+        assert trainer(the_plan, method=method).step().drawn == 12
+    else:
+        said = f"method {method} has sensitivity {needed}C .* calibrated for {multiplier}C"
+        with pytest.raises(DpmixError, match=said):
+            trainer(the_plan, method=method)
+
+
+def test_no_step_beyond_the_plan_is_taken():
+    run = trainer(plan(steps=2))
+    run.step()
+    run.step()
+    last = state(run.model)
+    with pytest.raises(DpmixError, match="all 2 steps of the plan are done"):
+        run.step()
+    assert torch.equal(state(run.model), last)
+    assert run.steps_done == 2
+
+
+def test_a_step_that_fails_half_way_counts():
+    run = trainer(plan(steps=1))
+
+    def fail(*_):
+        raise RuntimeError("out of memory")
+
+    run.optimizer.register_step_pre_hook(fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        run.step()
+    with pytest.raises(DpmixError, match="all 1 steps"):
+        run.step()
+
+
+@pytest.mark.parametrize("method", ["none", "mix-self", "microbatch-mixup"])
+def test_an_empty_draw_releases_noise_and_uses_up_a_step(method):
+    wide = nn.Sequential(nn.Flatten(), nn.Linear(36, 200), nn.ReLU(), nn.Linear(200, 3))
+    multiplier = 2 if method == "microbatch-mixup" else 1
+    the_plan = plan(sampling_rate=1e-9, steps=1, sensitivity_multiplier=multiplier)
+    run = trainer(the_plan, model=wide, method=method)
+    noise, diagnostics = released(run)
+    assert diagnostics.drawn == 0
+    assert math.isnan(diagnostics.loss)
+    assert run.steps_done == 1
+    law = stats.norm(0, 1.5 * 0.25 * multiplier / 5)
+    assert stats.kstest(noise.numpy(), law.cdf).pvalue > 1e-3
+
+
+def test_noise_differs_from_step_to_step_and_from_coordinate_to_coordinate():
+    run = trainer(plan(sampling_rate=1e-9))
+    (one, _), (two, _) = released(run), released(run)
+    assert abs(stats.spearmanr(one.numpy(), two.numpy()).statistic) < 0.4
+    assert len(one.unique()) > len(one) // 2
+
+
+@pytest.mark.parametrize(
+    ("seeds", "equal"), [((3, 3), True), ((3, 4), False), ((None,) * 2, False)]
+)
+def test_noise_repeats_only_under_the_same_seed(seeds, equal):
+    one, two = (released(trainer(plan(sampling_rate=1e-9), seed=seed))[0] for seed in seeds)
+    assert torch.equal(one, two) == equal
+
+
+@pytest.mark.parametrize("engine", ["examplewise", "vectorized"])
+@pytest.mark.parametrize("denominator", [5.0, 12.0, 100.0])
+def test_without_privacy_the_update_is_the_sum_of_gradients_over_the_plans_denominator(
+    engine, denominator
+):
+    data = source()
+    run = trainer(
+        not_private(sampling_rate=1.0, denominator=denominator, steps=1), data, engine=engine
+    )
+    expected = gradients(run.model, data).sum(0) / denominator
+    got, diagnostics = released(run)
+    assert diagnostics.drawn == 12
+    assert torch.allclose(got, expected, atol=1e-6)
+
+
+def test_the_denominator_stays_whatever_number_is_drawn():
+    # All examples are one: the sum is their number times one gradient, whichever were drawn.
+    one = source(1)
+    data = TensorSource(one.pixels.repeat(12, 1, 1, 1), one.labels.repeat(12), CLASSES)
+    run = trainer(not_private(sampling_rate=0.5, denominator=5.0, steps=12), data)
+    seen = set()
+    for _ in range(12):
+        gradient = gradients(run.model, one)[0]
+        got, diagnostics = released(run)
+        assert torch.allclose(got, diagnostics.drawn * gradient / 5, atol=1e-6)
+        seen.add(diagnostics.drawn)
+    assert len(seen) > 2
+
+
+def test_with_privacy_the_update_is_the_clipped_sum_plus_the_plans_noise_over_the_denominator():
+    data, the_plan = source(), plan(max_grad_norm=0.5, steps=300)
+    run = trainer(the_plan, data)
+    noise = []
+    for _ in range(300):
+        rows = gradients(run.model, data)
+        norms = rows.norm(dim=1)
+        assert (norms > 0.5).any()
+        clipped = (rows * (0.5 / norms).clamp(max=1)[:, None]).sum(0)
+        got, _ = released(run)
+        noise.append(got * 5 - clipped)
+        with torch.no_grad():  # stay where gradients are long enough to be clipped
+            for parameter in run.parameters:
+                parameter.mul_(0.1)
+    law = stats.norm(0, 1.5 * 0.5)
+    assert stats.kstest(torch.cat(noise).numpy(), law.cdf).pvalue > 1e-3
+
+
+def test_examples_are_drawn_independently_at_the_plans_rate():
+    run = trainer(plan(sampling_rate=0.3, steps=400), source(20))
+    drawn = np.array([run.step().drawn for _ in range(400)])
+    edges = [-1, 3, 4, 5, 6, 7, 8, 20]
+    observed = np.histogram(drawn, np.array(edges) + 0.5)[0]
+    expected = np.diff(stats.binom(20, 0.3).cdf(edges)) * 400
+    assert stats.chisquare(observed, expected).pvalue > 1e-3
+
+
+def test_a_model_with_batch_norm_is_refused_by_the_name_of_its_layer():
+    mixing = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(32, 3))
+    with pytest.raises(DpmixError, match=r"BatchNorm2d.*GroupNorm"):
+        trainer(plan(), model=mixing)
+
+
+def test_an_optimizer_over_other_parameters_is_refused():
+    model = linear()
+    some, other = list(model.parameters())[:1], list(linear().parameters())
+    for parameters in (some, other, [*model.parameters(), *other]):
+        with pytest.raises(DpmixError, match="the optimizer holds other parameters"):
+            trainer(plan(), model=model, optimizer=torch.optim.SGD(parameters, lr=1.0))
+
+
+def test_an_optimizer_that_leaves_out_frozen_parameters_is_taken_and_they_stay():
+    model = linear()
+    model[1].bias.requires_grad_(False)
+    before = model[1].bias.clone()
+    run = trainer(plan(), model=model, optimizer=torch.optim.SGD([model[1].weight], lr=1.0))
+    moved, _ = released(run)
+    assert moved.norm() > 0
+    assert torch.equal(model[1].bias, before)
+    with pytest.raises(DpmixError, match="the optimizer holds other parameters"):
+        trainer(plan(), model=model, optimizer=torch.optim.SGD(model.parameters(), lr=1.0))

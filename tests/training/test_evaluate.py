@@ -1,0 +1,44 @@
+"""Accuracy on a split."""
+
+import pytest
+import torch
+from torch import nn
+
+from dpmix.data import Normalization, TensorSource
+from dpmix.training.evaluate import evaluate
+
+
+class Brightness(nn.Module):
+    """Calls an image bright when its mean is above the normalised zero; drops out in training."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+        self.dropout = nn.Dropout(0.9)
+
+    def forward(self, images):
+        mean = self.dropout(images.mean(dim=(1, 2, 3)) * self.scale)
+        return torch.stack([-mean, mean], dim=1)
+
+
+def test_accuracies_by_hand_and_modes_put_back():
+    levels = torch.tensor([0, 250, 10, 240, 255], dtype=torch.uint8)
+    pixels = levels[:, None, None, None].expand(5, 1, 4, 4).contiguous()
+    labels = torch.tensor([0, 1, 1, 1, 0])
+    source = TensorSource(pixels, labels, ("dark", "bright"))
+    model = Brightness().train()
+    result = evaluate(model, source, Normalization((0.5,), (0.5,)), torch.device("cpu"))
+    assert result.accuracy == pytest.approx(3 / 5)
+    assert result.class_accuracy == {"dark": pytest.approx(1 / 2), "bright": pytest.approx(2 / 3)}
+    assert result.worst_class == ("dark", pytest.approx(1 / 2))
+    assert result.images == 5
+    assert model.training and model.dropout.training
+
+
+def test_more_images_than_a_batch_keep_their_order():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 2, (700,), generator=generator)
+    pixels = (labels * 255).to(torch.uint8)[:, None, None, None].expand(700, 1, 2, 2).contiguous()
+    source = TensorSource(pixels, labels, ("dark", "bright"))
+    result = evaluate(Brightness(), source, Normalization((0.5,), (0.5,)), torch.device("cpu"))
+    assert result.accuracy == 1.0

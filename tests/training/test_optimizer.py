@@ -1,0 +1,64 @@
+"""Optimisers by name and their schedules."""
+
+import pytest
+import torch
+from torch import nn
+
+from dpmix.config import OptimizerConfig
+from dpmix.errors import DpmixError
+from dpmix.training.optimizer import build_optimizer, build_schedule
+
+
+def built(**settings):
+    return build_optimizer(OptimizerConfig(**settings), nn.Linear(2, 2))
+
+
+def test_sgd_has_momentum_by_default():
+    optimizer = built()
+    assert isinstance(optimizer, torch.optim.SGD)
+    assert optimizer.defaults["momentum"] == 0.9
+
+
+@pytest.mark.parametrize("name", ["Adam", "adam", "AdamW", "RMSprop", "Adagrad", "NAdam"])
+def test_any_optimizer_by_name(name):
+    optimizer = built(optimizer=name, learning_rate=0.1, weight_decay=0.5)
+    assert type(optimizer).__name__.lower() == name.lower()
+    assert optimizer.defaults["lr"] == 0.1
+    assert optimizer.defaults["weight_decay"] == 0.5
+
+
+def test_options_reach_the_optimizer_as_yaml_or_mapping():
+    assert built(optimizer_options="{nesterov: true}").defaults["nesterov"] is True
+    assert built(optimizer="Adam", optimizer_options={"eps": 0.1}).defaults["eps"] == 0.1
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"optimizer": "Adamm"}, "unknown optimizer 'Adamm': did you mean 'Adam'"),
+        ({"optimizer": "LBFGS"}, "unknown optimizer 'LBFGS'"),
+        ({"optimizer": "Adam", "momentum": 0.5}, "Adam takes no 'momentum'"),
+        ({"optimizer_options": {"nesterv": True}}, "did you mean 'nesterov'"),
+        ({"optimizer_options": {"nesterov": True}, "momentum": 0.0}, "SGD refuses its settings"),
+    ],
+)
+def test_what_does_not_fit_is_refused(settings, message):
+    with pytest.raises(DpmixError, match=message):
+        built(**settings)
+
+
+def test_cosine_goes_from_the_rate_to_zero_and_constant_stays():
+    rates = {}
+    for schedule in ("constant", "cosine"):
+        config = OptimizerConfig(learning_rate=2.0, schedule=schedule)
+        optimizer = build_optimizer(config, nn.Linear(1, 1))
+        scheduler = build_schedule(config, optimizer, steps=4)
+        seen = []
+        for _ in range(5):
+            seen.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            scheduler.step()
+        rates[schedule] = seen
+    assert rates["constant"] == [2.0] * 5
+    half = 2**0.5 / 2
+    assert rates["cosine"] == pytest.approx([2.0, 1 + half, 1.0, 1 - half, 0.0], abs=1e-6)
