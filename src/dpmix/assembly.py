@@ -1,0 +1,152 @@
+"""Settings to the parts of a run: data, plan, views, model and optimiser, checked together."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from dpmix.config import Config, InputConfig
+from dpmix.data import Normalization, Splits, load_splits, normalization
+from dpmix.data.options import Progress
+from dpmix.errors import DpmixError
+from dpmix.models import build_model, check_private
+from dpmix.privacy.plan import PrivacyPlan
+from dpmix.privacy.randomness import Randomness
+from dpmix.public.pool import PublicPool
+from dpmix.training.optimizer import build_optimizer, build_schedule
+from dpmix.training.step import PrivateTrainer
+from dpmix.views import ViewBuilder, ViewSpec
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """Everything a run needs, nothing trained or written yet.
+
+    Attributes:
+        config: the settings with every default made explicit, enough to rebuild the model.
+        splits: private training images and test images.
+        plan: the calibrated guarantee.
+        views: the method.
+        model: freshly initialised, on `device`.
+        optimizer: over the model's parameters.
+        schedule: of its learning rate.
+        normalization: public pixel constants.
+        device: where the model is.
+    """
+
+    config: Config
+    splits: Splits
+    plan: PrivacyPlan
+    views: ViewBuilder
+    model: nn.Module
+    optimizer: Optimizer
+    schedule: LRScheduler
+    normalization: Normalization
+    device: torch.device
+
+    def trainer(self) -> PrivateTrainer:
+        """A trainer wired from these parts."""
+        run = self.config.run
+        return PrivateTrainer(
+            self.model,
+            self.splits.train,
+            plan=self.plan,
+            views=self.views,
+            optimizer=self.optimizer,
+            seed=run.seed,
+            engine=run.engine,
+            view_chunk=run.view_chunk,
+        )
+
+
+def assemble(config: Config, progress: Progress | None = None) -> Assembly:
+    """Read the data, calibrate the plan, build the rest.
+
+    Args:
+        config: settings.
+        progress: told how far the decoding of images is.
+
+    Raises:
+        DpmixError: any setting or data that can't be meant.
+    """
+    device = choose_device(config.run.device)
+    splits = load_splits(progress=progress, **config.data.model_dump(exclude={"normalization"}))
+    spec = config.view_spec(splits.flip)
+    plan = calibrate(config, len(splits.train), spec)
+    views = _views(config, splits, spec)
+    # Initial weights are public; their stream is the run's, so that a seed repeats them.
+    torch.manual_seed(Randomness.create(config.run.seed).model)
+    model = build(config, splits.train.image_shape, len(splits.train.class_names)).to(device)
+    check_private(model, splits.train.image_shape)
+    optimizer = build_optimizer(config.optimizer, model)
+    resolved = config.model_copy(
+        update={
+            "views": config.views.model_copy(update={"flip": spec.flip}),
+            "input": InputConfig(
+                image_shape=splits.train.image_shape, class_names=splits.train.class_names
+            ),
+        }
+    )
+    return Assembly(
+        config=resolved,
+        splits=splits,
+        plan=plan,
+        views=views,
+        model=model,
+        optimizer=optimizer,
+        schedule=build_schedule(config.optimizer, optimizer, plan.steps),
+        normalization=views.normalization,
+        device=device,
+    )
+
+
+def calibrate(config: Config, n: int, spec: ViewSpec) -> PrivacyPlan:
+    """The plan that the settings ask for on `n` training examples."""
+    settings = config.privacy.model_dump()
+    if config.privacy.sampling_rate is not None or config.privacy.denominator is not None:
+        return PrivacyPlan.calibrate(sensitivity_multiplier=spec.sensitivity_multiplier, **settings)
+    return PrivacyPlan.calibrate(
+        n=n, sensitivity_multiplier=spec.sensitivity_multiplier, **settings
+    )
+
+
+def build(config: Config, image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+    """The model that the settings name, for images [C, H, W] and L classes."""
+    return build_model(
+        config.model.model,
+        in_channels=image_shape[0],
+        num_classes=num_classes,
+        shortcut=config.model.shortcut,
+    )
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` is CUDA, else Apple's mps, else the CPU.
+
+    Raises:
+        DpmixError: a device that torch does not know or this machine does not have.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise DpmixError(
+            f"device '{name}' cannot be used: {str(error).splitlines()[0]}; use --device cpu"
+        ) from None
+    return device
+
+
+def _views(config: Config, splits: Splits, spec: ViewSpec) -> ViewBuilder:
+    train = splits.train
+    pool = None
+    if config.views.pool is not None:
+        pool = PublicPool.from_folder(Path(config.views.pool), train.class_names, train.image_shape)
+    constants = normalization(config.data.normalization, train.image_shape[0])
+    return ViewBuilder(spec, len(train.class_names), constants, pool)

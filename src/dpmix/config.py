@@ -1,0 +1,245 @@
+"""One typed, validated tree of settings: a recipe is a YAML file of it, a flag is a leaf of it.
+
+Leaf names are unique across sections, so that every leaf is also a command-line flag and a keyword
+of `dpmix.fit` (`tests/test_config.py`).
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from dpmix.errors import DpmixError, nearest
+from dpmix.views.spec import Average, Method, ViewSpec
+
+DEFAULT_STEPS = 50
+DEFAULT_BATCH = 400
+
+
+def _options(value: object) -> object:
+    """A mapping, or its YAML text as it is typed on the command line."""
+    return yaml.safe_load(value) if isinstance(value, str) else value
+
+
+class Section(BaseModel):
+    """A section of the tree: frozen, and no field that it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataConfig(Section):
+    """Which images, and how they are read."""
+
+    data: str = Field("mnist5k", description="mnist5k, an .npz file, or a folder of images")
+    test_fraction: float | None = Field(
+        None, description="share of test images, for a folder without train and test folders"
+    )
+    image_size: int | None = Field(
+        None, description="resize the shorter side to this many pixels and crop the centre square"
+    )
+    channels: int | None = Field(None, description="convert every image to 1 (grey) or 3 (RGB)")
+    skip_corrupt: bool = Field(False, description="leave out unreadable images and count them")
+    normalization: str = Field("half", description="public pixel constants: unit, half, imagenet")
+    workers: int | None = Field(None, description="decoding threads; default: one per core")
+
+
+class ViewConfig(Section):
+    """Which views of an example are averaged before clipping."""
+
+    method: Method = Field(
+        "mix-self", description="none, self-aug, mix-self, mix-diff, microbatch-mixup"
+    )
+    k_base: int = Field(16, description="K_BASE: self-augmentations of each image")
+    k_self: int = Field(18, description="K_SELF: mixups within one image's views")
+    k_diff: int = Field(2, description="K_DIFF: public images mixed in (mix-diff)")
+    mixup_alpha: float = Field(0.2, description="alpha of Beta(alpha, alpha), the mixing weight")
+    crop_padding: int = Field(4, description="reflect padding before the random crop, in pixels")
+    flip: bool | None = Field(
+        None, description="mirror views at random; default: as suits the data (off for digits)"
+    )
+    average: Average = Field("all", description="average all views, or mixed-only")
+    pool: str | None = Field(
+        None, description="public images for mix-diff: a folder with one folder per class"
+    )
+
+
+class ModelConfig(Section):
+    """What is trained."""
+
+    model: str = Field("cnn-small", description="cnn-small, wrn-16-4 or wrn-40-4")
+    shortcut: str | None = Field(
+        None, description="wide ResNet's shortcut: conv (default) or conv-norm-relu"
+    )
+
+
+class PrivacyConfig(Section):
+    """The guarantee. `steps` or `epochs`; `expected_batch_size`, or rate and denominator."""
+
+    epsilon: float = Field(3.0, description="privacy budget; 'inf' trains WITHOUT privacy")
+    delta: float = Field(1e-5, description="delta of the guarantee; keep it well under 1/N")
+    max_grad_norm: float = Field(1.0, description="C: every example's gradient is clipped to it")
+    expected_batch_size: float | None = Field(
+        None, description=f"q*N, examples expected in a step; default {DEFAULT_BATCH}"
+    )
+    sampling_rate: float | None = Field(
+        None, description="q itself, with --denominator, when N must not count as public"
+    )
+    denominator: float | None = Field(
+        None, description="divides the noisy sum; only with --sampling-rate"
+    )
+    steps: int | None = Field(None, description=f"T, training steps; default {DEFAULT_STEPS}")
+    epochs: float | None = Field(None, description="T as expected passes over the data")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, values: Any) -> Any:
+        """Defaults that hold only where the other way of saying it was not used."""
+        if not isinstance(values, dict):
+            return values
+        given = {name: value for name, value in values.items() if value is not None}
+        if not given.keys() & {"steps", "epochs"}:
+            given["steps"] = DEFAULT_STEPS
+        if not given.keys() & {"expected_batch_size", "sampling_rate", "denominator"}:
+            given["expected_batch_size"] = DEFAULT_BATCH
+        return given
+
+
+class OptimizerConfig(Section):
+    """How the released gradients are used; none of it affects privacy."""
+
+    optimizer: str = Field("SGD", description="any of torch.optim by name: SGD, Adam, ...")
+    learning_rate: float = Field(2.0, gt=0, description="learning rate")
+    momentum: float | None = Field(
+        None, ge=0, lt=1, description="momentum, where the optimizer has it; default 0.9"
+    )
+    weight_decay: float = Field(0.0, ge=0, description="weight decay")
+    optimizer_options: Annotated[dict[str, Any], BeforeValidator(_options)] = Field(
+        default_factory=dict, description="more of its arguments, as YAML: '{nesterov: true}'"
+    )
+    schedule: Literal["constant", "cosine"] = Field("constant", description="constant or cosine")
+    ema_decay: float = Field(
+        0.99, ge=0, lt=1, description="decay of the weights' moving average, warmed up"
+    )
+
+
+class RunConfig(Section):
+    """Where and how the run happens."""
+
+    output: str | None = Field(None, description="run folder; default: a new one under runs/")
+    overwrite: bool = Field(False, description="replace the run in a folder that is not empty")
+    seed: int | None = Field(
+        None, ge=0, description="repeatable RESEARCH run: whoever knows the seed undoes the noise"
+    )
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
+    engine: Literal["auto", "examplewise", "vectorized"] = Field(
+        "auto", description="per-example gradients: auto, examplewise, vectorized"
+    )
+    view_chunk: int | None = Field(
+        None, ge=1, description="views per forward pass, to bound memory; exact"
+    )
+    eval_every: int | None = Field(
+        None, ge=1, description="steps between evaluations; default: ten in a run"
+    )
+
+
+class InputConfig(Section):
+    """What a trained model takes; written by a run, so that the model can be rebuilt."""
+
+    image_shape: tuple[int, int, int]
+    class_names: tuple[str, ...]
+
+
+class Config(Section):
+    """All settings of a run."""
+
+    data: DataConfig = DataConfig()
+    views: ViewConfig = ViewConfig()
+    model: ModelConfig = ModelConfig()
+    privacy: PrivacyConfig = PrivacyConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    run: RunConfig = RunConfig()
+    input: InputConfig | None = None
+
+    @classmethod
+    def load(cls, recipe: Path | None = None, **leaves: Any) -> "Config":
+        """Read a recipe, then set single leaves by name; what is in neither has its default.
+
+        Args:
+            recipe: YAML file with any part of the tree.
+            leaves: settings by leaf name, such as `epsilon=3`; None leaves the recipe's value.
+
+        Raises:
+            DpmixError: an unreadable file, an unknown field or a value that does not fit.
+        """
+        tree = read_recipe(recipe) if recipe else {}
+        for name, value in leaves.items():
+            if name not in LEAVES:
+                raise DpmixError(f"unknown setting '{name}': {nearest(name, LEAVES)}")
+            if value is not None:
+                tree.setdefault(LEAVES[name], {})[name] = value
+        try:
+            return cls.model_validate(tree)
+        except ValidationError as error:
+            raise DpmixError(_explain(error, recipe)) from None
+
+    def view_spec(self, flip: bool) -> ViewSpec:
+        """The views; `flip` is what suits the data where the user did not say."""
+        chosen = self.views.model_dump(exclude={"pool", "flip"})
+        return ViewSpec(flip=flip if self.views.flip is None else self.views.flip, **chosen)
+
+    def to_yaml(self) -> str:
+        """The whole tree, readable by `load`."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+SECTIONS: dict[str, type[Section]] = {
+    name: field.annotation
+    for name, field in Config.model_fields.items()
+    if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+}
+"""Section name -> its model."""
+
+LEAVES: dict[str, str] = {
+    leaf: name for name, section in SECTIONS.items() for leaf in section.model_fields
+}
+"""Leaf name -> its section's name."""
+
+
+def read_recipe(path: Path) -> dict[str, dict[str, Any]]:
+    """Read a YAML recipe into sections of leaves, without judging the values.
+
+    Raises:
+        DpmixError: the file can't be read, is not YAML, or is not a mapping of known sections.
+    """
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise DpmixError(f"cannot read recipe '{path}': {error}; check the path") from None
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise DpmixError(f"recipe '{path}' is not valid YAML: {reason}") from None
+    parts = tree.values() if isinstance(tree, dict) else [tree]
+    if not all(part is None or isinstance(part, dict) for part in parts):
+        raise DpmixError(
+            f"recipe '{path}' must map sections ({', '.join(SECTIONS)}) to settings, such as "
+            "'privacy: {epsilon: 3}'"
+        )
+    return {name: part for name, part in tree.items() if part is not None}
+
+
+def _explain(error: ValidationError, recipe: Path | None) -> str:
+    """The first problem in one line, with the nearest name where the name is unknown."""
+    problem = error.errors()[0]
+    where = f" in recipe '{recipe}'" if recipe else ""
+    *parents, leaf = (str(part) for part in problem["loc"][:2])
+    if problem["type"] == "extra_forbidden":
+        section = SECTIONS.get(parents[0]) if parents else None
+        known = section.model_fields if section else SECTIONS
+        return f"unknown field '{'.'.join([*parents, leaf])}'{where}: {nearest(leaf, known)}"
+    value = problem["input"]
+    message = problem["msg"][0].lower() + problem["msg"][1:]
+    if problem["type"] == "literal_error":
+        message = nearest(str(value), str(problem["ctx"]["expected"]).replace("'", "").replace(
+            " or ", ", ").split(", "))  # fmt: skip
+    return f"{leaf} is {value!r}{where}: {message}"

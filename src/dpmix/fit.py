@@ -1,0 +1,118 @@
+"""`fit`: settings in, a trained private model and its folder out."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from dpmix.assembly import Assembly, assemble
+from dpmix.config import Config
+from dpmix.data.options import Progress as DecodeProgress
+from dpmix.models import parameter_count
+from dpmix.privacy.plan import PrivacyPlan
+from dpmix.reporting.metrics import metrics
+from dpmix.reporting.model_card import model_card
+from dpmix.reporting.statement import privacy_statement
+from dpmix.training.ema import Ema
+from dpmix.training.evaluate import Evaluation
+from dpmix.training.loop import History, Progress, train
+from dpmix.training.run_folder import RunFolder, to_json, write_text
+from dpmix.training.weights import save_weights
+
+EVALUATIONS = 10
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run.
+
+    Attributes:
+        model: holding the averaged weights, in eval mode.
+        plan: the guarantee that ran.
+        evaluation: of `model` on the test split.
+        folder: where everything is.
+        config: the settings, defaults made explicit.
+    """
+
+    model: nn.Module
+    plan: PrivacyPlan
+    evaluation: Evaluation
+    folder: Path
+    config: Config
+
+
+def fit(
+    recipe: Path | None = None,
+    *,
+    report: Callable[[Progress], None] = lambda _: None,
+    decoding: DecodeProgress | None = None,
+    **settings: Any,
+) -> RunResult:
+    """Train a private image classifier and write its run folder.
+
+    Args:
+        recipe: YAML file of settings (`dpmix.config`).
+        report: called after each step.
+        decoding: told (done, total) while images are decoded.
+        **settings: single settings by name, such as ``data="mnist5k", epsilon=3``; they override
+            the recipe.
+
+    Raises:
+        DpmixError: any setting or data that can't be meant; nothing has been written then.
+    """
+    return run(assemble(Config.load(recipe, **settings), decoding), report)
+
+
+def run(parts: Assembly, report: Callable[[Progress], None] = lambda _: None) -> RunResult:
+    """Train an assembled run and write its folder, as `fit` does."""
+    trainer = parts.trainer()
+    ema = Ema(parts.model, parts.config.optimizer.ema_decay)
+    folder = RunFolder(_output(parts.config))
+    folder.create(parts.config.run.overwrite)
+    write_text(folder.config, parts.config.to_yaml())
+
+    def save(history: History) -> None:
+        _save(parts, folder, ema, history)
+
+    history = train(
+        trainer,
+        schedule=parts.schedule,
+        ema=ema,
+        test=parts.splits.test,
+        normalization=parts.normalization,
+        eval_every=parts.config.run.eval_every or max(1, parts.plan.steps // EVALUATIONS),
+        folder=folder,
+        save=save,
+        report=report,
+    )
+    assert history.last is not None
+    parts.model.load_state_dict(ema.weights())
+    return RunResult(parts.model.eval(), parts.plan, history.last, folder.root, parts.config)
+
+
+def _save(parts: Assembly, folder: RunFolder, ema: Ema, history: History) -> None:
+    """Write what may be released; true of this step whether or not the run goes on.
+
+    The statement goes first: a run killed in between then claims too large an epsilon for its
+    weights, never too small a one.
+    """
+    statement = privacy_statement(
+        parts.config,
+        parts.plan,
+        steps=history.points[-1]["step"],
+    )
+    numbers = metrics(parts.config, parts.plan, history, parameter_count(parts.model))
+    write_text(folder.privacy, to_json(statement))
+    save_weights(folder.model, ema.weights())
+    write_text(folder.metrics, to_json(numbers))
+    write_text(folder.card, model_card(parts.config, statement, numbers))
+
+
+def _output(config: Config) -> Path:
+    if config.run.output is not None:
+        return Path(config.run.output)
+    started = datetime.now().strftime("%Y%m%d-%H%M%S-%f")
+    return Path("runs") / f"{Path(config.data.data).stem}-{config.views.method}-{started}"

@@ -1,0 +1,32 @@
+"""`metrics.json`: what was measured on the test split, which is not protected."""
+
+import platform
+from typing import Any
+
+import torch
+
+from dpmix.config import Config
+from dpmix.privacy.plan import PrivacyPlan
+from dpmix.training.loop import History
+
+
+def metrics(config: Config, plan: PrivacyPlan, history: History, parameters: int) -> dict[str, Any]:
+    """Accuracy of the averaged weights at the latest evaluation and over the run."""
+    assert history.last is not None
+    worst, worst_accuracy = history.last.worst_class
+    return {
+        "private": plan.private,
+        "method": config.views.method,
+        "model": config.model.model,
+        "parameters": parameters,
+        "test_accuracy": history.last.accuracy,
+        "test_loss": history.last.loss,
+        "test_images": history.last.images,
+        "worst_class": {"name": worst, "accuracy": worst_accuracy},
+        "class_accuracy": history.last.class_accuracy,
+        "weights": "exponential moving average, last",
+        "curve": history.points,
+        "seconds": round(history.seconds, 2),
+        "seed": config.run.seed,
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+    }

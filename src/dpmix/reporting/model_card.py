@@ -1,0 +1,20 @@
+"""`MODEL_CARD.md`: what a person needs to know who is handed the model."""
+
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from dpmix.config import Config
+
+
+def model_card(config: Config, statement: dict[str, Any], numbers: dict[str, Any]) -> str:
+    """Render the card from the privacy statement and the metrics; nothing else is read."""
+    environment = Environment(
+        loader=PackageLoader("dpmix.reporting"),
+        undefined=StrictUndefined,
+        # Markdown, not HTML: escaping would garble class names.
+        autoescape=False,
+        keep_trailing_newline=True,
+    )
+    template = environment.get_template("model_card.md.j2")
+    return template.render(config=config, statement=statement, numbers=numbers)

@@ -1,0 +1,95 @@
+"""`privacy.json`: the guarantee that ran, from the plan that ran it.
+
+Every number comes from the `PrivacyPlan` or from the accountant, none is typed in again.
+"""
+
+import platform
+from importlib.metadata import version
+from typing import Any
+
+from dpmix.config import Config
+from dpmix.privacy.accounting import epsilon_rdp
+from dpmix.privacy.plan import PrivacyPlan
+
+NOT_PRIVATE = "NOT PRIVATE"
+
+_LIBRARIES = ("dpmix", "torch", "torchvision", "numpy", "dp-accounting")
+
+
+def privacy_statement(config: Config, plan: PrivacyPlan, *, steps: int) -> dict[str, Any]:
+    """State the guarantee of a model after `steps` of the plan's steps.
+
+    Args:
+        config: the run's settings.
+        plan: what ran.
+        steps: steps released; fewer than planned where the run is not over.
+    """
+    epsilon = plan.epsilon_after(steps)
+    return {
+        "private": plan.private,
+        "guarantee": guarantee(plan, epsilon, config.run.seed),
+        "epsilon": epsilon,
+        "epsilon_rdp": epsilon_rdp(plan.sampling_rate, plan.noise_multiplier, steps, plan.delta),
+        "delta": plan.delta,
+        "neighbouring_relation": plan.neighbouring_relation,
+        "mechanism": "Poisson-subsampled Gaussian on the sum of clipped gradients (DP-SGD)",
+        "method": config.views.method,
+        "accountant": {"name": "PLD", "library": "dp-accounting", "beside": "RDP"},
+        "sampling_rate": plan.sampling_rate,
+        "denominator": plan.denominator,
+        "noise_multiplier": plan.noise_multiplier,
+        "max_grad_norm": plan.max_grad_norm,
+        "sensitivity": plan.max_grad_norm * plan.sensitivity_multiplier,
+        "noise_std": plan.noise_std,
+        "steps": steps,
+        "planned_steps": plan.steps,
+        "complete": steps == plan.steps,
+        "examples": plan.n,
+        "seeded": config.run.seed is not None,
+        "assumptions": assumptions(config, plan),
+        "public_inputs": {
+            "pool": config.views.pool,
+            "normalization": config.data.normalization,
+            "pretrained_weights": None,
+        },
+        "versions": {"python": platform.python_version()}
+        | {name: version(name) for name in _LIBRARIES},
+    }
+
+
+def guarantee(plan: PrivacyPlan, epsilon: float, seed: int | None) -> str:
+    """The guarantee in one sentence, or that there is none."""
+    if not plan.private:
+        return f"{NOT_PRIVATE}: trained without clipping and without noise."
+    sentence = (
+        f"The model is ({epsilon:.3f}, {plan.delta:g})-differentially private with respect to "
+        "adding or removing one training example."
+    )
+    if seed is not None:
+        sentence += (
+            f" But the run was SEEDED ({seed}), for research: whoever knows the seed can recompute "
+            "the noise and the draws, and against them there is no privacy."
+        )
+    return sentence
+
+
+def assumptions(config: Config, plan: PrivacyPlan) -> list[str]:
+    """What the guarantee takes for granted."""
+    if plan.n is not None:
+        count = "The number of training examples N is public."
+    else:
+        count = "The sampling rate and the denominator were chosen without looking at the data."
+    said = [
+        count,
+        "The list of classes, the image size and the settings are public and were chosen without "
+        "looking at the training images; trying several settings on them costs privacy that is "
+        "not counted here.",
+        "Each person contributes one training example.",
+        "The test split is not protected: its accuracy is published as measured.",
+        "The model is the last moving average of the weights, a rule fixed before training.",
+        "The files in diagnostics/ are not covered and stay where they are.",
+        "Noise is float32-rounded and from a generator that is not cryptographic.",
+    ]
+    if config.views.method == "mix-diff":
+        said.append("The public pool was made without any of the private images.")
+    return said

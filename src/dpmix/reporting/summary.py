@@ -1,0 +1,46 @@
+"""The short tables that the command line prints."""
+
+from rich.table import Table
+
+from dpmix.privacy.plan import PrivacyPlan
+from dpmix.reporting.statement import NOT_PRIVATE
+from dpmix.training.evaluate import Evaluation
+
+
+def two_columns(rows: list[tuple[str, str]]) -> Table:
+    """A borderless table of names and values."""
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def guarantee_rows(plan: PrivacyPlan, method: str, seed: int | None) -> list[tuple[str, str]]:
+    """The plan, a line a fact."""
+    rows = [
+        ("privacy", f"epsilon {plan.epsilon:.3f}, delta {plan.delta:g} (add/remove one example)"),
+        ("noise", f"sigma {plan.noise_multiplier:.4f}, clipping norm C {plan.max_grad_norm:g}"),
+    ]
+    if not plan.private:
+        rows = [("privacy", f"{NOT_PRIVATE}: no clipping, no noise (epsilon inf)")]
+    rows += [
+        ("sampling", f"q {plan.sampling_rate:.6g}, expected batch {plan.expected_batch_size:g}"),
+        ("steps", str(plan.steps)),
+        ("method", method),
+    ]
+    if plan.private and plan.sensitivity_multiplier > 1:
+        rows.append(("sensitivity", f"{plan.sensitivity_multiplier}C: the noise is as much larger"))
+    if seed is not None:
+        rows.append(("seed", f"{seed}: a RESEARCH run, its noise can be recomputed from the seed"))
+    return rows
+
+
+def evaluation_rows(evaluation: Evaluation) -> list[tuple[str, str]]:
+    """Accuracy on the test split."""
+    name, accuracy = evaluation.worst_class
+    return [
+        ("test accuracy", f"{evaluation.accuracy:.2%} of {evaluation.images} images (EMA weights)"),
+        ("worst class", f"{name}: {accuracy:.2%}"),
+    ]

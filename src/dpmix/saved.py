@@ -1,0 +1,84 @@
+"""A finished run, read back from its folder."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from dpmix.assembly import build, choose_device
+from dpmix.config import Config, InputConfig
+from dpmix.data import ImageSource, Normalization, load_splits, normalization
+from dpmix.data.options import Progress
+from dpmix.errors import DpmixError
+from dpmix.training.run_folder import RunFolder
+from dpmix.training.weights import load_weights
+
+
+@dataclass(frozen=True)
+class SavedRun:
+    """A trained model and what is needed to use it.
+
+    Attributes:
+        model: averaged weights, in eval mode, on the device asked for.
+        config: the run's settings.
+        input: image shape and class names.
+        normalization: to apply to uint8 images first.
+    """
+
+    model: nn.Module
+    config: Config
+    input: InputConfig
+    normalization: Normalization
+
+
+def load_run(root: Path, device: str = "auto") -> SavedRun:
+    """Rebuild the model of the run at `root`.
+
+    Raises:
+        DpmixError: not a run's folder, or files that do not fit each other.
+    """
+    folder = RunFolder(root)
+    if not folder.config.is_file():
+        raise DpmixError(f"'{root}' is no run folder: it has no config.yaml; give a run's folder")
+    config = Config.load(folder.config)
+    if config.input is None:
+        raise DpmixError(
+            f"'{folder.config}' has no section 'input', so the model can't be rebuilt; expected "
+            "the config.yaml that the run wrote"
+        )
+    model = build(config, config.input.image_shape, len(config.input.class_names))
+    load_weights(folder.model, model)
+    constants = normalization(config.data.normalization, config.input.image_shape[0])
+    return SavedRun(model.to(choose_device(device)).eval(), config, config.input, constants)
+
+
+def test_source(
+    saved: SavedRun,
+    data: str | None,
+    test_fraction: float | None,
+    skip_corrupt: bool,
+    progress: Progress | None = None,
+) -> ImageSource:
+    """The test split of `data`, read as the run read its own; None is the run's own data.
+
+    Raises:
+        DpmixError: other classes than the model's, or as `load_splits` raises.
+    """
+    settings = saved.config.data.model_dump(exclude={"normalization"})
+    if data is not None:
+        size = saved.input.image_shape[1]
+        square = size == saved.input.image_shape[2]
+        settings |= {
+            "data": data,
+            "test_fraction": test_fraction,
+            "image_size": size if square else None,
+            "channels": saved.input.image_shape[0],
+        }
+    settings["skip_corrupt"] = skip_corrupt or (data is None and settings["skip_corrupt"])
+    source = load_splits(progress=progress, **settings).test
+    if source.class_names != saved.input.class_names:
+        raise DpmixError(
+            f"the data has classes {', '.join(source.class_names)} but the model was trained on "
+            f"{', '.join(saved.input.class_names)}; expected the same"
+        )
+    return source

@@ -1,0 +1,79 @@
+"""The tree of settings: recipes, single settings, and what is said of a mistake."""
+
+import math
+
+import pytest
+
+from dpmix.config import LEAVES, SECTIONS, Config
+from dpmix.errors import DpmixError
+
+
+def recipe(tmp_path, text):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_leaf_names_are_unique_so_that_each_can_be_a_flag():
+    names = [leaf for section in SECTIONS.values() for leaf in section.model_fields]
+    assert sorted(names) == sorted(LEAVES)
+    assert all(
+        field.description
+        for section in SECTIONS.values()
+        for field in section.model_fields.values()
+    )
+
+
+def test_single_settings_override_the_recipe_and_the_recipe_the_defaults(tmp_path):
+    path = recipe(tmp_path, "privacy: {epsilon: 2, delta: 1.0e-6}\nviews: {method: self-aug}\n")
+    config = Config.load(path, epsilon=1.5, k_base=None)
+    assert (config.privacy.epsilon, config.privacy.delta) == (1.5, 1e-6)
+    assert (config.views.method, config.views.k_base) == ("self-aug", 16)
+
+
+def test_epochs_replace_the_default_steps_and_a_rate_the_default_batch():
+    config = Config.load(epochs=2, sampling_rate=0.1, denominator=50)
+    assert config.privacy.steps is None
+    assert config.privacy.expected_batch_size is None
+    assert Config.load().privacy.steps and Config.load().privacy.expected_batch_size
+
+
+def test_what_is_written_reads_back_the_same(tmp_path):
+    config = Config.load(epsilon=math.inf, flip=False, optimizer_options="{nesterov: true}")
+    assert Config.load(recipe(tmp_path, config.to_yaml())) == config
+
+
+def test_every_default_field_suits_the_views_section():
+    assert Config.load(flip=None).view_spec(flip=False).flip is False
+    assert Config.load(flip=True).view_spec(flip=False).flip is True
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("privacy: {epsilonn: 3}", r"unknown field 'privacy\.epsilonn'.*did you mean 'epsilon'"),
+        ("privcy: {epsilon: 3}", r"unknown field 'privcy'.*did you mean 'privacy'"),
+        ("views: {method: mixself}", "method is 'mixself'.*did you mean 'mix-self'"),
+        ("views: {k_base: many}", "k_base is 'many'.*integer"),
+        ("optimizer: {learning_rate: -1}", "learning_rate is -1.*greater than 0"),
+        ("- a\n- b", "must map sections"),
+        ("3", "must map sections"),
+        ("privacy: 3", "must map sections"),
+        ("privacy: {epsilon: [", "is not valid YAML"),
+        ("!!python/object/apply:os.system ['true']", "is not valid YAML"),
+    ],
+)
+def test_a_mistake_in_a_recipe_is_named(tmp_path, text, message):
+    with pytest.raises(DpmixError, match=message) as error:
+        Config.load(recipe(tmp_path, text))
+    assert len(str(error.value).splitlines()) <= 2
+
+
+def test_a_recipe_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(DpmixError, match=r"cannot read recipe '.*none\.yaml'"):
+        Config.load(tmp_path / "none.yaml")
+
+
+def test_an_unknown_setting_has_the_nearest_name():
+    with pytest.raises(DpmixError, match="unknown setting 'epsilom': did you mean 'epsilon'"):
+        Config.load(epsilom=3)

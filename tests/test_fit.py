@@ -1,0 +1,213 @@
+"""From settings to a run folder, by the Python interface."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+import dpmix
+from dpmix.data import load_splits
+from dpmix.errors import DpmixError
+from dpmix.privacy.accounting import epsilon_pld
+from dpmix.saved import load_run
+from dpmix.training.evaluate import evaluate
+
+PRIVATE_KEYS = ("clipped", "median_norm", "dropped", "drawn", "loss")
+
+
+def run(image_root, tmp_path, **settings):
+    return dpmix.fit(data=str(image_root), output=str(tmp_path / "run"), **settings)
+
+
+def released(folder):
+    """Every file of a run but the private ones, as text."""
+    return {
+        path.name: path.read_bytes().decode("latin-1")
+        for path in folder.iterdir()
+        if path.is_file()
+    }
+
+
+def test_the_folder_holds_the_model_the_settings_and_the_statement(image_root, tmp_path, quick):
+    result = run(image_root, tmp_path, **quick)
+    names = {path.name for path in result.folder.iterdir()}
+    assert names == {
+        "model.safetensors", "config.yaml", "privacy.json", "metrics.json", "MODEL_CARD.md",
+        "diagnostics",
+    }  # fmt: skip
+    statement = json.loads((result.folder / "privacy.json").read_text())
+    assert statement["private"] and statement["complete"] and not statement["seeded"]
+    assert statement["sampling_rate"] == 10 / 80
+    assert statement["denominator"] == 10
+    recomputed = epsilon_pld(10 / 80, statement["noise_multiplier"], 2, 1e-3)
+    assert statement["epsilon"] == pytest.approx(recomputed)
+    assert 2 * 0.995 < statement["epsilon"] <= 2
+
+
+def test_the_saved_model_is_the_one_that_was_evaluated(image_root, tmp_path, quick):
+    result = run(image_root, tmp_path, **quick)
+    saved = load_run(result.folder, "cpu")
+    assert saved.input.class_names == ("disc", "stripes")
+    test = load_splits(str(image_root)).test
+    again = evaluate(saved.model, test, saved.normalization, torch.device("cpu"))
+    assert again == result.evaluation
+    for name, value in result.model.state_dict().items():
+        assert torch.equal(value, saved.model.state_dict()[name])
+
+
+def test_private_numbers_stay_in_diagnostics(image_root, tmp_path, quick):
+    result = run(image_root, tmp_path, **quick)
+    log = (result.folder / "diagnostics" / "steps.jsonl").read_text().splitlines()
+    numbers = [str(json.loads(line)[key]) for line in log for key in ("loss", "median_norm")]
+    for name, text in released(result.folder).items():
+        for said in [f'"{key}"' for key in PRIVATE_KEYS] + numbers:
+            assert said not in text, (name, said)
+    assert [json.loads(line)["step"] for line in log] == [1, 2]
+    assert set(json.loads(log[0])) == {"step", "drawn", "loss", "clipped", "median_norm", "dropped"}
+    assert "PRIVATE" in (result.folder / "diagnostics" / "PRIVATE.txt").read_text()
+
+
+def test_no_generator_state_is_ever_saved(image_root, tmp_path, quick):
+    result = run(image_root, tmp_path, **quick)
+    model = set(result.model.state_dict())
+    assert set(load_file(result.folder / "model.safetensors")) == model
+    for text in released(result.folder).values():
+        assert "rng" not in text.lower() and "mt19937" not in text.lower()
+
+
+def test_two_unseeded_runs_differ_and_two_seeded_ones_do_not(image_root, tmp_path, quick):
+    weights = []
+    for index, seed in enumerate([None, None, 7, 7]):
+        result = dpmix.fit(
+            data=str(image_root), output=str(tmp_path / f"r{index}"), seed=seed, **quick
+        )
+        weights.append(torch.cat([p.flatten() for p in result.model.parameters()]))
+    assert not torch.equal(weights[0], weights[1])
+    assert torch.equal(weights[2], weights[3])
+
+
+def test_every_output_of_a_seeded_run_says_so(image_root, tmp_path, quick):
+    result = run(image_root, tmp_path, seed=7, **quick)
+    statement = json.loads((result.folder / "privacy.json").read_text())
+    assert statement["seeded"] and "SEEDED (7)" in statement["guarantee"]
+    assert "SEEDED (7)" in (result.folder / "MODEL_CARD.md").read_text()
+    assert json.loads((result.folder / "metrics.json").read_text())["seed"] == 7
+    assert yaml.safe_load((result.folder / "config.yaml").read_text())["run"]["seed"] == 7
+
+
+def test_without_epsilon_every_output_says_not_private(image_root, tmp_path, quick):
+    result = run(image_root, tmp_path, **quick | {"epsilon": float("inf")})
+    statement = json.loads((result.folder / "privacy.json").read_text())
+    assert statement["private"] is False
+    assert statement["guarantee"].startswith("NOT PRIVATE")
+    assert statement["epsilon"] == "inf" and statement["noise_std"] == 0
+    assert "NOT PRIVATE" in (result.folder / "MODEL_CARD.md").read_text()
+    assert json.loads((result.folder / "metrics.json").read_text())["private"] is False
+
+
+def test_it_learns_without_privacy(image_root, tmp_path, quick):
+    settings = quick | {"epsilon": float("inf"), "steps": 25, "learning_rate": 0.1, "seed": 0}
+    result = run(image_root, tmp_path, flip=True, **settings)
+    assert result.evaluation.accuracy > 0.9
+
+
+@pytest.mark.parametrize("method", ["none", "self-aug", "mix-self", "microbatch-mixup"])
+def test_every_method_trains(image_root, tmp_path, quick, method):
+    result = run(image_root, tmp_path, method=method, **quick)
+    statement = json.loads((result.folder / "privacy.json").read_text())
+    factor = 2 if method == "microbatch-mixup" else 1
+    assert statement["noise_std"] == pytest.approx(factor * statement["noise_multiplier"])
+    assert statement["sensitivity"] == factor
+
+
+def test_mix_diff_trains_with_a_folder_of_public_images(image_root, tmp_path, quick):
+    pool = image_root / "test"
+    result = run(image_root, tmp_path, method="mix-diff", pool=str(pool), **quick)
+    statement = json.loads((result.folder / "privacy.json").read_text())
+    assert statement["public_inputs"]["pool"] == str(pool)
+    assert any("public pool" in said for said in statement["assumptions"])
+
+
+def test_an_npz_trains_with_adam_a_cosine_and_epochs(digits_npz, tmp_path, quick):
+    settings = {k: v for k, v in quick.items() if k != "steps"}
+    result = dpmix.fit(
+        data=str(digits_npz), output=str(tmp_path / "run"), optimizer="Adam", epochs=0.5,
+        schedule="cosine", learning_rate=0.01, **settings,
+    )  # fmt: skip
+    assert result.plan.steps == 3
+    assert result.plan.sampling_rate == 10 / 60
+
+
+def test_a_rate_and_a_denominator_keep_n_out_of_the_statement(image_root, tmp_path, quick):
+    settings = {k: v for k, v in quick.items() if k != "expected_batch_size"}
+    result = run(image_root, tmp_path, sampling_rate=0.1, denominator=9, **settings)
+    statement = json.loads((result.folder / "privacy.json").read_text())
+    assert statement["examples"] is None
+    assert (statement["sampling_rate"], statement["denominator"]) == (0.1, 9)
+    assert not any("N is public" in said for said in statement["assumptions"])
+    assert "80" not in (result.folder / "MODEL_CARD.md").read_text().split("## Accuracy")[0]
+
+
+def test_a_run_that_dies_leaves_its_last_model_and_a_true_statement(image_root, tmp_path, quick):
+    class PowerCutError(Exception):
+        pass
+
+    def cut(now):
+        if now.step == 3:
+            raise PowerCutError
+
+    with pytest.raises(PowerCutError):
+        run(image_root, tmp_path, report=cut, eval_every=2, **quick | {"steps": 6})
+    folder = tmp_path / "run"
+    statement = json.loads((folder / "privacy.json").read_text())
+    assert (statement["steps"], statement["planned_steps"], statement["complete"]) == (2, 6, False)
+    expected = epsilon_pld(10 / 80, statement["noise_multiplier"], 2, 1e-3)
+    assert statement["epsilon"] == pytest.approx(expected)
+    assert load_run(folder, "cpu").input.class_names == ("disc", "stripes")
+    assert len((folder / "diagnostics" / "steps.jsonl").read_text().splitlines()) == 3
+
+
+def test_a_mistake_is_found_before_the_folder_is_touched(image_root, tmp_path, quick):
+    with pytest.raises(DpmixError, match="unknown model 'wrn-16-5': did you mean 'wrn-16-4'"):
+        run(image_root, tmp_path, model="wrn-16-5", **quick)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_damaged_run_folder_is_named(tmp_path):
+    with pytest.raises(DpmixError, match="is no run folder"):
+        load_run(tmp_path)
+    (tmp_path / "config.yaml").write_text("privacy: {epsilon: 3}\n")
+    with pytest.raises(DpmixError, match="has no section 'input'"):
+        load_run(tmp_path)
+
+
+def test_the_python_examples_of_the_readme_run(tmp_path, monkeypatch, quick):
+    """The blocks as printed, but with fewer steps."""
+    text = (Path(__file__).parents[1] / "README.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) >= 2
+    monkeypatch.chdir(tmp_path)
+    for block in blocks:
+        shorter = re.sub(r"steps=\d+", "steps=1", block)
+        assert "steps=1" in shorter
+        exec(compile(shorter, "README.md", "exec"), {})
+    assert any((tmp_path / "runs").iterdir())
+
+
+def test_the_public_names_are_few():
+    assert set(dpmix.__all__) == {
+        "PrivacyPlan", "PrivateTrainer", "ViewBuilder", "ViewSpec", "clipped_gradient_sum", "fit",
+    }  # fmt: skip
+    assert all(hasattr(dpmix, name) for name in dpmix.__all__)
+
+
+def test_a_seed_does_not_touch_the_global_numpy_stream(image_root, tmp_path, quick):
+    np.random.seed(3)  # noqa: NPY002
+    before = np.random.get_state()[1].copy()  # noqa: NPY002
+    run(image_root, tmp_path, seed=1, **quick)
+    assert (np.random.get_state()[1] == before).all()  # noqa: NPY002
