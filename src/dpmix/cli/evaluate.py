@@ -1,0 +1,42 @@
+"""`dpmix evaluate`."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from dpmix.assembly import choose_device
+from dpmix.cli.progress import decoding_bar
+from dpmix.reporting.summary import evaluation_rows, two_columns
+from dpmix.saved import load_run, test_source
+from dpmix.training.evaluate import evaluate as measure
+from dpmix.training.run_folder import to_json
+
+
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="a run's folder")],
+    data: Annotated[
+        str | None, typer.Option(help="other data with the same classes; default: the run's")
+    ] = None,
+    test_fraction: Annotated[
+        float | None, typer.Option(help="share of test images, for a folder without splits")
+    ] = None,
+    skip_corrupt: Annotated[
+        bool, typer.Option("--skip-corrupt", help="leave out unreadable images")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="print JSON instead of a table")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps")] = "auto",
+) -> None:
+    """Measure a trained model on a test split."""
+    console = Console()
+    saved = load_run(run, device)
+    with decoding_bar(console) as decoding:
+        source = test_source(saved, data, test_fraction, skip_corrupt, decoding)
+    evaluation = measure(saved.model, source, saved.normalization, choose_device(device))
+    if json:
+        typer.echo(to_json(asdict(evaluation)))
+        return
+    classes = [(name, f"{share:.2%}") for name, share in evaluation.class_accuracy.items()]
+    console.print(two_columns([*evaluation_rows(evaluation), *classes]))

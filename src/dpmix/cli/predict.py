@@ -1,0 +1,32 @@
+"""`dpmix predict`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from dpmix.assembly import choose_device
+from dpmix.prediction import as_csv, as_json, check_output, image_files, predictions
+from dpmix.saved import load_run
+from dpmix.training.run_folder import write_text
+
+
+def predict(
+    run: Annotated[Path, typer.Argument(help="a run's folder")],
+    images: Annotated[list[Path], typer.Argument(help="image files, or folders of them")],
+    output: Annotated[
+        Path | None, typer.Option(help="file.csv or file.json; default: CSV on the screen")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps")] = "auto",
+) -> None:
+    """Classify images: a row each with the class and every class's probability."""
+    check_output(output)
+    saved = load_run(run, device)
+    rows = list(predictions(saved, image_files(images), choose_device(device)))
+    if output is None:
+        typer.echo(as_csv(rows, saved.input.class_names), nl=False)
+        return
+    form = as_json if output.suffix == ".json" else as_csv
+    write_text(output, form(rows, saved.input.class_names))
+    Console().print(f"{len(rows)} predictions in {output}", highlight=False)

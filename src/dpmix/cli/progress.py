@@ -1,0 +1,76 @@
+"""Progress bars for long work: rate and time left; silent where the output is no terminal."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from dpmix.training.loop import Progress as TrainingProgress
+
+
+class RateColumn(ProgressColumn):
+    """Units per second."""
+
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self.unit = unit
+
+    def render(self, task: Task) -> Text:
+        """The rate, or a dash before the first unit."""
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:.2f} {self.unit}/s" if speed else f"- {self.unit}/s")
+
+
+def _bar(console: Console, unit: str, *more: ProgressColumn) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        RateColumn(unit),
+        TimeRemainingColumn(),
+        *more,
+        console=console,
+        disable=not console.is_terminal,
+    )
+
+
+@contextmanager
+def decoding_bar(console: Console) -> Iterator[Callable[[int, int], None]]:
+    """A bar for decoding images; yields the callback (done, total)."""
+    with _bar(console, "images") as bar:
+        tasks: list[TaskID] = []
+
+        def update(done: int, total: int) -> None:
+            if not tasks:
+                tasks.append(bar.add_task("reading images", total=total))
+            bar.update(tasks[0], completed=done, total=total)
+
+        yield update
+
+
+@contextmanager
+def training_bar(
+    console: Console, steps: int, private: bool
+) -> Iterator[Callable[[TrainingProgress], None]]:
+    """A bar for training that shows epsilon and the latest test accuracy; yields the callback."""
+    spent = "epsilon so far <= {task.fields[epsilon]:.2f}" if private else "NOT PRIVATE"
+    with _bar(console, "steps", TextColumn(spent), TextColumn("{task.fields[accuracy]}")) as bar:
+        task = bar.add_task("training", total=steps, epsilon=0.0, accuracy="")
+
+        def update(now: TrainingProgress) -> None:
+            bar.update(task, completed=now.step, epsilon=now.epsilon)
+            if now.evaluation:
+                bar.update(task, accuracy=f"test {now.evaluation.accuracy:.1%}")
+
+        yield update

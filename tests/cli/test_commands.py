@@ -1,0 +1,224 @@
+"""The commands as typed: what they print, their exit status, and errors without a traceback."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+
+import pytest
+
+from dpmix.cli import main
+from dpmix.config import LEAVES
+
+
+@pytest.fixture
+def dpmix(monkeypatch, capsys):
+    """Run the command line in this process; returns (exit status, stdout, stderr)."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["dpmix", *map(str, arguments)])
+        try:
+            main()
+            status = 0
+        except SystemExit as stop:
+            status = stop.code or 0
+        printed = capsys.readouterr()
+        return status, printed.out, printed.err
+
+    return call
+
+
+@pytest.fixture
+def flags(quick):
+    return [
+        part for name, value in quick.items() for part in (f"--{name.replace('_', '-')}", value)
+    ]
+
+
+@pytest.fixture
+def trained(dpmix, image_root, tmp_path, flags):
+    folder = tmp_path / "run"
+    status, out, err = dpmix("train", "--data", image_root, "--output", folder, *flags)
+    assert (status, err) == (0, ""), err
+    return folder, out
+
+
+def test_train_ends_with_the_table(trained):
+    folder, out = trained
+    for said in ("test accuracy", "worst class", "epsilon 1.99", "delta 0.001", "sigma", "q 0.125",
+                 "steps", "mix-self", str(folder)):  # fmt: skip
+        assert said in out
+    assert "\x1b" not in out, "no bar and no colour where the output is no terminal"
+
+
+def test_every_setting_is_a_flag(dpmix):
+    _, out, _ = dpmix("train", "--help")
+    for leaf in LEAVES:
+        assert f"--{leaf.replace('_', '-')} " in out
+
+
+def test_a_recipe_and_flags_together(dpmix, image_root, tmp_path, flags):
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(f"data: {{data: '{image_root}'}}\nviews: {{method: self-aug}}\n")
+    status, out, err = dpmix("train", "--config", recipe, "--output", tmp_path / "r", *flags,
+                             "--seed", "3", "--no-flip")  # fmt: skip
+    assert status == 0, err
+    assert "self-aug" in out and "RESEARCH run" in out
+
+
+def test_the_runs_own_config_trains_again(dpmix, trained, tmp_path):
+    folder, _ = trained
+    status, _, err = dpmix("train", "--config", folder / "config.yaml", "--output", tmp_path / "2")
+    assert status == 0, err
+
+
+def test_not_private_is_said(dpmix, image_root, tmp_path, flags):
+    status, out, _ = dpmix("train", "--data", image_root, "--output", tmp_path / "r", *flags,
+                           "--epsilon", "inf")  # fmt: skip
+    assert status == 0 and "NOT PRIVATE" in out
+
+
+def test_dry_run_prints_plan_size_and_time_and_writes_nothing(dpmix, image_root, tmp_path, flags):
+    status, out, err = dpmix("train", "--data", image_root, "--output", tmp_path / "r", *flags,
+                             "--dry-run")  # fmt: skip
+    assert status == 0, err
+    for said in (
+        "epsilon 1.99",
+        "parameters",
+        "80 training images",
+        "10 clipped gradients x 4 views",
+        "engine",
+        "s a step",
+    ):
+        assert said in out
+    assert not (tmp_path / "r").exists()
+
+
+def test_evaluate_measures_the_same_accuracy(dpmix, trained, image_root):
+    folder, _ = trained
+    measured = json.loads((folder / "metrics.json").read_text())
+    status, out, _ = dpmix("evaluate", folder, "--json")
+    assert status == 0
+    assert json.loads(out)["accuracy"] == measured["test_accuracy"]
+    status, out, _ = dpmix("evaluate", folder, "--data", image_root)
+    assert status == 0 and f"{measured['test_accuracy']:.2%} of 20 images" in out
+
+
+def test_evaluate_refuses_data_with_other_classes(dpmix, trained):
+    status, _, err = dpmix("evaluate", trained[0], "--data", "mnist5k")
+    assert status == 2 and "the data has classes 0, 1" in err
+
+
+def test_predict_writes_csv_and_json_that_agree(dpmix, trained, image_root, tmp_path):
+    folder, _ = trained
+    status, out, _ = dpmix("predict", folder, image_root / "test")
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert status == 0 and len(rows) == 20
+    assert sum(float(rows[0][f"p({name})"]) for name in ("disc", "stripes")) == pytest.approx(1)
+    status, out, _ = dpmix("predict", folder, image_root / "test", "--output", tmp_path / "p.json")
+    assert status == 0 and "20 predictions" in out
+    written = json.loads((tmp_path / "p.json").read_text())
+    assert [row["prediction"] for row in written] == [row["prediction"] for row in rows]
+    assert (
+        max(written[0]["probabilities"], key=written[0]["probabilities"].get)
+        == (written[0]["prediction"])
+    )
+
+
+def test_predict_takes_images_of_any_size_and_colour(dpmix, trained, tmp_path):
+    from PIL import Image
+
+    Image.new("RGB", (50, 31), (200, 10, 10)).save(tmp_path / "photo.jpg")
+    status, out, err = dpmix("predict", trained[0], tmp_path / "photo.jpg")
+    assert status == 0, err
+    assert len(out.splitlines()) == 2
+
+
+def test_calibrate_shows_both_directions(dpmix):
+    arguments = ("--n", 1000, "--expected-batch-size", 100, "--steps", 20, "--delta", "1e-4")
+    status, out, _ = dpmix("calibrate", *arguments, "--epsilon", 2)
+    assert status == 0
+    numbers = [cell.strip() for cell in out.splitlines()[3].strip("│").split("│")]
+    sigma, epsilon, rdp = map(float, numbers)
+    assert 1.99 <= epsilon <= 2 < rdp
+    status, out, _ = dpmix("calibrate", *arguments, "--sigma", sigma)
+    back = [cell.strip() for cell in out.splitlines()[3].strip("│").split("│")]
+    assert float(back[1]) == pytest.approx(epsilon, abs=2e-3)
+
+
+MISTAKES = [
+    (["train", "--method", "mixself"], "did you mean 'mix-self'"),
+    (["train", "--model", "wrn16"], "unknown model 'wrn16'"),
+    (["train", "--data", "no/such/folder"], "no file or folder 'no/such/folder'"),
+    (["train", "--data", "mnist5"], "did you mean 'mnist5k'"),
+    (["train", "--epsilon", "0"], "epsilon is 0; expected above 0"),
+    (["train", "--epsilon", "-1"], "epsilon is -1; expected above 0"),
+    (["train", "--delta", "0"], "delta is 0; expected in (0, 1)"),
+    (["train", "--expected-batch-size", "5000"], "expected_batch_size is 5000 but there are only"),
+    (["train", "--k-base", "-1"], "k_base is -1; expected 0 or more"),
+    (["train", "--k-self", "0"], "k_self 0 mixes nothing"),
+    (["train", "--method", "mix-diff"], "method mix-diff needs public images"),
+    (["train", "--pool", "x"], "x"),
+    (["train", "--steps", "3", "--epochs", "2"], "give exactly one"),
+    (["train", "--sampling-rate", "0.1"], "are given together"),
+    (["train", "--crop-padding", "28"], "crop_padding is 28 but the images are 28x28"),
+    (["train", "--optimizer", "SDG"], "did you mean 'SGD'"),
+    (["train", "--device", "tpu9"], "device 'tpu9' cannot be used"),
+    (["train", "--shortcut", "conv"], "model 'cnn-small' has no shortcut"),
+    (["train", "--normalization", "imagenet"], "is for 3 channels and the images have 1"),
+    (["train", "--seed", "-1"], "seed is -1"),
+    (["train", "--optimizer-options", "nesterov"], "optimizer_options"),
+    (["train", "--config", "none.yaml"], "cannot read recipe 'none.yaml'"),
+    (["evaluate", "nowhere"], "is no run folder"),
+    (["predict", "nowhere", "x.png"], "is no run folder"),
+    (["predict", "nowhere", "x.png", "--output", "p.txt"], "ending in .csv or .json"),
+    (["calibrate", "--n", "10", "--expected-batch-size", "20", "--steps", "1"], "at most 10"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), MISTAKES, ids=lambda v: str(v)[:40])
+def test_a_mistake_is_a_line_and_status_2(dpmix, monkeypatch, tmp_path, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    status, _, err = dpmix(*arguments)
+    assert status == 2
+    assert err.startswith("error: ") and message in err
+    assert len(err.strip().splitlines()) <= 2
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_run_folder_in_use_is_refused_and_then_overwritten(dpmix, trained, image_root, flags):
+    folder, _ = trained
+    again = ("train", "--data", image_root, "--output", folder, *flags)
+    status, _, err = dpmix(*again)
+    assert status == 2 and "is not empty" in err
+    assert dpmix(*again, "--overwrite")[0] == 0
+
+
+def test_a_careless_delta_warns_and_says_why(dpmix, image_root, tmp_path, flags):
+    status, _, err = dpmix("train", "--data", image_root, "--output", tmp_path / "r", *flags,
+                           "--delta", "0.02")  # fmt: skip
+    assert status == 0
+    assert err.startswith("warning: delta 0.02 is not below 1/N = ")
+    assert "whole record" in err
+
+
+def test_corrupt_images_are_named_then_skipped_and_counted(dpmix, image_root, tmp_path, flags):
+    for index in (0, 1):
+        (image_root / "train" / "disc" / f"{index:03}.png").write_bytes(b"no image")
+    call = ("train", "--data", image_root, "--output", tmp_path / "r", *flags)
+    status, _, err = dpmix(*call)
+    assert status == 2
+    assert "disc/000.png" in err and "disc/001.png" in err and "--skip-corrupt" in err
+    status, out, _ = dpmix(*call, "--skip-corrupt")
+    assert status == 0 and "left out 2 corrupt images" in out
+
+
+def test_the_installed_command_and_the_module_exit_with_2():
+    for command in (["-m", "dpmix"], ["-c", "from dpmix.cli import main; main()"]):
+        done = subprocess.run(
+            [sys.executable, *command, "train", "--method", "x"], capture_output=True, text=True
+        )
+        assert done.returncode == 2
+        assert "Traceback" not in done.stderr and done.stderr.startswith("error: method is 'x'")
