@@ -22,7 +22,7 @@ SIGMA_TOLERANCE = 2e-4
 
 # Less noise than this is asked for only where delta is so large that it nearly allows an example's
 # release in full; the cost of accounting grows with 1 / sigma^2.
-MIN_SIGMA = 0.05
+MIN_SIGMA = 0.1
 
 
 def _event(sampling_rate: float, sigma: float, steps: int) -> dp_accounting.DpEvent:
@@ -78,14 +78,12 @@ def calibrate_sigma(sampling_rate: float, steps: int, epsilon: float, delta: flo
         DpmixError: no sigma up to 1e6 reaches `epsilon`, or less than `MIN_SIGMA` does.
     """
     high = _sigma_by_rdp(sampling_rate, steps, epsilon, delta)
+    drawn_at_all = 1 - (1 - sampling_rate) ** steps
+    _refuse_nearly_no_noise(0.0 if delta >= drawn_at_all else high, epsilon, delta)
     low = high * 0.8
     while epsilon_pld(sampling_rate, low, steps, delta) <= epsilon:
-        if low < MIN_SIGMA:
-            raise DpmixError(
-                f"epsilon {epsilon:g} at delta {delta:g} needs almost no noise (sigma under "
-                f"{MIN_SIGMA}): such a guarantee is empty; give a smaller epsilon or delta"
-            )
         high, low = low, low * 0.8
+        _refuse_nearly_no_noise(low, epsilon, delta)
     while epsilon_pld(sampling_rate, high, steps, delta) > epsilon:
         low, high = high, high * 1.1
     return float(
@@ -98,6 +96,14 @@ def calibrate_sigma(sampling_rate: float, steps: int, epsilon: float, delta: flo
             tol=SIGMA_TOLERANCE * low,
         )
     )
+
+
+def _refuse_nearly_no_noise(sigma: float, epsilon: float, delta: float) -> None:
+    if sigma < MIN_SIGMA:
+        raise DpmixError(
+            f"epsilon {epsilon:g} at delta {delta:g} needs almost no noise (sigma under "
+            f"{MIN_SIGMA:g}): such a guarantee is empty; give a smaller epsilon or delta"
+        )
 
 
 def _sigma_by_rdp(sampling_rate: float, steps: int, epsilon: float, delta: float) -> float:

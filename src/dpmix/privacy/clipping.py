@@ -95,16 +95,23 @@ def clipped_gradient_sum(
         example_chunk: at most so many groups at a time (`vectorized`).
 
     Raises:
-        DpmixError: unknown engine, shapes that do not fit, a loss that is not one per view.
+        DpmixError: unknown engine, shapes that do not fit, a loss that is not one per view, a model
+            that `vectorized`, asked for by name, cannot run.
     """
     # The engines import this module's types, hence the late import.
     from dpmix.privacy.examplewise import examplewise_sum
-    from dpmix.privacy.vectorized import vectorized_sum
+    from dpmix.privacy.vectorized import CannotVectorizeError, vectorized_sum
 
     _check(model, views, labels, max_grad_norm, engine)
     if engine == "auto":
         engine, reason = choose_engine(model, views.shape[1])
         logger.debug("engine %s: %s", engine, reason)
+        if engine == "vectorized":
+            try:
+                return vectorized_sum(model, loss, views, labels, max_grad_norm, example_chunk)
+            except CannotVectorizeError as error:
+                logger.debug("engine examplewise: %s", error)
+                engine = "examplewise"
     if engine == "vectorized":
         return vectorized_sum(model, loss, views, labels, max_grad_norm, example_chunk)
     return examplewise_sum(model, loss, views, labels, max_grad_norm, view_chunk)

@@ -17,6 +17,10 @@ from dpmix.privacy.examplewise import clip_root, per_view_loss
 MAX_GRADIENT_NUMBERS = 1 << 26
 
 
+class CannotVectorizeError(DpmixError):
+    """The model does what `vmap` cannot: it looks at values, or draws coins in place."""
+
+
 def vectorized_sum(
     model: nn.Module,
     loss: Loss,
@@ -43,7 +47,7 @@ def vectorized_sum(
         try:
             gradients, values = per_example(parameters, some_views, some_labels)
         except RuntimeError as error:
-            raise DpmixError(
+            raise CannotVectorizeError(
                 "engine vectorized cannot run this model: "
                 f"{str(error).splitlines()[0]}; use engine 'examplewise'"
             ) from error

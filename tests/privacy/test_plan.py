@@ -1,0 +1,135 @@
+"""The plan: what it fixes, and that data never changes it."""
+
+import dataclasses
+import math
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+from dpmix.data import TensorSource, normalization
+from dpmix.errors import DpmixError
+from dpmix.privacy.plan import PrivacyPlan
+from dpmix.training.step import PrivateTrainer
+from dpmix.views import ViewBuilder, ViewSpec
+
+QUICK = {"epsilon": 2.0, "delta": 1e-4, "steps": 5}
+
+
+def calibrated(**changes):
+    settings = {"n": 100, "expected_batch_size": 50} | QUICK | changes
+    return PrivacyPlan.calibrate(**{k: v for k, v in settings.items() if v is not None})
+
+
+@pytest.mark.parametrize(
+    ("n", "batch"), [(50_000, 4096), (50_000, 1000), (4000, 400), (7, 3), (3, 3)]
+)
+def test_q_is_exactly_b_over_n_and_the_denominator_exactly_b(n, batch):
+    # Opacus takes q = 1 / len(loader): 1/13 for 4,096 of 50,000 (reference: peers).
+    plan = PrivacyPlan.calibrate(
+        n=n, expected_batch_size=batch, epsilon=math.inf, steps=1, delta=1e-5
+    )
+    assert plan.sampling_rate == batch / n
+    assert plan.denominator == plan.expected_batch_size == batch
+    assert plan.n == n
+
+
+def test_epsilon_is_at_most_the_target_and_within_half_a_percent():
+    plan = calibrated()
+    assert 0.995 * 2 < plan.epsilon <= 2
+    assert plan.epsilon < plan.epsilon_rdp
+    assert plan.epsilon_after(0) == 0 < plan.epsilon_after(1) < plan.epsilon
+
+
+def test_adding_one_example_changes_neither_denominator_nor_noise():
+    """The small-N leak of opacus #571: there N + 1 examples gave another batch size and rate."""
+    plan = calibrated(n=10, expected_batch_size=3)
+    released = []
+    for count in (10, 11):
+        pixels = torch.zeros(count, 1, 4, 4, dtype=torch.uint8)
+        data = TensorSource(pixels, torch.arange(count) % 2, ("a", "b"))
+        model = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
+        views = ViewBuilder(ViewSpec("none"), 2, normalization("unit", 1))
+        optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+        trainer = PrivateTrainer(model, data, plan=plan, views=views, optimizer=optimizer)
+        assert trainer._sampler.rate == plan.sampling_rate == 3 / 10
+        released.append((trainer._noise.std, trainer._noise.denominator))
+    assert released[0] == released[1] == (plan.noise_multiplier, 3)
+
+
+def test_a_rate_and_a_denominator_need_no_n():
+    plan = calibrated(n=None, expected_batch_size=None, sampling_rate=0.5, denominator=7)
+    assert (plan.sampling_rate, plan.denominator, plan.n) == (0.5, 7, None)
+    assert plan.noise_multiplier == calibrated().noise_multiplier
+
+
+def test_epochs_become_steps():
+    plan = PrivacyPlan.calibrate(
+        n=50_000, expected_batch_size=1000, epochs=10, epsilon=math.inf, delta=1e-5
+    )
+    assert plan.steps == 500
+
+
+def test_sensitivity_2c_doubles_the_noise_and_leaves_sigma():
+    one, two = (
+        calibrated(max_grad_norm=0.5),
+        calibrated(max_grad_norm=0.5, sensitivity_multiplier=2),
+    )
+    assert one.noise_multiplier == two.noise_multiplier
+    assert one.noise_std == 0.5 * one.noise_multiplier
+    assert two.noise_std == 2 * one.noise_std
+
+
+def test_infinite_epsilon_is_not_private():
+    plan = calibrated(epsilon=math.inf)
+    assert not plan.private
+    assert plan.noise_std == 0
+    assert plan.max_grad_norm == plan.epsilon == math.inf
+
+
+def test_it_is_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        calibrated().noise_multiplier = 0.1
+
+
+def test_a_delta_of_one_over_n_or_more_warns_and_says_why():
+    with pytest.warns(UserWarning, match=r"not below 1/N = 1\.0e-02.*one whole record"):
+        calibrated(delta=0.01, epsilon=0.5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        calibrated(delta=0.0099, epsilon=0.5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epsilon": 0.0}, "epsilon is 0; expected above 0"),
+        ({"epsilon": -1.0}, "epsilon is -1; expected above 0"),
+        ({"epsilon": math.nan}, "epsilon is nan; expected above 0"),
+        ({"delta": 0.0}, r"delta is 0; expected in \(0, 1\)"),
+        ({"delta": 1.0}, r"delta is 1; expected in \(0, 1\)"),
+        ({"expected_batch_size": 101}, "is 101 but there are only 100 training examples"),
+        ({"expected_batch_size": 0}, "expected_batch_size is 0; expected above 0"),
+        ({"expected_batch_size": math.nan}, "expected_batch_size is nan; expected above 0"),
+        ({"n": 0}, "n is 0; expected 1 or more"),
+        ({"n": None}, "give n and expected_batch_size"),
+        ({"steps": 0}, "steps is 0; expected 1 or more"),
+        ({"steps": None}, "steps is None and epochs is None; give exactly one"),
+        ({"epochs": 3}, "steps is 5 and epochs is 3; give exactly one"),
+        ({"steps": None, "epochs": -1}, "epochs is -1; expected above 0"),
+        ({"max_grad_norm": 0.0}, "max_grad_norm is 0; expected above 0"),
+        ({"max_grad_norm": math.inf}, "max_grad_norm is infinite"),
+        ({"sensitivity_multiplier": 0}, "sensitivity_multiplier is 0; expected 1 or more"),
+        ({"sampling_rate": 0.1}, "are given together"),
+        ({"sampling_rate": 0.1, "denominator": 2}, "are given together, and instead of"),
+        (
+            {"expected_batch_size": None, "sampling_rate": 1.5, "denominator": 2},
+            r"sampling_rate is 1.5; expected in \(0, 1\]",
+        ),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(changes, message):
+    with warnings.catch_warnings(), pytest.raises(DpmixError, match=message):
+        warnings.simplefilter("ignore")
+        calibrated(**changes)

@@ -1,0 +1,47 @@
+"""What only the engine `vectorized` can get wrong: models that vmap cannot run."""
+
+import pytest
+import torch
+from torch import nn
+
+from dpmix.errors import DpmixError
+from dpmix.privacy import vectorized
+from dpmix.privacy.clipping import clipped_gradient_sum
+from dpmix.training.loss import soft_cross_entropy
+
+
+class Branching(nn.Module):
+    """Looks at a value of its input, which vmap forbids."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 2)
+
+    def forward(self, x):
+        x = x.flatten(1)
+        return self.linear(x) if x.sum().item() > 0 else self.linear(-x)
+
+
+def test_a_model_that_vmap_cannot_run_names_the_other_engine():
+    views, labels = torch.ones(2, 3, 1, 2, 2), torch.full((2, 3, 2), 0.5)
+    with pytest.raises(DpmixError, match="cannot run this model.*use engine 'examplewise'"):
+        clipped_gradient_sum(
+            Branching(), soft_cross_entropy, views, labels, 1.0, engine="vectorized"
+        )
+    assert clipped_gradient_sum(Branching(), soft_cross_entropy, views, labels, 1.0).engine == (
+        "examplewise"
+    ), "auto goes on with the other one"
+
+
+def test_examples_are_taken_in_chunks_that_bound_the_gradients_held(monkeypatch):
+    seen = []
+
+    class Watched(nn.Linear):
+        def forward(self, x):
+            seen.append(1)
+            return super().forward(x.flatten(1))
+
+    views, labels = torch.ones(5, 1, 1, 2, 2), torch.full((5, 1, 2), 0.5)
+    monkeypatch.setattr(vectorized, "MAX_GRADIENT_NUMBERS", 25)  # two gradients of 10 numbers
+    clipped_gradient_sum(Watched(4, 2), soft_cross_entropy, views, labels, 1.0, engine="vectorized")
+    assert len(seen) == 3
