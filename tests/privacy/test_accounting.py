@@ -1,4 +1,4 @@
-"""Epsilon and sigma against independent sources: opacus' PRV, dp-accounting itself, closed forms."""
+"""Epsilon and sigma against opacus' PRV accountant, dp-accounting itself and closed forms."""
 
 import math
 
@@ -59,7 +59,7 @@ def test_sigma_and_epsilon_agree_with_opacus_and_with_dp_accounting(
 
 
 def test_sigma_at_epsilon_8_is_the_published_one():
-    # ../reference: batch 4,096 of 50,000, 2,500 steps: PLD needs 2.58 where RDP-era code used 3.
+    # Batch 4,096 of 50,000, 2,500 steps: PLD needs 2.58 where code that counted by RDP used 3.
     assert calibrate_sigma(4096 / 50_000, 2500, 8.0, 1e-5) == pytest.approx(2.58, abs=0.01)
 
 

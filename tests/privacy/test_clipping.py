@@ -1,4 +1,4 @@
-"""Both engines against a brute-force loop over single views, on the kinds of models that people use.
+"""Both engines against a brute-force loop over single views, on the models that people use.
 
 Brute force: the gradient of every view by itself, in float64, averaged, clipped and summed by hand.
 """

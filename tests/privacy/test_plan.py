@@ -26,7 +26,7 @@ def calibrated(**changes):
     ("n", "batch"), [(50_000, 4096), (50_000, 1000), (4000, 400), (7, 3), (3, 3)]
 )
 def test_q_is_exactly_b_over_n_and_the_denominator_exactly_b(n, batch):
-    # Opacus takes q = 1 / len(loader): 1/13 for 4,096 of 50,000 (reference: peers).
+    # Opacus takes q = 1 / len(loader): 1/13 for 4,096 of 50,000.
     plan = PrivacyPlan.calibrate(
         n=n, expected_batch_size=batch, epsilon=math.inf, steps=1, delta=1e-5
     )

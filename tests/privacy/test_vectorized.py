@@ -24,7 +24,7 @@ class Branching(nn.Module):
 
 def test_a_model_that_vmap_cannot_run_names_the_other_engine():
     views, labels = torch.ones(2, 3, 1, 2, 2), torch.full((2, 3, 2), 0.5)
-    with pytest.raises(DpmixError, match="cannot run this model.*use engine 'examplewise'"):
+    with pytest.raises(DpmixError, match=r"cannot run this model.*use engine 'examplewise'"):
         clipped_gradient_sum(
             Branching(), soft_cross_entropy, views, labels, 1.0, engine="vectorized"
         )

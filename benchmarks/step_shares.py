@@ -1,0 +1,85 @@
+"""Where the time of a training step goes: reading, views, clipped gradients, noise, the rest.
+
+Runs real training steps of any settings that `dpmix train` takes and times their parts, on the
+device that it trains on:
+
+    python benchmarks/step_shares.py model=wrn-16-4 data=cifar10.npz expected_batch_size=16 steps=20
+"""
+
+import statistics
+import sys
+import time
+from collections import defaultdict
+from unittest.mock import patch
+
+import torch
+import yaml
+
+from dpmix.assembly import assemble
+from dpmix.config import Config
+from dpmix.training import step as step_module
+
+
+class Clock:
+    """Adds up seconds by name; waits for the device, so that its work is counted where it is."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.seconds = defaultdict(float)
+
+    def timed(self, name, function):
+        """Return `function`, its time counted under `name`."""
+
+        def call(*args, **kwargs):
+            start = self.now()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self.seconds[name] += self.now() - start
+
+        return call
+
+    def now(self) -> float:
+        """Seconds, once the device has done all that it was given."""
+        if self.device.type != "cpu":
+            torch.accelerator.synchronize()
+        return time.perf_counter()
+
+
+def main() -> None:
+    """Train, time the parts of every step, print their shares."""
+    settings = {k: yaml.safe_load(v) for k, v in (part.split("=", 1) for part in sys.argv[1:])}
+    parts = assemble(Config.load(**settings))
+    trainer = parts.trainer()
+    clock = Clock(parts.device)
+    builder, source = type(parts.views), type(parts.splits.train)
+    with (
+        patch.object(source, "images", clock.timed("reading", source.images)),
+        patch.object(builder, "build", clock.timed("views", builder.build)),
+        patch.object(builder, "draw_coins", clock.timed("views", builder.draw_coins)),
+        patch.object(
+            step_module,
+            "clipped_gradient_sum",
+            clock.timed("clipped gradients", step_module.clipped_gradient_sum),
+        ),
+        patch.object(trainer._noise, "release", clock.timed("noise", trainer._noise.release)),
+        patch.object(parts.optimizer, "step", clock.timed("optimizer", parts.optimizer.step)),
+    ):
+        steps, drawn = [], []
+        for _ in range(parts.plan.steps):
+            start = clock.now()
+            drawn.append(trainer.step().drawn)
+            steps.append(clock.now() - start)
+    total = sum(steps)
+    views = parts.views.spec.views
+    print(f"{parts.config.model.model}, {parts.views.spec.method}, {views} views an example, "
+          f"{statistics.mean(drawn):.1f} examples a step, {len(steps)} steps, "
+          f"{parts.device}, {torch.get_num_threads()} threads")  # fmt: skip
+    print(f"seconds a step: median {statistics.median(steps):.3f}, mean {total / len(steps):.3f}")
+    print("| part | share of the time |\n|---|---|")
+    for name, seconds in [*clock.seconds.items(), ("rest", total - sum(clock.seconds.values()))]:
+        print(f"| {name} | {seconds / total:.2%} |")
+
+
+if __name__ == "__main__":
+    main()
