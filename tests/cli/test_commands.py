@@ -47,7 +47,7 @@ def trained(dpmix, image_root, tmp_path, flags):
 
 def test_train_ends_with_the_table(trained):
     folder, out = trained
-    for said in ("test accuracy", "worst class", "epsilon 1.99", "delta 0.001", "sigma", "q 0.125",
+    for said in ("test accuracy", "worst class", "epsilon 2.000", "delta 0.001", "sigma", "q 0.125",
                  "steps", "mix-self", str(folder)):  # fmt: skip
         assert said in out
     assert "\x1b" not in out, "no bar and no colour where the output is no terminal"
@@ -85,7 +85,7 @@ def test_dry_run_prints_plan_size_and_time_and_writes_nothing(dpmix, image_root,
                              "--dry-run")  # fmt: skip
     assert status == 0, err
     for said in (
-        "epsilon 1.99",
+        "epsilon 2.000",
         "parameters",
         "80 training images",
         "10 clipped gradients x 4 views",

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dpmix.privacy.plan import PrivacyPlan
+from dpmix.reporting.epsilon import shown_epsilon
 
 
 def calibrate(
@@ -44,5 +45,6 @@ def calibrate(
         caption=f"q {silent.sampling_rate:g}, {silent.steps} steps, delta {delta:g}",
     )  # fmt: skip
     for row in sorted(plans, key=lambda plan: -plan.noise_multiplier):
-        table.add_row(f"{row.noise_multiplier:.4f}", f"{row.epsilon:.4f}", f"{row.epsilon_rdp:.4f}")
+        epsilons = (shown_epsilon(value, 4) for value in (row.epsilon, row.epsilon_rdp))
+        table.add_row(f"{row.noise_multiplier:.4f}", *epsilons)
     Console().print(table)

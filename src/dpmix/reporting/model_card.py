@@ -5,6 +5,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from dpmix.config import Config
+from dpmix.reporting.epsilon import shown_epsilon
 
 
 def model_card(config: Config, statement: dict[str, Any], numbers: dict[str, Any]) -> str:
@@ -16,5 +17,11 @@ def model_card(config: Config, statement: dict[str, Any], numbers: dict[str, Any
         autoescape=False,
         keep_trailing_newline=True,
     )
+    environment.filters |= {"epsilon": shown_epsilon, "cell": _cell}
     template = environment.get_template("model_card.md.j2")
     return template.render(config=config, statement=statement, numbers=numbers)
+
+
+def _cell(text: str) -> str:
+    """Text that stays inside one cell of a Markdown table."""
+    return " ".join(text.replace("|", "\\|").split())

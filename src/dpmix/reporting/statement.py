@@ -10,6 +10,7 @@ from typing import Any
 from dpmix.config import Config
 from dpmix.privacy.accounting import epsilon_rdp
 from dpmix.privacy.plan import PrivacyPlan
+from dpmix.reporting.epsilon import shown_epsilon
 
 NOT_PRIVATE = "NOT PRIVATE"
 
@@ -62,8 +63,8 @@ def guarantee(plan: PrivacyPlan, epsilon: float, seed: int | None) -> str:
     if not plan.private:
         return f"{NOT_PRIVATE}: trained without clipping and without noise."
     sentence = (
-        f"The model is ({epsilon:.3f}, {plan.delta:g})-differentially private with respect to "
-        "adding or removing one training example."
+        f"The model is ({shown_epsilon(epsilon)}, {plan.delta:g})-differentially private with "
+        "respect to adding or removing one training example."
     )
     if seed is not None:
         sentence += (

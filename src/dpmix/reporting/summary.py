@@ -3,6 +3,7 @@
 from rich.table import Table
 
 from dpmix.privacy.plan import PrivacyPlan
+from dpmix.reporting.epsilon import shown_epsilon
 from dpmix.reporting.statement import NOT_PRIVATE
 from dpmix.training.evaluate import Evaluation
 
@@ -20,7 +21,10 @@ def two_columns(rows: list[tuple[str, str]]) -> Table:
 def guarantee_rows(plan: PrivacyPlan, method: str, seed: int | None) -> list[tuple[str, str]]:
     """The plan, a line a fact."""
     rows = [
-        ("privacy", f"epsilon {plan.epsilon:.3f}, delta {plan.delta:g} (add/remove one example)"),
+        (
+            "privacy",
+            f"epsilon {shown_epsilon(plan.epsilon)}, delta {plan.delta:g} (add/remove one example)",
+        ),
         ("noise", f"sigma {plan.noise_multiplier:.4f}, clipping norm C {plan.max_grad_norm:g}"),
     ]
     if not plan.private:

@@ -1,0 +1,36 @@
+"""The bars: rate, time left and epsilon on a terminal, nothing elsewhere."""
+
+import io
+
+from rich.console import Console
+
+from dpmix.cli.progress import decoding_bar, training_bar
+from dpmix.training.evaluate import Evaluation
+from dpmix.training.loop import Progress
+
+
+def drawn(terminal, private=True):
+    """What two steps of training and half a decode print."""
+    text = io.StringIO()
+    console = Console(file=text, force_terminal=terminal, width=160, color_system=None)
+    with training_bar(console, steps=4, private=private) as update:
+        update(Progress(1, 4, 1.25, None))
+        update(Progress(2, 4, 1.25, Evaluation(0.625, {"a": 1.0}, 0.1, 8)))
+    with decoding_bar(console) as decoded:
+        decoded(50, 100)
+    return text.getvalue()
+
+
+def test_a_terminal_sees_steps_rate_epsilon_and_accuracy():
+    text = drawn(terminal=True)
+    for said in ("training", "2/4", "steps/s", "epsilon so far <= 1.25", "test 62.5%", "50/100"):
+        assert said in text
+
+
+def test_without_privacy_the_bar_says_so():
+    text = drawn(terminal=True, private=False)
+    assert "NOT PRIVATE" in text and "epsilon" not in text
+
+
+def test_a_file_sees_nothing():
+    assert drawn(terminal=False).strip() == ""

@@ -1,0 +1,23 @@
+"""Printed epsilons are upper bounds too."""
+
+import math
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dpmix.reporting.epsilon import shown_epsilon
+
+
+def test_rounded_up_and_exact_where_it_can_be():
+    assert shown_epsilon(2.0001) == "2.001"
+    assert shown_epsilon(2.9999) == "3.000"
+    assert shown_epsilon(1.1) == "1.100"
+    assert shown_epsilon(0.12345, digits=4) == "0.1235"
+    assert shown_epsilon(0.0) == "0.000"
+    assert shown_epsilon(math.inf) == "inf"
+
+
+@given(st.floats(0, 1e6), st.integers(0, 6))
+def test_never_smaller_and_less_than_one_unit_larger(epsilon, digits):
+    shown = float(shown_epsilon(epsilon, digits))
+    assert epsilon <= shown < epsilon + 1.001 * 10.0**-digits

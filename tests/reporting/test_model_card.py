@@ -1,0 +1,44 @@
+"""The card: readable Markdown with what the statement and the metrics hold."""
+
+import re
+
+from dpmix.config import Config, InputConfig
+from dpmix.privacy.plan import PrivacyPlan
+from dpmix.reporting.metrics import metrics
+from dpmix.reporting.model_card import model_card
+from dpmix.reporting.statement import privacy_statement
+from dpmix.training.evaluate import Evaluation
+from dpmix.training.loop import History
+
+
+def card(classes, **settings):
+    plan = PrivacyPlan.calibrate(n=100, expected_batch_size=50, epsilon=2.0, delta=1e-4, steps=5)
+    config = Config.load(**settings).model_copy(
+        update={"input": InputConfig(image_shape=(1, 8, 8), class_names=tuple(classes))}
+    )
+    evaluation = Evaluation(0.75, classes, 0.6, 200)
+    history = History([{"step": 5, "epsilon": 2.0, "test_accuracy": 0.75}], 3.0, evaluation)
+    statement = privacy_statement(config, plan, steps=5)
+    return model_card(config, statement, metrics(config, plan, history, 1234)), statement
+
+
+def test_it_says_the_guarantee_the_accuracy_and_the_worst_class():
+    text, statement = card({"cat": 0.9, "dog": 0.6})
+    assert statement["guarantee"] in text
+    for said in ("75.00 % of 200 images", "dog: 60.00 %", "| 1234 |", "uint8 1 x 8 x 8", "5 of 5"):
+        assert said in text
+    for assumption in statement["assumptions"]:
+        assert f"- {assumption}\n" in text
+
+
+def test_every_table_row_has_two_cells_whatever_a_class_is_called():
+    text, _ = card({"a|b": 0.5, "<i>c</i>": 0.5, "é": 1.0})
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(rows) > 15
+    for row in rows:
+        assert len(re.findall(r"(?<!\\)\|", row)) == 3, row
+
+
+def test_a_pool_is_named():
+    text, _ = card({"a": 1.0, "b": 1.0}, method="mix-diff", pool="drawn/images")
+    assert "| public pool | drawn/images |" in text

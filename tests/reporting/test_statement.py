@@ -1,0 +1,64 @@
+"""What a run claims comes from its plan, and from nowhere else."""
+
+import dataclasses
+import math
+
+import pytest
+
+from dpmix.config import Config
+from dpmix.privacy.plan import PrivacyPlan
+from dpmix.reporting.statement import assumptions, guarantee, privacy_statement
+
+PLAN = PrivacyPlan(
+    sampling_rate=0.25,
+    denominator=25.0,
+    steps=4,
+    noise_multiplier=2.0,
+    max_grad_norm=0.5,
+    delta=1e-4,
+    sensitivity_multiplier=2,
+    target_epsilon=3.0,
+    n=100,
+)
+
+
+def test_every_number_is_the_plans_whatever_the_settings_say():
+    config = Config.load(epsilon=0.1, delta=1e-9, max_grad_norm=77, expected_batch_size=1)
+    said = privacy_statement(config, PLAN, steps=4)
+    assert said["epsilon"] == PLAN.epsilon
+    assert said["epsilon_rdp"] == pytest.approx(PLAN.epsilon_rdp)
+    for name in ("sampling_rate", "denominator", "noise_multiplier", "max_grad_norm", "delta"):
+        assert said[name] == getattr(PLAN, name)
+    assert said["examples"] == 100
+    assert said["sensitivity"] == 1.0
+    assert said["noise_std"] == 2.0
+    assert said["neighbouring_relation"] == "add or remove one training example"
+    assert said["private"] and said["complete"]
+
+
+def test_an_unfinished_run_states_what_it_has_spent():
+    said = privacy_statement(Config.load(), PLAN, steps=1)
+    assert (said["steps"], said["planned_steps"], said["complete"]) == (1, 4, False)
+    assert said["epsilon"] == PLAN.epsilon_after(1) < PLAN.epsilon
+
+
+def test_the_sentence_names_both_numbers_a_seed_and_the_lack_of_privacy():
+    assert guarantee(PLAN, 2.5, None) == (
+        "The model is (2.500, 0.0001)-differentially private with respect to adding or removing "
+        "one training example."
+    )
+    assert "SEEDED (5)" in guarantee(PLAN, 2.5, 5)
+    open_plan = dataclasses.replace(PLAN, noise_multiplier=0.0, max_grad_norm=math.inf)
+    assert guarantee(open_plan, math.inf, None).startswith("NOT PRIVATE")
+
+
+def test_the_sentence_never_rounds_epsilon_down():
+    assert "(2.001, " in guarantee(PLAN, 2.0001, None)
+
+
+def test_n_is_called_public_only_where_it_is():
+    assert any("N is public" in said for said in assumptions(Config.load(), PLAN))
+    hidden = dataclasses.replace(PLAN, n=None)
+    said = assumptions(Config.load(), hidden)
+    assert not any("N is public" in one for one in said)
+    assert any("denominator were chosen without looking" in one for one in said)
