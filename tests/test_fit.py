@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -125,8 +126,14 @@ def test_every_method_trains(image_root, tmp_path, quick, method):
     assert statement["sensitivity"] == factor
 
 
+@pytest.mark.parametrize("pool", ["images", "images/train", "images/train/../test", "."])
+def test_a_pool_that_overlaps_the_private_images_is_refused(image_root, tmp_path, quick, pool):
+    with pytest.raises(DpmixError, match="overlaps the private data"):
+        run(image_root, tmp_path, method="mix-diff", pool=str(tmp_path / pool), **quick)
+
+
 def test_mix_diff_trains_with_a_folder_of_public_images(image_root, tmp_path, quick):
-    pool = image_root / "test"
+    pool = shutil.copytree(image_root / "test", tmp_path / "public")
     result = run(image_root, tmp_path, method="mix-diff", pool=str(pool), **quick)
     statement = json.loads((result.folder / "privacy.json").read_text())
     assert statement["public_inputs"]["pool"] == str(pool)
@@ -170,6 +177,20 @@ def test_a_run_that_dies_leaves_its_last_model_and_a_true_statement(image_root, 
     assert statement["epsilon"] == pytest.approx(expected)
     assert load_run(folder, "cpu").input.class_names == ("disc", "stripes")
     assert len((folder / "diagnostics" / "steps.jsonl").read_text().splitlines()) == 3
+
+
+def test_an_overwriting_run_that_fails_early_leaves_the_earlier_run(image_root, tmp_path, quick):
+    run(image_root, tmp_path, **quick)
+    before = released(tmp_path / "run")
+
+    def cut(now):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(image_root, tmp_path, report=cut, overwrite=True, eval_every=2, **quick)
+    assert released(tmp_path / "run") == before
+    run(image_root, tmp_path, overwrite=True, **quick)
+    assert released(tmp_path / "run")["model.safetensors"] != before["model.safetensors"]
 
 
 def test_a_mistake_is_found_before_the_folder_is_touched(image_root, tmp_path, quick):

@@ -147,6 +147,19 @@ def _views(config: Config, splits: Splits, spec: ViewSpec) -> ViewBuilder:
     train = splits.train
     pool = None
     if config.views.pool is not None:
+        _refuse_private_pool(Path(config.views.pool), Path(config.data.data))
         pool = PublicPool.from_folder(Path(config.views.pool), train.class_names, train.image_shape)
     constants = normalization(config.data.normalization, train.image_shape[0])
     return ViewBuilder(spec, len(train.class_names), constants, pool)
+
+
+def _refuse_private_pool(pool: Path, private: Path) -> None:
+    """Refuse a pool in or around the folder of the private images; more can't be known of it."""
+    if not private.is_dir():
+        return
+    inner, outer = pool.resolve(), private.resolve()
+    if inner.is_relative_to(outer) or outer.is_relative_to(inner):
+        raise DpmixError(
+            f"the public pool '{pool}' overlaps the private data '{private}'; expected public "
+            "images only: move them to a folder of their own"
+        )

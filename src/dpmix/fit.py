@@ -72,9 +72,10 @@ def run(parts: Assembly, report: Callable[[Progress], None] = lambda _: None) ->
     ema = Ema(parts.model, parts.config.optimizer.ema_decay)
     folder = RunFolder(_output(parts.config))
     folder.create(parts.config.run.overwrite)
-    write_text(folder.config, parts.config.to_yaml())
 
     def save(history: History) -> None:
+        if len(history.points) == 1:
+            folder.begin(parts.config.to_yaml())
         _save(parts, folder, ema, history)
 
     history = train(

@@ -39,9 +39,9 @@ def test_all_corrupt_images_are_found_and_named(png, encoded):
         decode_sources(parts(encoded, files), ("a", "b"), ReadOptions())
 
 
-def test_ten_names_are_shown_then_a_count(png, encoded):
+def test_all_are_named_and_ten_reasons_given(png, encoded):
     files = [png()] + [b"broken"] * 12
-    with pytest.raises(DpmixError, match=r"12 of 13 .*'10' \([^']* and 2 more"):
+    with pytest.raises(DpmixError, match=r"12 of 13 .*'10' \([^']*, '11', '12'; repair"):
         decode_sources(parts(encoded, files), ("a", "b"), ReadOptions())
 
 

@@ -60,6 +60,14 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["card.md"]
 
 
+def test_a_full_disk_is_named_when_the_private_log_hits_it(tmp_path, no_space):
+    folder = RunFolder(tmp_path / "run")
+    folder.create(overwrite=False)
+    with pytest.raises(DpmixError, match=r"cannot write '.*steps\.jsonl'.*saved model is unharmed"):
+        for _ in range(100):
+            folder.log_private({"text": "x" * 100})
+
+
 def test_a_folder_with_anything_in_it_is_refused_without_overwrite(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(DpmixError, match=r"not empty; give another --output, or --overwrite"):
@@ -73,8 +81,11 @@ def test_overwrite_removes_a_runs_files_and_nothing_else(tmp_path):
     for path in (folder.model, folder.privacy, folder.private_log):
         path.write_text("of the run before")
     folder.create(overwrite=True)
+    assert folder.model.exists(), "kept until there is a model to put in its place"
+    folder.begin("settings")
     assert not folder.model.exists() and not folder.privacy.exists()
     assert not folder.private_log.exists()
+    assert folder.config.read_text() == "settings"
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
 

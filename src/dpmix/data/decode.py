@@ -29,7 +29,7 @@ from dpmix.data.source import ImageSource, TensorSource
 from dpmix.errors import DpmixError
 
 MAX_BYTES_IN_MEMORY = 4 * 2**30
-_NAMES_SHOWN = 10
+_REASONS_SHOWN = 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,10 +123,11 @@ def _decode_all(
 
 
 def _corrupt_error(reasons: dict[int, str], images: EncodedImages) -> DpmixError:
-    shown = list(reasons.items())[:_NAMES_SHOWN]
-    named = ", ".join(f"'{images.names[index]}' ({reason})" for index, reason in shown)
-    more = f" and {len(reasons) - len(shown)} more" if len(reasons) > len(shown) else ""
+    named = ", ".join(
+        f"'{images.names[index]}'" + (f" ({reason})" if place < _REASONS_SHOWN else "")
+        for place, (index, reason) in enumerate(reasons.items())
+    )
     return DpmixError(
-        f"{len(reasons)} of {len(images)} images cannot be decoded: {named}{more}; "
+        f"{len(reasons)} of {len(images)} images cannot be decoded: {named}; "
         "repair them, or leave them out with --skip-corrupt"
     )

@@ -29,15 +29,16 @@ class RunFolder:
         self.private_notice = self.diagnostics / "PRIVATE.txt"
 
     def create(self, overwrite: bool) -> None:
-        """Make the folder; with `overwrite` remove an earlier run's files, and only those.
+        """Make the folder; an earlier run's model stays in it until `begin` takes its place.
 
         Raises:
             DpmixError: the folder is not empty, or can't be made.
         """
         try:
             if self.root.is_dir() and any(self.root.iterdir()):
-                self._clear(overwrite)
+                self._refuse_unless(overwrite)
             self.diagnostics.mkdir(parents=True, exist_ok=True)
+            self.private_log.unlink(missing_ok=True)
         except OSError as error:
             raise DpmixError(
                 f"cannot make run folder '{self.root}': {error.strerror}; give another --output"
@@ -48,20 +49,37 @@ class RunFolder:
             "without noise.\nThe privacy guarantee does not cover them: do not share them.\n",
         )
 
-    def _clear(self, overwrite: bool) -> None:
+    def _refuse_unless(self, overwrite: bool) -> None:
         if not overwrite:
             raise DpmixError(
                 f"run folder '{self.root}' is not empty; give another --output, or --overwrite to "
                 "replace the run in it"
             )
-        for path in (self.model, self.config, self.privacy, self.metrics, self.card,
-                     self.private_log):  # fmt: skip
+
+    def begin(self, config: str) -> None:
+        """Remove an earlier run's files, and only those, and write this run's settings.
+
+        Called when this run has a model to put there. The earlier model goes first, so that no
+        statement of this run ever stands beside it.
+        """
+        for path in (self.model, self.privacy, self.metrics, self.card, self.config):
             path.unlink(missing_ok=True)
+        write_text(self.config, config)
 
     def log_private(self, record: dict[str, Any]) -> None:
-        """Append one line to the private log; it is on disk when the call returns."""
-        with self.private_log.open("a", encoding="utf-8") as log:
-            log.write(to_json(record, indent=None) + "\n")
+        """Append one line to the private log.
+
+        Raises:
+            DpmixError: the disk is full, or the like; what was saved before is unharmed.
+        """
+        try:
+            with self.private_log.open("a", encoding="utf-8") as log:
+                log.write(to_json(record, indent=None) + "\n")
+        except OSError as error:
+            raise DpmixError(
+                f"cannot write '{self.private_log}': {error.strerror}; the last saved model is "
+                "unharmed: free some space"
+            ) from None
 
 
 def write_aside(path: Path, write: Callable[[Path], None]) -> None:
