@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import jaxtyping
 import numpy as np
 import pytest
 from PIL import Image
@@ -23,6 +24,16 @@ def write_class_folders(root: Path, per_class: int, rng: np.random.Generator) ->
         for index in range(per_class):
             Image.fromarray(draw(label, rng)).save(folder / f"{index:03}.png")
     return root
+
+
+@pytest.fixture
+def unchecked(monkeypatch):
+    """Runs the package as users do, without checks of annotations.
+
+    For tests that pass what the annotations forbid, and for those that watch the generators and the
+    warnings, which the type checker uses too.
+    """
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 @pytest.fixture

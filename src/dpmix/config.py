@@ -109,7 +109,7 @@ class OptimizerConfig(Section):
     """How the released gradients are used; none of it affects privacy."""
 
     optimizer: str = Field("SGD", description="any of torch.optim by name: SGD, Adam, ...")
-    learning_rate: float = Field(2.0, gt=0, description="learning rate")
+    learning_rate: float = Field(1.0, gt=0, description="learning rate")
     momentum: float | None = Field(
         None, ge=0, lt=1, description="momentum, where the optimizer has it; default 0.9"
     )

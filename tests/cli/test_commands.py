@@ -11,6 +11,8 @@ import pytest
 from dpmix.cli import main
 from dpmix.config import LEAVES
 
+pytestmark = pytest.mark.usefixtures("unchecked")
+
 
 @pytest.fixture
 def dpmix(monkeypatch, capsys):
@@ -116,7 +118,9 @@ def test_predict_writes_csv_and_json_that_agree(dpmix, trained, image_root, tmp_
     status, out, _ = dpmix("predict", folder, image_root / "test")
     rows = list(csv.DictReader(io.StringIO(out)))
     assert status == 0 and len(rows) == 20
-    assert sum(float(rows[0][f"p({name})"]) for name in ("disc", "stripes")) == pytest.approx(1)
+    assert sum(float(rows[0][f"p({name})"]) for name in ("disc", "stripes")) == pytest.approx(
+        1, abs=3e-6
+    )
     status, out, _ = dpmix("predict", folder, image_root / "test", "--output", tmp_path / "p.json")
     assert status == 0 and "20 predictions" in out
     written = json.loads((tmp_path / "p.json").read_text())

@@ -241,6 +241,7 @@ def test_a_head_on_features_is_checked_by_its_own_shape():
     check_private(nn.Linear(16, 4), (16,))
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_the_check_leaves_no_trace():
     model = net(nn.GroupNorm(2, 4), nn.Dropout(), nn.BatchNorm2d(4).eval().requires_grad_(False))
     model[2].eval()

@@ -18,6 +18,7 @@ class Holder(nn.Module):
         self.plain = torch.zeros(2)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_tensors_modes_and_generators_come_back_even_after_an_error():
     model = nn.Sequential(Holder(), nn.Dropout().eval())
     holder = model[0]

@@ -232,6 +232,7 @@ def test_a_loss_that_is_already_a_mean_is_refused(engine):
         clipped_gradient_sum(built("mlp").double(), averaged, *batch(), 1.0, engine=engine)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -76,6 +76,7 @@ def test_a_folder_that_is_not_there_is_refused(tmp_path):
         PublicPool.from_folder(tmp_path / "gone", ("ant",), (3, 6, 6))
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(("count", "labels"), [(0, 0), (2, 3), (3, 0)])
 def test_an_empty_pool_or_one_with_too_few_labels_is_refused(count, labels):
     images = torch.zeros(count, 1, 4, 4, dtype=torch.uint8)

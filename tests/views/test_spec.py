@@ -45,6 +45,7 @@ def test_only_microbatch_mixup_puts_two_examples_behind_one_gradient(method):
     assert spec.examples_per_group == spec.sensitivity_multiplier == expected
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
@@ -78,6 +79,7 @@ def test_a_setting_that_cannot_be_meant_is_refused_with_its_value(settings, said
         ViewSpec(**settings)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("typo", "hint"),
     [("mixself", "mix-self"), ("mix_diff", "mix-diff"), ("microbatch", "microbatch-mixup")],
@@ -87,6 +89,7 @@ def test_an_unknown_method_is_refused_with_the_nearest_name(typo, hint):
         ViewSpec(typo)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_a_method_like_no_other_is_refused_with_all_names():
     with pytest.raises(DpmixError) as error:
         ViewSpec("zzz")

@@ -15,7 +15,7 @@ from torch import Tensor
 from dpmix.errors import DpmixError
 
 
-# Checkable, so that tests can check annotations while the code runs.
+# Checkable: the tests check annotations while the code runs.
 @runtime_checkable
 class ImageSource(Protocol):
     """N labelled images, fetched by index; example i is image i and label i."""

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from dpmix.data.normalization import Normalization
@@ -54,7 +54,6 @@ def evaluate(
     )
 
 
-@torch.inference_mode()
 def logits(
     model: nn.Module, source: ImageSource, normalization: Normalization, device: torch.device
 ) -> Iterator[Float[Tensor, "B L"]]:
@@ -63,11 +62,9 @@ def logits(
     model.eval()
     try:
         for index in torch.arange(len(source)).split(BATCH):
-            yield model(normalization(_pixels(source, index).to(device))).float().cpu()
+            with torch.inference_mode():
+                scores = model(normalization(source.images(index).to(device))).float().cpu()
+            yield scores
     finally:
         for module, training in modes.items():
             module.training = training
-
-
-def _pixels(source: ImageSource, index: Int64[Tensor, " B"]) -> Tensor:
-    return source.images(index)
