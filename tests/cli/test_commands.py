@@ -3,8 +3,11 @@
 import csv
 import io
 import json
+import signal
 import subprocess
 import sys
+import time
+from importlib import metadata
 
 import pytest
 
@@ -45,6 +48,16 @@ def trained(dpmix, image_root, tmp_path, flags):
     status, out, err = dpmix("train", "--data", image_root, "--output", folder, *flags)
     assert (status, err) == (0, ""), err
     return folder, out
+
+
+def test_the_version_is_the_packages(dpmix):
+    assert dpmix("--version") == (0, f"dpmix {metadata.version('dpmix')}\n", "")
+
+
+def test_no_command_shows_the_help(dpmix):
+    _, out, _ = dpmix()
+    for name in ("train", "evaluate", "predict", "calibrate"):
+        assert name in out
 
 
 def test_train_ends_with_the_table(trained):
@@ -175,6 +188,10 @@ MISTAKES = [
     (["train", "--seed", "-1"], "seed is -1"),
     (["train", "--optimizer-options", "nesterov"], "optimizer_options"),
     (["train", "--config", "none.yaml"], "cannot read recipe 'none.yaml'"),
+    (["trian"], "No such command 'trian'. Did you mean 'train'?"),
+    (["train", "--epsilonn", "3"], "No such option: --epsilonn (Possible options: --epsilon)"),
+    (["train", "--epsilon", "three"], "Invalid value for '--epsilon'"),
+    (["predict"], "Missing argument"),
     (["evaluate", "nowhere"], "is no run folder"),
     (["predict", "nowhere", "x.png"], "is no run folder"),
     (["predict", "nowhere", "x.png", "--output", "p.txt"], "ending in .csv or .json"),
@@ -226,3 +243,19 @@ def test_the_installed_command_and_the_module_exit_with_2():
         )
         assert done.returncode == 2
         assert "Traceback" not in done.stderr and done.stderr.startswith("error: method is 'x'")
+
+
+def test_an_interrupted_run_says_where_its_model_is(image_root, tmp_path, flags):
+    """A real SIGINT, once the first model is there."""
+    run = [sys.executable, "-m", "dpmix", "train", "--data", str(image_root), "--output",
+           str(tmp_path / "r"), *map(str, flags), "--steps", "100000", "--eval-every", "1",
+           "--epsilon", "inf"]  # fmt: skip
+    process = subprocess.Popen(run, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "r" / "MODEL_CARD.md").exists():
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.strip() == "interrupted; what the run had saved is in its folder"
+    assert not list((tmp_path / "r").glob(".*.part"))

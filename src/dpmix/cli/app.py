@@ -3,7 +3,8 @@
 import sys
 import warnings
 from collections.abc import Callable
-from typing import Any
+from importlib import metadata
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -17,13 +18,31 @@ from dpmix.errors import DpmixError
 USER_ERROR = 2
 INTERRUPTED = 130
 
+# What a misspelt command, flag or value raises; typer names its subclass only.
+_UsageError: Any = typer.BadParameter.__base__
+
 app = typer.Typer(
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     help="Train image classifiers on private images, with a differential-privacy guarantee.",
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"dpmix {metadata.version('dpmix')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="print the version and exit", callback=_print_version),
+    ] = False,
+) -> None: ...
+
 
 for _command in (train, evaluate, predict, calibrate):
     app.command()(_command)
@@ -34,13 +53,21 @@ def main() -> None:
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     warnings.showwarning = _warn(console)
     try:
-        app()
+        status = app(args=sys.argv[1:] or ["--help"], standalone_mode=False)
     except DpmixError as error:
-        console.print(f"[bold red]error:[/] {_plain(error)}")
-        sys.exit(USER_ERROR)
-    except KeyboardInterrupt:
+        _refuse(console, str(error))
+    except _UsageError as error:
+        _refuse(console, f"{error.format_message().rstrip('.')}; see --help")
+    # Typer turns Ctrl-C into this status, whatever the mode.
+    if status == INTERRUPTED:
         console.print("interrupted; what the run had saved is in its folder")
-        sys.exit(INTERRUPTED)
+    if status:
+        sys.exit(status)
+
+
+def _refuse(console: Console, message: str) -> NoReturn:
+    console.print(f"[bold red]error:[/] {_plain(message)}")
+    sys.exit(USER_ERROR)
 
 
 def _plain(message: object) -> str:
