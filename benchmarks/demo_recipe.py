@@ -26,14 +26,15 @@ VALIDATION = 800
 
 # The demo's batch is 400 of 4,000; here the same share of 3,200.
 CANDIDATES = {
+    "50 steps, rate 0.5": {"steps": 50, "learning_rate": 0.5},
     "50 steps, rate 1": {"steps": 50, "learning_rate": 1.0},
     "50 steps, rate 2": {"steps": 50, "learning_rate": 2.0},
     "50 steps, rate 4": {"steps": 50, "learning_rate": 4.0},
     "50 steps, rate 2, cosine": {"steps": 50, "learning_rate": 2.0, "schedule": "cosine"},
+    "50 steps, rate 1, batch x2": {"steps": 50, "learning_rate": 1.0, "expected_batch_size": 640},
     "50 steps, rate 2, batch x2": {"steps": 50, "learning_rate": 2.0, "expected_batch_size": 640},
+    "100 steps, rate 0.5": {"steps": 100, "learning_rate": 0.5},
     "100 steps, rate 1": {"steps": 100, "learning_rate": 1.0},
-    "100 steps, rate 2": {"steps": 100, "learning_rate": 2.0},
-    "100 steps, rate 2, cosine": {"steps": 100, "learning_rate": 2.0, "schedule": "cosine"},
 }
 
 

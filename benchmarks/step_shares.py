@@ -1,4 +1,4 @@
-"""Where the time of a training step goes: reading, views, clipped gradients, noise, the rest.
+"""Where the time of a training step goes: reading, views, passes, clipping, noise, the rest.
 
 Runs real training steps of any settings that `dpmix train` takes and times their parts, on the
 device that it trains on:
@@ -17,7 +17,10 @@ import yaml
 
 from dpmix.assembly import assemble
 from dpmix.config import Config
+from dpmix.privacy import examplewise
 from dpmix.training import step as step_module
+
+CLIP = "clip and add (examplewise)"
 
 
 class Clock:
@@ -60,8 +63,9 @@ def main() -> None:
         patch.object(
             step_module,
             "clipped_gradient_sum",
-            clock.timed("clipped gradients", step_module.clipped_gradient_sum),
+            clock.timed("forward and backward", step_module.clipped_gradient_sum),
         ),
+        patch.object(examplewise, "add_clipped", clock.timed(CLIP, examplewise.add_clipped)),
         patch.object(trainer._noise, "release", clock.timed("noise", trainer._noise.release)),
         patch.object(parts.optimizer, "step", clock.timed("optimizer", parts.optimizer.step)),
     ):
@@ -71,6 +75,8 @@ def main() -> None:
             drawn.append(trainer.step().drawn)
             steps.append(clock.now() - start)
     total = sum(steps)
+    # It happens inside the clipped sum.
+    clock.seconds["forward and backward"] -= clock.seconds[CLIP]
     views = parts.views.spec.views
     print(f"{parts.config.model.model}, {parts.views.spec.method}, {views} views an example, "
           f"{statistics.mean(drawn):.1f} examples a step, {len(steps)} steps, "
