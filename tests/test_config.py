@@ -43,6 +43,12 @@ def test_what_is_written_reads_back_the_same(tmp_path):
     assert Config.load(recipe(tmp_path, config.to_yaml())) == config
 
 
+def test_leave_to_overwrite_is_not_written_down(tmp_path):
+    text = Config.load(output="here", overwrite=True, seed=3).to_yaml()
+    again = Config.load(recipe(tmp_path, text))
+    assert (again.run.output, again.run.overwrite, again.run.seed) == (None, False, 3)
+
+
 def test_every_default_field_suits_the_views_section():
     assert Config.load(flip=None).view_spec(flip=False).flip is False
     assert Config.load(flip=True).view_spec(flip=False).flip is True

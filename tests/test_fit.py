@@ -1,5 +1,6 @@
 """From settings to a run folder, by the Python interface."""
 
+import hashlib
 import json
 import re
 import shutil
@@ -43,6 +44,8 @@ def test_the_folder_holds_the_model_the_settings_and_the_statement(image_root, t
     }  # fmt: skip
     statement = json.loads((result.folder / "privacy.json").read_text())
     assert statement["private"] and statement["complete"] and not statement["seeded"]
+    weights = (result.folder / "model.safetensors").read_bytes()
+    assert statement["weights_sha256"] == hashlib.sha256(weights).hexdigest()
     assert statement["sampling_rate"] == 10 / 80
     assert statement["denominator"] == 10
     recomputed = epsilon_pld(10 / 80, statement["noise_multiplier"], 2, 1e-3)
@@ -69,7 +72,15 @@ def test_private_numbers_stay_in_diagnostics(image_root, tmp_path, quick):
         for said in [f'"{key}"' for key in PRIVATE_KEYS] + numbers:
             assert said not in text, (name, said)
     assert [json.loads(line)["step"] for line in log] == [1, 2]
-    assert set(json.loads(log[0])) == {"step", "drawn", "loss", "clipped", "median_norm", "dropped"}
+    assert set(json.loads(log[0])) == {
+        "step",
+        "drawn",
+        "loss",
+        "clipped",
+        "median_norm",
+        "dropped",
+        "seconds",
+    }
     assert "PRIVATE" in (result.folder / "diagnostics" / "PRIVATE.txt").read_text()
 
 
@@ -127,9 +138,15 @@ def test_every_method_trains(image_root, tmp_path, quick, method):
 
 
 @pytest.mark.parametrize("pool", ["images", "images/train", "images/train/../test", "."])
-def test_a_pool_that_overlaps_the_private_images_is_refused(image_root, tmp_path, quick, pool):
+@pytest.mark.parametrize("home", ["", "data", "pool"])
+def test_a_pool_that_overlaps_the_private_images_is_refused(
+    image_root, tmp_path, quick, pool, home, monkeypatch
+):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    data = "~/images" if home == "data" else str(image_root)
+    place = f"~/{pool}" if home == "pool" else str(tmp_path / pool)
     with pytest.raises(DpmixError, match="overlaps the private data"):
-        run(image_root, tmp_path, method="mix-diff", pool=str(tmp_path / pool), **quick)
+        dpmix.fit(data=data, method="mix-diff", pool=place, **quick)
 
 
 def test_mix_diff_trains_with_a_folder_of_public_images(image_root, tmp_path, quick):

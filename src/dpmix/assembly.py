@@ -147,8 +147,9 @@ def _views(config: Config, splits: Splits, spec: ViewSpec) -> ViewBuilder:
     train = splits.train
     pool = None
     if config.views.pool is not None:
-        _refuse_private_pool(Path(config.views.pool), Path(config.data.data))
-        pool = PublicPool.from_folder(Path(config.views.pool), train.class_names, train.image_shape)
+        folder = Path(config.views.pool).expanduser()
+        _refuse_private_pool(folder, Path(config.data.data).expanduser())
+        pool = PublicPool.from_folder(folder, train.class_names, train.image_shape)
     constants = normalization(config.data.normalization, train.image_shape[0])
     return ViewBuilder(spec, len(train.class_names), constants, pool)
 

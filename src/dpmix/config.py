@@ -189,8 +189,12 @@ class Config(Section):
         return ViewSpec(flip=flip if self.views.flip is None else self.views.flip, **chosen)
 
     def to_yaml(self) -> str:
-        """The whole tree, readable by `load`."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        """The whole tree, readable by `load`, but for where the run was written.
+
+        A recipe that came with leave to overwrite would overwrite the very run that it came from.
+        """
+        tree = self.model_dump(mode="json", exclude={"run": {"output", "overwrite"}})
+        return yaml.safe_dump(tree, sort_keys=False)
 
 
 SECTIONS: dict[str, type[Section]] = {

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ from dpmix.privacy.plan import PrivacyPlan
 from dpmix.reporting.metrics import metrics
 from dpmix.reporting.model_card import model_card
 from dpmix.reporting.statement import privacy_statement
+from dpmix.training.atomic_files import text_writer
 from dpmix.training.ema import Ema
 from dpmix.training.evaluate import Evaluation
+from dpmix.training.json_text import to_json
 from dpmix.training.loop import History, Progress, train
-from dpmix.training.run_folder import RunFolder, to_json, write_text
-from dpmix.training.weights import save_weights
+from dpmix.training.run_folder import RunFolder
+from dpmix.training.weights import weight_bytes
 
 EVALUATIONS = 10
 
@@ -73,43 +76,42 @@ def run(parts: Assembly, report: Callable[[Progress], None] = lambda _: None) ->
     folder = RunFolder(_output(parts.config))
     folder.create(parts.config.run.overwrite)
 
-    def save(history: History) -> None:
-        if len(history.points) == 1:
-            folder.begin(parts.config.to_yaml())
-        _save(parts, folder, ema, history)
-
-    history = train(
-        trainer,
-        schedule=parts.schedule,
-        ema=ema,
-        test=parts.splits.test,
-        normalization=parts.normalization,
-        eval_every=parts.config.run.eval_every or max(1, parts.plan.steps // EVALUATIONS),
-        folder=folder,
-        save=save,
-        report=report,
-    )
+    try:
+        history = train(
+            trainer,
+            schedule=parts.schedule,
+            ema=ema,
+            test=parts.splits.test,
+            normalization=parts.normalization,
+            eval_every=parts.config.run.eval_every or max(1, parts.plan.steps // EVALUATIONS),
+            folder=folder,
+            save=lambda so_far: _save(parts, folder, ema, so_far),
+            report=report,
+        )
+    finally:
+        folder.close()
     assert history.last is not None
     parts.model.load_state_dict(ema.weights())
     return RunResult(parts.model.eval(), parts.plan, history.last, folder.root, parts.config)
 
 
 def _save(parts: Assembly, folder: RunFolder, ema: Ema, history: History) -> None:
-    """Write what may be released; true of this step whether or not the run goes on.
-
-    The statement goes first: a run killed in between then claims too large an epsilon for its
-    weights, never too small a one.
-    """
+    """Write what may be released; true of this step whether or not the run goes on."""
+    weights = weight_bytes(ema.weights())
     statement = privacy_statement(
         parts.config,
         parts.plan,
         steps=history.points[-1]["step"],
+        weights_sha256=sha256(weights).hexdigest(),
     )
     numbers = metrics(parts.config, parts.plan, history, parameter_count(parts.model))
-    write_text(folder.privacy, to_json(statement))
-    save_weights(folder.model, ema.weights())
-    write_text(folder.metrics, to_json(numbers))
-    write_text(folder.card, model_card(parts.config, statement, numbers))
+    folder.save(
+        config=text_writer(parts.config.to_yaml()),
+        privacy=text_writer(to_json(statement)),
+        model=lambda aside: aside.write_bytes(weights),
+        metrics=text_writer(to_json(numbers)),
+        card=text_writer(model_card(parts.config, statement, numbers)),
+    )
 
 
 def _output(config: Config) -> Path:

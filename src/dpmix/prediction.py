@@ -12,7 +12,7 @@ from dpmix.data import decode_files
 from dpmix.data.folder_listing import SUFFIXES
 from dpmix.errors import DpmixError
 from dpmix.saved import SavedRun
-from dpmix.training.run_folder import to_json
+from dpmix.training.json_text import to_json
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,18 @@ def image_files(paths: Sequence[Path]) -> list[Path]:
     return files
 
 
-def check_output(output: Path | None) -> None:
-    """Refuse a file name that says neither CSV nor JSON, before any work is done."""
-    if output is not None and output.suffix not in (".csv", ".json"):
+def check_output(output: Path, overwrite: bool) -> None:
+    """Refuse a file that predictions can't or should not go to, before any work is done.
+
+    Raises:
+        DpmixError: a name that says neither CSV nor JSON, or a file that is there already.
+    """
+    if output.suffix not in (".csv", ".json"):
         raise DpmixError(f"output is '{output}'; expected a name ending in .csv or .json")
+    if output.exists() and not overwrite:
+        raise DpmixError(
+            f"output '{output}' is there already; give another --output, or --overwrite"
+        )
 
 
 def predictions(

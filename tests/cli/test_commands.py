@@ -134,8 +134,12 @@ def test_predict_writes_csv_and_json_that_agree(dpmix, trained, image_root, tmp_
     assert sum(float(rows[0][f"p({name})"]) for name in ("disc", "stripes")) == pytest.approx(
         1, abs=3e-6
     )
-    status, out, _ = dpmix("predict", folder, image_root / "test", "--output", tmp_path / "p.json")
+    call = ("predict", folder, image_root / "test", "--output", tmp_path / "p.json")
+    status, out, _ = dpmix(*call)
     assert status == 0 and "20 predictions" in out
+    status, _, err = dpmix(*call)
+    assert status == 2 and "is there already" in err
+    assert dpmix(*call, "--overwrite")[0] == 0
     written = json.loads((tmp_path / "p.json").read_text())
     assert [row["prediction"] for row in written] == [row["prediction"] for row in rows]
     assert (

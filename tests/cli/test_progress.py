@@ -14,8 +14,8 @@ def drawn(terminal, private=True):
     text = io.StringIO()
     console = Console(file=text, force_terminal=terminal, width=160, color_system=None)
     with training_bar(console, steps=4, private=private) as update:
-        update(Progress(1, 4, 1.25, None))
-        update(Progress(2, 4, 1.25, Evaluation(0.625, {"a": 1.0}, 0.1, 8)))
+        update(Progress(1, 4, 1.2412, None))
+        update(Progress(2, 4, 1.2412, Evaluation(0.625, {"a": 1.0}, 0.1, 8)))
     with decoding_bar(console) as decoded:
         decoded(50, 100)
     return text.getvalue()

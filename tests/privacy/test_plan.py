@@ -115,6 +115,8 @@ def test_a_delta_of_one_over_n_or_more_warns_and_says_why():
         ({"n": 0}, "n is 0; expected 1 or more"),
         ({"n": None}, "give n and expected_batch_size"),
         ({"steps": 0}, "steps is 0; expected 1 or more"),
+        ({"steps": 2.5}, "steps is 2.5; expected a whole number"),
+        ({"delta": 1e-13}, "delta 1e-13 is below what the accountant resolves"),
         ({"steps": None}, "steps is None and epochs is None; give exactly one"),
         ({"epochs": 3}, "steps is 5 and epochs is 3; give exactly one"),
         ({"steps": None, "epochs": -1}, "epochs is -1; expected above 0"),
@@ -129,6 +131,7 @@ def test_a_delta_of_one_over_n_or_more_warns_and_says_why():
         ),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_what_cannot_be_meant_is_refused(changes, message):
     with warnings.catch_warnings(), pytest.raises(DpmixError, match=message):
         warnings.simplefilter("ignore")

@@ -1,6 +1,8 @@
 """`PrivateTrainer` does what its plan says: so many steps, so much noise, this denominator."""
 
+import copy
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -231,3 +233,36 @@ def test_an_optimizer_that_leaves_out_frozen_parameters_is_taken_and_they_stay()
     assert torch.equal(model[1].bias, before)
     with pytest.raises(DpmixError, match="the optimizer holds other parameters"):
         trainer(plan(), model=model, optimizer=torch.optim.SGD(model.parameters(), lr=1.0))
+
+
+def test_frozen_batch_norm_stays_asleep_whatever_the_caller_does_between_steps():
+    torch.manual_seed(0)
+    frozen = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)).eval().requires_grad_(False)
+    model = nn.Sequential(frozen, nn.Flatten(), nn.Linear(32, 3))
+    optimizer = torch.optim.SGD(model[2].parameters(), lr=0.1)
+    run = trainer(plan(), model=model, optimizer=optimizer)
+    before = {name: value.clone() for name, value in frozen.state_dict().items()}
+    for wake in (model.train, model.eval, lambda: None):
+        wake()
+        run.step()
+        assert all(torch.equal(before[name], now) for name, now in frozen.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["plan", "views", "steps_done"])
+def test_what_the_noise_was_made_for_cannot_be_exchanged(name):
+    run = trainer(plan())
+    with pytest.raises(AttributeError):
+        setattr(run, name, getattr(run, name))
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_a_trainer_cannot_be_copied(copied):
+    with pytest.raises(DpmixError, match="both copies would add the same noise"):
+        copied(trainer(plan()))
+
+
+def test_a_forked_trainer_takes_no_step(monkeypatch):
+    run = trainer(plan())
+    monkeypatch.setattr("os.getpid", lambda: -1)
+    with pytest.raises(DpmixError, match="made in another process"):
+        run.step()

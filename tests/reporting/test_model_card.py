@@ -17,8 +17,8 @@ def card(classes, **settings):
         update={"input": InputConfig(image_shape=(1, 8, 8), class_names=tuple(classes))}
     )
     evaluation = Evaluation(0.75, classes, 0.6, 200)
-    history = History([{"step": 5, "epsilon": 2.0, "test_accuracy": 0.75}], 3.0, evaluation)
-    statement = privacy_statement(config, plan, steps=5)
+    history = History([{"step": 5, "epsilon": 2.0, "test_accuracy": 0.75}], evaluation)
+    statement = privacy_statement(config, plan, steps=5, weights_sha256="ab")
     return model_card(config, statement, metrics(config, plan, history, 1234)), statement
 
 

@@ -24,7 +24,7 @@ PLAN = PrivacyPlan(
 
 def test_every_number_is_the_plans_whatever_the_settings_say():
     config = Config.load(epsilon=0.1, delta=1e-9, max_grad_norm=77, expected_batch_size=1)
-    said = privacy_statement(config, PLAN, steps=4)
+    said = privacy_statement(config, PLAN, steps=4, weights_sha256="ab")
     assert said["epsilon"] == PLAN.epsilon
     assert said["epsilon_rdp"] == pytest.approx(PLAN.epsilon_rdp)
     for name in ("sampling_rate", "denominator", "noise_multiplier", "max_grad_norm", "delta"):
@@ -37,7 +37,7 @@ def test_every_number_is_the_plans_whatever_the_settings_say():
 
 
 def test_an_unfinished_run_states_what_it_has_spent():
-    said = privacy_statement(Config.load(), PLAN, steps=1)
+    said = privacy_statement(Config.load(), PLAN, steps=1, weights_sha256="ab")
     assert (said["steps"], said["planned_steps"], said["complete"]) == (1, 4, False)
     assert said["epsilon"] == PLAN.epsilon_after(1) < PLAN.epsilon
 
@@ -54,6 +54,11 @@ def test_the_sentence_names_both_numbers_a_seed_and_the_lack_of_privacy():
 
 def test_the_sentence_never_rounds_epsilon_down():
     assert "(2.001, " in guarantee(PLAN, 2.0001, None)
+
+
+def test_delta_is_said_in_full():
+    plan = dataclasses.replace(PLAN, delta=1.0000049e-05)
+    assert "1.0000049e-05" in guarantee(plan, 2.0, None)
 
 
 def test_n_is_called_public_only_where_it_is():

@@ -1,68 +1,149 @@
-"""Files are written whole or not at all, and a folder in use is not trampled on."""
+"""A folder in use is not trampled on, and no stop makes it lie or lose."""
 
-import json
-import resource
-import signal
+from pathlib import Path
 
 import pytest
-import torch
 
 from dpmix.errors import DpmixError
-from dpmix.training.run_folder import RunFolder, to_json, write_text
-from dpmix.training.weights import load_weights, save_weights
+from dpmix.training.atomic_files import text_writer
+from dpmix.training.run_folder import RunFolder
 
 
-@pytest.fixture
-def no_space():
-    """No file of this process may grow beyond 4 KiB: the kernel's own way to fill a disk."""
-    old = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, old[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, old)
-    signal.signal(signal.SIGXFSZ, handler)
+class StoppedError(BaseException):
+    """The process is killed here."""
 
 
-def test_a_full_disk_leaves_the_old_text_and_no_litter(tmp_path, no_space):
-    path = tmp_path / "metrics.json"
-    write_text(path, "old")
-    with pytest.raises(DpmixError, match=r"cannot write '.*metrics\.json'.*earlier file is unharm"):
-        write_text(path, "new" * 10_000)
-    assert path.read_text() == "old"
-    assert [path.name for path in tmp_path.iterdir()] == ["metrics.json"]
+def save(folder, said):
+    """Every file says which save it is of."""
+    files = ("config", "privacy", "model", "metrics", "card")
+    folder.save(**{name: text_writer(said) for name in files})
 
 
-def test_a_full_disk_leaves_the_old_weights(tmp_path, no_space):
-    path = tmp_path / "model.safetensors"
-    save_weights(path, {"w": torch.ones(3)})
-    with pytest.raises(DpmixError, match=r"cannot write '.*model\.safetensors'"):
-        save_weights(path, {"w": torch.ones(100_000)})
-    model = torch.nn.Module()
-    model.w = torch.nn.Parameter(torch.zeros(3))
-    load_weights(path, model)
-    assert model.w.tolist() == [1, 1, 1]
-    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
+def opened(root, overwrite=True):
+    folder = RunFolder(root)
+    folder.create(overwrite)
+    return folder
 
 
-def test_an_interrupted_write_leaves_the_old_file(tmp_path):
-    from dpmix.training.run_folder import write_aside
+def reads(path):
+    return path.read_text() if path.exists() else None
 
-    path = tmp_path / "card.md"
-    write_text(path, "old")
 
-    def interrupted(aside):
-        aside.write_text("half")
-        raise KeyboardInterrupt
+def stop_after(monkeypatch, operations):
+    """Kill the process at the given number of renames and removals from now on."""
+    left = [operations]
 
-    with pytest.raises(KeyboardInterrupt):
-        write_aside(path, interrupted)
-    assert path.read_text() == "old"
-    assert [path.name for path in tmp_path.iterdir()] == ["card.md"]
+    def counted(original):
+        def call(self, *args, **kwargs):
+            if left[0] == 0:
+                raise StoppedError
+            left[0] -= 1
+            return original(self, *args, **kwargs)
+
+        return call
+
+    for name in ("replace", "unlink", "rmdir"):
+        monkeypatch.setattr(Path, name, counted(getattr(Path, name)))
+
+
+def every_stop(tmp_path, monkeypatch, act):
+    """Run `act(root)` on a folder with a finished run, stopped at every operation in turn."""
+    for operations in range(40):
+        root = tmp_path / str(operations)
+        folder = opened(root)
+        save(folder, "1")
+        with monkeypatch.context() as patch:
+            stop_after(patch, operations)
+            try:
+                act(folder, root)
+            except StoppedError:
+                stopped = True
+            else:
+                stopped = False
+        folder.close()
+        yield root
+        if not stopped:
+            assert operations > 5
+            return
+    pytest.fail("never came to an end")
+
+
+def test_a_save_that_is_stopped_never_leaves_an_older_statement_beside_newer_weights(
+    tmp_path, monkeypatch
+):
+    for root in every_stop(tmp_path, monkeypatch, lambda folder, root: save(folder, "2")):
+        found = RunFolder(root)
+        model, privacy = reads(found.model), reads(found.privacy)
+        assert model in ("1", "2") and privacy >= model
+        for beside in (found.metrics, found.card):
+            assert reads(beside) in (None, model)
+
+
+def overwrite(folder, root):
+    folder.close()
+    successor = opened(root)
+    try:
+        save(successor, "0.5")  # a smaller epsilon: beside the old weights it would be a lie
+    finally:
+        successor.close()
+
+
+def test_an_overwrite_that_is_stopped_keeps_a_model_and_never_mixes_two_runs(tmp_path, monkeypatch):
+    for root in every_stop(tmp_path, monkeypatch, overwrite):
+        found = RunFolder(root)
+        models = [reads(found.model), reads(found.previous / found.model.name)]
+        assert any(models), "one of the two models is always there"
+        if models[0] is not None:
+            for beside in (found.privacy, found.metrics, found.card):
+                assert reads(beside) in (None, models[0])
+        if models[1] is not None:
+            assert reads(found.previous / found.privacy.name) in (None, models[1])
+
+
+def test_an_overwrite_after_a_stopped_overwrite_never_mixes_either(tmp_path, monkeypatch):
+    for root in every_stop(tmp_path, monkeypatch, overwrite):
+        with monkeypatch.context() as patch:
+            stop_after(patch, 9)
+            try:
+                successor = opened(root)
+                save(successor, "0.1")
+            except StoppedError:
+                pass
+            finally:
+                successor.close()
+        found = RunFolder(root)
+        for folder in (found.root, found.previous):
+            model = reads(folder / found.model.name)
+            if model is not None:
+                assert reads(folder / found.privacy.name) in (None, model)
+
+
+def test_an_overwrite_leaves_the_new_run_alone_and_nothing_else_touched(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    first = opened(tmp_path)
+    save(first, "1")
+    first.log_private({"step": 1})
+    first.close()
+    second = opened(tmp_path)
+    assert reads(second.model) == "1", "kept until there is a model to put in its place"
+    assert not second.private_log.exists()
+    save(second, "2")
+    assert all(reads(path) == "2" for path in second._released())
+    assert not second.previous.exists()
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+def test_a_full_disk_leaves_the_last_save(tmp_path, no_space):
+    folder = opened(tmp_path / "run")
+    save(folder, "1")
+    with pytest.raises(DpmixError, match="cannot write"):
+        save(folder, "2" * 10_000)
+    assert all(reads(path) == "1" for path in folder._released())
+    assert not list(folder.root.glob(".*"))
 
 
 def test_a_full_disk_is_named_when_the_private_log_hits_it(tmp_path, no_space):
-    folder = RunFolder(tmp_path / "run")
-    folder.create(overwrite=False)
+    folder = opened(tmp_path / "run")
     with pytest.raises(DpmixError, match=r"cannot write '.*steps\.jsonl'.*saved model is unharmed"):
         for _ in range(100):
             folder.log_private({"text": "x" * 100})
@@ -71,45 +152,18 @@ def test_a_full_disk_is_named_when_the_private_log_hits_it(tmp_path, no_space):
 def test_a_folder_with_anything_in_it_is_refused_without_overwrite(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(DpmixError, match=r"not empty; give another --output, or --overwrite"):
-        RunFolder(tmp_path).create(overwrite=False)
+        opened(tmp_path, overwrite=False)
 
 
-def test_overwrite_removes_a_runs_files_and_nothing_else(tmp_path):
-    (tmp_path / "thesis.tex").write_text("years of work")
-    folder = RunFolder(tmp_path)
-    folder.diagnostics.mkdir()
-    for path in (folder.model, folder.privacy, folder.private_log):
-        path.write_text("of the run before")
-    folder.create(overwrite=True)
-    assert folder.model.exists(), "kept until there is a model to put in its place"
-    folder.begin("settings")
-    assert not folder.model.exists() and not folder.privacy.exists()
-    assert not folder.private_log.exists()
-    assert folder.config.read_text() == "settings"
-    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+def test_a_folder_that_another_run_writes_to_is_refused_until_it_ends(tmp_path):
+    first = opened(tmp_path / "run")
+    with pytest.raises(DpmixError, match="is in use by another run"):
+        opened(tmp_path / "run")
+    first.close()
+    opened(tmp_path / "run")
 
 
 def test_a_place_where_no_folder_can_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DpmixError, match="cannot make run folder"):
-        RunFolder(tmp_path / "file" / "run").create(overwrite=False)
-
-
-def test_json_has_no_infinity_or_nan():
-    text = to_json({"a": [float("inf"), float("nan"), 1.5], "b": {"c": -float("inf")}})
-    assert json.loads(text, parse_constant=pytest.fail) == {
-        "a": ["inf", "nan", 1.5],
-        "b": {"c": "-inf"},
-    }
-
-
-def test_weights_of_another_model_damaged_or_missing_are_refused(tmp_path):
-    path = tmp_path / "w.safetensors"
-    with pytest.raises(DpmixError, match="no weights at"):
-        load_weights(path, torch.nn.Linear(1, 1))
-    save_weights(path, torch.nn.Linear(2, 3).state_dict())
-    with pytest.raises(DpmixError, match="do not fit the model"):
-        load_weights(path, torch.nn.Linear(4, 3))
-    path.write_bytes(path.read_bytes()[:-5])
-    with pytest.raises(DpmixError, match="damaged"):
-        load_weights(path, torch.nn.Linear(2, 3))
+        opened(tmp_path / "file" / "run")

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dpmix.privacy.plan import PrivacyPlan
-from dpmix.reporting.epsilon import shown_epsilon
+from dpmix.reporting.rounding import shown_epsilon, shown_sigma
 
 
 def calibrate(
@@ -46,5 +46,5 @@ def calibrate(
     )  # fmt: skip
     for row in sorted(plans, key=lambda plan: -plan.noise_multiplier):
         epsilons = (shown_epsilon(value, 4) for value in (row.epsilon, row.epsilon_rdp))
-        table.add_row(f"{row.noise_multiplier:.4f}", *epsilons)
+        table.add_row(shown_sigma(row.noise_multiplier), *epsilons)
     Console().print(table)

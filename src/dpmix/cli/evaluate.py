@@ -12,7 +12,7 @@ from dpmix.cli.progress import decoding_bar
 from dpmix.reporting.summary import evaluation_rows, two_columns
 from dpmix.saved import load_run, test_source
 from dpmix.training.evaluate import evaluate as measure
-from dpmix.training.run_folder import to_json
+from dpmix.training.json_text import to_json
 
 
 def evaluate(

@@ -9,7 +9,7 @@ from rich.console import Console
 from dpmix.assembly import choose_device
 from dpmix.prediction import as_csv, as_json, check_output, image_files, predictions
 from dpmix.saved import load_run
-from dpmix.training.run_folder import write_text
+from dpmix.training.atomic_files import write_text
 
 
 def predict(
@@ -18,10 +18,14 @@ def predict(
     output: Annotated[
         Path | None, typer.Option(help="file.csv or file.json; default: CSV on the screen")
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="replace the output file if it is there")
+    ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps")] = "auto",
 ) -> None:
     """Classify images: a row each with the class and every class's probability."""
-    check_output(output)
+    if output is not None:
+        check_output(output, overwrite)
     saved = load_run(run, device)
     rows = list(predictions(saved, image_files(images), choose_device(device)))
     if output is None:

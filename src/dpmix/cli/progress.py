@@ -16,6 +16,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from dpmix.reporting.rounding import shown_epsilon
 from dpmix.training.loop import Progress as TrainingProgress
 
 
@@ -64,12 +65,12 @@ def training_bar(
     console: Console, steps: int, private: bool
 ) -> Iterator[Callable[[TrainingProgress], None]]:
     """A bar for training that shows epsilon and the latest test accuracy; yields the callback."""
-    spent = "epsilon so far <= {task.fields[epsilon]:.2f}" if private else "NOT PRIVATE"
+    spent = "epsilon so far <= {task.fields[epsilon]}" if private else "NOT PRIVATE"
     with _bar(console, "steps", TextColumn(spent), TextColumn("{task.fields[accuracy]}")) as bar:
-        task = bar.add_task("training", total=steps, epsilon=0.0, accuracy="")
+        task = bar.add_task("training", total=steps, epsilon=shown_epsilon(0.0, 2), accuracy="")
 
         def update(now: TrainingProgress) -> None:
-            bar.update(task, completed=now.step, epsilon=now.epsilon)
+            bar.update(task, completed=now.step, epsilon=shown_epsilon(now.epsilon, 2))
             if now.evaluation:
                 bar.update(task, accuracy=f"test {now.evaluation.accuracy:.1%}")
 

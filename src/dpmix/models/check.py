@@ -38,6 +38,7 @@ def check_private(model: nn.Module, image_shape: tuple[int, ...] | None = None) 
             _refuse_running_norm(path, module)
         _refuse_batch_statistics(path, module)
         _refuse_uninitialised(path, module)
+        _refuse_parameter_hooks(path, module)
     if not any(p.requires_grad for p in model.parameters()):
         raise DpmixError(
             f"model {type(model).__name__} has no trainable parameter: expected at least one with "
@@ -79,4 +80,14 @@ def _refuse_uninitialised(path: str, module: nn.Module) -> None:
             raise DpmixError(
                 f"{layer_name(path, module)} has the uninitialised parameter '{name}'; run one "
                 "forward on public input of the right shape first"
+            )
+
+
+def _refuse_parameter_hooks(path: str, module: nn.Module) -> None:
+    """Refuse hooks on gradients: they can keep state, and the probe's copies lose them."""
+    for name, parameter in module.named_parameters(recurse=False):
+        if parameter._backward_hooks:
+            raise DpmixError(
+                f"{layer_name(path, module)} has a hook on the gradient of '{name}', which can "
+                "carry one example into the next; remove it"
             )

@@ -23,9 +23,14 @@ def _is_frozen(module: nn.Module) -> bool:
     return not module.training and bool(parameters) and not any(p.requires_grad for p in parameters)
 
 
-def train_mode(model: nn.Module) -> None:
-    """Put a model into train mode, all but its frozen modules."""
-    frozen = frozen_modules(model)
+def train_mode(model: nn.Module, frozen: set[nn.Module] | None = None) -> None:
+    """Put a model into train mode, all but its frozen modules.
+
+    Args:
+        model: the model.
+        frozen: what was frozen when it was checked; None judges it as it is now.
+    """
+    frozen = frozen_modules(model) if frozen is None else frozen
     model.train()
     for module in frozen:
         module.training = False

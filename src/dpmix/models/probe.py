@@ -1,8 +1,9 @@
 """Refuse by behaviour: run a model on public random input and watch what it does.
 
 Guarantees that a model which passes returns [B, L] finite logits, changes none of its tensors
-during a forward in train mode, and gives an image the same logits whatever the other images of
-its batch are. The model's state and the random generators are left as they were found.
+during a forward in train mode, gives an image the same logits whatever the other images of its
+batch are, and keeps nothing of the batches before (``dpmix.models.memory_probe``). The model's
+state and the random generators are left as they were found.
 
 A state that changes is refused even where no pixel enters it, as in ``spectral_norm``'s power
 iteration: the state that example i meets then depends on how many forwards came before it, so
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from dpmix.errors import DpmixError
 from dpmix.models.frozen import train_mode
 from dpmix.models.layer_name import layer_name
+from dpmix.models.memory_probe import copy_of, refuse_memory
 from dpmix.models.mixing_layer import first_mixing_layer
 from dpmix.models.preserved import Held, RandomState, held_tensors, preserved
 
@@ -31,13 +33,18 @@ def probe(model: nn.Module, image_shape: tuple[int, ...]) -> None:
         image_shape: shape of one example, [C, H, W] for an image, [D] for features.
 
     Raises:
-        DpmixError: the model fails on such input, its output is not [B, L], or see above.
+        DpmixError: the model fails on such input, its output is not [B, L], it can't be copied, or
+            see above.
     """
     batch, other = _public_batches(model, image_shape)
     with preserved(model):
+        # What is no tensor can't be put back, so it is a copy that runs.
+        model = copy_of(model)
         _shake(model)
+        untouched = copy_of(model)
         train_mode(model)
         _refuse_state(model, batch, other)  # with gradients on, as in training
+        refuse_memory(untouched, batch, other)
         with torch.no_grad():
             _refuse_mixing(model, batch, other)
             model.eval()

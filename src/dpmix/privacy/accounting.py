@@ -24,6 +24,9 @@ SIGMA_TOLERANCE = 2e-4
 # release in full; the cost of accounting grows with 1 / sigma^2.
 MIN_SIGMA = 0.1
 
+# The accountant cuts tails of mass 1e-15, so it can't tell what holds at a delta near that.
+MIN_DELTA = 1e-12
+
 
 def _event(sampling_rate: float, sigma: float, steps: int) -> dp_accounting.DpEvent:
     gaussian = dp_accounting.GaussianDpEvent(sigma)
@@ -75,8 +78,13 @@ def calibrate_sigma(sampling_rate: float, steps: int, epsilon: float, delta: flo
     accounting of little noise is never done.
 
     Raises:
-        DpmixError: no sigma up to 1e6 reaches `epsilon`, or less than `MIN_SIGMA` does.
+        DpmixError: `delta` is below `MIN_DELTA`, no sigma up to 1e6 reaches `epsilon`, or less than
+            `MIN_SIGMA` does.
     """
+    if delta < MIN_DELTA:
+        raise DpmixError(
+            f"delta {delta:g} is below what the accountant resolves; give {MIN_DELTA:g} or more"
+        )
     high = _sigma_by_rdp(sampling_rate, steps, epsilon, delta)
     drawn_at_all = 1 - (1 - sampling_rate) ** steps
     _refuse_nearly_no_noise(0.0 if delta >= drawn_at_all else high, epsilon, delta)

@@ -37,7 +37,7 @@ class ClippedSum:
 
     Attributes:
         gradients: sum of the clipped gradients, one tensor per trainable parameter, in
-            `model.named_parameters()` order, float32 or wider.
+            `model.named_parameters()` order, float64 (float32 on mps).
         norms: each group's gradient norm before clipping (not finite where it was dropped).
         losses: each group's mean loss over its views.
         engine: what computed it.
@@ -59,14 +59,22 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
-def sum_dtype(parameter: Tensor) -> torch.dtype:
-    """Accumulate in float32, or in float64 where the parameter is: half precision loses terms."""
+def gradient_dtype(parameter: Tensor) -> torch.dtype:
+    """One example's gradient: float32, or float64 where the parameter is; half loses terms."""
     return torch.promote_types(parameter.dtype, torch.float32)
 
 
-def norm_dtype(device: torch.device) -> torch.dtype:
-    """Norms accumulate in float64, except where the device has none (Apple's mps)."""
+def sum_dtype(device: torch.device) -> torch.dtype:
+    """Norms and sums over examples: float64, except where the device has none (Apple's mps).
+
+    A float32 sum of 4,096 equal gradients comes out 4e-5 C too far from the sum of 4,095.
+    """
     return torch.float32 if device.type == "mps" else torch.float64
+
+
+def zero_sum(parameters: list[nn.Parameter]) -> list[Tensor]:
+    """Zeros in which clipped gradients are added up."""
+    return [torch.zeros_like(p, dtype=sum_dtype(p.device)) for p in parameters]
 
 
 def clipped_gradient_sum(
@@ -86,7 +94,8 @@ def clipped_gradient_sum(
 
     Args:
         model: any module that keeps no statistics of what it sees (`models.check_private`).
-        loss: one loss per view; a scalar would hide whether it is a sum or a mean.
+        loss: one loss per view; a scalar would hide whether it is a sum or a mean. It must keep no
+            state from one call to the next.
         views: groups of views; one group, one clipped gradient.
         labels: soft labels.
         max_grad_norm: C; infinite leaves gradients unclipped.

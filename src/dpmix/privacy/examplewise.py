@@ -10,7 +10,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dpmix.errors import DpmixError
-from dpmix.privacy.clipping import ClippedSum, Loss, norm_dtype, sum_dtype, trainable
+from dpmix.privacy.clipping import (
+    ClippedSum,
+    Loss,
+    gradient_dtype,
+    sum_dtype,
+    trainable,
+    zero_sum,
+)
 
 
 def examplewise_sum(
@@ -23,7 +30,7 @@ def examplewise_sum(
 ) -> ClippedSum:
     """As `clipped_gradient_sum`; `view_chunk` bounds the views of one forward pass, exactly."""
     parameters = list(trainable(model).values())
-    total = [torch.zeros_like(p, dtype=sum_dtype(p)) for p in parameters]
+    total = zero_sum(parameters)
     norms, losses = [], []
     for group_views, group_labels in zip(views, labels, strict=True):
         mean_loss, gradient = mean_gradient(
@@ -61,7 +68,7 @@ def mean_gradient(
         # A parameter that this forward pass did not use has gradient zero.
         grads = torch.autograd.grad(part, parameters, allow_unused=True, materialize_grads=True)
         mean_loss = mean_loss + part.detach()
-        wide = [g.to(sum_dtype(g)) for g in grads]
+        wide = [g.to(gradient_dtype(g)) for g in grads]
         # Not in place: autograd may return one tensor for two parameters that are added up.
         gradient = list(torch._foreach_add(gradient, wide)) if gradient else wide
     return mean_loss, gradient
@@ -116,7 +123,7 @@ def global_norm(gradient: list[Tensor]) -> Float[Tensor, ""]:
     A float32 accumulation over millions of entries comes out up to 5e-5 too small, and a norm that
     is too small clips too little.
     """
-    dtype = norm_dtype(gradient[0].device)
+    dtype = sum_dtype(gradient[0].device)
     norm: Tensor = torch.linalg.vector_norm(
         torch.stack(torch._foreach_norm(gradient, 2, dtype=dtype))
     )

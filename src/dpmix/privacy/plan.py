@@ -49,6 +49,7 @@ class PrivacyPlan:
         _require(0 < self.sampling_rate <= 1, "sampling_rate", self.sampling_rate, "in (0, 1]")
         _require(_positive(self.denominator), "denominator", self.denominator, "above 0")
         _require(self.steps >= 1, "steps", self.steps, "1 or more")
+        _require(self.steps % 1 == 0, "steps", self.steps, "a whole number")
         _require(0 <= self.noise_multiplier < math.inf, "noise_multiplier", self.noise_multiplier,
                  "0 or more")  # fmt: skip
         _require(self.max_grad_norm > 0, "max_grad_norm", self.max_grad_norm, "above 0")

@@ -10,11 +10,18 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 
 from dpmix.errors import DpmixError
-from dpmix.privacy.clipping import ClippedSum, Loss, norm_dtype, sum_dtype, trainable
+from dpmix.privacy.clipping import (
+    ClippedSum,
+    Loss,
+    gradient_dtype,
+    sum_dtype,
+    trainable,
+    zero_sum,
+)
 from dpmix.privacy.examplewise import clip_root, per_view_loss
 
-# Bound on the per-example gradients held at once, in numbers (256 MiB of float32).
-MAX_GRADIENT_NUMBERS = 1 << 26
+# Bound on the per-example gradients held at once, in numbers (128 MiB of float32).
+MAX_GRADIENT_NUMBERS = 1 << 25
 
 
 class CannotVectorizeError(DpmixError):
@@ -39,7 +46,7 @@ def vectorized_sum(
         return per_view_loss(loss, functional_call(model, values, (example,)), target).mean()
 
     per_example = vmap(grad_and_value(mean_loss), in_dims=(None, 0, 0), randomness="different")
-    total = [torch.zeros_like(p, dtype=sum_dtype(p)) for p in parameters.values()]
+    total = zero_sum(list(trainable(model).values()))
     norms, losses = [views.new_zeros(0)], [views.new_zeros(0)]
     for some_views, some_labels in zip(views.split(chunk), labels.split(chunk), strict=True):
         if not len(some_views):
@@ -60,14 +67,13 @@ def _add_clipped(
     total: list[Tensor], gradients: list[Tensor], max_grad_norm: float
 ) -> Float[Tensor, " G"]:
     """Clip each row over all tensors together, add the rows to `total`; return their norms."""
-    rows = [g.flatten(1).to(t.dtype) for g, t in zip(gradients, total, strict=True)]
-    dtype = norm_dtype(rows[0].device)
+    rows = [g.flatten(1).to(gradient_dtype(g)) for g in gradients]
+    dtype = sum_dtype(rows[0].device)
     norms: Tensor = torch.linalg.vector_norm(
         torch.stack([torch.linalg.vector_norm(row, dim=1, dtype=dtype) for row in rows]), dim=0
     )
     root = clip_root(norms, max_grad_norm)
     for row, accumulator in zip(rows, total, strict=True):
-        scale = root.to(row.dtype)
-        clean = torch.where(root[:, None] > 0, row * scale[:, None], 0.0)
-        accumulator += (scale @ clean).view_as(accumulator)
+        clean = torch.where(root[:, None] > 0, row * root.to(row.dtype)[:, None], 0.0)
+        accumulator += (root @ clean.to(root.dtype)).view_as(accumulator)
     return norms

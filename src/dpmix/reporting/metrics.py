@@ -26,7 +26,6 @@ def metrics(config: Config, plan: PrivacyPlan, history: History, parameters: int
         "class_accuracy": history.last.class_accuracy,
         "weights": "exponential moving average, last",
         "curve": history.points,
-        "seconds": round(history.seconds, 2),
         "seed": config.run.seed,
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
     }

@@ -5,7 +5,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from dpmix.config import Config
-from dpmix.reporting.epsilon import shown_epsilon
+from dpmix.reporting.rounding import shown_epsilon, shown_sigma
 
 
 def model_card(config: Config, statement: dict[str, Any], numbers: dict[str, Any]) -> str:
@@ -17,7 +17,7 @@ def model_card(config: Config, statement: dict[str, Any], numbers: dict[str, Any
         autoescape=False,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"epsilon": shown_epsilon, "cell": _cell}
+    environment.filters |= {"epsilon": shown_epsilon, "sigma": shown_sigma, "cell": _cell}
     template = environment.get_template("model_card.md.j2")
     return template.render(config=config, statement=statement, numbers=numbers)
 

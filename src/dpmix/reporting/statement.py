@@ -10,20 +10,23 @@ from typing import Any
 from dpmix.config import Config
 from dpmix.privacy.accounting import epsilon_rdp
 from dpmix.privacy.plan import PrivacyPlan
-from dpmix.reporting.epsilon import shown_epsilon
+from dpmix.reporting.rounding import shown_epsilon
 
 NOT_PRIVATE = "NOT PRIVATE"
 
 _LIBRARIES = ("dpmix", "torch", "torchvision", "numpy", "dp-accounting")
 
 
-def privacy_statement(config: Config, plan: PrivacyPlan, *, steps: int) -> dict[str, Any]:
+def privacy_statement(
+    config: Config, plan: PrivacyPlan, *, steps: int, weights_sha256: str
+) -> dict[str, Any]:
     """State the guarantee of a model after `steps` of the plan's steps.
 
     Args:
         config: the run's settings.
         plan: what ran.
         steps: steps released; fewer than planned where the run is not over.
+        weights_sha256: of the weights' file that the statement is about.
     """
     epsilon = plan.epsilon_after(steps)
     return {
@@ -46,6 +49,7 @@ def privacy_statement(config: Config, plan: PrivacyPlan, *, steps: int) -> dict[
         "planned_steps": plan.steps,
         "complete": steps == plan.steps,
         "examples": plan.n,
+        "weights_sha256": weights_sha256,
         "seeded": config.run.seed is not None,
         "assumptions": assumptions(config, plan),
         "public_inputs": {
@@ -63,7 +67,7 @@ def guarantee(plan: PrivacyPlan, epsilon: float, seed: int | None) -> str:
     if not plan.private:
         return f"{NOT_PRIVATE}: trained without clipping and without noise."
     sentence = (
-        f"The model is ({shown_epsilon(epsilon)}, {plan.delta:g})-differentially private with "
+        f"The model is ({shown_epsilon(epsilon)}, {plan.delta})-differentially private with "
         "respect to adding or removing one training example."
     )
     if seed is not None:

@@ -3,7 +3,7 @@
 from rich.table import Table
 
 from dpmix.privacy.plan import PrivacyPlan
-from dpmix.reporting.epsilon import shown_epsilon
+from dpmix.reporting.rounding import shown_epsilon, shown_sigma
 from dpmix.reporting.statement import NOT_PRIVATE
 from dpmix.training.evaluate import Evaluation
 
@@ -23,9 +23,12 @@ def guarantee_rows(plan: PrivacyPlan, method: str, seed: int | None) -> list[tup
     rows = [
         (
             "privacy",
-            f"epsilon {shown_epsilon(plan.epsilon)}, delta {plan.delta:g} (add/remove one example)",
+            f"epsilon {shown_epsilon(plan.epsilon)}, delta {plan.delta} (add/remove one example)",
         ),
-        ("noise", f"sigma {plan.noise_multiplier:.4f}, clipping norm C {plan.max_grad_norm:g}"),
+        (
+            "noise",
+            f"sigma {shown_sigma(plan.noise_multiplier)}, clipping norm C {plan.max_grad_norm:g}",
+        ),
     ]
     if not plan.private:
         rows = [("privacy", f"{NOT_PRIVATE}: no clipping, no noise (epsilon inf)")]

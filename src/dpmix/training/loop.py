@@ -34,10 +34,9 @@ class Progress:
 
 @dataclass
 class History:
-    """Accuracy of the averaged weights on the test split, over the run, and the time it took."""
+    """Accuracy of the averaged weights on the test split, over the run."""
 
     points: list[dict[str, Any]] = field(default_factory=list)
-    seconds: float = 0.0
     last: Evaluation | None = None
 
 
@@ -69,17 +68,20 @@ def train(
         save: called after each evaluation; writes what may be released.
         report: called after each step.
     """
-    history, start, total = History(), time.perf_counter(), trainer.plan.steps
+    history, total = History(), trainer.plan.steps
     due, epsilon = 0, 0.0
     while trainer.steps_done < total:
         if trainer.steps_done == due:
             due = min(due + eval_every, total)
             epsilon = trainer.plan.epsilon_after(due)
+        start = time.perf_counter()
         diagnostics = trainer.step()
+        # How long a step takes tells how many examples were drawn.
+        seconds = time.perf_counter() - start
         schedule.step()
         ema.update()
         step = trainer.steps_done
-        folder.log_private({"step": step, **asdict(diagnostics)})
+        folder.log_private({"step": step, **asdict(diagnostics), "seconds": seconds})
         evaluation = None
         if step == due:
             with ema.applied() as averaged:
@@ -87,7 +89,7 @@ def train(
             history.points.append(
                 {"step": step, "epsilon": epsilon, "test_accuracy": evaluation.accuracy}
             )
-            history.last, history.seconds = evaluation, time.perf_counter() - start
+            history.last = evaluation
             save(history)
         report(Progress(step, total, epsilon, evaluation))
     return history

@@ -1,13 +1,17 @@
-"""A run's folder: its files' names, and writing that never leaves half a file behind."""
+"""A run's folder: its files' names, who may write to it, and how a save replaces the last one.
 
-import json
-import math
-import os
-from collections.abc import Callable
+Guarantees, whenever the process is stopped: no statement, metrics or card stands beside weights
+that it understates; and a model that was there is there, or in `previous/`, until another one is.
+"""
+
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from dpmix.errors import DpmixError
+from dpmix.training.atomic_files import Writer, stage_all, write_text
+from dpmix.training.json_text import to_json
 
 
 class RunFolder:
@@ -24,21 +28,32 @@ class RunFolder:
         self.privacy = root / "privacy.json"
         self.metrics = root / "metrics.json"
         self.card = root / "MODEL_CARD.md"
+        self.previous = root / "previous"
         self.diagnostics = root / "diagnostics"
         self.private_log = self.diagnostics / "steps.jsonl"
         self.private_notice = self.diagnostics / "PRIVATE.txt"
+        self._lock = FileLock(self.diagnostics / ".lock", timeout=0)
+        self._of_this_run = False
 
     def create(self, overwrite: bool) -> None:
-        """Make the folder; an earlier run's model stays in it until `begin` takes its place.
+        """Make the folder and lock it; an earlier run's model stays until `save` has another.
 
         Raises:
-            DpmixError: the folder is not empty, or can't be made.
+            DpmixError: the folder is not empty, in use by another run, or can't be made.
         """
         try:
-            if self.root.is_dir() and any(self.root.iterdir()):
-                self._refuse_unless(overwrite)
+            if self.root.is_dir() and any(self.root.iterdir()) and not overwrite:
+                raise DpmixError(
+                    f"run folder '{self.root}' is not empty; give another --output, or --overwrite "
+                    "to replace the run in it"
+                )
             self.diagnostics.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire()
             self.private_log.unlink(missing_ok=True)
+        except Timeout:
+            raise DpmixError(
+                f"run folder '{self.root}' is in use by another run; give another --output"
+            ) from None
         except OSError as error:
             raise DpmixError(
                 f"cannot make run folder '{self.root}': {error.strerror}; give another --output"
@@ -49,22 +64,67 @@ class RunFolder:
             "without noise.\nThe privacy guarantee does not cover them: do not share them.\n",
         )
 
-    def _refuse_unless(self, overwrite: bool) -> None:
-        if not overwrite:
-            raise DpmixError(
-                f"run folder '{self.root}' is not empty; give another --output, or --overwrite to "
-                "replace the run in it"
-            )
+    def close(self) -> None:
+        """Let others write to the folder."""
+        self._lock.release()
 
-    def begin(self, config: str) -> None:
-        """Remove an earlier run's files, and only those, and write this run's settings.
+    def save(self, *, config: Writer, privacy: Writer, model: Writer, metrics: Writer,
+             card: Writer) -> None:  # fmt: skip
+        """Replace all files of the last save.
 
-        Called when this run has a model to put there. The earlier model goes first, so that no
-        statement of this run ever stands beside it.
+        Everything is on the disk before anything is replaced. Then, in this order: metrics and card
+        of older weights go; the statement, of an epsilon that is never smaller than the last one,
+        comes before its weights; metrics and card come last. An earlier run's files move to
+        `previous/` first, weights before their statement, and are removed once all is in place.
+
+        Raises:
+            DpmixError: the disk is full, or the like; the last save is unharmed.
         """
-        for path in (self.model, self.privacy, self.metrics, self.card, self.config):
-            path.unlink(missing_ok=True)
-        write_text(self.config, config)
+        staged = stage_all(
+            {
+                self.config: config,
+                self.privacy: privacy,
+                self.model: model,
+                self.metrics: metrics,
+                self.card: card,
+            }
+        )
+        if not self._of_this_run:
+            self._set_aside()
+        for stale in (self.metrics, self.card):
+            stale.unlink(missing_ok=True)
+        for path, aside in staged.items():
+            aside.replace(path)
+        if not self._of_this_run:
+            self._remove_previous()
+            self._of_this_run = True
+
+    def _released(self) -> list[Path]:
+        """What a run hands out, weights first."""
+        return [self.model, self.privacy, self.metrics, self.card, self.config]
+
+    def _set_aside(self) -> None:
+        """Move an earlier run's files, and only those, to `previous/`.
+
+        Files without weights are what a run left that was stopped right here: they go, and what it
+        had set aside stays.
+        """
+        if not self.model.exists():
+            for path in self._released():
+                path.unlink(missing_ok=True)
+            return
+        self._remove_previous()
+        self.previous.mkdir(exist_ok=True)
+        for path in self._released():
+            if path.exists():
+                path.replace(self.previous / path.name)
+
+    def _remove_previous(self) -> None:
+        if self.previous.is_dir():
+            for path in self._released():
+                (self.previous / path.name).unlink(missing_ok=True)
+            if not any(self.previous.iterdir()):
+                self.previous.rmdir()
 
     def log_private(self, record: dict[str, Any]) -> None:
         """Append one line to the private log.
@@ -80,51 +140,3 @@ class RunFolder:
                 f"cannot write '{self.private_log}': {error.strerror}; the last saved model is "
                 "unharmed: free some space"
             ) from None
-
-
-def write_aside(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a file beside `path`, then rename it there: the old file survives a failure.
-
-    Raises:
-        DpmixError: the disk is full, the folder read-only, or the like.
-    """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        write(aside)
-        with aside.open("rb+") as file:
-            os.fsync(file.fileno())
-        aside.replace(path)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        kept = "the earlier file is unharmed" if path.exists() else "nothing was written"
-        raise DpmixError(
-            f"cannot write '{path}': {error.strerror or error}; {kept}: free some space or give "
-            "another --output"
-        ) from None
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write `text` to `path` whole or not at all."""
-
-    def write(aside: Path) -> None:
-        aside.write_text(text, encoding="utf-8")
-
-    write_aside(path, write)
-
-
-def to_json(value: Any, indent: int | None = 2) -> str:
-    """JSON without the non-standard Infinity and NaN: they become strings."""
-    return json.dumps(_plain(value), indent=indent, allow_nan=False)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value

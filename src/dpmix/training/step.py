@@ -1,6 +1,8 @@
 """One private training step, whole on one screen: draw, view, clip, sum, add noise, update."""
 
+import os
 from dataclasses import dataclass
+from typing import NoReturn
 
 import torch
 from jaxtyping import Int64
@@ -9,14 +11,14 @@ from torch.optim import Optimizer
 
 from dpmix.data.source import ImageSource
 from dpmix.errors import DpmixError
-from dpmix.models import check_private, train_mode
+from dpmix.models import check_private, frozen_modules, train_mode
 from dpmix.privacy.clipping import (
     ClippedSum,
     Engine,
     Loss,
     clipped_gradient_sum,
-    sum_dtype,
     trainable,
+    zero_sum,
 )
 from dpmix.privacy.noise import GaussianNoise
 from dpmix.privacy.plan import PrivacyPlan
@@ -93,7 +95,7 @@ class PrivateTrainer:
             plan: the guarantee; its sensitivity must be the method's.
             views: the method.
             optimizer: any `torch.optim` optimiser over the model's trainable parameters.
-            loss: one value per view.
+            loss: one value per view; it must keep no state from one call to the next.
             seed: None for the operating system's entropy; a seed makes the noise recomputable.
             engine: see `clipped_gradient_sum`.
             view_chunk: see `clipped_gradient_sum`.
@@ -102,20 +104,43 @@ class PrivateTrainer:
             DpmixError: a model that can't be trained privately, images too small for the views, a
                 plan made for another sensitivity, or an optimiser over other parameters.
         """
-        self.model, self.data, self.plan, self.views = model, data, plan, views
+        self.model, self.data = model, data
+        self._plan, self._views, self._process = plan, views, os.getpid()
         self.optimizer, self.loss = optimizer, loss
         self.engine, self.view_chunk = engine, view_chunk
-        self.steps_done = 0
+        self._steps_done = 0
         self.parameters = list(trainable(model).values())
         check_private(model, data.image_shape)
         views.check_images(data.image_shape)
         self._check_wiring()
-        train_mode(model)
+        self._frozen = frozen_modules(model)
         self.device = self.parameters[0].device
         randomness = Randomness.create(seed)
         self._sampler = PoissonSampler(plan, len(data), randomness.sampling)
         self._noise = GaussianNoise(plan, randomness.noise)
         self._view_rng = randomness.views
+
+    @property
+    def plan(self) -> PrivacyPlan:
+        """The guarantee; fixed, as the noise is."""
+        return self._plan
+
+    @property
+    def views(self) -> ViewBuilder:
+        """The method; fixed, as its sensitivity is in the plan."""
+        return self._views
+
+    @property
+    def steps_done(self) -> int:
+        """How many of the plan's steps have been taken."""
+        return self._steps_done
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be copied or pickled: two copies would release the same noise twice."""
+        raise DpmixError(
+            "a PrivateTrainer can't be copied: both copies would add the same noise, which then "
+            "cancels out; build another one, with a plan of its own"
+        )
 
     def step(self) -> StepDiagnostics:
         """Do the next step of the plan.
@@ -124,22 +149,30 @@ class PrivateTrainer:
             Private diagnostics of the step.
 
         Raises:
-            DpmixError: all steps of the plan are done: one more would exceed its epsilon.
+            DpmixError: all steps of the plan are done: one more would exceed its epsilon. Or the
+                process was forked since the trainer was made.
         """
+        if os.getpid() != self._process:
+            raise DpmixError(
+                "this PrivateTrainer was made in another process, which may add the same noise; "
+                "make it after the fork"
+            )
         if self.steps_done >= self.plan.steps:
             raise DpmixError(
                 f"all {self.plan.steps} steps of the plan are done; another would exceed its "
                 f"epsilon: calibrate a plan with more steps"
             )
+        # At every step: a caller's own model.train() would wake frozen BatchNorm layers.
+        train_mode(self.model, self._frozen)
         drawn = self._sampler.draw()
-        total = [torch.zeros_like(p, dtype=sum_dtype(p)) for p in self.parameters]
+        total = zero_sum(self.parameters)
         parts = []
         for examples in self._chunks(drawn):
             part = self._clipped_sum(examples)
             torch._foreach_add_(total, part.gradients)
             parts.append(part)
         # Counted before the release: a step that fails half-way is never forgotten.
-        self.steps_done += 1
+        self._steps_done += 1
         released = self._noise.release(total)
         for parameter, gradient in zip(self.parameters, released, strict=True):
             parameter.grad = gradient.to(parameter.dtype)

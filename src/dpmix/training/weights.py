@@ -3,25 +3,16 @@
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from dpmix.errors import DpmixError
-from dpmix.training.run_folder import write_aside
 
 
-def save_weights(path: Path, weights: dict[str, Tensor]) -> None:
-    """Write a state dict as safetensors, whole or not at all."""
+def weight_bytes(weights: dict[str, Tensor]) -> bytes:
+    """A state dict as the bytes of a safetensors file."""
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-
-    def write(aside: Path) -> None:
-        try:
-            save_file(on_cpu, aside, metadata={"format": "pt"})
-        except SafetensorError as error:
-            # The library reports a full disk as its own error; it is an OSError to everyone else.
-            raise OSError(str(error)) from error
-
-    write_aside(path, write)
+    return save(on_cpu, metadata={"format": "pt"})
 
 
 def load_weights(path: Path, model: nn.Module) -> None:

@@ -5,7 +5,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpmix.reporting.epsilon import shown_epsilon
+from dpmix.reporting.rounding import shown_epsilon, shown_sigma
 
 
 def test_rounded_up_and_exact_where_it_can_be():
@@ -21,3 +21,8 @@ def test_rounded_up_and_exact_where_it_can_be():
 def test_never_smaller_and_less_than_one_unit_larger(epsilon, digits):
     shown = float(shown_epsilon(epsilon, digits))
     assert epsilon <= shown < epsilon + 1.001 * 10.0**-digits
+
+
+def test_no_noise_is_shown_that_is_not_there():
+    assert shown_sigma(0.79999) == "0.7999"
+    assert shown_sigma(1.5) == "1.5000"

@@ -1,0 +1,69 @@
+"""Writing that never leaves half a file behind: fill a file aside, then rename it."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from dpmix.errors import DpmixError
+
+Writer = Callable[[Path], object]
+"""Fills the file at the path that it is given."""
+
+
+def stage(path: Path, write: Writer) -> Path:
+    """Let `write` fill a file beside `path` and bring it to the disk; return where it is.
+
+    Raises:
+        DpmixError: the disk is full, the folder read-only, or the like; nothing is left behind.
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        write(aside)
+        with aside.open("rb+") as file:
+            os.fsync(file.fileno())
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        kept = "the earlier file is unharmed" if path.exists() else "nothing was written"
+        raise DpmixError(
+            f"cannot write '{path}': {error.strerror or error}; {kept}: free some space or give "
+            "another --output"
+        ) from None
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+    return aside
+
+
+def stage_all(contents: dict[Path, Writer]) -> dict[Path, Path]:
+    """Stage several files; return where each is, by its final path. All of them, or none.
+
+    Raises:
+        DpmixError: as `stage` raises.
+    """
+    staged: dict[Path, Path] = {}
+    try:
+        for path, write in contents.items():
+            staged[path] = stage(path, write)
+    except BaseException:
+        for aside in staged.values():
+            aside.unlink(missing_ok=True)
+        raise
+    return staged
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` to `path` whole or not at all.
+
+    Raises:
+        DpmixError: as `stage` raises.
+    """
+    stage(path, text_writer(text)).replace(path)
+
+
+def text_writer(text: str) -> Writer:
+    """A writer of `text`."""
+
+    def write(aside: Path) -> None:
+        aside.write_text(text, encoding="utf-8")
+
+    return write
