@@ -35,7 +35,22 @@ def test_epochs_replace_the_default_steps_and_a_rate_the_default_batch():
     config = Config.load(epochs=2, sampling_rate=0.1, denominator=50)
     assert config.privacy.steps is None
     assert config.privacy.expected_batch_size is None
-    assert Config.load().privacy.steps and Config.load().privacy.expected_batch_size
+    assert Config.load().privacy.steps
+
+
+@pytest.mark.parametrize(("n", "batch"), [(5, 1), (326, 32), (4000, 400), (50_000, 400)])
+def test_the_default_batch_is_a_tenth_of_n_and_at_most_400(n, batch):
+    assert Config.load().privacy.with_batch(n).expected_batch_size == batch
+    assert Config.load(expected_batch_size=7).privacy.with_batch(n).expected_batch_size == 7
+    rate = Config.load(sampling_rate=0.1, denominator=9).privacy
+    assert rate.with_batch(n) == rate
+
+
+def test_what_is_given_replaces_what_a_recipe_says_in_another_way(tmp_path):
+    path = recipe(tmp_path, "privacy: {epochs: 2, expected_batch_size: 9}\n")
+    privacy = Config.load(path, steps=3, sampling_rate=0.1, denominator=4).privacy
+    assert (privacy.steps, privacy.epochs, privacy.expected_batch_size) == (3, None, None)
+    assert Config.load(path, epochs=5).privacy.epochs == 5
 
 
 def test_what_is_written_reads_back_the_same(tmp_path):

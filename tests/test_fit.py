@@ -118,7 +118,9 @@ def test_without_epsilon_every_output_says_not_private(image_root, tmp_path, qui
     assert statement["private"] is False
     assert statement["guarantee"].startswith("NOT PRIVATE")
     assert statement["epsilon"] == "inf" and statement["noise_std"] == 0
-    assert "NOT PRIVATE" in (result.folder / "MODEL_CARD.md").read_text()
+    assert statement["assumptions"] == [] and "Gaussian" not in statement["mechanism"]
+    card = (result.folder / "MODEL_CARD.md").read_text()
+    assert "NOT PRIVATE" in card and "guarantee means" not in card
     assert json.loads((result.folder / "metrics.json").read_text())["private"] is False
 
 

@@ -1,6 +1,7 @@
 """Settings to the parts of a run: data, plan, views, model and optimiser, checked together."""
 
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import torch
@@ -8,7 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from dpmix.config import Config, InputConfig
+from dpmix.config import Config, InputConfig, PrivacyConfig
 from dpmix.data import Normalization, Splits, load_splits, normalization
 from dpmix.data.options import Progress
 from dpmix.errors import DpmixError
@@ -47,6 +48,12 @@ class Assembly:
     normalization: Normalization
     device: torch.device
 
+    @property
+    def folder(self) -> Path:
+        """Where the run is to be written."""
+        assert self.config.run.output is not None
+        return Path(self.config.run.output)
+
     def trainer(self) -> PrivateTrainer:
         """A trainer wired from these parts."""
         run = self.config.run
@@ -75,7 +82,8 @@ def assemble(config: Config, progress: Progress | None = None) -> Assembly:
     device = choose_device(config.run.device)
     splits = load_splits(progress=progress, **config.data.model_dump(exclude={"normalization"}))
     spec = config.view_spec(splits.flip)
-    plan = calibrate(config, len(splits.train), spec)
+    privacy = config.privacy.with_batch(len(splits.train))
+    plan = calibrate(privacy, len(splits.train), spec)
     views = _views(config, splits, spec)
     # Initial weights are public; their stream is the run's, so that a seed repeats them.
     torch.manual_seed(Randomness.create(config.run.seed).model)
@@ -85,6 +93,8 @@ def assemble(config: Config, progress: Progress | None = None) -> Assembly:
     resolved = config.model_copy(
         update={
             "views": config.views.model_copy(update={"flip": spec.flip}),
+            "privacy": privacy,
+            "run": config.run.model_copy(update={"output": str(_output(config))}),
             "input": InputConfig(
                 image_shape=splits.train.image_shape, class_names=splits.train.class_names
             ),
@@ -103,13 +113,13 @@ def assemble(config: Config, progress: Progress | None = None) -> Assembly:
     )
 
 
-def calibrate(config: Config, n: int, spec: ViewSpec) -> PrivacyPlan:
+def calibrate(privacy: PrivacyConfig, n: int, spec: ViewSpec) -> PrivacyPlan:
     """The plan that the settings ask for on `n` training examples."""
-    settings = config.privacy.model_dump()
-    if config.privacy.sampling_rate is not None or config.privacy.denominator is not None:
-        return PrivacyPlan.calibrate(sensitivity_multiplier=spec.sensitivity_multiplier, **settings)
+    n_is_public = privacy.sampling_rate is None and privacy.denominator is None
     return PrivacyPlan.calibrate(
-        n=n, sensitivity_multiplier=spec.sensitivity_multiplier, **settings
+        n=n if n_is_public else None,
+        sensitivity_multiplier=spec.sensitivity_multiplier,
+        **privacy.model_dump(),
     )
 
 
@@ -164,3 +174,10 @@ def _refuse_private_pool(pool: Path, private: Path) -> None:
             f"the public pool '{pool}' overlaps the private data '{private}'; expected public "
             "images only: move them to a folder of their own"
         )
+
+
+def _output(config: Config) -> Path:
+    if config.run.output is not None:
+        return Path(config.run.output)
+    started = datetime.now().strftime("%Y%m%d-%H%M%S-%f")
+    return Path("runs") / f"{Path(config.data.data).stem}-{config.views.method}-{started}"

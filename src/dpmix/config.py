@@ -14,7 +14,7 @@ from dpmix.errors import DpmixError, nearest
 from dpmix.views.spec import Average, Method, ViewSpec
 
 DEFAULT_STEPS = 50
-DEFAULT_BATCH = 400
+LARGEST_BATCH = 400
 
 
 def _options(value: object) -> object:
@@ -76,11 +76,15 @@ class ModelConfig(Section):
 class PrivacyConfig(Section):
     """The guarantee. `steps` or `epochs`; `expected_batch_size`, or rate and denominator."""
 
-    epsilon: float = Field(3.0, description="privacy budget; 'inf' trains WITHOUT privacy")
+    epsilon: float = Field(
+        3.0,
+        description="privacy budget; 'inf' trains WITHOUT privacy or clipping: lower the rate then",
+    )
     delta: float = Field(1e-5, description="delta of the guarantee; keep it well under 1/N")
     max_grad_norm: float = Field(1.0, description="C: every example's gradient is clipped to it")
     expected_batch_size: float | None = Field(
-        None, description=f"q*N, examples expected in a step; default {DEFAULT_BATCH}"
+        None,
+        description=f"q*N, examples expected in a step; default N/10, at most {LARGEST_BATCH}",
     )
     sampling_rate: float | None = Field(
         None, description="q itself, with --denominator, when N must not count as public"
@@ -100,15 +104,20 @@ class PrivacyConfig(Section):
         given = {name: value for name, value in values.items() if value is not None}
         if not given.keys() & {"steps", "epochs"}:
             given["steps"] = DEFAULT_STEPS
-        if not given.keys() & {"expected_batch_size", "sampling_rate", "denominator"}:
-            given["expected_batch_size"] = DEFAULT_BATCH
         return given
+
+    def with_batch(self, n: int) -> "PrivacyConfig":
+        """The same with the default batch size for `n` training examples, if none was given."""
+        if self.expected_batch_size or self.sampling_rate or self.denominator:
+            return self
+        batch = min(LARGEST_BATCH, max(1, n // 10))
+        return self.model_copy(update={"expected_batch_size": float(batch)})
 
 
 class OptimizerConfig(Section):
     """How the released gradients are used; none of it affects privacy."""
 
-    optimizer: str = Field("SGD", description="any of torch.optim by name: SGD, Adam, ...")
+    optimizer: str = Field("SGD", description="of torch.optim, by name: SGD, Adam, AdamW, ...")
     learning_rate: float = Field(1.0, gt=0, description="learning rate")
     momentum: float | None = Field(
         None, ge=0, lt=1, description="momentum, where the optimizer has it; default 0.9"
@@ -173,6 +182,7 @@ class Config(Section):
             DpmixError: an unreadable file, an unknown field or a value that does not fit.
         """
         tree = read_recipe(recipe) if recipe else {}
+        _drop_alternatives(tree, {name for name, value in leaves.items() if value is not None})
         for name, value in leaves.items():
             if name not in LEAVES:
                 raise DpmixError(f"unknown setting '{name}': {nearest(name, LEAVES)}")
@@ -230,6 +240,19 @@ def read_recipe(path: Path) -> dict[str, dict[str, Any]]:
             "'privacy: {epsilon: 3}'"
         )
     return {name: part for name, part in tree.items() if part is not None}
+
+
+def _drop_alternatives(tree: dict[str, dict[str, Any]], given: set[str]) -> None:
+    """Take out of a recipe what a setting given beside it says in another way."""
+    section = tree.get("privacy", {})
+    for one, other in (
+        ({"steps"}, {"epochs"}),
+        ({"expected_batch_size"}, {"sampling_rate", "denominator"}),
+    ):
+        for mine, others in ((one, other), (other, one)):
+            if given & mine:
+                for name in others - given:
+                    section.pop(name, None)
 
 
 def _explain(error: ValidationError, recipe: Path | None) -> str:

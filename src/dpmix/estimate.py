@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from dpmix.assembly import Assembly
+from dpmix.data import Splits
 from dpmix.models import parameter_count, train_mode
 from dpmix.privacy.clipping import choose_engine, clipped_gradient_sum
 from dpmix.training.loss import soft_cross_entropy
@@ -54,13 +55,24 @@ def estimate_rows(parts: Assembly) -> list[tuple[str, str]]:
         chosen, reason = parts.config.run.engine, "as asked for"
     return [
         ("model", f"{parts.config.model.model}, {parameter_count(parts.model):,} parameters"),
-        ("data", f"{parts.splits.name}: {len(parts.splits.train)} training images"),
+        ("data", data_line(parts.splits)),
+        ("flip", "on" if parts.views.spec.flip else "off"),
         ("cost of a step", f"{groups:g} clipped gradients x {views} views = "
          f"{groups * views:g} forward and backward passes"),
         ("engine", f"{chosen}: {reason}"),
         ("time", f"about {seconds:.2f} s a step, {_duration(seconds * parts.plan.steps)} in all "
          f"on {parts.device}"),
     ]  # fmt: skip
+
+
+def data_line(splits: Splits) -> str:
+    """What was read, in one line."""
+    channels, height, width = splits.train.image_shape
+    return (
+        f"{splits.name}: {len(splits.train)} training and {len(splits.test)} test images of "
+        f"{len(splits.train.class_names)} classes, {height}x{width}, "
+        f"{'grey' if channels == 1 else 'RGB'}"
+    )
 
 
 def _duration(seconds: float) -> str:

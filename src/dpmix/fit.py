@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -73,7 +72,7 @@ def run(parts: Assembly, report: Callable[[Progress], None] = lambda _: None) ->
     """Train an assembled run and write its folder, as `fit` does."""
     trainer = parts.trainer()
     ema = Ema(parts.model, parts.config.optimizer.ema_decay)
-    folder = RunFolder(_output(parts.config))
+    folder = RunFolder(parts.folder)
     folder.create(parts.config.run.overwrite)
 
     try:
@@ -112,10 +111,3 @@ def _save(parts: Assembly, folder: RunFolder, ema: Ema, history: History) -> Non
         metrics=text_writer(to_json(numbers)),
         card=text_writer(model_card(parts.config, statement, numbers)),
     )
-
-
-def _output(config: Config) -> Path:
-    if config.run.output is not None:
-        return Path(config.run.output)
-    started = datetime.now().strftime("%Y%m%d-%H%M%S-%f")
-    return Path("runs") / f"{Path(config.data.data).stem}-{config.views.method}-{started}"

@@ -75,7 +75,12 @@ def test_source(
             "channels": saved.input.image_shape[0],
         }
     settings["skip_corrupt"] = skip_corrupt or (data is None and settings["skip_corrupt"])
-    source = load_splits(progress=progress, **settings).test
+    try:
+        source = load_splits(progress=progress, **settings).test
+    except DpmixError as error:
+        if data is not None:
+            raise
+        raise DpmixError(f"the run's own data: {error}; or give other --data") from None
     if source.class_names != saved.input.class_names:
         raise DpmixError(
             f"the data has classes {', '.join(source.class_names)} but the model was trained on "

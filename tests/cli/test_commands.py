@@ -102,7 +102,8 @@ def test_dry_run_prints_plan_size_and_time_and_writes_nothing(dpmix, image_root,
     for said in (
         "epsilon 2.000",
         "parameters",
-        "80 training images",
+        "80 training and 20 test images of 2 classes, 12x12, grey",
+        "flip            on",
         "10 clipped gradients x 4 views",
         "engine",
         "s a step",
@@ -117,8 +118,25 @@ def test_evaluate_measures_the_same_accuracy(dpmix, trained, image_root):
     status, out, _ = dpmix("evaluate", folder, "--json")
     assert status == 0
     assert json.loads(out)["accuracy"] == measured["test_accuracy"]
+    assert measured["test_images"] == 20
     status, out, _ = dpmix("evaluate", folder, "--data", image_root)
     assert status == 0 and f"{measured['test_accuracy']:.2%} of 20 images" in out
+
+
+def test_evaluate_says_that_it_is_the_runs_own_data_that_is_gone(dpmix, trained, image_root):
+    image_root.rename(image_root.with_name("moved"))
+    status, _, err = dpmix("evaluate", trained[0])
+    assert status == 2 and "the run's own data: no file or folder" in err
+    assert "give other --data" in err
+
+
+def test_a_flag_takes_the_place_of_what_a_recipe_says_in_another_way(dpmix, tmp_path):
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("privacy: {epochs: 1, sampling_rate: 0.1, denominator: 400}\n")
+    call = ("train", "--config", recipe, "--steps", "7", "--expected-batch-size", "40", "--dry-run")
+    status, out, err = dpmix(*call, "--k-self", "1", "--k-base", "1")
+    assert status == 0, err
+    assert "q 0.01, expected batch 40" in out
 
 
 def test_evaluate_refuses_data_with_other_classes(dpmix, trained):
@@ -173,6 +191,7 @@ MISTAKES = [
     (["train", "--method", "mixself"], "did you mean 'mix-self'"),
     (["train", "--model", "wrn16"], "unknown model 'wrn16'"),
     (["train", "--data", "no/such/folder"], "no file or folder 'no/such/folder'"),
+    (["train", "--data", "no/folder", "--test-fraction", "0.2"], "no file or folder 'no/folder'"),
     (["train", "--data", "mnist5"], "did you mean 'mnist5k'"),
     (["train", "--epsilon", "0"], "epsilon is 0; expected above 0"),
     (["train", "--epsilon", "-1"], "epsilon is -1; expected above 0"),

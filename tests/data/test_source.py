@@ -44,3 +44,9 @@ def test_a_source_runs_both_checks():
 def test_refuses_no_images():
     with pytest.raises(DpmixError, match="no images"):
         TensorSource(PIXELS[:0], torch.zeros(0, dtype=torch.int64), ("a",))
+
+
+def test_no_pixel_and_no_label_is_in_the_repr():
+    assert repr(TensorSource(PIXELS, torch.tensor([0, 1, 0]), ("a", "b"))) == (
+        "TensorSource(class_names=('a', 'b'))"
+    )

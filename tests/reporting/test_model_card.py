@@ -39,6 +39,11 @@ def test_every_table_row_has_two_cells_whatever_a_class_is_called():
         assert len(re.findall(r"(?<!\\)\|", row)) == 3, row
 
 
+def test_the_data_is_named_without_its_path():
+    text, _ = card({"a": 1.0, "b": 1.0}, data="/home/alice/study-7/scans")
+    assert "# Model card: cnn-small on scans\n" in text and "alice" not in text
+
+
 def test_a_pool_is_named():
     text, _ = card({"a": 1.0, "b": 1.0}, method="mix-diff", pool="drawn/images")
     assert "| public pool | drawn/images |" in text

@@ -119,8 +119,8 @@ def test_an_overwrite_after_a_stopped_overwrite_never_mixes_either(tmp_path, mon
 
 
 def test_an_overwrite_leaves_the_new_run_alone_and_nothing_else_touched(tmp_path):
-    (tmp_path / "thesis.tex").write_text("years of work")
     first = opened(tmp_path)
+    (tmp_path / "thesis.tex").write_text("years of work")
     save(first, "1")
     first.log_private({"step": 1})
     first.close()
@@ -153,6 +153,17 @@ def test_a_folder_with_anything_in_it_is_refused_without_overwrite(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(DpmixError, match=r"not empty; give another --output, or --overwrite"):
         opened(tmp_path, overwrite=False)
+
+
+def test_overwrite_takes_no_folder_that_holds_no_run(tmp_path):
+    (tmp_path / "scan.png").write_bytes(b"an image")
+    with pytest.raises(DpmixError, match=r"replaces a run, but folder .* holds something else"):
+        opened(tmp_path, overwrite=True)
+
+
+def test_what_is_private_is_for_its_owner_only(tmp_path):
+    folder = opened(tmp_path / "run")
+    assert folder.diagnostics.stat().st_mode & 0o777 == 0o700
 
 
 def test_a_folder_that_another_run_writes_to_is_refused_until_it_ends(tmp_path):

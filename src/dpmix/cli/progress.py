@@ -14,17 +14,21 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 from rich.text import Text
 
 from dpmix.reporting.rounding import shown_epsilon
 from dpmix.training.loop import Progress as TrainingProgress
+
+# A column that never breaks over two lines; the bar gives way instead.
+_LINE = Column(no_wrap=True)
 
 
 class RateColumn(ProgressColumn):
     """Units per second."""
 
     def __init__(self, unit: str) -> None:
-        super().__init__()
+        super().__init__(table_column=_LINE)
         self.unit = unit
 
     def render(self, task: Task) -> Text:
@@ -35,13 +39,14 @@ class RateColumn(ProgressColumn):
 
 def _bar(console: Console, unit: str, *more: ProgressColumn) -> Progress:
     return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
+        TextColumn("{task.description}", table_column=_LINE),
+        BarColumn(bar_width=None, table_column=Column(min_width=4, max_width=40)),
+        MofNCompleteColumn(table_column=_LINE),
         RateColumn(unit),
-        TimeRemainingColumn(),
+        TimeRemainingColumn(table_column=_LINE),
         *more,
         console=console,
+        expand=True,
         disable=not console.is_terminal,
     )
 
@@ -65,8 +70,13 @@ def training_bar(
     console: Console, steps: int, private: bool
 ) -> Iterator[Callable[[TrainingProgress], None]]:
     """A bar for training that shows epsilon and the latest test accuracy; yields the callback."""
-    spent = "epsilon so far <= {task.fields[epsilon]}" if private else "NOT PRIVATE"
-    with _bar(console, "steps", TextColumn(spent), TextColumn("{task.fields[accuracy]}")) as bar:
+    spent = "epsilon <= {task.fields[epsilon]}" if private else "NOT PRIVATE"
+    with _bar(
+        console,
+        "steps",
+        TextColumn(spent, table_column=_LINE),
+        TextColumn("{task.fields[accuracy]}", table_column=_LINE),
+    ) as bar:
         task = bar.add_task("training", total=steps, epsilon=shown_epsilon(0.0, 2), accuracy="")
 
         def update(now: TrainingProgress) -> None:

@@ -10,7 +10,7 @@ from dpmix.assembly import assemble
 from dpmix.cli.flags import setting_flags
 from dpmix.cli.progress import decoding_bar, training_bar
 from dpmix.config import Config
-from dpmix.estimate import estimate_rows
+from dpmix.estimate import data_line, estimate_rows
 from dpmix.fit import run
 from dpmix.reporting.summary import evaluation_rows, guarantee_rows, two_columns
 
@@ -41,6 +41,7 @@ def train(
     if dry_run:
         console.print(two_columns([*plan_rows, *estimate_rows(parts)]))
         return
+    console.print(f"{data_line(parts.splits)}; writing to {parts.folder}", highlight=False)
     with training_bar(console, parts.plan.steps, parts.plan.private) as report:
         result = run(parts, report)
     rows = [*evaluation_rows(result.evaluation), *plan_rows, ("run folder", str(result.folder))]

@@ -1,6 +1,6 @@
 """The source for image sets that do not fit in memory: decoded whenever they are asked for."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from jaxtyping import Int64, UInt8
 from torch import Tensor
@@ -26,8 +26,9 @@ class EncodedSource:
         DpmixError: as `check_labels` raises.
     """
 
-    encoded: EncodedImages
-    labels: Int64[Tensor, " N"]
+    # Not in the repr: file names and labels do not belong in a log or a traceback.
+    encoded: EncodedImages = field(repr=False)
+    labels: Int64[Tensor, " N"] = field(repr=False)
     class_names: tuple[str, ...]
     form: PixelForm
     workers: int | None = None

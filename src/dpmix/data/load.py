@@ -44,6 +44,8 @@ def load_splits(
     path = Path(data).expanduser()
     if data not in BUILT_IN and path.is_dir():
         return folder_splits(path, options, test_fraction)
+    if data not in BUILT_IN and not (path.suffix == ".npz" and path.is_file()):
+        raise _nothing_found(data, path)
     if test_fraction is not None:
         raise DpmixError(
             f"--test-fraction {test_fraction} does not apply to data '{data}', which has its own "
@@ -51,9 +53,7 @@ def load_splits(
         )
     if data in BUILT_IN:
         return _built_in(data, options)
-    if path.suffix == ".npz" and path.is_file():
-        return npz_splits(path, options)
-    raise _nothing_found(data, path)
+    return npz_splits(path, options)
 
 
 def _built_in(data: str, options: ReadOptions) -> Splits:

@@ -89,8 +89,8 @@ def opened(stream: BufferedReader | BytesIO, name: str) -> Iterator[Image.Image]
             raise UnreadableImageError(_too_large(f"{image.height}x{image.width}"))
         if _is_deep(image):
             raise DpmixError(
-                f"image '{name}' has more than 8 bits a channel (mode {image.mode}); "
-                "expected 8-bit: rescale it first"
+                f"image '{name}' has more than 8 bits a channel (mode {image.mode}); expected "
+                "8-bit: rescale it first, by a range that is not taken from the data set"
             )
         yield image
 

@@ -5,7 +5,7 @@ indexes `class_names`, whose names differ.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -52,8 +52,9 @@ class TensorSource:
             out of range, or a class name given twice.
     """
 
-    pixels: UInt8[Tensor, "N C H W"]
-    labels: Int64[Tensor, " N"]
+    # Not in the repr: a private image does not belong in a log or a traceback.
+    pixels: UInt8[Tensor, "N C H W"] = field(repr=False)
+    labels: Int64[Tensor, " N"] = field(repr=False)
     class_names: tuple[str, ...]
 
     def __post_init__(self) -> None:

@@ -98,7 +98,7 @@ class PrivacyPlan:
         rate, divisor = _sampling(n, expected_batch_size, sampling_rate, denominator)
         total = _steps(steps, epochs, rate)
         _require(epsilon > 0, "epsilon", epsilon, "above 0 ('inf' trains without privacy)")
-        if n is not None and delta >= 1 / n and epsilon < math.inf:
+        if n is not None and 1 / n <= delta < 1 and epsilon < math.inf:
             warnings.warn(
                 f"delta {delta:g} is not below 1/N = {1 / n:.1e}: releasing one whole record in N "
                 "would satisfy such a delta. Give a delta well under 1/N.",

@@ -1,5 +1,6 @@
 """`MODEL_CARD.md`: what a person needs to know who is handed the model."""
 
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -19,7 +20,9 @@ def model_card(config: Config, statement: dict[str, Any], numbers: dict[str, Any
     )
     environment.filters |= {"epsilon": shown_epsilon, "sigma": shown_sigma, "cell": _cell}
     template = environment.get_template("model_card.md.j2")
-    return template.render(config=config, statement=statement, numbers=numbers)
+    # The name alone: a path can name a study or a person.
+    data_name = Path(config.data.data).name
+    return template.render(config=config, statement=statement, numbers=numbers, data_name=data_name)
 
 
 def _cell(text: str) -> str:

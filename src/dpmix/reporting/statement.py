@@ -4,6 +4,7 @@ Every number comes from the `PrivacyPlan` or from the accountant, none is typed 
 """
 
 import platform
+from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
@@ -13,6 +14,7 @@ from dpmix.privacy.plan import PrivacyPlan
 from dpmix.reporting.rounding import shown_epsilon
 
 NOT_PRIVATE = "NOT PRIVATE"
+MECHANISM = "Poisson-subsampled Gaussian on the sum of clipped gradients (DP-SGD)"
 
 _LIBRARIES = ("dpmix", "torch", "torchvision", "numpy", "dp-accounting")
 
@@ -31,12 +33,13 @@ def privacy_statement(
     epsilon = plan.epsilon_after(steps)
     return {
         "private": plan.private,
+        "written": datetime.now(UTC).isoformat(timespec="seconds"),
         "guarantee": guarantee(plan, epsilon, config.run.seed),
         "epsilon": epsilon,
         "epsilon_rdp": epsilon_rdp(plan.sampling_rate, plan.noise_multiplier, steps, plan.delta),
         "delta": plan.delta,
         "neighbouring_relation": plan.neighbouring_relation,
-        "mechanism": "Poisson-subsampled Gaussian on the sum of clipped gradients (DP-SGD)",
+        "mechanism": MECHANISM if plan.private else "none: neither clipping nor noise",
         "method": config.views.method,
         "accountant": {"name": "PLD", "library": "dp-accounting", "beside": "RDP"},
         "sampling_rate": plan.sampling_rate,
@@ -51,7 +54,7 @@ def privacy_statement(
         "examples": plan.n,
         "weights_sha256": weights_sha256,
         "seeded": config.run.seed is not None,
-        "assumptions": assumptions(config, plan),
+        "assumptions": assumptions(config, plan) if plan.private else [],
         "public_inputs": {
             "pool": config.views.pool,
             "normalization": config.data.normalization,

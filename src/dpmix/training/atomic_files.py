@@ -25,8 +25,8 @@ def stage(path: Path, write: Writer) -> Path:
         aside.unlink(missing_ok=True)
         kept = "the earlier file is unharmed" if path.exists() else "nothing was written"
         raise DpmixError(
-            f"cannot write '{path}': {error.strerror or error}; {kept}: free some space or give "
-            "another --output"
+            f"cannot write '{path}': {error.strerror or error}; {kept}: check "
+            "the folder and the space, or give another --output"
         ) from None
     except BaseException:
         aside.unlink(missing_ok=True)

@@ -39,15 +39,14 @@ class RunFolder:
         """Make the folder and lock it; an earlier run's model stays until `save` has another.
 
         Raises:
-            DpmixError: the folder is not empty, in use by another run, or can't be made.
+            DpmixError: the folder is not empty (or, with `overwrite`, holds no run), in use by
+                another run, or can't be made.
         """
         try:
-            if self.root.is_dir() and any(self.root.iterdir()) and not overwrite:
-                raise DpmixError(
-                    f"run folder '{self.root}' is not empty; give another --output, or --overwrite "
-                    "to replace the run in it"
-                )
+            if self.root.is_dir() and any(self.root.iterdir()):
+                self._refuse_unless_a_run(overwrite)
             self.diagnostics.mkdir(parents=True, exist_ok=True)
+            self.diagnostics.chmod(0o700)
             self._lock.acquire()
             self.private_log.unlink(missing_ok=True)
         except Timeout:
@@ -63,6 +62,18 @@ class RunFolder:
             "PRIVATE. The files in this folder were computed from the private training images "
             "without noise.\nThe privacy guarantee does not cover them: do not share them.\n",
         )
+
+    def _refuse_unless_a_run(self, overwrite: bool) -> None:
+        if not overwrite:
+            raise DpmixError(
+                f"run folder '{self.root}' is not empty; give another --output, or --overwrite to "
+                "replace the run in it"
+            )
+        if not self.diagnostics.is_dir():
+            raise DpmixError(
+                f"--overwrite replaces a run, but folder '{self.root}' holds something else; give "
+                "another --output"
+            )
 
     def close(self) -> None:
         """Let others write to the folder."""
