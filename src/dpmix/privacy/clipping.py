@@ -25,7 +25,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 # Measured on two cores (benchmarks/engines.py): from this K on, one example at a time is faster for
 # convolutions. Larger models than this gain nothing from vmap and need a gradient per example.
-EXAMPLEWISE_VIEWS = 8
+EXAMPLEWISE_VIEWS = 16
 VECTORIZED_PARAMETERS = 1 << 20
 
 logger = logging.getLogger(__name__)
