@@ -133,6 +133,26 @@ def test_an_overwrite_leaves_the_new_run_alone_and_nothing_else_touched(tmp_path
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
 
+def test_what_a_killed_process_had_staged_is_removed_by_the_next_run(tmp_path):
+    folder = opened(tmp_path)
+    folder.close()
+    (tmp_path / ".model.safetensors.123.part").write_text("half")
+    (tmp_path / ".gitignore").write_text("*")
+    opened(tmp_path)
+    assert [path.name for path in tmp_path.glob(".*")] == [".gitignore"]
+
+
+def test_an_interrupted_save_leaves_no_litter(tmp_path, monkeypatch):
+    folder = opened(tmp_path)
+    save(folder, "1")
+    with monkeypatch.context() as patch:
+        patch.setattr(folder, "_set_aside", lambda: None)
+        patch.setattr(type(folder.card), "replace", lambda *_: (_ for _ in ()).throw(StoppedError))
+        with pytest.raises(StoppedError):
+            save(folder, "2")
+    assert not list(tmp_path.glob(".*"))
+
+
 def test_a_full_disk_leaves_the_last_save(tmp_path, no_space):
     folder = opened(tmp_path / "run")
     save(folder, "1")

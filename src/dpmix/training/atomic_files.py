@@ -1,7 +1,7 @@
 """Writing that never leaves half a file behind: fill a file aside, then rename it."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from dpmix.errors import DpmixError
@@ -45,10 +45,20 @@ def stage_all(contents: dict[Path, Writer]) -> dict[Path, Path]:
         for path, write in contents.items():
             staged[path] = stage(path, write)
     except BaseException:
-        for aside in staged.values():
-            aside.unlink(missing_ok=True)
+        remove_all(staged.values())
         raise
     return staged
+
+
+def staged_in(folder: Path) -> list[Path]:
+    """What stopped processes staged in `folder` and never put in place."""
+    return list(folder.glob(".*.part"))
+
+
+def remove_all(paths: Iterable[Path]) -> None:
+    """Remove whichever of `paths` are there."""
+    for path in paths:
+        path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -10,7 +10,13 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from dpmix.errors import DpmixError
-from dpmix.training.atomic_files import Writer, stage_all, write_text
+from dpmix.training.atomic_files import (
+    Writer,
+    remove_all,
+    stage_all,
+    staged_in,
+    write_text,
+)
 from dpmix.training.json_text import to_json
 
 
@@ -49,6 +55,7 @@ class RunFolder:
             self.diagnostics.chmod(0o700)
             self._lock.acquire()
             self.private_log.unlink(missing_ok=True)
+            remove_all(staged_in(self.root))
         except Timeout:
             raise DpmixError(
                 f"run folder '{self.root}' is in use by another run; give another --output"
@@ -100,12 +107,15 @@ class RunFolder:
                 self.card: card,
             }
         )
-        if not self._of_this_run:
-            self._set_aside()
-        for stale in (self.metrics, self.card):
-            stale.unlink(missing_ok=True)
-        for path, aside in staged.items():
-            aside.replace(path)
+        try:
+            if not self._of_this_run:
+                self._set_aside()
+            for stale in (self.metrics, self.card):
+                stale.unlink(missing_ok=True)
+            for path, aside in staged.items():
+                aside.replace(path)
+        finally:
+            remove_all(staged.values())
         if not self._of_this_run:
             self._remove_previous()
             self._of_this_run = True
