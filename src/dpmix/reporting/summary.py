@@ -38,7 +38,9 @@ def guarantee_rows(plan: PrivacyPlan, method: str, seed: int | None) -> list[tup
         ("method", method),
     ]
     if plan.private and plan.sensitivity_multiplier > 1:
-        rows.append(("sensitivity", f"{plan.sensitivity_multiplier}C: the noise is as much larger"))
+        rows.append(
+            ("sensitivity", f"{plan.sensitivity_multiplier}C: so many times the noise of one C")
+        )
     if seed is not None:
         rows.append(("seed", f"{seed}: a RESEARCH run, its noise can be recomputed from the seed"))
     return rows
