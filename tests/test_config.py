@@ -42,6 +42,7 @@ def test_epochs_replace_the_default_steps_and_a_rate_the_default_batch():
 def test_the_default_batch_is_a_tenth_of_n_and_at_most_400(n, batch):
     assert Config.load().privacy.with_batch(n).expected_batch_size == batch
     assert Config.load(expected_batch_size=7).privacy.with_batch(n).expected_batch_size == 7
+    assert Config.load(expected_batch_size=0).privacy.with_batch(n).expected_batch_size == 0
     rate = Config.load(sampling_rate=0.1, denominator=9).privacy
     assert rate.with_batch(n) == rate
 

@@ -108,7 +108,8 @@ class PrivacyConfig(Section):
 
     def with_batch(self, n: int) -> "PrivacyConfig":
         """The same with the default batch size for `n` training examples, if none was given."""
-        if self.expected_batch_size or self.sampling_rate or self.denominator:
+        given = (self.expected_batch_size, self.sampling_rate, self.denominator)
+        if any(value is not None for value in given):
             return self
         batch = min(LARGEST_BATCH, max(1, n // 10))
         return self.model_copy(update={"expected_batch_size": float(batch)})

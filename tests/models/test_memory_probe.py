@@ -1,5 +1,6 @@
 """Models that remember, in whatever way, are refused; models that do not, pass."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -132,3 +133,26 @@ def test_the_model_itself_never_runs():
     with pytest.raises(DpmixError):
         check_private(model, IMAGE)
     assert model.kept is None
+
+
+def test_a_forward_that_was_replaced_on_the_object_is_refused():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 4)).eval()
+    model.forward = torch.autocast("cpu", dtype=torch.bfloat16)(model.forward)
+    with pytest.raises(DpmixError, match=r"model \(Sequential\) has its forward replaced"):
+        check_private(model, IMAGE)
+
+
+def test_a_compiled_script_is_refused_by_name():
+    model = torch.jit.trace(nn.Sequential(nn.Flatten(), nn.Linear(192, 4)), torch.ones(1, *IMAGE))
+    with pytest.raises(DpmixError, match=r"compiled by torch\.jit"):
+        check_private(model, IMAGE)
+
+
+def test_the_callers_graph_and_numpys_generator_are_left_alone():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 8), nn.Linear(8, 4))
+    loss = model(torch.ones(2, *IMAGE)).square().sum()
+    np.random.seed(3)  # noqa: NPY002
+    before = np.random.get_state()[1].copy()  # noqa: NPY002
+    check_private(model, IMAGE)
+    loss.backward()
+    assert (np.random.get_state()[1] == before).all()  # noqa: NPY002

@@ -93,6 +93,11 @@ def test_it_is_frozen():
         calibrated().noise_multiplier = 0.1
 
 
+def test_noise_that_is_too_small_for_a_number_is_not_called_noise():
+    with pytest.raises(DpmixError, match="the noise's standard deviation is 0; expected above 0"):
+        dataclasses.replace(calibrated(), max_grad_norm=5e-324, noise_multiplier=0.4)
+
+
 def test_a_delta_of_one_over_n_or_more_warns_and_says_why():
     with pytest.warns(UserWarning, match=r"not below 1/N = 1\.0e-02.*one whole record"):
         calibrated(delta=0.01, epsilon=0.5)

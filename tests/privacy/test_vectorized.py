@@ -33,6 +33,25 @@ def test_a_model_that_vmap_cannot_run_names_the_other_engine():
     ), "auto goes on with the other one"
 
 
+def test_a_parameter_without_dimensions_is_clipped_too():
+    class Tempered(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.temperature = nn.Parameter(torch.tensor(2.0))
+            self.linear = nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.linear(x.flatten(1)) * self.temperature
+
+    model, views, labels = Tempered(), torch.randn(3, 1, 1, 2, 2), torch.full((3, 1, 2), 0.5)
+    one, other = (
+        clipped_gradient_sum(model, soft_cross_entropy, views, labels, 0.1, engine=engine)
+        for engine in ("vectorized", "examplewise")
+    )
+    for a, b in zip(one.gradients, other.gradients, strict=True):
+        assert a.shape == b.shape and torch.allclose(a, b, rtol=1e-5)
+
+
 def test_examples_are_taken_in_chunks_that_bound_the_gradients_held(monkeypatch):
     seen = []
 

@@ -266,3 +266,14 @@ def test_a_forked_trainer_takes_no_step(monkeypatch):
     monkeypatch.setattr("os.getpid", lambda: -1)
     with pytest.raises(DpmixError, match="made in another process"):
         run.step()
+
+
+def test_a_layer_that_is_put_in_later_and_keeps_statistics_stops_the_step_before_the_release():
+    model = linear()
+    run = trainer(plan(), model=model, method="self-aug", engine="examplewise")
+    model[0] = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(36, affine=False))
+    before = state(model)
+    with pytest.raises(DpmixError, match="a buffer of the model changed during the step"):
+        run.step()
+    assert torch.equal(state(model), before)
+    assert all(parameter.grad is None for parameter in model.parameters())

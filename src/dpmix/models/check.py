@@ -7,6 +7,7 @@ claim of clipping: clip and sum bound one example's influence by C only if its g
 function of that example, the parameters and coins. The test is ``tests/models/test_check.py``.
 """
 
+import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
@@ -39,6 +40,7 @@ def check_private(model: nn.Module, image_shape: tuple[int, ...] | None = None) 
         _refuse_batch_statistics(path, module)
         _refuse_uninitialised(path, module)
         _refuse_parameter_hooks(path, module)
+        _refuse_what_no_copy_runs(path, module)
     if not any(p.requires_grad for p in model.parameters()):
         raise DpmixError(
             f"model {type(model).__name__} has no trainable parameter: expected at least one with "
@@ -91,3 +93,17 @@ def _refuse_parameter_hooks(path: str, module: nn.Module) -> None:
                 f"{layer_name(path, module)} has a hook on the gradient of '{name}', which can "
                 "carry one example into the next; remove it"
             )
+
+
+def _refuse_what_no_copy_runs(path: str, module: nn.Module) -> None:
+    """Refuse a forward that was put on the object: its copy would go on running the original."""
+    if "forward" in vars(module):
+        raise DpmixError(
+            f"{layer_name(path, module)} has its forward replaced on the object, so the check "
+            "would not see what runs; wrap the model in a module of its own instead"
+        )
+    if isinstance(module, torch.jit.ScriptModule):
+        raise DpmixError(
+            f"{layer_name(path, module)} is compiled by torch.jit, so what it keeps can't be "
+            "checked; give the module that it was compiled from"
+        )

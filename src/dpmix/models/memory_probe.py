@@ -1,9 +1,10 @@
 """Refuse a model whose gradient depends on what it saw before, whatever it keeps that in.
 
-Guarantees that a model which passes gives public noise the same logits and gradients, with the same
-coins, whether other noise came before it or not. Numbers, lists, caches and hooks of modules count
-as well as tensors. What lies outside the model, such as a global variable, counts too, where it
-shows within a few passes. The test is ``tests/models/test_memory_probe.py``.
+Guarantees that a model which passes gives a batch of public noise the same logits and gradients,
+with the same coins, whether a few other batches came before it or not. Numbers, lists, caches and
+hooks of modules count as well as tensors. What shows only after more passes, or for larger batches,
+is not seen here; where a buffer holds it, ``PrivateTrainer`` refuses the step in which it moves.
+The test is ``tests/models/test_memory_probe.py``.
 """
 
 import copy
@@ -66,8 +67,14 @@ def _pass(model: nn.Module, x: Tensor, coins: RandomState) -> Tensor:
     logits = model(x)
     loss = (logits.logsumexp(dim=1) - logits[:, 0]).sum()
     trained = [p for p in model.parameters() if p.requires_grad]
-    gradients = torch.autograd.grad(loss, trained, allow_unused=True, materialize_grads=True)
-    return torch.cat([part.detach().flatten().double().cpu() for part in (logits, *gradients)])
+    gradients = torch.autograd.grad(loss, trained, allow_unused=True)
+    used = [gradient for gradient in gradients if gradient is not None]
+    if not used:
+        raise DpmixError(
+            f"model {type(model).__name__} uses none of its trainable parameters, or runs another "
+            "module's; expected gradients"
+        )
+    return torch.cat([part.detach().flatten().double().cpu() for part in (logits, *used)])
 
 
 def _compare(model: nn.Module, one: Tensor, two: Tensor) -> None:

@@ -1,8 +1,8 @@
 """Remember the state of a model, tell what has changed, and put it back.
 
 Guarantees that after ``with preserved(model)`` every parameter, buffer and plain tensor attribute
-that the model had, its train/eval modes, and the state of torch's and Python's random generators
-are what they were, whatever the body did.
+that the model had, its train/eval modes, and the state of torch's, numpy's and Python's random
+generators are what they were, whatever the body did.
 """
 
 import random
@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -34,9 +35,15 @@ class Held:
             return now is not self.value
         return now.shape != self.value.shape or not _same(now.detach(), self.value)
 
+    def _moved(self) -> bool:
+        assert self.tensor is not None and self.value is not None
+        same_shape = self.tensor.shape == self.value.shape
+        return not same_shape or not _same(self.tensor.detach(), self.value)
+
     def restore(self) -> None:
         """Put back both the tensor object and its value."""
-        if self.tensor is not None and self.value is not None:
+        # Untouched values stay untouched: a write would break a graph that the caller still needs.
+        if self.tensor is not None and self.value is not None and self._moved():
             with torch.no_grad():
                 self.tensor.copy_(self.value)
         self.store[self.name] = self.tensor
@@ -87,7 +94,7 @@ class RandomState:
 
     def __init__(self, model: nn.Module) -> None:
         tensors = [*model.parameters(), *model.buffers()]
-        self._python = random.getstate()
+        self._python, self._numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
         self._cpu = torch.get_rng_state()
         devices = {t.device for t in tensors if t.device.type == "cuda"}
         self._cuda = {device: torch.cuda.get_rng_state(device) for device in devices}
@@ -95,6 +102,12 @@ class RandomState:
     def replay(self) -> None:
         """Set every generator back to the state at construction."""
         random.setstate(self._python)
+        np.random.set_state(self._numpy)  # noqa: NPY002
         torch.set_rng_state(self._cpu)
         for device, state in self._cuda.items():
             torch.cuda.set_rng_state(state, device)
+
+
+def buffer_marks(model: nn.Module) -> list[tuple[int, int]]:
+    """Identity and version of every buffer: they differ once a buffer was exchanged or written."""
+    return [(id(b), 0 if b.is_inference() else b._version) for b in model.buffers()]

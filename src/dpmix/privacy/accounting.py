@@ -31,7 +31,7 @@ MIN_DELTA = 1e-12
 def _event(sampling_rate: float, sigma: float, steps: int) -> dp_accounting.DpEvent:
     gaussian = dp_accounting.GaussianDpEvent(sigma)
     sampled = dp_accounting.PoissonSampledDpEvent(sampling_rate, gaussian)
-    return dp_accounting.SelfComposedDpEvent(sampled, steps)
+    return dp_accounting.SelfComposedDpEvent(sampled, int(steps))
 
 
 def _epsilon(

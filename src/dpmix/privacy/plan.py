@@ -58,6 +58,9 @@ class PrivacyPlan:
                  self.sensitivity_multiplier, "1 or more")  # fmt: skip
         if self.noise_multiplier > 0 and math.isinf(self.max_grad_norm):
             raise DpmixError("max_grad_norm is infinite but noise is added; give a finite norm")
+        if self.private:
+            _require(_positive(self.noise_std), "the noise's standard deviation", self.noise_std,
+                     "above 0 and finite")  # fmt: skip
 
     @classmethod
     def calibrate(

@@ -67,7 +67,7 @@ def _add_clipped(
     total: list[Tensor], gradients: list[Tensor], max_grad_norm: float
 ) -> Float[Tensor, " G"]:
     """Clip each row over all tensors together, add the rows to `total`; return their norms."""
-    rows = [g.flatten(1).to(gradient_dtype(g)) for g in gradients]
+    rows = [g.reshape(len(g), -1).to(gradient_dtype(g)) for g in gradients]
     dtype = sum_dtype(rows[0].device)
     norms: Tensor = torch.linalg.vector_norm(
         torch.stack([torch.linalg.vector_norm(row, dim=1, dtype=dtype) for row in rows]), dim=0

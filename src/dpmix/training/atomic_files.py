@@ -50,9 +50,9 @@ def stage_all(contents: dict[Path, Writer]) -> dict[Path, Path]:
     return staged
 
 
-def staged_in(folder: Path) -> list[Path]:
-    """What stopped processes staged in `folder` and never put in place."""
-    return list(folder.glob(".*.part"))
+def staged_for(paths: Iterable[Path]) -> list[Path]:
+    """What stopped processes staged for `paths` and never put in place."""
+    return [aside for path in paths for aside in path.parent.glob(f".{path.name}.*.part")]
 
 
 def remove_all(paths: Iterable[Path]) -> None:

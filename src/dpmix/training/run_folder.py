@@ -4,6 +4,7 @@ Guarantees, whenever the process is stopped: no statement, metrics or card stand
 that it understates; and a model that was there is there, or in `previous/`, until another one is.
 """
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from dpmix.training.atomic_files import (
     Writer,
     remove_all,
     stage_all,
-    staged_in,
+    staged_for,
     write_text,
 )
 from dpmix.training.json_text import to_json
@@ -55,7 +56,7 @@ class RunFolder:
             self.diagnostics.chmod(0o700)
             self._lock.acquire()
             self.private_log.unlink(missing_ok=True)
-            remove_all(staged_in(self.root))
+            remove_all(staged_for(self._released()))
         except Timeout:
             raise DpmixError(
                 f"run folder '{self.root}' is in use by another run; give another --output"
@@ -64,6 +65,13 @@ class RunFolder:
             raise DpmixError(
                 f"cannot make run folder '{self.root}': {error.strerror}; give another --output"
             ) from None
+        try:
+            self._write_notice()
+        except DpmixError:
+            self.close()
+            raise
+
+    def _write_notice(self) -> None:
         write_text(
             self.private_notice,
             "PRIVATE. The files in this folder were computed from the private training images "
@@ -76,7 +84,7 @@ class RunFolder:
                 f"run folder '{self.root}' is not empty; give another --output, or --overwrite to "
                 "replace the run in it"
             )
-        if not self.diagnostics.is_dir():
+        if not self.private_notice.is_file():
             raise DpmixError(
                 f"--overwrite replaces a run, but folder '{self.root}' holds something else; give "
                 "another --output"
@@ -93,7 +101,7 @@ class RunFolder:
         Everything is on the disk before anything is replaced. Then, in this order: metrics and card
         of older weights go; the statement, of an epsilon that is never smaller than the last one,
         comes before its weights; metrics and card come last. An earlier run's files move to
-        `previous/` first, weights before their statement, and are removed once all is in place.
+        `previous/` first, and are removed once all is in place.
 
         Raises:
             DpmixError: the disk is full, or the like; the last save is unharmed.
@@ -114,6 +122,11 @@ class RunFolder:
                 stale.unlink(missing_ok=True)
             for path, aside in staged.items():
                 aside.replace(path)
+        except OSError as error:
+            raise DpmixError(
+                f"cannot replace the files in '{self.root}': {error}; the earlier model is there "
+                "or in previous/: give another --output"
+            ) from None
         finally:
             remove_all(staged.values())
         if not self._of_this_run:
@@ -136,9 +149,14 @@ class RunFolder:
             return
         self._remove_previous()
         self.previous.mkdir(exist_ok=True)
-        for path in self._released():
+        weights, *described = self._released()
+        # Copied before the weights move, so that `previous/` never holds weights alone.
+        for path in described:
             if path.exists():
-                path.replace(self.previous / path.name)
+                shutil.copyfile(path, self.previous / path.name)
+        weights.replace(self.previous / weights.name)
+        for path in described:
+            path.unlink(missing_ok=True)
 
     def _remove_previous(self) -> None:
         if self.previous.is_dir():

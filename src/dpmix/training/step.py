@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from dpmix.data.source import ImageSource
 from dpmix.errors import DpmixError
-from dpmix.models import check_private, frozen_modules, train_mode
+from dpmix.models import buffer_marks, check_private, frozen_modules, train_mode
 from dpmix.privacy.clipping import (
     ClippedSum,
     Engine,
@@ -150,7 +150,7 @@ class PrivateTrainer:
 
         Raises:
             DpmixError: all steps of the plan are done: one more would exceed its epsilon. Or the
-                process was forked since the trainer was made.
+                process was forked since the trainer was made, or a buffer of the model changed.
         """
         if os.getpid() != self._process:
             raise DpmixError(
@@ -164,6 +164,7 @@ class PrivateTrainer:
             )
         # At every step: a caller's own model.train() would wake frozen BatchNorm layers.
         train_mode(self.model, self._frozen)
+        buffers = buffer_marks(self.model)
         drawn = self._sampler.draw()
         total = zero_sum(self.parameters)
         parts = []
@@ -171,6 +172,12 @@ class PrivateTrainer:
             part = self._clipped_sum(examples)
             torch._foreach_add_(total, part.gradients)
             parts.append(part)
+        if buffer_marks(self.model) != buffers:
+            raise DpmixError(
+                "a buffer of the model changed during the step: it holds private statistics "
+                "without noise. Nothing was released; find the layer (a BatchNorm put in later?) and drop "
+                "this model"
+            )
         # Counted before the release: a step that fails half-way is never forgotten.
         self._steps_done += 1
         released = self._noise.release(total)
