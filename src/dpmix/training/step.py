@@ -152,16 +152,7 @@ class PrivateTrainer:
             DpmixError: all steps of the plan are done: one more would exceed its epsilon. Or the
                 process was forked since the trainer was made, or a buffer of the model changed.
         """
-        if os.getpid() != self._process:
-            raise DpmixError(
-                "this PrivateTrainer was made in another process, which may add the same noise; "
-                "make it after the fork"
-            )
-        if self.steps_done >= self.plan.steps:
-            raise DpmixError(
-                f"all {self.plan.steps} steps of the plan are done; another would exceed its "
-                f"epsilon: calibrate a plan with more steps"
-            )
+        self._refuse_to_go_on()
         # At every step: a caller's own model.train() would wake frozen BatchNorm layers.
         train_mode(self.model, self._frozen)
         buffers = buffer_marks(self.model)
@@ -174,9 +165,8 @@ class PrivateTrainer:
             parts.append(part)
         if buffer_marks(self.model) != buffers:
             raise DpmixError(
-                "a buffer of the model changed during the step: it holds private statistics "
-                "without noise. Nothing was released; find the layer (a BatchNorm put in later?) and drop "
-                "this model"
+                "a buffer of the model changed during the step, which holds private statistics "
+                "without noise. Nothing was released; drop this model and that layer"
             )
         # Counted before the release: a step that fails half-way is never forgotten.
         self._steps_done += 1
@@ -186,6 +176,18 @@ class PrivateTrainer:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return StepDiagnostics.of(parts, len(drawn), self.plan.max_grad_norm)
+
+    def _refuse_to_go_on(self) -> None:
+        if os.getpid() != self._process:
+            raise DpmixError(
+                "this PrivateTrainer was made in another process, which may add the same noise; "
+                "make it after the fork"
+            )
+        if self.steps_done >= self.plan.steps:
+            raise DpmixError(
+                f"all {self.plan.steps} steps of the plan are done; another would exceed its "
+                f"epsilon: calibrate a plan with more steps"
+            )
 
     def _chunks(self, drawn: Int64[Tensor, " B"]) -> list[Int64[Tensor, " E"]]:
         """The drawn examples in portions whose views fit in `VIEW_BYTES`; pairs stay together."""
