@@ -10,10 +10,10 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from dpmix.config import Config, InputConfig, PrivacyConfig
-from dpmix.data import Normalization, Splits, load_splits, normalization
+from dpmix.data import Splits, load_splits, normalization
 from dpmix.data.options import Progress
 from dpmix.errors import DpmixError
-from dpmix.models import build_model, check_private
+from dpmix.models import build_model
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.privacy.randomness import Randomness
 from dpmix.public.pool import PublicPool
@@ -34,7 +34,6 @@ class Assembly:
         model: freshly initialised, on `device`.
         optimizer: over the model's parameters.
         schedule: of its learning rate.
-        normalization: public pixel constants.
         device: where the model is.
     """
 
@@ -45,7 +44,6 @@ class Assembly:
     model: nn.Module
     optimizer: Optimizer
     schedule: LRScheduler
-    normalization: Normalization
     device: torch.device
 
     @property
@@ -55,7 +53,7 @@ class Assembly:
         return Path(self.config.run.output)
 
     def trainer(self) -> PrivateTrainer:
-        """A trainer wired from these parts."""
+        """A trainer wired from these parts; it checks the model and that all of them agree."""
         run = self.config.run
         return PrivateTrainer(
             self.model,
@@ -88,7 +86,6 @@ def assemble(config: Config, progress: Progress | None = None) -> Assembly:
     # Initial weights are public; their stream is the run's, so that a seed repeats them.
     torch.manual_seed(Randomness.create(config.run.seed).model)
     model = build(config, splits.train.image_shape, len(splits.train.class_names)).to(device)
-    check_private(model, splits.train.image_shape)
     optimizer = build_optimizer(config.optimizer, model)
     resolved = config.model_copy(
         update={
@@ -108,7 +105,6 @@ def assemble(config: Config, progress: Progress | None = None) -> Assembly:
         model=model,
         optimizer=optimizer,
         schedule=build_schedule(config.optimizer, optimizer, plan.steps),
-        normalization=views.normalization,
         device=device,
     )
 

@@ -246,14 +246,16 @@ def read_recipe(path: Path) -> dict[str, dict[str, Any]]:
 def _drop_alternatives(tree: dict[str, dict[str, Any]], given: set[str]) -> None:
     """Take out of a recipe what a setting given beside it says in another way."""
     section = tree.get("privacy", {})
-    for one, other in (
+    batch, rate = {"expected_batch_size"}, {"sampling_rate", "denominator"}
+    for mine, others in (
         ({"steps"}, {"epochs"}),
-        ({"expected_batch_size"}, {"sampling_rate", "denominator"}),
+        ({"epochs"}, {"steps"}),
+        (batch, rate),
+        (rate, batch),
     ):
-        for mine, others in ((one, other), (other, one)):
-            if given & mine:
-                for name in others - given:
-                    section.pop(name, None)
+        if given & mine:
+            for name in others - given:
+                section.pop(name, None)
 
 
 def _explain(error: ValidationError, recipe: Path | None) -> str:

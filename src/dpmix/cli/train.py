@@ -39,6 +39,7 @@ def train(
         console.print(f"left out {parts.splits.skipped} corrupt images")
     plan_rows = guarantee_rows(parts.plan, parts.config.views.method, parts.config.run.seed)
     if dry_run:
+        parts.trainer()  # refuses what a run would refuse
         console.print(two_columns([*plan_rows, *estimate_rows(parts)]))
         return
     console.print(f"{data_line(parts.splits)}; writing to {parts.folder}", highlight=False)

@@ -33,19 +33,15 @@ class Held:
         now = self.store.get(self.name)
         if not isinstance(now, Tensor) or self.value is None:
             return now is not self.value
-        return now.shape != self.value.shape or not _same(now.detach(), self.value)
-
-    def _moved(self) -> bool:
-        assert self.tensor is not None and self.value is not None
-        same_shape = self.tensor.shape == self.value.shape
-        return not same_shape or not _same(self.tensor.detach(), self.value)
+        return not _same(now, self.value)
 
     def restore(self) -> None:
         """Put back both the tensor object and its value."""
         # Untouched values stay untouched: a write would break a graph that the caller still needs.
-        if self.tensor is not None and self.value is not None and self._moved():
+        tensor, value = self.tensor, self.value
+        if tensor is not None and value is not None and not _same(tensor, value):
             with torch.no_grad():
-                self.tensor.copy_(self.value)
+                tensor.copy_(value)
         self.store[self.name] = self.tensor
 
 
@@ -69,8 +65,9 @@ def _held_by(path: str, module: nn.Module) -> Iterator[Held]:
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
-    """Compare equal shapes value by value, where NaN equals NaN."""
-    return bool(((a == b) | ((a != a) & (b != b))).all())
+    """Compare shapes and values, where NaN equals NaN."""
+    a = a.detach()
+    return a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all())
 
 
 @contextmanager

@@ -37,7 +37,8 @@ def vectorized_sum(
     example_chunk: int | None,
 ) -> ClippedSum:
     """As `clipped_gradient_sum`; `example_chunk` bounds the examples of one vmap."""
-    parameters = {name: p.detach() for name, p in trainable(model).items()}
+    trained = trainable(model)
+    parameters = {name: p.detach() for name, p in trained.items()}
     chunk = example_chunk or max(
         1, MAX_GRADIENT_NUMBERS // sum(p.numel() for p in parameters.values())
     )
@@ -46,7 +47,7 @@ def vectorized_sum(
         return per_view_loss(loss, functional_call(model, values, (example,)), target).mean()
 
     per_example = vmap(grad_and_value(mean_loss), in_dims=(None, 0, 0), randomness="different")
-    total = zero_sum(list(trainable(model).values()))
+    total = zero_sum(list(trained.values()))
     norms, losses = [views.new_zeros(0)], [views.new_zeros(0)]
     for some_views, some_labels in zip(views.split(chunk), labels.split(chunk), strict=True):
         if not len(some_views):

@@ -57,16 +57,16 @@ class RunFolder:
             self._lock.acquire()
             self.private_log.unlink(missing_ok=True)
             remove_all(staged_for(self._released()))
+            self._write_notice()
         except Timeout:
             raise DpmixError(
                 f"run folder '{self.root}' is in use by another run; give another --output"
             ) from None
         except OSError as error:
+            self.close()
             raise DpmixError(
                 f"cannot make run folder '{self.root}': {error.strerror}; give another --output"
             ) from None
-        try:
-            self._write_notice()
         except DpmixError:
             self.close()
             raise
