@@ -1,29 +1,15 @@
 """Small real data that several tests train on."""
 
+import resource
+import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import jaxtyping
 import numpy as np
 import pytest
-from PIL import Image
 
-CLASSES = ("disc", "stripes")
-
-
-def draw(label: int, rng: np.random.Generator, size: int = 12) -> np.ndarray:
-    """A noisy disc or noisy stripes: a real, learnable difference."""
-    y, x = np.mgrid[:size, :size]
-    shape = (np.hypot(y - size / 2, x - size / 2) < size / 3) if label == 0 else (x // 2 % 2 == 0)
-    return np.clip(shape * 180 + rng.normal(30, 25, (size, size)), 0, 255).astype(np.uint8)
-
-
-def write_class_folders(root: Path, per_class: int, rng: np.random.Generator) -> Path:
-    for label, name in enumerate(CLASSES):
-        folder = root / name
-        folder.mkdir(parents=True)
-        for index in range(per_class):
-            Image.fromarray(draw(label, rng)).save(folder / f"{index:03}.png")
-    return root
+from pictures import draw, noise_picture, write_class_folders
 
 
 @pytest.fixture
@@ -72,3 +58,55 @@ def quick():
         "delta": 1e-3,
         "crop_padding": 2,
     }
+
+
+@pytest.fixture
+def class_folder(tmp_path) -> Callable[..., Path]:
+    """class_folder("root", {"cat": 3, "dog": 2}): writes root/<class>/<i>.png, all different."""
+
+    def build(name: str, counts: dict[str, int], seed=0, **kind) -> Path:
+        for label, count in counts.items():
+            (tmp_path / name / label).mkdir(parents=True, exist_ok=True)
+            for i in range(count):
+                seed += 1
+                image = noise_picture(
+                    **({"mode": "RGB", "height": 8, "width": 8} | kind), seed=seed
+                )
+                image.save(tmp_path / name / label / f"{i}.png")
+        return tmp_path / name
+
+    return build
+
+
+@pytest.fixture
+def truncate() -> Callable[[Path], None]:
+    """Cut a file in half."""
+    return lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.fixture
+def public_root(tmp_path):
+    """`public/{disc,stripes}/*.png`: 15 images of each class, none of them in `image_root`."""
+    return write_class_folders(tmp_path / "public", 15, np.random.default_rng(99))
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory) -> Path:
+    """A folder with the pipelines `sd` (text-to-image) and `dit` (class-conditional)."""
+    import tiny_diffusion
+
+    folder = tmp_path_factory.mktemp("models")
+    tiny_diffusion.stable_diffusion(folder)
+    tiny_diffusion.dit(folder)
+    return folder
+
+
+@pytest.fixture
+def no_space():
+    """No file of this process may grow beyond 4 KiB: the kernel's own way to fill a disk."""
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, old[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    signal.signal(signal.SIGXFSZ, handler)

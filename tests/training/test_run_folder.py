@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from dpmix.atomic_files import text_writer
 from dpmix.errors import DpmixError
-from dpmix.training.atomic_files import text_writer
 from dpmix.training.run_folder import RunFolder
 
 

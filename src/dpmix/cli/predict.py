@@ -7,9 +7,9 @@ import typer
 from rich.console import Console
 
 from dpmix.assembly import choose_device
+from dpmix.atomic_files import write_text
 from dpmix.prediction import as_csv, as_json, check_output, image_files, predictions
 from dpmix.saved import load_run
-from dpmix.training.atomic_files import write_text
 
 
 def predict(

@@ -10,14 +10,14 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from dpmix.errors import DpmixError
-from dpmix.training.atomic_files import (
+from dpmix.atomic_files import (
     Writer,
     remove_all,
     stage_all,
     staged_for,
     write_text,
 )
+from dpmix.errors import DpmixError
 from dpmix.training.json_text import to_json
 
 
