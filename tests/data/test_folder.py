@@ -5,7 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from dpmix.data.folder import folder_splits, labelled_folder
+from dpmix.data.decode import decode_sources
+from dpmix.data.folder import class_folder_names, class_folders, folder_splits
 from dpmix.data.options import ReadOptions
 from dpmix.errors import DpmixError
 
@@ -57,7 +58,11 @@ def test_drawn_split_is_a_partition_with_labels(class_folder):
     splits = folder_splits(root, PLAIN, 0.4)
     train, test = contents(splits.train), contents(splits.test)
     assert not train & test
-    assert train | test == contents(labelled_folder(root))
+    names, part = class_folders(root)
+    assert len(part.images) == len(part.labels) == 40
+    assert names == splits.train.class_names
+    (whole,), _ = decode_sources([part], names, PLAIN)
+    assert train | test == contents(whole)
     assert len(train) + len(test) == 40
 
 
@@ -88,7 +93,7 @@ def test_missing_folder(tmp_path):
     with pytest.raises(DpmixError, match="no folder"):
         folder_splits(tmp_path / "gone", PLAIN, None)
     with pytest.raises(DpmixError, match="no folder"):
-        labelled_folder(tmp_path / "gone")
+        class_folders(tmp_path / "gone")
 
 
 def test_corrupt_files_of_both_splits_are_named_or_skipped(given, truncate):
@@ -106,12 +111,18 @@ def test_a_class_that_skipping_empties_is_named(given, truncate):
         folder_splits(given, ReadOptions(skip_corrupt=True), None)
 
 
-def test_labelled_folder_takes_its_options(class_folder):
-    root = class_folder("pool", {"a": 2, "b": 1}, mode="RGBA", width=13)
-    seen = []
-    source = labelled_folder(
-        root, image_size=6, channels=3, progress=lambda *step: seen.append(step)
-    )
-    assert source.image_shape == (3, 6, 6)
-    assert source.labels.tolist() == [0, 0, 1]
-    assert seen[-1] == (3, 3)
+def test_class_folder_names_look_at_folders_alone(class_folder):
+    root = class_folder("flat", {"b": 1, "a": 1})
+    (root / "notes.txt").write_text("not a class")
+    (root / "a" / "0.png").unlink()
+    assert class_folder_names(root) == ("a", "b")
+    class_folder("split/train", {"c": 1, "a": 1})
+    class_folder("split/test", {"a": 1, "c": 1})
+    assert class_folder_names(root.parent / "split") == ("a", "c")
+
+
+def test_class_folder_names_of_a_folder_without_classes_are_refused(tmp_path):
+    with pytest.raises(DpmixError, match="holds no class folders"):
+        class_folder_names(tmp_path)
+    with pytest.raises(DpmixError, match="no folder"):
+        class_folder_names(tmp_path / "gone")

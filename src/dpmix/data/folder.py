@@ -7,9 +7,8 @@ from torch import Tensor
 
 from dpmix.data.decode import EncodedPart, decode_sources
 from dpmix.data.encoded import EncodedImages
-from dpmix.data.folder_listing import list_classes, visible
-from dpmix.data.options import Progress, ReadOptions
-from dpmix.data.source import ImageSource
+from dpmix.data.folder_listing import list_classes, no_class_folders, visible
+from dpmix.data.options import ReadOptions
 from dpmix.data.splits import Splits, hashed_split
 from dpmix.errors import DpmixError
 
@@ -36,27 +35,28 @@ def folder_splits(root: Path, options: ReadOptions, test_fraction: float | None)
     return Splits(root.resolve().name, train, test, flip=True, skipped=skipped)
 
 
-def labelled_folder(
-    root: Path,
-    *,
-    image_size: int | None = None,
-    channels: int | None = None,
-    skip_corrupt: bool = False,
-    workers: int | None = None,
-    progress: Progress | None = None,
-) -> ImageSource:
-    """Read `root/<class>/*` as one source without a split, such as a public pool.
-
-    The options are those of `ReadOptions`.
+def class_folders(root: Path) -> tuple[tuple[str, ...], EncodedPart]:
+    """List `root/<class>/*` without a split, such as a public pool: class names, encoded images.
 
     Raises:
-        DpmixError: as `list_classes` and `decode_sources` raise.
+        DpmixError: as `list_classes` raises.
     """
     _check_folder(root)
-    options = ReadOptions(image_size, channels, skip_corrupt, workers, progress)
-    names, part = _part(root, root)
-    (source,), _ = decode_sources([part], names, options)
-    return source
+    return _part(root, root)
+
+
+def class_folder_names(root: Path) -> tuple[str, ...]:
+    """The class names of `root/{train,test}/<class>/` or `root/<class>/`; no file is looked at.
+
+    Raises:
+        DpmixError: no such folder, or no class folders in it.
+    """
+    _check_folder(root)
+    folder = root / "train" if (root / "train").is_dir() else root
+    names = tuple(entry.name for entry in visible(folder, root) if entry.is_dir())
+    if not names:
+        raise no_class_folders(folder)
+    return names
 
 
 def _check_folder(root: Path) -> None:

@@ -31,11 +31,16 @@ def list_classes(folder: Path, root: Path) -> dict[str, tuple[Path, ...]]:
         entry.name: _images(entry, root) for entry in visible(folder, root) if entry.is_dir()
     }
     if not classes:
-        raise DpmixError(
-            f"data folder '{folder}' holds no class folders; expected one folder of images per "
-            "class, such as cats/ and dogs/"
-        )
+        raise no_class_folders(folder)
     return classes
+
+
+def no_class_folders(folder: Path) -> DpmixError:
+    """The error for a folder without class folders."""
+    return DpmixError(
+        f"data folder '{folder}' holds no class folders; expected one folder of images per "
+        "class, such as cats/ and dogs/"
+    )
 
 
 def visible(folder: Path, root: Path) -> list[Path]:

@@ -45,7 +45,7 @@ def load_splits(
     if data not in BUILT_IN and path.is_dir():
         return folder_splits(path, options, test_fraction)
     if data not in BUILT_IN and not (path.suffix == ".npz" and path.is_file()):
-        raise _nothing_found(data, path)
+        raise nothing_found(data, path)
     if test_fraction is not None:
         raise DpmixError(
             f"--test-fraction {test_fraction} does not apply to data '{data}', which has its own "
@@ -62,7 +62,8 @@ def _built_in(data: str, options: ReadOptions) -> Splits:
     return BUILT_IN[data](options)
 
 
-def _nothing_found(data: str, path: Path) -> DpmixError:
+def nothing_found(data: str, path: Path) -> DpmixError:
+    """The error for data that is neither built in nor a folder nor an `.npz` file."""
     if path.exists():
         return DpmixError(f"data '{data}' is neither a folder nor an .npz file; expected either")
     if os.sep in data or "/" in data or path.suffix == ".npz":

@@ -16,6 +16,8 @@ from dpmix.data.source import TensorSource
 from dpmix.data.splits import Splits, stratified_split
 from dpmix.errors import DpmixError
 
+CLASS_NAMES = tuple(str(digit) for digit in range(10))
+
 _TEST_COUNT = 1000
 _SPLIT_SEED = 0
 
@@ -30,9 +32,8 @@ def mnist5k(options: ReadOptions) -> Splits:
     labels = torch.from_numpy(rows[:, -1].astype(np.int64))
     pixels = torch.from_numpy(rows[:, :-1].reshape(-1, 1, 28, 28).copy())
     pixels = fit_images(pixels, options)
-    names = tuple(str(digit) for digit in range(10))
     train, test = (
-        TensorSource(pixels[side], labels[side], names)
+        TensorSource(pixels[side], labels[side], CLASS_NAMES)
         for side in stratified_split(labels, _TEST_COUNT, _SPLIT_SEED)
     )
     return Splits("mnist5k", train, test, flip=False)

@@ -25,13 +25,18 @@ def encoded_splits(archive: NpzArchive, options: ReadOptions) -> Splits:
             f"{archive.path.name} has 'train_jpeg' but neither 'test_jpeg' nor 'val_jpeg'; "
             "expected a test split in the same layout"
         )
-    parts = [_part(archive, side) for side in ("train", test)]
+    parts = [encoded_part(archive, side) for side in ("train", test)]
     names = archive.class_names(*(part.labels for part in parts))
     (train_source, test_source), skipped = decode_sources(parts, names, options)
     return Splits(archive.path.stem, train_source, test_source, flip=True, skipped=skipped)
 
 
-def _part(archive: NpzArchive, side: str) -> EncodedPart:
+def encoded_part(archive: NpzArchive, side: str) -> EncodedPart:
+    """The encoded images `{side}_jpeg` and their labels.
+
+    Raises:
+        DpmixError: an array is missing or of another kind than expected.
+    """
     key = f"{side}_jpeg"
     blob = archive.array(key)
     if blob.dtype != np.uint8 or blob.ndim != 1:
