@@ -4,12 +4,19 @@ import math
 
 import dp_accounting
 import pytest
+from dp_accounting import NeighboringRelation
 from dp_accounting.pld import PLDAccountant
 from opacus.accountants import PRVAccountant
 from scipy import stats
 
 from dpmix.errors import DpmixError
-from dpmix.privacy.accounting import calibrate_sigma, epsilon_pld, epsilon_rdp
+from dpmix.privacy.accounting import (
+    calibrate_gaussian,
+    calibrate_sigma,
+    epsilon_gaussian,
+    epsilon_pld,
+    epsilon_rdp,
+)
 
 # (N, expected batch, steps, delta, epsilon); the first four are WRN-16-4 on CIFAR-10 from scratch.
 SETTINGS = [
@@ -101,3 +108,65 @@ def test_a_guarantee_that_asks_for_nearly_no_noise_is_refused(epsilon, delta):
 def test_a_guarantee_out_of_reach_is_refused():
     with pytest.raises(DpmixError, match="out of reach in 1000000000 steps"):
         calibrate_sigma(1.0, 10**9, 1e-6, 1e-12)
+
+
+# What was spent before composes. Gaussian releases without subsampling have a closed form: together
+# they are one whose precision 1 / sigma^2 is the sum of theirs.
+
+
+def gaussian_delta(epsilon, sigma):
+    """Balle and Wang 2018, theorem 8: the exact delta of one Gaussian release."""
+    a, b = 1 / (2 * sigma), epsilon * sigma
+    return stats.norm.cdf(a - b) - math.exp(epsilon) * stats.norm.cdf(-a - b)
+
+
+@pytest.mark.parametrize("spent", [(3.0,), (3.0, 4.0), (5.0, 5.0, 5.0)])
+def test_releases_without_subsampling_compose_as_one_gaussian(spent):
+    sigma = sum(s**-2 for s in (2.0, *spent)) ** -0.5
+    epsilon = epsilon_pld(1.0, 2.0, 1, 1e-5, spent)
+    assert gaussian_delta(epsilon, sigma) == pytest.approx(1e-5, rel=0.02)
+    assert gaussian_delta(epsilon, sigma) <= 1e-5
+    assert epsilon < epsilon_rdp(1.0, 2.0, 1, 1e-5, spent) < 1.3 * epsilon
+
+
+def test_one_gaussian_release_alone():
+    sigma = calibrate_gaussian(0.1, 1e-6)
+    assert gaussian_delta(0.1, sigma) == pytest.approx(1e-6, rel=0.02)
+    assert gaussian_delta(0.1, sigma) <= 1e-6
+    assert epsilon_gaussian(sigma, 1e-6) == pytest.approx(0.1, rel=5e-3)
+
+
+def test_training_and_what_was_spent_compose_as_opacus_and_dp_accounting_say():
+    q, sigma, steps, spent, delta = 0.05, 1.2, 200, (4.0, 9.0), 1e-5
+    training = dp_accounting.SelfComposedDpEvent(
+        dp_accounting.PoissonSampledDpEvent(q, dp_accounting.GaussianDpEvent(sigma)), steps
+    )
+    accountant = PLDAccountant(NeighboringRelation.ADD_OR_REMOVE_ONE)
+    accountant.compose(training)
+    for other in spent:
+        accountant.compose(dp_accounting.GaussianDpEvent(other))
+    ours = epsilon_pld(q, sigma, steps, delta, spent)
+    assert ours == pytest.approx(accountant.get_epsilon(delta), rel=1e-3)
+    # Opacus' PRV accountant takes a release without subsampling as one of rate 1.
+    prv = PRVAccountant()
+    prv.history = [(sigma, q, steps), *((other, 1.0, 1) for other in spent)]
+    assert ours == pytest.approx(prv.get_epsilon(delta), rel=0.01)
+
+
+@pytest.mark.parametrize("spent", [(8.0,), (20.0, 30.0)])
+def test_calibration_keeps_the_whole_within_its_target(spent):
+    sigma = calibrate_sigma(0.1, 50, 2.0, 1e-5, spent)
+    whole = epsilon_pld(0.1, sigma, 50, 1e-5, spent)
+    assert whole <= 2.0
+    assert whole == pytest.approx(2.0, rel=5e-3)
+    assert sigma > calibrate_sigma(0.1, 50, 2.0, 1e-5)
+
+
+def test_what_leaves_nothing_is_refused():
+    with pytest.raises(DpmixError, match=r"costs epsilon \d.* leaves nothing of epsilon 1"):
+        calibrate_sigma(0.1, 50, 1.0, 1e-5, (1.0,))
+
+
+def test_before_the_first_step_what_was_spent_is_spent():
+    assert epsilon_pld(0.1, 1.0, 0, 1e-5) == 0
+    assert epsilon_pld(0.1, 1.0, 0, 1e-5, (9.0,)) == epsilon_gaussian(9.0, 1e-5) > 0

@@ -128,6 +128,9 @@ def test_a_delta_of_one_over_n_or_more_warns_and_says_why():
         ({"max_grad_norm": 0.0}, "max_grad_norm is 0; expected above 0"),
         ({"max_grad_norm": math.inf}, "max_grad_norm is infinite"),
         ({"sensitivity_multiplier": 0}, "sensitivity_multiplier is 0; expected 1 or more"),
+        ({"spent": (0.0,)}, "a noise multiplier in spent is 0; expected above 0"),
+        ({"spent": (math.inf,)}, "a noise multiplier in spent is inf"),
+        ({"spent": (0.5,)}, "which leaves nothing of epsilon"),
         ({"sampling_rate": 0.1}, "are given together"),
         ({"sampling_rate": 0.1, "denominator": 2}, "are given together, and instead of"),
         (
@@ -141,3 +144,15 @@ def test_what_cannot_be_meant_is_refused(changes, message):
     with warnings.catch_warnings(), pytest.raises(DpmixError, match=message):
         warnings.simplefilter("ignore")
         calibrated(**changes)
+
+
+def test_every_epsilon_of_a_plan_includes_what_was_spent():
+    plain, spent = calibrated(), calibrated(spent=(15.0,))
+    assert spent.spent == (15.0,)
+    assert spent.noise_multiplier > plain.noise_multiplier
+    assert spent.epsilon <= spent.target_epsilon
+    assert spent.epsilon_after(0) == spent.epsilon_rdp_after(0) or spent.epsilon_after(0) > 0
+    without = dataclasses.replace(spent, spent=())
+    for steps in (1, 3, spent.steps):
+        assert spent.epsilon_after(steps) > without.epsilon_after(steps)
+        assert spent.epsilon_rdp_after(steps) > without.epsilon_rdp_after(steps)

@@ -1,7 +1,9 @@
 """epsilon of T Poisson-subsampled Gaussian releases, by dp-accounting; nothing of it is our own.
 
 The neighbouring relation is add-or-remove-one throughout. `sigma` is the noise's standard deviation
-divided by the sensitivity, so a method with sensitivity 2C needs noise 2 * sigma * C.
+divided by the sensitivity, so a method with sensitivity 2C needs noise 2 * sigma * C. `spent` are
+the sigmas of other Gaussian releases of the same data, each made once without subsampling; they
+compose with the T steps.
 """
 
 import math
@@ -28,10 +30,17 @@ MIN_SIGMA = 0.1
 MIN_DELTA = 1e-12
 
 
-def _event(sampling_rate: float, sigma: float, steps: int) -> dp_accounting.DpEvent:
+Spent = tuple[float, ...]
+
+
+def _event(
+    sampling_rate: float, sigma: float, steps: int, spent: Spent = ()
+) -> dp_accounting.DpEvent:
     gaussian = dp_accounting.GaussianDpEvent(sigma)
     sampled = dp_accounting.PoissonSampledDpEvent(sampling_rate, gaussian)
-    return dp_accounting.SelfComposedDpEvent(sampled, int(steps))
+    training = [dp_accounting.SelfComposedDpEvent(sampled, int(steps))] if steps else []
+    others = [dp_accounting.GaussianDpEvent(other) for other in spent]
+    return dp_accounting.ComposedDpEvent([*training, *others])
 
 
 def _epsilon(
@@ -45,15 +54,33 @@ def _pld() -> PLDAccountant:
 
 
 @cache
-def epsilon_pld(sampling_rate: float, sigma: float, steps: int, delta: float) -> float:
+def epsilon_pld(
+    sampling_rate: float, sigma: float, steps: int, delta: float, spent: Spent = ()
+) -> float:
     """Epsilon at `delta` by privacy loss distributions: an upper bound."""
-    return _compose(_pld(), sampling_rate, sigma, steps, delta)
+    return _compose(_pld(), sampling_rate, sigma, steps, delta, spent)
 
 
-def epsilon_rdp(sampling_rate: float, sigma: float, steps: int, delta: float) -> float:
+def epsilon_rdp(
+    sampling_rate: float, sigma: float, steps: int, delta: float, spent: Spent = ()
+) -> float:
     """Epsilon at `delta` by Renyi DP: looser than PLD, shown beside it."""
     accountant = RdpAccountant(RDP_ORDERS, NeighboringRelation.ADD_OR_REMOVE_ONE)
-    return _compose(accountant, sampling_rate, sigma, steps, delta)
+    return _compose(accountant, sampling_rate, sigma, steps, delta, spent)
+
+
+def epsilon_gaussian(sigma: float, delta: float) -> float:
+    """Epsilon at `delta` of one Gaussian release without subsampling (PLD)."""
+    return epsilon_pld(1.0, math.inf, 0, delta, (sigma,))
+
+
+def calibrate_gaussian(epsilon: float, delta: float) -> float:
+    """The smallest sigma, to a relative 2e-4, of one Gaussian release that is (epsilon, delta)-DP.
+
+    Raises:
+        DpmixError: as `calibrate_sigma` raises.
+    """
+    return calibrate_sigma(1.0, 1, epsilon, delta)
 
 
 def _compose(
@@ -62,42 +89,48 @@ def _compose(
     sigma: float,
     steps: int,
     delta: float,
+    spent: Spent,
 ) -> float:
-    if steps == 0:
+    if steps == 0 and not spent:
         return 0.0
     if sigma == 0:
         return math.inf
-    return _epsilon(accountant, _event(sampling_rate, sigma, steps), delta)
+    return _epsilon(accountant, _event(sampling_rate, sigma, steps, spent), delta)
 
 
 @cache
-def calibrate_sigma(sampling_rate: float, steps: int, epsilon: float, delta: float) -> float:
+def calibrate_sigma(
+    sampling_rate: float, steps: int, epsilon: float, delta: float, spent: Spent = ()
+) -> float:
     """The smallest sigma, to a relative 2e-4, whose PLD epsilon is at most `epsilon`.
+
+    The whole is calibrated: T steps and what was `spent` before.
 
     RDP comes first: it is cheap, and its sigma is an upper end for the search, so that the costly
     accounting of little noise is never done.
 
     Raises:
         DpmixError: `delta` is below `MIN_DELTA`, no sigma up to 1e6 reaches `epsilon`, or less than
-            `MIN_SIGMA` does.
+            `MIN_SIGMA` does, or what was spent leaves nothing.
     """
     if delta < MIN_DELTA:
         raise DpmixError(
             f"delta {delta:g} is below what the accountant resolves; give {MIN_DELTA:g} or more"
         )
-    high = _sigma_by_rdp(sampling_rate, steps, epsilon, delta)
+    _refuse_overspent(epsilon, delta, spent)
+    high = _sigma_by_rdp(sampling_rate, steps, epsilon, delta, spent)
     drawn_at_all = 1 - (1 - sampling_rate) ** steps
     _refuse_nearly_no_noise(0.0 if delta >= drawn_at_all else high, epsilon, delta)
     low = high * 0.8
-    while epsilon_pld(sampling_rate, low, steps, delta) <= epsilon:
+    while epsilon_pld(sampling_rate, low, steps, delta, spent) <= epsilon:
         high, low = low, low * 0.8
         _refuse_nearly_no_noise(low, epsilon, delta)
-    while epsilon_pld(sampling_rate, high, steps, delta) > epsilon:
+    while epsilon_pld(sampling_rate, high, steps, delta, spent) > epsilon:
         low, high = high, high * 1.1
     return float(
         dp_accounting.calibrate_dp_mechanism(
             _pld,
-            lambda sigma: _event(sampling_rate, sigma, steps),
+            lambda sigma: _event(sampling_rate, sigma, steps, spent),
             epsilon,
             delta,
             bracket_interval=dp_accounting.ExplicitBracketInterval(low, high),
@@ -114,9 +147,21 @@ def _refuse_nearly_no_noise(sigma: float, epsilon: float, delta: float) -> None:
         )
 
 
-def _sigma_by_rdp(sampling_rate: float, steps: int, epsilon: float, delta: float) -> float:
+def _refuse_overspent(epsilon: float, delta: float, spent: Spent) -> None:
+    # By Renyi DP, the search's own upper end: what it can't leave room for can't be calibrated.
+    before = epsilon_rdp(1.0, math.inf, 0, delta, spent)
+    if before >= epsilon:
+        raise DpmixError(
+            f"what was spent on these data before costs epsilon {before:.3f} at delta {delta:g}, "
+            f"which leaves nothing of epsilon {epsilon:g}; give a larger epsilon"
+        )
+
+
+def _sigma_by_rdp(
+    sampling_rate: float, steps: int, epsilon: float, delta: float, spent: Spent
+) -> float:
     low, high = 0.0, 1.0
-    while epsilon_rdp(sampling_rate, high, steps, delta) > epsilon:
+    while epsilon_rdp(sampling_rate, high, steps, delta, spent) > epsilon:
         low, high = high, high * 2
         if high > 1e6:
             raise DpmixError(
@@ -125,7 +170,7 @@ def _sigma_by_rdp(sampling_rate: float, steps: int, epsilon: float, delta: float
             )
     while high - low > 0.01 * high:
         middle = (low + high) / 2
-        if epsilon_rdp(sampling_rate, middle, steps, delta) > epsilon:
+        if epsilon_rdp(sampling_rate, middle, steps, delta, spent) > epsilon:
             low = middle
         else:
             high = middle

@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import ClassVar
 
 from dpmix.errors import DpmixError
-from dpmix.privacy.accounting import calibrate_sigma, epsilon_pld, epsilon_rdp
+from dpmix.privacy.accounting import Spent, calibrate_sigma, epsilon_pld, epsilon_rdp
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,8 @@ class PrivacyPlan:
         sensitivity_multiplier: sensitivity of the sum of clipped gradients in units of C.
         target_epsilon: what sigma was calibrated for.
         n: N where it counts as public, else None.
+        spent: noise multipliers of Gaussian releases made of the same data before (a gap check);
+            every epsilon of the plan includes them.
     """
 
     neighbouring_relation: ClassVar[str] = "add or remove one training example"
@@ -44,6 +46,7 @@ class PrivacyPlan:
     sensitivity_multiplier: int
     target_epsilon: float
     n: int | None = None
+    spent: Spent = ()
 
     def __post_init__(self) -> None:
         _require(0 < self.sampling_rate <= 1, "sampling_rate", self.sampling_rate, "in (0, 1]")
@@ -56,6 +59,8 @@ class PrivacyPlan:
         _require(0 < self.delta < 1, "delta", self.delta, "in (0, 1)")
         _require(self.sensitivity_multiplier >= 1, "sensitivity_multiplier",
                  self.sensitivity_multiplier, "1 or more")  # fmt: skip
+        for sigma in self.spent:
+            _require(_positive(sigma), "a noise multiplier in spent", sigma, "above 0 and finite")
         if self.noise_multiplier > 0 and math.isinf(self.max_grad_norm):
             raise DpmixError("max_grad_norm is infinite but noise is added; give a finite norm")
         if self.private:
@@ -76,8 +81,9 @@ class PrivacyPlan:
         epochs: float | None = None,
         max_grad_norm: float = 1.0,
         sensitivity_multiplier: int = 1,
+        spent: Spent = (),
     ) -> "PrivacyPlan":
-        """Find the least noise for which the whole run is (epsilon, delta)-DP.
+        """Find the least noise for which the run and what was `spent` are (epsilon, delta)-DP.
 
         Give `n` and `expected_batch_size`, and N counts as public: q is exactly
         `expected_batch_size / n` and the denominator is `expected_batch_size`. Or give
@@ -94,6 +100,9 @@ class PrivacyPlan:
             epochs: T = round(epochs / q).
             max_grad_norm: C.
             sensitivity_multiplier: from `ViewSpec.sensitivity_multiplier`.
+            spent: noise multipliers of earlier Gaussian releases of the same data. What they showed
+                may choose the method and its public inputs, but none of the numbers above: those
+                must have been fixed before.
 
         Raises:
             DpmixError: a value out of range, or not exactly one of each pair of ways.
@@ -108,13 +117,14 @@ class PrivacyPlan:
                 stacklevel=2,
             )
         unclipped = cls(
-            rate, divisor, total, 0.0, math.inf, delta, sensitivity_multiplier, epsilon, n
+            rate, divisor, total, 0.0, math.inf, delta, sensitivity_multiplier, epsilon, n, spent
         )
         if math.isinf(epsilon):
             return unclipped
         # Every field is checked before the search, which takes seconds.
         clipped = replace(unclipped, max_grad_norm=max_grad_norm)
-        return replace(clipped, noise_multiplier=calibrate_sigma(rate, total, epsilon, delta))
+        sigma = calibrate_sigma(rate, total, epsilon, delta, spent)
+        return replace(clipped, noise_multiplier=sigma)
 
     @property
     def private(self) -> bool:
@@ -141,11 +151,15 @@ class PrivacyPlan:
     @cached_property
     def epsilon_rdp(self) -> float:
         """The same by Renyi DP accounting."""
-        return epsilon_rdp(self.sampling_rate, self.noise_multiplier, self.steps, self.delta)
+        return self.epsilon_rdp_after(self.steps)
 
     def epsilon_after(self, steps: int) -> float:
         """Epsilon at `delta` once `steps` of the plan's steps have been released (PLD)."""
-        return epsilon_pld(self.sampling_rate, self.noise_multiplier, steps, self.delta)
+        return epsilon_pld(self.sampling_rate, self.noise_multiplier, steps, self.delta, self.spent)
+
+    def epsilon_rdp_after(self, steps: int) -> float:
+        """The same by Renyi DP accounting."""
+        return epsilon_rdp(self.sampling_rate, self.noise_multiplier, steps, self.delta, self.spent)
 
 
 def _positive(value: float) -> bool:

@@ -21,20 +21,23 @@ class Randomness:
         views: the coins of the views.
         noise: for the Gaussian noise; never saved.
         model: seed for the global torch generator: initial weights, which are public, and dropout.
+        public: what is drawn where only public images are read.
     """
 
     sampling: np.random.Generator
     views: np.random.Generator
     noise: np.random.Generator
     model: int
+    public: np.random.Generator
 
     @classmethod
     def create(cls, seed: int | None) -> "Randomness":
         """Open the streams; `seed` None reads the operating system's entropy source."""
-        sampling, views, noise, model = np.random.SeedSequence(seed).spawn(4)
+        sampling, views, noise, model, public = np.random.SeedSequence(seed).spawn(5)
         return cls(
             sampling=np.random.default_rng(sampling),
             views=np.random.default_rng(views),
             noise=np.random.default_rng(noise),
             model=int(model.generate_state(1)[0]),
+            public=np.random.default_rng(public),
         )

@@ -1,0 +1,52 @@
+"""Reports of earlier releases, read back."""
+
+import json
+
+import pytest
+
+from dpmix.errors import DpmixError
+from dpmix.privacy.release_record import read_spent
+
+RECORD = {
+    "what": "gap check", "written": "2026-01-01T00:00:00", "noise_multiplier": 12.5,
+    "epsilon": 0.3, "delta": 1e-6, "neighbouring_relation": "add or remove one training example",
+}  # fmt: skip
+
+
+@pytest.fixture
+def report(tmp_path):
+    def write(name="gap.json", **changes):
+        path = tmp_path / name
+        path.write_text(json.dumps({"advice": "use", "release": RECORD | changes}))
+        return str(path)
+
+    return write
+
+
+def test_noise_multipliers_come_in_the_order_given(report):
+    paths = (report("b.json", noise_multiplier=3.0), report("a.json"))
+    assert read_spent(paths) == (3.0, 12.5)
+    assert read_spent(()) == ()
+
+
+def test_one_release_counts_once(report):
+    with pytest.raises(DpmixError, match=r"names one release twice \('.*copy.json'\)"):
+        read_spent((report(), report("copy.json")))
+
+
+@pytest.mark.parametrize("sigma", [0, -1.0, float("inf"), float("nan"), "x", None])
+def test_a_noise_multiplier_that_means_nothing_is_refused(report, sigma):
+    with pytest.raises(DpmixError, match="records no private release"):
+        read_spent((report(noise_multiplier=sigma),))
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"release": null}', "[1]", "\xff"])
+def test_what_is_no_report_is_refused(tmp_path, text):
+    (tmp_path / "gap.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(DpmixError, match="records no private release; expected the report"):
+        read_spent((str(tmp_path / "gap.json"),))
+
+
+def test_a_report_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(DpmixError, match=r"cannot read .*gone"):
+        read_spent((str(tmp_path / "gone.json"),))
