@@ -3,7 +3,7 @@
 `same` is bitwise: not a single rounding of example i's views may depend on example j.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -54,7 +54,10 @@ def worlds(draw):
         average=draw(st.sampled_from(["all", "mixed-only"]))
         if method not in ("none", "self-aug")
         else "all",
+        pool_draw=draw(st.sampled_from(["uniform", "same-class", "other-class"])),
     )
+    if method == "mix-diff" and spec.average == "all" and draw(st.booleans()):
+        spec = replace(spec, pool_role="extra")
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
 
     def labelled(count):
@@ -62,7 +65,9 @@ def worlds(draw):
         pixels = torch.from_numpy(rng.integers(0, 256, shape, dtype=np.uint8))
         return pixels, torch.from_numpy(rng.integers(0, L, count))
 
-    pool = PublicPool(*labelled(3)) if method == "mix-diff" else None
+    pool = None
+    if method == "mix-diff":
+        pool = PublicPool(labelled(2 * L)[0], torch.arange(2 * L) % L)
     build = ViewBuilder(spec, L, normalization("half", channels), pool)
     groups = draw(st.integers(1, 5))
     images, labels = labelled(groups * spec.examples_per_group)
@@ -87,6 +92,7 @@ def test_changing_an_example_leaves_all_views_but_its_own_groups_as_they_were(wo
         )
     else:
         images[j] = fill
+    # With draws by class, its label decides which public images it meets, and only it.
     labels[j] = (labels[j] + 1) % L
     before, after = world.views(), world.views(images, labels)
     others = torch.arange(len(before.views)) != j // world.members

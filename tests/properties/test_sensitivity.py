@@ -1,5 +1,7 @@
 """One example moves the sum of clipped gradients by at most C, whatever the data and the model."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -58,7 +60,9 @@ def data(kind, count, rng):
 
 
 def builder(spec, rng):
-    pool = PublicPool(*data("noise", 3, rng)) if spec.method == "mix-diff" else None
+    pool = None
+    if spec.method == "mix-diff":
+        pool = PublicPool(data("noise", 2 * L, rng)[0], torch.arange(2 * L) % L)
     return ViewBuilder(spec, L, normalization("half", 1), pool)
 
 
@@ -91,7 +95,10 @@ def neighbours(draw):
         k_diff=draw(st.integers(1, 2)),
         crop_padding=draw(st.integers(0, 4)),
         average=draw(average) if method.startswith("mix") else "all",
+        pool_draw=draw(st.sampled_from(["uniform", "same-class", "other-class"])),
     )
+    if method == "mix-diff" and spec.average == "all" and draw(st.booleans()):
+        spec = replace(spec, pool_role="extra")
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     count = draw(st.integers(1, 6))
     images, labels = data(draw(st.sampled_from(["noise", "black", "white", "extreme"])), count, rng)

@@ -7,15 +7,15 @@ import pytest
 import torch
 from scipy import stats
 
-from dpmix.views.coins import ViewCoins, draw_coins
+from dpmix.views.coins import PUBLIC_BITS, ViewCoins, draw_coins
 from dpmix.views.spec import METHODS, ViewSpec
 
 # Seeds are fixed, so a failure is a change of law and not bad luck.
 LEAST_P = 1e-3
 
 
-def coins(groups=20_000, public=7, seed=0, **settings):
-    return draw_coins(ViewSpec(**settings), groups, public, np.random.default_rng(seed))
+def coins(groups=20_000, seed=0, **settings):
+    return draw_coins(ViewSpec(**settings), groups, np.random.default_rng(seed))
 
 
 def assert_uniform(values, count):
@@ -124,19 +124,34 @@ def test_weights_stay_in_zero_to_one_at_any_alpha_that_the_spec_takes(alpha):
 
 
 @pytest.mark.parametrize("public", [1, 2, 9])
-def test_public_draws_are_uniform_over_the_whole_pool(public):
-    drawn = coins(method="mix-diff", k_diff=2, k_self=1, k_base=1, public=public)
-    assert drawn.public.shape == (20_000, 2)
-    assert_uniform(drawn.public, public)
-    assert_uniform(drawn.public[:, 0] * public + drawn.public[:, 1], public * public)
+def test_the_remainder_of_a_public_draw_is_uniform_over_a_pool_of_any_size(public):
+    drawn = coins(method="mix-diff", k_diff=2, k_self=1, k_base=1).public
+    assert drawn.shape == (20_000, 2)
+    place = drawn % public
+    assert_uniform(place, public)
+    assert_uniform(place[:, 0] * public + place[:, 1], public * public)
+
+
+def test_public_draws_use_all_their_bits():
+    drawn = coins(method="mix-diff", k_diff=2, k_self=1, k_base=1).public
+    assert drawn.min() >= 0
+    assert drawn.max() < PUBLIC_BITS
+    assert_uniform(drawn >> 58, 16)
+
+
+def test_extra_public_views_are_augmented_but_never_mixed():
+    drawn = coins(groups=2000, method="mix-diff", pool_role="extra", k_base=3, k_diff=2, k_self=4)
+    assert drawn.top.shape == (2000, 5)
+    assert_uniform(drawn.first, 3)
+    assert_uniform(drawn.second, 3)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_shapes_follow_the_spec(method):
     spec = ViewSpec(method, k_base=3, k_self=4, k_diff=2)
-    drawn = draw_coins(spec, 6, 5, np.random.default_rng(0))
+    drawn = draw_coins(spec, 6, np.random.default_rng(0))
     for name in ("top", "left", "flip"):
-        assert getattr(drawn, name).shape == (6, spec.pool_size)
+        assert getattr(drawn, name).shape == (6, spec.unmixed_views)
     assert drawn.public.shape == (6, 2 if method == "mix-diff" else 0)
     for name in ("first", "second", "weight"):
         assert getattr(drawn, name).shape == (6, 4 if spec.mixes else 0)
@@ -144,7 +159,7 @@ def test_shapes_follow_the_spec(method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_no_groups_draw_no_coins(method):
-    drawn = draw_coins(ViewSpec(method), 0, 5, np.random.default_rng(0))
+    drawn = draw_coins(ViewSpec(method), 0, np.random.default_rng(0))
     assert all(len(getattr(drawn, field.name)) == 0 for field in fields(ViewCoins))
 
 
@@ -163,8 +178,8 @@ def test_rows_select_the_same_groups_from_every_coin(index):
 def test_the_same_stream_gives_the_same_coins_and_the_next_draw_others():
     rng = np.random.default_rng(8)
     spec = ViewSpec("mix-diff")
-    one, two = (draw_coins(spec, 10, 5, rng) for _ in range(2))
-    again = draw_coins(spec, 10, 5, np.random.default_rng(8))
+    one, two = (draw_coins(spec, 10, rng) for _ in range(2))
+    again = draw_coins(spec, 10, np.random.default_rng(8))
     for field in fields(ViewCoins):
         assert torch.equal(getattr(one, field.name), getattr(again, field.name))
         assert not torch.equal(getattr(one, field.name), getattr(two, field.name))

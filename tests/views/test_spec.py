@@ -28,9 +28,16 @@ def test_views_are_counted_for_every_method_and_average(
 ):
     spec = ViewSpec(method, average=average, **COUNTS)
     assert (spec.base_views, spec.public_views, spec.mixed_views) == (base, public, mixed)
-    assert spec.pool_size == base + public
+    assert spec.pool_size == spec.unmixed_views == base + public
     assert spec.views == total
     assert spec.mixes == (mixed > 0)
+
+
+@pytest.mark.parametrize(("k_self", "total"), [(7, 15), (0, 8)])
+def test_extra_public_views_count_but_do_not_mix(k_self, total):
+    spec = ViewSpec("mix-diff", pool_role="extra", k_base=5, k_self=k_self, k_diff=3)
+    assert (spec.pool_size, spec.unmixed_views, spec.views) == (5, 8, total)
+    assert spec.sensitivity_multiplier == 1
 
 
 def test_the_defaults_are_the_papers_34_views():
@@ -49,7 +56,9 @@ def test_only_microbatch_mixup_puts_two_examples_behind_one_gradient(method):
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"average": "mean"}, "average is 'mean'; expected 'all' or 'mixed-only'"),
+        ({"average": "mean"}, "average is 'mean': known: all, mixed-only"),
+        ({"pool_draw": "sameclass"}, r"pool_draw is 'sameclass': did you mean 'same-class'\?"),
+        ({"pool_role": "extras"}, r"pool_role is 'extras': did you mean 'extra'\?"),
         ({"k_base": -1}, "k_base is -1"),
         ({"k_self": -2}, "k_self is -2"),
         ({"k_diff": -3}, "k_diff is -3"),
@@ -72,6 +81,11 @@ def test_only_microbatch_mixup_puts_two_examples_behind_one_gradient(method):
         ({"mixup_alpha": float("inf")}, "mixup_alpha is inf"),
         ({"mixup_alpha": float("nan")}, "mixup_alpha is nan"),
         ({"method": "mix-diff", "k_diff": 0}, "k_diff 0 reads no public image"),
+        ({"k_self": 0, "pool_role": "extra"}, "mix-self with k_self 0 mixes nothing"),
+        (
+            {"method": "mix-diff", "pool_role": "extra", "average": "mixed-only"},
+            "leaves the public images out",
+        ),
     ],
 )
 def test_a_setting_that_cannot_be_meant_is_refused_with_its_value(settings, said):
@@ -101,6 +115,7 @@ def test_settings_that_a_method_does_not_read_do_not_matter():
     assert ViewSpec("none", k_base=0, k_self=0, k_diff=0).views == 1
     assert ViewSpec("self-aug", k_self=0, k_diff=0, mixup_alpha=0).views == 16
     assert ViewSpec("mix-self", k_diff=0).views == 34
+    assert ViewSpec("mix-self", pool_role="extra", average="mixed-only").views == 18
 
 
 def test_the_spec_is_frozen():

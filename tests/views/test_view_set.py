@@ -6,6 +6,7 @@ import torch
 
 from dpmix.data.normalization import normalization
 from dpmix.errors import DpmixError
+from dpmix.public.class_map import UNLABELLED
 from dpmix.public.pool import PublicPool
 from dpmix.views import METHODS, ViewBuilder, ViewSpec
 
@@ -27,7 +28,10 @@ def images(shape, count, seed):
 
 def builder(shape, method, **settings):
     spec = ViewSpec(method, **(COUNTS | settings))
-    pool = PublicPool(*images(shape, 6, 77)) if method == "mix-diff" else None
+    pool = None
+    if method == "mix-diff":
+        # Every class twice or more, in no order.
+        pool = PublicPool(images(shape, 9, 77)[0], torch.tensor([3, 0, 1, 2, 0, 3, 1, 2, 0]))
     return ViewBuilder(spec, L, normalization("half", shape[0]), pool)
 
 
@@ -42,6 +46,17 @@ def augmented(image, coins, group, view, padding):
     return (padded[:, top : top + height, left : left + width] / 255 - 0.5) / 0.5
 
 
+def drawable(build, own):
+    """Positions in the pool, in class order, from which an example of class `own` draws."""
+    labels = build.pool.labels.tolist()
+    in_order = sorted(range(len(labels)), key=lambda i: labels[i])
+    return {
+        "uniform": list(range(len(labels))),
+        "same-class": [i for i in in_order if labels[i] == own],
+        "other-class": [i for i in in_order if labels[i] != own],
+    }[build.spec.pool_draw]
+
+
 def slow(build, pixels, labels, coins):
     """The views and soft labels of every group, one view at a time, in float64."""
     spec, views, soft = build.spec, [], []
@@ -53,10 +68,11 @@ def slow(build, pixels, labels, coins):
             base = augmented(pixels[source], coins, group, view, padding)
             pool.append((base, np.eye(L)[labels[source]]))
         for d in range(spec.public_views):
-            drawn = coins.public[group, d]
-            public = build.pool.images[drawn]
+            drawn = drawable(build, int(labels[group]))
+            drawn = drawn[int(coins.public[group, d]) % len(drawn)]
+            public, label = build.pool.images[drawn], int(build.pool.labels[drawn])
             view = augmented(public, coins, group, spec.base_views + d, padding)
-            pool.append((view, np.eye(L)[build.pool.labels[drawn]]))
+            pool.append((view, np.full(L, 1 / L) if label == UNLABELLED else np.eye(L)[label]))
         mixed = []
         for m in range(spec.mixed_views):
             lam = float(coins.weight[group, m])
@@ -86,6 +102,66 @@ def test_views_and_soft_labels_equal_the_slow_builder(shape, method, average):
     assert (got.labels >= 0).all()
 
 
+POOL_SETTINGS = [
+    {"pool_draw": "same-class"},
+    {"pool_draw": "other-class"},
+    {"pool_draw": "same-class", "average": "mixed-only"},
+    {"pool_role": "extra"},
+    {"pool_role": "extra", "k_self": 0},
+    {"pool_role": "extra", "pool_draw": "other-class", "k_diff": 5},
+]
+
+
+@pytest.mark.parametrize("settings", POOL_SETTINGS)
+def test_every_draw_and_role_of_the_pool_equals_the_slow_builder(settings):
+    build = builder((3, 6, 7), "mix-diff", **settings)
+    pixels, labels = images((3, 6, 7), 9, 1)
+    coins = build.draw_coins(9, np.random.default_rng(2))
+    got = build.build(pixels, labels, coins)
+    views, soft = slow(build, pixels, labels, coins)
+    assert got.views.shape[:2] == (9, build.spec.views)
+    np.testing.assert_allclose(got.views.numpy(), views, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(got.labels.numpy(), soft, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("how", ["same-class", "other-class"])
+def test_a_draw_by_class_keeps_to_its_classes_and_reaches_all_their_images(how):
+    build = builder((1, 4, 4), "mix-diff", k_base=1, k_diff=60, k_self=1, pool_draw=how)
+    pixels, labels = images((1, 4, 4), 8, 3)
+    coins = build.draw_coins(8, np.random.default_rng(4))
+    got = build.build(pixels, labels, coins).labels[:, 1:61].argmax(-1)
+    assert ((got == labels[:, None]) == (how == "same-class")).all()
+    for group, own in enumerate(labels.tolist()):
+        expected = {int(build.pool.labels[i]) for i in drawable(build, own)}
+        assert set(got[group].tolist()) == expected
+
+
+def test_an_unlabelled_public_image_has_a_uniform_soft_label():
+    pixels, _ = images((1, 4, 4), 3, 0)
+    pool = PublicPool(pixels, torch.full((3,), UNLABELLED))
+    spec = ViewSpec("mix-diff", k_base=1, k_self=1, k_diff=2, crop_padding=0)
+    build = ViewBuilder(spec, L, normalization("half", 1), pool)
+    got = build.build(*images((1, 4, 4), 2, 1), build.draw_coins(2, np.random.default_rng(0)))
+    assert torch.equal(got.labels[:, 1:3], torch.full((2, 2, L), 1 / L))
+
+
+@pytest.mark.parametrize(
+    ("labels", "how", "said"),
+    [
+        ([0, 1, 2, 4], "uniform", r"label 4; expected classes 0\.\.3"),
+        ([0, 1, 3], "same-class", "same-class: for class number 2 .* no image to draw"),
+        ([1, 1, 1], "other-class", "other-class: for class number 1 .* no image to draw"),
+        ([0, 1, 2, 3, UNLABELLED], "same-class", "needs every public image's class"),
+        ([0, 1, 2, 3, UNLABELLED], "other-class", "needs every public image's class"),
+    ],
+)
+def test_a_pool_that_the_draw_cannot_use_is_refused(labels, how, said):
+    pixels, _ = images((1, 4, 4), len(labels), 0)
+    spec = ViewSpec("mix-diff", pool_draw=how)
+    with pytest.raises(DpmixError, match=said):
+        ViewBuilder(spec, L, normalization("half", 1), PublicPool(pixels, torch.tensor(labels)))
+
+
 def test_none_gives_the_normalised_image_itself():
     build = builder((3, 5, 6), "none")
     pixels, labels = images((3, 5, 6), 4, 3)
@@ -103,8 +179,9 @@ def test_the_order_is_base_public_mixed():
     mixed = only_mixed.build(pixels, labels, coins)
     base = build.normalization(pixels)[:, None].expand(-1, 3, -1, -1, -1)
     assert torch.equal(got.views[:, :3], base)
-    assert torch.equal(got.views[:, 3:5], build.normalization(build.pool.images)[coins.public])
-    assert torch.equal(got.labels[:, 3:5].argmax(-1), build.pool.labels[coins.public])
+    drawn = coins.public % len(build.pool)
+    assert torch.equal(got.views[:, 3:5], build.normalization(build.pool.images)[drawn])
+    assert torch.equal(got.labels[:, 3:5].argmax(-1), build.pool.labels[drawn])
     assert torch.equal(got.views[:, 5:], mixed.views)
     assert torch.equal(got.labels[:, 5:], mixed.labels)
 
@@ -114,7 +191,7 @@ def test_public_images_are_augmented_with_coins_of_their_own():
     pixels, labels = images((1, 6, 6), 1, 5)
     coins = build.draw_coins(1, np.random.default_rng(6))
     got = build.build(pixels, labels, coins).views[0, 1:41]
-    plain = build.normalization(build.pool.images)[coins.public[0]]
+    plain = build.normalization(build.pool.images)[coins.public[0] % len(build.pool)]
     same = (got == plain).flatten(1).all(1)
     assert same.sum() < 10  # 1 in 50 crops is the image itself
     assert len(torch.unique(got.flatten(1), dim=0)) > len(build.pool)

@@ -14,10 +14,16 @@ from torch import Tensor
 
 from dpmix.views.spec import ViewSpec
 
+PUBLIC_BITS = 1 << 62
+"""So many values that their remainder by a pool's size is uniform to within one in 10^9."""
+
 
 @dataclass(frozen=True)
 class ViewCoins:
-    """Coins for G groups: A = pool size augmentations, D public draws and M mixtures each."""
+    """Coins for G groups: A augmentations (one for each unmixed view), D public draws, M mixtures.
+
+    `public` holds raw bits: which images they pick may depend on a label, which coins never do.
+    """
 
     top: Int64[Tensor, "G A"]
     left: Int64[Tensor, "G A"]
@@ -36,16 +42,14 @@ class ViewCoins:
         return ViewCoins(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
-def draw_coins(
-    spec: ViewSpec, groups: int, public_images: int, rng: np.random.Generator
-) -> ViewCoins:
-    """Draw the coins of `groups` groups; `public_images` is the size of the public pool.
+def draw_coins(spec: ViewSpec, groups: int, rng: np.random.Generator) -> ViewCoins:
+    """Draw the coins of `groups` groups.
 
-    Crop offsets are uniform in [0, 2 * crop_padding], flips fair, public draws uniform over the
-    whole pool, mixture partners a uniformly random ordered pair of distinct pool entries (of equal
-    ones where the pool holds one view), weights Beta(alpha, alpha).
+    Crop offsets are uniform in [0, 2 * crop_padding], flips fair, public draws uniform in
+    [0, PUBLIC_BITS), mixture partners a uniformly random ordered pair of distinct pool entries (of
+    equal ones where the pool holds one view), weights Beta(alpha, alpha).
     """
-    augmented = (groups, spec.pool_size)
+    augmented = (groups, spec.unmixed_views)
     plain = spec.method == "none"
     offsets = 1 if plain else 2 * spec.crop_padding + 1
     flip = rng.random(augmented) < 0.5 if spec.flip and not plain else np.zeros(augmented, bool)
@@ -58,9 +62,7 @@ def draw_coins(
         top=torch.from_numpy(rng.integers(0, offsets, augmented)),
         left=torch.from_numpy(rng.integers(0, offsets, augmented)),
         flip=torch.from_numpy(flip),
-        public=torch.from_numpy(
-            rng.integers(0, max(public_images, 1), (groups, spec.public_views))
-        ),
+        public=torch.from_numpy(rng.integers(0, PUBLIC_BITS, (groups, spec.public_views))),
         first=torch.from_numpy(first),
         second=torch.from_numpy((first + shift) % spec.pool_size),
         weight=torch.from_numpy(weight.astype(np.float32)),

@@ -7,6 +7,8 @@ from dpmix.errors import DpmixError, nearest
 
 Method = Literal["none", "self-aug", "mix-self", "mix-diff", "microbatch-mixup"]
 Average = Literal["all", "mixed-only"]
+PoolDraw = Literal["uniform", "same-class", "other-class"]
+PoolRole = Literal["mix", "extra"]
 
 METHODS: tuple[str, ...] = get_args(Method)
 MIXING: frozenset[str] = frozenset({"mix-self", "mix-diff", "microbatch-mixup"})
@@ -27,6 +29,11 @@ class ViewSpec:
         crop_padding: reflect padding in pixels before the random crop.
         flip: mirror each augmented view with probability 1/2.
         average: `all` views enter the mean gradient, or the mixtures alone (`mixed-only`).
+        pool_draw: which public images an example draws: any (`uniform`, as in the paper), of its
+            own class, or of the other classes. Only `mix-diff` reads it.
+        pool_role: whether public images `mix` with the base views and stand beside them, or only
+            stand beside them (`extra`), which shows what mixing itself adds. Only `mix-diff` reads
+            it.
 
     Raises:
         DpmixError: a count, alpha or name that cannot be meant.
@@ -40,12 +47,16 @@ class ViewSpec:
     crop_padding: int = 4
     flip: bool = True
     average: Average = "all"
+    pool_draw: PoolDraw = "uniform"
+    pool_role: PoolRole = "mix"
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise DpmixError(f"unknown method '{self.method}': {nearest(self.method, METHODS)}")
-        if self.average not in get_args(Average):
-            raise DpmixError(f"average is '{self.average}'; expected 'all' or 'mixed-only'")
+        for name, kind in (("average", Average), ("pool_draw", PoolDraw), ("pool_role", PoolRole)):
+            value, known = getattr(self, name), get_args(kind)
+            if value not in known:
+                raise DpmixError(f"{name} is '{value}': {nearest(value, known)}")
         for name in ("k_base", "k_self", "k_diff", "crop_padding"):
             if getattr(self, name) < 0:
                 raise DpmixError(f"{name} is {getattr(self, name)}; expected 0 or more")
@@ -64,7 +75,8 @@ class ViewSpec:
                     "make; use 'all'"
                 )
             return
-        if self.k_self == 0:
+        extra = self.method == "mix-diff" and self.pool_role == "extra"
+        if self.k_self == 0 and not extra:
             raise DpmixError(
                 f"method {self.method} with k_self 0 mixes nothing; give --k-self 1 or more, or "
                 "use --method self-aug"
@@ -75,6 +87,11 @@ class ViewSpec:
             raise DpmixError(
                 "method mix-diff with k_diff 0 reads no public image; give --k-diff 1 or more, or "
                 "use --method mix-self"
+            )
+        if extra and self.average == "mixed-only":
+            raise DpmixError(
+                "pool_role extra with average mixed-only leaves the public images out altogether; "
+                "use --average all"
             )
 
     @property
@@ -89,13 +106,18 @@ class ViewSpec:
 
     @property
     def public_views(self) -> int:
-        """Public images in the pool of one example."""
+        """Public images beside the views of one example."""
         return self.k_diff if self.method == "mix-diff" else 0
 
     @property
-    def pool_size(self) -> int:
-        """Views from which mixtures are drawn."""
+    def unmixed_views(self) -> int:
+        """Views before mixing, private and public."""
         return self.base_views + self.public_views
+
+    @property
+    def pool_size(self) -> int:
+        """Views from which mixtures are drawn: the first of the unmixed ones."""
+        return self.unmixed_views if self.pool_role == "mix" else self.base_views
 
     @property
     def mixed_views(self) -> int:
@@ -105,7 +127,7 @@ class ViewSpec:
     @property
     def views(self) -> int:
         """K: the views over which one clipped gradient is averaged."""
-        return self.mixed_views + (self.pool_size if self.average == "all" else 0)
+        return self.mixed_views + (self.unmixed_views if self.average == "all" else 0)
 
     @property
     def examples_per_group(self) -> int:
@@ -117,7 +139,8 @@ class ViewSpec:
         """Sensitivity of the sum of clipped gradients, in units of C, under add/remove-one.
 
         1 where a view set reads one private example: adding or removing the example adds or
-        removes one vector of norm at most C. 2 for `microbatch-mixup`: `views/microbatch.py`
-        proves it.
+        removes one vector of norm at most C. That holds for every `pool_draw`: which public images
+        join depends on the example's own label at most (`public/class_index.py`). 2 for
+        `microbatch-mixup`: `views/microbatch.py` proves it.
         """
         return self.examples_per_group

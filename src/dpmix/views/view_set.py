@@ -5,15 +5,18 @@ public data. Nothing else of the batch is read (`tests/properties/test_isolation
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, Float32, Int64, UInt8
 from torch import Tensor
 
 from dpmix.data.normalization import Normalization
 from dpmix.errors import DpmixError
+from dpmix.public.class_index import ClassIndex
+from dpmix.public.class_map import UNLABELLED
 from dpmix.public.pool import PublicPool
 from dpmix.views.coins import ViewCoins, draw_coins
 from dpmix.views.mixup import mixup
@@ -40,7 +43,8 @@ class ViewBuilder:
         pool: the public pool; required by `mix-diff`, refused elsewhere.
 
     Raises:
-        DpmixError: `mix-diff` without a pool, or a pool that the method would not read.
+        DpmixError: `mix-diff` without a pool, a pool that the method would not read, one with
+            other classes, or without the images that `spec.pool_draw` needs.
     """
 
     spec: ViewSpec
@@ -56,9 +60,39 @@ class ViewBuilder:
             )
         if self.spec.method != "mix-diff" and self.pool is not None:
             raise DpmixError(
-                f"method {self.spec.method} reads no public pool; leave out --pool or use "
-                "--method mix-diff"
+                f"method {self.spec.method} reads no public pool; leave out --pool, use "
+                "--method mix-diff, or train on it first with --pool-role pretrain"
             )
+        if self.pool is not None:
+            self._check_pool(self.pool)
+
+    def _check_pool(self, pool: PublicPool) -> None:
+        highest = int(pool.labels.max())
+        if highest >= self.num_classes:
+            raise DpmixError(
+                f"the public pool has label {highest}; expected classes 0..{self.num_classes - 1}"
+            )
+        how = self.spec.pool_draw
+        if how == "uniform":
+            return
+        if int(pool.labels.min()) == UNLABELLED:
+            raise DpmixError(
+                f"pool_draw {how} needs every public image's class; leave the unlabelled ones out "
+                "(--pool-unmapped leave-out), or use --pool-draw uniform"
+            )
+        own = self._by_class.count
+        drawable = own if how == "same-class" else len(pool) - own
+        if int(drawable.min()) == 0:
+            raise DpmixError(
+                f"pool_draw {how}: for class number {int(drawable.argmin())} the public pool has "
+                "no image to draw; expected one or more for each class: add some, or use "
+                "--pool-draw uniform"
+            )
+
+    @cached_property
+    def _by_class(self) -> ClassIndex:
+        assert self.pool is not None
+        return ClassIndex.of(self.pool.labels, self.num_classes)
 
     def check_images(self, image_shape: tuple[int, int, int]) -> None:
         """Refuse images [C, H, W] that views can't be made of, before a run begins.
@@ -71,7 +105,7 @@ class ViewBuilder:
 
     def draw_coins(self, groups: int, rng: np.random.Generator) -> ViewCoins:
         """Fresh coins for `groups` view sets."""
-        return draw_coins(self.spec, groups, len(self.pool) if self.pool else 0, rng)
+        return draw_coins(self.spec, groups, rng)
 
     def build(
         self, images: UInt8[Tensor, "B C H W"], labels: Int64[Tensor, " B"], coins: ViewCoins
@@ -95,15 +129,15 @@ class ViewBuilder:
         )
         classes = labels[source]
         if self.pool is not None:
-            public_pixels, public_classes = self._public(self.pool, coins)
+            public_pixels, public_classes = self._public(self.pool, coins, classes[:, 0])
             pixels = torch.cat([pixels, public_pixels], dim=1)
             classes = torch.cat([classes, public_classes], dim=1)
         views = self.normalization(pixels)
-        soft = F.one_hot(classes, self.num_classes).to(views.dtype)
+        soft = self._soft_labels(classes)
         if not spec.mixes:
             return ViewSet(views, soft)
-        chosen = (coins.first, coins.second, coins.weight)
-        mixed, mixed_soft = mixup(views, *chosen), mixup(soft, *chosen)
+        chosen, mixing = (coins.first, coins.second, coins.weight), slice(0, spec.pool_size)
+        mixed, mixed_soft = mixup(views[:, mixing], *chosen), mixup(soft[:, mixing], *chosen)
         if spec.average == "mixed-only":
             return ViewSet(mixed, mixed_soft)
         return ViewSet(torch.cat([views, mixed], dim=1), torch.cat([soft, mixed_soft], dim=1))
@@ -114,20 +148,38 @@ class ViewBuilder:
         turn = torch.arange(self.spec.base_views, device=device) % members
         return torch.arange(groups, device=device)[:, None] * members + turn
 
+    def _soft_labels(self, classes: Int64[Tensor, "G A"]) -> Float32[Tensor, "G A L"]:
+        """One-hot; uniform where a public image has no class."""
+        labels = F.one_hot(classes.clamp(min=0), self.num_classes).float()
+        return labels.where((classes != UNLABELLED)[..., None], 1 / self.num_classes)
+
     def _public(
-        self, pool: PublicPool, coins: ViewCoins
+        self, pool: PublicPool, coins: ViewCoins, own: Int64[Tensor, " G"]
     ) -> tuple[UInt8[Tensor, "G D C H W"], Int64[Tensor, "G D"]]:
-        """The drawn public images, augmented as the base views are, and their classes."""
-        drawn = coins.public
+        """The drawn public images, augmented as the base views are, and their classes.
+
+        `own` holds each group's own class, which is all that a draw may depend on beside its coins.
+        """
+        drawn = self._drawn(pool, coins.public.to(pool.labels.device), own.to(pool.labels.device))
+        images, classes = (part.to(own.device) for part in pool.take(drawn))
         public = slice(self.spec.base_views, None)
-        images, classes = pool.take(drawn.flatten())
-        source = torch.arange(drawn.numel(), device=drawn.device).reshape(drawn.shape)
+        source = torch.arange(drawn.numel(), device=own.device).reshape(drawn.shape)
         pixels = self_augment(
-            images,
+            images.flatten(0, 1),
             source,
             coins.top[:, public],
             coins.left[:, public],
             coins.flip[:, public],
             self.spec.crop_padding,
         )
-        return pixels, classes.reshape(drawn.shape)
+        return pixels, classes
+
+    def _drawn(
+        self, pool: PublicPool, bits: Int64[Tensor, "G D"], own: Int64[Tensor, " G"]
+    ) -> Int64[Tensor, "G D"]:
+        """Positions in the pool."""
+        if self.spec.pool_draw == "same-class":
+            return self._by_class.same_class(bits, own)
+        if self.spec.pool_draw == "other-class":
+            return self._by_class.other_class(bits, own)
+        return bits % len(pool)

@@ -1,0 +1,125 @@
+"""A pool's files to the pool that a run draws from, and the facts that its statement gives."""
+
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dpmix.data.decode import EncodedPart, decode_sources
+from dpmix.data.options import ReadOptions
+from dpmix.errors import DpmixError
+from dpmix.public.class_map import LEFT_OUT, class_map
+from dpmix.public.manifest import FILE_NAME, file_hash
+from dpmix.public.pixel_store import stored_pixels
+from dpmix.public.pool import PublicPool
+from dpmix.public.pool_files import PoolFiles, open_pool
+
+_BATCH = 1024
+
+
+@dataclass(frozen=True)
+class PoolFacts:
+    """What a run says of its pool; nothing of it is private.
+
+    Attributes:
+        name: the last part of its path: a whole path can name a study or a person.
+        images: how many were used.
+        contents_sha256: of the pixels and labels as they were used.
+        manifest_sha256: of the manifest, where there is one.
+        model: what drew the images, and its revision, where the manifest says it.
+        licence: of that model, where known.
+    """
+
+    name: str
+    images: int
+    contents_sha256: str
+    manifest_sha256: str | None
+    model: str | None
+    licence: str | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedPool:
+    """A pool with what is known of it.
+
+    Attributes:
+        pool: images and labels.
+        names: of the images, for messages.
+        facts: for the statement.
+    """
+
+    pool: PublicPool
+    names: tuple[str, ...]
+    facts: PoolFacts
+
+
+def load_pool(
+    path: Path,
+    class_names: tuple[str, ...],
+    image_shape: tuple[int, int, int],
+    *,
+    labels_csv: Path | None = None,
+    unmapped: str = "refuse",
+    options: ReadOptions,
+) -> LoadedPool:
+    """Read the pool at `path` for private images of shape [C, H, W] and these classes.
+
+    Square private images have the pool resized to their size; channels are always converted.
+
+    Args:
+        path: as in `open_pool`.
+        class_names: of the private data.
+        image_shape: of the private images.
+        labels_csv: as in `class_map`.
+        unmapped: as in `class_map`.
+        options: `skip_corrupt`, `workers` and `progress` of them are heeded.
+
+    Raises:
+        DpmixError: pool images of another shape than the private ones, and as `open_pool`,
+            `class_map` and `decode_sources` raise.
+    """
+    files = open_pool(path)
+    targets = class_map(files.class_names, class_names, labels_csv=labels_csv, unmapped=unmapped)
+    part = _used(files.part, torch.tensor(targets))
+    channels, height, width = image_shape
+    options = ReadOptions(
+        height if height == width else None, channels, options.skip_corrupt, options.workers,
+        options.progress,
+    )  # fmt: skip
+    (source,), skipped = decode_sources([part], files.class_names, options)
+    if source.image_shape != image_shape:
+        raise DpmixError(
+            f"the public pool '{path}' has images {source.image_shape} (C, H, W) but the "
+            f"private ones are {image_shape}; resize the pool's images"
+        )
+    pool = PublicPool(stored_pixels(source), torch.tensor(targets)[source.labels])
+    # Which names are left is not known where corrupt images were left out.
+    names = part.images.names if not skipped else tuple(f"image {i}" for i in range(len(pool)))
+    return LoadedPool(pool, names, _facts(files, pool))
+
+
+def _used(part: EncodedPart, targets: torch.Tensor) -> EncodedPart:
+    """The images of classes that are not left out."""
+    kept = (targets[part.labels] != LEFT_OUT).nonzero().flatten()
+    return EncodedPart(part.images.take(kept), part.labels[kept])
+
+
+def _facts(files: PoolFiles, pool: PublicPool) -> PoolFacts:
+    digest = sha256(pool.labels.numpy().tobytes())
+    for batch in pool.images.split(_BATCH):
+        digest.update(batch.numpy().tobytes())
+    manifest = files.manifest
+    return PoolFacts(
+        name=files.path.resolve().name,
+        images=len(pool),
+        contents_sha256=digest.hexdigest(),
+        manifest_sha256=file_hash(files.path / FILE_NAME) if manifest else None,
+        model=manifest.model.identity if manifest else None,
+        licence=manifest.model.licence if manifest else None,
+    )

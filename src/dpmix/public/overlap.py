@@ -1,0 +1,58 @@
+"""A pool that holds a private image is not public: refused where it can be known.
+
+Files that are equal byte for byte decode to equal pixels, so comparing pixels in the private data's
+own form finds both. A copy that was compressed again, cropped or mirrored is not found.
+"""
+
+from hashlib import sha256
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from dpmix.data.source import ImageSource
+from dpmix.data.splits import Splits
+from dpmix.errors import DpmixError
+from dpmix.public.pool import PublicPool
+
+_BATCH = 1024
+_SHOWN = 3
+
+
+def refuse_overlap(pool: PublicPool, names: tuple[str, ...], splits: Splits) -> None:
+    """Refuse a pool that shares an image with the private data.
+
+    Args:
+        pool: decoded to the private images' shape.
+        names: of the pool's images, for the message.
+        splits: the private data. Test images count too: they would teach the model the answers.
+
+    Raises:
+        DpmixError: pool images that are private ones; whether a run is refused is not protected by
+            the guarantee.
+    """
+    held: dict[bytes, int] = {}
+    for index in torch.arange(len(pool)).split(_BATCH):
+        held |= dict(zip(_digests(pool.images[index]), index.tolist(), strict=True))
+    for side, source in (("training", splits.train), ("test", splits.test)):
+        if shared := sorted(_shared(held, source)):
+            more = ", ..." if len(shared) > _SHOWN else ""
+            raise DpmixError(
+                f"the public pool is not public: {len(shared)} of its images are private {side} "
+                f"images ({', '.join(names[i] for i in shared[:_SHOWN])}{more}); expected none: "
+                "remove them from the pool"
+            )
+
+
+def _shared(held: dict[bytes, int], source: ImageSource) -> set[int]:
+    """Which pool images `source` holds."""
+    return {
+        held[digest]
+        for index in torch.arange(len(source)).split(_BATCH)
+        for digest in _digests(source.images(index))
+        if digest in held
+    }
+
+
+def _digests(images: UInt8[Tensor, "B C H W"]) -> list[bytes]:
+    return [sha256(image.tobytes()).digest() for image in images.cpu().numpy()]

@@ -1,0 +1,65 @@
+"""A pool with a private image in it is found out, whatever the file looks like."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dpmix.data.options import ReadOptions
+from dpmix.errors import DpmixError
+from dpmix.public.load import load_pool
+from dpmix.public.overlap import refuse_overlap
+
+
+@pytest.fixture
+def check(private, class_folder):
+    """check(change): does a pool, changed by `change(root, splits)`, overlap the private data?"""
+
+    def run(change):
+        splits = private()
+        root = class_folder("pool", {"ant": 4, "bee": 4}, seed=500)
+        change(root, splits)
+        loaded = load_pool(
+            root, splits.train.class_names, splits.train.image_shape, options=ReadOptions()
+        )
+        refuse_overlap(loaded.pool, loaded.names, splits)
+
+    return run
+
+
+def saved(source, index, path, form="PNG"):
+    pixels = source.images(torch.tensor([index]))[0].permute(1, 2, 0).numpy()
+    Image.fromarray(pixels).save(path, form)
+
+
+def test_other_images_pass(check):
+    check(lambda root, splits: None)
+
+
+@pytest.mark.parametrize(("form", "name"), [("PNG", "x.png"), ("BMP", "x.bmp"), ("PPM", "x.ppm")])
+def test_a_private_image_is_found_in_any_lossless_format_and_under_any_label(check, form, name):
+    with pytest.raises(DpmixError, match=rf"1 of its images are private training .*ant/{name}"):
+        check(lambda root, splits: saved(splits.train, 1, root / "ant" / name, form))
+
+
+def test_a_test_image_is_found(check):
+    with pytest.raises(DpmixError, match="private test images"):
+        check(lambda root, splits: saved(splits.test, 0, root / "bee" / "0.png"))
+
+
+def test_three_of_many_are_named(check):
+    def all_of_them(root, splits):
+        for i in range(len(splits.train)):
+            saved(splits.train, i, root / "bee" / f"y{i}.png")
+
+    with pytest.raises(DpmixError, match=r"6 of its images .*\(bee/y0.png, .*, \.\.\.\)"):
+        check(all_of_them)
+
+
+def test_one_changed_bit_is_another_image(check):
+    def nearly(root, splits):
+        pixels = splits.train.images(torch.tensor([0]))[0].permute(1, 2, 0).numpy().copy()
+        pixels[0, 0, 0] ^= 1
+        Image.fromarray(np.ascontiguousarray(pixels)).save(root / "ant" / "z.png")
+
+    check(nearly)
