@@ -1,0 +1,126 @@
+"""`dpmix synthesize`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from dpmix.assembly import choose_device
+from dpmix.cli.progress import counting_bar
+from dpmix.data.class_list import class_list
+from dpmix.errors import DpmixError, nearest
+from dpmix.public.artist import artist
+from dpmix.public.diffusion_model import DTYPES, default_dtype, load_model
+from dpmix.public.prompts import PoolClass, as_classes, read_classes, template_text
+from dpmix.public.synthesis import SynthesisSettings
+from dpmix.public.synthesis import synthesize as draw
+from dpmix.reporting.summary import two_columns
+
+
+def synthesize(
+    model: Annotated[
+        str, typer.Option(help="a diffusers pipeline: a folder, or a hub name such as owner/name")
+    ],
+    output: Annotated[Path, typer.Option(help="folder of the pool; goes on with one begun before")],
+    class_: Annotated[
+        list[str] | None, typer.Option("--class", help="a class to draw; repeatable")
+    ] = None,
+    classes_file: Annotated[
+        Path | None, typer.Option(help="text file, a class a line: 'name', or 'name: phrase'")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="a data set whose class names to take; no image is read")
+    ] = None,
+    template: Annotated[
+        str,
+        typer.Option(help="prompt with {class}, or its name: photo, eurosat, pet, scene, digit"),
+    ] = "photo",
+    images_per_class: Annotated[int, typer.Option(help="images of each class")] = 100,
+    draw_size: Annotated[
+        int | None, typer.Option(help="pixels a side to draw; default: the model's own")
+    ] = None,
+    image_size: Annotated[
+        int | None, typer.Option(help="pixels a side to save; default: as drawn")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="denoising steps; default: the model's own")
+    ] = None,
+    guidance: Annotated[
+        float | None, typer.Option(help="guidance scale; default: the model's own")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="of the pool; every image has its own from it")] = 0,
+    batch: Annotated[int, typer.Option(help="images drawn at a time")] = 4,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps")] = "auto",
+    dtype: Annotated[
+        str, typer.Option(help="float32, float16, bfloat16; auto: half precision on CUDA alone")
+    ] = "auto",
+    attention_slicing: Annotated[
+        bool, typer.Option("--attention-slicing", help="less memory, slower")
+    ] = False,
+    download: Annotated[
+        bool, typer.Option("--download", help="fetch the model from the hub if it is not there")
+    ] = False,
+    revision: Annotated[
+        str | None, typer.Option(help="branch, tag or commit of a model on the hub")
+    ] = None,
+    licence: Annotated[
+        str | None, typer.Option(help="of the model; default: as its README says")
+    ] = None,
+) -> None:
+    """Draw a public pool with a diffusion model, from class names alone.
+
+    Stopped, it goes on where it was when the same command is given again.
+
+    `dpmix synthesize --model FOLDER --class cat --class dog --output pool`
+    """
+    console = Console()
+    classes = _classes(class_, classes_file, data)
+    text = template_text(template)
+    where = choose_device(device)
+    kind = default_dtype(where) if dtype == "auto" else dtype
+    if kind not in DTYPES:
+        raise DpmixError(f"unknown dtype '{kind}': {nearest(kind, DTYPES)}")
+    settings = SynthesisSettings(text, draw_size, image_size, steps, guidance, seed, kind)
+    loaded = load_model(
+        model,
+        revision=revision,
+        download=download,
+        licence=licence,
+        device=where,
+        dtype=DTYPES[kind],
+        attention_slicing=attention_slicing,
+    )
+    hand = artist(
+        loaded, classes, template=text, size=draw_size, steps=steps, guidance=guidance
+    )  # fmt: skip
+    with counting_bar(console, "drawing images", "images") as report:
+        drawn = draw(
+            output, hand, classes, settings,
+            images_per_class=images_per_class, batch=batch, report=report,
+        )  # fmt: skip
+    rate = f", {drawn.fresh / drawn.seconds:.2f} images/s" if drawn.fresh else ""
+    console.print(
+        two_columns(
+            [
+                ("pool", f"{output}: {drawn.images} images, {drawn.fresh} of them new{rate}"),
+                ("drawn by", loaded.record.identity),
+                ("look at it", f"dpmix pool inspect {output}"),
+                ("use it", f"dpmix train --method mix-diff --pool {output} ..."),
+            ]
+        )
+    )
+
+
+def _classes(
+    names: list[str] | None, classes_file: Path | None, data: str | None
+) -> tuple[PoolClass, ...]:
+    given = [source for source in (names, classes_file, data) if source]
+    if len(given) != 1:
+        raise DpmixError(
+            f"{len(given)} sources of class names given; expected exactly one of --class (more "
+            "than once), --classes-file and --data"
+        )
+    if names:
+        return as_classes(tuple(names))
+    return read_classes(classes_file) if classes_file else as_classes(class_list(str(data)))

@@ -1,0 +1,137 @@
+"""Asks a pipeline for images: text-to-image by prompt, class-conditional by label.
+
+Guarantees: each image starts from noise of its own seed, drawn on the CPU, so neither the batch nor
+the device decides what it shows; an image that the pipeline's safety checker blacked out comes back
+as None, never as an image.
+"""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+
+from dpmix.errors import DpmixError, nearest
+from dpmix.public.diffusion_model import DiffusionModel, is_out_of_memory, out_of_memory
+from dpmix.public.prompts import PoolClass, prompt
+
+_MANY_LABELS = 30
+
+
+@dataclass(frozen=True)
+class Sketch:
+    """One image to draw."""
+
+    drawn: PoolClass
+    seed: int
+
+
+@dataclass(frozen=True, eq=False)
+class Artist:
+    """Draws with one pipeline and one set of its arguments; make it with `artist`."""
+
+    model: DiffusionModel
+    describe: Callable[[PoolClass], str]
+    arguments: Callable[[list[Sketch]], dict[str, Any]]
+
+    def draw(self, sketches: list[Sketch]) -> list[Image.Image | None]:
+        """Draw a batch, in order; None for an image that the safety checker withheld.
+
+        Raises:
+            DpmixError: too little memory, or a pipeline that refuses or fails.
+        """
+        pipe = self.model.pipe
+        seeds = [torch.Generator("cpu").manual_seed(sketch.seed) for sketch in sketches]
+        try:
+            made = pipe(**self.arguments(sketches), generator=seeds)
+        # A pipeline that can't do what it is asked, or is broken, raises nearly anything.
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise out_of_memory(pipe.device) from None
+            reason = " ".join(str(error).split())[:300]
+            raise DpmixError(
+                f"{type(pipe).__name__} fails to draw with these settings: {reason}; check sizes, "
+                "steps and guidance, or try another model"
+            ) from error
+        withheld = getattr(made, "nsfw_content_detected", None) or [False] * len(made.images)
+        return [
+            None if hidden else image.convert("RGB")
+            for image, hidden in zip(made.images, withheld, strict=True)
+        ]
+
+
+def artist(
+    model: DiffusionModel,
+    classes: tuple[PoolClass, ...],
+    *,
+    template: str,
+    size: int | None,
+    steps: int | None,
+    guidance: float | None,
+) -> Artist:
+    """Choose how to ask `model` for `classes`, by what its call accepts.
+
+    Args:
+        model: the pipeline.
+        classes: every class that will be asked for.
+        template: the prompt, with `{class}`.
+        size: height and width drawn, in pixels; None, as below: the pipeline's own.
+        steps: denoising steps.
+        guidance: classifier-free guidance scale.
+
+    Raises:
+        DpmixError: a pipeline that takes neither prompts nor class labels, needs an image, has no
+            such setting, or lacks a class.
+    """
+    accepted = inspect.signature(type(model.pipe).__call__).parameters
+    needed = {
+        name
+        for name, one in accepted.items()
+        if one.default is one.empty and one.kind is not one.VAR_KEYWORD
+    } - {"self"}
+    wanted = {
+        "height": size, "width": size, "num_inference_steps": steps, "guidance_scale": guidance,
+    }  # fmt: skip
+    common: dict[str, Any] = {name: value for name, value in wanted.items() if value is not None}
+    if missing := common.keys() - accepted.keys():
+        raise DpmixError(
+            f"{model.record.pipeline} has no {', '.join(sorted(missing))}; leave that setting out"
+        )
+    common["output_type"] = "pil"
+    if "prompt" in accepted and needed <= {"prompt"}:
+        return Artist(
+            model,
+            lambda drawn: prompt(template, drawn),
+            lambda batch: common | {"prompt": [prompt(template, one.drawn) for one in batch]},
+        )
+    if "class_labels" in accepted and needed <= {"class_labels"}:
+        ids = {drawn: _label(model.pipe, drawn) for drawn in classes}
+        return Artist(
+            model,
+            lambda drawn: f"class label {ids[drawn]}",
+            lambda batch: common | {"class_labels": [ids[one.drawn] for one in batch]},
+        )
+    raise DpmixError(
+        f"{model.record.pipeline} draws neither from a prompt nor from a class label alone; "
+        "expected a text-to-image or class-conditional pipeline"
+    )
+
+
+def _label(pipe: Any, drawn: PoolClass) -> int:
+    """The pipeline's number for a class: by its own names, or the number itself."""
+    labels: dict[str, int] = {
+        name.lower(): number for name, number in (getattr(pipe, "labels", None) or {}).items()
+    }
+    if (number := labels.get(drawn.phrase.lower())) is not None:
+        return number
+    if drawn.phrase.isdecimal() and (not labels or int(drawn.phrase) in labels.values()):
+        return int(drawn.phrase)
+    hint = nearest(drawn.phrase.lower(), labels) if labels else "its labels are numbers alone"
+    if len(labels) > _MANY_LABELS:
+        hint = hint.split("known:")[0] + f"expected one of its {len(labels)} labels or their number"
+    raise DpmixError(
+        f"{type(pipe).__name__} has no class '{drawn.phrase}': {hint}; write '{drawn.name}: LABEL' "
+        "in a --classes-file"
+    )

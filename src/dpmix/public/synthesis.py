@@ -1,0 +1,232 @@
+"""`synthesize`: class names in, a pool of drawn images out.
+
+Guarantee: nothing is read but the class names, the settings and the model. A run that is killed
+goes on where it stopped and ends with the images that an undisturbed one would have drawn: every
+image has a seed of its own, made from the pool's seed, its class and its number.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from PIL import Image
+
+from dpmix.atomic_files import stage
+from dpmix.errors import DpmixError
+from dpmix.public.artist import Artist, Sketch
+from dpmix.public.manifest import FILE_NAME, ImageRecord, Manifest, file_hash
+from dpmix.public.prompts import PoolClass
+from dpmix.public.synthesis_journal import SynthesisJournal
+
+ATTEMPTS = 10
+_LIBRARIES = ("dpmix", "diffusers", "transformers", "torch")
+_SEEDS = 1 << 32
+
+
+@dataclass(frozen=True)
+class SynthesisSettings:
+    """What decides how the images look; a pool can only be continued with the same.
+
+    Attributes:
+        template: the prompt, with `{class}`.
+        draw_size: height and width drawn, in pixels; None, as below: the pipeline's own.
+        image_size: height and width saved, in pixels; None: as drawn.
+        steps: denoising steps.
+        guidance: classifier-free guidance scale.
+        seed: from which every image's seed is made.
+        dtype: of the model's weights.
+
+    Raises:
+        DpmixError: a number out of range.
+    """
+
+    template: str
+    draw_size: int | None
+    image_size: int | None
+    steps: int | None
+    guidance: float | None
+    seed: int
+    dtype: str
+
+    def __post_init__(self) -> None:
+        for name in ("draw_size", "image_size", "steps"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise DpmixError(f"{name} is {value}; expected 1 or more")
+        if self.seed < 0:
+            raise DpmixError(f"seed is {self.seed}; expected 0 or more")
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What a call of `synthesize` did.
+
+    Attributes:
+        images: in the pool now.
+        fresh: drawn by this call.
+        seconds: that they took.
+    """
+
+    images: int
+    fresh: int
+    seconds: float
+
+
+def synthesize(
+    root: Path,
+    artist: Artist,
+    classes: tuple[PoolClass, ...],
+    settings: SynthesisSettings,
+    *,
+    images_per_class: int,
+    batch: int,
+    report: Callable[[int, int], None],
+) -> Drawn:
+    """Draw what the pool in `root` lacks, and write its manifest.
+
+    Args:
+        root: the pool's folder; made if need be.
+        artist: draws `classes`.
+        classes: what to draw.
+        settings: how.
+        images_per_class: wanted in all; more than last time goes on, fewer removes nothing.
+        batch: images drawn at a time.
+        report: told (images there, images wanted).
+
+    Raises:
+        DpmixError: a count below 1, a folder in use or holding something else, other settings than
+            the pool was begun with, a safety checker that withholds every attempt, a full disk, and
+            as `Artist.draw` raises.
+    """
+    for name, value in (("images-per-class", images_per_class), ("batch", batch)):
+        if value < 1:
+            raise DpmixError(f"{name} is {value}; expected 1 or more")
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with FileLock(root / ".lock", timeout=0):
+            return _go_on(root, artist, classes, settings, images_per_class, batch, report)
+    except Timeout:
+        raise DpmixError(
+            f"pool '{root}' is being drawn by another process; wait for it, or give another "
+            "--output"
+        ) from None
+    except OSError as error:
+        raise DpmixError(
+            f"cannot write the pool '{root}': {error.strerror or error}; what is drawn is kept: "
+            "run the same command again"
+        ) from None
+
+
+def _go_on(
+    root: Path,
+    artist: Artist,
+    classes: tuple[PoolClass, ...],
+    settings: SynthesisSettings,
+    images_per_class: int,
+    batch: int,
+    report: Callable[[int, int], None],
+) -> Drawn:
+    journal = SynthesisJournal(root)
+    identity = asdict(settings) | {"model": artist.model.record.identity}
+    there = journal.begin(identity)
+    wanted = {
+        f"{drawn.name}/{number:05}.png": (drawn, number)
+        for drawn in classes
+        for number in range(images_per_class)
+    }
+    missing = [file for file in wanted if file not in there]
+    # Until it is whole again, the pool has no manifest that some of its files are not in.
+    if missing:
+        (root / FILE_NAME).unlink(missing_ok=True)
+    total, start = len(wanted.keys() | there.keys()), time.perf_counter()
+    report(len(there), total)
+    for begin in range(0, len(missing), batch):
+        files = missing[begin : begin + batch]
+        made = _draw(artist, [wanted[file] for file in files], settings)
+        records = [
+            _save(root, file, image, sketch, artist, settings.image_size)
+            for file, (image, sketch) in zip(files, made, strict=True)
+        ]
+        journal.add(records)
+        there |= {record.file: record for record in records}
+        report(len(there), total)
+    seconds = time.perf_counter() - start
+    journal.finish(_manifest(artist, identity, tuple(there[file] for file in sorted(there))))
+    return Drawn(len(there), len(missing), seconds)
+
+
+def _draw(
+    artist: Artist, wanted: list[tuple[PoolClass, int]], settings: SynthesisSettings
+) -> list[tuple[Image.Image, Sketch]]:
+    """One batch; what the safety checker withholds is drawn again from another seed."""
+    done: dict[int, tuple[Image.Image, Sketch]] = {}
+    for attempt in range(ATTEMPTS):
+        left = [place for place in range(len(wanted)) if place not in done]
+        if not left:
+            break
+        sketches = [
+            Sketch(drawn, image_seed(settings.seed, drawn.name, number, attempt))
+            for drawn, number in (wanted[place] for place in left)
+        ]
+        for place, sketch, image in zip(left, sketches, artist.draw(sketches), strict=True):
+            if image is not None:
+                done[place] = (image, sketch)
+    withheld = [wanted[place][0] for place in range(len(wanted)) if place not in done]
+    if withheld:
+        raise DpmixError(
+            f"the model's safety checker withheld an image of class '{withheld[0].name}' "
+            f"{ATTEMPTS} times; what is drawn is kept: give another --template or phrase, and "
+            "another --output"
+        )
+    return [done[place] for place in range(len(wanted))]
+
+
+def image_seed(seed: int, class_name: str, number: int, attempt: int = 0) -> int:
+    """The seed of an image's noise, in [0, 2^32): all that torch's generator keeps on the CPU.
+
+    Within a class, numbers give distinct seeds; what other classes or numbers are drawn changes
+    none of them.
+    """
+    digest = sha256(f"{seed}/{attempt}/{class_name}".encode()).digest()
+    return (int.from_bytes(digest[:4], "big") + number) % _SEEDS
+
+
+def _save(
+    root: Path,
+    file: str,
+    image: Image.Image,
+    sketch: Sketch,
+    artist: Artist,
+    image_size: int | None,
+) -> ImageRecord:
+    path = root / file
+    path.parent.mkdir(exist_ok=True)
+    if image_size is not None:
+        image = image.resize((image_size, image_size), Image.Resampling.BICUBIC)
+    stage(path, lambda aside: image.save(aside, format="PNG")).replace(path)
+    return ImageRecord(
+        file=file,
+        class_name=sketch.drawn.name,
+        prompt=artist.describe(sketch.drawn),
+        seed=sketch.seed,
+        sha256=file_hash(path),
+    )
+
+
+def _manifest(
+    artist: Artist, settings: dict[str, Any], images: tuple[ImageRecord, ...]
+) -> Manifest:
+    return Manifest(
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        model=artist.model.record,
+        settings=settings,
+        device=str(artist.model.pipe.device),
+        versions={name: version(name) for name in _LIBRARIES},
+        images=images,
+    )
