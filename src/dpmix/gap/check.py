@@ -1,0 +1,124 @@
+"""The gap check: features, one private release, and what follows from it.
+
+Guarantee: of the private images nothing leaves but the released moments, one Gaussian mechanism of
+noise multiplier sigma (`gap/moments.py`); all numbers of a `GapFinding` are computed from them and
+from public data.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from dpmix.data.source import ImageSource
+from dpmix.errors import DpmixError
+from dpmix.gap.advice import Advice, NoiseFloor, advise
+from dpmix.gap.distance import GapDistances, distances
+from dpmix.gap.moments import Moments
+from dpmix.gap.projection import PublicProjection
+from dpmix.models.backbone import Backbone
+from dpmix.public.class_map import UNLABELLED
+from dpmix.public.pool import PublicPool
+
+TWINS = 40
+_BATCH = 128
+_LEAST_POOL = 20
+
+
+@dataclass(frozen=True)
+class GapFinding:
+    """What a gap check found; with a finite sigma all of it is covered by the release.
+
+    Attributes:
+        found: the distances.
+        floor: what noise alone would show.
+        advice: the verdict.
+    """
+
+    found: GapDistances
+    floor: NoiseFloor
+    advice: Advice
+
+
+def check_gap(
+    pool: PublicPool,
+    private: ImageSource,
+    backbone: Backbone,
+    *,
+    sigma: float,
+    device: torch.device,
+    rng: np.random.Generator | None = None,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> GapFinding:
+    """Compare `pool` with the images of `private` in the backbone's feature space.
+
+    Args:
+        pool: public; unlabelled images are left out.
+        private: the training images, whose classes the pool's labels index.
+        backbone: frozen, public.
+        sigma: noise multiplier of the one release; 0 only where `private` is public too.
+        device: where the backbone is.
+        rng: of the noise; None: fresh from the operating system.
+        report: told (images embedded, images in all).
+
+    Raises:
+        DpmixError: fewer than 20 labelled images in the pool.
+    """
+    labelled = (pool.labels != UNLABELLED).nonzero().flatten()
+    if len(labelled) < _LEAST_POOL:
+        raise DpmixError(
+            f"the public pool has {len(labelled)} labelled images; a gap check needs "
+            f"{_LEAST_POOL} or more"
+        )
+    total, classes = len(labelled) + len(private), len(private.class_names)
+
+    def public(index: Tensor) -> Tensor:
+        return pool.take(labelled[index])[0]
+
+    ours = _embedded(public, len(labelled), backbone, device, lambda n: report(n, total))
+    project = PublicProjection.of(ours)
+    pool_moments = Moments.of(project(ours), pool.labels[labelled], classes)
+    theirs = _embedded(
+        private.images, len(private), backbone, device, lambda n: report(len(labelled) + n, total)
+    )
+    exact = Moments.of(project(theirs), private.labels, classes)
+    released = exact.released(sigma, rng or np.random.default_rng()) if sigma else exact
+    found = distances(pool_moments, released, sigma)
+    floor = _noise_floor(pool_moments, released, sigma)
+    return GapFinding(found, floor, advise(found, floor))
+
+
+def _embedded(
+    images: Callable[[Tensor], Tensor],
+    count: int,
+    backbone: Backbone,
+    device: torch.device,
+    report: Callable[[int], None],
+) -> Float[Tensor, "N D"]:
+    parts = []
+    for index in torch.arange(count).split(_BATCH):
+        parts.append(backbone.features(images(index).to(device)).float().cpu())
+        report(int(index[-1]) + 1)
+    return torch.cat(parts)
+
+
+def _noise_floor(pool: Moments, released: Moments, sigma: float) -> NoiseFloor:
+    """Simulate releases of a twin of the pool with as many images as the private data seem to have.
+
+    Public data and the release only, so any generator will do.
+    """
+    twin = pool.scaled(released.count.clamp(min=0))
+    rng = np.random.default_rng(0)
+    drawn = [
+        distances(pool, twin.released(sigma, rng), sigma) for _ in range(TWINS if sigma else 1)
+    ]
+    ratios = [one.class_ratio for one in drawn if not math.isnan(one.class_ratio)]
+    return NoiseFloor(
+        class_ratio=float(np.quantile(ratios, 0.95, method="higher")) if ratios else math.inf,
+        matched=float(np.mean([one.matched for one in drawn])),
+        frechet_ratio=float(np.mean([one.frechet_ratio for one in drawn])),
+    )

@@ -1,0 +1,120 @@
+"""The gap check from images to advice, where the right answer is known."""
+
+import numpy as np
+import pytest
+import torch
+
+from dpmix.data.source import TensorSource
+from dpmix.errors import DpmixError
+from dpmix.gap.check import check_gap
+from dpmix.models.backbone import load_backbone
+from dpmix.public.class_map import UNLABELLED
+from dpmix.public.pool import PublicPool
+
+CPU = torch.device("cpu")
+NAMES = ("disc", "stripes", "ring", "bars")
+
+
+def shapes(count, seed):
+    """RGB images [N, 3, 16, 16] of four noisy shapes, and their labels."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:16, :16]
+    radius = np.hypot(y - 7.5, x - 7.5)
+    masks = np.stack([radius < 5, x // 2 % 2 == 0, abs(radius - 6) < 1.5, y // 3 % 2 == 0])
+    labels = np.arange(count) % len(NAMES)
+    grey = masks[labels] * 150 + 50 + rng.normal(0, 20, (count, 16, 16))
+    tint = 1 + rng.normal(0, 0.1, (count, 3, 1, 1))
+    pixels = np.clip(grey[:, None] * tint, 0, 255).astype(np.uint8)
+    return torch.from_numpy(pixels), torch.from_numpy(labels)
+
+
+def noise(count, seed):
+    rng = np.random.default_rng(seed)
+    pixels = rng.integers(0, 256, (count, 3, 16, 16), dtype=np.uint8)
+    return torch.from_numpy(pixels), torch.arange(count) % len(NAMES)
+
+
+def pools():
+    images, labels = shapes(400, 1)
+    return {
+        "twin": (images, labels),
+        "swapped labels": (images, (labels + 1) % 4),
+        "inverted": (255 - images, labels),
+        "noise": noise(400, 2),
+    }
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return load_backbone("random-conv", CPU)
+
+
+@pytest.fixture(scope="module")
+def private():
+    return TensorSource(*shapes(2000, 0), NAMES)
+
+
+def check(name, private, backbone, sigma, seed=0):
+    pool = PublicPool(*pools()[name])
+    rng = np.random.default_rng(seed)
+    return check_gap(pool, private, backbone, sigma=sigma, device=CPU, rng=rng)
+
+
+@pytest.mark.parametrize("sigma", [0.0, 4.0])
+@pytest.mark.parametrize(
+    ("name", "verdict"),
+    [
+        ("twin", "use"), ("swapped labels", "leave out"), ("inverted", "use with care"),
+        ("noise", "leave out"),
+    ],
+)  # fmt: skip
+def test_the_advice_is_right_where_the_gap_is_known(private, backbone, name, verdict, sigma):
+    finding = check(name, private, backbone, sigma)
+    assert finding.advice.verdict == verdict, finding
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_too_little_spent_is_never_taken_for_a_good_pool(private, backbone, seed):
+    finding = check("swapped labels", private, backbone, 400.0, seed)
+    assert finding.advice.verdict != "use"
+    twin = check("twin", private, backbone, 400.0, seed)
+    assert twin.advice.verdict == "use with care"
+
+
+def test_without_noise_nothing_is_random(private, backbone):
+    assert check("twin", private, backbone, 0.0, 1) == check("twin", private, backbone, 0.0, 2)
+
+
+def test_a_release_differs_from_the_next_one_and_follows_its_generator(private, backbone):
+    one, two, again = (check("twin", private, backbone, 4.0, seed) for seed in (1, 2, 1))
+    assert one == again and one != two
+
+
+def test_the_noise_is_fresh_unless_a_generator_is_given(private, backbone):
+    pool = PublicPool(*pools()["twin"])
+    one, two = (check_gap(pool, private, backbone, sigma=4.0, device=CPU).found for _ in range(2))
+    assert one.by_class != two.by_class
+
+
+def test_unlabelled_images_of_the_pool_do_not_count(private, backbone):
+    images, labels = pools()["twin"]
+    more = torch.cat([labels, torch.full((400,), UNLABELLED)])
+    mixed = PublicPool(torch.cat([images, noise(400, 3)[0]]), more)
+    got = check_gap(mixed, private, backbone, sigma=0.0, device=CPU)
+    assert got == check("twin", private, backbone, 0.0)
+
+
+def test_a_pool_too_small_to_compare_is_refused(private, backbone):
+    pool = PublicPool(*shapes(19, 0))
+    with pytest.raises(DpmixError, match="has 19 labelled images; a gap check needs 20"):
+        check_gap(pool, private, backbone, sigma=1.0, device=CPU)
+
+
+def test_progress_counts_both_sets(private, backbone):
+    seen = []
+    pool = PublicPool(*pools()["twin"])
+    check_gap(
+        pool, private, backbone, sigma=1.0, device=CPU, report=lambda *step: seen.append(step)
+    )  # fmt: skip
+    assert seen[-1] == (2400, 2400)
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
