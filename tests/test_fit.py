@@ -151,12 +151,86 @@ def test_a_pool_that_overlaps_the_private_images_is_refused(
         dpmix.fit(data=data, method="mix-diff", pool=place, **quick)
 
 
-def test_mix_diff_trains_with_a_folder_of_public_images(image_root, tmp_path, quick):
-    pool = shutil.copytree(image_root / "test", tmp_path / "public")
-    result = run(image_root, tmp_path, method="mix-diff", pool=str(pool), **quick)
+def test_mix_diff_trains_with_a_folder_of_public_images(image_root, public_root, tmp_path, quick):
+    result = run(image_root, tmp_path, method="mix-diff", pool=str(public_root), **quick)
     statement = json.loads((result.folder / "privacy.json").read_text())
-    assert statement["public_inputs"]["pool"] == str(pool)
+    pool = statement["public_inputs"]["pool"]
+    assert (pool["name"], pool["images"], pool["role"]) == ("public", 30, "mix")
+    assert pool["manifest_sha256"] is None and len(pool["contents_sha256"]) == 64
     assert any("public pool" in said for said in statement["assumptions"])
+    assert "| public pool | public: 30 images" in (result.folder / "MODEL_CARD.md").read_text()
+
+
+@pytest.mark.parametrize("side", ["train", "test"])
+def test_a_pool_with_a_copy_of_a_private_image_is_refused(
+    image_root, public_root, tmp_path, quick, side
+):
+    shutil.copy(image_root / side / "disc" / "003.png", public_root / "stripes" / "x.png")
+    kind = {"train": "training", "test": "test"}[side]
+    with pytest.raises(DpmixError, match=rf"not public: 1 .*private {kind} .*stripes/x\.png"):
+        run(image_root, tmp_path, method="mix-diff", pool=str(public_root), **quick)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("draw", ["same-class", "other-class"])
+@pytest.mark.parametrize("role", ["mix", "extra"])
+def test_every_draw_and_role_trains(image_root, public_root, tmp_path, quick, draw, role):
+    chosen = {"method": "mix-diff", "pool": str(public_root), "pool_draw": draw, "pool_role": role}
+    result = run(image_root, tmp_path, **chosen, **quick)
+    statement = json.loads((result.folder / "privacy.json").read_text())
+    assert statement["public_inputs"]["pool"]["role"] == role
+    assert statement["sensitivity"] == 1
+
+
+def test_pretraining_on_the_pool_comes_before_the_private_steps(
+    image_root, public_root, tmp_path, quick
+):
+    chosen = {"pool": str(public_root), "pool_role": "pretrain", "pretrain_epochs": 30, "seed": 0}
+    # A step of such a rate moves nothing: what the model knows, it knows from the pool.
+    still = quick | {"learning_rate": 1e-9, "ema_decay": 0.0, "flip": True}
+    result = run(image_root, tmp_path, **chosen, **still)
+    assert result.evaluation.accuracy > 0.9
+    statement = json.loads((result.folder / "privacy.json").read_text())
+    assert statement["public_inputs"]["pool"]["role"] == "pretrain"
+    card = (result.folder / "MODEL_CARD.md").read_text()
+    assert "| pretrained weights | on the public pool alone |" in card
+    fresh = run(image_root, tmp_path / "fresh", seed=0, **still)
+    assert fresh.evaluation.accuracy < 0.9
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"pool_labels": "map.csv"}, "pool_labels is 'map.csv' but there is no pool"),
+        ({"pool_role": "pretrain"}, "pool_role is 'pretrain' but there is no pool"),
+        ({"pool_unmapped": "leave-out"}, "pool_unmapped is 'leave-out' but there is no pool"),
+        ({"pool": "PUBLIC"}, "mix-self reads no public pool"),
+        ({"pool": "PUBLIC", "pool_role": "pretrain", "method": "mix-diff"}, "nothing to mix in"),
+    ],
+)
+def test_pool_settings_that_do_nothing_are_refused(
+    image_root, public_root, tmp_path, quick, settings, said
+):
+    chosen = {k: str(public_root) if v == "PUBLIC" else v for k, v in settings.items()}
+    with pytest.raises(DpmixError, match=said):
+        run(image_root, tmp_path, **chosen, **quick)
+
+
+def test_what_a_gap_check_spent_is_counted_in_the_same_epsilon(image_root, tmp_path, quick):
+    from dpmix.gap.report import Budget
+
+    record = Budget.of(0.5, 1e-4).record()
+    report = tmp_path / "gap.json"
+    report.write_text(json.dumps({"release": record.model_dump(), "advice": "use"}))
+    plain = run(image_root, tmp_path / "plain", **quick)
+    result = run(image_root, tmp_path / "spent", spent=(str(report),), **quick)
+    assert result.plan.epsilon <= 2 and result.plan.epsilon == pytest.approx(2, rel=5e-3)
+    assert result.plan.noise_multiplier > 1.01 * plain.plan.noise_multiplier
+    statement = json.loads((result.folder / "privacy.json").read_text())
+    assert statement["spent_before"] == [record.noise_multiplier]
+    assert "includes 1 earlier release(s)" in statement["guarantee"]
+    assert any("fixed before" in said for said in statement["assumptions"])
+    assert "earlier releases" in (result.folder / "MODEL_CARD.md").read_text()
 
 
 def test_an_npz_trains_with_adam_a_cosine_and_epochs(digits_npz, tmp_path, quick):

@@ -9,15 +9,19 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from dpmix.config import Config, InputConfig, PrivacyConfig
+from dpmix.config import Config, InputConfig, PrivacyConfig, ViewConfig
 from dpmix.data import Splits, load_splits, normalization
-from dpmix.data.options import Progress
+from dpmix.data.options import Progress, ReadOptions
 from dpmix.errors import DpmixError
 from dpmix.models import build_model
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.privacy.randomness import Randomness
+from dpmix.privacy.release_record import read_spent
+from dpmix.public.load import LoadedPool, PoolFacts, load_pool
+from dpmix.public.overlap import refuse_overlap
 from dpmix.public.pool import PublicPool
 from dpmix.training.optimizer import build_optimizer, build_schedule
+from dpmix.training.pretrain import Pretraining
 from dpmix.training.step import PrivateTrainer
 from dpmix.views import ViewBuilder, ViewSpec
 
@@ -35,6 +39,8 @@ class Assembly:
         optimizer: over the model's parameters.
         schedule: of its learning rate.
         device: where the model is.
+        pool_facts: what the run says of the public pool it reads.
+        pretraining: on that pool, before the private steps.
     """
 
     config: Config
@@ -45,6 +51,8 @@ class Assembly:
     optimizer: Optimizer
     schedule: LRScheduler
     device: torch.device
+    pool_facts: PoolFacts | None
+    pretraining: Pretraining | None
 
     @property
     def folder(self) -> Path:
@@ -72,19 +80,24 @@ def assemble(config: Config, progress: Progress | None = None) -> Assembly:
 
     Args:
         config: settings.
-        progress: told how far the decoding of images is.
+        progress: told how far the decoding of images is, private ones and the pool's.
 
     Raises:
         DpmixError: any setting or data that can't be meant.
     """
     device = choose_device(config.run.device)
+    check_pool_settings(config.views)
     splits = load_splits(progress=progress, **config.data.model_dump(exclude={"normalization"}))
     spec = config.view_spec(splits.flip)
     privacy = config.privacy.with_batch(len(splits.train))
     plan = calibrate(privacy, len(splits.train), spec)
-    views = _views(config, splits, spec)
+    loaded = _pool(config, splits, progress)
+    pool = loaded.pool if loaded else None
+    pretrains = config.views.pool_role == "pretrain"
+    views = _views(config, splits, spec, None if pretrains else pool)
+    randomness = Randomness.create(config.run.seed)
     # Initial weights are public; their stream is the run's, so that a seed repeats them.
-    torch.manual_seed(Randomness.create(config.run.seed).model)
+    torch.manual_seed(randomness.model)
     model = build(config, splits.train.image_shape, len(splits.train.class_names)).to(device)
     optimizer = build_optimizer(config.optimizer, model)
     resolved = config.model_copy(
@@ -106,6 +119,8 @@ def assemble(config: Config, progress: Progress | None = None) -> Assembly:
         optimizer=optimizer,
         schedule=build_schedule(config.optimizer, optimizer, plan.steps),
         device=device,
+        pool_facts=loaded.facts if loaded else None,
+        pretraining=_pretraining(config, views, pool, randomness) if pool and pretrains else None,
     )
 
 
@@ -115,7 +130,8 @@ def calibrate(privacy: PrivacyConfig, n: int, spec: ViewSpec) -> PrivacyPlan:
     return PrivacyPlan.calibrate(
         n=n if n_is_public else None,
         sensitivity_multiplier=spec.sensitivity_multiplier,
-        **privacy.model_dump(),
+        spent=read_spent(privacy.spent),
+        **privacy.model_dump(exclude={"spent"}),
     )
 
 
@@ -149,20 +165,72 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def _views(config: Config, splits: Splits, spec: ViewSpec) -> ViewBuilder:
+def check_pool_settings(views: ViewConfig) -> None:
+    """Refuse settings of the pool that would do nothing, before anything is read.
+
+    Raises:
+        DpmixError: a pool's setting without a pool, or roles that the method does not have.
+    """
+    if views.pool is None:
+        for name in ("pool_labels", "pool_unmapped", "pool_role"):
+            value = getattr(views, name)
+            # `mix-diff` without a pool has an error of its own, in `ViewBuilder`.
+            if value != ViewConfig.model_fields[name].default and views.method != "mix-diff":
+                raise DpmixError(f"{name} is '{value}' but there is no pool; give --pool FOLDER")
+    if views.pool_role == "pretrain" and views.method == "mix-diff":
+        raise DpmixError(
+            "pool_role pretrain trains on the pool first and then without it, so method mix-diff "
+            "would have nothing to mix in; use --method mix-self"
+        )
+
+
+def _views(config: Config, splits: Splits, spec: ViewSpec, pool: PublicPool | None) -> ViewBuilder:
     train = splits.train
-    pool = None
-    if config.views.pool is not None:
-        folder = Path(config.views.pool).expanduser()
-        _refuse_private_pool(folder, Path(config.data.data).expanduser())
-        pool = PublicPool.from_folder(folder, train.class_names, train.image_shape)
     constants = normalization(config.data.normalization, train.image_shape[0])
     return ViewBuilder(spec, len(train.class_names), constants, pool)
 
 
-def _refuse_private_pool(pool: Path, private: Path) -> None:
-    """Refuse a pool in or around the folder of the private images; more can't be known of it."""
-    if not private.is_dir():
+def _pretraining(
+    config: Config, views: ViewBuilder, pool: PublicPool, randomness: Randomness
+) -> Pretraining:
+    spec = ViewSpec(
+        "self-aug", k_base=1, crop_padding=views.spec.crop_padding, flip=views.spec.flip
+    )
+    return Pretraining(
+        pool,
+        ViewBuilder(spec, views.num_classes, views.normalization),
+        config.views.pretrain_epochs,
+        randomness.public,
+    )
+
+
+def _pool(config: Config, splits: Splits, progress: Progress | None) -> LoadedPool | None:
+    views, data = config.views, config.data
+    if views.pool is None:
+        return None
+    path = Path(views.pool).expanduser()
+    refuse_private_path(path, Path(data.data).expanduser())
+    loaded = load_pool(
+        path,
+        splits.train.class_names,
+        splits.train.image_shape,
+        labels_csv=Path(views.pool_labels).expanduser() if views.pool_labels else None,
+        unmapped=views.pool_unmapped,
+        options=ReadOptions(
+            skip_corrupt=data.skip_corrupt, workers=data.workers, progress=progress
+        ),
+    )
+    refuse_overlap(loaded.pool, loaded.names, splits)
+    return loaded
+
+
+def refuse_private_path(pool: Path, private: Path) -> None:
+    """Refuse a pool that is the private data, or lies in or around their folder.
+
+    Raises:
+        DpmixError: it does.
+    """
+    if not private.exists():
         return
     inner, outer = pool.resolve(), private.resolve()
     if inner.is_relative_to(outer) or outer.is_relative_to(inner):

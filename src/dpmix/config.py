@@ -11,7 +11,8 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from dpmix.errors import DpmixError, nearest
-from dpmix.views.spec import Average, Method, ViewSpec
+from dpmix.public.class_map import Unmapped
+from dpmix.views.spec import Average, Method, PoolDraw, ViewSpec
 
 DEFAULT_STEPS = 50
 LARGEST_BATCH = 400
@@ -60,8 +61,21 @@ class ViewConfig(Section):
     )
     average: Average = Field("all", description="average all views, or mixed-only")
     pool: str | None = Field(
-        None, description="public images for mix-diff: a folder with one folder per class"
+        None, description="public images: a folder with one folder per class, or an .npz of JPEGs"
     )
+    pool_labels: str | None = Field(
+        None, description="CSV of pool_class,class: which class each class of the pool stands for"
+    )
+    pool_unmapped: Unmapped = Field(
+        "refuse", description="pool classes that match none: refuse, leave-out, unlabelled"
+    )
+    pool_draw: PoolDraw = Field(
+        "uniform", description="public images drawn: uniform, same-class, other-class"
+    )
+    pool_role: Literal["mix", "extra", "pretrain"] = Field(
+        "mix", description="mix them in, extra views without mixup, or pretrain on them alone"
+    )
+    pretrain_epochs: int = Field(20, ge=1, description="passes over the pool, to pretrain on it")
 
 
 class ModelConfig(Section):
@@ -94,6 +108,9 @@ class PrivacyConfig(Section):
     )
     steps: int | None = Field(None, description=f"T, training steps; default {DEFAULT_STEPS}")
     epochs: float | None = Field(None, description="T as expected passes over the data")
+    spent: tuple[str, ...] = Field(
+        (), description="report of a dpmix pool gap on these data, to count in epsilon; repeatable"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -196,8 +213,13 @@ class Config(Section):
 
     def view_spec(self, flip: bool) -> ViewSpec:
         """The views; `flip` is what suits the data where the user did not say."""
-        chosen = self.views.model_dump(exclude={"pool", "flip"})
-        return ViewSpec(flip=flip if self.views.flip is None else self.views.flip, **chosen)
+        views = self.views
+        elsewhere = {"flip", "pool", "pool_labels", "pool_unmapped", "pool_role", "pretrain_epochs"}
+        return ViewSpec(
+            flip=flip if views.flip is None else views.flip,
+            pool_role="mix" if views.pool_role == "pretrain" else views.pool_role,
+            **views.model_dump(exclude=elsewhere),
+        )
 
     def to_yaml(self) -> str:
         """The whole tree, readable by `load`, but for where the run was written.

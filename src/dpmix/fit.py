@@ -9,14 +9,14 @@ from typing import Any
 from torch import nn
 
 from dpmix.assembly import Assembly, assemble
+from dpmix.atomic_files import text_writer
 from dpmix.config import Config
-from dpmix.data.options import Progress as DecodeProgress
+from dpmix.data.options import Progress as Counted
 from dpmix.models import parameter_count
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.reporting.metrics import metrics
 from dpmix.reporting.model_card import model_card
 from dpmix.reporting.statement import privacy_statement
-from dpmix.training.atomic_files import text_writer
 from dpmix.training.ema import Ema
 from dpmix.training.evaluate import Evaluation
 from dpmix.training.json_text import to_json
@@ -50,7 +50,7 @@ def fit(
     recipe: Path | None = None,
     *,
     report: Callable[[Progress], None] = lambda _: None,
-    decoding: DecodeProgress | None = None,
+    decoding: Counted | None = None,
     **settings: Any,
 ) -> RunResult:
     """Train a private image classifier and write its run folder.
@@ -68,14 +68,23 @@ def fit(
     return run(assemble(Config.load(recipe, **settings), decoding), report)
 
 
-def run(parts: Assembly, report: Callable[[Progress], None] = lambda _: None) -> RunResult:
-    """Train an assembled run and write its folder, as `fit` does."""
+def run(
+    parts: Assembly,
+    report: Callable[[Progress], None] = lambda _: None,
+    pretraining: Counted = lambda done, total: None,
+) -> RunResult:
+    """Train an assembled run and write its folder, as `fit` does.
+
+    `pretraining` is told (steps done, steps in all) while the run trains on its pool.
+    """
     trainer = parts.trainer()
-    ema = Ema(parts.model, parts.config.optimizer.ema_decay)
     folder = RunFolder(parts.folder)
     folder.create(parts.config.run.overwrite)
 
     try:
+        if parts.pretraining is not None:
+            parts.pretraining.run(parts.model, pretraining)
+        ema = Ema(parts.model, parts.config.optimizer.ema_decay)
         history = train(
             trainer,
             schedule=parts.schedule,
@@ -100,6 +109,7 @@ def _save(parts: Assembly, folder: RunFolder, ema: Ema, history: History) -> Non
     statement = privacy_statement(
         parts.config,
         parts.plan,
+        pool=parts.pool_facts,
         steps=history.points[-1]["step"],
         weights_sha256=sha256(weights).hexdigest(),
     )

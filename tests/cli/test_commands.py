@@ -11,35 +11,9 @@ from importlib import metadata
 
 import pytest
 
-from dpmix.cli import main
 from dpmix.config import LEAVES
 
 pytestmark = pytest.mark.usefixtures("unchecked")
-
-
-@pytest.fixture
-def dpmix(monkeypatch, capsys):
-    """Run the command line in this process; returns (exit status, stdout, stderr)."""
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["dpmix", *map(str, arguments)])
-        try:
-            main()
-            status = 0
-        except SystemExit as stop:
-            status = stop.code or 0
-        printed = capsys.readouterr()
-        return status, printed.out, printed.err
-
-    return call
-
-
-@pytest.fixture
-def flags(quick):
-    return [
-        part for name, value in quick.items() for part in (f"--{name.replace('_', '-')}", value)
-    ]
 
 
 @pytest.fixture
@@ -56,7 +30,7 @@ def test_the_version_is_the_packages(dpmix):
 
 def test_no_command_shows_the_help(dpmix):
     _, out, _ = dpmix()
-    for name in ("train", "evaluate", "predict", "calibrate"):
+    for name in ("train", "evaluate", "predict", "calibrate", "synthesize", "pool"):
         assert name in out
 
 
@@ -200,7 +174,11 @@ MISTAKES = [
     (["train", "--k-base", "-1"], "k_base is -1; expected 0 or more"),
     (["train", "--k-self", "0"], "k_self 0 mixes nothing"),
     (["train", "--method", "mix-diff"], "method mix-diff needs public images"),
-    (["train", "--pool", "x"], "x"),
+    (["train", "--pool", "x", "--method", "mix-diff"], "no public pool 'x'"),
+    (["train", "--pool-draw", "same"], "known: other-class, same-class, uniform"),
+    (["train", "--pool-labels", "map.csv"], "there is no pool; give --pool FOLDER"),
+    (["train", "--pool-role", "extras", "--pool", "x"], "did you mean 'extra'"),
+    (["train", "--spent", "gap.json"], "cannot read 'gap.json'"),
     (["train", "--steps", "3", "--epochs", "2"], "give exactly one"),
     (["train", "--sampling-rate", "0.1"], "are given together"),
     (["train", "--crop-padding", "28"], "crop_padding is 28 but the images are 28x28"),

@@ -2,8 +2,11 @@
 
 import re
 
+import pytest
+
 from dpmix.config import Config, InputConfig
 from dpmix.privacy.plan import PrivacyPlan
+from dpmix.public.load import PoolFacts
 from dpmix.reporting.metrics import metrics
 from dpmix.reporting.model_card import model_card
 from dpmix.reporting.statement import privacy_statement
@@ -11,14 +14,14 @@ from dpmix.training.evaluate import Evaluation
 from dpmix.training.loop import History
 
 
-def card(classes, **settings):
+def card(classes, pool=None, **settings):
     plan = PrivacyPlan.calibrate(n=100, expected_batch_size=50, epsilon=2.0, delta=1e-4, steps=5)
     config = Config.load(**settings).model_copy(
         update={"input": InputConfig(image_shape=(1, 8, 8), class_names=tuple(classes))}
     )
     evaluation = Evaluation(0.75, classes, 0.6, 200)
     history = History([{"step": 5, "epsilon": 2.0, "test_accuracy": 0.75}], evaluation)
-    statement = privacy_statement(config, plan, steps=5, weights_sha256="ab")
+    statement = privacy_statement(config, plan, pool=pool, steps=5, weights_sha256="ab")
     return model_card(config, statement, metrics(config, plan, history, 1234)), statement
 
 
@@ -44,6 +47,16 @@ def test_the_data_is_named_without_its_path():
     assert "# Model card: cnn-small on scans\n" in text and "alice" not in text
 
 
-def test_a_pool_is_named():
-    text, _ = card({"a": 1.0, "b": 1.0}, method="mix-diff", pool="drawn/images")
-    assert "| public pool | drawn/images |" in text
+@pytest.mark.parametrize(
+    ("model", "licence", "said"),
+    [
+        ("painter at 12ab", "openrail", "painter at 12ab (licence: openrail)"),
+        (None, None, "not stated (licence: not stated)"),
+    ],
+)
+def test_a_pool_is_named_with_who_drew_it(model, licence, said):
+    facts = PoolFacts("images", 40, "aa", "bb", model, licence)
+    text, _ = card({"a": 1.0, "b": 1.0}, facts, method="mix-diff")
+    assert "| public pool | images: 40 images, role `mix`, drawn uniform |" in text
+    assert f"| the pool's images were drawn by | {said} |" in text
+    assert "| pretrained weights | none |" in text

@@ -7,6 +7,7 @@ import pytest
 
 from dpmix.config import Config
 from dpmix.privacy.plan import PrivacyPlan
+from dpmix.public.load import PoolFacts
 from dpmix.reporting.statement import assumptions, guarantee, privacy_statement
 
 PLAN = PrivacyPlan(
@@ -24,7 +25,7 @@ PLAN = PrivacyPlan(
 
 def test_every_number_is_the_plans_whatever_the_settings_say():
     config = Config.load(epsilon=0.1, delta=1e-9, max_grad_norm=77, expected_batch_size=1)
-    said = privacy_statement(config, PLAN, steps=4, weights_sha256="ab")
+    said = privacy_statement(config, PLAN, pool=None, steps=4, weights_sha256="ab")
     assert said["epsilon"] == PLAN.epsilon
     assert said["epsilon_rdp"] == pytest.approx(PLAN.epsilon_rdp)
     for name in ("sampling_rate", "denominator", "noise_multiplier", "max_grad_norm", "delta"):
@@ -37,7 +38,7 @@ def test_every_number_is_the_plans_whatever_the_settings_say():
 
 
 def test_an_unfinished_run_states_what_it_has_spent():
-    said = privacy_statement(Config.load(), PLAN, steps=1, weights_sha256="ab")
+    said = privacy_statement(Config.load(), PLAN, pool=None, steps=1, weights_sha256="ab")
     assert (said["steps"], said["planned_steps"], said["complete"]) == (1, 4, False)
     assert said["epsilon"] == PLAN.epsilon_after(1) < PLAN.epsilon
 
@@ -67,3 +68,21 @@ def test_n_is_called_public_only_where_it_is():
     said = assumptions(Config.load(), hidden)
     assert not any("N is public" in one for one in said)
     assert any("denominator were chosen without looking" in one for one in said)
+
+
+def test_what_was_spent_before_is_in_every_epsilon_and_said():
+    spent = dataclasses.replace(PLAN, spent=(20.0, 30.0))
+    said = privacy_statement(Config.load(), spent, pool=None, steps=1, weights_sha256="ab")
+    assert said["epsilon"] == spent.epsilon_after(1) > PLAN.epsilon_after(1)
+    assert said["epsilon_rdp"] == spent.epsilon_rdp_after(1) > PLAN.epsilon_rdp_after(1)
+    assert said["spent_before"] == [20.0, 30.0]
+    assert "That includes 2 earlier release(s)" in said["guarantee"]
+    assert any("fixed before the earlier releases" in one for one in said["assumptions"])
+
+
+def test_the_pool_is_stated_by_what_is_known_of_it():
+    facts = PoolFacts("cats", 7, "aa", "bb", "painter at 1234", "openrail")
+    config = Config.load(method="mix-diff", pool="/home/alice/cats", pool_role="extra")
+    said = privacy_statement(config, PLAN, pool=facts, steps=4, weights_sha256="ab")
+    assert said["public_inputs"]["pool"] == facts.as_dict() | {"role": "extra"}
+    assert "alice" not in str(said)

@@ -11,7 +11,9 @@ from rich.console import Console
 
 from dpmix.cli.calibrate import calibrate
 from dpmix.cli.evaluate import evaluate
+from dpmix.cli.pool import pool
 from dpmix.cli.predict import predict
+from dpmix.cli.synthesize import synthesize
 from dpmix.cli.train import train
 from dpmix.errors import DpmixError
 
@@ -44,8 +46,9 @@ def _options(
 ) -> None: ...
 
 
-for _command in (train, evaluate, predict, calibrate):
+for _command in (train, evaluate, predict, calibrate, synthesize):
     app.command()(_command)
+app.add_typer(pool)
 
 
 def main() -> None:

@@ -48,7 +48,7 @@ def _flag(leaf: str, field: FieldInfo, panel: str) -> inspect.Parameter:
 def _help(field: FieldInfo) -> str:
     """The description, and the default where it is a plain value."""
     said = (field.description or "").replace("[", "\\[")
-    if field.default in (None, PydanticUndefined):
+    if field.default in (None, (), PydanticUndefined):
         return said
     shown = str(field.default).lower() if isinstance(field.default, bool) else field.default
     return f"{said} (default {shown})"
@@ -60,4 +60,6 @@ def _flag_type(annotation: Any) -> Any:
         (annotation,) = (part for part in get_args(annotation) if part is not NoneType)
     if get_origin(annotation) is Literal or annotation is Path:
         return str
+    if get_origin(annotation) is tuple:
+        return list[str]
     return annotation if annotation in (int, float, bool) else str

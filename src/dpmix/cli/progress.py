@@ -1,7 +1,7 @@
 """Progress bars for long work: rate and time left; silent where the output is no terminal."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from rich.console import Console
 from rich.progress import (
@@ -51,16 +51,27 @@ def _bar(console: Console, unit: str, *more: ProgressColumn) -> Progress:
     )
 
 
-@contextmanager
-def decoding_bar(console: Console) -> Iterator[Callable[[int, int], None]]:
+def decoding_bar(console: Console) -> AbstractContextManager[Callable[[int, int], None]]:
     """A bar for decoding images; yields the callback (done, total)."""
-    with _bar(console, "images") as bar:
+    return counting_bar(console, "reading images", "images")
+
+
+@contextmanager
+def counting_bar(console: Console, what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar for `what`, counted in `unit`; yields the callback (done, total).
+
+    A count that starts again, as a second set of images does, gets a bar of its own.
+    """
+    with _bar(console, unit) as bar:
         tasks: list[TaskID] = []
+        before = 0
 
         def update(done: int, total: int) -> None:
-            if not tasks:
-                tasks.append(bar.add_task("reading images", total=total))
-            bar.update(tasks[0], completed=done, total=total)
+            nonlocal before
+            if not tasks or done < before:
+                tasks.append(bar.add_task(what, total=total))
+            before = done
+            bar.update(tasks[-1], completed=done, total=total)
 
         yield update
 

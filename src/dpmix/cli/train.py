@@ -8,7 +8,7 @@ from rich.console import Console
 
 from dpmix.assembly import assemble
 from dpmix.cli.flags import setting_flags
-from dpmix.cli.progress import decoding_bar, training_bar
+from dpmix.cli.progress import counting_bar, decoding_bar, training_bar
 from dpmix.config import Config
 from dpmix.estimate import data_line, estimate_rows
 from dpmix.fit import run
@@ -43,7 +43,10 @@ def train(
         console.print(two_columns([*plan_rows, *estimate_rows(parts)]))
         return
     console.print(f"{data_line(parts.splits)}; writing to {parts.folder}", highlight=False)
-    with training_bar(console, parts.plan.steps, parts.plan.private) as report:
-        result = run(parts, report)
+    with (
+        counting_bar(console, "pretraining on the pool", "steps") as pretraining,
+        training_bar(console, parts.plan.steps, parts.plan.private) as report,
+    ):
+        result = run(parts, report, pretraining)
     rows = [*evaluation_rows(result.evaluation), *plan_rows, ("run folder", str(result.folder))]
     console.print(two_columns(rows))

@@ -9,8 +9,8 @@ from importlib.metadata import version
 from typing import Any
 
 from dpmix.config import Config
-from dpmix.privacy.accounting import epsilon_rdp
 from dpmix.privacy.plan import PrivacyPlan
+from dpmix.public.load import PoolFacts
 from dpmix.reporting.rounding import shown_epsilon
 
 NOT_PRIVATE = "NOT PRIVATE"
@@ -20,13 +20,19 @@ _LIBRARIES = ("dpmix", "torch", "torchvision", "numpy", "dp-accounting")
 
 
 def privacy_statement(
-    config: Config, plan: PrivacyPlan, *, steps: int, weights_sha256: str
+    config: Config,
+    plan: PrivacyPlan,
+    *,
+    pool: PoolFacts | None,
+    steps: int,
+    weights_sha256: str,
 ) -> dict[str, Any]:
     """State the guarantee of a model after `steps` of the plan's steps.
 
     Args:
         config: the run's settings.
         plan: what ran.
+        pool: what is known of the public pool, if one was read.
         steps: steps released; fewer than planned where the run is not over.
         weights_sha256: of the weights' file that the statement is about.
     """
@@ -36,7 +42,7 @@ def privacy_statement(
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
         "guarantee": guarantee(plan, epsilon, config.run.seed),
         "epsilon": epsilon,
-        "epsilon_rdp": epsilon_rdp(plan.sampling_rate, plan.noise_multiplier, steps, plan.delta),
+        "epsilon_rdp": plan.epsilon_rdp_after(steps),
         "delta": plan.delta,
         "neighbouring_relation": plan.neighbouring_relation,
         "mechanism": MECHANISM if plan.private else "none: neither clipping nor noise",
@@ -55,8 +61,9 @@ def privacy_statement(
         "weights_sha256": weights_sha256,
         "seeded": config.run.seed is not None,
         "assumptions": assumptions(config, plan) if plan.private else [],
+        "spent_before": list(plan.spent),
         "public_inputs": {
-            "pool": config.views.pool,
+            "pool": pool and pool.as_dict() | {"role": config.views.pool_role},
             "normalization": config.data.normalization,
             "pretrained_weights": None,
         },
@@ -73,6 +80,8 @@ def guarantee(plan: PrivacyPlan, epsilon: float, seed: int | None) -> str:
         f"The model is ({shown_epsilon(epsilon)}, {plan.delta})-differentially private with "
         "respect to adding or removing one training example."
     )
+    if plan.spent:
+        sentence += f" That includes {len(plan.spent)} earlier release(s) of the same data."
     if seed is not None:
         sentence += (
             f" But the run was SEEDED ({seed}), for research: whoever knows the seed can recompute "
@@ -98,6 +107,11 @@ def assumptions(config: Config, plan: PrivacyPlan) -> list[str]:
         "The files in diagnostics/ are not covered and stay where they are.",
         "Noise is float32-rounded and from a generator that is not cryptographic.",
     ]
-    if config.views.method == "mix-diff":
+    if config.views.pool is not None:
         said.append("The public pool was made without any of the private images.")
+    if plan.spent:
+        said.append(
+            "Epsilon, delta, sampling and steps were fixed before the earlier releases were seen; "
+            "these may have chosen the method and the pool, and nothing else."
+        )
     return said

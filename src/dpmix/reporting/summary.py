@@ -41,6 +41,8 @@ def guarantee_rows(plan: PrivacyPlan, method: str, seed: int | None) -> list[tup
         rows.append(
             ("sensitivity", f"{plan.sensitivity_multiplier}C: so many times the noise of one C")
         )
+    if plan.private and plan.spent:
+        rows.append(("spent before", f"{len(plan.spent)} release(s), included in epsilon"))
     if seed is not None:
         rows.append(("seed", f"{seed}: a RESEARCH run, its noise can be recomputed from the seed"))
     return rows

@@ -1,0 +1,159 @@
+"""`dpmix pool inspect` and `dpmix pool gap`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from dpmix.assembly import choose_device, refuse_private_path
+from dpmix.atomic_files import write_text
+from dpmix.cli.progress import counting_bar, decoding_bar
+from dpmix.data import load_splits
+from dpmix.data.class_list import class_list
+from dpmix.data.options import ReadOptions
+from dpmix.errors import DpmixError
+from dpmix.gap.check import check_gap
+from dpmix.gap.report import Budget, gap_report, reserved
+from dpmix.models.backbone import load_backbone
+from dpmix.public.class_map import class_map
+from dpmix.public.contact_sheet import write_sheets
+from dpmix.public.inspection import inspect_pool
+from dpmix.public.load import load_pool
+from dpmix.public.overlap import refuse_overlap
+from dpmix.public.pool_files import open_pool
+from dpmix.reporting.pool_summary import gap_rows, inspection_rows, provenance_rows, served_rows
+from dpmix.reporting.summary import two_columns
+from dpmix.training.json_text import to_json
+
+pool = typer.Typer(name="pool", help="Look at a public pool, and at how far it is from your data.")
+
+PoolPath = Annotated[
+    Path, typer.Argument(help="the pool: a folder of class folders, or an .npz of JPEGs")
+]
+Labels = Annotated[
+    Path | None,
+    typer.Option("--pool-labels", help="CSV of pool_class,class: which class each stands for"),
+]
+Unmapped = Annotated[
+    str,
+    typer.Option(
+        "--pool-unmapped", help="for classes that match none: refuse, leave-out, unlabelled"
+    ),
+]
+
+
+@pool.command()
+def inspect(
+    path: PoolPath,
+    sheets: Annotated[
+        Path | None,
+        typer.Option(help="folder for the contact sheets; default NAME-sheets"),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="a data set, to count images for each of its classes; no image is read"),
+    ] = None,
+    pool_labels: Labels = None,
+    pool_unmapped: Unmapped = "refuse",
+) -> None:
+    """Show what is in a pool: classes, sizes, repeated and corrupt images, who drew it.
+
+    Draws a contact sheet (PNG) for each class. The images are public, so showing them is safe.
+    """
+    console = Console()
+    files = open_pool(path)
+    served = None
+    if data is not None:
+        names = class_list(data)
+        served = (
+            names,
+            class_map(files.class_names, names, labels_csv=pool_labels, unmapped=pool_unmapped),
+        )
+    elif pool_labels is not None or pool_unmapped != "refuse":
+        raise DpmixError("--pool-labels and --pool-unmapped need --data, whose classes they map to")
+    with decoding_bar(console) as report:
+        found = inspect_pool(files, report)
+    folder = sheets or Path(f"{path.resolve().stem}-sheets")
+    drawn = sum(1 for _ in write_sheets(files, folder, set(found.corrupt)))
+    rows = [
+        *inspection_rows(files, found),
+        *provenance_rows(files.manifest),
+        ("contact sheets", f"{folder}: {drawn} files"),
+        *(served_rows(found, *served) if served else []),
+    ]
+    console.print(two_columns(rows), highlight=False)
+    table = Table("class", "images", box=None, pad_edge=False)
+    for name, count in found.counts.items():
+        table.add_row(name, str(count))
+    console.print(table)
+
+
+@pool.command()
+def gap(
+    path: PoolPath,
+    data: Annotated[str, typer.Option(help="the images to compare with: their training split")],
+    spend: Annotated[
+        float | None, typer.Option(help="epsilon for it, from the private images' budget; try 0.1")
+    ] = None,
+    delta: Annotated[float, typer.Option(help="delta of that epsilon")] = 1e-6,
+    public: Annotated[
+        bool, typer.Option("--public", help="--data are public too: exact, and free")
+    ] = False,
+    backbone: Annotated[
+        str, typer.Option(help="random-conv (no weights), or mobilenet-v2-offline (sees objects)")
+    ] = "random-conv",
+    output: Annotated[Path, typer.Option(help="the report; must not exist")] = Path("gap.json"),
+    test_fraction: Annotated[
+        float | None, typer.Option(help="share of test images, for a folder without splits")
+    ] = None,
+    image_size: Annotated[int | None, typer.Option(help="as in dpmix train")] = None,
+    channels: Annotated[int | None, typer.Option(help="as in dpmix train")] = None,
+    skip_corrupt: Annotated[
+        bool, typer.Option("--skip-corrupt", help="leave out unreadable images")
+    ] = False,
+    pool_labels: Labels = None,
+    pool_unmapped: Unmapped = "refuse",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps")] = "auto",
+) -> None:
+    """Tell how far a pool is from your images, and whether to use it.
+
+    Private images are read through one Gaussian release of (--spend, --delta); give its report to
+    `dpmix train --spent gap.json`, which counts it. Fix epsilon, batch and steps before you look.
+    """
+    console = Console()
+    if public == (spend is not None):
+        raise DpmixError(
+            "a gap check of private images spends some of their budget: give --spend 0.1, or "
+            "--public if --data are public too (one of the two)"
+        )
+    budget = None if spend is None else Budget.of(spend, delta)
+    where = choose_device(device)
+    features = load_backbone(backbone, where)
+    if not public:
+        refuse_private_path(path, Path(data).expanduser())
+    with decoding_bar(console) as progress:
+        splits = load_splits(
+            data, test_fraction=test_fraction, image_size=image_size, channels=channels,
+            skip_corrupt=skip_corrupt, progress=progress,
+        )  # fmt: skip
+        loaded = load_pool(
+            path, splits.train.class_names, splits.train.image_shape,
+            labels_csv=pool_labels, unmapped=pool_unmapped,
+            options=ReadOptions(skip_corrupt=skip_corrupt, progress=progress),
+        )  # fmt: skip
+    if not public:
+        refuse_overlap(loaded.pool, loaded.names, splits)
+    release = budget.record() if budget else None
+    with reserved(output), counting_bar(console, "embedding images", "images") as progress:
+        finding = check_gap(
+            loaded.pool, splits.train, features,
+            sigma=budget.sigma if budget else 0.0, device=where, report=progress,
+        )  # fmt: skip
+        report = gap_report(
+            finding, pool=loaded.facts, class_names=splits.train.class_names, backbone=features,
+            release=release,
+        )  # fmt: skip
+        write_text(output, to_json(report))
+    console.print(two_columns(gap_rows(finding, release, output)), highlight=False)

@@ -1,0 +1,61 @@
+"""Training on the public pool before anything private is touched: the control `pretrain`.
+
+Guarantee: only public images are read, so the weights that private training starts from are public,
+as freshly initialised ones are.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import OneCycleLR
+
+from dpmix.models import train_mode
+from dpmix.privacy.clipping import trainable
+from dpmix.public.pool import PublicPool
+from dpmix.training.loss import soft_cross_entropy
+from dpmix.views import ViewBuilder
+
+BATCH = 128
+LEARNING_RATE = 3e-3
+
+
+@dataclass(frozen=True, eq=False)
+class Pretraining:
+    """Ordinary training on a pool: AdamW, one cycle of the rate, one augmented view an image.
+
+    Attributes:
+        pool: the public images and their labels.
+        views: how one image becomes one view (`self-aug` with k_base 1).
+        epochs: passes over the pool.
+        rng: order and coins.
+    """
+
+    pool: PublicPool
+    views: ViewBuilder
+    epochs: int
+    rng: np.random.Generator
+
+    def run(self, model: nn.Module, report: Callable[[int, int], None]) -> None:
+        """Train `model` in place; `report` is told (steps done, steps in all)."""
+        train_mode(model)
+        parameters = list(trainable(model).values())
+        device = parameters[0].device
+        total = self.epochs * -(-len(self.pool) // BATCH)
+        optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE)
+        schedule = OneCycleLR(optimizer, max_lr=LEARNING_RATE, total_steps=total)
+        done = 0
+        for _ in range(self.epochs):
+            order = torch.from_numpy(self.rng.permutation(len(self.pool)))
+            for index in order.split(BATCH):
+                images, labels = (part.to(device) for part in self.pool.take(index))
+                made = self.views.build(images, labels, self.views.draw_coins(len(index), self.rng))
+                scores = model(made.views.flatten(0, 1))
+                soft_cross_entropy(scores, made.labels.flatten(0, 1)).mean().backward()
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+                schedule.step()
+                done += 1
+                report(done, total)

@@ -1,0 +1,188 @@
+"""`dpmix synthesize` and `dpmix pool`, as typed."""
+
+import json
+import shutil
+
+import pytest
+from PIL import Image
+
+pytestmark = pytest.mark.usefixtures("unchecked")
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """Commands run in this folder."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return tmp_path / "here"
+
+
+@pytest.fixture
+def draw(dpmix, models, here):
+    """draw(...): `dpmix synthesize` with the tiny model, two images a class, one step."""
+
+    def call(*arguments, model="sd", output="pool"):
+        return dpmix(
+            "synthesize", "--model", models / model, "--output", output, "--images-per-class", 2,
+            "--steps", 1, *arguments,
+        )  # fmt: skip
+
+    return call
+
+
+def test_class_names_become_a_pool_that_trains(dpmix, draw, here, image_root, flags):
+    status, out, err = draw("--data", image_root, "--image-size", 12)
+    assert (status, err) == (0, "")
+    assert "pool: 4 images, 4 of them new" in out and "sd with files" in out
+    assert sorted(p.name for p in (here / "pool").iterdir() if p.is_dir()) == ["disc", "stripes"]
+    assert Image.open(here / "pool" / "disc" / "00001.png").size == (12, 12)
+    train = ("train", "--data", image_root, "--method", "mix-diff", "--pool", "pool", *flags)
+    status, out, err = dpmix(*train, "--output", "run")
+    assert (status, err) == (0, "")
+    statement = json.loads((here / "run" / "privacy.json").read_text())
+    pool = statement["public_inputs"]["pool"]
+    assert pool["model"].startswith("sd with files") and pool["licence"] == "openrail"
+    assert len(pool["manifest_sha256"]) == 64
+    status, out, _ = dpmix(*train, "--dry-run")
+    assert status == 0 and "pool: 4 images, role mix" in out
+
+
+def test_classes_come_from_a_file_with_phrases(draw, here):
+    (here / "classes.txt").write_text("crane: a crane, the bird\nox\n")
+    status, _, err = draw("--classes-file", "classes.txt", "--template", "scene")
+    assert (status, err) == (0, "")
+    manifest = json.loads((here / "pool" / "manifest.json").read_text())
+    prompts = {image["class_name"]: image["prompt"] for image in manifest["images"]}
+    assert prompts["crane"] == "a wide photo of a place: a crane, the bird"
+
+
+def test_a_class_conditional_model_draws_the_classes_it_knows(draw, here):
+    assert draw("--class", "dog", "--class", "Tabby", model="dit")[0] == 0
+    assert len(list((here / "pool").rglob("*.png"))) == 4
+    status, _, err = draw("--class", "wolf", model="dit", output="other")
+    assert status == 2 and "no class 'wolf'" in err
+    assert not (here / "other").exists()
+
+
+def test_the_same_command_again_draws_nothing(draw):
+    draw("--class", "cat")
+    status, out, _ = draw("--class", "cat")
+    assert status == 0 and "2 images, 0 of them new" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "0 sources of class names given; expected exactly one"),
+        (("--class", "cat", "--data", "mnist5k"), "2 sources of class names given"),
+        (("--class", "cat", "--template", "of cats"), "has no {class}"),
+        (("--class", "cat", "--dtype", "float8"), "unknown dtype 'float8'"),
+        (("--class", "cat", "--images-per-class", "0"), "images-per-class is 0"),
+        (("--class", "cat", "--draw-size", "13"), "fails to draw"),
+        (("--class", "cat", "--model", "gone"), "no model folder 'gone'"),
+        (("--class", "a/b"), "can't name a folder"),
+        (("--data", "mnist"), "did you mean 'mnist5k'"),
+    ],
+)
+def test_a_mistake_is_one_line(draw, arguments, said):
+    status, out, err = draw(*arguments)
+    assert status == 2
+    assert out == "" and said in err
+    assert err.startswith("error:") and err.count("\n") == 1
+
+
+def test_inspect_shows_what_is_there_and_draws_sheets(dpmix, draw, here):
+    draw("--class", "cat", "--class", "dog")
+    status, out, err = dpmix("pool", "inspect", "pool")
+    assert (status, err) == (0, "")
+    for said in ("4 in 2 classes", "16x16: 4", "matches all 4 files", "No private image was read",
+                 "openrail", "pool-sheets: 2 files", "a photo of a cat"):  # fmt: skip
+        assert said in out
+    assert Image.open(here / "pool-sheets" / "cat.png").size == (204, 104)
+
+
+def test_inspect_finds_repeats_conflicts_and_corrupt_files(dpmix, here, public_root, truncate):
+    shutil.copy(public_root / "disc" / "000.png", public_root / "stripes" / "x.png")
+    truncate(public_root / "disc" / "001.png")
+    status, out, _ = dpmix("pool", "inspect", public_root, "--sheets", "look")
+    assert status == 0
+    for said in ("1 images repeat another", "1 images are in more than one class",
+                 "disc/001.png", "none: nothing is known"):  # fmt: skip
+        assert said in out
+    assert (here / "look" / "disc.png").exists()
+
+
+def test_inspect_counts_images_for_the_classes_of_a_data_set(dpmix, here, public_root, image_root):
+    (public_root / "disc").rename(public_root / "round")
+    arguments = ("pool", "inspect", public_root, "--data", image_root)
+    status, _, err = dpmix(*arguments)
+    assert status == 2 and "class 'round' is not a class" in err
+    (here / "map.csv").write_text("pool_class,class\nround,disc\nstripes,\n")
+    status, out, _ = dpmix(*arguments, "--pool-labels", "map.csv")
+    assert status == 0 and "disc 15, stripes 0" in out and "left out" in out
+    status, out, _ = dpmix(*arguments, "--pool-unmapped", "unlabelled")
+    assert status == 0 and "disc 0, stripes 15" in out and "15, with a uniform soft label" in out
+    status, _, err = dpmix("pool", "inspect", public_root, "--pool-labels", "map.csv")
+    assert status == 2 and "need --data" in err
+
+
+def test_a_gap_check_spends_and_a_run_counts_it(dpmix, here, image_root, public_root, flags):
+    check = ("pool", "gap", public_root, "--data", image_root)
+    status, out, err = dpmix(*check, "--spend", 0.5, "--delta", 1e-4)
+    assert (status, err) == (0, "")
+    assert "advice" in out and "epsilon 0.5" in out and "dpmix train --spent gap.json" in out
+    report = json.loads((here / "gap.json").read_text())
+    assert report["release"]["epsilon"] <= 0.5
+    assert set(report["class_distance"]) <= {"disc", "stripes"}
+    status, _, err = dpmix(*check, "--spend", 0.5)
+    assert status == 2 and "'gap.json' is there already" in err
+    assert json.loads((here / "gap.json").read_text()) == report
+    train = ("train", "--data", image_root, "--spent", "gap.json", *flags)
+    status, out, err = dpmix(*train, "--output", "run")
+    assert (status, err) == (0, "") and "1 release(s), included in epsilon" in out
+    statement = json.loads((here / "run" / "privacy.json").read_text())
+    assert statement["spent_before"] == [report["release"]["noise_multiplier"]]
+    status, out, _ = dpmix(*train, "--spent", "gap.json")
+    assert status == 2
+
+
+def test_a_gap_check_between_public_sets_is_exact_and_free(dpmix, here, image_root, public_root):
+    check = ("pool", "gap", public_root, "--data", image_root, "--public")
+    status, out, err = dpmix(*check)
+    assert (status, err) == (0, "") and "not counted: both sets were taken as public" in out
+    first = json.loads((here / "gap.json").read_text())
+    assert first["release"] is None and first["advice"] == "use"
+    dpmix(*check, "--output", "again.json")
+    assert json.loads((here / "again.json").read_text()) == first
+    status, _, err = dpmix("train", "--data", image_root, "--spent", "gap.json")
+    assert status == 2 and "records no private release" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "spends some of their budget: give --spend 0.1, or --public"),
+        (("--spend", "0.1", "--public"), "(one of the two)"),
+        (("--spend", "0"), "spend is 0"),
+        (("--spend", "0.1", "--delta", "1"), "delta is 1"),
+        (("--spend", "0.1", "--backbone", "resnet"), "unknown backbone 'resnet'"),
+        (("--spend", "0.1", "--pool-labels", "gone.csv"), "cannot read pool labels"),
+        (("--spend", "0.1", "--output", "no/gap.json"), "nothing was spent"),
+    ],
+)
+def test_a_gap_check_refuses_what_cannot_be_meant(
+    dpmix, here, image_root, public_root, arguments, said
+):
+    status, _, err = dpmix("pool", "gap", public_root, "--data", image_root, *arguments)
+    assert status == 2 and said in err and err.count("\n") == 1
+    assert not list(here.iterdir())
+
+
+def test_a_gap_check_refuses_a_pool_that_is_private(dpmix, here, image_root, public_root):
+    check = ("pool", "gap", "--data", image_root, "--spend", 0.1)
+    status, _, err = dpmix(*check, image_root / "train")
+    assert status == 2 and "overlaps the private data" in err
+    shutil.copy(image_root / "train" / "disc" / "000.png", public_root / "disc" / "x.png")
+    status, _, err = dpmix(*check, public_root)
+    assert status == 2 and "not public: 1 of its images" in err
+    assert not list(here.iterdir())
