@@ -9,6 +9,7 @@ from dpmix.assembly import Assembly
 from dpmix.data import Splits
 from dpmix.models import parameter_count, train_mode
 from dpmix.privacy.clipping import choose_engine, clipped_gradient_sum
+from dpmix.reporting.summary import pool_rows
 from dpmix.training.loss import soft_cross_entropy
 
 PROBE_GROUPS = 8
@@ -56,7 +57,7 @@ def estimate_rows(parts: Assembly) -> list[tuple[str, str]]:
     return [
         ("model", f"{parts.config.model.model}, {parameter_count(parts.model):,} parameters"),
         ("data", data_line(parts.splits)),
-        *_pool_rows(parts),
+        *pool_rows(parts.pool_facts, parts.config.views.pool_role),
         ("flip", "on" if parts.views.spec.flip else "off"),
         ("cost of a step", f"{groups:g} clipped gradients x {views} views = "
          f"{groups * views:g} forward and backward passes"),
@@ -64,14 +65,6 @@ def estimate_rows(parts: Assembly) -> list[tuple[str, str]]:
         ("time", f"about {seconds:.2f} s a step, {_duration(seconds * parts.plan.steps)} in all "
          f"on {parts.device}"),
     ]  # fmt: skip
-
-
-def _pool_rows(parts: Assembly) -> list[tuple[str, str]]:
-    facts = parts.pool_facts
-    if facts is None:
-        return []
-    role = parts.config.views.pool_role
-    return [("public pool", f"{facts.name}: {facts.images} images, role {role}")]
 
 
 def data_line(splits: Splits) -> str:

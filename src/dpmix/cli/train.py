@@ -12,7 +12,7 @@ from dpmix.cli.progress import counting_bar, decoding_bar, training_bar
 from dpmix.config import Config
 from dpmix.estimate import data_line, estimate_rows
 from dpmix.fit import run
-from dpmix.reporting.summary import evaluation_rows, guarantee_rows, two_columns
+from dpmix.reporting.summary import evaluation_rows, guarantee_rows, pool_rows, two_columns
 
 
 @setting_flags
@@ -48,5 +48,10 @@ def train(
         training_bar(console, parts.plan.steps, parts.plan.private) as report,
     ):
         result = run(parts, report, pretraining)
-    rows = [*evaluation_rows(result.evaluation), *plan_rows, ("run folder", str(result.folder))]
+    rows = [
+        *evaluation_rows(result.evaluation),
+        *plan_rows,
+        *pool_rows(parts.pool_facts, parts.config.views.pool_role),
+        ("run folder", str(result.folder)),
+    ]
     console.print(two_columns(rows))

@@ -3,6 +3,7 @@
 from rich.table import Table
 
 from dpmix.privacy.plan import PrivacyPlan
+from dpmix.public.load import PoolFacts
 from dpmix.reporting.rounding import shown_epsilon, shown_sigma
 from dpmix.reporting.statement import NOT_PRIVATE
 from dpmix.training.evaluate import Evaluation
@@ -46,6 +47,13 @@ def guarantee_rows(plan: PrivacyPlan, method: str, seed: int | None) -> list[tup
     if seed is not None:
         rows.append(("seed", f"{seed}: a RESEARCH run, its noise can be recomputed from the seed"))
     return rows
+
+
+def pool_rows(facts: PoolFacts | None, role: str) -> list[tuple[str, str]]:
+    """The public pool in one line, if one is read."""
+    if facts is None:
+        return []
+    return [("public pool", f"{facts.name}: {facts.images} images, role {role}")]
 
 
 def evaluation_rows(evaluation: Evaluation) -> list[tuple[str, str]]:
