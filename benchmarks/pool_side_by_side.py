@@ -31,11 +31,12 @@ METHODS = {
 def subset(source: str, per_class: int, folder: Path) -> Path:
     """The first images of each class of the training split, and all test images."""
     archive = np.load(source)
-    labels, ends = archive["train_label"], archive["train_end"]
+    # Once: every access unpacks the whole array.
+    labels, ends, blob = (archive[f"train_{name}"] for name in ("label", "end", "jpeg"))
     first = [np.flatnonzero(labels == label)[:per_class] for label in np.unique(labels)]
     chosen = np.sort(np.concatenate(first))
     starts = np.r_[0, ends[:-1]]
-    files = [archive["train_jpeg"][starts[i] : ends[i]] for i in chosen]
+    files = [blob[starts[i] : ends[i]] for i in chosen]
     path = folder / f"{Path(source).stem}-{len(chosen)}.npz"
     kept = {name: archive[name] for name in archive.files if not name.startswith("train_")}
     np.savez(

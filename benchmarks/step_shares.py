@@ -18,6 +18,7 @@ import yaml
 from dpmix.assembly import assemble
 from dpmix.config import Config
 from dpmix.privacy import examplewise
+from dpmix.public.pool import PublicPool
 from dpmix.training import step as step_module
 
 CLIP = "clip and add (examplewise)"
@@ -60,6 +61,7 @@ def main() -> None:
         patch.object(source, "images", clock.timed("reading", source.images)),
         patch.object(builder, "build", clock.timed("views", builder.build)),
         patch.object(builder, "draw_coins", clock.timed("views", builder.draw_coins)),
+        patch.object(PublicPool, "take", clock.timed("pool draw", PublicPool.take)),
         patch.object(
             step_module,
             "clipped_gradient_sum",
@@ -75,8 +77,9 @@ def main() -> None:
             drawn.append(trainer.step().drawn)
             steps.append(clock.now() - start)
     total = sum(steps)
-    # It happens inside the clipped sum.
+    # They happen inside the clipped sum and the views.
     clock.seconds["forward and backward"] -= clock.seconds[CLIP]
+    clock.seconds["views"] -= clock.seconds["pool draw"]
     views = parts.views.spec.views
     print(f"{parts.config.model.model}, {parts.views.spec.method}, {views} views an example, "
           f"{statistics.mean(drawn):.1f} examples a step, {len(steps)} steps, "

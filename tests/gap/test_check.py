@@ -81,6 +81,20 @@ def test_too_little_spent_is_never_taken_for_a_good_pool(private, backbone, seed
     assert twin.advice.verdict == "use with care"
 
 
+def test_a_private_image_is_embedded_alone(private, backbone, monkeypatch):
+    shapes_seen = []
+    real = type(backbone).features
+
+    def watched(self, images):
+        shapes_seen.append(len(images))
+        return real(self, images)
+
+    monkeypatch.setattr(type(backbone), "features", watched)
+    check("twin", private, backbone, 4.0)
+    assert shapes_seen[-len(private) :] == [1] * len(private)
+    assert sum(shapes_seen) == 400 + len(private)
+
+
 def test_without_noise_nothing_is_random(private, backbone):
     assert check("twin", private, backbone, 0.0, 1) == check("twin", private, backbone, 0.0, 2)
 

@@ -2,7 +2,9 @@
 
 Guarantee: of the private images nothing leaves but the released moments, one Gaussian mechanism of
 noise multiplier sigma (`gap/moments.py`); all numbers of a `GapFinding` are computed from them and
-from public data.
+from public data. Private images are embedded one at a time: in a batch, the neighbours of an image
+can move the last bits of its features, and over many images that would add up beyond the
+sensitivity.
 """
 
 import math
@@ -79,11 +81,14 @@ def check_gap(
     def public(index: Tensor) -> Tensor:
         return pool.take(labelled[index])[0]
 
-    ours = _embedded(public, len(labelled), backbone, device, lambda n: report(n, total))
-    project = PublicProjection.of(ours)
-    pool_moments = Moments.of(project(ours), pool.labels[labelled], classes)
+    ours = _embedded(public, len(labelled), _BATCH, backbone, device, lambda n: report(n, total))
     theirs = _embedded(
-        private.images, len(private), backbone, device, lambda n: report(len(labelled) + n, total)
+        private.images,
+        len(private),
+        1,
+        backbone,
+        device,
+        lambda n: report(len(labelled) + n, total),
     )
     exact = Moments.of(project(theirs), private.labels, classes)
     released = exact.released(sigma, rng or np.random.default_rng()) if sigma else exact
@@ -95,12 +100,13 @@ def check_gap(
 def _embedded(
     images: Callable[[Tensor], Tensor],
     count: int,
+    batch: int,
     backbone: Backbone,
     device: torch.device,
     report: Callable[[int], None],
 ) -> Float[Tensor, "N D"]:
     parts = []
-    for index in torch.arange(count).split(_BATCH):
+    for index in torch.arange(count).split(batch):
         parts.append(backbone.features(images(index).to(device)).float().cpu())
         report(int(index[-1]) + 1)
     return torch.cat(parts)
