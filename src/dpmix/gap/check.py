@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from dpmix.data.source import ImageSource
@@ -76,7 +76,7 @@ def check_gap(
             f"the public pool has {len(labelled)} labelled images; a gap check needs "
             f"{_LEAST_POOL} or more"
         )
-    total, classes = len(labelled) + len(private), len(private.class_names)
+    total = len(labelled) + len(private)
 
     def public(index: Tensor) -> Tensor:
         return pool.take(labelled[index])[0]
@@ -90,10 +90,29 @@ def check_gap(
         device,
         lambda n: report(len(labelled) + n, total),
     )
-    exact = Moments.of(project(theirs), private.labels, classes)
-    released = exact.released(sigma, rng or np.random.default_rng()) if sigma else exact
-    found = distances(pool_moments, released, sigma)
-    floor = _noise_floor(pool_moments, released, sigma)
+    return compare_features(
+        (ours, pool.labels[labelled]),
+        (theirs, private.labels),
+        len(private.class_names),
+        sigma,
+        rng or np.random.default_rng(),
+    )
+
+
+def compare_features(
+    pool: tuple[Float[Tensor, "P D"], Int64[Tensor, " P"]],
+    private: tuple[Float[Tensor, "N D"], Int64[Tensor, " N"]],
+    classes: int,
+    sigma: float,
+    rng: np.random.Generator,
+) -> GapFinding:
+    """The check from features and labels on; arguments as in `check_gap`."""
+    project = PublicProjection.of(pool[0])
+    ours = Moments.of(project(pool[0]), pool[1], classes)
+    exact = Moments.of(project(private[0]), private[1], classes)
+    released = exact.released(sigma, rng) if sigma else exact
+    found = distances(ours, released, sigma)
+    floor = _noise_floor(ours, released, sigma)
     return GapFinding(found, floor, advise(found, floor))
 
 
