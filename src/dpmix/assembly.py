@@ -18,7 +18,7 @@ from dpmix.privacy.plan import PrivacyPlan
 from dpmix.privacy.randomness import Randomness
 from dpmix.privacy.release_record import read_spent
 from dpmix.public.load import LoadedPool, PoolFacts, load_pool
-from dpmix.public.overlap import refuse_overlap
+from dpmix.public.overlap import refuse_overlap, refuse_private_path
 from dpmix.public.pool import PublicPool
 from dpmix.training.optimizer import build_optimizer, build_schedule
 from dpmix.training.pretrain import Pretraining
@@ -222,22 +222,6 @@ def _pool(config: Config, splits: Splits, progress: Progress | None) -> LoadedPo
     )
     refuse_overlap(loaded.pool, loaded.names, splits)
     return loaded
-
-
-def refuse_private_path(pool: Path, private: Path) -> None:
-    """Refuse a pool that is the private data, or lies in or around their folder.
-
-    Raises:
-        DpmixError: it does.
-    """
-    if not private.exists():
-        return
-    inner, outer = pool.resolve(), private.resolve()
-    if inner.is_relative_to(outer) or outer.is_relative_to(inner):
-        raise DpmixError(
-            f"the public pool '{pool}' overlaps the private data '{private}'; expected public "
-            "images only: move them to a folder of their own"
-        )
 
 
 def _output(config: Config) -> Path:

@@ -48,6 +48,14 @@ def test_images_that_are_written_down_and_intact_count_and_no_others(begun, trun
     assert journal.begin(SETTINGS) == {"ant/0.png": records[0]}
 
 
+def test_half_written_files_of_a_killed_process_are_removed(begun):
+    journal, _ = begun
+    half = journal.root / "ant" / ".1.png.123.part"
+    half.write_bytes(b"half")
+    journal.begin(SETTINGS)
+    assert not half.exists()
+
+
 def test_a_file_that_vanished_does_not_count(begun):
     journal, records = begun
     (journal.root / "ant" / "0.png").unlink()

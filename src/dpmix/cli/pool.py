@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from dpmix.assembly import choose_device, refuse_private_path
+from dpmix.assembly import choose_device
 from dpmix.atomic_files import write_text
 from dpmix.cli.progress import counting_bar, decoding_bar
 from dpmix.data import load_splits
@@ -21,7 +21,7 @@ from dpmix.public.class_map import class_map
 from dpmix.public.contact_sheet import write_sheets
 from dpmix.public.inspection import inspect_pool
 from dpmix.public.load import load_pool
-from dpmix.public.overlap import refuse_overlap
+from dpmix.public.overlap import refuse_overlap, refuse_private_path
 from dpmix.public.pool_files import open_pool
 from dpmix.reporting.pool_summary import gap_rows, inspection_rows, provenance_rows, served_rows
 from dpmix.reporting.summary import two_columns

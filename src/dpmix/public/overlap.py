@@ -5,6 +5,7 @@ own form finds both. A copy that was compressed again, cropped or mirrored is no
 """
 
 from hashlib import sha256
+from pathlib import Path
 
 import torch
 from jaxtyping import UInt8
@@ -42,6 +43,22 @@ def refuse_overlap(pool: PublicPool, names: tuple[str, ...], splits: Splits) -> 
                 f"images ({', '.join(names[i] for i in shared[:_SHOWN])}{more}); expected none: "
                 "remove them from the pool"
             )
+
+
+def refuse_private_path(pool: Path, private: Path) -> None:
+    """Refuse a pool that is the private data, or lies in or around their folder.
+
+    Raises:
+        DpmixError: it does.
+    """
+    if not private.exists():
+        return
+    inner, outer = pool.resolve(), private.resolve()
+    if inner.is_relative_to(outer) or outer.is_relative_to(inner):
+        raise DpmixError(
+            f"the public pool '{pool}' overlaps the private data '{private}'; expected public "
+            "images only: move them to a folder of their own"
+        )
 
 
 def _shared(held: dict[bytes, int], source: ImageSource) -> set[int]:

@@ -6,7 +6,8 @@ image has a seed of its own, made from the pool's seed, its class and its number
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -107,10 +108,43 @@ def synthesize(
     for name, value in (("images-per-class", images_per_class), ("batch", batch)):
         if value < 1:
             raise DpmixError(f"{name} is {value}; expected 1 or more")
+    with _held(root):
+        journal = SynthesisJournal(root)
+        identity = asdict(settings) | {"model": artist.model.record.identity}
+        there = journal.begin(identity)
+        wanted = {
+            f"{drawn.name}/{number:05}.png": (drawn, number)
+            for drawn in classes
+            for number in range(images_per_class)
+        }
+        missing = [file for file in wanted if file not in there]
+        # Until it is whole again, the pool has no manifest that some of its files are not in.
+        if missing:
+            (root / FILE_NAME).unlink(missing_ok=True)
+        total, start = len(wanted.keys() | there.keys()), time.perf_counter()
+        report(len(there), total)
+        for begin in range(0, len(missing), batch):
+            files = missing[begin : begin + batch]
+            made = _draw(artist, [wanted[file] for file in files], settings)
+            records = [
+                _save(root, file, image, sketch, artist, settings.image_size)
+                for file, (image, sketch) in zip(files, made, strict=True)
+            ]
+            journal.add(records)
+            there |= {record.file: record for record in records}
+            report(len(there), total)
+        seconds = time.perf_counter() - start
+        journal.finish(_manifest(artist, identity, tuple(there[file] for file in sorted(there))))
+        return Drawn(len(there), len(missing), seconds)
+
+
+@contextmanager
+def _held(root: Path) -> Iterator[None]:
+    """The pool's folder, made and locked; what the file system refuses is said in one line."""
     try:
         root.mkdir(parents=True, exist_ok=True)
         with FileLock(root / ".lock", timeout=0):
-            return _go_on(root, artist, classes, settings, images_per_class, batch, report)
+            yield
     except Timeout:
         raise DpmixError(
             f"pool '{root}' is being drawn by another process; wait for it, or give another "
@@ -121,44 +155,6 @@ def synthesize(
             f"cannot write the pool '{root}': {error.strerror or error}; what is drawn is kept: "
             "run the same command again"
         ) from None
-
-
-def _go_on(
-    root: Path,
-    artist: Artist,
-    classes: tuple[PoolClass, ...],
-    settings: SynthesisSettings,
-    images_per_class: int,
-    batch: int,
-    report: Callable[[int, int], None],
-) -> Drawn:
-    journal = SynthesisJournal(root)
-    identity = asdict(settings) | {"model": artist.model.record.identity}
-    there = journal.begin(identity)
-    wanted = {
-        f"{drawn.name}/{number:05}.png": (drawn, number)
-        for drawn in classes
-        for number in range(images_per_class)
-    }
-    missing = [file for file in wanted if file not in there]
-    # Until it is whole again, the pool has no manifest that some of its files are not in.
-    if missing:
-        (root / FILE_NAME).unlink(missing_ok=True)
-    total, start = len(wanted.keys() | there.keys()), time.perf_counter()
-    report(len(there), total)
-    for begin in range(0, len(missing), batch):
-        files = missing[begin : begin + batch]
-        made = _draw(artist, [wanted[file] for file in files], settings)
-        records = [
-            _save(root, file, image, sketch, artist, settings.image_size)
-            for file, (image, sketch) in zip(files, made, strict=True)
-        ]
-        journal.add(records)
-        there |= {record.file: record for record in records}
-        report(len(there), total)
-    seconds = time.perf_counter() - start
-    journal.finish(_manifest(artist, identity, tuple(there[file] for file in sorted(there))))
-    return Drawn(len(there), len(missing), seconds)
 
 
 def _draw(

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from dpmix.atomic_files import write_text
+from dpmix.atomic_files import remove_all, write_text
 from dpmix.errors import DpmixError
 from dpmix.public.manifest import FILE_NAME, ImageRecord, Manifest, file_hash
 from dpmix.public.pool_files import JOURNAL
@@ -33,6 +33,8 @@ class SynthesisJournal:
         before, images = self._read()
         if before is not None:
             self._check_same(before, settings)
+        # Half-written files of a process that was killed.
+        remove_all(self.root.glob("*/.*.part"))
         intact = {
             image.file: image
             for image in images
