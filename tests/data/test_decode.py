@@ -23,11 +23,11 @@ def parts(encoded, *sides):
 
 def test_parts_keep_their_own_images_and_labels(png, encoded):
     files = [png("L", 4, 4, seed) for seed in range(5)]
-    (train, test), skipped = decode_sources(
+    (train, test), corrupt = decode_sources(
         parts(encoded, files[:3], files[3:]), ("a", "b"), ReadOptions()
     )
     (whole,), _ = decode_sources(parts(encoded, files), ("a", "b"), ReadOptions())
-    assert skipped == 0
+    assert corrupt == ()
     assert isinstance(train, TensorSource)
     assert torch.equal(torch.cat([train.pixels, test.pixels]), whole.images(torch.arange(5)))
     assert (train.labels.tolist(), test.labels.tolist()) == ([0, 1, 0], [1, 0])
@@ -56,11 +56,11 @@ def test_skipping_leaves_the_others_beside_their_labels(png, encoded, limit, mon
     good = [png(seed=seed) for seed in range(4)]
     train_files = [b"broken", good[0], good[1]]
     test_files = [good[2], b"broken", good[3]]
-    (train, test), skipped = decode_sources(
+    (train, test), corrupt = decode_sources(
         parts(encoded, train_files, test_files), ("a", "b"), SKIP
     )
     (clean,), _ = decode_sources(parts(encoded, good), ("a", "b"), ReadOptions())
-    assert skipped == 2
+    assert corrupt == (0, 4)
     assert (train.labels.tolist(), test.labels.tolist()) == ([1, 0], [1, 1])
     both = [source.images(torch.arange(2)) for source in (train, test)]
     assert torch.equal(torch.cat(both), clean.images(torch.arange(4)))

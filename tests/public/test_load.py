@@ -65,6 +65,7 @@ def test_a_corrupt_image_is_named_or_left_out(class_folder, truncate):
         load_pool(root, NAMES, (3, 8, 8), options=PLAIN)
     loaded = load_pool(root, NAMES, (3, 8, 8), options=ReadOptions(skip_corrupt=True))
     assert len(loaded.pool) == 2
+    assert loaded.names == ("ant/0.png", "ant/2.png")
     assert np.array_equal(loaded.pool.images[1].numpy(), pixels(root / "ant" / "2.png"))
 
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+from dpmix.data import load_splits
 from dpmix.data.options import ReadOptions
 from dpmix.errors import DpmixError
 from dpmix.public.load import load_pool
@@ -63,3 +64,22 @@ def test_one_changed_bit_is_another_image(check):
         Image.fromarray(np.ascontiguousarray(pixels)).save(root / "ant" / "z.png")
 
     check(nearly)
+
+
+@pytest.mark.parametrize("channels", [None, 1])
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (61, 80), (28, 28)])
+def test_private_arrays_that_were_resized_are_found_all(tmp_path, height, width, channels):
+    rng = np.random.default_rng(7)
+    pixels = rng.integers(0, 256, (12, height, width, 3), dtype=np.uint8)
+    labels = np.arange(12) % 2
+    np.savez(tmp_path / "a.npz", x_train=pixels[:8], y_train=labels[:8], x_test=pixels[8:],
+             y_test=labels[8:])  # fmt: skip
+    splits = load_splits(str(tmp_path / "a.npz"), image_size=16, channels=channels)
+    (tmp_path / "pool" / "0").mkdir(parents=True)
+    for i in range(8):
+        Image.fromarray(pixels[i]).save(tmp_path / "pool" / "0" / f"{i}.png")
+    loaded = load_pool(
+        tmp_path / "pool", splits.train.class_names, splits.train.image_shape, options=ReadOptions()
+    )
+    with pytest.raises(DpmixError, match="8 of its images are private training images"):
+        refuse_overlap(loaded.pool, loaded.names, splits)

@@ -42,11 +42,12 @@ class EncodedPart:
 
 def decode_sources(
     parts: Sequence[EncodedPart], class_names: tuple[str, ...], options: ReadOptions
-) -> tuple[list[ImageSource], int]:
+) -> tuple[list[ImageSource], tuple[int, ...]]:
     """Decode `parts` together into one source each, all of one form.
 
     Returns:
-        The sources, and how many corrupt images were left out (0 unless `skip_corrupt`).
+        The sources, and which images were left out as corrupt (none unless `skip_corrupt`), counted
+        over all parts.
 
     Raises:
         DpmixError: corrupt images without `skip_corrupt` (named); mixed sizes or colours that the
@@ -71,7 +72,7 @@ def decode_sources(
                 TensorSource(pixels[kept_start : kept_start + count], labels, class_names)
             )
         start, kept_start = start + len(mine), kept_start + count
-    return sources, len(corrupt)
+    return sources, tuple(corrupt)
 
 
 def _common_form(images: EncodedImages, options: ReadOptions) -> PixelForm:

@@ -31,8 +31,8 @@ def folder_splits(root: Path, options: ReadOptions, test_fraction: float | None)
         names, parts = _given_split(root, sides, test_fraction)
     else:
         names, parts = _drawn_split(root, test_fraction)
-    (train, test), skipped = decode_sources(parts, names, options)
-    return Splits(root.resolve().name, train, test, flip=True, skipped=skipped)
+    (train, test), corrupt = decode_sources(parts, names, options)
+    return Splits(root.resolve().name, train, test, flip=True, skipped=len(corrupt))
 
 
 def class_folders(root: Path) -> tuple[tuple[str, ...], EncodedPart]:

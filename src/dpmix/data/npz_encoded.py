@@ -27,8 +27,8 @@ def encoded_splits(archive: NpzArchive, options: ReadOptions) -> Splits:
         )
     parts = [encoded_part(archive, side) for side in ("train", test)]
     names = archive.class_names(*(part.labels for part in parts))
-    (train_source, test_source), skipped = decode_sources(parts, names, options)
-    return Splits(archive.path.stem, train_source, test_source, flip=True, skipped=skipped)
+    (train_source, test_source), corrupt = decode_sources(parts, names, options)
+    return Splits(archive.path.stem, train_source, test_source, flip=True, skipped=len(corrupt))
 
 
 def encoded_part(archive: NpzArchive, side: str) -> EncodedPart:

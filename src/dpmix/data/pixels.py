@@ -70,7 +70,13 @@ def decode_pixels(
                 f"{height}x{width}; expected one size: give --image-size, such as --image-size 32"
             )
         with budget.hold(image.width * image.height * _BYTES_PER_PIXEL), _unreadable():
-            pixels = np.asarray(_fitted(_converted(image, channels), height, width))
+            return in_form(image, form.shape)
+
+
+def in_form(image: Image.Image, shape: tuple[int, int, int]) -> UInt8[np.ndarray, "C H W"]:
+    """Convert the colours, then resize and crop, to (C, H, W)."""
+    channels, height, width = shape
+    pixels = np.asarray(_fitted(_converted(image, channels), height, width))
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
 
 

@@ -92,15 +92,14 @@ def load_pool(
         height if height == width else None, channels, options.skip_corrupt, options.workers,
         options.progress,
     )  # fmt: skip
-    (source,), skipped = decode_sources([part], files.class_names, options)
+    (source,), corrupt = decode_sources([part], files.class_names, options)
     if source.image_shape != image_shape:
         raise DpmixError(
             f"the public pool '{path}' has images {source.image_shape} (C, H, W) but the "
             f"private ones are {image_shape}; resize the pool's images"
         )
     pool = PublicPool(stored_pixels(source), torch.tensor(targets)[source.labels])
-    # Which names are left is not known where corrupt images were left out.
-    names = part.images.names if not skipped else tuple(f"image {i}" for i in range(len(pool)))
+    names = tuple(name for i, name in enumerate(part.images.names) if i not in corrupt)
     return LoadedPool(pool, names, _facts(files, pool))
 
 
@@ -116,7 +115,8 @@ def _facts(files: PoolFiles, pool: PublicPool) -> PoolFacts:
         digest.update(batch.numpy().tobytes())
     manifest = files.manifest
     return PoolFacts(
-        name=files.path.resolve().name,
+        # As it was called: a link's target can have a name that says more.
+        name=files.path.absolute().name,
         images=len(pool),
         contents_sha256=digest.hexdigest(),
         manifest_sha256=file_hash(files.path / FILE_NAME) if manifest else None,

@@ -1,7 +1,8 @@
 """A pool that holds a private image is not public: refused where it can be known.
 
-Files that are equal byte for byte decode to equal pixels, so comparing pixels in the private data's
-own form finds both. A copy that was compressed again, cropped or mirrored is not found.
+Files that are equal byte for byte decode to equal pixels, and arrays are resized as files are
+(`data/fit.py`), so comparing pixels in the private data's own form finds an image in any lossless
+format. A copy that was compressed again, cropped, mirrored or resized otherwise is not found.
 """
 
 from hashlib import sha256
@@ -45,8 +46,8 @@ def refuse_overlap(pool: PublicPool, names: tuple[str, ...], splits: Splits) -> 
             )
 
 
-def refuse_private_path(pool: Path, private: Path) -> None:
-    """Refuse a pool that is the private data, or lies in or around their folder.
+def refuse_private_path(pool: Path, private: Path, what: str = "the public pool") -> None:
+    """Refuse a pool (or `what` `pool` is) that is the private data, or lies in or around them.
 
     Raises:
         DpmixError: it does.
@@ -56,8 +57,8 @@ def refuse_private_path(pool: Path, private: Path) -> None:
     inner, outer = pool.resolve(), private.resolve()
     if inner.is_relative_to(outer) or outer.is_relative_to(inner):
         raise DpmixError(
-            f"the public pool '{pool}' overlaps the private data '{private}'; expected public "
-            "images only: move them to a folder of their own"
+            f"{what} '{pool}' overlaps the private data '{private}'; expected public "
+            "images only: give a folder apart from them"
         )
 
 
