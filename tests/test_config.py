@@ -99,3 +99,12 @@ def test_a_recipe_that_is_not_there_is_named(tmp_path):
 def test_an_unknown_setting_has_the_nearest_name():
     with pytest.raises(DpmixError, match="unknown setting 'epsilom': did you mean 'epsilon'"):
         Config.load(epsilom=3)
+
+
+def test_what_a_recipe_spent_stays_spent_whatever_is_added(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("privacy: {spent: [one.json]}\n")
+    assert Config.load(recipe).privacy.spent == ("one.json",)
+    assert Config.load(recipe, spent=["two.json"]).privacy.spent == ("one.json", "two.json")
+    assert Config.load(recipe, spent=("one.json",)).privacy.spent == ("one.json",)
+    assert Config.load(spent=["two.json"]).privacy.spent == ("two.json",)

@@ -229,7 +229,7 @@ def test_what_a_gap_check_spent_is_counted_in_the_same_epsilon(image_root, tmp_p
     statement = json.loads((result.folder / "privacy.json").read_text())
     assert statement["spent_before"] == [record.noise_multiplier]
     assert "includes 1 earlier release(s)" in statement["guarantee"]
-    assert any("fixed before" in said for said in statement["assumptions"])
+    assert any("chosen by the earlier" in said for said in statement["assumptions"])
     assert "earlier releases" in (result.folder / "MODEL_CARD.md").read_text()
 
 

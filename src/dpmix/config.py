@@ -205,7 +205,8 @@ class Config(Section):
             if name not in LEAVES:
                 raise DpmixError(f"unknown setting '{name}': {nearest(name, LEAVES)}")
             if value is not None:
-                tree.setdefault(LEAVES[name], {})[name] = value
+                section = tree.setdefault(LEAVES[name], {})
+                section[name] = _all_spent(section, value) if name == "spent" else value
         try:
             return cls.model_validate(tree)
         except ValidationError as error:
@@ -263,6 +264,14 @@ def read_recipe(path: Path) -> dict[str, dict[str, Any]]:
             "'privacy: {epsilon: 3}'"
         )
     return {name: part for name, part in tree.items() if part is not None}
+
+
+def _all_spent(section: dict[str, Any], more: Any) -> Any:
+    """What a recipe spent and `more`: a release that was made is never uncounted by another."""
+    before = section.get("spent") or ()
+    if not isinstance(before, (list, tuple)) or not isinstance(more, (list, tuple)):
+        return more
+    return [*before, *(path for path in more if path not in before)]
 
 
 def _drop_alternatives(tree: dict[str, dict[str, Any]], given: set[str]) -> None:

@@ -151,8 +151,15 @@ def test_every_epsilon_of_a_plan_includes_what_was_spent():
     assert spent.spent == (15.0,)
     assert spent.noise_multiplier > plain.noise_multiplier
     assert spent.epsilon <= spent.target_epsilon
-    assert spent.epsilon_after(0) == spent.epsilon_rdp_after(0) or spent.epsilon_after(0) > 0
+    assert 0 < spent.epsilon_after(0) < spent.epsilon_after(1)
+    assert plain.epsilon_after(0) == 0
     without = dataclasses.replace(spent, spent=())
     for steps in (1, 3, spent.steps):
         assert spent.epsilon_after(steps) > without.epsilon_after(steps)
         assert spent.epsilon_rdp_after(steps) > without.epsilon_rdp_after(steps)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("kind", [list, iter, lambda spent: (s for s in spent)])
+def test_what_was_spent_counts_in_whatever_it_is_handed_over(kind):
+    assert calibrated(spent=kind([15.0])) == calibrated(spent=(15.0,))

@@ -5,11 +5,13 @@ import json
 import pytest
 
 from dpmix.errors import DpmixError
+from dpmix.privacy.accounting import epsilon_gaussian
 from dpmix.privacy.release_record import read_spent
 
 RECORD = {
     "what": "gap check", "written": "2026-01-01T00:00:00", "noise_multiplier": 12.5,
-    "epsilon": 0.3, "delta": 1e-6, "neighbouring_relation": "add or remove one training example",
+    "epsilon": epsilon_gaussian(12.5, 1e-6), "delta": 1e-6,
+    "neighbouring_relation": "add or remove one training example",
 }  # fmt: skip
 
 
@@ -24,7 +26,10 @@ def report(tmp_path):
 
 
 def test_noise_multipliers_come_in_the_order_given(report):
-    paths = (report("b.json", noise_multiplier=3.0), report("a.json"))
+    paths = (
+        report("b.json", noise_multiplier=3.0, epsilon=epsilon_gaussian(3.0, 1e-6)),
+        report("a.json"),
+    )
     assert read_spent(paths) == (3.0, 12.5)
     assert read_spent(()) == ()
 
@@ -40,10 +45,22 @@ def test_a_noise_multiplier_that_means_nothing_is_refused(report, sigma):
         read_spent((report(noise_multiplier=sigma),))
 
 
+@pytest.mark.parametrize(
+    "edit",
+    [{"noise_multiplier": 1e6}, {"epsilon": 0.01}, {"delta": 1e-2}, {"delta": 0},
+     {"neighbouring_relation": "replace one example"}],
+)  # fmt: skip
+def test_a_report_that_was_edited_in_one_place_is_refused(report, edit):
+    with pytest.raises(DpmixError, match="or was edited"):
+        read_spent((report(**edit),))
+
+
 @pytest.mark.parametrize("text", ["", "{}", '{"release": null}', "[1]", "\xff"])
 def test_what_is_no_report_is_refused(tmp_path, text):
     (tmp_path / "gap.json").write_bytes(text.encode("latin-1"))
-    with pytest.raises(DpmixError, match="records no private release; expected the report"):
+    with pytest.raises(
+        DpmixError, match="records no private release, or was edited; expected the report"
+    ):
         read_spent((str(tmp_path / "gap.json"),))
 
 

@@ -77,7 +77,16 @@ def test_what_was_spent_before_is_in_every_epsilon_and_said():
     assert said["epsilon_rdp"] == spent.epsilon_rdp_after(1) > PLAN.epsilon_rdp_after(1)
     assert said["spent_before"] == [20.0, 30.0]
     assert "That includes 2 earlier release(s)" in said["guarantee"]
-    assert any("fixed before the earlier releases" in one for one in said["assumptions"])
+    assert any("chosen by the earlier releases" in one for one in said["assumptions"])
+    assert any("No other release" in one for one in said["assumptions"])
+
+
+@pytest.mark.parametrize(("role", "weights"), [("mix", None), ("pretrain", "the public pool")])
+def test_weights_that_were_pretrained_on_the_pool_are_stated(role, weights):
+    facts = PoolFacts("cats", 7, "aa", None, None, None)
+    config = Config.load(pool="cats", pool_role=role)
+    said = privacy_statement(config, PLAN, pool=facts, steps=4, weights_sha256="ab")
+    assert said["public_inputs"]["pretrained_weights"] == weights
 
 
 def test_the_pool_is_stated_by_what_is_known_of_it():

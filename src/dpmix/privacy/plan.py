@@ -49,6 +49,8 @@ class PrivacyPlan:
     spent: Spent = ()
 
     def __post_init__(self) -> None:
+        # An iterator would be empty by the time that epsilon is asked for.
+        object.__setattr__(self, "spent", tuple(float(sigma) for sigma in self.spent))
         _require(0 < self.sampling_rate <= 1, "sampling_rate", self.sampling_rate, "in (0, 1]")
         _require(_positive(self.denominator), "denominator", self.denominator, "above 0")
         _require(self.steps >= 1, "steps", self.steps, "1 or more")
@@ -123,7 +125,7 @@ class PrivacyPlan:
             return unclipped
         # Every field is checked before the search, which takes seconds.
         clipped = replace(unclipped, max_grad_norm=max_grad_norm)
-        sigma = calibrate_sigma(rate, total, epsilon, delta, spent)
+        sigma = calibrate_sigma(rate, total, epsilon, delta, unclipped.spent)
         return replace(clipped, noise_multiplier=sigma)
 
     @property

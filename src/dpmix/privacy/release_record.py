@@ -5,11 +5,14 @@ composes that cost with its own (`PrivacyPlan.spent`). Nothing in it depends on 
 through the release itself.
 """
 
+import math
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dpmix.errors import DpmixError
+from dpmix.privacy.accounting import epsilon_gaussian
+from dpmix.privacy.plan import PrivacyPlan
 
 
 class ReleaseRecord(BaseModel):
@@ -21,8 +24,18 @@ class ReleaseRecord(BaseModel):
     written: str
     noise_multiplier: float = Field(gt=0, allow_inf_nan=False)
     epsilon: float
-    delta: float
+    delta: float = Field(gt=0, lt=1)
     neighbouring_relation: str
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "ReleaseRecord":
+        """A report that was edited in one place is caught in another."""
+        epsilon = epsilon_gaussian(self.noise_multiplier, self.delta)
+        if not math.isclose(epsilon, self.epsilon, rel_tol=1e-3):
+            raise ValueError("epsilon is not that of the noise multiplier")
+        if self.neighbouring_relation != PrivacyPlan.neighbouring_relation:
+            raise ValueError("another neighbouring relation")
+        return self
 
 
 class _Report(BaseModel):
@@ -55,6 +68,6 @@ def _read(path: Path) -> ReleaseRecord:
         ) from None
     except ValidationError:
         raise DpmixError(
-            f"'{path}' records no private release; expected the report that dpmix pool gap wrote "
-            "with --spend: leave it out if nothing was spent"
+            f"'{path}' records no private release, or was edited; expected the report that dpmix "
+            "pool gap wrote with --spend: leave it out if nothing was spent"
         ) from None

@@ -37,6 +37,7 @@ def privacy_statement(
         weights_sha256: of the weights' file that the statement is about.
     """
     epsilon = plan.epsilon_after(steps)
+    pretrains = pool is not None and config.views.pool_role == "pretrain"
     return {
         "private": plan.private,
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -65,7 +66,7 @@ def privacy_statement(
         "public_inputs": {
             "pool": pool and pool.as_dict() | {"role": config.views.pool_role},
             "normalization": config.data.normalization,
-            "pretrained_weights": None,
+            "pretrained_weights": "the public pool" if pretrains else None,
         },
         "versions": {"python": platform.python_version()}
         | {name: version(name) for name in _LIBRARIES},
@@ -96,11 +97,17 @@ def assumptions(config: Config, plan: PrivacyPlan) -> list[str]:
         count = "The number of training examples N is public."
     else:
         count = "The sampling rate and the denominator were chosen without looking at the data."
+    but = (
+        ", except that the method and the pool may have been chosen by the earlier releases"
+        if plan.spent
+        else ""
+    )
     said = [
         count,
         "The list of classes, the image size and the settings are public and were chosen without "
-        "looking at the training images; trying several settings on them costs privacy that is "
-        "not counted here.",
+        f"looking at the training images{but}; trying several settings on them costs privacy that "
+        "is not counted here.",
+        "No other release of the training images was made than those counted here.",
         "Each person contributes one training example.",
         "The test split is not protected: its accuracy is published as measured.",
         "The model is the last moving average of the weights, a rule fixed before training.",
@@ -109,9 +116,4 @@ def assumptions(config: Config, plan: PrivacyPlan) -> list[str]:
     ]
     if config.views.pool is not None:
         said.append("The public pool was made without any of the private images.")
-    if plan.spent:
-        said.append(
-            "Epsilon, delta, sampling and steps were fixed before the earlier releases were seen; "
-            "these may have chosen the method and the pool, and nothing else."
-        )
     return said
