@@ -57,16 +57,16 @@ def test_what_the_manifest_says_of_a_class(hand):
     assert hand("dit").describe(DOG) == "class label 1"
 
 
-@pytest.mark.parametrize("phrase", ["Tabby", "cat", "0"])
+@pytest.mark.parametrize("phrase", ["Tabby", "cat", "#0"])
 def test_a_class_label_is_found_by_any_of_its_names_or_its_number(hand, phrase):
     assert hand("dit", (PoolClass("x", phrase),)).describe(PoolClass("x", phrase)) == (
         "class label 0"
     )
 
 
-@pytest.mark.parametrize("phrase", ["wolf", "7"])
+@pytest.mark.parametrize("phrase", ["wolf", "7", "0", "#7"])
 def test_a_class_that_the_model_lacks_is_refused(hand, phrase):
-    said = f"has no class '{phrase}': .*fox.*; write 'x: LABEL' in a --classes-file"
+    said = f"has no class '{phrase}': .*fox.*; write 'x: LABEL' or 'x: #NUMBER'"
     with pytest.raises(DpmixError, match=said):
         hand("dit", (PoolClass("x", phrase),))
 

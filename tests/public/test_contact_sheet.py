@@ -55,6 +55,26 @@ def test_a_class_name_becomes_a_file_name(tmp_path):
     assert path.name == "a _b__ c_.png"
 
 
+def test_names_that_would_collide_are_numbered(tmp_path):
+    for name in ("a:b", "a?b", "A_b", "x" * 90 + "1", "x" * 90 + "2"):
+        coloured(tmp_path / "pool", name, 1)
+    paths = list(write_sheets(open_pool(tmp_path / "pool"), tmp_path / "sheets", set()))
+    assert len({path.name.lower() for path in paths}) == 5
+    assert all(path.exists() for path in paths)
+
+
+def test_sheets_replace_sheets_and_nothing_else(tmp_path):
+    coloured(tmp_path / "pool", "ant", 1)
+    pool = open_pool(tmp_path / "pool")
+    for _ in range(2):
+        list(write_sheets(pool, tmp_path / "sheets", set()))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "ant.png").write_bytes(b"mine")
+    with pytest.raises(DpmixError, match="holds something else than contact sheets"):
+        list(write_sheets(pool, tmp_path / "mine", set()))
+    assert (tmp_path / "mine" / "ant.png").read_bytes() == b"mine"
+
+
 @pytest.mark.parametrize("place", ["pool", "pool/sheets", "pool/../pool/ant"])
 def test_sheets_never_go_into_the_pool(tmp_path, place):
     coloured(tmp_path / "pool", "ant", 1)

@@ -5,12 +5,13 @@ import json
 import pytest
 
 from dpmix.errors import DpmixError
-from dpmix.public.manifest import STATEMENT, ImageRecord, Manifest, ModelRecord, file_hash
+from dpmix.public.manifest import STATEMENT, ImageRecord, Manifest, ModelRecord, Session, file_hash
 
 MODEL = ModelRecord(
     name="painter", pipeline="P", scheduler="S", revision=None, files={"a": "1", "b": "2"},
     licence=None,
 )  # fmt: skip
+FIRST = Session(date="2026-01-01", device="cpu", versions={})
 
 
 @pytest.fixture
@@ -20,13 +21,16 @@ def pool(class_folder):
     names = ("ant/0.png", "ant/1.png", "bee/0.png")
     images = tuple(
         ImageRecord(
-            file=name, class_name=name[:3], prompt="p", seed=1, sha256=file_hash(root / name)
+            file=name,
+            class_name=name[:3],
+            prompt="p",
+            seed=1,
+            session=0,
+            sha256=file_hash(root / name),
         )
         for name in names
     )
-    manifest = Manifest(
-        date="2026-01-01", model=MODEL, settings={}, device="cpu", versions={}, images=images
-    )
+    manifest = Manifest(model=MODEL, settings={}, sessions=(FIRST,), images=images)
     (root / "manifest.json").write_text(manifest.model_dump_json())
     return root, names
 

@@ -41,6 +41,15 @@ def test_an_npz_of_encoded_bytes_is_a_pool(tmp_path):
     assert files.images.open(2).read() == blobs[2]
 
 
+def test_an_npz_that_names_a_class_twice_is_refused(tmp_path):
+    path = tmp_path / "pool.npz"
+    blob = np.frombuffer(png(1), np.uint8)
+    names = np.array(["ant", "ant"])
+    np.savez(path, train_jpeg=blob, train_end=[len(blob)], train_label=[0], names=names)
+    with pytest.raises(DpmixError, match="class name 'ant' is given twice"):
+        open_pool(path)
+
+
 def test_an_npz_of_plain_arrays_is_refused(digits_npz):
     with pytest.raises(DpmixError, match=r"tiny.npz has no 'train_jpeg'; .*folder"):
         open_pool(digits_npz)

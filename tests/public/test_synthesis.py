@@ -17,7 +17,7 @@ from dpmix.public.artist import Artist, artist
 from dpmix.public.diffusion_model import load_model
 from dpmix.public.manifest import Manifest
 from dpmix.public.pool_files import JOURNAL, open_pool
-from dpmix.public.prompts import as_classes
+from dpmix.public.prompts import PoolClass, as_classes
 from dpmix.public.synthesis import ATTEMPTS, SynthesisSettings, image_seed, synthesize
 
 CLASSES = as_classes(("cat", "dog"))
@@ -59,7 +59,7 @@ def test_a_pool_is_drawn_described_and_can_be_opened(tmp_path, hand):
     assert manifest.images[4].seed == image_seed(0, "dog", 1)
     assert manifest.model.licence == "openrail"
     assert manifest.settings["template"] == SETTINGS.template
-    assert manifest.versions["diffusers"]
+    assert manifest.sessions[0].versions["diffusers"]
     assert Image.open(tmp_path / "pool" / names[0]).size == (16, 16)
 
 
@@ -96,6 +96,57 @@ def test_a_file_that_was_changed_is_drawn_again(tmp_path, hand):
     assert files(tmp_path / "pool") == whole
 
 
+def test_asking_for_nothing_new_leaves_the_manifest_as_it_is(tmp_path, hand):
+    run(tmp_path / "pool", hand)
+    before = (tmp_path / "pool" / "manifest.json").read_bytes()
+    assert run(tmp_path / "pool", hand).fresh == 0
+    assert run(tmp_path / "pool", hand, count=1).fresh == 0
+    assert (tmp_path / "pool" / "manifest.json").read_bytes() == before
+
+
+def test_every_image_says_which_call_drew_it(tmp_path, hand, monkeypatch):
+    run(tmp_path / "pool", hand, count=1)
+    monkeypatch.setattr("dpmix.public.synthesis.version", lambda name: "99")
+    run(tmp_path / "pool", hand, count=2)
+    manifest = Manifest.read(tmp_path / "pool")
+    assert len(manifest.sessions) == 2
+    assert manifest.sessions[0].versions["torch"] != "99" == manifest.sessions[1].versions["torch"]
+    assert [image.session for image in manifest.images] == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize("file", ["cat/00003.png", "fox/00000.png"])
+def test_a_file_that_dpmix_did_not_make_is_never_overwritten(tmp_path, hand, file):
+    run(tmp_path / "pool", hand)
+    mine = tmp_path / "pool" / file
+    mine.parent.mkdir(exist_ok=True)
+    mine.write_bytes(b"mine")
+    before = (tmp_path / "pool" / "manifest.json").read_bytes()
+    with pytest.raises(DpmixError, match=rf"did not make \({file}\).*move them elsewhere"):
+        run(tmp_path / "pool", hand, as_classes(("cat", "dog", "fox")), count=4)
+    assert mine.read_bytes() == b"mine"
+    assert (tmp_path / "pool" / "manifest.json").read_bytes() == before
+
+
+def test_a_class_is_drawn_in_one_way(tmp_path, hand):
+    run(tmp_path / "pool", hand, count=1)
+    other = (PoolClass("cat", "big cat"), CLASSES[1])
+    with pytest.raises(DpmixError, match="'cat' was drawn as 'a photo of a cat', not as 'a photo"):
+        run(tmp_path / "pool", hand, other, count=2)
+
+
+def test_an_extension_that_fails_at_once_leaves_the_pool_whole(tmp_path, hand):
+    run(tmp_path / "pool", hand)
+
+    def fail(self, sketches):
+        raise DpmixError("too little memory")
+
+    broken = type("Broken", (Artist,), {"draw": fail})(hand.model, hand.describe, hand.arguments)
+    with pytest.raises(DpmixError, match="too little memory"):
+        run(tmp_path / "pool", broken, count=9)
+    assert len(open_pool(tmp_path / "pool").images) == 6
+    assert run(tmp_path / "pool", hand, count=4).fresh == 2
+
+
 class Killed(BaseException):
     pass
 
@@ -128,7 +179,7 @@ def test_a_process_that_is_killed_goes_on_where_it_stopped(tmp_path, models):
     journal = tmp_path / "pool" / JOURNAL
     deadline = time.monotonic() + 90
     while time.monotonic() < deadline and not (
-        journal.exists() and len(journal.read_text().splitlines()) > 5
+        journal.exists() and journal.read_text().count('"sha256"') > 5
     ):
         time.sleep(0.02)
     os.kill(first.pid, signal.SIGKILL)
@@ -204,7 +255,9 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path, hand):
 @pytest.mark.usefixtures("no_space")
 def test_a_full_disk_is_said_and_what_is_drawn_is_kept(tmp_path, hand):
     run(tmp_path / "pool", hand, CLASSES[:1], count=2)  # small enough for the limit
-    larger = artist(hand.model, CLASSES, template="{class}", size=64, steps=1, guidance=None)
+    larger = artist(
+        hand.model, CLASSES, template=SETTINGS.template, size=64, steps=1, guidance=None
+    )
     with pytest.raises(DpmixError, match="cannot write"):
         run(tmp_path / "pool", larger, count=2)
     assert sorted(files(tmp_path / "pool")) == ["cat/00000.png", "cat/00001.png"]
@@ -241,6 +294,6 @@ def test_the_journal_is_readable_lines(tmp_path, hand):
 
     with pytest.raises(Killed):
         run(tmp_path / "pool", hand, batch=1, report=stop)
-    head, *images = (tmp_path / "pool" / JOURNAL).read_text().splitlines()
-    assert json.loads(head)["steps"] == 1
-    assert [json.loads(line)["file"] for line in images] == ["cat/00000.png", "cat/00001.png"]
+    head, *lines = map(json.loads, (tmp_path / "pool" / JOURNAL).read_text().splitlines())
+    assert head["settings"]["steps"] == 1
+    assert [line["file"] for line in lines if "file" in line] == ["cat/00000.png", "cat/00001.png"]

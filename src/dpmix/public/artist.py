@@ -120,18 +120,24 @@ def artist(
 
 
 def _label(pipe: Any, drawn: PoolClass) -> int:
-    """The pipeline's number for a class: by its own names, or the number itself."""
+    """The pipeline's number for a class: by its own names, or written as `#281`.
+
+    A bare number is a name like any other: a class called 0 need not be the model's number 0.
+    """
     labels: dict[str, int] = {
         name.lower(): number for name, number in (getattr(pipe, "labels", None) or {}).items()
     }
     if (number := labels.get(drawn.phrase.lower())) is not None:
         return number
-    if drawn.phrase.isdecimal() and (not labels or int(drawn.phrase) in labels.values()):
-        return int(drawn.phrase)
+    given = drawn.phrase.removeprefix("#")
+    if given != drawn.phrase and given.isdecimal():
+        number = int(given)
+        if not labels or number in labels.values():
+            return number
     hint = nearest(drawn.phrase.lower(), labels) if labels else "its labels are numbers alone"
     if len(labels) > _MANY_LABELS:
-        hint = hint.split("known:")[0] + f"expected one of its {len(labels)} labels or their number"
+        hint = hint.split("known:")[0] + f"expected one of its {len(labels)} labels"
     raise DpmixError(
         f"{type(pipe).__name__} has no class '{drawn.phrase}': {hint}; write '{drawn.name}: LABEL' "
-        "in a --classes-file"
+        f"or '{drawn.name}: #NUMBER' in a --classes-file"
     )

@@ -16,6 +16,7 @@ from dpmix.public.pool_files import PoolFiles
 PER_SHEET = 64
 COLUMNS = 8
 TILE = 96
+MARK = "CONTACT-SHEETS.txt"
 
 
 def write_sheets(files: PoolFiles, folder: Path, leave_out: set[str]) -> Iterator[Path]:
@@ -23,29 +24,37 @@ def write_sheets(files: PoolFiles, folder: Path, leave_out: set[str]) -> Iterato
 
     Args:
         files: the pool.
-        folder: made if need be; sheets of the same name are replaced.
+        folder: a new or empty one, or one of earlier sheets, which are replaced.
         leave_out: names of images that can't be read.
 
     Raises:
-        DpmixError: `folder` lies in the pool or can't be written.
+        DpmixError: `folder` lies in the pool, holds something else, or can't be written.
     """
     if folder.resolve().is_relative_to(files.path.resolve()):
         raise DpmixError(
             f"'{folder}' lies in the pool '{files.path}', whose files would no longer be the pool; "
             "give --sheets another folder"
         )
+    mark = folder / MARK
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        if not mark.exists() and any(folder.iterdir()):
+            raise DpmixError(
+                f"folder '{folder}' holds something else than contact sheets; give --sheets "
+                "another folder"
+            )
+        mark.write_text("Contact sheets of a public pool, replaced by dpmix pool inspect.\n")
     except OSError as error:
         raise DpmixError(
             f"cannot make folder '{folder}' ({error.strerror}); give --sheets another folder"
         ) from None
     readable = [name not in leave_out for name in files.images.names]
-    for label, name in enumerate(files.class_names):
+    names = _file_names(files.class_names)
+    for label, name in enumerate(names):
         members = (files.part.labels == label) & torch.tensor(readable)
         index = members.nonzero().flatten()
         if len(index):
-            yield _write(files, index, folder / f"{_file_name(name)}.png")
+            yield _write(files, index, folder / f"{name}.png")
 
 
 def _write(files: PoolFiles, index: torch.Tensor, path: Path) -> Path:
@@ -62,6 +71,14 @@ def _write(files: PoolFiles, index: torch.Tensor, path: Path) -> Path:
     return path
 
 
-def _file_name(class_name: str) -> str:
-    """The class's name without what a path can't hold, at a length that every system takes."""
-    return re.sub(r"[^\w .,()-]", "_", class_name)[:80].rstrip(". ") or "_"
+def _file_names(class_names: tuple[str, ...]) -> list[str]:
+    """The classes' names without what a path can't hold, short, and no two alike."""
+    taken: set[str] = set()
+    names = []
+    for label, class_name in enumerate(class_names):
+        name = re.sub(r"[^\w .,()-]", "_", class_name)[:80].rstrip(". ") or "_"
+        if name.lower() in taken:
+            name = f"{name}-{label}"
+        taken.add(name.lower())
+        names.append(name)
+    return names

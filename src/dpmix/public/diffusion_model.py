@@ -103,8 +103,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 def out_of_memory(device: torch.device) -> DpmixError:
     """The error for a model or a batch that does not fit."""
     return DpmixError(
-        f"too little memory on {device} to draw; give a smaller --batch or --draw-size, "
-        "--attention-slicing, --dtype float16, or a smaller model"
+        f"too little memory on {device} to draw (what is drawn is kept); give a smaller --batch "
+        "or --draw-size, --attention-slicing, --dtype float16, or a smaller model"
     )
 
 

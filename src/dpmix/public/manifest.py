@@ -45,14 +45,23 @@ class ModelRecord(Part):
         return f"{self.name} with files {sha256(listed.encode()).hexdigest()[:16]}"
 
 
+class Session(Part):
+    """One call that drew images: when, on what, with which library versions."""
+
+    date: str
+    device: str
+    versions: dict[str, str]
+
+
 class ImageRecord(Part):
-    """One drawn file, by its posix path in the pool."""
+    """One drawn file, by its posix path in the pool; `session` counts from 0."""
 
     file: str
     class_name: str
     prompt: str
     seed: int
     sha256: str
+    session: int
 
 
 class Manifest(Part):
@@ -60,11 +69,9 @@ class Manifest(Part):
 
     format: Literal["dpmix-pool-1"] = "dpmix-pool-1"
     statement: str = STATEMENT
-    date: str
     model: ModelRecord
     settings: dict[str, Any]
-    device: str
-    versions: dict[str, str]
+    sessions: tuple[Session, ...]
     images: tuple[ImageRecord, ...]
 
     @classmethod

@@ -11,10 +11,11 @@ from dpmix.data.encoded import EncodedImages
 from dpmix.data.folder import class_folders
 from dpmix.data.npz_archive import NpzArchive
 from dpmix.data.npz_encoded import encoded_part
+from dpmix.data.source import check_labels
 from dpmix.errors import DpmixError
 from dpmix.public.manifest import Manifest
 
-JOURNAL = ".synthesis.jsonl"
+JOURNAL = "unfinished.jsonl"
 """What `dpmix synthesize` keeps while it is drawing; gone once the manifest is written."""
 
 
@@ -78,4 +79,6 @@ def _open_npz(path: Path) -> PoolFiles:
                 "folder with one folder of images per class"
             )
         part = encoded_part(archive, "train")
-        return PoolFiles(path, archive.class_names(part.labels), part, None)
+        names = archive.class_names(part.labels)
+        check_labels(part.labels, len(part.images), names)
+        return PoolFiles(path, names, part, None)

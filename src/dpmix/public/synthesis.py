@@ -13,7 +13,6 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 from PIL import Image
@@ -21,9 +20,9 @@ from PIL import Image
 from dpmix.atomic_files import stage
 from dpmix.errors import DpmixError
 from dpmix.public.artist import Artist, Sketch
-from dpmix.public.manifest import FILE_NAME, ImageRecord, Manifest, file_hash
+from dpmix.public.manifest import FILE_NAME, ImageRecord, Manifest, Session, file_hash
 from dpmix.public.prompts import PoolClass
-from dpmix.public.synthesis_journal import SynthesisJournal
+from dpmix.public.synthesis_journal import Begun, SynthesisJournal
 
 ATTEMPTS = 10
 _LIBRARIES = ("dpmix", "diffusers", "transformers", "torch")
@@ -102,40 +101,77 @@ def synthesize(
 
     Raises:
         DpmixError: a count below 1, a folder in use or holding something else, other settings than
-            the pool was begun with, a safety checker that withholds every attempt, a full disk, and
-            as `Artist.draw` raises.
+            the pool was begun with, a file in the way that dpmix did not make, a safety checker
+            that withholds every attempt, a full disk, and as `Artist.draw` raises.
     """
     for name, value in (("images-per-class", images_per_class), ("batch", batch)):
         if value < 1:
             raise DpmixError(f"{name} is {value}; expected 1 or more")
     with _held(root):
         journal = SynthesisJournal(root)
-        identity = asdict(settings) | {"model": artist.model.record.identity}
-        there = journal.begin(identity)
+        record = artist.model.record
+        identity = asdict(settings) | {"model": record.identity, "licence": record.licence}
+        begun = journal.read(identity)
         wanted = {
             f"{drawn.name}/{number:05}.png": (drawn, number)
             for drawn in classes
             for number in range(images_per_class)
         }
-        missing = [file for file in wanted if file not in there]
-        # Until it is whole again, the pool has no manifest that some of its files are not in.
-        if missing:
-            (root / FILE_NAME).unlink(missing_ok=True)
+        missing = [file for file in wanted if file not in begun.images]
+        _check(root, begun, missing, artist, classes)
+        if not missing and (root / FILE_NAME).is_file():
+            return Drawn(len(begun.images), 0, 0.0)
+        sessions = (*begun.sessions, *([_session(artist)] if missing else []))
+        journal.start(identity, sessions, begun)
+        there = dict(begun.images)
         total, start = len(wanted.keys() | there.keys()), time.perf_counter()
         report(len(there), total)
         for begin in range(0, len(missing), batch):
             files = missing[begin : begin + batch]
             made = _draw(artist, [wanted[file] for file in files], settings)
+            journal.intend(files)
+            # From here on the folder holds files that an older manifest does not name.
+            (root / FILE_NAME).unlink(missing_ok=True)
             records = [
-                _save(root, file, image, sketch, artist, settings.image_size)
+                _save(root, file, image, sketch, artist, settings.image_size, len(sessions) - 1)
                 for file, (image, sketch) in zip(files, made, strict=True)
             ]
             journal.add(records)
             there |= {record.file: record for record in records}
             report(len(there), total)
         seconds = time.perf_counter() - start
-        journal.finish(_manifest(artist, identity, tuple(there[file] for file in sorted(there))))
+        images = tuple(there[file] for file in sorted(there))
+        journal.finish(
+            Manifest(model=record, settings=identity, sessions=sessions, images=images)
+        )  # fmt: skip
         return Drawn(len(there), len(missing), seconds)
+
+
+def _check(
+    root: Path, begun: Begun, missing: list[str], artist: Artist, classes: tuple[PoolClass, ...]
+) -> None:
+    """Refuse to write over a file that dpmix did not make, or to draw a class in two ways."""
+    strange = [file for file in missing if file not in begun.own and (root / file).exists()]
+    if strange:
+        raise DpmixError(
+            f"pool '{root}' holds {len(strange)} files that dpmix synthesize did not make "
+            f"({strange[0]}), where images are to be drawn; move them elsewhere"
+        )
+    now = {drawn.name: artist.describe(drawn) for drawn in classes}
+    for image in begun.images.values():
+        if (prompt := now.get(image.class_name, image.prompt)) != image.prompt:
+            raise DpmixError(
+                f"pool '{root}': class '{image.class_name}' was drawn as '{image.prompt}', not as "
+                f"'{prompt}'; give the same phrase to go on with it, or another --output"
+            )
+
+
+def _session(artist: Artist) -> Session:
+    return Session(
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        device=str(artist.model.pipe.device),
+        versions={name: version(name) for name in _LIBRARIES},
+    )
 
 
 @contextmanager
@@ -200,6 +236,7 @@ def _save(
     sketch: Sketch,
     artist: Artist,
     image_size: int | None,
+    session: int,
 ) -> ImageRecord:
     path = root / file
     path.parent.mkdir(exist_ok=True)
@@ -212,17 +249,5 @@ def _save(
         prompt=artist.describe(sketch.drawn),
         seed=sketch.seed,
         sha256=file_hash(path),
-    )
-
-
-def _manifest(
-    artist: Artist, settings: dict[str, Any], images: tuple[ImageRecord, ...]
-) -> Manifest:
-    return Manifest(
-        date=datetime.now(UTC).isoformat(timespec="seconds"),
-        model=artist.model.record,
-        settings=settings,
-        device=str(artist.model.pipe.device),
-        versions={name: version(name) for name in _LIBRARIES},
-        images=images,
+        session=session,
     )

@@ -50,8 +50,9 @@ def provenance_rows(manifest: Manifest | None) -> Rows:
     if manifest is None:
         return [("manifest", "none: nothing is known of where the images come from")]
     model = manifest.model
+    dates = ", ".join(session.date for session in manifest.sessions)
     return [
-        ("manifest", f"matches all {len(manifest.images)} files (sha256); {manifest.date}"),
+        ("manifest", f"matches all {len(manifest.images)} files (sha256); {dates}"),
         ("drawn by", f"{model.identity} ({model.pipeline}, {model.scheduler})"),
         ("licence", model.licence or "not stated"),
         ("prompt", manifest.images[0].prompt if manifest.images else "none"),
