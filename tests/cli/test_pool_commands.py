@@ -126,6 +126,17 @@ def test_inspect_counts_images_for_the_classes_of_a_data_set(dpmix, here, public
     assert status == 2 and "need --data" in err
 
 
+def test_inspect_keeps_private_images_out_of_sheets_and_sheets_out_of_private_images(
+    dpmix, here, public_root, image_root
+):
+    status, _, err = dpmix("pool", "inspect", image_root / "train", "--data", image_root)
+    assert status == 2 and "overlaps the private data" in err
+    sheets = image_root / "sheets"
+    status, _, err = dpmix("pool", "inspect", public_root, "--data", image_root, "--sheets", sheets)
+    assert status == 2 and "the folder of contact sheets" in err
+    assert not sheets.exists() and not list(here.iterdir())
+
+
 def test_a_gap_check_spends_and_a_run_counts_it(dpmix, here, image_root, public_root, flags):
     check = ("pool", "gap", public_root, "--data", image_root)
     status, out, err = dpmix(*check, "--spend", 0.5, "--delta", 1e-4)

@@ -63,6 +63,11 @@ def inspect(
     Draws a contact sheet (PNG) for each class. The images are public, so showing them is safe.
     """
     console = Console()
+    folder = sheets or Path(f"{path.resolve().stem}-sheets")
+    if data is not None:
+        private = Path(data).expanduser()
+        refuse_private_path(path, private)
+        refuse_private_path(folder, private, "the folder of contact sheets")
     files = open_pool(path)
     served = None
     if data is not None:
@@ -75,7 +80,6 @@ def inspect(
         raise DpmixError("--pool-labels and --pool-unmapped need --data, whose classes they map to")
     with decoding_bar(console) as report:
         found = inspect_pool(files, report)
-    folder = sheets or Path(f"{path.resolve().stem}-sheets")
     drawn = sum(1 for _ in write_sheets(files, folder, set(found.corrupt)))
     rows = [
         *inspection_rows(files, found),

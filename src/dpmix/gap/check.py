@@ -39,11 +39,13 @@ class GapFinding:
         found: the distances.
         floor: what noise alone would show.
         advice: the verdict.
+        pool_images: how many images of the pool were compared: those with a class.
     """
 
     found: GapDistances
     floor: NoiseFloor
     advice: Advice
+    pool_images: int
 
 
 def check_gap(
@@ -113,7 +115,7 @@ def compare_features(
     released = exact.released(sigma, rng) if sigma else exact
     found = distances(ours, released, sigma)
     floor = _noise_floor(ours, released, sigma)
-    return GapFinding(found, floor, advise(found, floor))
+    return GapFinding(found, floor, advise(found, floor), len(pool[0]))
 
 
 def _embedded(

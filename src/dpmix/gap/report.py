@@ -104,6 +104,6 @@ def gap_report(
             "frechet_ratio": floor.frechet_ratio,
         },
         "backbone": {"name": backbone.name, "provenance": backbone.provenance},
-        "pool": pool.as_dict(),
+        "pool": pool.as_dict() | {"images_compared": finding.pool_images},
         "release": release and release.model_dump(),
     }
