@@ -32,7 +32,13 @@ class Section(BaseModel):
 class DataConfig(Section):
     """Which images, and how they are read."""
 
-    data: str = Field("mnist5k", description="mnist5k, an .npz file, or a folder of images")
+    data: str = Field(
+        "mnist5k",
+        description="a folder of images, an .npz file, mnist5k, or one of torchvision's sets: "
+        "cifar10, cifar100, eurosat, caltech256, sun397, pet",
+    )
+    data_root: str = Field("data", description="where torchvision keeps its data sets")
+    download: bool = Field(False, description="fetch a set of torchvision's that is not there")
     test_fraction: float | None = Field(
         None, description="share of test images, for a folder without train and test folders"
     )

@@ -39,6 +39,11 @@ def test_an_npz_without_names_is_refused(digits_npz):
         class_list(str(digits_npz))
 
 
+def test_a_set_of_torchvisions_has_to_be_named_by_hand():
+    with pytest.raises(DpmixError, match="of data set 'eurosat' are not read apart from"):
+        class_list("eurosat")
+
+
 def test_nothing_there_is_refused():
     with pytest.raises(DpmixError, match="unknown data 'mnist'"):
         class_list("mnist")

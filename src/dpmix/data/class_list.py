@@ -10,6 +10,7 @@ from dpmix.data.folder import class_folder_names
 from dpmix.data.load import nothing_found
 from dpmix.data.mnist import CLASS_NAMES
 from dpmix.data.npz_archive import NpzArchive
+from dpmix.data.torchvision_sets import TORCHVISION_SETS
 from dpmix.errors import DpmixError
 
 _BUILT_IN = {"mnist5k": CLASS_NAMES}
@@ -26,6 +27,11 @@ def class_list(data: str) -> tuple[str, ...]:
     """
     if data in _BUILT_IN:
         return _BUILT_IN[data]
+    if data in TORCHVISION_SETS:
+        raise DpmixError(
+            f"the class names of data set '{data}' are not read apart from its images; name the "
+            "classes by hand"
+        )
     path = Path(data).expanduser()
     if path.is_dir():
         return class_folder_names(path)

@@ -9,6 +9,7 @@ from dpmix.data.mnist import mnist5k
 from dpmix.data.npz import npz_splits
 from dpmix.data.options import Progress, ReadOptions
 from dpmix.data.splits import Splits
+from dpmix.data.torchvision_sets import TORCHVISION_SETS, torchvision_splits
 from dpmix.errors import DpmixError, nearest
 
 BUILT_IN: dict[str, Callable[[ReadOptions], Splits]] = {"mnist5k": mnist5k}
@@ -24,17 +25,21 @@ def load_splits(
     skip_corrupt: bool = False,
     workers: int | None = None,
     progress: Progress | None = None,
+    data_root: str = "data",
+    download: bool = False,
 ) -> Splits:
     """Load the data set `data`; a built-in name goes before a file or folder of that name.
 
     Args:
-        data: a name in `BUILT_IN`, a path ending in ``.npz``, or an image folder.
+        data: a name in `BUILT_IN` or `TORCHVISION_SETS`, a path ending in ``.npz``, or a folder.
         test_fraction: share of test files, for a folder of classes without train and test folders.
         image_size: as in `ReadOptions`, like the arguments after it.
         channels: 1 or 3.
         skip_corrupt: leave out what cannot be decoded.
         workers: decoding threads.
         progress: told (done, total) during a long decode.
+        data_root: where torchvision keeps its data sets.
+        download: fetch one of those if it is not there.
 
     Raises:
         DpmixError: nothing of that name, data that is not as expected, or an option that does not
@@ -42,9 +47,10 @@ def load_splits(
     """
     options = ReadOptions(image_size, channels, skip_corrupt, workers, progress)
     path = Path(data).expanduser()
-    if data not in BUILT_IN and path.is_dir():
+    named = data in BUILT_IN or data in TORCHVISION_SETS
+    if not named and path.is_dir():
         return folder_splits(path, options, test_fraction)
-    if data not in BUILT_IN and not (path.suffix == ".npz" and path.is_file()):
+    if not named and not (path.suffix == ".npz" and path.is_file()):
         raise nothing_found(data, path)
     if test_fraction is not None:
         raise DpmixError(
@@ -53,6 +59,8 @@ def load_splits(
         )
     if data in BUILT_IN:
         return _built_in(data, options)
+    if data in TORCHVISION_SETS:
+        return torchvision_splits(data, options, Path(data_root).expanduser(), download)
     return npz_splits(path, options)
 
 
@@ -70,5 +78,5 @@ def nothing_found(data: str, path: Path) -> DpmixError:
         return DpmixError(f"no file or folder '{data}'; expected the data there: check the path")
     return DpmixError(
         f"unknown data '{data}'; expected a folder, an .npz file or a built-in name: "
-        f"{nearest(data, BUILT_IN)}"
+        f"{nearest(data, [*BUILT_IN, *TORCHVISION_SETS])}"
     )
