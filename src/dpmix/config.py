@@ -35,10 +35,10 @@ class DataConfig(Section):
     data: str = Field(
         "mnist5k",
         description="a folder of images, an .npz file, mnist5k, or one of torchvision's sets: "
-        "cifar10, cifar100, eurosat, caltech256, sun397, pet",
+        "cifar10, cifar100, eurosat, caltech256, sun397, pet; or hf:NAME",
     )
     data_root: str = Field("data", description="where torchvision keeps its data sets")
-    download: bool = Field(False, description="fetch a set of torchvision's that is not there")
+    download: bool = Field(False, description="fetch a named set that is not there")
     test_fraction: float | None = Field(
         None, description="share of test images, for a folder without train and test folders"
     )

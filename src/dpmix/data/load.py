@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dpmix.data.folder import folder_splits
+from dpmix.data.hugging_face import PREFIX, hugging_face_splits
 from dpmix.data.mnist import mnist5k
 from dpmix.data.npz import npz_splits
 from dpmix.data.options import Progress, ReadOptions
@@ -31,7 +32,8 @@ def load_splits(
     """Load the data set `data`; a built-in name goes before a file or folder of that name.
 
     Args:
-        data: a name in `BUILT_IN` or `TORCHVISION_SETS`, a path ending in ``.npz``, or a folder.
+        data: a name in `BUILT_IN` or `TORCHVISION_SETS`, ``hf:NAME``, a path ending in ``.npz``,
+            or a folder.
         test_fraction: share of test files, for a folder of classes without train and test folders.
         image_size: as in `ReadOptions`, like the arguments after it.
         channels: 1 or 3.
@@ -39,7 +41,7 @@ def load_splits(
         workers: decoding threads.
         progress: told (done, total) during a long decode.
         data_root: where torchvision keeps its data sets.
-        download: fetch one of those if it is not there.
+        download: fetch one of those, or ``hf:NAME``, if it is not there.
 
     Raises:
         DpmixError: nothing of that name, data that is not as expected, or an option that does not
@@ -47,7 +49,7 @@ def load_splits(
     """
     options = ReadOptions(image_size, channels, skip_corrupt, workers, progress)
     path = Path(data).expanduser()
-    named = data in BUILT_IN or data in TORCHVISION_SETS
+    named = data in BUILT_IN or data in TORCHVISION_SETS or data.startswith(PREFIX)
     if not named and path.is_dir():
         return folder_splits(path, options, test_fraction)
     if not named and not (path.suffix == ".npz" and path.is_file()):
@@ -59,6 +61,8 @@ def load_splits(
         )
     if data in BUILT_IN:
         return _built_in(data, options)
+    if data.startswith(PREFIX):
+        return hugging_face_splits(data.removeprefix(PREFIX), options, download)
     if data in TORCHVISION_SETS:
         return torchvision_splits(data, options, Path(data_root).expanduser(), download)
     return npz_splits(path, options)
