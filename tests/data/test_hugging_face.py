@@ -84,7 +84,7 @@ def test_nothing_is_fetched_unless_asked_for():
 
 
 def test_a_test_fraction_does_not_apply(write):
-    with pytest.raises(DpmixError, match="--test-fraction 0.2 does not apply"):
+    with pytest.raises(DpmixError, match=r"--test-fraction 0\.2 does not apply"):
         load_splits(write({"train": 4, "test": 2}), test_fraction=0.2)
 
 
