@@ -220,6 +220,13 @@ def _pool(config: Config, splits: Splits, progress: Progress | None) -> LoadedPo
             skip_corrupt=data.skip_corrupt, workers=data.workers, progress=progress
         ),
     )
+    without = loaded.facts.classes_without
+    if views.pool_draw == "same-class" and views.method == "mix-diff" and without:
+        raise DpmixError(
+            f"pool_draw same-class: the public pool '{path}' has no image of class "
+            f"{', '.join(without)}; expected one or more of each: add some, or use --pool-draw "
+            "uniform"
+        )
     refuse_overlap(loaded.pool, loaded.names, splits)
     return loaded
 

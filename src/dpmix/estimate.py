@@ -57,6 +57,7 @@ def estimate_rows(parts: Assembly) -> list[tuple[str, str]]:
     return [
         ("model", f"{parts.config.model.model}, {parameter_count(parts.model):,} parameters"),
         ("data", data_line(parts.splits)),
+        *_pretraining_rows(parts),
         *pool_rows(parts.pool_facts, parts.config.views.pool_role),
         ("flip", "on" if parts.views.spec.flip else "off"),
         ("cost of a step", f"{groups:g} clipped gradients x {views} views = "
@@ -65,6 +66,13 @@ def estimate_rows(parts: Assembly) -> list[tuple[str, str]]:
         ("time", f"about {seconds:.2f} s a step, {_duration(seconds * parts.plan.steps)} in all "
          f"on {parts.device}"),
     ]  # fmt: skip
+
+
+def _pretraining_rows(parts: Assembly) -> list[tuple[str, str]]:
+    if parts.pretraining is None:
+        return []
+    work = parts.pretraining
+    return [("pretraining", f"{work.epochs} epochs, {work.steps} steps; not in the time below")]
 
 
 def data_line(splits: Splits) -> str:

@@ -87,16 +87,53 @@ def test_the_same_command_again_draws_nothing(draw):
 def test_a_mistake_is_one_line(draw, arguments, said):
     status, out, err = draw(*arguments)
     assert status == 2
-    assert out == "" and said in err
-    assert err.startswith("error:") and err.count("\n") == 1
+    # Only what is about to be drawn may stand before it.
+    assert out == "" or (out.startswith("drawing: ") and out.count("\n") == 1)
+    assert said in err and err.startswith("error:") and err.count("\n") == 1
 
 
-def test_inspect_shows_what_is_there_and_draws_sheets(dpmix, draw, here):
+def test_a_pool_is_not_drawn_into_the_private_folder(draw, image_root):
+    status, _, err = draw("--data", image_root, output=image_root / "pool")
+    assert status == 2 and "overlaps the private data" in err
+    assert not (image_root / "pool").exists()
+
+
+def test_the_prompts_are_shown_before_drawing(draw):
+    _, out, _ = draw("--class", "cat", "--class", "dog", "--class", "ox", "--class", "emu")
+    first = out.splitlines()[0]
+    assert first == "drawing: a photo of a cat; a photo of a dog; a photo of a ox and 1 more"
+
+
+def test_inspect_shows_how_a_pool_differs_from_its_manifest(dpmix, draw, here):
+    draw("--class", "cat")
+    (here / "pool" / "cat" / "00001.png").unlink()
+    status, out, _ = dpmix("pool", "inspect", "pool")
+    assert status == 0 and "files missing: 1 (cat/00001.png)" in out
+    draw("--class", "cat")
+    assert "matches all 2 files" in dpmix("pool", "inspect", "pool")[1]
+
+
+def test_a_run_says_what_of_its_pool_it_uses(dpmix, here, image_root, public_root, flags):
+    (public_root / "disc").rename(public_root / "round")
+    train = ("train", "--data", image_root, "--method", "mix-diff", "--pool", public_root, *flags)
+    status, out, _ = dpmix(*train, "--pool-unmapped", "leave-out", "--dry-run")
+    assert status == 0 and "15 images, role mix; 15 left out; none of class disc" in out
+    status, out, _ = dpmix(*train, "--pool-unmapped", "unlabelled", "--dry-run")
+    assert "30 images, role mix; 15 without a label" in out
+    same = ("--pool-unmapped", "leave-out", "--pool-draw", "same-class")
+    status, _, err = dpmix(*train, *same)
+    assert status == 2 and "has no image of class disc" in err
+    pretrain = [part if part != "mix-diff" else "mix-self" for part in train]
+    status, out, _ = dpmix(*pretrain, *same[:2], "--pool-role", "pretrain", "--dry-run")
+    assert status == 0 and "20 epochs, 20 steps; not in the time below" in out
+
+
+def test_inspect_shows_what_what_is_there_and_draws_sheets(dpmix, draw, here):
     draw("--class", "cat", "--class", "dog")
     status, out, err = dpmix("pool", "inspect", "pool")
     assert (status, err) == (0, "")
     for said in ("4 in 2 classes", "16x16: 4", "matches all 4 files", "No private image was read",
-                 "openrail", "pool-sheets: 2 files", "a photo of a cat"):  # fmt: skip
+                 "openrail", "pool-sheets: 2 files", "a photo of a {class}"):  # fmt: skip
         assert said in out
     assert Image.open(here / "pool-sheets" / "cat.png").size == (204, 104)
 
@@ -139,16 +176,16 @@ def test_inspect_keeps_private_images_out_of_sheets_and_sheets_out_of_private_im
 
 def test_a_gap_check_spends_and_a_run_counts_it(dpmix, here, image_root, public_root, flags):
     check = ("pool", "gap", public_root, "--data", image_root)
-    status, out, err = dpmix(*check, "--spend", 0.5, "--delta", 1e-4)
+    status, out, err = dpmix(*check, "--spend", 8, "--delta", 1e-4)
     assert (status, err) == (0, "")
-    assert "advice" in out and "epsilon 0.5" in out and "dpmix train --spent gap.json" in out
+    assert "advice" in out and "epsilon 8.0" in out and "dpmix train --spent gap.json" in out
     report = json.loads((here / "gap.json").read_text())
-    assert report["release"]["epsilon"] <= 0.5
+    assert report["release"]["epsilon"] <= 8
     assert set(report["class_distance"]) <= {"disc", "stripes"}
-    status, _, err = dpmix(*check, "--spend", 0.5)
+    status, _, err = dpmix(*check, "--spend", 8)
     assert status == 2 and "'gap.json' is there already" in err
     assert json.loads((here / "gap.json").read_text()) == report
-    train = ("train", "--data", image_root, "--spent", "gap.json", *flags)
+    train = ("train", "--data", image_root, "--spent", "gap.json", *flags, "--epsilon", 12)
     status, out, err = dpmix(*train, "--output", "run")
     assert (status, err) == (0, "") and "1 release(s), included in epsilon" in out
     statement = json.loads((here / "run" / "privacy.json").read_text())
@@ -172,7 +209,7 @@ def test_a_gap_check_between_public_sets_is_exact_and_free(dpmix, here, image_ro
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ((), "spends some of their budget: give --spend 0.1, or --public"),
+        ((), "spends some of their budget: give --spend 0.5, or --public"),
         (("--spend", "0.1", "--public"), "(one of the two)"),
         (("--spend", "0"), "spend is 0"),
         (("--spend", "0.1", "--delta", "1"), "delta is 1"),

@@ -6,7 +6,7 @@ import torch
 
 from dpmix.data.source import TensorSource
 from dpmix.errors import DpmixError
-from dpmix.gap.check import check_gap
+from dpmix.gap.check import check_gap, compare_features
 from dpmix.models.backbone import load_backbone
 from dpmix.public.class_map import UNLABELLED
 from dpmix.public.pool import PublicPool
@@ -74,11 +74,31 @@ def test_the_advice_is_right_where_the_gap_is_known(private, backbone, name, ver
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_too_little_spent_is_never_taken_for_a_good_pool(private, backbone, seed):
-    finding = check("swapped labels", private, backbone, 400.0, seed)
-    assert finding.advice.verdict != "use"
-    twin = check("twin", private, backbone, 400.0, seed)
-    assert twin.advice.verdict == "use with care"
+def test_too_much_noise_is_never_taken_for_a_good_pool(private, backbone, seed):
+    features = backbone.features(private.pixels), private.labels
+    rng = np.random.default_rng(seed)
+    for name, verdicts in (("swapped labels", {"use with care", "leave out"}),
+                           ("twin", {"use with care"})):  # fmt: skip
+        images, labels = pools()[name]
+        pool = backbone.features(images), labels
+        assert compare_features(pool, features, 4, 400.0, rng).advice.verdict in verdicts
+
+
+def test_a_budget_that_can_tell_nothing_is_refused_before_a_private_image_is_read(
+    private, backbone, monkeypatch
+):
+    monkeypatch.setattr(type(private), "images", lambda self, index: 1 / 0)
+    said = r"with 2000 images in 4 classes, noise of 400 would drown .* nothing was spent"
+    with pytest.raises(DpmixError, match=said) as error:
+        check("twin", private, backbone, 400.0)
+    enough = float(str(error.value).split("noise is about ")[1].split()[0])
+    assert 4 < enough < 400
+    monkeypatch.undo()
+    assert check("twin", private, backbone, enough).advice.verdict in ("use", "use with care")
+
+
+def test_a_pool_whose_own_classes_do_not_differ_is_not_blamed_on_the_noise(private, backbone):
+    assert check("noise", private, backbone, 20.0).advice.verdict == "leave out"
 
 
 def test_a_private_image_is_embedded_alone(private, backbone, monkeypatch):

@@ -57,6 +57,15 @@ def test_three_of_many_are_named(check):
         check(all_of_them)
 
 
+def test_every_copy_of_an_image_is_named(check):
+    def twice(root, splits):
+        for name in ("x", "y"):
+            saved(splits.train, 2, root / "bee" / f"{name}.png")
+
+    with pytest.raises(DpmixError, match=r"2 of its images .*bee/x.png, bee/y.png"):
+        check(twice)
+
+
 def test_one_changed_bit_is_another_image(check):
     def nearly(root, splits):
         pixels = splits.train.images(torch.tensor([0]))[0].permute(1, 2, 0).numpy().copy()

@@ -61,7 +61,7 @@ def test_a_file_of_classes_has_names_phrases_and_comments(tmp_path):
 @pytest.mark.parametrize(
     ("names", "said"),
     [
-        ((), "hold no class"),
+        ((), "no class in the class names"),
         (("cat", "Cat"), "hold 'cat' and 'Cat', which name the same folder"),
         (("cat", "cat"), "hold 'cat' and 'cat'"),
         (("a/b",), "class name 'a/b' can't name a folder .*'plain-name: a b'"),
@@ -79,7 +79,7 @@ def test_names_that_can_be_no_folders_are_refused(names, said):
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("# nothing\n", "hold no class"), ("cat:\n", "class 'cat' has an empty phrase")],
+    [("# nothing\n", "no class in"), ("cat:\n", "class 'cat' has an empty phrase")],
 )
 def test_a_file_that_names_nothing_is_refused(tmp_path, text, said):
     path = tmp_path / "classes.txt"

@@ -50,13 +50,14 @@ def test_the_data_is_named_without_its_path():
 @pytest.mark.parametrize(
     ("model", "licence", "said"),
     [
-        ("painter at 12ab", "openrail", "painter at 12ab (licence: openrail)"),
-        (None, None, "not stated (licence: not stated)"),
+        ("painter at 12ab", "openrail", "drawn by painter at 12ab (licence: openrail)"),
+        (None, None, "not stated: no manifest (licence: not stated)"),
     ],
 )
 def test_a_pool_is_named_with_who_drew_it(model, licence, said):
-    facts = PoolFacts("images", 40, "aa", "bb", model, licence)
+    facts = PoolFacts("images", 40, "aa", "bb", model, licence, left_out=7)
     text, _ = card({"a": 1.0, "b": 1.0}, facts, method="mix-diff")
-    assert "| public pool | images: 40 images, role `mix`, drawn uniform |" in text
-    assert f"| the pool's images were drawn by | {said} |" in text
+    pool = "images: 40 images (7 left out, 0 without a label), role `mix`, drawn uniform"
+    assert f"| public pool | {pool} |" in text
+    assert f"| origin of the pool | {said} |" in text
     assert "| pretrained weights | none |" in text

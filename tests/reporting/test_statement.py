@@ -87,11 +87,13 @@ def test_weights_that_were_pretrained_on_the_pool_are_stated(role, weights):
     config = Config.load(pool="cats", pool_role=role)
     said = privacy_statement(config, PLAN, pool=facts, steps=4, weights_sha256="ab")
     assert said["public_inputs"]["pretrained_weights"] == weights
+    use = {"role": "mix", "draw": "uniform"} if role == "mix" else {"role": role, "epochs": 20}
+    assert said["public_inputs"]["pool"] == facts.as_dict() | use
 
 
 def test_the_pool_is_stated_by_what_is_known_of_it():
     facts = PoolFacts("cats", 7, "aa", "bb", "painter at 1234", "openrail")
     config = Config.load(method="mix-diff", pool="/home/alice/cats", pool_role="extra")
     said = privacy_statement(config, PLAN, pool=facts, steps=4, weights_sha256="ab")
-    assert said["public_inputs"]["pool"] == facts.as_dict() | {"role": "extra"}
+    assert said["public_inputs"]["pool"] == facts.as_dict() | {"role": "extra", "draw": "uniform"}
     assert "alice" not in str(said)

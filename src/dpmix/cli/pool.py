@@ -18,11 +18,11 @@ from dpmix.gap.check import check_gap
 from dpmix.gap.report import Budget, gap_report, reserved
 from dpmix.models.backbone import load_backbone
 from dpmix.public.class_map import class_map
-from dpmix.public.contact_sheet import write_sheets
+from dpmix.public.contact_sheet import PER_SHEET, write_sheets
 from dpmix.public.inspection import inspect_pool
 from dpmix.public.load import load_pool
 from dpmix.public.overlap import refuse_overlap, refuse_private_path
-from dpmix.public.pool_files import open_pool
+from dpmix.public.pool_files import PoolFiles, open_pool
 from dpmix.reporting.pool_summary import gap_rows, inspection_rows, provenance_rows, served_rows
 from dpmix.reporting.summary import two_columns
 from dpmix.training.json_text import to_json
@@ -68,7 +68,7 @@ def inspect(
         private = Path(data).expanduser()
         refuse_private_path(path, private)
         refuse_private_path(folder, private, "the folder of contact sheets")
-    files = open_pool(path)
+    files = open_pool(path, verify=False)
     served = None
     if data is not None:
         names = class_list(data)
@@ -83,8 +83,8 @@ def inspect(
     drawn = sum(1 for _ in write_sheets(files, folder, set(found.corrupt)))
     rows = [
         *inspection_rows(files, found),
-        *provenance_rows(files.manifest),
-        ("contact sheets", f"{folder}: {drawn} files"),
+        *provenance_rows(files.manifest, _mismatch(files)),
+        ("contact sheets", f"{folder}: {drawn} files, up to {PER_SHEET} images of a class each"),
         *(served_rows(found, *served) if served else []),
     ]
     console.print(two_columns(rows), highlight=False)
@@ -94,12 +94,23 @@ def inspect(
     console.print(table)
 
 
+def _mismatch(files: PoolFiles) -> str | None:
+    """How a pool differs from its manifest: here something to see, in training a refusal."""
+    try:
+        if files.manifest is not None:
+            files.manifest.verify(files.path, files.images.names)
+    except DpmixError as error:
+        return str(error)
+    return None
+
+
 @pool.command()
 def gap(
     path: PoolPath,
     data: Annotated[str, typer.Option(help="the images to compare with: their training split")],
     spend: Annotated[
-        float | None, typer.Option(help="epsilon for it, from the private images' budget; try 0.1")
+        float | None,
+        typer.Option(help="epsilon for it, from the private images' budget; try 0.5"),
     ] = None,
     delta: Annotated[float, typer.Option(help="delta of that epsilon")] = 1e-6,
     public: Annotated[
@@ -129,7 +140,7 @@ def gap(
     console = Console()
     if public == (spend is not None):
         raise DpmixError(
-            "a gap check of private images spends some of their budget: give --spend 0.1, or "
+            "a gap check of private images spends some of their budget: give --spend 0.5, or "
             "--public if --data are public too (one of the two)"
         )
     budget = None if spend is None else Budget.of(spend, delta)

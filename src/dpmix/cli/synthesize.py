@@ -12,10 +12,13 @@ from dpmix.data.class_list import class_list
 from dpmix.errors import DpmixError, nearest
 from dpmix.public.artist import artist
 from dpmix.public.diffusion_model import DTYPES, default_dtype, load_model
+from dpmix.public.overlap import refuse_private_path
 from dpmix.public.prompts import PoolClass, as_classes, read_classes, template_text
 from dpmix.public.synthesis import SynthesisSettings
 from dpmix.public.synthesis import synthesize as draw
 from dpmix.reporting.summary import two_columns
+
+PROMPTS_SHOWN = 3
 
 
 def synthesize(
@@ -27,7 +30,11 @@ def synthesize(
         list[str] | None, typer.Option("--class", help="a class to draw; repeatable")
     ] = None,
     classes_file: Annotated[
-        Path | None, typer.Option(help="text file, a class a line: 'name', or 'name: phrase'")
+        Path | None,
+        typer.Option(
+            help="text file, a class a line: 'name', or 'name: phrase' for the prompt; for a "
+            "class-conditional model the phrase is its label, or '#281', its number"
+        ),
     ] = None,
     data: Annotated[
         str | None, typer.Option(help="a data set whose class names to take; no image is read")
@@ -76,11 +83,13 @@ def synthesize(
     """
     console = Console()
     classes = _classes(class_, classes_file, data)
+    if data is not None:
+        refuse_private_path(output, Path(data).expanduser())
     text = template_text(template)
     where = choose_device(device)
     kind = default_dtype(where) if dtype == "auto" else dtype
     if kind not in DTYPES:
-        raise DpmixError(f"unknown dtype '{kind}': {nearest(kind, DTYPES)}")
+        raise DpmixError(f"unknown dtype '{kind}': {nearest(kind, [*DTYPES, 'auto'])}")
     settings = SynthesisSettings(text, draw_size, image_size, steps, guidance, seed, kind)
     loaded = load_model(
         model,
@@ -94,6 +103,9 @@ def synthesize(
     hand = artist(
         loaded, classes, template=text, size=draw_size, steps=steps, guidance=guidance
     )  # fmt: skip
+    told = [hand.describe(one) for one in classes]
+    more = f" and {len(told) - PROMPTS_SHOWN} more" if len(told) > PROMPTS_SHOWN else ""
+    console.print(f"drawing: {'; '.join(told[:PROMPTS_SHOWN])}{more}", highlight=False)
     with counting_bar(console, "drawing images", "images") as report:
         drawn = draw(
             output, hand, classes, settings,

@@ -18,17 +18,19 @@ from torch import Tensor
 
 from dpmix.data.source import ImageSource
 from dpmix.errors import DpmixError
-from dpmix.gap.advice import Advice, NoiseFloor, advise
+from dpmix.gap.advice import NEAR, Advice, NoiseFloor, advise
 from dpmix.gap.distance import GapDistances, distances
 from dpmix.gap.moments import Moments
 from dpmix.gap.projection import PublicProjection
 from dpmix.models.backbone import Backbone
+from dpmix.privacy.accounting import epsilon_gaussian
 from dpmix.public.class_map import UNLABELLED
 from dpmix.public.pool import PublicPool
 
 TWINS = 40
 _BATCH = 128
 _LEAST_POOL = 20
+_LEAST_SIGMA = 0.1
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,8 @@ def check_gap(
         report: told (images embedded, images in all).
 
     Raises:
-        DpmixError: fewer than 20 labelled images in the pool.
+        DpmixError: fewer than 20 labelled images in the pool, or a sigma that would drown any
+            answer: said before a private image is read, from their number alone, which is public.
     """
     labelled = (pool.labels != UNLABELLED).nonzero().flatten()
     if len(labelled) < _LEAST_POOL:
@@ -84,6 +87,9 @@ def check_gap(
         return pool.take(labelled[index])[0]
 
     ours = _embedded(public, len(labelled), _BATCH, backbone, device, lambda n: report(n, total))
+    if sigma:
+        classes = len(private.class_names)
+        _refuse_too_much_noise(ours, pool.labels[labelled], len(private), classes, sigma)
     theirs = _embedded(
         private.images,
         len(private),
@@ -116,6 +122,30 @@ def compare_features(
     found = distances(ours, released, sigma)
     floor = _noise_floor(ours, released, sigma)
     return GapFinding(found, floor, advise(found, floor), len(pool[0]))
+
+
+def _refuse_too_much_noise(
+    features: Float[Tensor, "P D"],
+    labels: Int64[Tensor, " P"],
+    count: int,
+    classes: int,
+    sigma: float,
+) -> None:
+    """Refuse to spend where even the pool's own twin could not be told to be near."""
+    ours = Moments.of(PublicProjection.of(features)(features), labels, classes)
+    expected = ours.scaled(torch.full((classes,), count / classes, dtype=torch.float64))
+    if not math.isfinite(distances(ours, expected, 0.0).class_ratio):
+        return  # No noise is to blame: the pool's classes can't be told from each other.
+    if _noise_floor(ours, expected, sigma).class_ratio < NEAR:
+        return
+    enough = sigma
+    while _noise_floor(ours, expected, enough).class_ratio >= NEAR and enough > _LEAST_SIGMA:
+        enough /= 2
+    raise DpmixError(
+        f"with {count} images in {classes} classes, noise of {sigma:.3g} would drown any answer; "
+        f"nothing was spent: give a larger --spend, so that the noise is about {enough:.2g} (an "
+        f"epsilon of {epsilon_gaussian(enough, 1e-6):.2g} at delta 1e-6)"
+    )
 
 
 def _embedded(

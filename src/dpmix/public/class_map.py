@@ -77,8 +77,8 @@ def _read(
         raise DpmixError(f"cannot read pool labels '{path}': {error}; check the file") from None
     if not rows or tuple(cell.strip() for cell in rows[0]) != HEADER:
         raise DpmixError(
-            f"pool labels '{path}' do not start with '{','.join(HEADER)}'; expected that header "
-            "and one row for each class of the pool"
+            f"pool labels '{path}' do not start with '{','.join(HEADER)}'; expected that header, "
+            "with a comma, in UTF-8, and one row for each class of the pool"
         )
     targets: dict[str, int] = {}
     for number, row in enumerate(rows[1:], start=2):

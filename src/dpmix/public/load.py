@@ -10,7 +10,7 @@ import torch
 from dpmix.data.decode import EncodedPart, decode_sources
 from dpmix.data.options import ReadOptions
 from dpmix.errors import DpmixError
-from dpmix.public.class_map import LEFT_OUT, class_map
+from dpmix.public.class_map import LEFT_OUT, UNLABELLED, class_map
 from dpmix.public.manifest import FILE_NAME, file_hash
 from dpmix.public.pixel_store import stored_pixels
 from dpmix.public.pool import PublicPool
@@ -30,6 +30,9 @@ class PoolFacts:
         manifest_sha256: of the manifest, where there is one.
         model: what drew the images, and its revision, where the manifest says it.
         licence: of that model, where known.
+        left_out: images of pool classes that stand for none.
+        unlabelled: images with a uniform soft label, of those used.
+        classes_without: classes that no image of the pool has.
     """
 
     name: str
@@ -38,6 +41,9 @@ class PoolFacts:
     manifest_sha256: str | None
     model: str | None
     licence: str | None
+    left_out: int = 0
+    unlabelled: int = 0
+    classes_without: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -100,7 +106,8 @@ def load_pool(
         )
     pool = PublicPool(stored_pixels(source), torch.tensor(targets)[source.labels])
     names = tuple(name for i, name in enumerate(part.images.names) if i not in corrupt)
-    return LoadedPool(pool, names, _facts(files, pool))
+    left_out = len(files.images) - len(part.images)
+    return LoadedPool(pool, names, _facts(files, pool, class_names, left_out))
 
 
 def _used(part: EncodedPart, targets: torch.Tensor) -> EncodedPart:
@@ -109,7 +116,9 @@ def _used(part: EncodedPart, targets: torch.Tensor) -> EncodedPart:
     return EncodedPart(part.images.take(kept), part.labels[kept])
 
 
-def _facts(files: PoolFiles, pool: PublicPool) -> PoolFacts:
+def _facts(
+    files: PoolFiles, pool: PublicPool, class_names: tuple[str, ...], left_out: int
+) -> PoolFacts:
     digest = sha256(pool.labels.numpy().tobytes())
     for batch in pool.images.split(_BATCH):
         digest.update(batch.numpy().tobytes())
@@ -122,4 +131,9 @@ def _facts(files: PoolFiles, pool: PublicPool) -> PoolFacts:
         manifest_sha256=file_hash(files.path / FILE_NAME) if manifest else None,
         model=manifest.model.identity if manifest else None,
         licence=manifest.model.licence if manifest else None,
+        left_out=left_out,
+        unlabelled=int((pool.labels == UNLABELLED).sum()),
+        classes_without=tuple(
+            name for label, name in enumerate(class_names) if not (pool.labels == label).any()
+        ),
     )

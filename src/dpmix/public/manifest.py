@@ -101,12 +101,12 @@ class Manifest(Part):
         """
         expected = {image.file: image.sha256 for image in self.images}
         if missing := sorted(expected.keys() - set(present)):
-            raise _mismatch(root, f"{len(missing)} files are missing", missing)
+            raise _mismatch(root, f"files missing: {len(missing)}", missing)
         if unknown := sorted(set(present) - expected.keys()):
-            raise _mismatch(root, f"{len(unknown)} files are not in it", unknown)
+            raise _mismatch(root, f"files not in it: {len(unknown)}", unknown)
         changed = [name for name in sorted(expected) if file_hash(root / name) != expected[name]]
         if changed:
-            raise _mismatch(root, f"{len(changed)} files were changed (sha256)", changed)
+            raise _mismatch(root, f"files changed (sha256): {len(changed)}", changed)
 
 
 def file_hash(path: Path) -> str:
@@ -131,6 +131,7 @@ def _mismatch(root: Path, what: str, names: list[str]) -> DpmixError:
     more = ", ..." if len(names) > _SHOWN else ""
     return DpmixError(
         f"the public pool '{root}' does not match its {FILE_NAME}: {what} "
-        f"({', '.join(names[:_SHOWN])}{more}); expected the pool as it was made: make it again, or "
-        f"remove {FILE_NAME} to use it without provenance"
+        f"({', '.join(names[:_SHOWN])}{more}); expected the pool as it was made: the same dpmix "
+        "synthesize command draws missing and changed files anew; take others out, or remove "
+        f"{FILE_NAME} to use it without provenance"
     )

@@ -33,9 +33,10 @@ def refuse_overlap(pool: PublicPool, names: tuple[str, ...], splits: Splits) -> 
         DpmixError: pool images that are private ones; whether a run is refused is not protected by
             the guarantee.
     """
-    held: dict[bytes, int] = {}
+    held: dict[bytes, list[int]] = {}
     for index in torch.arange(len(pool)).split(_BATCH):
-        held |= dict(zip(_digests(pool.images[index]), index.tolist(), strict=True))
+        for digest, place in zip(_digests(pool.images[index]), index.tolist(), strict=True):
+            held.setdefault(digest, []).append(place)
     for side, source in (("training", splits.train), ("test", splits.test)):
         if shared := sorted(_shared(held, source)):
             more = ", ..." if len(shared) > _SHOWN else ""
@@ -62,13 +63,13 @@ def refuse_private_path(pool: Path, private: Path, what: str = "the public pool"
         )
 
 
-def _shared(held: dict[bytes, int], source: ImageSource) -> set[int]:
+def _shared(held: dict[bytes, list[int]], source: ImageSource) -> set[int]:
     """Which pool images `source` holds."""
     return {
-        held[digest]
+        place
         for index in torch.arange(len(source)).split(_BATCH)
         for digest in _digests(source.images(index))
-        if digest in held
+        for place in held.get(digest, ())
     }
 
 

@@ -41,15 +41,19 @@ class PoolFiles:
         return self.part.images
 
 
-def open_pool(path: Path) -> PoolFiles:
-    """List the pool at `path` and check it against its manifest; of an `.npz`, the training split.
+def open_pool(path: Path, *, verify: bool = True) -> PoolFiles:
+    """List the pool at `path`, of an `.npz` the training split.
+
+    Args:
+        path: a folder or an `.npz` file.
+        verify: check a folder against its manifest; only looking at a pool may go without.
 
     Raises:
         DpmixError: nothing there, an unfinished pool, files that do not match the manifest, and as
             `class_folders` and `encoded_part` raise.
     """
     if path.is_dir():
-        return _open_folder(path)
+        return _open_folder(path, verify)
     if path.suffix == ".npz" and path.is_file():
         return _open_npz(path)
     raise DpmixError(
@@ -58,7 +62,7 @@ def open_pool(path: Path) -> PoolFiles:
     )
 
 
-def _open_folder(root: Path) -> PoolFiles:
+def _open_folder(root: Path, verify: bool) -> PoolFiles:
     manifest = Manifest.read(root)
     if manifest is None and (root / JOURNAL).is_file():
         raise DpmixError(
@@ -66,7 +70,7 @@ def _open_folder(root: Path) -> PoolFiles:
             "on where it stopped"
         )
     names, part = class_folders(root)
-    if manifest is not None:
+    if manifest is not None and verify:
         manifest.verify(root, part.images.names)
     return PoolFiles(root, names, part, manifest)
 

@@ -103,7 +103,7 @@ def read_classes(path: Path) -> tuple[PoolClass, ...]:
 
 def _checked(classes: tuple[PoolClass, ...], where: str) -> tuple[PoolClass, ...]:
     if not classes:
-        raise DpmixError(f"{where} hold no class; expected at least one name")
+        raise DpmixError(f"no class in {where}; expected at least one name")
     seen: dict[str, str] = {}
     for one in classes:
         # Folders whose names differ by case only are one folder on some systems.

@@ -177,6 +177,10 @@ def _session(artist: Artist) -> Session:
 @contextmanager
 def _held(root: Path) -> Iterator[None]:
     """The pool's folder, made and locked; what the file system refuses is said in one line."""
+    if root.exists() and not root.is_dir():
+        raise DpmixError(
+            f"'{root}' is a file; expected a folder for the pool: give another --output"
+        )
     try:
         root.mkdir(parents=True, exist_ok=True)
         with FileLock(root / ".lock", timeout=0):

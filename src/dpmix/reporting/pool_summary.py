@@ -1,5 +1,6 @@
 """What the command line prints about a pool."""
 
+import math
 from collections import Counter
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def inspection_rows(files: PoolFiles, found: PoolInspection) -> Rows:
     repeats = sum(len(group) - 1 for group in found.repeated)
     rows = [
         ("pool", str(files.path)),
-        ("images", f"{sum(counts)} in {len(counts)} classes, {min(counts)} to {max(counts)} each"),
+        ("images", f"{sum(counts)} in {len(counts)} classes, {_range(min(counts), max(counts))}"),
         ("sizes", _sizes(found.sizes)),
         ("repeated", f"{repeats} images repeat another{_first(found)}" if repeats else "none"),
     ]
@@ -35,6 +36,10 @@ def inspection_rows(files: PoolFiles, found: PoolInspection) -> Rows:
     return rows
 
 
+def _range(low: int, high: int) -> str:
+    return f"{low} each" if low == high else f"{low} to {high} each"
+
+
 def _first(found: PoolInspection) -> str:
     return f" (first: {found.repeated[0][1]} = {found.repeated[0][0]})"
 
@@ -45,17 +50,17 @@ def _sizes(sizes: Counter[tuple[int, int]]) -> str:
     return ", ".join(shown) + more
 
 
-def provenance_rows(manifest: Manifest | None) -> Rows:
-    """Where a pool comes from, as its manifest says."""
+def provenance_rows(manifest: Manifest | None, mismatch: str | None) -> Rows:
+    """Where a pool comes from, as its manifest says; `mismatch` is how its files differ from it."""
     if manifest is None:
         return [("manifest", "none: nothing is known of where the images come from")]
     model = manifest.model
     dates = ", ".join(session.date for session in manifest.sessions)
     return [
-        ("manifest", f"matches all {len(manifest.images)} files (sha256); {dates}"),
+        ("manifest", mismatch or f"matches all {len(manifest.images)} files (sha256); {dates}"),
         ("drawn by", f"{model.identity} ({model.pipeline}, {model.scheduler})"),
         ("licence", model.licence or "not stated"),
-        ("prompt", manifest.images[0].prompt if manifest.images else "none"),
+        ("template", str(manifest.settings.get("template"))),
         ("statement", manifest.statement),
     ]
 
@@ -83,7 +88,9 @@ def gap_rows(finding: GapFinding, release: ReleaseRecord | None, output: Path) -
         (
             "class distance",
             f"{found.class_ratio:.2f} of the distance between classes"
-            + alone.format(f"{floor.class_ratio:.2f}"),
+            + alone.format(f"{floor.class_ratio:.2f}")
+            if math.isfinite(found.class_ratio)
+            else "not measured",
         ),
         ("classes matched", f"{found.matched:.0%} of {len(found.by_class)} compared"),
         (

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
-from dpmix.config import Config
+from dpmix.config import Config, ViewConfig
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.public.load import PoolFacts
 from dpmix.reporting.rounding import shown_epsilon
@@ -64,13 +64,19 @@ def privacy_statement(
         "assumptions": assumptions(config, plan) if plan.private else [],
         "spent_before": list(plan.spent),
         "public_inputs": {
-            "pool": pool and pool.as_dict() | {"role": config.views.pool_role},
+            "pool": pool and pool.as_dict() | _use_of_pool(config.views),
             "normalization": config.data.normalization,
             "pretrained_weights": "the public pool" if pretrains else None,
         },
         "versions": {"python": platform.python_version()}
         | {name: version(name) for name in _LIBRARIES},
     }
+
+
+def _use_of_pool(views: ViewConfig) -> dict[str, Any]:
+    if views.pool_role == "pretrain":
+        return {"role": views.pool_role, "epochs": views.pretrain_epochs}
+    return {"role": views.pool_role, "draw": views.pool_draw}
 
 
 def guarantee(plan: PrivacyPlan, epsilon: float, seed: int | None) -> str:

@@ -53,7 +53,14 @@ def pool_rows(facts: PoolFacts | None, role: str) -> list[tuple[str, str]]:
     """The public pool in one line, if one is read."""
     if facts is None:
         return []
-    return [("public pool", f"{facts.name}: {facts.images} images, role {role}")]
+    said = f"{facts.name}: {facts.images} images, role {role}"
+    if facts.left_out:
+        said += f"; {facts.left_out} left out"
+    if facts.unlabelled:
+        said += f"; {facts.unlabelled} without a label"
+    if facts.classes_without:
+        said += f"; none of class {', '.join(facts.classes_without)}"
+    return [("public pool", said)]
 
 
 def evaluation_rows(evaluation: Evaluation) -> list[tuple[str, str]]:

@@ -38,12 +38,17 @@ class Pretraining:
     epochs: int
     rng: np.random.Generator
 
+    @property
+    def steps(self) -> int:
+        """Steps in all epochs together."""
+        return self.epochs * -(-len(self.pool) // BATCH)
+
     def run(self, model: nn.Module, report: Callable[[int, int], None]) -> None:
         """Train `model` in place; `report` is told (steps done, steps in all)."""
         train_mode(model)
         parameters = list(trainable(model).values())
         device = parameters[0].device
-        total = self.epochs * -(-len(self.pool) // BATCH)
+        total = self.steps
         optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE)
         schedule = OneCycleLR(optimizer, max_lr=LEARNING_RATE, total_steps=total)
         done = 0
