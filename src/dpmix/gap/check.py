@@ -72,8 +72,9 @@ def check_gap(
         report: told (images embedded, images in all).
 
     Raises:
-        DpmixError: fewer than 20 labelled images in the pool, or a sigma that would drown any
-            answer: said before a private image is read, from their number alone, which is public.
+        DpmixError: fewer than 20 labelled images in the pool, a pool without differences between
+            its classes, or a sigma that would drown any answer: all said before a private image is
+            read, from their number alone, which is public.
     """
     labelled = (pool.labels != UNLABELLED).nonzero().flatten()
     if len(labelled) < _LEAST_POOL:
@@ -89,7 +90,7 @@ def check_gap(
     ours = _embedded(public, len(labelled), _BATCH, backbone, device, lambda n: report(n, total))
     if sigma:
         classes = len(private.class_names)
-        _refuse_too_much_noise(ours, pool.labels[labelled], len(private), classes, sigma)
+        _refuse_idle_spending(ours, pool.labels[labelled], len(private), classes, sigma)
     theirs = _embedded(
         private.images,
         len(private),
@@ -124,18 +125,21 @@ def compare_features(
     return GapFinding(found, floor, advise(found, floor), len(pool[0]))
 
 
-def _refuse_too_much_noise(
+def _refuse_idle_spending(
     features: Float[Tensor, "P D"],
     labels: Int64[Tensor, " P"],
     count: int,
     classes: int,
     sigma: float,
 ) -> None:
-    """Refuse to spend where even the pool's own twin could not be told to be near."""
+    """Refuse to spend where the pool alone answers, or where its own twin could not be told near."""
     ours = Moments.of(PublicProjection.of(features)(features), labels, classes)
     expected = ours.scaled(torch.full((classes,), count / classes, dtype=torch.float64))
     if not math.isfinite(distances(ours, expected, 0.0).class_ratio):
-        return  # No noise is to blame: the pool's classes can't be told from each other.
+        raise DpmixError(
+            "the pool's own classes can't be told from each other in these features, so that "
+            "nothing need be spent: leave the pool out, or try another --backbone"
+        )
     if _noise_floor(ours, expected, sigma).class_ratio < NEAR:
         return
     enough = sigma
