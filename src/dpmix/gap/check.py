@@ -132,7 +132,7 @@ def _refuse_idle_spending(
     classes: int,
     sigma: float,
 ) -> None:
-    """Refuse to spend where the pool alone answers, or where its own twin could not be told near."""
+    """Refuse to spend where the pool alone answers, or its own twin could not be told near."""
     ours = Moments.of(PublicProjection.of(features)(features), labels, classes)
     expected = ours.scaled(torch.full((classes,), count / classes, dtype=torch.float64))
     if not math.isfinite(distances(ours, expected, 0.0).class_ratio):
