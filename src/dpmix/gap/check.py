@@ -82,15 +82,15 @@ def check_gap(
             f"the public pool has {len(labelled)} labelled images; a gap check needs "
             f"{_LEAST_POOL} or more"
         )
-    total = len(labelled) + len(private)
+    classes, total = len(private.class_names), len(labelled) + len(private)
 
     def public(index: Tensor) -> Tensor:
         return pool.take(labelled[index])[0]
 
     ours = _embedded(public, len(labelled), _BATCH, backbone, device, lambda n: report(n, total))
+    side = _PublicSide.of(ours, pool.labels[labelled], classes)
     if sigma:
-        classes = len(private.class_names)
-        _refuse_idle_spending(ours, pool.labels[labelled], len(private), classes, sigma)
+        _refuse_idle_spending(side.moments, len(private), sigma)
     theirs = _embedded(
         private.images,
         len(private),
@@ -99,13 +99,7 @@ def check_gap(
         device,
         lambda n: report(len(labelled) + n, total),
     )
-    return compare_features(
-        (ours, pool.labels[labelled]),
-        (theirs, private.labels),
-        len(private.class_names),
-        sigma,
-        rng or np.random.default_rng(),
-    )
+    return side.compared(theirs, private.labels, sigma, rng or np.random.default_rng())
 
 
 def compare_features(
@@ -116,24 +110,43 @@ def compare_features(
     rng: np.random.Generator,
 ) -> GapFinding:
     """The check from features and labels on; arguments as in `check_gap`."""
-    project = PublicProjection.of(pool[0])
-    ours = Moments.of(project(pool[0]), pool[1], classes)
-    exact = Moments.of(project(private[0]), private[1], classes)
-    released = exact.released(sigma, rng) if sigma else exact
-    found = distances(ours, released, sigma)
-    floor = _noise_floor(ours, released, sigma)
-    return GapFinding(found, floor, advise(found, floor), len(pool[0]))
+    return _PublicSide.of(*pool, classes).compared(*private, sigma, rng)
 
 
-def _refuse_idle_spending(
-    features: Float[Tensor, "P D"],
-    labels: Int64[Tensor, " P"],
-    count: int,
-    classes: int,
-    sigma: float,
-) -> None:
+@dataclass(frozen=True, eq=False)
+class _PublicSide:
+    """The pool's half of a check: the projection made from it, and its exact moments."""
+
+    project: PublicProjection
+    moments: Moments
+    images: int
+
+    @classmethod
+    def of(
+        cls, features: Float[Tensor, "P D"], labels: Int64[Tensor, " P"], classes: int
+    ) -> "_PublicSide":
+        project = PublicProjection.of(features)
+        return cls(project, Moments.of(project(features), labels, classes), len(features))
+
+    def compared(
+        self,
+        features: Float[Tensor, "N D"],
+        labels: Int64[Tensor, " N"],
+        sigma: float,
+        rng: np.random.Generator,
+    ) -> GapFinding:
+        """Release the moments of the other half, and judge."""
+        classes, _ = self.moments.size
+        exact = Moments.of(self.project(features), labels, classes)
+        released = exact.released(sigma, rng) if sigma else exact
+        found = distances(self.moments, released, sigma)
+        floor = _noise_floor(self.moments, released, sigma)
+        return GapFinding(found, floor, advise(found, floor), self.images)
+
+
+def _refuse_idle_spending(ours: Moments, count: int, sigma: float) -> None:
     """Refuse to spend where the pool alone answers, or its own twin could not be told near."""
-    ours = Moments.of(PublicProjection.of(features)(features), labels, classes)
+    classes, _ = ours.size
     expected = ours.scaled(torch.full((classes,), count / classes, dtype=torch.float64))
     if not math.isfinite(distances(ours, expected, 0.0).class_ratio):
         raise DpmixError(
