@@ -12,6 +12,11 @@ class DpmixError(ValueError):
     """
 
 
+def one_line(error: BaseException, limit: int = 200) -> str:
+    """What another library's error says, as a part of one of our lines."""
+    return " ".join(str(error).split())[:limit]
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return a hint such as ``did you mean 'mix-self'?`` and the list of known names."""
     names = sorted(known)

@@ -15,7 +15,7 @@ from dpmix.data.decode import EncodedPart, decode_sources
 from dpmix.data.encoded import EncodedImages
 from dpmix.data.options import ReadOptions
 from dpmix.data.splits import Splits
-from dpmix.errors import DpmixError
+from dpmix.errors import DpmixError, one_line
 
 PREFIX = "hf:"
 TEST_NAMES = ("test", "validation", "valid", "val")
@@ -60,11 +60,10 @@ def _loaded(name: str, download: bool) -> Any:
             sides = datasets.load_dataset(name)
     # A hub that is not reached and a set that is damaged raise errors of many kinds.
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
         remedy = "check the name and the network" if download else "give --download to fetch it"
         raise DpmixError(
-            f"data set '{PREFIX}{name}' can't be loaded ({reason}); {remedy}, or give the folder "
-            "of a copy"
+            f"data set '{PREFIX}{name}' can't be loaded ({one_line(error)}); {remedy}, or give the "
+            "folder of a copy"
         ) from error
     return sides
 

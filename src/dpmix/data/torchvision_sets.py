@@ -18,7 +18,7 @@ from dpmix.data.fit import fit_images
 from dpmix.data.options import ReadOptions
 from dpmix.data.source import TensorSource
 from dpmix.data.splits import Splits, stratified_split
-from dpmix.errors import DpmixError
+from dpmix.errors import DpmixError, one_line
 
 SPLIT_SEED = 42
 TEST_SHARE = 5  # one in five
@@ -71,7 +71,7 @@ def _fetch(name: str, kind: str, root: Path) -> None:
     # Broken archives and networks raise errors of many kinds.
     except Exception as error:
         raise DpmixError(
-            f"data set '{name}' can't be fetched ({' '.join(str(error).split())[:200]}); download "
+            f"data set '{name}' can't be fetched ({one_line(error)}); download "
             "it elsewhere, in torchvision's layout, and give --data-root"
         ) from error
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from dpmix.errors import DpmixError, nearest
+from dpmix.errors import DpmixError, nearest, one_line
 from dpmix.public.diffusion_model import DiffusionModel, is_out_of_memory, out_of_memory
 from dpmix.public.prompts import PoolClass, prompt
 
@@ -50,10 +50,9 @@ class Artist:
         except Exception as error:
             if is_out_of_memory(error):
                 raise out_of_memory(pipe.device) from None
-            reason = " ".join(str(error).split())[:300]
             raise DpmixError(
-                f"{type(pipe).__name__} fails to draw with these settings: {reason}; check sizes, "
-                "steps and guidance, or try another model"
+                f"{type(pipe).__name__} fails to draw with these settings: "
+                f"{one_line(error, 300)}; check sizes, steps and guidance, or try another model"
             ) from error
         withheld = getattr(made, "nsfw_content_detected", None) or [False] * len(made.images)
         return [

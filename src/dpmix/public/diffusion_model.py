@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import yaml
 
-from dpmix.errors import DpmixError
+from dpmix.errors import DpmixError, one_line
 from dpmix.public.manifest import ModelRecord, file_hash
 
 INSTALL = "pip install 'dpmix[diffusion]'"
@@ -144,7 +144,7 @@ def _hub_error(model: str, error: Exception, download: bool) -> DpmixError:
         RevisionNotFoundError,
     )
 
-    chain = list(_chain(error))
+    chain = _chain(error)
     elsewhere = _ELSEWHERE.format(model=model)
     if any(isinstance(cause, GatedRepoError) for cause in chain):
         return DpmixError(
@@ -163,7 +163,7 @@ def _hub_error(model: str, error: Exception, download: bool) -> DpmixError:
             f"no folder '{model}', and no model of that name in the hub's local cache; give "
             f"--download to fetch it, or {elsewhere}"
         )
-    reason = " ".join(str(chain[-1]).split())[:200]
+    reason = one_line(chain[-1])
     return DpmixError(f"model '{model}' can't be fetched ({reason}); no network? {elsewhere}")
 
 
@@ -191,10 +191,9 @@ def _loaded(
     except Exception as error:
         if is_out_of_memory(error):
             raise out_of_memory(device) from None
-        reason = " ".join(str(error).split())[:200]
         raise DpmixError(
-            f"model '{model}' can't be loaded as a diffusers pipeline ({reason}); expected a whole "
-            "folder written by save_pretrained"
+            f"model '{model}' can't be loaded as a diffusers pipeline ({one_line(error)}); "
+            "expected a whole folder written by save_pretrained"
         ) from error
 
 
