@@ -17,8 +17,7 @@ from dpmix.models import build_model
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.privacy.randomness import Randomness
 from dpmix.privacy.release_record import read_spent
-from dpmix.public.load import LoadedPool, PoolFacts, load_pool
-from dpmix.public.overlap import refuse_overlap, refuse_private_path
+from dpmix.public.load import LoadedPool, PoolFacts, load_pool_for
 from dpmix.public.pool import PublicPool
 from dpmix.training.optimizer import build_optimizer, build_schedule
 from dpmix.training.pretrain import Pretraining
@@ -209,11 +208,10 @@ def _pool(config: Config, splits: Splits, progress: Progress | None) -> LoadedPo
     if views.pool is None:
         return None
     path = Path(views.pool).expanduser()
-    refuse_private_path(path, Path(data.data).expanduser())
-    loaded = load_pool(
+    loaded = load_pool_for(
+        data.data,
+        splits,
         path,
-        splits.train.class_names,
-        splits.train.image_shape,
         labels_csv=Path(views.pool_labels).expanduser() if views.pool_labels else None,
         unmapped=views.pool_unmapped,
         options=ReadOptions(
@@ -227,7 +225,6 @@ def _pool(config: Config, splits: Splits, progress: Progress | None) -> LoadedPo
             f"{', '.join(without)}; expected one or more of each: add some, or use --pool-draw "
             "uniform"
         )
-    refuse_overlap(loaded.pool, loaded.names, splits)
     return loaded
 
 

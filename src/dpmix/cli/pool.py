@@ -1,7 +1,7 @@
 """`dpmix pool inspect` and `dpmix pool gap`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -20,8 +20,8 @@ from dpmix.models.backbone import load_backbone
 from dpmix.public.class_map import class_map
 from dpmix.public.contact_sheet import PER_SHEET, write_sheets
 from dpmix.public.inspection import inspect_pool
-from dpmix.public.load import load_pool
-from dpmix.public.overlap import refuse_overlap, refuse_private_path
+from dpmix.public.load import load_pool, load_pool_for
+from dpmix.public.overlap import refuse_private_path
 from dpmix.public.pool_files import PoolFiles, open_pool
 from dpmix.reporting.pool_summary import gap_rows, inspection_rows, provenance_rows, served_rows
 from dpmix.reporting.summary import two_columns
@@ -146,20 +146,22 @@ def gap(
     budget = None if spend is None else Budget.of(spend, delta)
     where = choose_device(device)
     features = load_backbone(backbone, where)
-    if not public:
-        refuse_private_path(path, Path(data).expanduser())
     with decoding_bar(console) as progress:
         splits = load_splits(
             data, test_fraction=test_fraction, image_size=image_size, channels=channels,
             skip_corrupt=skip_corrupt, progress=progress,
         )  # fmt: skip
-        loaded = load_pool(
-            path, splits.train.class_names, splits.train.image_shape,
-            labels_csv=pool_labels, unmapped=pool_unmapped,
-            options=ReadOptions(skip_corrupt=skip_corrupt, progress=progress),
-        )  # fmt: skip
-    if not public:
-        refuse_overlap(loaded.pool, loaded.names, splits)
+        options = ReadOptions(skip_corrupt=skip_corrupt, progress=progress)
+        chosen: dict[str, Any] = {
+            "labels_csv": pool_labels,
+            "unmapped": pool_unmapped,
+            "options": options,
+        }
+        if public:
+            train = splits.train
+            loaded = load_pool(path, train.class_names, train.image_shape, **chosen)
+        else:
+            loaded = load_pool_for(data, splits, path, **chosen)
     release = budget.record() if budget else None
     with reserved(output), counting_bar(console, "embedding images", "images") as progress:
         finding = check_gap(

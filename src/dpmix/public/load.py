@@ -9,9 +9,11 @@ import torch
 
 from dpmix.data.decode import EncodedPart, decode_sources
 from dpmix.data.options import ReadOptions
+from dpmix.data.splits import Splits
 from dpmix.errors import DpmixError
 from dpmix.public.class_map import LEFT_OUT, UNLABELLED, class_map
 from dpmix.public.manifest import FILE_NAME, file_hash
+from dpmix.public.overlap import refuse_overlap, refuse_private_path
 from dpmix.public.pixel_store import stored_pixels
 from dpmix.public.pool import PublicPool
 from dpmix.public.pool_files import PoolFiles, open_pool
@@ -108,6 +110,31 @@ def load_pool(
     names = tuple(name for i, name in enumerate(part.images.names) if i not in corrupt)
     left_out = len(files.images) - len(part.images)
     return LoadedPool(pool, names, _facts(files, pool, class_names, left_out))
+
+
+def load_pool_for(
+    data: str,
+    splits: Splits,
+    path: Path,
+    *,
+    labels_csv: Path | None,
+    unmapped: str,
+    options: ReadOptions,
+) -> LoadedPool:
+    """`load_pool` for the private data `splits`, read from `data`, with every check against them.
+
+    Raises:
+        DpmixError: a pool that lies in the private data or holds one of their images, and as
+            `load_pool` raises.
+    """
+    refuse_private_path(path, Path(data).expanduser())
+    train = splits.train
+    loaded = load_pool(
+        path, train.class_names, train.image_shape, labels_csv=labels_csv, unmapped=unmapped,
+        options=options,
+    )  # fmt: skip
+    refuse_overlap(loaded.pool, loaded.names, splits)
+    return loaded
 
 
 def _used(part: EncodedPart, targets: torch.Tensor) -> EncodedPart:
