@@ -13,6 +13,7 @@ import torch
 import yaml
 
 from dpmix.errors import DpmixError, one_line
+from dpmix.hub import hub_error
 from dpmix.public.manifest import ModelRecord, file_hash
 
 INSTALL = "pip install 'dpmix[diffusion]'"
@@ -133,47 +134,9 @@ def _from_hub(pipeline_class: Any, model: str, revision: str | None, download: b
     try:
         folder = pipeline_class.download(model, revision=revision, local_files_only=not download)
     except Exception as error:
-        raise _hub_error(model, error, download) from error
+        elsewhere = _ELSEWHERE.format(model=model)
+        raise hub_error(model, error, download=download, elsewhere=elsewhere) from error
     return Path(folder)
-
-
-def _hub_error(model: str, error: Exception, download: bool) -> DpmixError:
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    chain = _chain(error)
-    elsewhere = _ELSEWHERE.format(model=model)
-    if any(isinstance(cause, GatedRepoError) for cause in chain):
-        return DpmixError(
-            f"model '{model}' is gated: accept its licence on its page and log in (hf auth login), "
-            f"or {elsewhere}"
-        )
-    if any(isinstance(cause, RevisionNotFoundError) for cause in chain):
-        return DpmixError(f"model '{model}' has no such revision; check --revision")
-    if any(isinstance(cause, RepositoryNotFoundError) for cause in chain):
-        return DpmixError(
-            f"no model '{model}' on the hub, or it is private and you are not logged in; check the "
-            f"name, log in (hf auth login), or {elsewhere}"
-        )
-    if not download:
-        return DpmixError(
-            f"no folder '{model}', and no model of that name in the hub's local cache; give "
-            f"--download to fetch it, or {elsewhere}"
-        )
-    reason = one_line(chain[-1])
-    return DpmixError(f"model '{model}' can't be fetched ({reason}); no network? {elsewhere}")
-
-
-def _chain(error: BaseException) -> list[BaseException]:
-    """The error and what caused it, outermost first."""
-    causes, current = [], error
-    while current is not None and current not in causes:
-        causes.append(current)
-        current = current.__cause__ or current.__context__  # type: ignore[assignment]
-    return causes
 
 
 def _loaded(
