@@ -7,7 +7,7 @@ import torch
 from dpmix.data.source import TensorSource
 from dpmix.errors import DpmixError
 from dpmix.gap.check import check_gap, compare_features
-from dpmix.models.backbone import load_backbone
+from dpmix.models.backbones import load_backbone
 from dpmix.public.class_map import UNLABELLED
 from dpmix.public.pool import PublicPool
 

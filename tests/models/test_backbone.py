@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from dpmix.errors import DpmixError
-from dpmix.models import backbone as module
-from dpmix.models.backbone import BACKBONES, load_backbone
+from dpmix.models.backbones import BUILT_IN, load_backbone
+from dpmix.models.backbones import torchvision_tower as module
 
 CPU = torch.device("cpu")
-SIZES = {"random-conv": 512, "mobilenet-v2-offline": 1280}
+SIZES = {"random-conv": 512, "scatternet": 3888, "mobilenet-v2-offline": 1280}
 HERE = [
     pytest.param(
         name,
@@ -20,7 +20,7 @@ HERE = [
             reason="the package with its weights is not installed",
         ),
     )
-    for name in BACKBONES
+    for name in BUILT_IN
 ]
 
 

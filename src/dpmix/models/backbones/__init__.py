@@ -1,0 +1,5 @@
+"""Backbones by name: one file a kind."""
+
+from dpmix.models.backbones.load import BUILT_IN, LIBRARIES, load_backbone
+
+__all__ = ["BUILT_IN", "LIBRARIES", "load_backbone"]

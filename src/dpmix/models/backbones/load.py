@@ -1,0 +1,71 @@
+"""A backbone by its name; a new kind is one file and one line of a table here."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from dpmix.errors import DpmixError, nearest
+from dpmix.models.backbone import Backbone, frozen
+from dpmix.models.backbones.open_clip_tower import open_clip_tower
+from dpmix.models.backbones.random_conv import random_conv
+from dpmix.models.backbones.request import BackboneRequest
+from dpmix.models.backbones.scatternet import scatternet
+from dpmix.models.backbones.timm_tower import timm_tower
+from dpmix.models.backbones.torchvision_tower import mobilenet_v2_offline, torchvision_tower
+
+BUILT_IN: dict[str, Callable[[BackboneRequest], Backbone]] = {
+    "random-conv": random_conv,
+    "scatternet": scatternet,
+    "mobilenet-v2-offline": mobilenet_v2_offline,
+}
+"""name -> loader."""
+
+LIBRARIES: dict[str, Callable[[BackboneRequest], Backbone]] = {
+    "timm": timm_tower,
+    "open_clip": open_clip_tower,
+    "torchvision": torchvision_tower,
+}
+"""prefix -> loader of that library's models."""
+
+
+def load_backbone(
+    name: str,
+    device: torch.device,
+    *,
+    weights: Path | None = None,
+    pretrained: bool = True,
+    download: bool = False,
+    input_size: int | None = None,
+) -> Backbone:
+    """Load a backbone, frozen and in eval mode, on `device`.
+
+    Args:
+        name: of `BUILT_IN`, or a library's model: `timm:...`, `torchvision:...`,
+            `open_clip:MODEL/WEIGHTS`.
+        device: where it runs.
+        weights: a local file, or a folder with one, instead of the library's own.
+        pretrained: False leaves the weights at random, for sizes and costs alone.
+        download: fetch weights that are not there.
+        input_size: S in pixels; None: the backbone's own.
+
+    Raises:
+        DpmixError: an unknown name, a missing package, or weights that are missing or do not fit.
+    """
+    prefix, _, model = name.partition(":")
+    if name in BUILT_IN:
+        if weights is not None:
+            raise DpmixError(
+                f"backbone '{name}' has its own weights or none; leave out --backbone-weights, or "
+                f"name the network that '{weights}' is of, such as timm:resnet18"
+            )
+        build, model = BUILT_IN[name], name
+    elif prefix in LIBRARIES and model:
+        build = LIBRARIES[prefix]
+    else:
+        known = [*BUILT_IN, *(f"{library}:MODEL" for library in LIBRARIES)]
+        raise DpmixError(f"unknown backbone '{name}': {nearest(name, known)}")
+    loaded = build(BackboneRequest(model, weights, pretrained, download, input_size))
+    loaded = frozen(loaded, device)
+    _ = loaded.embedding_size  # refuses what can't embed an image, here and not mid-way
+    return loaded

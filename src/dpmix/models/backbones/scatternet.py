@@ -1,0 +1,73 @@
+"""`scatternet`: a wavelet scattering transform, for whoever has no public weights at all.
+
+Two layers of fixed wavelets (J = 2, 8 angles; Oyallon and Mallat 2015), on which Tramer and Boneh
+2021 (arXiv 2011.11660) train private classifiers, computed by kymatio.
+"""
+
+from typing import Any
+
+import torch.nn.functional as F  # noqa: N812
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from dpmix.data.normalization import normalization
+from dpmix.errors import DpmixError
+from dpmix.models.backbone import Backbone, Embedder
+from dpmix.models.backbones.request import BackboneRequest
+
+SIZE = 32
+SCALES, ANGLES = 2, 8
+CHANNELS = 243  # of 3 colours: 1 average, 16 of first order and 64 of second order each
+GROUPS = 27
+GRID = 4
+INSTALL = "pip install 'dpmix[scatternet]'"
+
+
+class ScatterNet(nn.Module):
+    """Images [B, 3, S, S] in [0, 1] to 3,888 features.
+
+    The 243 x S/4 x S/4 numbers are normalised within 27 groups of channels of the same image
+    (Tramer and Boneh's group norm: no statistic of any data), and averaged over a 4 x 4 grid,
+    which docs/results.md compares with other ways to make them fewer.
+
+    Args:
+        size: S, a multiple of 4, at least 16.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.scattering = _kymatio(size)
+
+    def forward(self, x: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B D"]:
+        """Return the features."""
+        even = F.group_norm(self.scattering(x).flatten(1, 2), GROUPS)
+        return F.adaptive_avg_pool2d(even, GRID).flatten(1)
+
+
+def scatternet(request: BackboneRequest) -> Backbone:
+    """Build it; there are no weights to load.
+
+    Raises:
+        DpmixError: kymatio is missing, or a size that the transform can't take.
+    """
+    size = request.input_size or SIZE
+    if size % 2**SCALES or size < 16:
+        raise DpmixError(f"backbone scatternet at {size} pixels: expected a multiple of 4 from 16")
+    return Backbone(
+        name="scatternet",
+        module=Embedder(ScatterNet(size), size, channels_last=False),
+        normalization=normalization("unit", 3),
+        provenance=f"no trained weights: wavelet scattering, J = {SCALES}, {ANGLES} angles",
+        licence="none needed (kymatio: BSD-3-Clause)",
+    )
+
+
+def _kymatio(size: int) -> Any:
+    try:
+        from kymatio.torch import Scattering2D
+    except ImportError as error:
+        # kymatio 0.3 does not import beside SciPy 1.17, which has dropped what it uses.
+        raise DpmixError(
+            f"backbone scatternet needs kymatio, with SciPy below 1.17 ({error}): {INSTALL}"
+        ) from None
+    return Scattering2D(J=SCALES, shape=(size, size), L=ANGLES)
