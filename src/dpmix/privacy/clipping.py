@@ -16,8 +16,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from dpmix.errors import DpmixError, nearest
+from dpmix.models.head import LinearHead
 
-Engine = Literal["auto", "examplewise", "vectorized"]
+Engine = Literal["auto", "examplewise", "vectorized", "linear"]
 ENGINES: tuple[str, ...] = get_args(Engine)
 
 # Maps logits [K, L] and soft labels [K, L] to one loss per view, [K].
@@ -80,7 +81,7 @@ def zero_sum(parameters: list[nn.Parameter]) -> list[Tensor]:
 def clipped_gradient_sum(
     model: nn.Module,
     loss: Loss,
-    views: Float[Tensor, "G K C H W"],
+    views: Float[Tensor, "G K *view"],
     labels: Float[Tensor, "G K L"],
     max_grad_norm: float,
     *,
@@ -99,16 +100,17 @@ def clipped_gradient_sum(
         views: groups of views; one group, one clipped gradient.
         labels: soft labels.
         max_grad_norm: C; infinite leaves gradients unclipped.
-        engine: `examplewise`, `vectorized` or `auto` (the reason goes to the log).
+        engine: `examplewise`, `vectorized`, `linear` or `auto` (the reason goes to the log).
         view_chunk: at most so many views per forward pass (`examplewise`); exact, less memory.
-        example_chunk: at most so many groups at a time (`vectorized`).
+        example_chunk: at most so many groups at a time (`vectorized` and `linear`).
 
     Raises:
         DpmixError: unknown engine, shapes that do not fit, a loss that is not one per view, a model
-            that `vectorized`, asked for by name, cannot run.
+            that the engine asked for by name cannot run.
     """
     # The engines import this module's types, hence the late import.
     from dpmix.privacy.examplewise import examplewise_sum
+    from dpmix.privacy.linear import linear_sum
     from dpmix.privacy.vectorized import CannotVectorizeError, vectorized_sum
 
     _check(model, views, labels, max_grad_norm, engine)
@@ -121,6 +123,8 @@ def clipped_gradient_sum(
             except CannotVectorizeError as error:
                 logger.debug("engine examplewise: %s", error)
                 engine = "examplewise"
+    if engine == "linear":
+        return linear_sum(model, loss, views, labels, max_grad_norm, example_chunk)
     if engine == "vectorized":
         return vectorized_sum(model, loss, views, labels, max_grad_norm, example_chunk)
     return examplewise_sum(model, loss, views, labels, max_grad_norm, view_chunk)
@@ -136,6 +140,11 @@ def choose_engine(model: nn.Module, views: int) -> tuple[Engine, str]:
     size = sum(p.numel() for p in trainable(model).values())
     if size > VECTORIZED_PARAMETERS:
         return "examplewise", f"{size:,} parameters: one gradient at a time saves memory"
+    whole = sum(p.numel() for p in model.parameters())
+    if whole > VECTORIZED_PARAMETERS:
+        return "examplewise", f"{whole:,} parameters, frozen ones included, are slow under vmap"
+    if isinstance(model, LinearHead):
+        return "linear", f"{size:,} parameters in one linear layer on given features"
     owners = [m for m in model.modules() if any(True for _ in m.parameters(recurse=False))]
     if all(isinstance(module, nn.Linear) for module in owners):
         return "vectorized", f"{size:,} parameters, all in linear layers"

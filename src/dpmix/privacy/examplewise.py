@@ -23,7 +23,7 @@ from dpmix.privacy.clipping import (
 def examplewise_sum(
     model: nn.Module,
     loss: Loss,
-    views: Float[Tensor, "G K C H W"],
+    views: Float[Tensor, "G K *view"],
     labels: Float[Tensor, "G K L"],
     max_grad_norm: float,
     view_chunk: int | None,
@@ -50,7 +50,7 @@ def examplewise_sum(
 def mean_gradient(
     model: nn.Module,
     loss: Loss,
-    views: Float[Tensor, "K C H W"],
+    views: Float[Tensor, "K *view"],
     labels: Float[Tensor, "K L"],
     parameters: list[nn.Parameter],
     view_chunk: int | None,

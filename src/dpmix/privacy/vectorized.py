@@ -13,7 +13,6 @@ from dpmix.errors import DpmixError
 from dpmix.privacy.clipping import (
     ClippedSum,
     Loss,
-    gradient_dtype,
     sum_dtype,
     trainable,
     zero_sum,
@@ -31,7 +30,7 @@ class CannotVectorizeError(DpmixError):
 def vectorized_sum(
     model: nn.Module,
     loss: Loss,
-    views: Float[Tensor, "G K C H W"],
+    views: Float[Tensor, "G K *view"],
     labels: Float[Tensor, "G K L"],
     max_grad_norm: float,
     example_chunk: int | None,
@@ -59,22 +58,30 @@ def vectorized_sum(
                 "engine vectorized cannot run this model: "
                 f"{str(error).splitlines()[0]}; use engine 'examplewise'"
             ) from error
-        norms.append(_add_clipped(total, list(gradients.values()), max_grad_norm))
+        norms.append(add_clipped(total, list(gradients.values()), max_grad_norm))
         losses.append(values.detach())
     return ClippedSum(total, torch.cat(norms), torch.cat(losses), engine="vectorized")
 
 
-def _add_clipped(
+def add_clipped(
     total: list[Tensor], gradients: list[Tensor], max_grad_norm: float
 ) -> Float[Tensor, " G"]:
     """Clip each row over all tensors together, add the rows to `total`; return their norms."""
-    rows = [g.reshape(len(g), -1).to(gradient_dtype(g)) for g in gradients]
-    dtype = sum_dtype(rows[0].device)
+    dtype = sum_dtype(gradients[0].device)
+    rows = [g.reshape(len(g), -1).to(dtype) for g in gradients]
     norms: Tensor = torch.linalg.vector_norm(
-        torch.stack([torch.linalg.vector_norm(row, dim=1, dtype=dtype) for row in rows]), dim=0
+        torch.stack([torch.linalg.vector_norm(row, dim=1) for row in rows]), dim=0
     )
     root = clip_root(norms, max_grad_norm)
+    whole = bool(root.all())
     for row, accumulator in zip(rows, total, strict=True):
-        clean = torch.where(root[:, None] > 0, row * root.to(row.dtype)[:, None], 0.0)
-        accumulator += (root @ clean.to(root.dtype)).view_as(accumulator)
+        clean = row if whole else torch.where(root[:, None] > 0, row, 0.0)
+        accumulator += _weighted(root, clean).view_as(accumulator)
     return norms
+
+
+def _weighted(root: Float[Tensor, " G"], rows: Float[Tensor, "G P"]) -> Float[Tensor, " P"]:
+    """Sum of the rows, each multiplied by its root twice; in float64 their product is safe."""
+    if root.dtype == torch.float64:
+        return (root * root) @ rows
+    return root @ (rows * root[:, None])

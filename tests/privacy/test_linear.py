@@ -1,0 +1,84 @@
+"""Engine `linear` against the engine that runs a backward pass an example."""
+
+import pytest
+import torch
+from torch import nn
+
+from dpmix.errors import DpmixError
+from dpmix.models.head import LinearHead
+from dpmix.privacy.clipping import choose_engine, clipped_gradient_sum
+from dpmix.privacy.linear import trained_linear
+from dpmix.training.loss import soft_cross_entropy
+
+
+def batch(groups=7, views=3, features=6, classes=4, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(groups, views, features, generator=generator)
+    return x, torch.rand(groups, views, classes, generator=generator).softmax(dim=2)
+
+
+def models():
+    torch.manual_seed(0)
+    frozen = nn.Sequential(nn.Linear(6, 5), nn.Tanh()).requires_grad_(False)
+    heads = [LinearHead(6, 4, norm) for norm in ("none", "unit", "whiten")]
+    for head in heads:
+        nn.init.normal_(head.linear.weight)
+    return [*heads, nn.Linear(6, 4, bias=False), nn.Sequential(frozen, nn.Linear(5, 4))]
+
+
+@pytest.mark.parametrize("model", models(), ids=lambda model: type(model).__name__)
+@pytest.mark.parametrize("clip", [0.3, 100.0, float("inf")])
+@pytest.mark.parametrize("chunk", [None, 2])
+def test_it_agrees_with_one_backward_pass_an_example(model, clip, chunk):
+    x, labels = batch()
+    one, two = (
+        clipped_gradient_sum(
+            model, soft_cross_entropy, x, labels, clip, engine=engine, example_chunk=chunk
+        )
+        for engine in ("linear", "examplewise")
+    )
+    assert one.engine == "linear"
+    for a, b in zip(one.gradients, two.gradients, strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
+    assert torch.allclose(one.norms, two.norms.to(one.norms), atol=1e-5)
+    assert torch.allclose(one.losses, two.losses.to(one.losses), atol=1e-5)
+
+
+@pytest.mark.parametrize("poison", [float("nan"), float("inf"), 1e38])
+def test_a_gradient_that_is_not_finite_counts_as_zero(poison):
+    x, labels = batch()
+    x[2, 1] = poison
+    torch.manual_seed(0)
+    model = LinearHead(6, 4)
+    nn.init.normal_(model.linear.weight)
+    part = clipped_gradient_sum(model, soft_cross_entropy, x, labels, 1.0, engine="linear")
+    rest = torch.tensor([0, 1, 3, 4, 5, 6])
+    without = clipped_gradient_sum(
+        model, soft_cross_entropy, x[rest], labels[rest], 1.0, engine="linear"
+    )
+    assert all(g.isfinite().all() for g in part.gradients)
+    if not torch.isfinite(part.norms[2]):
+        assert part.dropped.tolist() == [i == 2 for i in range(7)]
+        for a, b in zip(part.gradients, without.gradients, strict=True):
+            assert torch.allclose(a, b, atol=1e-6)
+
+
+def test_an_empty_batch_is_zero():
+    x, labels = batch(groups=0)
+    part = clipped_gradient_sum(
+        LinearHead(6, 4), soft_cross_entropy, x, labels, 1.0, engine="linear"
+    )
+    assert all((g == 0).all() for g in part.gradients)
+    assert len(part.norms) == 0
+
+
+def test_other_models_are_refused_by_name_and_not_chosen():
+    x, labels = batch()
+    two = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 4))
+    after = nn.Sequential(nn.Linear(6, 4), nn.Tanh())
+    assert trained_linear(two) is None
+    for model, message in ((two, "last linear layer alone"), (after, "is not that of its trained")):
+        with pytest.raises(DpmixError, match=message):
+            clipped_gradient_sum(model, soft_cross_entropy, x, labels, 1.0, engine="linear")
+        assert choose_engine(model, 3)[0] != "linear"
+    assert choose_engine(LinearHead(6, 4), 3)[0] == "linear"
