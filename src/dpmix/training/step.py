@@ -1,5 +1,6 @@
 """One private training step, whole on one screen: draw, view, clip, sum, add noise, update."""
 
+import math
 import os
 from dataclasses import dataclass
 from typing import NoReturn
@@ -26,10 +27,10 @@ from dpmix.privacy.randomness import Randomness
 from dpmix.privacy.sampling import PoissonSampler
 from dpmix.training.loss import soft_cross_entropy
 from dpmix.views.microbatch import random_matching
-from dpmix.views.view_set import ViewBuilder
+from dpmix.views.view_source import ViewSource
 
 # Views are built for as many examples at a time as fit in here: in the cache, not in memory.
-VIEW_BYTES = 32 * 2**20
+VIEW_BYTES = 16 * 2**20
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class PrivateTrainer:
         data: ImageSource,
         *,
         plan: PrivacyPlan,
-        views: ViewBuilder,
+        views: ViewSource,
         optimizer: Optimizer,
         loss: Loss = soft_cross_entropy,
         seed: int | None = None,
@@ -93,7 +94,8 @@ class PrivateTrainer:
             model: trained in place, on the device it is on.
             data: the private examples.
             plan: the guarantee; its sensitivity must be the method's.
-            views: the method.
+            views: the method: a `ViewBuilder`, or the features of a frozen backbone
+                (`training.features.CachedViews`), for which `model` is the head.
             optimizer: any `torch.optim` optimiser over the model's trainable parameters.
             loss: one value per view; it must keep no state from one call to the next.
             seed: None for the operating system's entropy; a seed makes the noise recomputable.
@@ -101,7 +103,7 @@ class PrivateTrainer:
             view_chunk: see `clipped_gradient_sum`.
 
         Raises:
-            DpmixError: a model that can't be trained privately, images too small for the views, a
+            DpmixError: a model that can't be trained privately, data that the views are not for, a
                 plan made for another sensitivity, or an optimiser over other parameters.
         """
         self.model, self.data = model, data
@@ -110,8 +112,8 @@ class PrivateTrainer:
         self.engine, self.view_chunk = engine, view_chunk
         self._steps_done = 0
         self.parameters = list(trainable(model).values())
-        check_private(model, data.image_shape)
-        views.check_images(data.image_shape)
+        views.check_data(data)
+        check_private(model, views.view_shape(data.image_shape))
         self._check_wiring()
         self._frozen = frozen_modules(model)
         self.device = self.parameters[0].device
@@ -126,7 +128,7 @@ class PrivateTrainer:
         return self._plan
 
     @property
-    def views(self) -> ViewBuilder:
+    def views(self) -> ViewSource:
         """The method; fixed, as its sensitivity is in the plan."""
         return self._views
 
@@ -194,17 +196,13 @@ class PrivateTrainer:
         members = self.views.spec.examples_per_group
         if members > 1:
             drawn = random_matching(drawn, self._view_rng)
-        channels, height, width = self.data.image_shape
-        group_bytes = 4 * self.views.spec.views * channels * height * width
+        view_bytes = 4 * math.prod(self.views.view_shape(self.data.image_shape))
+        group_bytes = self.views.spec.views * view_bytes
         groups = max(1, VIEW_BYTES // group_bytes)
         return [chunk for chunk in drawn.split(groups * members) if len(chunk)]
 
     def _clipped_sum(self, examples: Int64[Tensor, " E"]) -> ClippedSum:
-        images = self.data.images(examples).to(self.device, non_blocking=True)
-        labels = self.data.labels[examples].to(self.device, non_blocking=True)
-        groups = len(examples) // self.views.spec.examples_per_group
-        coins = self.views.draw_coins(groups, self._view_rng)
-        view_set = self.views.build(images, labels, coins)
+        view_set = self.views.of(self.data, examples, self._view_rng, self.device)
         return clipped_gradient_sum(
             self.model,
             self.loss,

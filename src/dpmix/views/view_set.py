@@ -14,6 +14,7 @@ from jaxtyping import Float, Float32, Int64, UInt8
 from torch import Tensor
 
 from dpmix.data.normalization import Normalization
+from dpmix.data.source import ImageSource
 from dpmix.errors import DpmixError
 from dpmix.public.class_index import ClassIndex
 from dpmix.public.class_map import UNLABELLED
@@ -28,7 +29,7 @@ from dpmix.views.spec import ViewSpec
 class ViewSet:
     """G groups of K views with their soft labels; one clipped gradient comes from each group."""
 
-    views: Float[Tensor, "G K C H W"]
+    views: Float[Tensor, "G K *view"]
     labels: Float[Tensor, "G K L"]
 
 
@@ -94,14 +95,31 @@ class ViewBuilder:
         assert self.pool is not None
         return ClassIndex.of(self.pool.labels, self.num_classes)
 
-    def check_images(self, image_shape: tuple[int, int, int]) -> None:
-        """Refuse images [C, H, W] that views can't be made of, before a run begins.
+    def view_shape(self, image_shape: tuple[int, int, int]) -> tuple[int, ...]:
+        """The shape of one view of images [C, H, W]: the same."""
+        return image_shape
+
+    def check_data(self, data: ImageSource) -> None:
+        """Refuse images that views can't be made of, before a run begins.
 
         Raises:
             DpmixError: `spec.crop_padding` is not smaller than the images.
         """
         if self.spec.method != "none":
-            check_padding(self.spec.crop_padding, *image_shape[1:])
+            check_padding(self.spec.crop_padding, *data.image_shape[1:])
+
+    def of(
+        self,
+        data: ImageSource,
+        examples: Int64[Tensor, " B"],
+        rng: np.random.Generator,
+        device: torch.device,
+    ) -> ViewSet:
+        """Draw coins and build the views of `examples`, on `device`."""
+        images = data.images(examples).to(device, non_blocking=True)
+        labels = data.labels[examples].to(device, non_blocking=True)
+        coins = self.draw_coins(len(examples) // self.spec.examples_per_group, rng)
+        return self.build(images, labels, coins)
 
     def draw_coins(self, groups: int, rng: np.random.Generator) -> ViewCoins:
         """Fresh coins for `groups` view sets."""

@@ -1,0 +1,36 @@
+"""What identifies a data source: a hash of all that a run reads of it.
+
+It is computed from private images, so it stays beside what was made of them and is never published.
+"""
+
+from hashlib import sha256
+
+import PIL
+import torch
+
+from dpmix.data.encoded_source import EncodedSource
+from dpmix.data.source import ImageSource
+
+_BATCH = 1024
+
+
+def fingerprint(source: ImageSource) -> str:
+    """The sha256 of the images in order, their labels and the class names.
+
+    Images that stay encoded are hashed as they lie on the disk, with the form they are decoded to.
+
+    Raises:
+        DpmixError: a file changed or vanished since it was checked.
+    """
+    digest = sha256(repr((source.class_names, source.image_shape, len(source))).encode())
+    digest.update(source.labels.numpy().tobytes())
+    if isinstance(source, EncodedSource):
+        digest.update(repr((source.form, PIL.__version__)).encode())
+        for index in range(len(source)):
+            with source.encoded.open(index) as stream:
+                content = stream.read()
+            digest.update(len(content).to_bytes(8, "big") + content)
+    else:
+        for index in torch.arange(len(source)).split(_BATCH):
+            digest.update(source.images(index).numpy().tobytes())
+    return digest.hexdigest()

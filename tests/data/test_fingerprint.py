@@ -1,0 +1,42 @@
+"""Any change of the data is another fingerprint."""
+
+import torch
+
+from dpmix.data import TensorSource, load_splits
+from dpmix.data import decode as module
+from dpmix.data.encoded_source import EncodedSource
+from dpmix.data.fingerprint import fingerprint
+
+
+def test_pixels_labels_order_and_names_count():
+    pixels = torch.randint(0, 256, (5, 1, 4, 4), dtype=torch.uint8)
+    labels, names = torch.tensor([0, 1, 0, 1, 0]), ("a", "b")
+    other = pixels.clone()
+    other[4, 0, 3, 3] ^= 1
+    order = torch.tensor([1, 0, 2, 3, 4])
+    sources = [
+        TensorSource(pixels, labels, names),
+        TensorSource(other, labels, names),
+        TensorSource(pixels, 1 - labels, names),
+        TensorSource(pixels, labels, ("a", "c")),
+        TensorSource(pixels[order], labels[order], names),
+        TensorSource(pixels[:4], labels[:4], names),
+    ]
+    found = [fingerprint(source) for source in sources]
+    assert len(set(found)) == len(found)
+    assert fingerprint(TensorSource(pixels.clone(), labels, names)) == found[0]
+
+
+def test_images_that_stay_encoded_are_told_by_their_bytes_and_their_form(image_root, monkeypatch):
+    monkeypatch.setattr(module, "MAX_BYTES_IN_MEMORY", 1)
+
+    def found(**settings):
+        train = load_splits(str(image_root), **settings).train
+        assert isinstance(train, EncodedSource)
+        return fingerprint(train)
+
+    first = found()
+    assert found() == first != found(image_size=5)
+    path = next(iter(sorted((image_root / "train" / "disc").iterdir())))
+    path.write_bytes(path.read_bytes() + b"\0")
+    assert found() != first

@@ -1,0 +1,130 @@
+"""Rows on disk: found under their own key only, whole, and gone on with wherever it stopped."""
+
+import json
+
+import pytest
+import torch
+
+from dpmix.errors import DpmixError
+from dpmix.training import feature_store as module
+from dpmix.training.feature_store import FeatureStore, Layout
+
+LAYOUT = Layout(rows=6, views=2, features=3, dtype="float32", classes=2)
+KEY = {"data": "ab", "seed": 0}
+
+
+def rows(count=6):
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand(count, 2, 3, generator=generator), torch.rand(
+        count, 2, 2, generator=generator
+    )
+
+
+def fill(store, stop=None):
+    features, labels = rows()
+    with store.writing() as writer:
+        for i in range(writer.done, 6):
+            if i == stop:
+                raise KeyboardInterrupt
+            writer.append(features[i : i + 1], labels[i : i + 1])
+
+
+def test_what_was_written_is_read_back(tmp_path):
+    store = FeatureStore(tmp_path, KEY, LAYOUT)
+    assert store.done() == 0
+    fill(store)
+    assert store.done() == 6
+    features, labels = rows()
+    assert torch.equal(store.features(), features)
+    assert torch.equal(store.labels(), labels)
+    assert LAYOUT.bytes == 4 * 6 * (6 + 4)
+
+
+@pytest.mark.parametrize("stop", range(6))
+def test_it_goes_on_wherever_it_was_stopped(tmp_path, stop):
+    store = FeatureStore(tmp_path, KEY, LAYOUT)
+    with pytest.raises(KeyboardInterrupt):
+        fill(store, stop)
+    assert store.done() == stop
+    # What lies behind the rows that count is not trusted.
+    with (store.folder / "features.bin").open("ab") as file:
+        file.write(b"half a row")
+    fill(store)
+    assert torch.equal(store.features(), rows()[0])
+    assert torch.equal(store.labels(), rows()[1])
+
+
+@pytest.mark.parametrize(
+    "other",
+    [({"data": "ac", "seed": 0}, LAYOUT), ({"data": "ab", "seed": 1}, LAYOUT),
+     (KEY, Layout(6, 2, 3, "float16", 2)), (KEY, Layout(5, 2, 3, "float32", 2))],
+)  # fmt: skip
+def test_another_key_or_layout_is_another_store(tmp_path, other):
+    fill(FeatureStore(tmp_path, KEY, LAYOUT))
+    assert FeatureStore(tmp_path, *other).done() == 0
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda folder: (folder / "features.bin").write_bytes(b"short"),
+        lambda folder: (folder / "key.json").write_text("{}"),
+        lambda folder: (folder / "done.json").write_text("not json"),
+        lambda folder: (folder / "done.json").write_text('{"rows": 7}'),
+        lambda folder: (folder / "done.json").write_text("[]"),
+    ],
+)
+def test_a_damaged_store_is_never_used(tmp_path, damage):
+    store = FeatureStore(tmp_path, KEY, LAYOUT)
+    fill(store)
+    damage(store.folder)
+    with pytest.raises(DpmixError, match=r"is damaged .* delete that folder"):
+        store.done()
+
+
+def test_its_folder_says_that_it_is_private_and_is_closed_to_others(tmp_path):
+    store = FeatureStore(tmp_path, KEY, LAYOUT)
+    fill(store)
+    assert "PRIVATE" in (store.folder / "PRIVATE.txt").read_text()
+    assert store.folder.stat().st_mode & 0o077 == 0
+    assert json.loads((store.folder / "key.json").read_text())["key"] == KEY
+
+
+def test_two_runs_do_not_write_at_once(tmp_path):
+    store = FeatureStore(tmp_path, KEY, LAYOUT)
+    with (
+        store.writing(),
+        pytest.raises(DpmixError, match="another run is embedding"),
+        FeatureStore(tmp_path, KEY, LAYOUT).writing(),
+    ):
+        pass
+
+
+def test_too_little_space_is_said_before_anything_is_written(tmp_path, monkeypatch):
+    usage = type("Usage", (), {"free": 100})
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: usage)
+    store = FeatureStore(tmp_path, KEY, Layout(10**6, 2, 3, "float32"))
+    with pytest.raises(DpmixError, match=r"needs 0\.0 GB more .*--cache-dir"), store.writing():
+        pass
+    assert not (store.folder / "features.bin").exists()
+
+
+def test_a_disk_that_fills_up_keeps_what_is_there(tmp_path, no_space):
+    store = FeatureStore(tmp_path, KEY, Layout(400, 2, 3, "float32"))
+    with pytest.raises(DpmixError, match="cannot write feature cache"), store.writing() as writer:
+        for _ in range(400):
+            writer.append(torch.ones(1, 2, 3), None)
+            writer.sync()
+    done = store.done()
+    assert 0 < done < 400
+    mapped = torch.from_file(str(store.folder / "features.bin"), size=done * 6, dtype=torch.float32)
+    assert (mapped == 1).all()
+
+
+def test_numbers_beyond_half_precision_become_its_largest(tmp_path):
+    store = FeatureStore(tmp_path, KEY, Layout(1, 1, 3, "float16"))
+    with store.writing() as writer:
+        writer.append(torch.tensor([[[1e9, -1e9, float("nan")]]]), None)
+    got = store.features()[0, 0]
+    assert got[:2].tolist() == [65504.0, -65504.0]
+    assert got[2].isnan()
