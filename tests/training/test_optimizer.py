@@ -6,11 +6,19 @@ from torch import nn
 
 from dpmix.config import OptimizerConfig
 from dpmix.errors import DpmixError
+from dpmix.privacy.plan import PrivacyPlan
+from dpmix.training.dp_adam import DPAdamBC
 from dpmix.training.optimizer import build_optimizer, build_schedule
+
+PLAN = PrivacyPlan(
+    sampling_rate=0.5, denominator=8.0, steps=4, noise_multiplier=2.0, max_grad_norm=3.0,
+    delta=1e-5, sensitivity_multiplier=1, target_epsilon=1.0,
+)  # fmt: skip
 
 
 def built(**settings):
-    return build_optimizer(OptimizerConfig(**settings), nn.Linear(2, 2))
+    config = OptimizerConfig(**{"learning_rate": 1.0} | settings)
+    return build_optimizer(config, nn.Linear(2, 2), PLAN)
 
 
 def test_sgd_has_momentum_by_default():
@@ -51,7 +59,7 @@ def test_cosine_goes_from_the_rate_to_zero_and_constant_stays():
     rates = {}
     for schedule in ("constant", "cosine"):
         config = OptimizerConfig(learning_rate=2.0, schedule=schedule)
-        optimizer = build_optimizer(config, nn.Linear(1, 1))
+        optimizer = build_optimizer(config, nn.Linear(1, 1), PLAN)
         scheduler = build_schedule(config, optimizer, steps=4)
         seen = []
         for _ in range(5):
@@ -62,3 +70,9 @@ def test_cosine_goes_from_the_rate_to_zero_and_constant_stays():
     assert rates["constant"] == [2.0] * 5
     half = 2**0.5 / 2
     assert rates["cosine"] == pytest.approx([2.0, 1 + half, 1.0, 1 - half, 0.0], abs=1e-6)
+
+
+def test_the_corrected_adam_knows_the_noise_of_the_plan():
+    optimizer = built(optimizer="DPAdamBC", learning_rate=0.1)
+    assert isinstance(optimizer, DPAdamBC)
+    assert optimizer.noise_std == 2.0 * 3.0 / 8.0

@@ -1,4 +1,4 @@
-"""Any `torch.optim` optimiser by name, and its schedule."""
+"""Any `torch.optim` optimiser by name, or `DPAdamBC`, and its schedule."""
 
 import inspect
 from typing import Any
@@ -10,6 +10,8 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from dpmix.config import OptimizerConfig
 from dpmix.errors import DpmixError, nearest
+from dpmix.privacy.plan import PrivacyPlan
+from dpmix.training.dp_adam import DPAdamBC
 
 # LBFGS evaluates the loss several times a step: releases that the plan does not count.
 # SparseAdam takes sparse gradients, and a noisy gradient is dense.
@@ -19,13 +21,13 @@ _OPTIMIZERS: dict[str, type[Optimizer]] = {
     name: value
     for name, value in vars(torch.optim).items()
     if inspect.isclass(value) and issubclass(value, Optimizer) and name not in _UNFIT
-}
+} | {"DPAdamBC": DPAdamBC}
 
 DEFAULT_MOMENTUM = 0.9
 
 
-def build_optimizer(config: OptimizerConfig, model: nn.Module) -> Optimizer:
-    """Build the optimiser over the model's trainable parameters.
+def build_optimizer(config: OptimizerConfig, model: nn.Module, plan: PrivacyPlan) -> Optimizer:
+    """Build the optimiser over the model's trainable parameters; `plan` tells the noise.
 
     Raises:
         DpmixError: an unknown optimiser, or a setting that it does not take.
@@ -41,6 +43,8 @@ def build_optimizer(config: OptimizerConfig, model: nn.Module) -> Optimizer:
         arguments["momentum"] = config.momentum
     elif kind is torch.optim.SGD:
         arguments["momentum"] = DEFAULT_MOMENTUM
+    elif kind is DPAdamBC:
+        arguments["noise_std"] = plan.noise_std / plan.denominator
     arguments |= config.optimizer_options
     known = inspect.signature(kind).parameters
     for name in arguments:
