@@ -50,6 +50,7 @@ def digits_npz(tmp_path):
 def quick():
     """Settings of a run that takes a second."""
     return {
+        "model": "cnn-small",
         "expected_batch_size": 10,
         "steps": 2,
         "k_base": 2,

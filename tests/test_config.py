@@ -28,23 +28,7 @@ def test_single_settings_override_the_recipe_and_the_recipe_the_defaults(tmp_pat
     path = recipe(tmp_path, "privacy: {epsilon: 2, delta: 1.0e-6}\nviews: {method: self-aug}\n")
     config = Config.load(path, epsilon=1.5, k_base=None)
     assert (config.privacy.epsilon, config.privacy.delta) == (1.5, 1e-6)
-    assert (config.views.method, config.views.k_base) == ("self-aug", 16)
-
-
-def test_epochs_replace_the_default_steps_and_a_rate_the_default_batch():
-    config = Config.load(epochs=2, sampling_rate=0.1, denominator=50)
-    assert config.privacy.steps is None
-    assert config.privacy.expected_batch_size is None
-    assert Config.load().privacy.steps
-
-
-@pytest.mark.parametrize(("n", "batch"), [(5, 1), (326, 32), (4000, 400), (50_000, 400)])
-def test_the_default_batch_is_a_tenth_of_n_and_at_most_400(n, batch):
-    assert Config.load().privacy.with_batch(n).expected_batch_size == batch
-    assert Config.load(expected_batch_size=7).privacy.with_batch(n).expected_batch_size == 7
-    assert Config.load(expected_batch_size=0).privacy.with_batch(n).expected_batch_size == 0
-    rate = Config.load(sampling_rate=0.1, denominator=9).privacy
-    assert rate.with_batch(n) == rate
+    assert (config.views.method, config.views.k_diff) == ("self-aug", 2)
 
 
 def test_what_is_given_replaces_what_a_recipe_says_in_another_way(tmp_path):
@@ -66,8 +50,9 @@ def test_leave_to_overwrite_is_not_written_down(tmp_path):
 
 
 def test_every_default_field_suits_the_views_section():
-    assert Config.load(flip=None).view_spec(flip=False).flip is False
-    assert Config.load(flip=True).view_spec(flip=False).flip is True
+    chosen = {"k_base": 2, "k_self": 3}
+    assert Config.load(flip=None, **chosen).view_spec(flip=False).flip is False
+    assert Config.load(flip=True, **chosen).view_spec(flip=False).flip is True
 
 
 @pytest.mark.parametrize(

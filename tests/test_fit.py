@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import dpmix
+from dpmix.assembly import assemble
+from dpmix.config import Config
 from dpmix.data import load_splits
 from dpmix.errors import DpmixError
+from dpmix.fit import run as run_assembled
 from dpmix.privacy.accounting import epsilon_pld
 from dpmix.saved import load_run
 from dpmix.training.evaluate import evaluate
@@ -288,7 +291,7 @@ def test_an_overwriting_run_that_fails_early_leaves_the_earlier_run(image_root, 
 
 def test_a_mistake_is_found_before_the_folder_is_touched(image_root, tmp_path, quick):
     with pytest.raises(DpmixError, match="unknown model 'wrn-16-5': did you mean 'wrn-16-4'"):
-        run(image_root, tmp_path, model="wrn-16-5", **quick)
+        run(image_root, tmp_path, **quick | {"model": "wrn-16-5"})
     assert not (tmp_path / "run").exists()
 
 
@@ -325,3 +328,74 @@ def test_a_seed_does_not_touch_the_global_numpy_stream(image_root, tmp_path, qui
     before = np.random.get_state()[1].copy()  # noqa: NPY002
     run(image_root, tmp_path, seed=1, **quick)
     assert (np.random.get_state()[1] == before).all()  # noqa: NPY002
+
+
+BACKBONE = {"backbone": "random-conv", "model": None, "steps": 3, "expected_batch_size": None}
+
+
+def on_backbone(image_root, tmp_path, quick, **settings):
+    chosen = quick | BACKBONE | {"cache_dir": str(tmp_path / "features"), "cache_views": 6}
+    return run(image_root, tmp_path, **chosen | settings)
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_a_head_on_a_backbone_is_trained_saved_and_rebuilt(image_root, tmp_path, quick, cached):
+    result = on_backbone(
+        image_root, tmp_path, quick, fresh_views=not cached, cache_views=6 if cached else None
+    )
+    assert (tmp_path / "features").is_dir() == cached
+    saved = load_run(result.folder)
+    names = load_file(result.folder / "model.safetensors").keys()
+    assert names == {"head.linear.weight", "head.linear.bias"}
+    test = load_splits(str(image_root), image_size=32, channels=3).test
+    again = evaluate(saved.model, test, saved.normalization, torch.device("cpu"))
+    assert again.accuracy == pytest.approx(result.evaluation.accuracy, abs=0.051)
+    said = json.loads((result.folder / "privacy.json").read_text())["public_inputs"]["backbone"]
+    assert (said["name"], said["embedding_size"]) == ("random-conv", 512)
+    assert said["weights_sha256"] == saved.config.input.backbone_sha256
+    card = (result.folder / "MODEL_CARD.md").read_text()
+    assert "random-conv: no trained weights: fixed random filters; 512 features" in card
+
+
+def test_a_second_run_embeds_nothing(image_root, tmp_path, quick):
+    on_backbone(image_root, tmp_path, quick, image_size=32)
+    told = []
+    chosen = quick | BACKBONE | {
+        "cache_dir": str(tmp_path / "features"), "cache_views": 6, "epsilon": 5,
+        "data": str(image_root), "output": str(tmp_path / "b"), "image_size": 32,
+    }  # fmt: skip
+    run_assembled(assemble(Config.load(**chosen)), embedding=lambda *now: told.append(now))
+    assert told == []
+
+
+def test_another_backbone_than_the_runs_is_refused(image_root, tmp_path, quick):
+    result = on_backbone(image_root, tmp_path, quick)
+    path = result.folder / "config.yaml"
+    path.write_text(path.read_text().replace("backbone_size: null", "backbone_size: 24"))
+    with pytest.raises(DpmixError, match=r"are not those that '.*' was trained on"):
+        load_run(result.folder)
+
+
+def test_whitening_needs_public_images(image_root, public_root, tmp_path, quick):
+    with pytest.raises(DpmixError, match=r"feature_norm whiten needs public images.*--pool"):
+        on_backbone(image_root, tmp_path, quick, feature_norm="whiten")
+    result = on_backbone(image_root, tmp_path, quick, feature_norm="whiten", pool=str(public_root))
+    saved = load_run(result.folder)
+    assert saved.model.head.scale.std() > 0
+
+
+def test_norms_and_biases_of_a_network_train_without_a_cache(image_root, tmp_path, quick):
+    pytest.importorskip("timm")
+    torch.manual_seed(0)
+    import timm
+
+    save_file(timm.create_model("test_vit").state_dict(), tmp_path / "model.safetensors")
+    result = on_backbone(
+        image_root, tmp_path, quick, backbone="timm:test_vit", cache_views=None,
+        backbone_weights=str(tmp_path / "model.safetensors"), trainable="norm-and-bias",
+        expected_batch_size=4, steps=1,
+    )  # fmt: skip
+    names = load_file(result.folder / "model.safetensors").keys()
+    assert any(name.startswith("backbone.body.blocks.0.norm1") for name in names)
+    assert not any(name.endswith("qkv.weight") for name in names)
+    load_run(result.folder)

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from dpmix.errors import DpmixError, nearest
+from dpmix.models.head import FeatureNorm
+from dpmix.models.trainable import Trainable
 from dpmix.public.class_map import Unmapped
 from dpmix.views.spec import Average, Method, PoolDraw, ViewSpec
-
-DEFAULT_STEPS = 50
-LARGEST_BATCH = 400
 
 
 def _options(value: object) -> object:
@@ -47,7 +46,10 @@ class DataConfig(Section):
     )
     channels: int | None = Field(None, description="convert every image to 1 (grey) or 3 (RGB)")
     skip_corrupt: bool = Field(False, description="leave out unreadable images and count them")
-    normalization: str = Field("half", description="public pixel constants: unit, half, imagenet")
+    normalization: str | None = Field(
+        None,
+        description="public pixel constants: unit, half (default), imagenet; not with --backbone",
+    )
     workers: int | None = Field(None, description="decoding threads; default: one per core")
 
 
@@ -57,8 +59,12 @@ class ViewConfig(Section):
     method: Method = Field(
         "mix-self", description="none, self-aug, mix-self, mix-diff, microbatch-mixup"
     )
-    k_base: int = Field(16, description="K_BASE: self-augmentations of each image")
-    k_self: int = Field(18, description="K_SELF: mixups within one image's views")
+    k_base: int | None = Field(
+        None, description="K_BASE: self-augmentations of each image; default 16 (scatternet 4)"
+    )
+    k_self: int | None = Field(
+        None, description="K_SELF: mixups within one image's views; default 18 (scatternet 4)"
+    )
     k_diff: int = Field(2, description="K_DIFF: public images mixed in (mix-diff)")
     mixup_alpha: float = Field(0.2, description="alpha of Beta(alpha, alpha), the mixing weight")
     crop_padding: int = Field(4, description="reflect padding before the random crop, in pixels")
@@ -85,12 +91,50 @@ class ViewConfig(Section):
 
 
 class ModelConfig(Section):
-    """What is trained."""
+    """What is trained: a model from scratch, or a head (and more) on a public backbone."""
 
-    model: str = Field("cnn-small", description="cnn-small, wrn-16-4 or wrn-40-4")
+    model: str | None = Field(
+        None, description="from scratch, without public weights: cnn-small, wrn-16-4 or wrn-40-4"
+    )
     shortcut: str | None = Field(
         None, description="wide ResNet's shortcut: conv (default) or conv-norm-relu"
     )
+    backbone: str | None = Field(
+        None,
+        description="frozen public features: scatternet, random-conv, mobilenet-v2-offline, "
+        "timm:MODEL, torchvision:MODEL, open_clip:MODEL/WEIGHTS; default: the best at hand",
+    )
+    backbone_weights: str | None = Field(
+        None, description="its weights: a local file or folder, instead of the library's own"
+    )
+    backbone_size: int | None = Field(
+        None, ge=1, description="pixels that images are resized to for it; default: its own"
+    )
+    trainable: Trainable = Field(
+        "head", description="what trains: head, norm-and-bias, lora, last-blocks, all"
+    )
+    last_blocks: int = Field(1, ge=1, description="how many blocks, for last-blocks")
+    lora_rank: int = Field(8, ge=1, description="rank of the updates, for lora")
+    feature_norm: FeatureNorm = Field(
+        "unit", description="features before the head: none, unit, whiten (by the public pool)"
+    )
+
+
+class CacheConfig(Section):
+    """Views of a frozen backbone, embedded once."""
+
+    fresh_views: bool = Field(False, description="embed new views at every step: no cache, slow")
+    cache_views: int | None = Field(
+        None,
+        ge=1,
+        description="M, embedded views of an image, of which a step draws K; default 36, or K if "
+        "that is more (scatternet: K)",
+    )
+    cache_dtype: Literal["float16", "float32"] = Field(
+        "float16", description="numbers of the cache: float16, float32"
+    )
+    cache_dir: str = Field("runs/features", description="where caches lie; PRIVATE, shared by runs")
+    view_seed: int = Field(0, ge=0, description="of the cached views' coins; need not be secret")
 
 
 class PrivacyConfig(Section):
@@ -104,7 +148,8 @@ class PrivacyConfig(Section):
     max_grad_norm: float = Field(1.0, description="C: every example's gradient is clipped to it")
     expected_batch_size: float | None = Field(
         None,
-        description=f"q*N, examples expected in a step; default N/10, at most {LARGEST_BATCH}",
+        description="q*N, examples expected in a step; default N for a head on a backbone, else "
+        "N/10, at most 400",
     )
     sampling_rate: float | None = Field(
         None, description="q itself, with --denominator, when N must not count as public"
@@ -112,37 +157,22 @@ class PrivacyConfig(Section):
     denominator: float | None = Field(
         None, description="divides the noisy sum; only with --sampling-rate"
     )
-    steps: int | None = Field(None, description=f"T, training steps; default {DEFAULT_STEPS}")
+    steps: int | None = Field(None, description="T, training steps; default 50")
     epochs: float | None = Field(None, description="T as expected passes over the data")
     spent: tuple[str, ...] = Field(
         (), description="report of a dpmix pool gap on these data, to count in epsilon; repeatable"
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _fill(cls, values: Any) -> Any:
-        """Defaults that hold only where the other way of saying it was not used."""
-        if not isinstance(values, dict):
-            return values
-        given = {name: value for name, value in values.items() if value is not None}
-        if not given.keys() & {"steps", "epochs"}:
-            given["steps"] = DEFAULT_STEPS
-        return given
-
-    def with_batch(self, n: int) -> "PrivacyConfig":
-        """The same with the default batch size for `n` training examples, if none was given."""
-        given = (self.expected_batch_size, self.sampling_rate, self.denominator)
-        if any(value is not None for value in given):
-            return self
-        batch = min(LARGEST_BATCH, max(1, n // 10))
-        return self.model_copy(update={"expected_batch_size": float(batch)})
-
 
 class OptimizerConfig(Section):
     """How the released gradients are used; none of it affects privacy."""
 
-    optimizer: str = Field("SGD", description="of torch.optim, by name: SGD, Adam, AdamW, ...")
-    learning_rate: float = Field(1.0, gt=0, description="learning rate")
+    optimizer: str = Field(
+        "SGD", description="of torch.optim, by name: SGD, Adam, AdamW, ...; or DPAdamBC"
+    )
+    learning_rate: float | None = Field(
+        None, gt=0, description="learning rate; the default goes with the rest of the recipe"
+    )
     momentum: float | None = Field(
         None, ge=0, lt=1, description="momentum, where the optimizer has it; default 0.9"
     )
@@ -165,8 +195,8 @@ class RunConfig(Section):
         None, ge=0, description="repeatable RESEARCH run: whoever knows the seed undoes the noise"
     )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
-    engine: Literal["auto", "examplewise", "vectorized"] = Field(
-        "auto", description="per-example gradients: auto, examplewise, vectorized"
+    engine: Literal["auto", "examplewise", "vectorized", "linear"] = Field(
+        "auto", description="per-example gradients: auto, examplewise, vectorized, linear"
     )
     view_chunk: int | None = Field(
         None, ge=1, description="views per forward pass, to bound memory; exact"
@@ -181,6 +211,7 @@ class InputConfig(Section):
 
     image_shape: tuple[int, int, int]
     class_names: tuple[str, ...]
+    backbone_sha256: str | None = None
 
 
 class Config(Section):
@@ -189,6 +220,7 @@ class Config(Section):
     data: DataConfig = DataConfig()
     views: ViewConfig = ViewConfig()
     model: ModelConfig = ModelConfig()
+    features: CacheConfig = CacheConfig()
     privacy: PrivacyConfig = PrivacyConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     run: RunConfig = RunConfig()

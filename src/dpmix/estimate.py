@@ -11,28 +11,29 @@ from dpmix.models import parameter_count, train_mode
 from dpmix.privacy.clipping import choose_engine, clipped_gradient_sum
 from dpmix.reporting.summary import pool_rows
 from dpmix.training.loss import soft_cross_entropy
+from dpmix.views.view_set import ViewSet
 
 PROBE_GROUPS = 8
+PROBE_ROWS = 128  # a head is so small that fewer would time the start of a call
 REPEATS = 3
 
 
 def seconds_per_step(parts: Assembly) -> float:
-    """Expected seconds of a step: views and clipped gradients of a few random public images.
+    """Expected seconds of a step: views and clipped gradients of a few random public examples.
 
-    The median of three passes after one to warm up, scaled to the expected batch.
+    The median of three passes after one to warm up, scaled to the expected batch. Views that are
+    cached are random features here: drawing them is a copy.
     """
-    spec, shape = parts.views.spec, parts.splits.train.image_shape
+    groups = PROBE_GROUPS if parts.cache is None else PROBE_ROWS
+    examples = groups * parts.views.spec.examples_per_group
     rng = np.random.default_rng()
-    examples = PROBE_GROUPS * spec.examples_per_group
-    images = torch.randint(0, 256, (examples, *shape), dtype=torch.uint8, device=parts.device)
-    labels = torch.randint(0, parts.views.num_classes, (examples,), device=parts.device)
     train_mode(parts.model)
     times = []
     for _ in range(REPEATS + 1):
         start = time.perf_counter()
-        made = parts.views.build(images, labels, parts.views.draw_coins(PROBE_GROUPS, rng))
+        made = _random_views(parts, examples, rng)
         part = clipped_gradient_sum(
-            parts.model,
+            parts.trained,
             soft_cross_entropy,
             made.views,
             made.labels,
@@ -46,16 +47,31 @@ def seconds_per_step(parts: Assembly) -> float:
     return sorted(times[1:])[REPEATS // 2] / examples * parts.plan.expected_batch_size
 
 
+def _random_views(parts: Assembly, examples: int, rng: np.random.Generator) -> ViewSet:
+    spec, classes = parts.views.spec, parts.views.num_classes
+    labels = torch.randint(0, classes, (examples,), device=parts.device)
+    if parts.cache is not None and parts.backbone is not None:
+        shape = (examples, spec.views, parts.backbone.embedding_size)
+        soft = torch.nn.functional.one_hot(labels, classes).float()
+        return ViewSet(
+            torch.rand(shape, device=parts.device), soft[:, None].expand(-1, spec.views, -1)
+        )
+    groups = examples // spec.examples_per_group
+    image_shape = parts.splits.train.image_shape
+    images = torch.randint(0, 256, (examples, *image_shape), dtype=torch.uint8, device=parts.device)
+    return parts.views.build(images, labels, parts.views.draw_coins(groups, rng))
+
+
 def estimate_rows(parts: Assembly) -> list[tuple[str, str]]:
-    """Model size, cost per step and an estimate of the time, a line each."""
+    """Model size, cost per step, memory and an estimate of the time, a line each."""
     seconds = seconds_per_step(parts)
     views = parts.views.spec.views
     groups = parts.plan.expected_batch_size / parts.views.spec.examples_per_group
-    chosen, reason = choose_engine(parts.model, views)
+    chosen, reason = choose_engine(parts.trained, views)
     if parts.config.run.engine != "auto":
         chosen, reason = parts.config.run.engine, "as asked for"
     return [
-        ("model", f"{parts.config.model.model}, {parameter_count(parts.model):,} parameters"),
+        *model_rows(parts),
         ("data", data_line(parts.splits)),
         *_pretraining_rows(parts),
         *pool_rows(parts.pool_facts, parts.config.views.pool_role),
@@ -63,9 +79,75 @@ def estimate_rows(parts: Assembly) -> list[tuple[str, str]]:
         ("cost of a step", f"{groups:g} clipped gradients x {views} views = "
          f"{groups * views:g} forward and backward passes"),
         ("engine", f"{chosen}: {reason}"),
+        ("memory", f"about {step_memory(parts) / 2**20:,.0f} MiB for weights, gradients and the "
+         "views of one example"),
+        *_cache_rows(parts),
         ("time", f"about {seconds:.2f} s a step, {_duration(seconds * parts.plan.steps)} in all "
          f"on {parts.device}"),
     ]  # fmt: skip
+
+
+def model_rows(parts: Assembly) -> list[tuple[str, str]]:
+    """What is trained, and how much of the whole that is."""
+    model = parts.config.model
+    trained, whole = parameter_count(parts.model), sum(p.numel() for p in parts.model.parameters())
+    if parts.backbone is None:
+        return [("model", f"{model.model}, {trained:,} parameters")]
+    return [
+        ("backbone", f"{parts.backbone.name}: {parts.backbone.embedding_size:,} features at "
+         f"{parts.backbone.module.input_size} pixels; {parts.backbone.provenance}"),
+        ("trained", f"{model.trainable}: {trained:,} of {whole:,} parameters"),
+    ]  # fmt: skip
+
+
+def step_memory(parts: Assembly) -> int:
+    """Bytes that a step of the engine `examplewise` holds.
+
+    Weights; for each trained one its gradient, the float64 sum and the moving average; and what the
+    forward over one example's views keeps for the backward, measured on random ones.
+    """
+    weights = sum(int(t.nbytes) for t in parts.model.state_dict().values())
+    kept: dict[int, int] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    made = _random_views(parts, PROBE_GROUPS, np.random.default_rng())
+    chunk = parts.config.run.view_chunk or made.views.shape[1]
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        parts.trained(made.views[0, :chunk])
+    own = {p.untyped_storage().data_ptr() for p in parts.model.parameters()}
+    activations = sum(size for where, size in kept.items() if where not in own)
+    return weights + 16 * parameter_count(parts.model) + activations
+
+
+def cache_size(parts: Assembly) -> tuple[int, int, int]:
+    """Views to embed, and bytes of the whole cache: (training views, test images, bytes)."""
+    assert parts.cache is not None
+    train = parts.cache.train_layout(parts.splits.train, parts.views)
+    test = parts.cache.test_layout(parts.splits.test)
+    return train.rows * train.views, test.rows, train.bytes + test.bytes
+
+
+def cache_line(parts: Assembly) -> str:
+    """How much is embedded, and where it lies."""
+    views, test, size = cache_size(parts)
+    return (
+        f"{views:,} views and {test:,} test images, {size / 1e9:.2f} GB in "
+        f"{parts.config.features.cache_dir} (private)"
+    )
+
+
+def _cache_rows(parts: Assembly) -> list[tuple[str, str]]:
+    if parts.cache is None:
+        return []
+    views, test, _ = cache_size(parts)
+    seconds = (views + test) * parts.cache.seconds_per_view(
+        parts.splits.train.image_shape, parts.views
+    )
+    return [("feature cache", f"{cache_line(parts)}; about {_duration(seconds)} to make, once")]
 
 
 def _pretraining_rows(parts: Assembly) -> list[tuple[str, str]]:

@@ -13,16 +13,18 @@ from dpmix.atomic_files import text_writer
 from dpmix.config import Config
 from dpmix.data.options import Progress as Counted
 from dpmix.models import parameter_count
+from dpmix.models.classifier import trained_state
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.reporting.metrics import metrics
 from dpmix.reporting.model_card import model_card
 from dpmix.reporting.statement import privacy_statement
 from dpmix.training.ema import Ema
-from dpmix.training.evaluate import Evaluation
+from dpmix.training.evaluate import Evaluation, evaluate, evaluate_features
 from dpmix.training.json_text import to_json
 from dpmix.training.loop import History, Progress, train
 from dpmix.training.run_folder import RunFolder
 from dpmix.training.weights import weight_bytes
+from dpmix.views.view_source import ViewSource
 
 EVALUATIONS = 10
 
@@ -72,16 +74,20 @@ def run(
     parts: Assembly,
     report: Callable[[Progress], None] = lambda _: None,
     pretraining: Counted = lambda done, total: None,
+    embedding: Counted = lambda done, total: None,
 ) -> RunResult:
     """Train an assembled run and write its folder, as `fit` does.
 
-    `pretraining` is told (steps done, steps in all) while the run trains on its pool.
+    `pretraining` is told (steps done, steps in all) while the run trains on its pool, `embedding`
+    (views done, views in all) while it fills its feature cache.
     """
-    trainer = parts.trainer()
+    parts.check()
     folder = RunFolder(parts.folder)
     folder.create(parts.config.run.overwrite)
 
     try:
+        views, evaluation = _embedded(parts, embedding)
+        trainer = parts.trainer(views)
         if parts.pretraining is not None:
             parts.pretraining.run(parts.model, pretraining)
         ema = Ema(parts.model, parts.config.optimizer.ema_decay)
@@ -89,8 +95,7 @@ def run(
             trainer,
             schedule=parts.schedule,
             ema=ema,
-            test=parts.splits.test,
-            normalization=parts.views.normalization,
+            evaluate=evaluation,
             eval_every=parts.config.run.eval_every or max(1, parts.plan.steps // EVALUATIONS),
             folder=folder,
             save=lambda so_far: _save(parts, folder, ema, so_far),
@@ -103,13 +108,34 @@ def run(
     return RunResult(parts.model.eval(), parts.plan, history.last, folder.root, parts.config)
 
 
+def _embedded(
+    parts: Assembly, report: Counted
+) -> tuple[ViewSource, Callable[[nn.Module], Evaluation]]:
+    """What a step draws views from, and how the model is judged: in features where cached."""
+    test = parts.splits.test
+    if parts.cache is None:
+
+        def on_images(model: nn.Module) -> Evaluation:
+            return evaluate(model, test, parts.views.normalization, parts.device)
+
+        return parts.views, on_images
+    cached = parts.cache.embed_train(parts.splits.train, parts.views, report)
+    features = parts.cache.embed_test(test, report)
+
+    def on_features(model: nn.Module) -> Evaluation:
+        return evaluate_features(parts.trained, features, test, parts.device)
+
+    return cached, on_features
+
+
 def _save(parts: Assembly, folder: RunFolder, ema: Ema, history: History) -> None:
     """Write what may be released; true of this step whether or not the run goes on."""
-    weights = weight_bytes(ema.weights())
+    weights = weight_bytes(trained_state(parts.model, ema.weights()))
     statement = privacy_statement(
         parts.config,
         parts.plan,
         pool=parts.pool_facts,
+        backbone=parts.backbone,
         steps=history.points[-1]["step"],
         weights_sha256=sha256(weights).hexdigest(),
     )

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from torch import nn
 
-from dpmix.assembly import build, choose_device
+from dpmix.assembly import build, choose_device, constants_of, load
 from dpmix.config import Config, InputConfig
-from dpmix.data import ImageSource, Normalization, load_splits, normalization
+from dpmix.data import ImageSource, Normalization, load_splits
 from dpmix.data.options import Progress
 from dpmix.errors import DpmixError
 from dpmix.training.run_folder import RunFolder
@@ -46,10 +46,18 @@ def load_run(root: Path, device: str = "auto") -> SavedRun:
             f"'{folder.config}' has no section 'input', so the model can't be rebuilt; expected "
             "the config.yaml that the run wrote"
         )
-    model = build(config, config.input.image_shape, len(config.input.class_names))
+    where, shape = choose_device(device), config.input.image_shape
+    backbone = load(config, where)
+    if backbone is not None and backbone.weights_sha256 != config.input.backbone_sha256:
+        raise DpmixError(
+            f"the weights of backbone '{backbone.name}' here are not those that '{root}' was "
+            f"trained on (sha256 {config.input.backbone_sha256}); restore those: give the run's "
+            "config.yaml their place in backbone_weights"
+        )
+    model = build(config, shape, len(config.input.class_names), backbone)
     load_weights(folder.model, model)
-    constants = normalization(config.data.normalization, config.input.image_shape[0])
-    return SavedRun(model.to(choose_device(device)).eval(), config, config.input, constants)
+    constants = constants_of(config, shape, backbone)
+    return SavedRun(model.to(where).eval(), config, config.input, constants)
 
 
 def test_source(

@@ -84,9 +84,11 @@ def test_neighbouring_folders_have_neighbouring_train_sets(class_folder):
     assert moved > 0
 
 
-def test_a_flat_folder_needs_a_fraction(class_folder):
-    with pytest.raises(DpmixError, match="give --test-fraction"):
-        folder_splits(class_folder("flat", {"a": 2, "b": 2}), PLAIN, None)
+def test_a_flat_folder_without_a_fraction_is_split_and_says_so(class_folder, unchecked):
+    root = class_folder("flat", {"a": 20, "b": 20})
+    with pytest.warns(UserWarning, match="one image in five.*the guarantee does not cover those"):
+        splits = folder_splits(root, PLAIN, None)
+    assert splits.test.labels.tolist() == folder_splits(root, PLAIN, 0.2).test.labels.tolist()
 
 
 def test_missing_folder(tmp_path):

@@ -24,8 +24,8 @@ def test_dispatches_by_kind(npz, class_folder):
 def test_a_built_in_name_goes_before_a_folder(class_folder, monkeypatch):
     monkeypatch.chdir(class_folder("mnist5k", {"a": 1}).parent)
     assert len(load_splits("mnist5k").train) == 4000
-    with pytest.raises(DpmixError, match="--test-fraction"):
-        load_splits("./mnist5k")
+    with pytest.raises(DpmixError, match="holds no images"):
+        load_splits("./mnist5k", test_fraction=0.5)
 
 
 def test_options_that_do_not_apply_are_refused(npz):

@@ -16,12 +16,14 @@ from dpmix.training.loop import History
 
 def card(classes, pool=None, **settings):
     plan = PrivacyPlan.calibrate(n=100, expected_batch_size=50, epsilon=2.0, delta=1e-4, steps=5)
-    config = Config.load(**settings).model_copy(
+    config = Config.load(model="cnn-small", **settings).model_copy(
         update={"input": InputConfig(image_shape=(1, 8, 8), class_names=tuple(classes))}
     )
     evaluation = Evaluation(0.75, classes, 0.6, 200)
     history = History([{"step": 5, "epsilon": 2.0, "test_accuracy": 0.75}], evaluation)
-    statement = privacy_statement(config, plan, pool=pool, steps=5, weights_sha256="ab")
+    statement = privacy_statement(
+        config, plan, pool=pool, backbone=None, steps=5, weights_sha256="ab"
+    )
     return model_card(config, statement, metrics(config, plan, history, 1234)), statement
 
 

@@ -8,6 +8,7 @@ from torch import nn
 from dpmix.data import TensorSource, normalization
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.training.ema import Ema
+from dpmix.training.evaluate import evaluate
 from dpmix.training.loop import train
 from dpmix.training.run_folder import RunFolder
 from dpmix.training.step import PrivateTrainer
@@ -32,8 +33,7 @@ def run(tmp_path, steps, eval_every):
         trainer,
         schedule=torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0),
         ema=Ema(model, 0.9),
-        test=data,
-        normalization=constants,
+        evaluate=lambda averaged: evaluate(averaged, data, constants, torch.device("cpu")),
         eval_every=eval_every,
         folder=folder,
         save=lambda now: saves.append(now.points[-1]["step"]),

@@ -16,7 +16,7 @@ from dpmix.data.options import ReadOptions
 from dpmix.errors import DpmixError
 from dpmix.gap.check import check_gap
 from dpmix.gap.report import Budget, gap_report, reserved
-from dpmix.models.backbone import load_backbone
+from dpmix.models.backbones import load_backbone
 from dpmix.public.class_map import class_map
 from dpmix.public.contact_sheet import PER_SHEET, write_sheets
 from dpmix.public.inspection import inspect_pool

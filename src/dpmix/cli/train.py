@@ -10,7 +10,7 @@ from dpmix.assembly import assemble
 from dpmix.cli.flags import setting_flags
 from dpmix.cli.progress import counting_bar, decoding_bar, training_bar
 from dpmix.config import Config
-from dpmix.estimate import data_line, estimate_rows
+from dpmix.estimate import cache_line, data_line, estimate_rows, model_rows
 from dpmix.fit import run
 from dpmix.reporting.summary import evaluation_rows, guarantee_rows, pool_rows, two_columns
 
@@ -34,20 +34,27 @@ def train(
     """
     console = Console()
     with decoding_bar(console) as decoding:
-        parts = assemble(Config.load(config, **settings), decoding)
+        parts = assemble(Config.load(config, **settings), decoding, pretrained=not dry_run)
     if parts.splits.skipped:
         console.print(f"left out {parts.splits.skipped} corrupt images")
     plan_rows = guarantee_rows(parts.plan, parts.config.views.method, parts.config.run.seed)
     if dry_run:
-        parts.trainer()  # refuses what a run would refuse
+        parts.check()
         console.print(two_columns([*plan_rows, *estimate_rows(parts)]))
         return
     console.print(f"{data_line(parts.splits)}; writing to {parts.folder}", highlight=False)
+    for name, value in model_rows(parts):
+        console.print(f"{name}: {value}", highlight=False)
+    if parts.cache is not None:
+        console.print(f"feature cache: {cache_line(parts)}", highlight=False)
+    if chosen := parts.better:
+        console.print(chosen, highlight=False)
     with (
         counting_bar(console, "pretraining on the pool", "steps") as pretraining,
+        counting_bar(console, "embedding views", "views") as embedding,
         training_bar(console, parts.plan.steps, parts.plan.private) as report,
     ):
-        result = run(parts, report, pretraining)
+        result = run(parts, report, pretraining, embedding)
     rows = [
         *evaluation_rows(result.evaluation),
         *plan_rows,

@@ -1,5 +1,6 @@
 """Image folders: `root/{train,test}/<class>/*`, or `root/<class>/*` with a test fraction."""
 
+import warnings
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from dpmix.data.splits import Splits, hashed_split
 from dpmix.errors import DpmixError
 
 _SIDES = ("train", "test")
+TEST_FRACTION = 0.2
 
 
 def folder_splits(root: Path, options: ReadOptions, test_fraction: float | None) -> Splits:
@@ -93,9 +95,12 @@ def _drawn_split(
 ) -> tuple[tuple[str, ...], list[EncodedPart]]:
     names, whole = _part(root, root)
     if test_fraction is None:
-        raise DpmixError(
-            f"data folder '{root}' has no train and test folders; expected a rule to split it: "
-            "give --test-fraction, such as --test-fraction 0.2"
+        test_fraction = TEST_FRACTION
+        warnings.warn(
+            f"data folder '{root}' has no train and test folders: one image in five, by the hash "
+            "of its path, is held out for testing, and the guarantee does not cover those; "
+            "--test-fraction sets the share",
+            stacklevel=2,
         )
     is_test = hashed_split(whole.images.names, test_fraction)
     return names, [_taken(whole, side.nonzero().flatten()) for side in (~is_test, is_test)]

@@ -10,7 +10,7 @@ from dpmix.data.mnist import mnist5k
 from dpmix.data.npz import npz_splits
 from dpmix.data.options import Progress, ReadOptions
 from dpmix.data.splits import Splits
-from dpmix.data.torchvision_sets import TORCHVISION_SETS, torchvision_splits
+from dpmix.data.torchvision_sets import EQUAL_SIZES, TORCHVISION_SETS, torchvision_splits
 from dpmix.errors import DpmixError, nearest
 
 BUILT_IN: dict[str, Callable[[ReadOptions], Splits]] = {"mnist5k": mnist5k}
@@ -66,6 +66,15 @@ def load_splits(
     if data in TORCHVISION_SETS:
         return torchvision_splits(data, options, Path(data_root).expanduser(), download)
     return npz_splits(path, options)
+
+
+def has_sizes_of_its_own(data: str) -> bool:
+    """Whether the images of `data` may be of many sizes: files in folders, not arrays."""
+    if data in BUILT_IN:
+        return False
+    if data in TORCHVISION_SETS or data.startswith(PREFIX):
+        return data not in EQUAL_SIZES
+    return Path(data).expanduser().is_dir()
 
 
 def _built_in(data: str, options: ReadOptions) -> Splits:

@@ -153,6 +153,9 @@ TORCHVISION_SETS: dict[str, _Set] = {
 }
 """name -> how it is fetched and read; a new set is one function and one entry."""
 
+EQUAL_SIZES = frozenset({"cifar10", "cifar100", "eurosat"})
+"""The sets whose images are all of one size."""
+
 
 def _at_random(
     name: str, names: tuple[str, ...], whole: EncodedPart, options: ReadOptions

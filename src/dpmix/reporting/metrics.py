@@ -17,7 +17,7 @@ def metrics(config: Config, plan: PrivacyPlan, history: History, parameters: int
     return {
         "private": plan.private,
         "method": config.views.method,
-        "model": config.model.model,
+        "model": config.model.model or config.model.backbone,
         "parameters": parameters,
         "test_accuracy": history.last.accuracy,
         "test_loss": history.last.loss,

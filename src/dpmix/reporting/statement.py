@@ -9,6 +9,7 @@ from importlib.metadata import version
 from typing import Any
 
 from dpmix.config import Config, ViewConfig
+from dpmix.models.backbone import Backbone
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.public.load import PoolFacts
 from dpmix.reporting.rounding import shown_epsilon
@@ -24,6 +25,7 @@ def privacy_statement(
     plan: PrivacyPlan,
     *,
     pool: PoolFacts | None,
+    backbone: Backbone | None,
     steps: int,
     weights_sha256: str,
 ) -> dict[str, Any]:
@@ -33,6 +35,7 @@ def privacy_statement(
         config: the run's settings.
         plan: what ran.
         pool: what is known of the public pool, if one was read.
+        backbone: whose features were trained on, if any.
         steps: steps released; fewer than planned where the run is not over.
         weights_sha256: of the weights' file that the statement is about.
     """
@@ -65,11 +68,24 @@ def privacy_statement(
         "spent_before": list(plan.spent),
         "public_inputs": {
             "pool": pool and pool.as_dict() | _use_of_pool(config.views),
-            "normalization": config.data.normalization,
+            "normalization": config.data.normalization or "the backbone's own",
             "pretrained_weights": "the public pool" if pretrains else None,
+            "backbone": backbone and _facts(backbone, config),
         },
         "versions": {"python": platform.python_version()}
         | {name: version(name) for name in _LIBRARIES},
+    }
+
+
+def _facts(backbone: Backbone, config: Config) -> dict[str, Any]:
+    return {
+        "name": backbone.name,
+        "provenance": backbone.provenance,
+        "licence": backbone.licence,
+        "weights_sha256": config.input and config.input.backbone_sha256,
+        "embedding_size": backbone.embedding_size,
+        "input_size": backbone.module.input_size,
+        "trained_privately": config.model.trainable,
     }
 
 
@@ -122,4 +138,6 @@ def assumptions(config: Config, plan: PrivacyPlan) -> list[str]:
     ]
     if config.views.pool is not None:
         said.append("The public pool was made without any of the private images.")
+    if config.model.backbone is not None:
+        said.append("The backbone was made without any of the private images.")
     return said

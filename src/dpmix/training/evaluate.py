@@ -1,6 +1,7 @@
 """Accuracy on a held-out split."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -39,10 +40,23 @@ def evaluate(
     model: nn.Module, source: ImageSource, normalization: Normalization, device: torch.device
 ) -> Evaluation:
     """Classify every image of `source` once, without augmentation, in eval mode."""
+    return judged(torch.cat(list(logits(model, source, normalization, device))), source)
+
+
+def evaluate_features(
+    head: nn.Module, features: Float[Tensor, "N D"], source: ImageSource, device: torch.device
+) -> Evaluation:
+    """The same for a head on the features of every image of `source`, embedded before."""
+    with _evaluating(head):
+        scores = [head(part.to(device).float()).cpu() for part in features.split(BATCH)]
+    return judged(torch.cat(scores), source)
+
+
+def judged(scores: Float[Tensor, "N L"], source: ImageSource) -> Evaluation:
+    """How logits compare with the labels of `source`."""
     # Imported here: torchmetrics takes a second to load, and `--help` should not wait for it.
     from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-    scores = torch.cat(list(logits(model, source, normalization, device)))
     names = source.class_names
     counts = multiclass_confusion_matrix(scores, source.labels, num_classes=len(names)).double()
     right, total = counts.diag(), counts.sum(dim=1)
@@ -58,13 +72,20 @@ def logits(
     model: nn.Module, source: ImageSource, normalization: Normalization, device: torch.device
 ) -> Iterator[Float[Tensor, "B L"]]:
     """Yield the logits of `source` in order, on the CPU; the model's modes are put back."""
+    for index in torch.arange(len(source)).split(BATCH):
+        with _evaluating(model):
+            scores = model(normalization(source.images(index).to(device))).float().cpu()
+        yield scores
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode without gradients; the model's modes are put back."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        for index in torch.arange(len(source)).split(BATCH):
-            with torch.inference_mode():
-                scores = model(normalization(source.images(index).to(device))).float().cpu()
-            yield scores
+        with torch.inference_mode():
+            yield
     finally:
         for module, training in modes.items():
             module.training = training

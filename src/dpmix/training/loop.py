@@ -5,12 +5,11 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from dpmix.data.normalization import Normalization
-from dpmix.data.source import ImageSource
 from dpmix.training.ema import Ema
-from dpmix.training.evaluate import Evaluation, evaluate
+from dpmix.training.evaluate import Evaluation
 from dpmix.training.run_folder import RunFolder
 from dpmix.training.step import PrivateTrainer
 
@@ -45,8 +44,7 @@ def train(
     *,
     schedule: LRScheduler,
     ema: Ema,
-    test: ImageSource,
-    normalization: Normalization,
+    evaluate: Callable[[nn.Module], Evaluation],
     eval_every: int,
     folder: RunFolder,
     save: Callable[[History], None],
@@ -61,8 +59,7 @@ def train(
         trainer: wired to a plan, model and data.
         schedule: of the learning rate.
         ema: of the trainer's model.
-        test: evaluated every `eval_every` steps and after the last.
-        normalization: for the test images.
+        evaluate: the averaged model on the test split, every `eval_every` steps and at the end.
         eval_every: steps.
         folder: where diagnostics go.
         save: called after each evaluation; writes what may be released.
@@ -85,7 +82,7 @@ def train(
         evaluation = None
         if step == due:
             with ema.applied() as averaged:
-                evaluation = evaluate(averaged, test, normalization, trainer.device)
+                evaluation = evaluate(averaged)
             history.points.append(
                 {"step": step, "epsilon": epsilon, "test_accuracy": evaluation.accuracy}
             )

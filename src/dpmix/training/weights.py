@@ -7,6 +7,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from dpmix.errors import DpmixError
+from dpmix.models.classifier import public_names
 
 
 def weight_bytes(weights: dict[str, Tensor]) -> bytes:
@@ -16,13 +17,14 @@ def weight_bytes(weights: dict[str, Tensor]) -> bytes:
 
 
 def load_weights(path: Path, model: nn.Module) -> None:
-    """Fill `model` with the weights at `path`.
+    """Fill `model` with the weights at `path`; a public backbone keeps its own.
 
     Raises:
         DpmixError: no such file, not safetensors, or weights of another model.
     """
     try:
-        model.load_state_dict(load_file(path))
+        own = {name: model.state_dict()[name] for name in public_names(model)}
+        model.load_state_dict(load_file(path) | own)
     except FileNotFoundError:
         raise DpmixError(f"no weights at '{path}'; give the folder of a finished run") from None
     except (SafetensorError, OSError) as error:

@@ -1,0 +1,131 @@
+"""What a run does where the user said nothing; docs/defaults.md says why.
+
+Guarantee: every rule reads the settings, N, L and the image size, which count as public, and what
+is installed on this machine; none reads an image or a label.
+"""
+
+import math
+from typing import Any, TypeVar
+
+from dpmix.config import Config, Section
+from dpmix.data.load import has_sizes_of_its_own
+from dpmix.errors import DpmixError
+from dpmix.models.backbones.best_reachable import best_reachable
+from dpmix.privacy.plan import PrivacyPlan
+from dpmix.training.features import CACHE_VIEWS
+from dpmix.training.optimizer import DEFAULT_MOMENTUM
+
+S = TypeVar("S", bound=Section)
+
+DEMO = "mnist5k"
+K_BASE, K_SELF = 16, 18  # the paper's
+SCATTER_K = 4  # the transform is slow: eight views an image instead of 34
+
+STEPS = 50
+SCRATCH_RATE = 1.0
+LARGEST_SCRATCH_BATCH = 400
+HEAD_RATE = 16.0
+
+
+def choose_model(config: Config) -> Config:
+    """Settle what is trained, and what follows from that before any image is read.
+
+    Raises:
+        DpmixError: settings that contradict each other.
+    """
+    model = config.model
+    if model.model is not None and model.backbone is not None:
+        raise DpmixError(
+            f"model '{model.model}' is trained from scratch and backbone '{model.backbone}' is "
+            "not; give one of --model and --backbone"
+        )
+    _refuse_idle_backbone_settings(config)
+    if model.model is None and model.backbone is None:
+        demo = config.data.data == DEMO
+        model = _set(model, **({"model": "cnn-small"} if demo else {"backbone": best_reachable()}))
+    from_scratch = model.backbone is None
+    scatter = model.backbone == "scatternet"
+    views = config.views
+    views = _set(
+        views,
+        k_base=_first(views.k_base, SCATTER_K if scatter else K_BASE),
+        k_self=_first(views.k_self, SCATTER_K if scatter else K_SELF),
+    )
+    data = config.data
+    if from_scratch:
+        data = _set(data, normalization=data.normalization or "half")
+    else:
+        if data.normalization is not None or data.channels == 1:
+            raise DpmixError(
+                f"backbone '{model.backbone}' takes RGB images with constants of its own; leave "
+                "out --normalization and --channels"
+            )
+        data = _set(data, channels=3)
+    return _set(config, model=model, views=views, data=data)
+
+
+def choose_image_size(config: Config, backbone_size: int) -> Config:
+    """Resize images of many sizes to what the backbone takes; others stay as they are stored."""
+    data = config.data
+    if data.image_size is not None or not has_sizes_of_its_own(data.data):
+        return config
+    return _set(config, data=_set(data, image_size=backbone_size))
+
+
+def choose_recipe(config: Config, n: int, views: int) -> Config:
+    """Settle batch, steps and the size of the cache, for N examples and K views a step."""
+    privacy, cache = config.privacy, config.features
+    head_only = config.model.backbone is not None and config.model.trainable == "head"
+    if privacy.steps is None and privacy.epochs is None:
+        privacy = _set(privacy, steps=STEPS)
+    ways = (privacy.expected_batch_size, privacy.sampling_rate, privacy.denominator)
+    if all(way is None for way in ways):
+        scratch = min(LARGEST_SCRATCH_BATCH, max(1, n // 10))
+        privacy = _set(privacy, expected_batch_size=float(n if head_only else scratch))
+    if head_only and not cache.fresh_views:
+        few = config.model.backbone == "scatternet"
+        least = views if few else max(CACHE_VIEWS, views)
+        cache = _set(cache, cache_views=_first(cache.cache_views, least))
+    return _set(config, privacy=privacy, features=cache)
+
+
+def choose_rate(config: Config, plan: PrivacyPlan) -> Config:
+    """Settle the learning rate: for a head, as large as the noise of the whole run allows.
+
+    T steps of rate r and momentum m leave noise of standard deviation r / (1 - m) sigma C sqrt(T) /
+    denominator in each weight; the rule makes that one, where features have length one.
+    """
+    optimizer = config.optimizer
+    if optimizer.learning_rate is not None:
+        return config
+    rate = SCRATCH_RATE
+    if config.model.backbone is not None:
+        rate = HEAD_RATE
+        if plan.private:
+            momentum = _first(optimizer.momentum, DEFAULT_MOMENTUM)
+            noise = plan.noise_std * math.sqrt(plan.steps) / plan.denominator
+            rate = min(rate, float(f"{(1 - momentum) / noise:.3g}"))
+    return _set(config, optimizer=_set(optimizer, learning_rate=rate))
+
+
+def _refuse_idle_backbone_settings(config: Config) -> None:
+    """Refuse what would do nothing for a model from scratch."""
+    if config.model.model is None:
+        return
+    ours = ("backbone_weights", "backbone_size", "trainable", "last_blocks", "lora_rank",
+            "feature_norm")  # fmt: skip
+    for section, names in ((config.model, ours), (config.features, ("fresh_views", "cache_views"))):
+        for name in names:
+            if getattr(section, name) != type(section).model_fields[name].default:
+                raise DpmixError(
+                    f"{name} is '{getattr(section, name)}', which model '{config.model.model}' has "
+                    "no use for; give --backbone instead of --model, or leave it out"
+                )
+
+
+def _first(given: Any, default: Any) -> Any:
+    return default if given is None else given
+
+
+def _set(section: S, **values: Any) -> S:
+    return section.model_copy(update=values)

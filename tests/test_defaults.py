@@ -1,0 +1,105 @@
+"""What a run does where the user said nothing."""
+
+import pytest
+
+from dpmix import defaults
+from dpmix.config import Config
+from dpmix.defaults import choose_image_size, choose_model, choose_rate, choose_recipe
+from dpmix.errors import DpmixError
+from dpmix.privacy.plan import PrivacyPlan
+
+
+@pytest.fixture
+def reachable(monkeypatch):
+    """Says which backbone this machine has."""
+    return lambda name: monkeypatch.setattr(defaults, "best_reachable", lambda: name)
+
+
+def chosen(**settings):
+    return choose_model(Config.load(**settings))
+
+
+def test_the_demo_trains_the_small_network_and_other_data_the_best_backbone(reachable):
+    reachable("mobilenet-v2-offline")
+    assert chosen().model.model == "cnn-small"
+    config = chosen(data="photos")
+    assert (config.model.model, config.model.backbone) == (None, "mobilenet-v2-offline")
+    assert chosen(data="photos", model="wrn-16-4").model.backbone is None
+    assert chosen(data="photos", backbone="scatternet").model.backbone == "scatternet"
+
+
+def test_a_backbone_reads_rgb_and_has_constants_of_its_own():
+    config = chosen(backbone="random-conv")
+    assert (config.data.channels, config.data.normalization) == (3, None)
+    assert chosen(model="cnn-small").data.normalization == "half"
+    for wrong in ({"normalization": "half"}, {"channels": 1}):
+        with pytest.raises(DpmixError, match="takes RGB images with constants of its own"):
+            chosen(backbone="random-conv", **wrong)
+
+
+def test_views_are_the_papers_and_fewer_for_the_slow_transform():
+    views = chosen(model="cnn-small").views
+    assert (views.k_base, views.k_self) == (16, 18)
+    views = chosen(backbone="scatternet").views
+    assert (views.k_base, views.k_self) == (4, 4)
+    views = chosen(backbone="scatternet", k_base=9).views
+    assert (views.k_base, views.k_self) == (9, 4)
+
+
+def test_what_contradicts_each_other_or_does_nothing_is_refused():
+    with pytest.raises(DpmixError, match="give one of --model and --backbone"):
+        chosen(model="cnn-small", backbone="scatternet")
+    for idle in ({"trainable": "lora"}, {"fresh_views": True}, {"feature_norm": "none"}):
+        with pytest.raises(DpmixError, match=f"{next(iter(idle))} is .* has no use for"):
+            chosen(model="cnn-small", **idle)
+
+
+def test_files_are_resized_to_the_backbone_and_arrays_are_not(class_folder, digits_npz):
+    folder = class_folder("photos", {"a": 1, "b": 1})
+    assert choose_image_size(chosen(data=str(folder)), 96).data.image_size == 96
+    assert choose_image_size(chosen(data=str(folder), image_size=48), 96).data.image_size == 48
+    assert choose_image_size(chosen(data="pet"), 96).data.image_size == 96
+    for equal in ("cifar10", "eurosat", "mnist5k", str(digits_npz)):
+        assert choose_image_size(chosen(data=equal), 96).data.image_size is None
+
+
+@pytest.mark.parametrize(("n", "batch"), [(5, 1), (326, 32), (4000, 400), (50_000, 400)])
+def test_the_batch_from_scratch_is_a_tenth_of_n_and_at_most_400(n, batch):
+    privacy = choose_recipe(chosen(model="cnn-small"), n, 34).privacy
+    assert (privacy.expected_batch_size, privacy.steps) == (batch, 50)
+
+
+def test_the_batch_of_a_head_is_everything():
+    head = choose_recipe(chosen(backbone="random-conv"), 1234, 34)
+    assert (head.privacy.expected_batch_size, head.features.cache_views) == (1234, 36)
+    more = choose_recipe(chosen(backbone="random-conv", trainable="norm-and-bias"), 1234, 34)
+    assert (more.privacy.expected_batch_size, more.features.cache_views) == (123, None)
+    assert choose_recipe(chosen(backbone="scatternet"), 99, 8).features.cache_views == 8
+    assert choose_recipe(chosen(backbone="random-conv"), 99, 50).features.cache_views == 50
+
+
+def test_what_was_given_stays():
+    given = {"expected_batch_size": 7, "epochs": 2, "cache_views": 40, "learning_rate": 3}
+    config = choose_recipe(chosen(backbone="random-conv", **given), 100, 34)
+    assert (config.privacy.expected_batch_size, config.privacy.steps) == (7, None)
+    assert config.features.cache_views == 40
+    rate = chosen(model="cnn-small", sampling_rate=0.1, denominator=9)
+    assert choose_recipe(rate, 100, 34).privacy.expected_batch_size is None
+
+
+def test_a_heads_rate_leaves_noise_of_one_in_each_weight_and_is_bounded():
+    def rate(**settings):
+        plan = PrivacyPlan.calibrate(
+            **{"n": 1000, "expected_batch_size": 1000, "steps": 50, "epsilon": 3, "delta": 1e-5}
+            | settings
+        )
+        return choose_rate(chosen(backbone="random-conv"), plan).optimizer.learning_rate, plan
+
+    got, plan = rate()
+    noise = got / (1 - 0.9) * plan.noise_std * 50**0.5 / 1000
+    assert noise == pytest.approx(1, rel=5e-3)
+    assert rate(epsilon=1)[0] < got
+    assert rate(n=10**6, expected_batch_size=10**6, delta=1e-7)[0] == 16
+    assert rate(epsilon=float("inf"))[0] == 16
+    scratch = choose_rate(chosen(model="cnn-small"), plan).optimizer
+    assert scratch.learning_rate == 1
