@@ -93,3 +93,26 @@ def test_what_a_recipe_spent_stays_spent_whatever_is_added(tmp_path):
     assert Config.load(recipe, spent=["two.json"]).privacy.spent == ("one.json", "two.json")
     assert Config.load(recipe, spent=("one.json",)).privacy.spent == ("one.json",)
     assert Config.load(spent=["two.json"]).privacy.spent == ("two.json",)
+
+
+def test_a_recipe_inherits_what_it_does_not_say(tmp_path):
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "all.yaml").write_text(
+        "privacy: {epsilon: 2, epochs: 3, expected_batch_size: 9}\nviews: {k_base: 5}\n"
+    )
+    (tmp_path / "base" / "mid.yaml").write_text("base: all.yaml\nviews: {k_self: 7}\n")
+    path = recipe(tmp_path, "base: base/mid.yaml\nprivacy: {steps: 4}\nrun: {seed: 1}\n")
+    config = Config.load(path, epsilon=5)
+    assert (config.privacy.epsilon, config.privacy.steps, config.privacy.epochs) == (5, 4, None)
+    assert config.privacy.expected_batch_size == 9
+    assert (config.views.k_base, config.views.k_self, config.run.seed) == (5, 7, 1)
+
+
+def test_a_base_that_can_not_be_is_refused(tmp_path):
+    for text, message in (
+        ("base: recipe.yaml\n", "inherits from itself"),
+        ("base: gone.yaml\n", r"cannot read recipe '.*gone\.yaml'"),
+        ("base: [1]\n", r"base is \[1\]; expected the name"),
+    ):
+        with pytest.raises(DpmixError, match=message):
+            Config.load(recipe(tmp_path, text))

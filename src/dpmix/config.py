@@ -282,12 +282,32 @@ LEAVES: dict[str, str] = {
 """Leaf name -> its section's name."""
 
 
-def read_recipe(path: Path) -> dict[str, dict[str, Any]]:
+def read_recipe(path: Path, inheriting: tuple[Path, ...] = ()) -> dict[str, dict[str, Any]]:
     """Read a YAML recipe into sections of leaves, without judging the values.
 
+    `base: OTHER.yaml`, relative to the recipe's own folder, inherits what the recipe does not say.
+
+    Args:
+        path: of the recipe.
+        inheriting: recipes that inherit from this one.
+
     Raises:
-        DpmixError: the file can't be read, is not YAML, or is not a mapping of known sections.
+        DpmixError: the file can't be read, is not YAML, is not a mapping of known sections, or
+            inherits from itself.
     """
+    if path.resolve() in inheriting:
+        raise DpmixError(f"recipe '{path}' inherits from itself; take out one 'base'")
+    tree = _read_yaml(path)
+    base = tree.pop("base", None)
+    if base is None:
+        return tree
+    inherited = read_recipe(path.parent / base, (*inheriting, path.resolve()))
+    _drop_alternatives(inherited, {name for name, value in tree.get("privacy", {}).items()})
+    return {name: {**inherited.get(name, {}), **tree.get(name, {})} for name in inherited | tree}
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    """Sections, and perhaps the name of a base."""
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (OSError, UnicodeDecodeError) as error:
@@ -295,7 +315,10 @@ def read_recipe(path: Path) -> dict[str, dict[str, Any]]:
     except yaml.YAMLError as error:
         reason = " ".join(str(error).split())
         raise DpmixError(f"recipe '{path}' is not valid YAML: {reason}") from None
-    parts = tree.values() if isinstance(tree, dict) else [tree]
+    base = tree.get("base") if isinstance(tree, dict) else None
+    parts = [v for k, v in tree.items() if k != "base"] if isinstance(tree, dict) else [tree]
+    if base is not None and not isinstance(base, str):
+        raise DpmixError(f"recipe '{path}': base is {base!r}; expected the name of a YAML file")
     if not all(part is None or isinstance(part, dict) for part in parts):
         raise DpmixError(
             f"recipe '{path}' must map sections ({', '.join(SECTIONS)}) to settings, such as "

@@ -13,6 +13,7 @@ from dpmix.cli.calibrate import calibrate
 from dpmix.cli.evaluate import evaluate
 from dpmix.cli.pool import pool
 from dpmix.cli.predict import predict
+from dpmix.cli.recipes import recipes
 from dpmix.cli.synthesize import synthesize
 from dpmix.cli.train import train
 from dpmix.errors import DpmixError
@@ -49,6 +50,7 @@ def _options(
 for _command in (train, evaluate, predict, calibrate, synthesize):
     app.command()(_command)
 app.add_typer(pool)
+app.add_typer(recipes)
 
 
 def main() -> None:

@@ -1,6 +1,5 @@
 """`dpmix train`."""
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -11,6 +10,7 @@ from dpmix.cli.flags import setting_flags
 from dpmix.cli.progress import counting_bar, decoding_bar, training_bar
 from dpmix.config import Config
 from dpmix.estimate import cache_line, data_line, estimate_rows, model_rows
+from dpmix.experiments.recipes import recipe_path
 from dpmix.fit import run
 from dpmix.reporting.summary import evaluation_rows, guarantee_rows, pool_rows, two_columns
 
@@ -19,7 +19,8 @@ from dpmix.reporting.summary import evaluation_rows, guarantee_rows, pool_rows, 
 def train(
     *,
     config: Annotated[
-        Path | None, typer.Option(help="recipe: a YAML file of any of the settings below")
+        str | None,
+        typer.Option(help="recipe: a YAML file of settings, or a name of `dpmix recipes list`"),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="print the plan, sizes and estimated time; train not")
@@ -34,7 +35,8 @@ def train(
     """
     console = Console()
     with decoding_bar(console) as decoding:
-        parts = assemble(Config.load(config, **settings), decoding, pretrained=not dry_run)
+        recipe = recipe_path(config) if config is not None else None
+        parts = assemble(Config.load(recipe, **settings), decoding, pretrained=not dry_run)
     if parts.splits.skipped:
         console.print(f"left out {parts.splits.skipped} corrupt images")
     plan_rows = guarantee_rows(parts.plan, parts.config.views.method, parts.config.run.seed)

@@ -1,0 +1,34 @@
+"""`dpmix recipes`: the settings of the paper's experiments."""
+
+from typing import Annotated
+
+import typer
+import yaml
+from rich.console import Console
+from rich.syntax import Syntax
+from rich.table import Table
+
+from dpmix.config import read_recipe
+from dpmix.experiments.recipes import network, recipe_names, recipe_path
+
+recipes = typer.Typer(name="recipes", help="Show the recipes that come with the package.")
+
+
+@recipes.command(name="list")
+def list_recipes() -> None:
+    """List them; `dpmix train --config NAME --epsilon 1` runs one."""
+    table = Table(box=None, pad_edge=False)
+    for heading in ("recipe: network, data, method", "trains"):
+        table.add_column(heading, overflow="fold")
+    for name in recipe_names():
+        table.add_row(name, network(name))
+    Console().print(table)
+
+
+@recipes.command()
+def show(
+    name: Annotated[str, typer.Argument(help="a name of `dpmix recipes list`, or a YAML file")],
+) -> None:
+    """Print every setting of a recipe, those that it inherits included."""
+    text = yaml.safe_dump(read_recipe(recipe_path(name)), sort_keys=False)
+    Console().print(Syntax(text.rstrip(), "yaml", background_color="default"))
