@@ -11,7 +11,9 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from dpmix.config import Config, InputConfig, PrivacyConfig, ViewConfig
 from dpmix.data import Normalization, Splits, load_splits, normalization
+from dpmix.data.described import KNOWN, described_splits
 from dpmix.data.options import Progress, ReadOptions
+from dpmix.data.torchvision_sets import is_there
 from dpmix.defaults import choose_image_size, choose_model, choose_rate, choose_recipe
 from dpmix.errors import DpmixError
 from dpmix.models import build_model, check_private
@@ -116,15 +118,14 @@ class Assembly:
         )
 
 
-def assemble(
-    config: Config, progress: Progress | None = None, *, pretrained: bool = True
-) -> Assembly:
+def assemble(config: Config, progress: Progress | None = None, *, dry: bool = False) -> Assembly:
     """Read the data, calibrate the plan, build the rest.
 
     Args:
         config: settings.
         progress: told how far the decoding of images is, private ones and the pool's.
-        pretrained: False leaves a backbone's weights at random, for sizes and costs alone.
+        dry: for sizes and costs alone: a backbone's weights are random, and noise stands in for a
+            public set or a public pool that is not there.
 
     Raises:
         DpmixError: any setting or data that can't be meant.
@@ -133,16 +134,18 @@ def assemble(
     check_pool_settings(config.views)
     named = config.model.backbone is not None
     config = choose_model(config)
-    backbone = load(config, device, pretrained=pretrained)
+    backbone = load(config, device, pretrained=not dry)
     if backbone is not None:
         config = choose_image_size(config, backbone.module.input_size)
-    splits = load_splits(progress=progress, **config.data.model_dump(exclude={"normalization"}))
+    splits = _splits(config, progress, dry)
     spec = config.view_spec(splits.flip)
     config = choose_recipe(config, len(splits.train), spec.views)
     plan = calibrate(config.privacy, len(splits.train), spec)
     config = choose_rate(config, plan)
     loaded = _pool(config, splits, progress)
     pool = loaded.pool if loaded else None
+    if dry and pool is None and config.views.method == "mix-diff":
+        pool = _noise_pool(splits)
     pretrains = config.views.pool_role == "pretrain"
     mixes_pool = config.views.method == "mix-diff" or not (pretrains or _whitens(config))
     views = _views(config, splits, spec, pool if mixes_pool else None, backbone)
@@ -367,6 +370,21 @@ def _pool(config: Config, splits: Splits, progress: Progress | None) -> LoadedPo
             "uniform"
         )
     return loaded
+
+
+def _splits(config: Config, progress: Progress | None, dry: bool) -> Splits:
+    data = config.data
+    root = Path(data.data_root).expanduser()
+    if dry and data.data in KNOWN and not is_there(data.data, root):
+        return described_splits(data.data, data.image_size, data.channels)
+    return load_splits(progress=progress, **data.model_dump(exclude={"normalization"}))
+
+
+def _noise_pool(splits: Splits) -> PublicPool:
+    """One image of noise a class, in place of a pool that a dry run was not given."""
+    shape, classes = splits.train.image_shape, len(splits.train.class_names)
+    noise = torch.randint(0, 256, (classes, *shape), dtype=torch.uint8)
+    return PublicPool(noise, torch.arange(classes))
 
 
 def _output(config: Config) -> Path:

@@ -26,3 +26,21 @@ def test_an_unknown_one_is_one_line(dpmix):
     status, _, err = dpmix("train", "--config", "convnext-sun397")
     assert status == 2
     assert "no recipe 'convnext-sun397'" in err
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("scratch-cifar10-mix-self", ["wrn-16-4, 2,7", "139264 forward and backward", "q 0.08192"]),
+        ("vit-b-16-cifar10-mix-diff", ["head: 5,130 of", "1,800,000 views", "36000 forward"]),
+    ],
+)
+def test_a_recipe_runs_dry_without_its_data_weights_and_pool(dpmix, tmp_path, name, said):
+    if name.startswith("vit"):
+        pytest.importorskip("open_clip")
+    status, out, _ = dpmix(
+        "train", "--config", name, "--epsilon", 8, "--dry-run", "--data-root", tmp_path
+    )
+    assert status == 0
+    for part in [*said, "not here: by its published numbers", "MiB", "epsilon 8.000"]:
+        assert part in out

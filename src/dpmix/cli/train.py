@@ -36,7 +36,7 @@ def train(
     console = Console()
     with decoding_bar(console) as decoding:
         recipe = recipe_path(config) if config is not None else None
-        parts = assemble(Config.load(recipe, **settings), decoding, pretrained=not dry_run)
+        parts = assemble(Config.load(recipe, **settings), decoding, dry=dry_run)
     if parts.splits.skipped:
         console.print(f"left out {parts.splits.skipped} corrupt images")
     plan_rows = guarantee_rows(parts.plan, parts.config.views.method, parts.config.run.seed)

@@ -53,7 +53,7 @@ def torchvision_splits(name: str, options: ReadOptions, root: Path, download: bo
             raises.
     """
     entry = TORCHVISION_SETS[name]
-    if not (root / entry.place).exists():
+    if not is_there(name, root):
         if not download:
             raise DpmixError(
                 f"no data set '{name}' in '{root}' (it would be {root / entry.place}); give "
@@ -61,6 +61,11 @@ def torchvision_splits(name: str, options: ReadOptions, root: Path, download: bo
             )
         _fetch(name, entry.kind, root)
     return entry.read(name, root, options)
+
+
+def is_there(name: str, root: Path) -> bool:
+    """Whether one of `TORCHVISION_SETS` lies where torchvision keeps it."""
+    return (root / TORCHVISION_SETS[name].place).exists()
 
 
 def _fetch(name: str, kind: str, root: Path) -> None:
