@@ -117,7 +117,7 @@ def gap(
         bool, typer.Option("--public", help="--data are public too: exact, and free")
     ] = False,
     backbone: Annotated[
-        str, typer.Option(help="random-conv (no weights), or mobilenet-v2-offline (sees objects)")
+        str, typer.Option(help="as in dpmix train; random-conv has no weights, others see objects")
     ] = "random-conv",
     output: Annotated[Path, typer.Option(help="the report; must not exist")] = Path("gap.json"),
     test_fraction: Annotated[
