@@ -81,13 +81,17 @@ def run(
     `pretraining` is told (steps done, steps in all) while the run trains on its pool, `embedding`
     (views done, views in all) while it fills its feature cache.
     """
-    parts.check()
+    # A trainer checks the model, which takes seconds: once. A head is checked before its views are
+    # embedded, since its trainer needs them.
+    trainer = parts.trainer(parts.views) if parts.cache is None else None
+    if trainer is None:
+        parts.check()
     folder = RunFolder(parts.folder)
     folder.create(parts.config.run.overwrite)
 
     try:
         views, evaluation = _embedded(parts, embedding)
-        trainer = parts.trainer(views)
+        trainer = trainer or parts.trainer(views)
         if parts.pretraining is not None:
             parts.pretraining.run(parts.model, pretraining)
         ema = Ema(parts.model, parts.config.optimizer.ema_decay)
