@@ -108,7 +108,7 @@ def stratified_split(
     if not 1 <= test_count < len(labels):
         raise DpmixError(f"test count is {test_count}; expected 1..{len(labels) - 1}")
     order = sorted(range(len(labels)), key=lambda index: _hash(f"{seed}:{index}"))
-    left = _shares(torch.bincount(labels).tolist(), test_count)
+    left = shares(torch.bincount(labels).tolist(), test_count)
     classes = labels.tolist()
     is_test = torch.zeros(len(labels), dtype=torch.bool)
     for index in order:
@@ -118,7 +118,7 @@ def stratified_split(
     return (~is_test).nonzero().flatten(), is_test.nonzero().flatten()
 
 
-def _shares(counts: list[int], total: int) -> list[int]:
+def shares(counts: list[int], total: int) -> list[int]:
     """`total` divided in proportion to `counts`; the largest remainders get the rest."""
     whole = sum(counts)
     shares = [total * count // whole for count in counts]

@@ -5,6 +5,7 @@ Guarantee: of each kind (self-augmented, public, mixed) there are at least as ma
 
 from dataclasses import replace
 
+from dpmix.data.splits import shares
 from dpmix.errors import DpmixError
 from dpmix.views.spec import ViewSpec
 
@@ -32,7 +33,7 @@ def enlarged(spec: ViewSpec, views: int) -> ViewSpec:
             f"expected {spec.views} or more, or fewer --k-base and --k-self"
         )
     base, public, mixed = kinds(spec)
-    more = _scaled((base, public, mixed), views)
+    more = shares([base, public, mixed], views)
     # In `mixed-only` the pool that is mixed from does not enter the average and stays as it is.
     return replace(
         spec,
@@ -40,13 +41,3 @@ def enlarged(spec: ViewSpec, views: int) -> ViewSpec:
         k_diff=more[1] or spec.k_diff,
         k_self=more[2] if spec.mixes else spec.k_self,
     )
-
-
-def _scaled(counts: tuple[int, ...], total: int) -> list[int]:
-    """`counts` scaled to sum to `total`, none made smaller; the largest remainders get the rest."""
-    whole = sum(counts)
-    scaled = [total * count // whole for count in counts]
-    by_remainder = sorted(range(len(counts)), key=lambda i: -(total * counts[i] % whole))
-    for i in by_remainder[: total - sum(scaled)]:
-        scaled[i] += 1
-    return scaled
