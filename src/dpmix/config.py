@@ -302,7 +302,7 @@ def read_recipe(path: Path, inheriting: tuple[Path, ...] = ()) -> dict[str, dict
     if base is None:
         return tree
     inherited = read_recipe(path.parent / base, (*inheriting, path.resolve()))
-    _drop_alternatives(inherited, {name for name, value in tree.get("privacy", {}).items()})
+    _drop_alternatives(inherited, set(tree.get("privacy", {})))
     return {name: {**inherited.get(name, {}), **tree.get(name, {})} for name in inherited | tree}
 
 
