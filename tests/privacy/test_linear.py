@@ -29,8 +29,9 @@ def models():
 @pytest.mark.parametrize("model", models(), ids=lambda model: type(model).__name__)
 @pytest.mark.parametrize("clip", [0.3, 100.0, float("inf")])
 @pytest.mark.parametrize("chunk", [None, 2])
-def test_it_agrees_with_one_backward_pass_an_example(model, clip, chunk):
-    x, labels = batch()
+@pytest.mark.parametrize("views", [1, 3])
+def test_it_agrees_with_one_backward_pass_an_example(model, clip, chunk, views):
+    x, labels = batch(views=views)
     one, two = (
         clipped_gradient_sum(
             model, soft_cross_entropy, x, labels, clip, engine=engine, example_chunk=chunk
@@ -45,9 +46,10 @@ def test_it_agrees_with_one_backward_pass_an_example(model, clip, chunk):
 
 
 @pytest.mark.parametrize("poison", [float("nan"), float("inf"), 1e38])
-def test_a_gradient_that_is_not_finite_counts_as_zero(poison):
-    x, labels = batch()
-    x[2, 1] = poison
+@pytest.mark.parametrize("views", [1, 3])
+def test_a_gradient_that_is_not_finite_counts_as_zero(poison, views):
+    x, labels = batch(views=views)
+    x[2, -1] = poison
     torch.manual_seed(0)
     model = LinearHead(6, 4)
     nn.init.normal_(model.linear.weight)

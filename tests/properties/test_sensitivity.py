@@ -19,7 +19,7 @@ from dpmix.views.microbatch import random_matching
 L = 3
 SHAPE = (1, 6, 5)
 SINGLE = ("none", "self-aug", "mix-self", "mix-diff")
-ENGINES = ("examplewise", "vectorized")
+ENGINES = ("examplewise", "vectorized", "linear")
 # float64 shows the bound itself; float32 also rounds each product and each of up to 6 sums.
 SLACK = {torch.float64: 1e-9, torch.float32: 1e-6}
 
@@ -39,9 +39,14 @@ def conv():
     )
 
 
-def model(kind, seed, dtype=torch.float64, scale=1.0):
+def head():
+    return nn.Sequential(nn.Flatten(), nn.Linear(30, L))
+
+
+def model(kind, seed, dtype=torch.float64, scale=1.0, engine="examplewise"):
     torch.manual_seed(seed)
-    net = {"mlp": mlp, "conv": conv}[kind]().to(dtype)
+    build = head if engine == "linear" else {"mlp": mlp, "conv": conv}[kind]
+    net = build().to(dtype)
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.mul_(scale)
@@ -128,7 +133,7 @@ def assert_bounded(pair, net, max_grad_norm, engine):
 @settings(max_examples=60, deadline=None)
 @given(pair=neighbours(), kind=kinds, seed=seeds, max_grad_norm=clipping_norms)
 def test_one_example_moves_the_sum_by_at_most_c(engine, dtype, pair, kind, seed, max_grad_norm):
-    assert_bounded(pair, model(kind, seed, dtype), max_grad_norm, engine)
+    assert_bounded(pair, model(kind, seed, dtype, engine=engine), max_grad_norm, engine)
 
 
 EXTREME_SCALES = {
@@ -145,7 +150,7 @@ def test_one_example_moves_the_sum_by_at_most_c_at_any_size_of_the_weights(
     engine, dtype, pair, kind, seed, max_grad_norm, which
 ):
     scale = which.draw(st.sampled_from(EXTREME_SCALES[dtype]))
-    assert_bounded(pair, model(kind, seed, dtype, scale), max_grad_norm, engine)
+    assert_bounded(pair, model(kind, seed, dtype, scale, engine), max_grad_norm, engine)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -156,7 +161,7 @@ def test_one_example_among_many_equal_ones_moves_the_sum_by_at_most_c(engine):
     labels = torch.zeros(400, dtype=torch.int64)
     views = build.build(images, labels, build.draw_coins(400, np.random.default_rng(0)))
     fewer = ViewSet(views.views[1:], views.labels[1:])
-    assert_bounded((views, fewer), model("mlp", 0, torch.float32), 0.1, engine)
+    assert_bounded((views, fewer), model("mlp", 0, torch.float32, engine=engine), 0.1, engine)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -171,7 +176,7 @@ def test_the_bound_is_reached_by_a_gradient_longer_than_c(engine, kind, method):
         build.build(images, labels, coins),
         build.build(images[:2], labels[:2], coins.rows(slice(0, 2))),
     )
-    net = model(kind, 1)
+    net = model(kind, 1, engine=engine)
     with_it, without = (flat(total(net, views, 1e-3, engine)) for views in pair)
     assert (with_it - without).norm() == pytest.approx(1e-3, rel=1e-9)
 
@@ -192,7 +197,7 @@ def mean_gradients(net, view_set):
 @given(pair=neighbours(), kind=kinds, seed=seeds, share=st.floats(0.1, 3))
 def test_the_sum_is_that_of_the_clipped_mean_gradients(engine, chunk, pair, kind, seed, share):
     view_set, _ = pair
-    net = model(kind, seed)
+    net = model(kind, seed, engine=engine)
     rows = mean_gradients(net, view_set)
     norms = rows.norm(dim=1)
     c = share * norms.median().item()  # some are clipped, some are not
@@ -249,7 +254,7 @@ def test_one_example_of_naive_mixup_moves_the_sum_by_more_than_c_and_at_most_2c(
     for seed in range(40):
         rng = np.random.default_rng(seed)
         images, labels = data("noise", 3, rng)
-        net = model("mlp", seed)
+        net = model("mlp", seed, engine=engine)
         coins = build.draw_coins(1, rng)
         sums = []
         for drawn in (torch.tensor([0, 1]), torch.tensor([0, 1, 2])):

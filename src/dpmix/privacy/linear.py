@@ -2,10 +2,15 @@
 
 With features x_k and residuals r_k (the loss's derivative by the logits), the gradient of an
 example's mean loss is the mean of the outer products r_k x_k^T, so it is one small matrix product
-an example and no backward pass. A handful of examples at a time stay in the processor's cache
-(compare ghost clipping, Li et al. 2022, arXiv 2110.05679, section 4). It is exact but for rounding:
-as under `vmap`, the logits of several examples are one float32 product, whose last bits may depend
-on how many rows it has.
+an example and no backward pass. A handful of examples at a time stay in the processor's cache. It
+is exact but for rounding: as under `vmap`, the logits of several examples are one float32 product,
+whose last bits may depend on how many rows it has.
+
+With one view that gradient is never written down: its norm is the product of the two vectors' norms
+and the clipped sum is one matrix product over the examples (ghost clipping: Li et al. 2022, arXiv
+2110.05679, section 4). With several views the same norm is a sum of products of either sign, which
+may cancel and come out too small, so that too little would be clipped: there each gradient is
+computed and measured.
 """
 
 import torch
@@ -13,8 +18,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dpmix.errors import DpmixError
-from dpmix.privacy.clipping import ClippedSum, Loss, zero_sum
-from dpmix.privacy.examplewise import per_view_loss
+from dpmix.privacy.clipping import ClippedSum, Loss, sum_dtype, zero_sum
+from dpmix.privacy.examplewise import clip_root, per_view_loss
 from dpmix.privacy.vectorized import add_clipped
 
 # Numbers of per-example gradients at once: megabytes on a CPU, what fills the device elsewhere.
@@ -53,36 +58,67 @@ def linear_sum(
             "--engine auto"
         )
     numbers = _CPU_NUMBERS if views.device.type == "cpu" else _DEVICE_NUMBERS
-    chunk = example_chunk or max(1, numbers // sum(p.numel() for p in layer.parameters()))
-    total = zero_sum(list(layer.parameters()))
+    parameters = list(layer.parameters())
+    one_view = views.shape[1] == 1
+    held = layer.in_features if one_view else sum(p.numel() for p in parameters)
+    chunk = example_chunk or max(1, numbers // held)
+    total = zero_sum(parameters)
     norms, losses = [views.new_zeros(0)], [views.new_zeros(0)]
     for some_views, some_labels in zip(views.split(chunk), labels.split(chunk), strict=True):
         if not len(some_views):
             continue
-        gradients, values = _gradients(model, layer, loss, some_views, some_labels)
-        norms.append(add_clipped(total, gradients, max_grad_norm))
+        features, residuals, values = _residuals(model, layer, loss, some_views, some_labels)
+        if one_view:
+            norms.append(_add_outer(total, residuals[:, 0], features[:, 0], max_grad_norm))
+        else:
+            gradients = [torch.bmm(residuals.transpose(1, 2), features)]
+            if layer.bias is not None:
+                gradients.append(residuals.sum(dim=1))
+            norms.append(add_clipped(total, gradients, max_grad_norm))
         losses.append(values)
     return ClippedSum(total, torch.cat(norms), torch.cat(losses), engine="linear")
 
 
-def _gradients(
+def _add_outer(
+    total: list[Tensor],
+    residuals: Float[Tensor, "G L"],
+    features: Float[Tensor, "G D"],
+    max_grad_norm: float,
+) -> Float[Tensor, " G"]:
+    """Add the clipped outer products r x^T, and r for a bias, to `total`; return their norms."""
+    dtype = sum_dtype(features.device)
+    residuals, features = residuals.to(dtype), features.to(dtype)
+    if len(total) == 2:
+        features = torch.cat([features, features.new_ones(len(features), 1)], dim=1)
+    norms: Tensor = torch.linalg.vector_norm(residuals, dim=1) * torch.linalg.vector_norm(
+        features, dim=1
+    )
+    root = clip_root(norms, max_grad_norm)[:, None]
+    clipped = torch.where(root > 0, residuals * root, 0.0).T @ torch.where(
+        root > 0, features * root, 0.0
+    )
+    total[0] += clipped[:, : total[0].shape[1]]
+    if len(total) == 2:
+        total[1] += clipped[:, -1]
+    return norms
+
+
+def _residuals(
     model: nn.Module,
     layer: nn.Linear,
     loss: Loss,
     views: Float[Tensor, "G K *view"],
     labels: Float[Tensor, "G K L"],
-) -> tuple[list[Tensor], Float[Tensor, " G"]]:
-    """Each example's gradient of the mean loss, in the order of the layer's parameters."""
+) -> tuple[Float[Tensor, "G K D"], Float[Tensor, "G K L"], Float[Tensor, " G"]]:
+    """The layer's inputs, the mean loss's derivative by its outputs, and the mean loss."""
     groups, count = views.shape[:2]
     features, logits = _forward(model, layer, views.flatten(0, 1))
     logits.requires_grad_(True)
     per_view = per_view_loss(loss, logits, labels.flatten(0, 1))
     (residuals,) = torch.autograd.grad(per_view.sum(), logits)
-    residuals = residuals.view(groups, count, -1) / count
-    gradients = [torch.bmm(residuals.transpose(1, 2), features.view(groups, count, -1))]
-    if layer.bias is not None:
-        gradients.append(residuals.sum(dim=1))
-    return gradients, per_view.detach().view(groups, count).mean(dim=1)
+    shape = (groups, count, -1)
+    mean_loss = per_view.detach().view(groups, count).mean(dim=1)
+    return features.view(shape), residuals.view(shape) / count, mean_loss
 
 
 def _forward(
