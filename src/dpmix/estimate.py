@@ -16,35 +16,43 @@ from dpmix.views.view_set import ViewSet
 PROBE_GROUPS = 8
 PROBE_ROWS = 128  # a head is so small that fewer would time the start of a call
 REPEATS = 3
+LONG_PASS = 0.3  # seconds
 
 
 def seconds_per_step(parts: Assembly) -> float:
     """Expected seconds of a step: views and clipped gradients of a few random public examples.
 
-    The median of three passes after one to warm up, scaled to the expected batch. Views that are
-    cached are random features here: drawing them is a copy.
+    The median of three passes after one to warm up, scaled to the expected batch; of one pass over
+    as few examples as can be where those take long by themselves. Views that are cached are
+    random features here: drawing them is a copy.
     """
-    groups = PROBE_GROUPS if parts.cache is None else PROBE_ROWS
-    examples = groups * parts.views.spec.examples_per_group
     rng = np.random.default_rng()
     train_mode(parts.model)
-    times = []
-    for _ in range(REPEATS + 1):
-        start = time.perf_counter()
-        made = _random_views(parts, examples, rng)
-        part = clipped_gradient_sum(
-            parts.trained,
-            soft_cross_entropy,
-            made.views,
-            made.labels,
-            parts.plan.max_grad_norm,
-            engine=parts.config.run.engine,
-            view_chunk=parts.config.run.view_chunk,
-        )
-        # Reading a value back waits for the device to finish.
-        part.norms.sum().item()
-        times.append(time.perf_counter() - start)
-    return sorted(times[1:])[REPEATS // 2] / examples * parts.plan.expected_batch_size
+    fewest = parts.views.spec.examples_per_group
+    warm_up = _seconds_of_pass(parts, fewest, rng)
+    if warm_up > LONG_PASS:
+        return _seconds_of_pass(parts, fewest, rng) / fewest * parts.plan.expected_batch_size
+    groups = PROBE_GROUPS if parts.cache is None else PROBE_ROWS
+    examples = groups * fewest
+    times = sorted(_seconds_of_pass(parts, examples, rng) for _ in range(REPEATS))
+    return times[REPEATS // 2] / examples * parts.plan.expected_batch_size
+
+
+def _seconds_of_pass(parts: Assembly, examples: int, rng: np.random.Generator) -> float:
+    start = time.perf_counter()
+    made = _random_views(parts, examples, rng)
+    part = clipped_gradient_sum(
+        parts.trained,
+        soft_cross_entropy,
+        made.views,
+        made.labels,
+        parts.plan.max_grad_norm,
+        engine=parts.config.run.engine,
+        view_chunk=parts.config.run.view_chunk,
+    )
+    # Reading a value back waits for the device to finish.
+    part.norms.sum().item()
+    return time.perf_counter() - start
 
 
 def _random_views(parts: Assembly, examples: int, rng: np.random.Generator) -> ViewSet:
@@ -114,7 +122,7 @@ def step_memory(parts: Assembly) -> int:
         kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    made = _random_views(parts, PROBE_GROUPS, np.random.default_rng())
+    made = _random_views(parts, parts.views.spec.examples_per_group, np.random.default_rng())
     chunk = parts.config.run.view_chunk or made.views.shape[1]
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         parts.trained(made.views[0, :chunk])

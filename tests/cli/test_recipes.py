@@ -1,9 +1,27 @@
-"""`dpmix recipes`."""
+"""`dpmix recipes`, and that each of them runs."""
+
+import functools
+import itertools
 
 import pytest
 import yaml
 
+from dpmix.assembly import network
+from dpmix.assembly.wiring import calibrate
+from dpmix.config import Config
+from dpmix.data.described import KNOWN
+from dpmix.experiments.recipes import recipe_names, recipe_path
+
 pytestmark = pytest.mark.usefixtures("unchecked")
+EPSILONS = (1, 2, 4, 8)
+load_once = functools.cache(network.load_backbone)
+
+
+@pytest.fixture
+def towers(monkeypatch):
+    """Each tower is built once; a frozen one is the same after a run."""
+    pytest.importorskip("open_clip")
+    monkeypatch.setattr(network, "load_backbone", load_once)
 
 
 def test_they_are_listed_with_their_network(dpmix):
@@ -28,6 +46,39 @@ def test_an_unknown_one_is_one_line(dpmix):
     assert "no recipe 'convnext-sun397'" in err
 
 
+def recipes_of_one_plan():
+    """Names of recipes with the same N, batch and steps: calibrated once, in one process."""
+    plans = {}
+    for name in recipe_names():
+        config = Config.load(recipe_path(name))
+        plans.setdefault((config.data.data, str(config.privacy)), []).append(name)
+    return list(plans.values())
+
+
+@pytest.mark.parametrize("names", recipes_of_one_plan(), ids=lambda names: names[0])
+def test_it_runs_dry_at_every_epsilon_and_two_steps_on_a_miniature(dpmix, tmp_path, towers, names):
+    config = Config.load(recipe_path(names[0]))
+    for epsilon in EPSILONS:
+        privacy = config.privacy.model_copy(update={"epsilon": epsilon})
+        plan = calibrate(privacy, KNOWN[config.data.data].train, config.view_spec(True))
+        assert 0.98 * epsilon < plan.epsilon <= epsilon
+        assert plan.delta == 1e-5
+        assert plan.steps == round(privacy.epochs / plan.sampling_rate)
+    for name, epsilon in zip(names, itertools.cycle(EPSILONS)):
+        status, out, _ = dpmix(
+            "train", "--config", name, "--epsilon", epsilon, "--dry-run", "--data-root", tmp_path
+        )
+        assert status == 0
+        for part in (
+            "not here: by its published numbers", "MiB", f"epsilon {epsilon}.000", "in all on cpu",
+            "wrn-16-4" if name.startswith("scratch") else "random weights",
+        ):  # fmt: skip
+            assert part in out
+        status, out, err = dpmix("train", "--config", name, "--epsilon", 1, "--smoke")
+        assert (status, err) == (0, "")
+        assert "smoke run: it works" in out
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [
@@ -35,12 +86,27 @@ def test_an_unknown_one_is_one_line(dpmix):
         ("vit-b-16-cifar10-mix-diff", ["head: 5,130 of", "1,800,000 views", "36000 forward"]),
     ],
 )
-def test_a_recipe_runs_dry_without_its_data_weights_and_pool(dpmix, tmp_path, name, said):
-    if name.startswith("vit"):
-        pytest.importorskip("open_clip")
+def test_the_dry_run_gives_the_papers_numbers(dpmix, tmp_path, towers, name, said):
     status, out, _ = dpmix(
         "train", "--config", name, "--epsilon", 8, "--dry-run", "--data-root", tmp_path
     )
     assert status == 0
-    for part in [*said, "not here: by its published numbers", "MiB", "epsilon 8.000"]:
-        assert part in out
+    assert all(part in out for part in said)
+
+
+def test_a_smoke_run_reads_and_leaves_nothing(dpmix, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, out, _ = dpmix(
+        "train", "--data", tmp_path / "nothing", "--pool", tmp_path / "none", "--method",
+        "mix-self", "--pool-role", "pretrain", "--model", "cnn-small", "--output", "mine",
+        "--smoke", "--sampling-rate", 0.1, "--denominator", 7, "--spent", "no.json",
+    )  # fmt: skip
+    assert status == 0
+    assert "smoke run: it works" in out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_dry_and_smoke_do_not_go_together(dpmix):
+    status, _, err = dpmix("train", "--smoke", "--dry-run")
+    assert status == 2
+    assert "--dry-run and --smoke were both given" in err

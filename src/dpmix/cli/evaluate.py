@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from dpmix.assembly import choose_device
 from dpmix.cli.progress import decoding_bar
+from dpmix.device import choose_device
 from dpmix.reporting.summary import evaluation_rows, two_columns
 from dpmix.saved import load_run, test_source
 from dpmix.training.evaluate import evaluate as measure

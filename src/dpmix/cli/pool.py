@@ -7,12 +7,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from dpmix.assembly import choose_device
 from dpmix.atomic_files import write_text
 from dpmix.cli.progress import counting_bar, decoding_bar
 from dpmix.data import load_splits
 from dpmix.data.class_list import class_list
 from dpmix.data.options import ReadOptions
+from dpmix.device import choose_device
 from dpmix.errors import DpmixError
 from dpmix.gap.check import check_gap
 from dpmix.gap.report import Budget, gap_report, reserved

@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from dpmix.assembly import choose_device
 from dpmix.atomic_files import write_text
+from dpmix.device import choose_device
 from dpmix.prediction import as_csv, as_json, check_output, image_files, predictions
 from dpmix.saved import load_run
 

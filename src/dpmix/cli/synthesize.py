@@ -6,9 +6,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from dpmix.assembly import choose_device
 from dpmix.cli.progress import counting_bar
 from dpmix.data.class_list import class_list
+from dpmix.device import choose_device
 from dpmix.errors import DpmixError, nearest
 from dpmix.public.artist import artist
 from dpmix.public.diffusion_model import DTYPES, default_dtype, load_model

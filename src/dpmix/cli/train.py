@@ -1,14 +1,18 @@
 """`dpmix train`."""
 
+import tempfile
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from dpmix.assembly import assemble
+from dpmix.assembly import Assembly, assemble
+from dpmix.assembly.stand_ins import miniature
 from dpmix.cli.flags import setting_flags
 from dpmix.cli.progress import counting_bar, decoding_bar, training_bar
 from dpmix.config import Config
+from dpmix.errors import DpmixError
 from dpmix.estimate import cache_line, data_line, estimate_rows, model_rows
 from dpmix.experiments.recipes import recipe_path
 from dpmix.fit import run
@@ -25,6 +29,13 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="print the plan, sizes and estimated time; train not")
     ] = False,
+    smoke: Annotated[
+        bool,
+        typer.Option(
+            "--smoke",
+            help="two steps on four images of noise, without data, weights or pool: does it run?",
+        ),
+    ] = False,
     **settings: Any,
 ) -> None:
     """Train a private image classifier.
@@ -34,33 +45,48 @@ def train(
     Your own images: `dpmix train --data FOLDER --test-fraction 0.2 --image-size 32 --epsilon 3`
     """
     console = Console()
+    chosen = Config.load(recipe_path(config) if config is not None else None, **settings)
+    if smoke:
+        if dry_run:
+            raise DpmixError("--dry-run and --smoke were both given; give one")
+        with tempfile.TemporaryDirectory() as folder:
+            parts = assemble(miniature(chosen, Path(folder)), trial="smoke")
+            _train(parts, console)
+        console.print("smoke run: it works; all of it was noise, and nothing of it was kept")
+        return
     with decoding_bar(console) as decoding:
-        recipe = recipe_path(config) if config is not None else None
-        parts = assemble(Config.load(recipe, **settings), decoding, dry=dry_run)
+        parts = assemble(chosen, decoding, trial="dry-run" if dry_run else None)
     if parts.splits.skipped:
         console.print(f"left out {parts.splits.skipped} corrupt images")
-    plan_rows = guarantee_rows(parts.plan, parts.config.views.method, parts.config.run.seed)
     if dry_run:
         parts.check()
-        console.print(two_columns([*plan_rows, *estimate_rows(parts)]))
+        console.print(two_columns([*_plan_rows(parts), *estimate_rows(parts)]))
         return
+    rows = _train(parts, console)
+    console.print(two_columns([*rows, ("run folder", str(parts.folder))]))
+
+
+def _train(parts: Assembly, console: Console) -> list[tuple[str, str]]:
+    """Run it with its progress shown; return what is to be said of the result."""
     console.print(f"{data_line(parts.splits)}; writing to {parts.folder}", highlight=False)
     for name, value in model_rows(parts):
         console.print(f"{name}: {value}", highlight=False)
     if parts.cache is not None:
         console.print(f"feature cache: {cache_line(parts)}", highlight=False)
-    if chosen := parts.better:
-        console.print(chosen, highlight=False)
+    if better := parts.better:
+        console.print(better, highlight=False)
     with (
         counting_bar(console, "pretraining on the pool", "steps") as pretraining,
         counting_bar(console, "embedding views", "views") as embedding,
         training_bar(console, parts.plan.steps, parts.plan.private) as report,
     ):
         result = run(parts, report, pretraining, embedding)
-    rows = [
+    return [
         *evaluation_rows(result.evaluation),
-        *plan_rows,
+        *_plan_rows(parts),
         *pool_rows(parts.pool_facts, parts.config.views.pool_role),
-        ("run folder", str(result.folder)),
     ]
-    console.print(two_columns(rows))
+
+
+def _plan_rows(parts: Assembly) -> list[tuple[str, str]]:
+    return guarantee_rows(parts.plan, parts.config.views.method, parts.config.run.seed)

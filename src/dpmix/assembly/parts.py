@@ -1,0 +1,102 @@
+"""What a run is made of."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from dpmix.config import Config
+from dpmix.data import Splits
+from dpmix.models import check_private
+from dpmix.models.backbone import Backbone
+from dpmix.models.classifier import BackboneClassifier
+from dpmix.privacy.plan import PrivacyPlan
+from dpmix.public.load import PoolFacts
+from dpmix.training.features import FeatureCache
+from dpmix.training.pretrain import Pretraining
+from dpmix.training.step import PrivateTrainer
+from dpmix.views import ViewBuilder
+from dpmix.views.view_source import ViewSource
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """Everything a run needs, nothing trained or written yet.
+
+    Attributes:
+        config: the settings with every default made explicit, enough to rebuild the model.
+        splits: private training images and test images.
+        plan: the calibrated guarantee.
+        views: the method.
+        model: freshly initialised, on `device`.
+        optimizer: over the model's parameters.
+        schedule: of its learning rate.
+        device: where the model is.
+        pool_facts: what the run says of the public pool it reads.
+        pretraining: on that pool, before the private steps.
+        backbone: whose features the model trains on, if any.
+        cache: of those features; None trains on fresh views.
+        better: one line on a better backbone, where the user named none and this machine lacks it.
+    """
+
+    config: Config
+    splits: Splits
+    plan: PrivacyPlan
+    views: ViewBuilder
+    model: nn.Module
+    optimizer: Optimizer
+    schedule: LRScheduler
+    device: torch.device
+    pool_facts: PoolFacts | None
+    pretraining: Pretraining | None
+    backbone: Backbone | None
+    cache: FeatureCache | None
+    better: str | None
+
+    @property
+    def folder(self) -> Path:
+        """Where the run is to be written."""
+        assert self.config.run.output is not None
+        return Path(self.config.run.output)
+
+    @property
+    def trained(self) -> nn.Module:
+        """What a step trains: the head alone, where views are cached."""
+        if self.cache is None:
+            return self.model
+        assert isinstance(self.model, BackboneClassifier)
+        return self.model.head
+
+    def check(self) -> None:
+        """Refuse what a trainer would refuse, without embedding a view first.
+
+        Raises:
+            DpmixError: as `PrivateTrainer` raises.
+        """
+        self.views.check_data(self.splits.train)
+        shape: tuple[int, ...] = self.splits.train.image_shape
+        if self.cache is not None and self.backbone is not None:
+            self.cache.check(self.views)
+            shape = (self.backbone.embedding_size,)
+        check_private(self.trained, shape)
+
+    def trainer(self, views: ViewSource) -> PrivateTrainer:
+        """A trainer wired from these parts; it checks the model and that all of them agree.
+
+        Args:
+            views: `self.views`, or what `self.cache` has embedded of them.
+        """
+        run = self.config.run
+        return PrivateTrainer(
+            self.trained,
+            self.splits.train,
+            plan=self.plan,
+            views=views,
+            optimizer=self.optimizer,
+            seed=run.seed,
+            engine=run.engine,
+            view_chunk=run.view_chunk,
+        )

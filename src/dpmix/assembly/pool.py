@@ -1,0 +1,59 @@
+"""The public pool that the settings name."""
+
+from pathlib import Path
+
+from dpmix.config import Config, ViewConfig
+from dpmix.data import Splits
+from dpmix.data.options import Progress, ReadOptions
+from dpmix.errors import DpmixError
+from dpmix.public.load import LoadedPool, load_pool_for
+
+
+def check_pool_settings(views: ViewConfig) -> None:
+    """Refuse settings of the pool that would do nothing, before anything is read.
+
+    Raises:
+        DpmixError: a pool's setting without a pool, or roles that the method does not have.
+    """
+    if views.pool is None:
+        for name in ("pool_labels", "pool_unmapped", "pool_role"):
+            value = getattr(views, name)
+            # `mix-diff` without a pool has an error of its own, in `ViewBuilder`.
+            if value != ViewConfig.model_fields[name].default and views.method != "mix-diff":
+                raise DpmixError(f"{name} is '{value}' but there is no pool; give --pool FOLDER")
+    if views.pool_role == "pretrain" and views.method == "mix-diff":
+        raise DpmixError(
+            "pool_role pretrain trains on the pool first and then without it, so method mix-diff "
+            "would have nothing to mix in; use --method mix-self"
+        )
+
+
+def read_pool(config: Config, splits: Splits, progress: Progress | None) -> LoadedPool | None:
+    """The pool, if there is one.
+
+    Raises:
+        DpmixError: a class without images that `same-class` draws need, and as `load_pool_for`
+            raises.
+    """
+    views, data = config.views, config.data
+    if views.pool is None:
+        return None
+    path = Path(views.pool).expanduser()
+    loaded = load_pool_for(
+        data.data,
+        splits,
+        path,
+        labels_csv=Path(views.pool_labels).expanduser() if views.pool_labels else None,
+        unmapped=views.pool_unmapped,
+        options=ReadOptions(
+            skip_corrupt=data.skip_corrupt, workers=data.workers, progress=progress
+        ),
+    )
+    without = loaded.facts.classes_without
+    if views.pool_draw == "same-class" and views.method == "mix-diff" and without:
+        raise DpmixError(
+            f"pool_draw same-class: the public pool '{path}' has no image of class "
+            f"{', '.join(without)}; expected one or more of each: add some, or use --pool-draw "
+            "uniform"
+        )
+    return loaded

@@ -1,0 +1,92 @@
+"""What takes the place of data, weights and a pool in a run that is only tried.
+
+Guarantee: all of it is noise or published numbers. A dry run reads what is there, and trains
+nothing; a smoke run trains, and reads no image at all.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from dpmix.config import CacheConfig, Config, DataConfig, ViewConfig
+from dpmix.data import Splits, TensorSource
+from dpmix.data.described import KNOWN, described_splits
+from dpmix.data.torchvision_sets import is_there
+from dpmix.public.load import LoadedPool, PoolFacts
+from dpmix.public.pool import PublicPool
+
+Trial = Literal["dry-run", "smoke"]
+SIZE, CLASSES = 32, 2
+TRAIN, TEST = 4, 2
+STEPS, BATCH = 2, 2
+
+
+def miniature(config: Config, folder: Path) -> Config:
+    """The settings cut down to two steps on four images of noise, for `assemble(trial="smoke")`.
+
+    The network, its trained part, the method, all K and the optimiser stay.
+
+    Args:
+        config: settings.
+        folder: for the run and its feature cache.
+    """
+    data, backbone = config.data, config.model.backbone
+    sizes = {"backbone_weights": None, "backbone_size": None if backbone is None else SIZE}
+    budget = {"steps": STEPS, "epochs": None, "expected_batch_size": float(BATCH)}
+    cache = config.features.model_copy(update={"cache_dir": str(folder / "features")})
+    return config.model_copy(
+        update={
+            "data": DataConfig(
+                data=data.data, image_size=SIZE, channels=data.channels,
+                normalization=data.normalization,
+            ),
+            "views": config.views.model_copy(update={"pretrain_epochs": 1}),
+            "model": config.model.model_copy(update=sizes),
+            "features": CacheConfig() if backbone is None else cache,
+            "privacy": config.privacy.model_copy(
+                update=budget | {"sampling_rate": None, "denominator": None, "spent": ()}
+            ),
+            "run": config.run.model_copy(
+                update={"output": str(folder / "run"), "eval_every": None}
+            ),
+        }
+    )  # fmt: skip
+
+
+def splits_without_data(config: DataConfig, trial: Trial) -> Splits | None:
+    """Noise for a smoke run; for a dry run the published numbers of a set that is not there."""
+    if trial == "smoke":
+        return _noise_splits(config.channels or 3)
+    if config.data in KNOWN and not is_there(config.data, Path(config.data_root).expanduser()):
+        return described_splits(config.data, config.image_size, config.channels)
+    return None
+
+
+def pool_without_files(views: ViewConfig, splits: Splits, trial: Trial) -> LoadedPool | None:
+    """Noise for the pool that mix-diff lacks, and for any in a smoke run."""
+    lacking = views.method == "mix-diff" and views.pool is None
+    unread = trial == "smoke" and views.pool is not None
+    return _noise_pool(splits) if lacking or unread else None
+
+
+def _noise_splits(channels: int) -> Splits:
+    names = tuple(f"class {i}" for i in range(CLASSES))
+    train, test = (
+        TensorSource(
+            torch.randint(0, 256, (count, channels, SIZE, SIZE), dtype=torch.uint8),
+            torch.arange(count) % CLASSES,
+            names,
+        )
+        for count in (TRAIN, TEST)
+    )
+    return Splits("a miniature of noise", train, test, flip=True)
+
+
+def _noise_pool(splits: Splits) -> LoadedPool:
+    """One image of noise a class."""
+    shape, classes = splits.train.image_shape, len(splits.train.class_names)
+    noise = torch.randint(0, 256, (classes, *shape), dtype=torch.uint8)
+    facts = PoolFacts("noise", classes, "noise", None, None, None)
+    names = tuple(f"noise {i}" for i in range(classes))
+    return LoadedPool(PublicPool(noise, torch.arange(classes)), names, facts)

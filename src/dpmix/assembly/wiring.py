@@ -1,0 +1,160 @@
+"""Settings to the parts of a run: data, plan, views, model and optimiser, checked together."""
+
+from datetime import datetime
+from pathlib import Path
+
+import torch
+
+from dpmix.assembly.network import build, constants_of, load, set_statistics, whitens
+from dpmix.assembly.parts import Assembly
+from dpmix.assembly.pool import check_pool_settings, read_pool
+from dpmix.assembly.stand_ins import Trial, pool_without_files, splits_without_data
+from dpmix.config import Config, InputConfig, PrivacyConfig
+from dpmix.data import Splits, load_splits
+from dpmix.data.options import Progress
+from dpmix.defaults import choose_image_size, choose_model, choose_rate, choose_recipe
+from dpmix.device import choose_device
+from dpmix.models.backbone import Backbone
+from dpmix.models.backbones.best_reachable import how_to_do_better
+from dpmix.privacy.plan import PrivacyPlan
+from dpmix.privacy.randomness import Randomness
+from dpmix.privacy.release_record import read_spent
+from dpmix.public.pool import PublicPool
+from dpmix.training.features import FeatureCache
+from dpmix.training.optimizer import build_optimizer, build_schedule
+from dpmix.training.pretrain import Pretraining
+from dpmix.views import ViewBuilder, ViewSpec
+
+
+def assemble(
+    config: Config, progress: Progress | None = None, *, trial: Trial | None = None
+) -> Assembly:
+    """Read the data, calibrate the plan, build the rest.
+
+    Args:
+        config: settings.
+        progress: told how far the decoding of images is, private ones and the pool's.
+        trial: for a run that is only tried: a backbone's weights are random, and `stand_ins` take
+            the place of what is not there. For `smoke`, `config` is a `miniature`.
+
+    Raises:
+        DpmixError: any setting or data that can't be meant.
+    """
+    device = choose_device(config.run.device)
+    check_pool_settings(config.views)
+    named = config.model.backbone is not None
+    config = choose_model(config)
+    backbone = load(config, device, pretrained=trial is None)
+    if backbone is not None:
+        config = choose_image_size(config, backbone.module.input_size)
+    splits = _splits(config, progress, trial)
+    spec = config.view_spec(splits.flip)
+    config = choose_recipe(config, len(splits.train), spec.views)
+    plan = calibrate(config.privacy, len(splits.train), spec)
+    config = choose_rate(config, plan)
+    pretrains = config.views.pool_role == "pretrain"
+    stand_in = pool_without_files(config.views, splits, trial) if trial else None
+    loaded = stand_in or read_pool(config, splits, progress)
+    pool = loaded.pool if loaded else None
+    mixes_pool = config.views.method == "mix-diff" or not (pretrains or whitens(config))
+    views = _views(config, splits, spec, pool if mixes_pool else None, backbone)
+    randomness = Randomness.create(config.run.seed)
+    # Initial weights are public; their stream is the run's, so that a seed repeats them.
+    torch.manual_seed(randomness.model)
+    shape, class_names = splits.train.image_shape, splits.train.class_names
+    identity = backbone.weights_sha256 if backbone is not None else None
+    model = build(config, shape, len(class_names), backbone).to(device)
+    if whitens(config):
+        set_statistics(model, backbone, pool)
+    optimizer = build_optimizer(config.optimizer, model, plan)
+    resolved = config.model_copy(
+        update={
+            "views": config.views.model_copy(update={"flip": spec.flip}),
+            "run": config.run.model_copy(update={"output": str(_output(config))}),
+            "input": InputConfig(
+                image_shape=shape, class_names=class_names, backbone_sha256=identity
+            ),
+        }
+    )
+    return Assembly(
+        config=resolved,
+        splits=splits,
+        plan=plan,
+        views=views,
+        model=model,
+        optimizer=optimizer,
+        schedule=build_schedule(config.optimizer, optimizer, plan.steps),
+        device=device,
+        pool_facts=loaded.facts if loaded else None,
+        pretraining=_pretraining(config, views, pool, randomness) if pool and pretrains else None,
+        backbone=backbone,
+        cache=_cache(config, backbone, device),
+        better=how_to_do_better(backbone.name) if backbone and not named else None,
+    )
+
+
+def calibrate(privacy: PrivacyConfig, n: int, spec: ViewSpec) -> PrivacyPlan:
+    """The plan that the settings ask for on `n` training examples."""
+    n_is_public = privacy.sampling_rate is None and privacy.denominator is None
+    return PrivacyPlan.calibrate(
+        n=n if n_is_public else None,
+        sensitivity_multiplier=spec.sensitivity_multiplier,
+        spent=read_spent(privacy.spent),
+        **privacy.model_dump(exclude={"spent"}),
+    )
+
+
+def _views(
+    config: Config,
+    splits: Splits,
+    spec: ViewSpec,
+    pool: PublicPool | None,
+    backbone: Backbone | None,
+) -> ViewBuilder:
+    train = splits.train
+    constants = constants_of(config, train.image_shape, backbone)
+    return ViewBuilder(spec, len(train.class_names), constants, pool)
+
+
+def _cache(config: Config, backbone: Backbone | None, device: torch.device) -> FeatureCache | None:
+    chosen = config.features
+    if backbone is None or config.model.trainable != "head" or chosen.fresh_views:
+        return None
+    assert chosen.cache_views is not None
+    return FeatureCache(
+        Path(chosen.cache_dir).expanduser(),
+        backbone,
+        chosen.cache_views,
+        chosen.view_seed,
+        chosen.cache_dtype,
+        config.run.view_chunk,
+        device,
+    )
+
+
+def _pretraining(
+    config: Config, views: ViewBuilder, pool: PublicPool, randomness: Randomness
+) -> Pretraining:
+    spec = ViewSpec(
+        "self-aug", k_base=1, crop_padding=views.spec.crop_padding, flip=views.spec.flip
+    )
+    return Pretraining(
+        pool,
+        ViewBuilder(spec, views.num_classes, views.normalization),
+        config.views.pretrain_epochs,
+        randomness.public,
+    )
+
+
+def _splits(config: Config, progress: Progress | None, trial: Trial | None) -> Splits:
+    stand_in = splits_without_data(config.data, trial) if trial else None
+    if stand_in is not None:
+        return stand_in
+    return load_splits(progress=progress, **config.data.model_dump(exclude={"normalization"}))
+
+
+def _output(config: Config) -> Path:
+    if config.run.output is not None:
+        return Path(config.run.output)
+    started = datetime.now().strftime("%Y%m%d-%H%M%S-%f")
+    return Path("runs") / f"{Path(config.data.data).stem}-{config.views.method}-{started}"
