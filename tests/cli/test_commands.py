@@ -251,12 +251,19 @@ def test_an_interrupted_run_says_where_its_model_is(image_root, tmp_path, flags)
     run = [sys.executable, "-m", "dpmix", "train", "--data", str(image_root), "--output",
            str(tmp_path / "r"), *map(str, flags), "--steps", "100000", "--eval-every", "1",
            "--epsilon", "inf"]  # fmt: skip
-    process = subprocess.Popen(run, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    while not (tmp_path / "r" / "MODEL_CARD.md").exists():
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    process = subprocess.Popen(
+        run, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        # A shell's background jobs ignore the signal, and so would what they start.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    try:
+        while not (tmp_path / "r" / "MODEL_CARD.md").exists():
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert err.strip() == "interrupted; what the run had saved is in its folder"
     assert not list((tmp_path / "r").glob(".*.part"))
