@@ -20,19 +20,24 @@ import dpmix
 
 EPSILONS = (1, 3, 8)
 SEEDS = (0, 1, 2)
-RATES = {
-    "SGD, batch 1,000, 10 epochs": (1, 4, 16),
-    "full batch, momentum": (None,),
-    "full batch, momentum, features as they are": (0.1, 0.5, 2),
-    "full batch, momentum, whitened": (None,),
-    "full batch, DP-AdamBC": (0.1, 0.3, 1),
-}
+DEFAULT = "full batch, momentum"
 HEADS: dict[str, dict[str, Any]] = {
-    "SGD, batch 1,000, 10 epochs": {"expected_batch_size": 1000, "epochs": 10, "momentum": 0},
-    "full batch, momentum": {},
-    "full batch, momentum, features as they are": {"feature_norm": "none"},
-    "full batch, momentum, whitened": {"feature_norm": "whiten"},
-    "full batch, DP-AdamBC": {"optimizer": "DPAdamBC"},
+    DEFAULT: {},
+    f"{DEFAULT}, features of length 1": {"feature_length": 1},
+    f"{DEFAULT}, features as they are": {"feature_norm": "none"},
+    f"{DEFAULT}, whitened": {"feature_norm": "whiten"},
+    "SGD, batch 1,000, 10 epochs": {
+        "expected_batch_size": 1000, "epochs": 10, "momentum": 0, "feature_length": 1,
+    },
+    "full batch, DP-AdamBC": {"optimizer": "DPAdamBC", "feature_length": 1},
+}  # fmt: skip
+RATES: dict[str, tuple[float | None, ...]] = {
+    DEFAULT: (None,),  # the rule of docs/defaults.md
+    f"{DEFAULT}, features of length 1": (4, 16, 64),
+    f"{DEFAULT}, features as they are": (0.1, 0.5, 2),
+    f"{DEFAULT}, whitened": (None,),
+    "SGD, batch 1,000, 10 epochs": (1, 4, 16, 64),
+    "full batch, DP-AdamBC": (0.03, 0.1, 0.3),
 }
 METHODS: dict[str, dict[str, Any]] = {
     "none": {"method": "none"},
@@ -99,7 +104,7 @@ def main(data: str, tune: str, backbone: str, pool: str | None = None, **fixed: 
             print(row(compared, head, "none", data, tune), flush=True)
     for method in METHODS:
         if method != "none":
-            print(row(compared, "full batch, momentum", method, data, tune), flush=True)
+            print(row(compared, DEFAULT, method, data, tune), flush=True)
 
 
 if __name__ == "__main__":

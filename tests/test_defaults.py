@@ -87,19 +87,29 @@ def test_what_was_given_stays():
     assert choose_recipe(rate, 100, 34).privacy.expected_batch_size is None
 
 
-def test_a_heads_rate_leaves_noise_of_one_in_each_weight_and_is_bounded():
+@pytest.mark.parametrize(("n", "steps"), [(25_000, 50), (25_001, 100)])
+def test_a_head_takes_more_steps_on_many_images_if_their_number_is_public(n, steps):
+    assert choose_recipe(chosen(backbone="random-conv"), n, 34).privacy.steps == steps
+    hidden = chosen(backbone="random-conv", sampling_rate=0.1, denominator=9)
+    assert choose_recipe(hidden, n, 34).privacy.steps == 50
+
+
+@pytest.mark.parametrize("length", [1, 10])
+def test_a_heads_rate_leaves_noise_of_two_in_unit_weights_and_is_bounded(length):
     def rate(**settings):
         plan = PrivacyPlan.calibrate(
             **{"n": 1000, "expected_batch_size": 1000, "steps": 50, "epsilon": 3, "delta": 1e-5}
             | settings
         )
-        return choose_rate(chosen(backbone="random-conv"), plan).optimizer.learning_rate, plan
+        config = chosen(backbone="random-conv", feature_length=length)
+        return choose_rate(config, plan).optimizer.learning_rate, plan
 
     got, plan = rate()
     noise = got / (1 - 0.9) * plan.noise_std * 50**0.5 / 1000
-    assert noise == pytest.approx(1, rel=5e-3)
+    assert noise == pytest.approx(2 / length, rel=5e-3)
     assert rate(epsilon=1)[0] < got
-    assert rate(n=10**6, expected_batch_size=10**6, delta=1e-7)[0] == 16
-    assert rate(epsilon=float("inf"))[0] == 16
+    assert rate(n=10**6, expected_batch_size=10**6, delta=1e-7)[0] == 64 / length
+    assert rate(max_grad_norm=0.1)[0] == pytest.approx(10 * got, rel=5e-3)
+    assert rate(epsilon=float("inf"))[0] == 16 / length**2
     scratch = choose_rate(chosen(model="cnn-small"), plan).optimizer
     assert scratch.learning_rate == 1

@@ -118,6 +118,9 @@ class ModelConfig(Section):
     feature_norm: FeatureNorm = Field(
         "unit", description="features before the head: none, unit, whiten (by the public pool)"
     )
+    feature_length: float = Field(
+        10.0, gt=0, description="length of every feature vector after unit or whiten"
+    )
 
 
 class CacheConfig(Section):

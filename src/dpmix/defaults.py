@@ -24,7 +24,11 @@ SCATTER_K = 4  # the transform is slow: eight views an image instead of 34
 STEPS = 50
 SCRATCH_RATE = 1.0
 LARGEST_SCRATCH_BATCH = 400
-HEAD_RATE = 16.0
+MANY_IMAGES, MORE_STEPS = 25_000, 100  # of a head
+# Of a head on features of length one; docs/defaults.md has the measurements.
+WEIGHT_NOISE = 2.0
+LARGEST_HEAD_RATE = 64.0
+HEAD_RATE_WITHOUT_PRIVACY = 16.0
 
 
 def choose_model(config: Config) -> Config:
@@ -76,9 +80,11 @@ def choose_recipe(config: Config, n: int, views: int) -> Config:
     """Settle batch, steps and the size of the cache, for N examples and K views a step."""
     privacy, cache = config.privacy, config.features
     head_only = config.model.backbone is not None and config.model.trainable == "head"
-    if privacy.steps is None and privacy.epochs is None:
-        privacy = _set(privacy, steps=STEPS)
     ways = (privacy.expected_batch_size, privacy.sampling_rate, privacy.denominator)
+    if privacy.steps is None and privacy.epochs is None:
+        n_is_public = privacy.sampling_rate is None
+        many = head_only and n_is_public and n > MANY_IMAGES
+        privacy = _set(privacy, steps=MORE_STEPS if many else STEPS)
     if all(way is None for way in ways):
         scratch = min(LARGEST_SCRATCH_BATCH, max(1, n // 10))
         privacy = _set(privacy, expected_batch_size=float(n if head_only else scratch))
@@ -93,18 +99,22 @@ def choose_rate(config: Config, plan: PrivacyPlan) -> Config:
     """Settle the learning rate: for a head, as large as the noise of the whole run allows.
 
     T steps of rate r and momentum m leave noise of standard deviation r / (1 - m) sigma C sqrt(T) /
-    denominator in each weight; the rule makes that one, where features have length one.
+    denominator in each weight. The rule makes that two, were features of length one; on features of
+    length F the same logits take weights, and so noise, F times smaller. Nearly every gradient is
+    clipped to C, so the largest rate goes with 1 / C; without clipping a step grows with F too.
     """
     optimizer = config.optimizer
     if optimizer.learning_rate is not None:
         return config
-    rate = SCRATCH_RATE
+    rate, length = SCRATCH_RATE, config.model.feature_length
     if config.model.backbone is not None:
-        rate = HEAD_RATE
+        rate = HEAD_RATE_WITHOUT_PRIVACY / length**2
         if plan.private:
             momentum = _first(optimizer.momentum, DEFAULT_MOMENTUM)
             noise = plan.noise_std * math.sqrt(plan.steps) / plan.denominator
-            rate = min(rate, float(f"{(1 - momentum) / noise:.3g}"))
+            by_noise = WEIGHT_NOISE * (1 - momentum) / noise
+            rate = min(LARGEST_HEAD_RATE / plan.max_grad_norm, by_noise) / length
+            rate = float(f"{rate:.3g}")
     return _set(config, optimizer=_set(optimizer, learning_rate=rate))
 
 
@@ -113,7 +123,7 @@ def _refuse_idle_backbone_settings(config: Config) -> None:
     if config.model.model is None:
         return
     ours = ("backbone_weights", "backbone_size", "trainable", "last_blocks", "lora_rank",
-            "feature_norm")  # fmt: skip
+            "feature_norm", "feature_length")  # fmt: skip
     for section, names in ((config.model, ours), (config.features, ("fresh_views", "cache_views"))):
         for name in names:
             if getattr(section, name) != type(section).model_fields[name].default:

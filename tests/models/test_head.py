@@ -13,13 +13,14 @@ def test_it_starts_at_zero_and_nothing_of_it_is_chance():
     assert head(torch.randn(2, 5)).shape == (2, 3)
 
 
-def test_unit_features_make_every_examples_gradient_equally_long_at_the_start():
-    head = LinearHead(5, 3, "unit")
+@pytest.mark.parametrize("length", [1.0, 10.0])
+def test_unit_features_make_every_examples_gradient_equally_long_at_the_start(length):
+    head = LinearHead(5, 3, "unit", length)
     for scale in (1e-3, 1.0, 1e3):
         x = scale * torch.randn(1, 5)
         loss = torch.nn.functional.cross_entropy(head(x), torch.tensor([1]))
         (gradient,) = torch.autograd.grad(loss, [head.linear.weight])
-        assert gradient.norm() == pytest.approx((2 / 3) ** 0.5, rel=1e-4)
+        assert gradient.norm() == pytest.approx(length * (2 / 3) ** 0.5, rel=1e-4)
 
 
 def test_whitening_uses_public_statistics_and_drops_features_that_say_nothing():

@@ -54,7 +54,9 @@ def build(
             num_classes=num_classes,
             shortcut=chosen.shortcut,
         )
-    head = LinearHead(backbone.embedding_size, num_classes, chosen.feature_norm)
+    head = LinearHead(
+        backbone.embedding_size, num_classes, chosen.feature_norm, chosen.feature_length
+    )
     model = BackboneClassifier(backbone.module, head)
     choose_trainable(
         model, chosen.trainable, last_blocks=chosen.last_blocks, lora_rank=chosen.lora_rank

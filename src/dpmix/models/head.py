@@ -7,13 +7,13 @@ training starts from zero weights: there is nothing of chance in a head.
 from typing import Literal, get_args
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from dpmix.errors import DpmixError, nearest
 
 FeatureNorm = Literal["none", "unit", "whiten"]
+_SHORTEST = 1e-12
 FEATURE_NORMS: tuple[str, ...] = get_args(FeatureNorm)
 
 
@@ -23,9 +23,11 @@ class LinearHead(nn.Module):
     Args:
         features: D.
         classes: L.
-        norm: `none`; `unit`: each feature vector is scaled to length one, so that no example's
+        norm: `none`; `unit`: each feature vector is scaled to one length, so that no example's
             gradient is longer than another's for its features; `whiten`: moved by public means and
-            scaled by public standard deviations first (`set_statistics`), then to length one.
+            scaled by public standard deviations first (`set_statistics`), then to that length.
+        length: that length. The bias sees a feature of one beside them: at length one it takes half
+            of what clipping leaves of a gradient, at length ten a hundredth.
 
     Raises:
         DpmixError: an unknown norm.
@@ -34,11 +36,13 @@ class LinearHead(nn.Module):
     mean: Tensor
     scale: Tensor
 
-    def __init__(self, features: int, classes: int, norm: FeatureNorm = "none") -> None:
+    def __init__(
+        self, features: int, classes: int, norm: FeatureNorm = "none", length: float = 1.0
+    ) -> None:
         super().__init__()
         if norm not in FEATURE_NORMS:
             raise DpmixError(f"feature_norm is '{norm}': {nearest(norm, FEATURE_NORMS)}")
-        self.norm = norm
+        self.norm, self.length = norm, length
         if norm == "whiten":
             self.register_buffer("mean", torch.zeros(features))
             self.register_buffer("scale", torch.ones(features))
@@ -60,6 +64,6 @@ class LinearHead(nn.Module):
         if self.norm == "whiten":
             x = (x - self.mean) * self.scale
         if self.norm != "none":
-            x = F.normalize(x, dim=-1)
+            x = x * (self.length / x.norm(dim=-1, keepdim=True).clamp(min=_SHORTEST))
         logits: Tensor = self.linear(x)
         return logits
