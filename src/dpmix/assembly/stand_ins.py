@@ -17,13 +17,13 @@ from dpmix.public.load import LoadedPool, PoolFacts
 from dpmix.public.pool import PublicPool
 
 Trial = Literal["dry-run", "smoke"]
-SIZE, CLASSES = 32, 2
-TRAIN, TEST = 4, 2
-STEPS, BATCH = 2, 2
+SIZE, SCRATCH_SIZE, CLASSES = 32, 16, 2
+TRAIN, TEST = 2, 2
+STEPS, BATCH = 2, 1
 
 
 def miniature(config: Config, folder: Path) -> Config:
-    """The settings cut down to two steps on four images of noise, for `assemble(trial="smoke")`.
+    """The settings cut down to two steps on two images of noise, for `assemble(trial="smoke")`.
 
     The network, its trained part, the method, all K and the optimiser stay.
 
@@ -38,8 +38,8 @@ def miniature(config: Config, folder: Path) -> Config:
     return config.model_copy(
         update={
             "data": DataConfig(
-                data=data.data, image_size=SIZE, channels=data.channels,
-                normalization=data.normalization,
+                data=data.data, channels=data.channels, normalization=data.normalization,
+                image_size=SCRATCH_SIZE if backbone is None else SIZE,
             ),
             "views": config.views.model_copy(update={"pretrain_epochs": 1}),
             "model": config.model.model_copy(update=sizes),
@@ -57,7 +57,8 @@ def miniature(config: Config, folder: Path) -> Config:
 def splits_without_data(config: DataConfig, trial: Trial) -> Splits | None:
     """Noise for a smoke run; for a dry run the published numbers of a set that is not there."""
     if trial == "smoke":
-        return _noise_splits(config.channels or 3)
+        assert config.image_size is not None
+        return _noise_splits(config.image_size, config.channels or 3)
     if config.data in KNOWN and not is_there(config.data, Path(config.data_root).expanduser()):
         return described_splits(config.data, config.image_size, config.channels)
     return None
@@ -70,11 +71,11 @@ def pool_without_files(views: ViewConfig, splits: Splits, trial: Trial) -> Loade
     return _noise_pool(splits) if lacking or unread else None
 
 
-def _noise_splits(channels: int) -> Splits:
+def _noise_splits(size: int, channels: int) -> Splits:
     names = tuple(f"class {i}" for i in range(CLASSES))
     train, test = (
         TensorSource(
-            torch.randint(0, 256, (count, channels, SIZE, SIZE), dtype=torch.uint8),
+            torch.randint(0, 256, (count, channels, size, size), dtype=torch.uint8),
             torch.arange(count) % CLASSES,
             names,
         )

@@ -33,7 +33,7 @@ def train(
         bool,
         typer.Option(
             "--smoke",
-            help="two steps on four images of noise, without data, weights or pool: does it run?",
+            help="two steps on two images of noise, without data, weights or pool: does it run?",
         ),
     ] = False,
     **settings: Any,

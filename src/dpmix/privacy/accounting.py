@@ -13,6 +13,7 @@ import dp_accounting
 from dp_accounting import NeighboringRelation
 from dp_accounting.pld import PLDAccountant
 from dp_accounting.rdp import RdpAccountant
+from scipy.optimize import brentq
 
 from dpmix.errors import DpmixError
 
@@ -21,6 +22,11 @@ RDP_ORDERS = (*range(2, 64), *range(64, 256, 8), 256, 512, 1024)
 
 # The search stops within this fraction of sigma: epsilon then lies well inside 0.5 % of its target.
 SIGMA_TOLERANCE = 2e-4
+
+# Privacy losses are rounded up to this grid. A coarser one bounds epsilon from above just as well,
+# a few parts in 10,000 less tightly and many times as fast: it is what the search uses. What the
+# rounding adds to epsilon grows with the number of steps and with the square of the grid.
+LOSS_GRID, COARSE_LOSS_GRID, COARSE_UP_TO_STEPS = 1e-4, 1e-3, 200
 
 # Less noise than this is asked for only where delta is so large that it nearly allows an example's
 # release in full; the cost of accounting grows with 1 / sigma^2.
@@ -49,16 +55,21 @@ def _epsilon(
     return float(accountant.compose(event).get_epsilon(delta))
 
 
-def _pld() -> PLDAccountant:
-    return PLDAccountant(NeighboringRelation.ADD_OR_REMOVE_ONE)
-
-
 @cache
 def epsilon_pld(
-    sampling_rate: float, sigma: float, steps: int, delta: float, spent: Spent = ()
+    sampling_rate: float,
+    sigma: float,
+    steps: int,
+    delta: float,
+    spent: Spent = (),
+    *,
+    loss_grid: float = LOSS_GRID,
 ) -> float:
-    """Epsilon at `delta` by privacy loss distributions: an upper bound."""
-    return _compose(_pld(), sampling_rate, sigma, steps, delta, spent)
+    """Epsilon at `delta` by privacy loss distributions: an upper bound, whatever the grid."""
+    accountant = PLDAccountant(
+        NeighboringRelation.ADD_OR_REMOVE_ONE, value_discretization_interval=loss_grid
+    )
+    return _compose(accountant, sampling_rate, sigma, steps, delta, spent)
 
 
 def epsilon_rdp(
@@ -121,22 +132,23 @@ def calibrate_sigma(
     high = _sigma_by_rdp(sampling_rate, steps, epsilon, delta, spent)
     drawn_at_all = 1 - (1 - sampling_rate) ** steps
     _refuse_nearly_no_noise(0.0 if delta >= drawn_at_all else high, epsilon, delta)
+
+    grid = max(LOSS_GRID, COARSE_LOSS_GRID / max(1.0, steps / COARSE_UP_TO_STEPS) ** 0.5)
+
+    def excess(sigma: float) -> float:
+        return epsilon_pld(sampling_rate, sigma, steps, delta, spent, loss_grid=grid) - epsilon
+
     low = high * 0.8
-    while epsilon_pld(sampling_rate, low, steps, delta, spent) <= epsilon:
+    while excess(low) <= 0:
         high, low = low, low * 0.8
         _refuse_nearly_no_noise(low, epsilon, delta)
-    while epsilon_pld(sampling_rate, high, steps, delta, spent) > epsilon:
+    while excess(high) > 0:
         low, high = high, high * 1.1
-    return float(
-        dp_accounting.calibrate_dp_mechanism(
-            _pld,
-            lambda sigma: _event(sampling_rate, sigma, steps, spent),
-            epsilon,
-            delta,
-            bracket_interval=dp_accounting.ExplicitBracketInterval(low, high),
-            tol=SIGMA_TOLERANCE * low,
-        )
-    )
+    tolerance = SIGMA_TOLERANCE * low
+    sigma = float(brentq(excess, low, high, xtol=tolerance))
+    while epsilon_pld(sampling_rate, sigma, steps, delta, spent) > epsilon:
+        sigma += tolerance
+    return sigma
 
 
 def _refuse_nearly_no_noise(sigma: float, epsilon: float, delta: float) -> None:
