@@ -133,7 +133,7 @@ def test_a_release_differs_from_the_next_one_and_follows_its_generator(private, 
 def test_the_noise_is_fresh_unless_a_generator_is_given(private, backbone):
     pool = PublicPool(*pools()["twin"])
     one, two = (check_gap(pool, private, backbone, sigma=4.0, device=CPU).found for _ in range(2))
-    assert one.by_class != two.by_class
+    assert one.frechet_ratio != two.frechet_ratio
 
 
 def test_unlabelled_images_of_the_pool_do_not_count(private, backbone):
