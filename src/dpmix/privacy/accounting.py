@@ -7,11 +7,11 @@ compose with the T steps.
 """
 
 import math
-from functools import cache
+from functools import cache, lru_cache, reduce
 
 import dp_accounting
 from dp_accounting import NeighboringRelation
-from dp_accounting.pld import PLDAccountant
+from dp_accounting.pld import privacy_loss_distribution
 from dp_accounting.rdp import RdpAccountant
 from scipy.optimize import brentq
 
@@ -39,22 +39,6 @@ MIN_DELTA = 1e-12
 Spent = tuple[float, ...]
 
 
-def _event(
-    sampling_rate: float, sigma: float, steps: int, spent: Spent = ()
-) -> dp_accounting.DpEvent:
-    gaussian = dp_accounting.GaussianDpEvent(sigma)
-    sampled = dp_accounting.PoissonSampledDpEvent(sampling_rate, gaussian)
-    training = [dp_accounting.SelfComposedDpEvent(sampled, int(steps))] if steps else []
-    others = [dp_accounting.GaussianDpEvent(other) for other in spent]
-    return dp_accounting.ComposedDpEvent([*training, *others])
-
-
-def _epsilon(
-    accountant: dp_accounting.PrivacyAccountant, event: dp_accounting.DpEvent, delta: float
-) -> float:
-    return float(accountant.compose(event).get_epsilon(delta))
-
-
 @cache
 def epsilon_pld(
     sampling_rate: float,
@@ -66,18 +50,45 @@ def epsilon_pld(
     loss_grid: float = LOSS_GRID,
 ) -> float:
     """Epsilon at `delta` by privacy loss distributions: an upper bound, whatever the grid."""
-    accountant = PLDAccountant(
-        NeighboringRelation.ADD_OR_REMOVE_ONE, value_discretization_interval=loss_grid
+    if steps and sigma == 0:
+        return math.inf
+    training = [_loss(sampling_rate, sigma, loss_grid).self_compose(steps)] if steps else []
+    losses = [*training, *(_loss(1.0, other, loss_grid) for other in spent)]
+    if not losses:
+        return 0.0
+    whole = reduce(lambda one, other: one.compose(other), losses)
+    return float(whole.get_epsilon_for_delta(delta))
+
+
+# A run asks for its epsilon at many steps; their one step is the costly part, and megabytes.
+@lru_cache(maxsize=8)
+def _loss(
+    sampling_rate: float, sigma: float, loss_grid: float
+) -> privacy_loss_distribution.PrivacyLossDistribution:
+    """The privacy loss of one release."""
+    return privacy_loss_distribution.from_gaussian_mechanism(
+        sigma,
+        sampling_prob=sampling_rate,
+        value_discretization_interval=loss_grid,
+        neighboring_relation=NeighboringRelation.ADD_OR_REMOVE_ONE,
     )
-    return _compose(accountant, sampling_rate, sigma, steps, delta, spent)
 
 
 def epsilon_rdp(
     sampling_rate: float, sigma: float, steps: int, delta: float, spent: Spent = ()
 ) -> float:
     """Epsilon at `delta` by Renyi DP: looser than PLD, shown beside it."""
+    if steps == 0 and not spent:
+        return 0.0
+    if sigma == 0:
+        return math.inf
+    gaussian = dp_accounting.GaussianDpEvent(sigma)
+    sampled = dp_accounting.PoissonSampledDpEvent(sampling_rate, gaussian)
+    training = [dp_accounting.SelfComposedDpEvent(sampled, int(steps))] if steps else []
+    others = [dp_accounting.GaussianDpEvent(other) for other in spent]
     accountant = RdpAccountant(RDP_ORDERS, NeighboringRelation.ADD_OR_REMOVE_ONE)
-    return _compose(accountant, sampling_rate, sigma, steps, delta, spent)
+    accountant.compose(dp_accounting.ComposedDpEvent([*training, *others]))
+    return float(accountant.get_epsilon(delta))
 
 
 def epsilon_gaussian(sigma: float, delta: float) -> float:
@@ -92,21 +103,6 @@ def calibrate_gaussian(epsilon: float, delta: float) -> float:
         DpmixError: as `calibrate_sigma` raises.
     """
     return calibrate_sigma(1.0, 1, epsilon, delta)
-
-
-def _compose(
-    accountant: dp_accounting.PrivacyAccountant,
-    sampling_rate: float,
-    sigma: float,
-    steps: int,
-    delta: float,
-    spent: Spent,
-) -> float:
-    if steps == 0 and not spent:
-        return 0.0
-    if sigma == 0:
-        return math.inf
-    return _epsilon(accountant, _event(sampling_rate, sigma, steps, spent), delta)
 
 
 @cache
