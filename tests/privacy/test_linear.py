@@ -65,6 +65,31 @@ def test_a_gradient_that_is_not_finite_counts_as_zero(poison, views):
             assert torch.allclose(a, b, atol=1e-6)
 
 
+@pytest.mark.parametrize("engine", ["linear", "vectorized"])
+@pytest.mark.parametrize("views", [1, 2])
+@pytest.mark.parametrize("scale", [0.2, 1e4, 1e6])
+def test_an_example_left_alone_gives_what_it_gave_among_others(engine, views, scale):
+    """A single row takes another routine; where logits nearly tie its rounding decides them."""
+    generator = torch.Generator().manual_seed(1)
+    head = LinearHead(1280, 3)
+    weight = scale * torch.randn(3, 1280, generator=generator)
+    head.linear.weight.data.copy_(weight)
+    x = torch.randn(1, 1280, generator=generator).double()
+    apart = (weight[1:] - weight[:1]).double()
+    x = (x - (x @ apart.T) @ torch.linalg.inv(apart @ apart.T) @ apart).float()
+    x = x[:, None].expand(5, views, -1)
+    labels = torch.eye(3)[torch.tensor([0, 1, 2, 0, 1])][:, None].expand(-1, views, -1)
+
+    def total(count):
+        part = clipped_gradient_sum(
+            head, soft_cross_entropy, x[:count], labels[:count], 1.0, engine=engine, example_chunk=4
+        )
+        return torch.cat([gradient.flatten() for gradient in part.gradients])
+
+    for count in range(1, 5):
+        assert (total(count + 1) - total(count)).norm() <= 1 + 1e-6
+
+
 def test_an_empty_batch_is_zero():
     x, labels = batch(groups=0)
     part = clipped_gradient_sum(
@@ -79,6 +104,10 @@ def test_other_models_are_refused_by_name_and_not_chosen():
     two = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 4))
     after = nn.Sequential(nn.Linear(6, 4), nn.Tanh())
     assert trained_linear(two) is None
+    weight_norm = nn.utils.parametrizations.weight_norm(nn.Linear(4, 4, bias=False))
+    assert trained_linear(weight_norm) is None
+    with pytest.warns(FutureWarning):
+        assert trained_linear(nn.utils.weight_norm(nn.Linear(4, 4, bias=False))) is None
     for model, message in ((two, "last linear layer alone"), (after, "is not that of its trained")):
         with pytest.raises(DpmixError, match=message):
             clipped_gradient_sum(model, soft_cross_entropy, x, labels, 1.0, engine="linear")

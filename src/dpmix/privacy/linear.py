@@ -4,7 +4,8 @@ With features x_k and residuals r_k (the loss's derivative by the logits), the g
 example's mean loss is the mean of the outer products r_k x_k^T, so it is one small matrix product
 an example and no backward pass. A handful of examples at a time stay in the processor's cache. It
 is exact but for rounding: as under `vmap`, the logits of several examples are one float32 product,
-whose last bits may depend on how many rows it has.
+whose last bits could depend on how many rows it has. A row by itself takes another routine on
+a CPU and is therefore never multiplied by itself.
 
 With one view that gradient is never written down: its norm is the product of the two vectors' norms
 and the clipped sum is one matrix product over the examples (ghost clipping: Li et al. 2022, arXiv
@@ -20,22 +21,29 @@ from torch import Tensor, nn
 from dpmix.errors import DpmixError
 from dpmix.privacy.clipping import ClippedSum, Loss, sum_dtype, zero_sum
 from dpmix.privacy.examplewise import clip_root, per_view_loss
-from dpmix.privacy.vectorized import add_clipped
+from dpmix.privacy.vectorized import add_clipped, not_alone
 
 # Numbers of per-example gradients at once: megabytes on a CPU, what fills the device elsewhere.
 _CPU_NUMBERS, _DEVICE_NUMBERS = 1 << 20, 1 << 25
 
 
 def trained_linear(model: nn.Module) -> nn.Linear | None:
-    """The linear layer that holds all that is trained, if there is one."""
+    """The linear layer that holds all that is trained, if there is one.
+
+    A plain one: what computes its weight from other parameters (weight norm) or changes its input
+    has other gradients.
+    """
     owners = [
         module
         for module in model.modules()
         if any(p.requires_grad for p in module.parameters(recurse=False))
     ]
-    if len(owners) != 1 or type(owners[0]) is not nn.Linear:
+    layer = owners[0] if len(owners) == 1 else None
+    if not isinstance(layer, nn.Linear) or type(layer) is not nn.Linear:
         return None
-    return owners[0] if all(p.requires_grad for p in owners[0].parameters()) else None
+    own = {name for name, _ in layer.named_parameters()}
+    plain = own in ({"weight"}, {"weight", "bias"}) and not layer._forward_pre_hooks
+    return layer if plain and all(p.requires_grad for p in layer.parameters()) else None
 
 
 def linear_sum(
@@ -112,8 +120,9 @@ def _residuals(
 ) -> tuple[Float[Tensor, "G K D"], Float[Tensor, "G K L"], Float[Tensor, " G"]]:
     """The layer's inputs, the mean loss's derivative by its outputs, and the mean loss."""
     groups, count = views.shape[:2]
-    features, logits = _forward(model, layer, views.flatten(0, 1))
-    logits.requires_grad_(True)
+    rows = groups * count
+    features, logits = _forward(model, layer, not_alone(views.flatten(0, 1)))
+    features, logits = features[:rows], logits[:rows].requires_grad_(True)
     per_view = per_view_loss(loss, logits, labels.flatten(0, 1))
     (residuals,) = torch.autograd.grad(per_view.sum(), logits)
     shape = (groups, count, -1)
