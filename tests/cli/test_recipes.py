@@ -2,26 +2,38 @@
 
 import functools
 import itertools
+from pathlib import Path
 
 import pytest
 import yaml
 
 from dpmix.assembly import network
+from dpmix.assembly.stand_ins import miniature
 from dpmix.assembly.wiring import calibrate
 from dpmix.config import Config
 from dpmix.data.described import KNOWN
 from dpmix.experiments.recipes import recipe_names, recipe_path
+from dpmix.training.features import FeatureCache
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 EPSILONS = (1, 2, 4, 8)
 load_once = functools.cache(network.load_backbone)
+SECONDS_PER_VIEW = {}
 
 
 @pytest.fixture
 def towers(monkeypatch):
-    """Each tower is built once; a frozen one is the same after a run."""
+    """Each tower is built and timed once; a frozen one is the same after a run."""
     pytest.importorskip("open_clip")
+    timed = FeatureCache.seconds_per_view
+
+    def time_once(cache, *given):
+        if cache.backbone.name not in SECONDS_PER_VIEW:
+            SECONDS_PER_VIEW[cache.backbone.name] = timed(cache, *given)
+        return SECONDS_PER_VIEW[cache.backbone.name]
+
     monkeypatch.setattr(network, "load_backbone", load_once)
+    monkeypatch.setattr(FeatureCache, "seconds_per_view", time_once)
 
 
 def test_they_are_listed_with_their_network(dpmix):
@@ -56,7 +68,7 @@ def recipes_of_one_plan():
 
 
 @pytest.mark.parametrize("names", recipes_of_one_plan(), ids=lambda names: names[0])
-def test_it_runs_dry_at_every_epsilon_and_two_steps_on_a_miniature(dpmix, tmp_path, towers, names):
+def test_it_is_calibrated_and_runs_dry_at_every_epsilon(dpmix, tmp_path, towers, names):
     config = Config.load(recipe_path(names[0]))
     for epsilon in EPSILONS:
         privacy = config.privacy.model_copy(update={"epsilon": epsilon})
@@ -74,9 +86,28 @@ def test_it_runs_dry_at_every_epsilon_and_two_steps_on_a_miniature(dpmix, tmp_pa
             "wrn-16-4" if name.startswith("scratch") else "random weights",
         ):  # fmt: skip
             assert part in out
-        status, out, err = dpmix("train", "--config", name, "--epsilon", 1, "--smoke")
-        assert (status, err) == (0, "")
-        assert "smoke run: it works" in out
+
+
+def recipes_of_one_miniature():
+    """Names of recipes that are the same two steps on noise, all but the name of their data."""
+    kinds = {}
+    for name in recipe_names():
+        config = Config.load(recipe_path(name))
+        small = miniature(config, Path("folder")).model_dump()
+        small["data"]["data"] = None
+        kinds.setdefault(str(small), []).append(name)
+    return list(kinds.values())
+
+
+def test_a_miniature_forgets_all_of_a_recipe_but_network_and_method():
+    assert len(recipes_of_one_miniature()) == 9
+
+
+@pytest.mark.parametrize("names", recipes_of_one_miniature(), ids=lambda names: names[0])
+def test_it_takes_two_steps_on_a_miniature(dpmix, towers, names):
+    status, out, err = dpmix("train", "--config", names[0], "--epsilon", 1, "--smoke")
+    assert (status, err) == (0, "")
+    assert "smoke run: it works" in out
 
 
 @pytest.mark.parametrize(
@@ -103,6 +134,14 @@ def test_a_smoke_run_reads_and_leaves_nothing(dpmix, tmp_path, monkeypatch):
     )  # fmt: skip
     assert status == 0
     assert "smoke run: it works" in out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_smoke_run_on_the_backbone_at_hand_leaves_nothing(dpmix, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, out, _ = dpmix("train", "--data", "nothing", "--cache-dir", "mine", "--smoke")
+    assert status == 0
+    assert "32x32" in out
     assert list(tmp_path.iterdir()) == []
 
 

@@ -13,6 +13,7 @@ from dpmix.config import CacheConfig, Config, DataConfig, ViewConfig
 from dpmix.data import Splits, TensorSource
 from dpmix.data.described import KNOWN, described_splits
 from dpmix.data.torchvision_sets import is_there
+from dpmix.defaults import choose_model
 from dpmix.public.load import LoadedPool, PoolFacts
 from dpmix.public.pool import PublicPool
 
@@ -31,6 +32,7 @@ def miniature(config: Config, folder: Path) -> Config:
         config: settings.
         folder: for the run and its feature cache.
     """
+    config = choose_model(config)
     data, backbone = config.data, config.model.backbone
     sizes = {"backbone_weights": None, "backbone_size": None if backbone is None else SIZE}
     budget = {"steps": STEPS, "epochs": None, "expected_batch_size": float(BATCH)}
