@@ -115,7 +115,11 @@ def test_an_overwrite_after_a_stopped_overwrite_never_mixes_either(tmp_path, mon
         for folder in (found.root, found.previous):
             model = reads(folder / found.model.name)
             if model is not None and folder == found.previous:
-                assert all(reads(folder / path.name) == model for path in found._released())
+                assert reads(folder / found.privacy.name) == model
+                assert reads(folder / found.config.name) == model
+                # The run set aside may have been stopped itself, before its metrics and card.
+                for beside in (found.metrics, found.card):
+                    assert reads(folder / beside.name) in (None, model)
             elif model is not None:
                 assert reads(folder / found.privacy.name) in (None, model)
 
@@ -128,7 +132,10 @@ def test_an_overwrite_leaves_the_new_run_alone_and_nothing_else_touched(tmp_path
     first.close()
     second = opened(tmp_path)
     assert reads(second.model) == "1", "kept until there is a model to put in its place"
-    assert not second.private_log.exists()
+    assert reads(second.private_log) == '{"step": 1}\n', "a run that fails here loses nothing"
+    for step in (1, 2):
+        second.log_private({"mine": step})
+    assert reads(second.private_log) == '{"mine": 1}\n{"mine": 2}\n'
     save(second, "2")
     assert all(reads(path) == "2" for path in second._released())
     assert not second.previous.exists()

@@ -41,6 +41,7 @@ class RunFolder:
         self.private_notice = self.diagnostics / "PRIVATE.txt"
         self._lock = FileLock(self.diagnostics / ".lock", timeout=0)
         self._of_this_run = False
+        self._logged = False
 
     def create(self, overwrite: bool) -> None:
         """Make the folder and lock it; an earlier run's model stays until `save` has another.
@@ -55,7 +56,6 @@ class RunFolder:
             self.diagnostics.mkdir(parents=True, exist_ok=True)
             self.diagnostics.chmod(0o700)
             self._lock.acquire()
-            self.private_log.unlink(missing_ok=True)
             remove_all(staged_for(self._released()))
             self._write_notice()
         except Timeout:
@@ -166,13 +166,14 @@ class RunFolder:
                 self.previous.rmdir()
 
     def log_private(self, record: dict[str, Any]) -> None:
-        """Append one line to the private log.
+        """Append one line to the private log; the first takes the place of an earlier run's.
 
         Raises:
             DpmixError: the disk is full, or the like; what was saved before is unharmed.
         """
         try:
-            with self.private_log.open("a", encoding="utf-8") as log:
+            with self.private_log.open("a" if self._logged else "w", encoding="utf-8") as log:
+                self._logged = True
                 log.write(to_json(record, indent=None) + "\n")
         except OSError as error:
             raise DpmixError(
