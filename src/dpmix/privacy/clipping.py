@@ -114,6 +114,9 @@ def clipped_gradient_sum(
     from dpmix.privacy.vectorized import CannotVectorizeError, vectorized_sum
 
     _check(model, views, labels, max_grad_norm, engine)
+    # A routine may be chosen by a tensor's layout, which must not depend on how many groups there
+    # are: `expand` makes rows that lie on one another, and copies of one row do not.
+    views, labels = views.contiguous(), labels.contiguous()
     if engine == "auto":
         engine, reason = choose_engine(model, views.shape[1])
         logger.debug("engine %s: %s", engine, reason)

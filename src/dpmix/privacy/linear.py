@@ -2,10 +2,12 @@
 
 With features x_k and residuals r_k (the loss's derivative by the logits), the gradient of an
 example's mean loss is the mean of the outer products r_k x_k^T, so it is one small matrix product
-an example and no backward pass. A handful of examples at a time stay in the processor's cache. It
-is exact but for rounding: as under `vmap`, the logits of several examples are one float32 product,
-whose last bits could depend on how many rows it has. A row by itself takes another routine on
-a CPU and is therefore never multiplied by itself.
+an example and no backward pass. A handful of examples at a time stay in the processor's cache.
+
+It is exact but for rounding: as under `vmap`, the logits of several examples are one float32
+product, whose last bits may depend on how many rows it has. On the CPUs tried only a row by itself
+takes another routine, so it is never multiplied by itself; a GPU's library chooses by shape. An
+example's own pass (`examplewise`) has no such neighbours.
 
 With one view that gradient is never written down: its norm is the product of the two vectors' norms
 and the clipped sum is one matrix product over the examples (ghost clipping: Li et al. 2022, arXiv
