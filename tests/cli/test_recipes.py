@@ -12,6 +12,7 @@ from dpmix.assembly.stand_ins import miniature
 from dpmix.assembly.wiring import calibrate
 from dpmix.config import Config
 from dpmix.data.described import KNOWN
+from dpmix.device import choose_device
 from dpmix.experiments.recipes import recipe_names, recipe_path
 from dpmix.training.features import FeatureCache
 
@@ -82,7 +83,7 @@ def test_it_is_calibrated_and_runs_dry_at_every_epsilon(dpmix, tmp_path, towers,
         )
         assert status == 0
         for part in (
-            "not here: by its published numbers", "MiB", "in all on cpu",
+            "not here: by its published numbers", "MiB", f"in all on {choose_device('auto')}",
             "wrn-16-4" if name.startswith("scratch") else "random weights",
         ):  # fmt: skip
             assert part in out
