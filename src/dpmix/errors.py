@@ -1,7 +1,12 @@
 """The one error that a user can cause, and the nearest-name hint it carries."""
 
 import difflib
+import re
+import textwrap
 from collections.abc import Iterable
+
+_ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+_MANY = 20
 
 
 class DpmixError(ValueError):
@@ -13,13 +18,19 @@ class DpmixError(ValueError):
 
 
 def one_line(error: BaseException, limit: int = 200) -> str:
-    """What another library's error says, as a part of one of our lines."""
-    return " ".join(str(error).split())[:limit]
+    """What another library's error says, to be a part of one of our lines."""
+    said = _ESCAPES.sub("", str(error)).strip()
+    if len(said.split()) < 2:
+        said = f"{type(error).__name__} {said}"
+    return textwrap.shorten(said, limit, placeholder=" ...")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return a hint such as ``did you mean 'mix-self'?`` and the list of known names."""
+    """Return a hint such as ``did you mean 'mix-self'?`` and the known names, or their number."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1)
-    hint = f"did you mean '{close[0]}'? " if close else ""
-    return f"{hint}known: {', '.join(names)}"
+    hint = f"did you mean '{close[0]}'?" if close else ""
+    known_names = f"known: {', '.join(names)}"
+    if len(names) > _MANY:
+        known_names = f"expected one of {len(names)}"
+    return f"{hint} {known_names}".strip()

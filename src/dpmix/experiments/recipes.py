@@ -24,10 +24,9 @@ def recipe_path(name: str) -> Path:
     if path.is_file() or path.suffix in (".yaml", ".yml"):
         return path
     if name not in recipe_names():
-        hint = nearest(name, recipe_names()).partition("known:")[0].strip()
         raise DpmixError(
-            f"no recipe '{name}': expected a YAML file or a name of `dpmix recipes list`"
-            + (f"; {hint}" if hint else "")
+            f"no recipe '{name}': expected a YAML file or a name of `dpmix recipes list`; "
+            f"{nearest(name, recipe_names())}"
         )
     return FOLDER / f"{name}.yaml"
 

@@ -17,8 +17,6 @@ from dpmix.errors import DpmixError, nearest, one_line
 from dpmix.public.diffusion_model import DiffusionModel, is_out_of_memory, out_of_memory
 from dpmix.public.prompts import PoolClass, prompt
 
-_MANY_LABELS = 30
-
 
 @dataclass(frozen=True)
 class Sketch:
@@ -134,8 +132,6 @@ def _label(pipe: Any, drawn: PoolClass) -> int:
         if not labels or number in labels.values():
             return number
     hint = nearest(drawn.phrase.lower(), labels) if labels else "its labels are numbers alone"
-    if len(labels) > _MANY_LABELS:
-        hint = hint.split("known:")[0] + f"expected one of its {len(labels)} labels"
     raise DpmixError(
         f"{type(pipe).__name__} has no class '{drawn.phrase}': {hint}; write '{drawn.name}: LABEL' "
         f"or '{drawn.name}: #NUMBER' in a --classes-file"

@@ -88,18 +88,12 @@ def _read(
             raise DpmixError(f"{where} has {len(cells)} cells; expected {len(HEADER)}")
         name, target = cells
         if name not in pool_classes:
-            hint = _close(name, pool_classes)
+            hint = nearest(name, pool_classes)
             raise DpmixError(f"{where}: the pool has no class '{name}': {hint}")
         if target and target not in class_names:
-            hint = _close(target, class_names)
+            hint = nearest(target, class_names)
             raise DpmixError(f"{where}: the private data have no class '{target}': {hint}")
         if name in targets:
             raise DpmixError(f"{where}: class '{name}' is mapped twice; expected one row")
         targets[name] = class_names.index(target) if target else LEFT_OUT
     return targets
-
-
-def _close(name: str, known: tuple[str, ...]) -> str:
-    """The nearest name alone where there are too many to list."""
-    hint = nearest(name, known)
-    return hint if len(known) <= 20 else hint.split("known:")[0] + f"expected one of {len(known)}"

@@ -7,7 +7,7 @@ from typing import Any
 from dpmix.data.normalization import Normalization
 from dpmix.errors import DpmixError, nearest
 from dpmix.models.backbone import Backbone, Embedder
-from dpmix.models.backbones.request import BackboneRequest
+from dpmix.models.backbones.request import RANDOM, BackboneRequest
 from dpmix.models.backbones.weights_file import (
     NAMES,
     hub_weights,
@@ -28,7 +28,7 @@ def timm_tower(request: BackboneRequest) -> Backbone:
     timm = _timm()
     name = request.model
     if not timm.is_model(name.partition(".")[0]):
-        raise DpmixError(f"unknown timm model '{name}': {_closest(timm, name)}")
+        raise DpmixError(f"unknown timm model '{name}': {nearest(name, timm.list_models())}")
     config = timm.get_pretrained_cfg(name) if _has_tag(timm, name) else None
     if config is None:
         raise DpmixError(
@@ -72,12 +72,6 @@ def _has_tag(timm: Any, name: str) -> bool:
     return not tag or name in timm.list_pretrained(f"{model}.*")
 
 
-def _closest(timm: Any, name: str) -> str:
-    hint = nearest(name, timm.list_models())
-    # timm knows a thousand models; all their names help nobody.
-    return hint.partition("known:")[0].strip() or "see timm.list_models()"
-
-
 def _weights(name: str, config: Any, request: BackboneRequest) -> Path:
     if request.weights is not None:
         return local_weights(request.weights)
@@ -91,7 +85,7 @@ def _weights(name: str, config: Any, request: BackboneRequest) -> Path:
 
 def _provenance(name: str, config: Any, request: BackboneRequest) -> str:
     if not request.pretrained:
-        return "random weights"
+        return RANDOM
     if request.weights is not None:
         return f"timm {name}, {request.weights.name}"
     return f"timm {name}, {config.hf_hub_id or config.url}"

@@ -5,6 +5,7 @@ Guarantees that nothing is downloaded unless asked for, and that no weights file
 
 from collections.abc import Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from safetensors import SafetensorError
@@ -123,8 +124,11 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
 
 def unfit(path: Path, error: BaseException) -> DpmixError:
-    """The error for a weights file that is damaged or another network's."""
+    """The error for a weights file that is damaged, holds code, or is another network's."""
+    # Torch advises to run the code.
+    unread = "Weights only load failed" in str(error) or isinstance(error, UnpicklingError)
+    reason = "more than tensors in it, or no weights at all" if unread else one_line(error)
     return DpmixError(
-        f"weights '{path}' can't be used ({one_line(error)}); expected a whole weights file of "
-        "this very network"
+        f"weights '{path}' can't be used ({reason}); expected a whole file of this very network's "
+        "state_dict, such as torch.save(model.state_dict(), FILE) writes"
     )
