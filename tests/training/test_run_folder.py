@@ -199,6 +199,19 @@ def test_a_full_disk_is_named_when_the_private_log_hits_it(tmp_path, no_space):
             folder.log_private({"text": "x" * 100})
 
 
+def test_a_folder_whose_run_was_stopped_before_its_first_step_is_taken_over(tmp_path):
+    root = tmp_path / "run"
+    first = opened(root)
+    with pytest.raises(DpmixError, match="in use by another run"):
+        opened(root, overwrite=False)
+    first.close()
+    second = opened(root, overwrite=False)
+    second.log_private({"step": 1})
+    second.close()
+    with pytest.raises(DpmixError, match="is not empty"):
+        opened(root, overwrite=False)
+
+
 def test_a_folder_with_anything_in_it_is_refused_without_overwrite(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(DpmixError, match=r"not empty; give another --output, or --overwrite"):

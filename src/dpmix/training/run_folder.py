@@ -51,7 +51,7 @@ class RunFolder:
                 another run, or can't be made.
         """
         try:
-            if self.root.is_dir() and any(self.root.iterdir()):
+            if self.root.is_dir() and any(self.root.iterdir()) and not self._never_trained():
                 self._refuse_unless_a_run(overwrite)
             self.diagnostics.mkdir(parents=True, exist_ok=True)
             self.diagnostics.chmod(0o700)
@@ -76,6 +76,14 @@ class RunFolder:
             self.private_notice,
             "PRIVATE. The files in this folder were computed from the private training images "
             "without noise.\nThe privacy guarantee does not cover them: do not share them.\n",
+        )
+
+    def _never_trained(self) -> bool:
+        """Whether a run was stopped here before its first step, while it embedded views, say."""
+        return (
+            [*self.root.iterdir()] == [self.diagnostics]
+            and self.private_notice.is_file()
+            and not self.private_log.exists()
         )
 
     def _refuse_unless_a_run(self, overwrite: bool) -> None:
