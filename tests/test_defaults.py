@@ -54,6 +54,16 @@ def test_what_contradicts_each_other_or_does_nothing_is_refused():
             chosen(model="cnn-small", **idle)
 
 
+@pytest.mark.parametrize("without", [{"fresh_views": True}, {"trainable": "lora"}])
+def test_a_size_for_no_cache_is_refused_unless_a_recipe_gave_it(tmp_path, without):
+    cached = {"backbone": "random-conv", "cache_views": 40}
+    with pytest.raises(DpmixError, match=r"cache_views is 40, and --.* without a cache"):
+        chosen(**cached, **without)
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(Config.load(**cached).to_yaml())
+    assert chosen(recipe=recipe, **without).features.cache_views is None
+
+
 def test_files_are_resized_to_the_backbone_and_arrays_are_not(class_folder, digits_npz):
     folder = class_folder("photos", {"a": 1, "b": 1})
     assert choose_image_size(chosen(data=str(folder)), 96).data.image_size == 96

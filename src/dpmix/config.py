@@ -39,7 +39,9 @@ class DataConfig(Section):
     data_root: str = Field("data", description="where torchvision keeps its data sets")
     download: bool = Field(False, description="fetch a named set that is not there")
     test_fraction: float | None = Field(
-        None, description="share of test images, for a folder without train and test folders"
+        None,
+        description="share of test images, for a folder without train and test folders; default "
+        "0.2",
     )
     image_size: int | None = Field(
         None, description="resize the shorter side to this many pixels and crop the centre square"
@@ -351,6 +353,8 @@ def _drop_alternatives(tree: dict[str, dict[str, Any]], given: set[str]) -> None
         if given & mine:
             for name in others - given:
                 section.pop(name, None)
+    if given & {"trainable", "fresh_views"}:
+        tree.get("features", {}).pop("cache_views", None)
 
 
 def _explain(error: ValidationError, recipe: Path | None) -> str:

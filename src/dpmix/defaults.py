@@ -119,16 +119,22 @@ def choose_rate(config: Config, plan: PrivacyPlan) -> Config:
 
 
 def _refuse_idle_backbone_settings(config: Config) -> None:
-    """Refuse what would do nothing for a model from scratch."""
-    if config.model.model is None:
+    """Refuse what would do nothing: for a model from scratch, and without a cache."""
+    model, cache = config.model, config.features
+    if cache.cache_views is not None and (cache.fresh_views or model.trainable != "head"):
+        why = "--fresh-views" if cache.fresh_views else f"--trainable {model.trainable}"
+        raise DpmixError(
+            f"cache_views is {cache.cache_views}, and {why} trains without a cache; leave one out"
+        )
+    if model.model is None:
         return
     ours = ("backbone_weights", "backbone_size", "trainable", "last_blocks", "lora_rank",
             "feature_norm", "feature_length")  # fmt: skip
-    for section, names in ((config.model, ours), (config.features, ("fresh_views", "cache_views"))):
+    for section, names in ((model, ours), (cache, ("fresh_views", "cache_views"))):
         for name in names:
             if getattr(section, name) != type(section).model_fields[name].default:
                 raise DpmixError(
-                    f"{name} is '{getattr(section, name)}', which model '{config.model.model}' has "
+                    f"{name} is {getattr(section, name)!r}, which model '{model.model}' has "
                     "no use for; give --backbone instead of --model, or leave it out"
                 )
 
