@@ -81,6 +81,7 @@ def estimate_rows(parts: Assembly) -> list[tuple[str, str]]:
         chosen, reason = parts.config.run.engine, "as asked for"
     return [
         *model_rows(parts),
+        *([("better", parts.better)] if parts.better else []),
         ("data", data_line(parts.splits)),
         *_pretraining_rows(parts),
         *pool_rows(parts.pool_facts, parts.config.views.pool_role),

@@ -86,6 +86,45 @@ def test_dry_run_prints_plan_size_and_time_and_writes_nothing(dpmix, image_root,
     assert not (tmp_path / "r").exists()
 
 
+def test_a_dry_run_reads_the_weights_that_are_given(dpmix, image_root, tmp_path):
+    (tmp_path / "junk.pth").write_bytes(b"no weights")
+    call = ("train", "--data", image_root, "--backbone", "torchvision:resnet18", "--dry-run",
+            "--backbone-size", 32)  # fmt: skip
+    status, _, err = dpmix(*call, "--backbone-weights", tmp_path / "junk.pth")
+    assert status == 2 and "can't be used" in err
+    status, out, _ = dpmix(*call)
+    assert status == 0 and "random weights in place of its own" in out
+
+
+def test_a_dry_run_says_what_training_would_need(dpmix, image_root, monkeypatch):
+    monkeypatch.setattr("dpmix.defaults.best_reachable", lambda: "random-conv")
+    call = ("train", "--data", image_root, "--method", "mix-diff", "--delta", "1e-3", "--dry-run")
+    status, out, err = dpmix(*call)
+    assert (status, err) == (0, "")
+    assert "random-conv is weak; without public weights: pip install 'dpmix[scatternet]'" in out
+    assert "noise (to train, give --pool)" in out
+
+
+def test_a_cache_that_is_there_is_said_to_be_found(dpmix, image_root, tmp_path, flags):
+    call = ["train", "--data", image_root, *flags, "--backbone", "random-conv", "--cache-dir",
+            tmp_path / "features"]  # fmt: skip
+    del call[call.index("--model") : call.index("--model") + 2]
+    (_, first, _), (_, second, _) = (
+        dpmix(*call, "--output", tmp_path / name) for name in ("1", "2")
+    )
+    assert "feature cache: found whole" not in first
+    assert "feature cache: found whole" in second
+
+
+def test_names_that_look_like_markup_are_printed_as_they_are(dpmix, image_root, tmp_path, flags):
+    for part in ("train", "test"):
+        (image_root / part / "disc").rename(image_root / part / "[red]disc")
+    status, _, err = dpmix("train", "--data", image_root, "--output", tmp_path / "r", *flags)
+    assert (status, err) == (0, "")
+    _, out, _ = dpmix("evaluate", tmp_path / "r")
+    assert "[red]disc" in out
+
+
 def test_evaluate_measures_the_same_accuracy(dpmix, trained, image_root):
     folder, _ = trained
     measured = json.loads((folder / "metrics.json").read_text())

@@ -34,8 +34,9 @@ def assemble(
     Args:
         config: settings.
         progress: told how far the decoding of images is, private ones and the pool's.
-        trial: for a run that is only tried: a backbone's weights are random, and `stand_ins` take
-            the place of what is not there. For `smoke`, `config` is a `miniature`.
+        trial: for a run that is only tried: a backbone's weights are random but where a file of
+            them is given, and `stand_ins` take the place of what is not there. For `smoke`,
+            `config` is a `miniature`.
 
     Raises:
         DpmixError: any setting or data that can't be meant.
@@ -44,7 +45,9 @@ def assemble(
     check_pool_settings(config.views)
     named = config.model.backbone is not None
     config = choose_model(config)
-    backbone = load(config, device, pretrained=trial is None)
+    backbone = load(
+        config, device, pretrained=trial is None or config.model.backbone_weights is not None
+    )
     if backbone is not None:
         config = choose_image_size(config, backbone.module.input_size)
     splits = _splits(config, progress, trial)

@@ -5,9 +5,9 @@ from math import inf
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from dpmix.cli.console import stdout
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.reporting.rounding import shown_epsilon, shown_sigma
 
@@ -47,4 +47,4 @@ def calibrate(
     for row in sorted(plans, key=lambda plan: -plan.noise_multiplier):
         epsilons = (shown_epsilon(value, 4) for value in (row.epsilon, row.epsilon_rdp))
         table.add_row(shown_sigma(row.noise_multiplier), *epsilons)
-    Console().print(table)
+    stdout().print(table)

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from dpmix.cli.console import stdout
 from dpmix.cli.progress import decoding_bar
 from dpmix.device import choose_device
 from dpmix.reporting.summary import evaluation_rows, two_columns
@@ -30,7 +30,7 @@ def evaluate(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps")] = "auto",
 ) -> None:
     """Measure a trained model on a test split."""
-    console = Console()
+    console = stdout()
     saved = load_run(run, device)
     with decoding_bar(console) as decoding:
         source = test_source(saved, data, test_fraction, skip_corrupt, decoding)

@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from dpmix.atomic_files import write_text
+from dpmix.cli.console import stdout
 from dpmix.cli.progress import counting_bar, decoding_bar
 from dpmix.data import load_splits
 from dpmix.data.class_list import class_list
@@ -62,7 +62,7 @@ def inspect(
 
     Draws a contact sheet (PNG) for each class. The images are public, so showing them is safe.
     """
-    console = Console()
+    console = stdout()
     folder = sheets or Path(f"{path.resolve().stem}-sheets")
     if data is not None:
         private = Path(data).expanduser()
@@ -87,7 +87,7 @@ def inspect(
         ("contact sheets", f"{folder}: {drawn} files, up to {PER_SHEET} images of a class each"),
         *(served_rows(found, *served) if served else []),
     ]
-    console.print(two_columns(rows), highlight=False)
+    console.print(two_columns(rows))
     table = Table("class", "images", box=None, pad_edge=False)
     for name, count in found.counts.items():
         table.add_row(name, str(count))
@@ -137,7 +137,7 @@ def gap(
     Private images are read through one Gaussian release of (--spend, --delta); give its report to
     `dpmix train --spent gap.json`, which counts it. Fix epsilon, batch and steps before you look.
     """
-    console = Console()
+    console = stdout()
     if public == (spend is not None):
         raise DpmixError(
             "a gap check of private images spends some of their budget: give --spend 0.5, or "
@@ -173,4 +173,4 @@ def gap(
             release=release,
         )  # fmt: skip
         write_text(output, to_json(report))
-    console.print(two_columns(gap_rows(finding, release, output)), highlight=False)
+    console.print(two_columns(gap_rows(finding, release, output)))

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from dpmix.atomic_files import write_text
+from dpmix.cli.console import stdout
 from dpmix.device import choose_device
 from dpmix.prediction import as_csv, as_json, check_output, image_files, predictions
 from dpmix.saved import load_run
@@ -33,4 +33,4 @@ def predict(
         return
     form = as_json if output.suffix == ".json" else as_csv
     write_text(output, form(rows, saved.input.class_names))
-    Console().print(f"{len(rows)} predictions in {output}", highlight=False)
+    stdout().print(f"{len(rows)} predictions in {output}")

@@ -4,10 +4,10 @@ from typing import Annotated
 
 import typer
 import yaml
-from rich.console import Console
 from rich.syntax import Syntax
 from rich.table import Table
 
+from dpmix.cli.console import stdout
 from dpmix.config import read_recipe
 from dpmix.experiments.recipes import network, recipe_names, recipe_path
 
@@ -22,7 +22,7 @@ def list_recipes() -> None:
         table.add_column(heading, overflow="fold")
     for name in recipe_names():
         table.add_row(name, network(name))
-    Console().print(table)
+    stdout().print(table)
 
 
 @recipes.command()
@@ -31,4 +31,4 @@ def show(
 ) -> None:
     """Print every setting of a recipe, those that it inherits included."""
     text = yaml.safe_dump(read_recipe(recipe_path(name)), sort_keys=False)
-    Console().print(Syntax(text.rstrip(), "yaml", background_color="default"))
+    stdout().print(Syntax(text.rstrip(), "yaml", background_color="default"))

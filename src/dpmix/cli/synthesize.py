@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from dpmix.cli.console import stdout
 from dpmix.cli.progress import counting_bar
 from dpmix.data.class_list import class_list
 from dpmix.device import choose_device
@@ -81,7 +81,7 @@ def synthesize(
 
     `dpmix synthesize --model FOLDER --class cat --class dog --output pool`
     """
-    console = Console()
+    console = stdout()
     classes = _classes(class_, classes_file, data)
     if data is not None:
         refuse_private_path(output, Path(data).expanduser())
@@ -105,7 +105,7 @@ def synthesize(
     )  # fmt: skip
     told = [hand.describe(one) for one in classes]
     more = f" and {len(told) - PROMPTS_SHOWN} more" if len(told) > PROMPTS_SHOWN else ""
-    console.print(f"drawing: {'; '.join(told[:PROMPTS_SHOWN])}{more}", highlight=False)
+    console.print(f"drawing: {'; '.join(told[:PROMPTS_SHOWN])}{more}")
     with counting_bar(console, "drawing images", "images") as report:
         drawn = draw(
             output, hand, classes, settings,

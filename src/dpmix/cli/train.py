@@ -9,9 +9,11 @@ from rich.console import Console
 
 from dpmix.assembly import Assembly, assemble
 from dpmix.assembly.stand_ins import miniature
+from dpmix.cli.console import stdout
 from dpmix.cli.flags import setting_flags
 from dpmix.cli.progress import counting_bar, decoding_bar, training_bar
 from dpmix.config import Config
+from dpmix.data.options import Progress as Counted
 from dpmix.errors import DpmixError
 from dpmix.estimate import cache_line, data_line, estimate_rows, model_rows
 from dpmix.experiments.recipes import recipe_path
@@ -42,9 +44,9 @@ def train(
 
     With no flags: DP-Mix (mix-self) on 5,000 handwritten digits at epsilon 3, in a minute or two.
 
-    Your own images: `dpmix train --data FOLDER --test-fraction 0.2 --image-size 32 --epsilon 3`
+    Your own images: `dpmix train --data FOLDER --epsilon 3`
     """
-    console = Console()
+    console = stdout()
     chosen = Config.load(recipe_path(config) if config is not None else None, **settings)
     if smoke:
         if dry_run:
@@ -68,24 +70,39 @@ def train(
 
 def _train(parts: Assembly, console: Console) -> list[tuple[str, str]]:
     """Run it with its progress shown; return what is to be said of the result."""
-    console.print(f"{data_line(parts.splits)}; writing to {parts.folder}", highlight=False)
+    console.print(f"{data_line(parts.splits)}; writing to {parts.folder}")
     for name, value in model_rows(parts):
-        console.print(f"{name}: {value}", highlight=False)
+        console.print(f"{name}: {value}")
     if parts.cache is not None:
-        console.print(f"feature cache: {cache_line(parts)}", highlight=False)
-    if better := parts.better:
-        console.print(better, highlight=False)
+        console.print(f"feature cache: {cache_line(parts)}")
+    if parts.better:
+        console.print(parts.better)
     with (
         counting_bar(console, "pretraining on the pool", "steps") as pretraining,
         counting_bar(console, "embedding views", "views") as embedding,
         training_bar(console, parts.plan.steps, parts.plan.private) as report,
     ):
-        result = run(parts, report, pretraining, embedding)
+        result = run(parts, report, pretraining, _saying_what_was_there(console, embedding))
     return [
         *evaluation_rows(result.evaluation),
         *_plan_rows(parts),
         *pool_rows(parts.pool_facts, parts.config.views.pool_role),
     ]
+
+
+def _saying_what_was_there(console: Console, embedding: Counted) -> Counted:
+    """`embedding`, which first hears of the training views; say how many of them a cache held."""
+    heard = False
+
+    def update(done: int, total: int) -> None:
+        nonlocal heard
+        if done and not heard:
+            left = f"going on after {done:,} views" if done < total else "found whole"
+            console.print(f"feature cache: {left}")
+        heard = True
+        embedding(done, total)
+
+    return update
 
 
 def _plan_rows(parts: Assembly) -> list[tuple[str, str]]:

@@ -254,8 +254,9 @@ class FeatureCache:
         rows: Callable[[Tensor, Map], Iterator[Row]],
         report: Callable[[int], None],
     ) -> None:
-        """Append the rows that `store` lacks, in order."""
-        if store.done() == store.layout.rows:
+        """Append the rows that `store` lacks, in order; `report` first hears how many are there."""
+        report(done := store.done())
+        if done == store.layout.rows:
             return
         with store.writing() as writer, one_example_a_core(self.device) as map_:
             for index in torch.arange(writer.done, store.layout.rows).split(_READ_TOGETHER):

@@ -3,6 +3,8 @@
 import os
 from importlib.util import find_spec
 
+from dpmix.models.backbones.open_clip_tower import INSTALL as LIBRARIES
+from dpmix.models.backbones.scatternet import INSTALL as SCATTERING
 from dpmix.models.backbones.torchvision_tower import offline_weights
 
 CLIP = "open_clip:ViT-B-16/laion2b_s34b_b88k"
@@ -26,10 +28,13 @@ def how_to_do_better(name: str) -> str | None:
     """One line on a better backbone than `name`, where this machine lacks one."""
     if name == CLIP:
         return None
-    return (
-        "no better backbone is at hand; for far better features: pip install 'dpmix[backbones]' "
-        f"and --backbone {CLIP} --download"
+    weak = (
+        f"{name} is weak; without public weights: {SCATTERING}; "
+        if name == "random-conv"
+        else "no better backbone is at hand; "
     )
+    install = "" if find_spec("open_clip") else f"{LIBRARIES} and "
+    return f"{weak}for far better features: {install}--backbone {CLIP} --download"
 
 
 def _has_clip() -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 from dpmix.data.normalization import Normalization
 from dpmix.errors import DpmixError, nearest
 from dpmix.models.backbone import Backbone, Embedder
-from dpmix.models.backbones.request import BackboneRequest
+from dpmix.models.backbones.request import RANDOM, BackboneRequest
 from dpmix.models.backbones.weights_file import (
     NAMES,
     hub_weights,
@@ -102,7 +102,7 @@ def _weights(request: BackboneRequest, config: Any) -> Path:
 
 def _provenance(request: BackboneRequest, config: Any, path: Path | None) -> str:
     if path is None:
-        return "random weights"
+        return RANDOM
     if request.weights is not None:
         return f"open_clip {request.model}, {request.weights.name}"
     return f"open_clip {request.model}, {config.get('hf_hub') or config.get('url')}"

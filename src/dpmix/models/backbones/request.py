@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+RANDOM = "random weights in place of its own, which were not looked for"
+"""Where the weights of a network come from that is only tried."""
+
 
 @dataclass(frozen=True)
 class BackboneRequest:

@@ -14,7 +14,7 @@ from torch import nn
 from dpmix.data.normalization import Normalization, normalization
 from dpmix.errors import DpmixError, nearest, one_line
 from dpmix.models.backbone import Backbone, Embedder
-from dpmix.models.backbones.request import BackboneRequest
+from dpmix.models.backbones.request import RANDOM, BackboneRequest
 from dpmix.models.backbones.weights_file import (
     local_weights,
     read_state_dict,
@@ -49,7 +49,7 @@ def torchvision_tower(request: BackboneRequest) -> Backbone:
     fixed = {"image_size": request.input_size} if request.input_size and "vit_" in name else {}
     model: nn.Module = get_model(name, weights=None, **fixed)
     layer = _last_linear(name, model)
-    provenance = "random weights"
+    provenance = RANDOM
     if request.pretrained:
         given = request.weights
         path = (
