@@ -176,16 +176,16 @@ def test_inspect_keeps_private_images_out_of_sheets_and_sheets_out_of_private_im
 
 def test_a_gap_check_spends_and_a_run_counts_it(dpmix, here, image_root, public_root, flags):
     check = ("pool", "gap", public_root, "--data", image_root)
-    status, out, err = dpmix(*check, "--spend", 8, "--delta", 1e-4)
+    status, out, err = dpmix(*check, "--spend", 1, "--delta", 1e-4)
     assert (status, err) == (0, "")
-    assert "advice" in out and "epsilon 8.0" in out and "dpmix train --spent gap.json" in out
+    assert "advice" in out and "epsilon 1.0" in out and "dpmix train --spent gap.json" in out
     report = json.loads((here / "gap.json").read_text())
-    assert report["release"]["epsilon"] <= 8
+    assert report["release"]["epsilon"] <= 1
     assert set(report["class_distance"]) <= {"disc", "stripes"}
-    status, _, err = dpmix(*check, "--spend", 8)
+    status, _, err = dpmix(*check, "--spend", 1)
     assert status == 2 and "'gap.json' is there already" in err
     assert json.loads((here / "gap.json").read_text()) == report
-    train = ("train", "--data", image_root, "--spent", "gap.json", *flags, "--epsilon", 12)
+    train = ("train", "--data", image_root, "--spent", "gap.json", *flags, "--epsilon", 3)
     status, out, err = dpmix(*train, "--output", "run")
     assert (status, err) == (0, "") and "1 release(s), included in epsilon" in out
     statement = json.loads((here / "run" / "privacy.json").read_text())
