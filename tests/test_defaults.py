@@ -97,6 +97,7 @@ def test_the_batch_of_a_head_is_everything():
     more = choose_recipe(chosen(backbone="random-conv", trainable="norm-and-bias"), 1234, 34)
     assert (more.privacy.expected_batch_size, more.features.cache_views) == (123, None)
     assert choose_recipe(chosen(backbone="scatternet"), 99, 8).features.cache_views == 8
+    assert choose_recipe(chosen(backbone="mobilenet-v2-offline"), 99, 1).features.cache_views == 1
     assert choose_recipe(chosen(backbone="random-conv"), 99, 50).features.cache_views == 50
 
 

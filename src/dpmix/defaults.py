@@ -102,7 +102,7 @@ def choose_recipe(config: Config, n: int, views: int) -> Config:
         scratch = min(LARGEST_SCRATCH_BATCH, max(1, n // 10))
         privacy = _set(privacy, expected_batch_size=float(n if head_only else scratch))
     if head_only and not cache.fresh_views:
-        few = config.model.backbone == "scatternet"
+        few = config.model.backbone == "scatternet" or config.views.method == "none"
         least = views if few else max(CACHE_VIEWS, views)
         cache = _set(cache, cache_views=_first(cache.cache_views, least))
     return _set(config, privacy=privacy, features=cache)
