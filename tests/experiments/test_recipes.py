@@ -54,5 +54,5 @@ def test_a_recipe_is_given_by_name_or_by_path(tmp_path, monkeypatch):
     assert recipe_path("convnext-pet-mix-self") == FOLDER / "convnext-pet-mix-self.yaml"
     with pytest.raises(DpmixError, match=r"did you mean 'vit-b-16-pet-mix-self'"):
         recipe_path("vit-b16-pet-mix-self")
-    with pytest.raises(DpmixError, match=r"no recipe 'zzz'.*dpmix recipes list`$"):
+    with pytest.raises(DpmixError, match=r"no recipe 'zzz': expected one of 45, .* YAML file"):
         recipe_path("zzz")

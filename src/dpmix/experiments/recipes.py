@@ -25,8 +25,8 @@ def recipe_path(name: str) -> Path:
         return path
     if name not in recipe_names():
         raise DpmixError(
-            f"no recipe '{name}': expected a YAML file or a name of `dpmix recipes list`; "
-            f"{nearest(name, recipe_names())}"
+            f"no recipe '{name}': {nearest(name, recipe_names())}, or the path of a YAML file; "
+            "`dpmix recipes list` shows them"
         )
     return FOLDER / f"{name}.yaml"
 
