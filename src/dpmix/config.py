@@ -213,6 +213,13 @@ class RunConfig(Section):
     eval_every: int | None = Field(
         None, ge=1, description="steps between evaluations; default: ten in a run"
     )
+    checkpoint_minutes: float = Field(
+        5.0, ge=0, description="minutes between checkpoints, which --resume goes on from"
+    )
+    checkpoint_every: int | None = Field(
+        None, ge=1, description="steps between checkpoints, where that is sooner"
+    )
+    keep_checkpoints: int = Field(2, ge=1, description="so many of the last checkpoints are kept")
 
 
 class InputConfig(Section):
@@ -246,7 +253,17 @@ class Config(Section):
         Raises:
             DpmixError: an unreadable file, an unknown field or a value that does not fit.
         """
-        tree = read_recipe(recipe) if recipe else {}
+        return cls.of(read_recipe(recipe) if recipe else {}, recipe, **leaves)
+
+    @classmethod
+    def of(
+        cls, tree: dict[str, dict[str, Any]], recipe: Path | None = None, **leaves: Any
+    ) -> "Config":
+        """The same from the sections of a recipe, which `recipe` names in errors.
+
+        Raises:
+            DpmixError: an unknown field or a value that does not fit.
+        """
         _drop_alternatives(tree, {name for name, value in leaves.items() if value is not None})
         for name, value in leaves.items():
             if name not in LEAVES:

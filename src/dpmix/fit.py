@@ -1,29 +1,25 @@
 """`fit`: settings in, a trained private model and its folder out."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from hashlib import sha256
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from dpmix.assembly import Assembly, assemble
-from dpmix.atomic_files import text_writer
 from dpmix.config import Config
 from dpmix.data.options import Progress as Counted
-from dpmix.models import parameter_count
-from dpmix.models.classifier import trained_state
+from dpmix.errors import DpmixError
 from dpmix.privacy.plan import PrivacyPlan
-from dpmix.reporting.metrics import metrics
-from dpmix.reporting.model_card import model_card
-from dpmix.reporting.statement import privacy_statement
+from dpmix.resume import reassemble
+from dpmix.run_record import RunRecord
+from dpmix.training.checkpoint import Checkpoint
 from dpmix.training.ema import Ema
 from dpmix.training.evaluate import Evaluation, evaluate, evaluate_features
-from dpmix.training.json_text import to_json
 from dpmix.training.loop import History, Progress, train
-from dpmix.training.run_folder import RunFolder
-from dpmix.training.weights import weight_bytes
+from dpmix.training.step import PrivateTrainer
 from dpmix.views.view_source import ViewSource
 
 EVALUATIONS = 10
@@ -51,6 +47,7 @@ class RunResult:
 def fit(
     recipe: Path | None = None,
     *,
+    resume: Path | None = None,
     report: Callable[[Progress], None] = lambda _: None,
     decoding: Counted | None = None,
     **settings: Any,
@@ -59,6 +56,7 @@ def fit(
 
     Args:
         recipe: YAML file of settings (`dpmix.config`).
+        resume: the folder of a stopped run to go on with, instead of a recipe.
         report: called after each step.
         decoding: told (done, total) while images are decoded.
         **settings: single settings by name, such as ``data="mnist5k", epsilon=3``; they override
@@ -67,6 +65,11 @@ def fit(
     Raises:
         DpmixError: any setting or data that can't be meant; nothing has been written then.
     """
+    if resume is not None:
+        if recipe is not None:
+            raise DpmixError("a recipe and a run to resume were both given; give one")
+        parts, checkpoint = reassemble(resume, decoding, **settings)
+        return run(parts, report, checkpoint=checkpoint)
     return run(assemble(Config.load(recipe, **settings), decoding), report)
 
 
@@ -75,41 +78,61 @@ def run(
     report: Callable[[Progress], None] = lambda _: None,
     pretraining: Counted = lambda done, total: None,
     embedding: Counted = lambda done, total: None,
+    checkpoint: Checkpoint | None = None,
 ) -> RunResult:
     """Train an assembled run and write its folder, as `fit` does.
 
-    `pretraining` is told (steps done, steps in all) while the run trains on its pool, `embedding`
-    (views done, views in all) while it fills its feature cache.
+    Args:
+        parts: of the run; of several processes, each has its own and rank 0 alone writes.
+        report: called after each step.
+        pretraining: told (steps done, steps in all) while the run trains on its pool.
+        embedding: told (views done, views in all) while it fills its feature cache.
+        checkpoint: what `reassemble` returned beside `parts`, to go on from.
     """
     # A trainer checks the model, which takes seconds: once. A head is checked before its views are
     # embedded, since its trainer needs them.
     trainer = parts.trainer(parts.views) if parts.cache is None else None
     if trainer is None:
         parts.check()
-    folder = RunFolder(parts.folder)
-    folder.create(parts.config.run.overwrite)
-
-    try:
+    ranks, record = parts.ranks, RunRecord(parts, checkpoint)
+    with record.open() if ranks.first else nullcontext():
         views, evaluation = _embedded(parts, embedding)
         trainer = trainer or parts.trainer(views)
-        if parts.pretraining is not None:
-            parts.pretraining.run(parts.model, pretraining)
-        ema = Ema(parts.model, parts.config.optimizer.ema_decay)
-        history = train(
+        ema, history = _ready(parts, trainer, checkpoint, pretraining)
+        train(
             trainer,
             schedule=parts.schedule,
             ema=ema,
-            evaluate=evaluation,
+            evaluate=evaluation if ranks.first else lambda _: None,
             eval_every=parts.config.run.eval_every or max(1, parts.plan.steps // EVALUATIONS),
-            folder=folder,
-            save=lambda so_far: _save(parts, folder, ema, so_far),
+            history=history,
+            log=record.folder.log_private if ranks.first else lambda _: None,
+            keep=lambda step, so_far, new: (
+                record.keep(step, ema, so_far, new) if ranks.first else None
+            ),
+            save=lambda so_far: record.save(ema, so_far) if ranks.first else None,
             report=report,
         )
-    finally:
-        folder.close()
-    assert history.last is not None
+        last = ranks.told_by_first(history.last)
     parts.model.load_state_dict(ema.weights())
-    return RunResult(parts.model.eval(), parts.plan, history.last, folder.root, parts.config)
+    return RunResult(parts.model.eval(), parts.plan, last, parts.folder, parts.config)
+
+
+def _ready(
+    parts: Assembly, trainer: PrivateTrainer, checkpoint: Checkpoint | None, pretraining: Counted
+) -> tuple[Ema, History]:
+    """Where the first step begins, or where the last checkpoint was."""
+    started = checkpoint is not None and checkpoint.step > 0
+    if parts.pretraining is not None and not started:
+        if parts.ranks.first:
+            parts.pretraining.run(parts.model, pretraining)
+        trainer.share_weights()
+    ema = Ema(parts.model, parts.config.optimizer.ema_decay)
+    if checkpoint is None or not started:
+        return ema, History()
+    ema.restore(checkpoint.ema)
+    trainer.resume({"plan": asdict(checkpoint.plan), "steps_done": checkpoint.step})
+    return ema, History.of(checkpoint.history)
 
 
 def _embedded(
@@ -123,31 +146,11 @@ def _embedded(
             return evaluate(model, test, parts.views.normalization, parts.device)
 
         return parts.views, on_images
-    cached = parts.cache.embed_train(parts.splits.train, parts.views, report)
-    features = parts.cache.embed_test(test, report)
+    cached = parts.cache.embed_train(parts.examples, parts.views, report)
+    features = parts.cache.embed_test(test, report) if parts.ranks.first else None
 
     def on_features(model: nn.Module) -> Evaluation:
+        assert features is not None
         return evaluate_features(parts.trained, features, test, parts.device)
 
     return cached, on_features
-
-
-def _save(parts: Assembly, folder: RunFolder, ema: Ema, history: History) -> None:
-    """Write what may be released; true of this step whether or not the run goes on."""
-    weights = weight_bytes(trained_state(parts.model, ema.weights()))
-    statement = privacy_statement(
-        parts.config,
-        parts.plan,
-        pool=parts.pool_facts,
-        backbone=parts.backbone,
-        steps=history.points[-1]["step"],
-        weights_sha256=sha256(weights).hexdigest(),
-    )
-    numbers = metrics(parts.config, parts.plan, history, parameter_count(parts.model))
-    folder.save(
-        config=text_writer(parts.config.to_yaml()),
-        privacy=text_writer(to_json(statement)),
-        model=lambda aside: aside.write_bytes(weights),
-        metrics=text_writer(to_json(numbers)),
-        card=text_writer(model_card(parts.config, statement, numbers)),
-    )

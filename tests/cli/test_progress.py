@@ -1,10 +1,12 @@
 """The bars: rate, time left and epsilon on a terminal, nothing elsewhere."""
 
 import io
+import math
 
 from rich.console import Console
 
 from dpmix.cli.progress import decoding_bar, training_bar
+from dpmix.privacy.plan import PrivacyPlan
 from dpmix.training.evaluate import Evaluation
 from dpmix.training.loop import Progress
 
@@ -13,7 +15,10 @@ def drawn(terminal, private=True):
     """What two steps of training and half a decode print."""
     text = io.StringIO()
     console = Console(file=text, force_terminal=terminal, width=160, color_system=None)
-    with training_bar(console, steps=4, private=private) as update:
+    plan = PrivacyPlan.calibrate(
+        n=8, expected_batch_size=4, epsilon=1.0 if private else math.inf, delta=1e-2, steps=4
+    )
+    with training_bar(console, plan, done=0) as update:
         update(Progress(1, 4, 1.2412, None))
         update(Progress(2, 4, 1.2412, Evaluation(0.625, {"a": 1.0}, 0.1, 8)))
     with decoding_bar(console) as decoded:

@@ -12,19 +12,24 @@ from dpmix.privacy.plan import PrivacyPlan
 from dpmix.privacy.sampling import PoissonSampler
 
 
-def sampler(rate, examples, seed=0):
+def draw(rate, examples, seed=0):
+    """One draw from a stream of its own."""
+    return sampler(rate, examples).draw(np.random.default_rng(seed)).tolist()
+
+
+def sampler(rate, examples):
     plan = PrivacyPlan.calibrate(
         sampling_rate=rate, denominator=1, steps=1, epsilon=math.inf, delta=1e-5
     )
-    return PoissonSampler(plan, examples, np.random.default_rng(seed))
+    return PoissonSampler(plan, examples)
 
 
 def draws(rate, examples, times):
     """[times, examples]: who was drawn when."""
-    source = sampler(rate, examples)
+    source, rng = sampler(rate, examples), np.random.default_rng(0)
     drawn = np.zeros((times, examples), dtype=bool)
     for row in drawn:
-        row[source.draw().numpy()] = True
+        row[source.draw(rng).numpy()] = True
     return drawn
 
 
@@ -62,14 +67,14 @@ def test_an_empty_batch_comes_as_often_as_it_should():
 
 
 def test_everyone_at_rate_one_and_no_one_at_a_tiny_rate():
-    assert sampler(1.0, 7).draw().tolist() == list(range(7))
-    assert sampler(1e-12, 7).draw().tolist() == []
+    assert draw(1.0, 7) == list(range(7))
+    assert draw(1e-12, 7) == []
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.floats(0.01, 1), st.integers(0, 200), st.integers(0, 2**32))
 def test_indices_are_distinct_ascending_and_in_range(rate, examples, seed):
-    drawn = sampler(rate, examples, seed).draw().tolist()
+    drawn = draw(rate, examples, seed)
     assert drawn == sorted(set(drawn))
     assert all(0 <= index < examples for index in drawn)
 
@@ -78,6 +83,6 @@ def test_indices_are_distinct_ascending_and_in_range(rate, examples, seed):
 @given(st.floats(0.01, 1), st.integers(1, 100), st.integers(0, 2**32))
 def test_one_example_more_leaves_the_draw_of_the_others_as_it_was(rate, examples, seed):
     """The coupling under which neighbouring data sets are compared (first step)."""
-    fewer = sampler(rate, examples, seed).draw().tolist()
-    more = sampler(rate, examples + 1, seed).draw().tolist()
+    fewer = draw(rate, examples, seed)
+    more = draw(rate, examples + 1, seed)
     assert [index for index in more if index < examples] == fewer

@@ -1,7 +1,5 @@
 """The loop: when it evaluates, saves and reports, and what it calls epsilon on the way."""
 
-import json
-
 import torch
 from torch import nn
 
@@ -9,13 +7,12 @@ from dpmix.data import TensorSource, normalization
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.training.ema import Ema
 from dpmix.training.evaluate import evaluate
-from dpmix.training.loop import train
-from dpmix.training.run_folder import RunFolder
+from dpmix.training.loop import History, train
 from dpmix.training.step import PrivateTrainer
 from dpmix.views import ViewBuilder, ViewSpec
 
 
-def run(tmp_path, steps, eval_every):
+def run(steps, eval_every):
     plan = PrivacyPlan.calibrate(n=8, expected_batch_size=4, epsilon=1.0, delta=1e-2, steps=steps)
     pixels = torch.randint(0, 256, (8, 1, 4, 4), dtype=torch.uint8)
     data = TensorSource(pixels, torch.arange(8) % 2, ("a", "b"))
@@ -26,39 +23,49 @@ def run(tmp_path, steps, eval_every):
         model, data, plan=plan, views=ViewBuilder(ViewSpec("none"), 2, constants),
         optimizer=optimizer,
     )  # fmt: skip
-    folder = RunFolder(tmp_path / "run")
-    folder.create(overwrite=False)
-    reports, saves = [], []
+    reports, events, lines = [], [], []
     history = train(
         trainer,
         schedule=torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0),
         ema=Ema(model, 0.9),
         evaluate=lambda averaged: evaluate(averaged, data, constants, torch.device("cpu")),
         eval_every=eval_every,
-        folder=folder,
-        save=lambda now: saves.append(now.points[-1]["step"]),
+        history=History(),
+        log=lines.append,
+        keep=lambda step, now, new: events.append(("keep", step, new and now.holds(step))),
+        save=lambda now: events.append(("save", now.points[-1]["step"])),
         report=reports.append,
     )
-    return plan, history, reports, saves, folder
+    return plan, history, reports, events, lines
 
 
-def test_it_evaluates_and_saves_every_so_many_steps_and_at_the_end(tmp_path):
-    _, history, reports, saves, folder = run(tmp_path, steps=5, eval_every=2)
-    assert saves == [point["step"] for point in history.points] == [2, 4, 5]
+def saved(events):
+    return [event[1] for event in events if event[0] == "save"]
+
+
+def test_it_evaluates_and_saves_every_so_many_steps_and_at_the_end():
+    _, history, reports, events, lines = run(steps=5, eval_every=2)
+    assert saved(events) == [point["step"] for point in history.points] == [2, 4, 5]
     assert [now.step for now in reports] == [1, 2, 3, 4, 5]
     assert [now.evaluation is not None for now in reports] == [False, True, False, True, True]
     assert history.last == reports[-1].evaluation
-    assert len(folder.private_log.read_text().splitlines()) == 5
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5]
 
 
-def test_the_epsilon_shown_is_never_less_than_what_has_been_spent(tmp_path):
-    plan, history, reports, _, _ = run(tmp_path, steps=5, eval_every=2)
+def test_every_step_is_offered_for_a_checkpoint_before_anything_of_it_is_published():
+    _, _, _, events, _ = run(steps=3, eval_every=2)
+    assert events == [
+        ("keep", 1, False), ("keep", 2, True), ("save", 2), ("keep", 3, True), ("save", 3),
+    ]  # fmt: skip
+
+
+def test_the_epsilon_shown_is_never_less_than_what_has_been_spent():
+    plan, history, reports, _, _ = run(steps=5, eval_every=2)
     assert [now.epsilon for now in reports] == [plan.epsilon_after(s) for s in (2, 2, 4, 4, 5)]
     assert history.points[-1]["epsilon"] == plan.epsilon
 
 
-def test_an_evaluation_interval_beyond_the_end_still_evaluates_once(tmp_path):
-    _, _, _, saves, folder = run(tmp_path, steps=3, eval_every=100)
-    assert saves == [3]
-    drawn = [json.loads(line)["drawn"] for line in folder.private_log.read_text().splitlines()]
-    assert all(0 <= count <= 8 for count in drawn)
+def test_an_evaluation_interval_beyond_the_end_still_evaluates_once():
+    _, _, _, events, lines = run(steps=3, eval_every=100)
+    assert saved(events) == [3]
+    assert all(0 <= line["drawn"] <= 8 for line in lines)

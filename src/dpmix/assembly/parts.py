@@ -1,6 +1,7 @@
 """What a run is made of."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -9,7 +10,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from dpmix.config import Config
-from dpmix.data import Splits
+from dpmix.data import ImageSource, Splits
+from dpmix.data.shard import Shard
 from dpmix.models import check_private
 from dpmix.models.backbone import Backbone
 from dpmix.models.classifier import BackboneClassifier
@@ -17,6 +19,7 @@ from dpmix.privacy.plan import PrivacyPlan
 from dpmix.public.load import PoolFacts
 from dpmix.training.features import FeatureCache
 from dpmix.training.pretrain import Pretraining
+from dpmix.training.ranks import Ranks
 from dpmix.training.step import PrivateTrainer
 from dpmix.views import ViewBuilder
 from dpmix.views.view_source import ViewSource
@@ -39,6 +42,7 @@ class Assembly:
         pretraining: on that pool, before the private steps.
         backbone: whose features the model trains on, if any.
         cache: of those features; None trains on fresh views.
+        ranks: the processes that train together.
         better: one line on a better backbone, where the user named none and this machine lacks it.
     """
 
@@ -54,6 +58,7 @@ class Assembly:
     pretraining: Pretraining | None
     backbone: Backbone | None
     cache: FeatureCache | None
+    ranks: Ranks
     better: str | None
 
     @property
@@ -61,6 +66,13 @@ class Assembly:
         """Where the run is to be written."""
         assert self.config.run.output is not None
         return Path(self.config.run.output)
+
+    @cached_property
+    def examples(self) -> ImageSource:
+        """The training examples of this process."""
+        if self.ranks.size == 1:
+            return self.splits.train
+        return Shard(self.splits.train, *self.ranks.bounds(len(self.splits.train)))
 
     @property
     def trained(self) -> nn.Module:
@@ -76,7 +88,7 @@ class Assembly:
         Raises:
             DpmixError: as `PrivateTrainer` raises.
         """
-        self.views.check_data(self.splits.train)
+        self.views.check_data(self.examples)
         shape: tuple[int, ...] = self.splits.train.image_shape
         if self.cache is not None and self.backbone is not None:
             self.cache.check(self.views)
@@ -92,11 +104,12 @@ class Assembly:
         run = self.config.run
         return PrivateTrainer(
             self.trained,
-            self.splits.train,
+            self.examples,
             plan=self.plan,
             views=views,
             optimizer=self.optimizer,
             seed=run.seed,
             engine=run.engine,
             view_chunk=run.view_chunk,
+            ranks=self.ranks,
         )

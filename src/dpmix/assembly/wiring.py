@@ -23,11 +23,17 @@ from dpmix.public.pool import PublicPool
 from dpmix.training.features import FeatureCache
 from dpmix.training.optimizer import build_optimizer, build_schedule
 from dpmix.training.pretrain import Pretraining
+from dpmix.training.ranks import ALONE, Ranks
 from dpmix.views import ViewBuilder, ViewSpec
 
 
 def assemble(
-    config: Config, progress: Progress | None = None, *, trial: Trial | None = None
+    config: Config,
+    progress: Progress | None = None,
+    *,
+    trial: Trial | None = None,
+    plan: PrivacyPlan | None = None,
+    ranks: Ranks = ALONE,
 ) -> Assembly:
     """Read the data, calibrate the plan, build the rest.
 
@@ -37,6 +43,8 @@ def assemble(
         trial: for a run that is only tried: a backbone's weights are random but where a file of
             them is given, and `stand_ins` take the place of what is not there. For `smoke`,
             `config` is a `miniature`.
+        plan: of the run that these parts go on with; None calibrates one.
+        ranks: the processes that train together.
 
     Raises:
         DpmixError: any setting or data that can't be meant.
@@ -53,7 +61,7 @@ def assemble(
     splits = _splits(config, progress, trial)
     spec = config.view_spec(splits.flip)
     config = choose_recipe(config, len(splits.train), spec.views)
-    plan = calibrate(config.privacy, len(splits.train), spec)
+    plan = plan or calibrate(config.privacy, len(splits.train), spec)
     config = choose_rate(config, plan)
     pretrains = config.views.pool_role == "pretrain"
     stand_in = pool_without_files(config.views, splits, trial) if trial else None
@@ -61,7 +69,7 @@ def assemble(
     pool = loaded.pool if loaded else None
     mixes_pool = config.views.method == "mix-diff" or not (pretrains or whitens(config))
     views = _views(config, splits, spec, pool if mixes_pool else None, backbone)
-    randomness = Randomness.create(config.run.seed)
+    randomness = Randomness(config.run.seed)
     # Initial weights are public; their stream is the run's, so that a seed repeats them.
     torch.manual_seed(randomness.model)
     shape, class_names = splits.train.image_shape, splits.train.class_names
@@ -92,6 +100,7 @@ def assemble(
         pretraining=_pretraining(config, views, pool, randomness) if pool and pretrains else None,
         backbone=backbone,
         cache=_cache(config, backbone, device),
+        ranks=ranks,
         better=how_to_do_better(backbone.name) if backbone and not named else None,
     )
 

@@ -17,6 +17,7 @@ from dpmix.cli.recipes import recipes
 from dpmix.cli.synthesize import synthesize
 from dpmix.cli.train import train
 from dpmix.errors import DpmixError
+from dpmix.training.ranks import first_to_speak
 
 USER_ERROR = 2
 INTERRUPTED = 130
@@ -71,7 +72,8 @@ def main() -> None:
 
 
 def _refuse(console: Console, message: str) -> NoReturn:
-    console.print(f"[bold red]error:[/] {_plain(message)}")
+    if first_to_speak():
+        console.print(f"[bold red]error:[/] {_plain(message)}")
     sys.exit(USER_ERROR)
 
 

@@ -3,6 +3,6 @@
 from rich.console import Console
 
 
-def stdout() -> Console:
+def stdout(quiet: bool = False) -> Console:
     """Prints text as it is: a class or a folder may be named like markup."""
-    return Console(markup=False, highlight=False)
+    return Console(markup=False, highlight=False, quiet=quiet)

@@ -17,6 +17,7 @@ from rich.progress import (
 from rich.table import Column
 from rich.text import Text
 
+from dpmix.privacy.plan import PrivacyPlan
 from dpmix.reporting.rounding import shown_epsilon
 from dpmix.training.loop import Progress as TrainingProgress
 
@@ -78,17 +79,23 @@ def counting_bar(console: Console, what: str, unit: str) -> Iterator[Callable[[i
 
 @contextmanager
 def training_bar(
-    console: Console, steps: int, private: bool
+    console: Console, plan: PrivacyPlan, done: int
 ) -> Iterator[Callable[[TrainingProgress], None]]:
-    """A bar for training that shows epsilon and the latest test accuracy; yields the callback."""
-    spent = "epsilon <= {task.fields[epsilon]}" if private else "NOT PRIVATE"
+    """A bar for training that shows epsilon and the latest test accuracy; yields the callback.
+
+    `done` steps of the plan were taken before.
+    """
+    spent = "epsilon <= {task.fields[epsilon]}" if plan.private else "NOT PRIVATE"
     with _bar(
         console,
         "steps",
         TextColumn(spent, table_column=_LINE),
         TextColumn("{task.fields[accuracy]}", table_column=_LINE),
     ) as bar:
-        task = bar.add_task("training", total=steps, epsilon=shown_epsilon(0.0, 2), accuracy="")
+        epsilon = shown_epsilon(plan.epsilon_after(done) if done else 0.0, 2)
+        task = bar.add_task(
+            "training", total=plan.steps, completed=done, epsilon=epsilon, accuracy=""
+        )
 
         def update(now: TrainingProgress) -> None:
             bar.update(task, completed=now.step, epsilon=shown_epsilon(now.epsilon, 2))

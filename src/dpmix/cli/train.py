@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from dpmix.assembly import Assembly, assemble
-from dpmix.assembly.stand_ins import miniature
+from dpmix.assembly.stand_ins import Trial, miniature
 from dpmix.cli.console import stdout
 from dpmix.cli.flags import setting_flags
 from dpmix.cli.progress import counting_bar, decoding_bar, training_bar
@@ -19,6 +19,9 @@ from dpmix.estimate import cache_line, data_line, estimate_rows, model_rows
 from dpmix.experiments.recipes import recipe_path
 from dpmix.fit import run
 from dpmix.reporting.summary import evaluation_rows, guarantee_rows, pool_rows, two_columns
+from dpmix.resume import is_complete, reassemble
+from dpmix.training.checkpoint import Checkpoint
+from dpmix.training.ranks import Ranks, join, leave
 
 
 @setting_flags
@@ -38,6 +41,10 @@ def train(
             help="two steps on two images of noise, without data, weights or pool: does it run?",
         ),
     ] = False,
+    resume: Annotated[
+        str | None,
+        typer.Option(help="folder of a stopped run: go on with it, under its own settings"),
+    ] = None,
     **settings: Any,
 ) -> None:
     """Train a private image classifier.
@@ -46,29 +53,68 @@ def train(
 
     Your own images: `dpmix train --data FOLDER --epsilon 3`
     """
-    console = stdout()
-    chosen = Config.load(recipe_path(config) if config is not None else None, **settings)
-    if smoke:
+    _refuse_together({"--dry-run": dry_run, "--smoke": smoke, "--resume": resume is not None})
+    _refuse_together({"--config": config is not None, "--resume": resume is not None})
+    ranks = join()
+    console = stdout(quiet=not ranks.first)
+    try:
+        if resume is not None:
+            _resume(Path(resume).expanduser(), console, ranks, settings)
+            return
+        chosen = Config.load(recipe_path(config) if config is not None else None, **settings)
+        if smoke:
+            _smoke(chosen, console, ranks)
+            return
+        with decoding_bar(console) as decoding:
+            trial: Trial | None = "dry-run" if dry_run else None
+            parts = assemble(chosen, decoding, trial=trial, ranks=ranks)
+        if parts.splits.skipped:
+            console.print(f"left out {parts.splits.skipped} corrupt images")
         if dry_run:
-            raise DpmixError("--dry-run and --smoke were both given; give one")
-        with tempfile.TemporaryDirectory() as folder:
-            parts = assemble(miniature(chosen, Path(folder)), trial="smoke")
-            _train(parts, console)
-        console.print("smoke run: it works; all of it was noise, and nothing of it was kept")
+            parts.check()
+            console.print(two_columns([*_plan_rows(parts), *estimate_rows(parts)]))
+            return
+        _finish(parts, console)
+    finally:
+        leave()
+
+
+def _refuse_together(given: dict[str, bool]) -> None:
+    names = [name for name, there in given.items() if there]
+    if len(names) > 1:
+        raise DpmixError(f"{' and '.join(names)} were given together; give one of them")
+
+
+def _smoke(chosen: Config, console: Console, ranks: Ranks) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        _train(assemble(miniature(chosen, Path(folder)), trial="smoke", ranks=ranks), console)
+    console.print("smoke run: it works; all of it was noise, and nothing of it was kept")
+
+
+def _resume(root: Path, console: Console, ranks: Ranks, settings: dict[str, Any]) -> None:
+    if is_complete(root):
+        console.print(f"the run in {root} is complete: there is nothing left to do")
         return
     with decoding_bar(console) as decoding:
-        parts = assemble(chosen, decoding, trial="dry-run" if dry_run else None)
-    if parts.splits.skipped:
-        console.print(f"left out {parts.splits.skipped} corrupt images")
-    if dry_run:
-        parts.check()
-        console.print(two_columns([*_plan_rows(parts), *estimate_rows(parts)]))
-        return
-    rows = _train(parts, console)
+        parts, checkpoint = reassemble(root, decoding, ranks, **settings)
+    console.print(f"going on after step {checkpoint.step} of {parts.plan.steps}")
+    _finish(parts, console, checkpoint)
+
+
+def _finish(parts: Assembly, console: Console, checkpoint: Checkpoint | None = None) -> None:
+    """Train; say what came of it, or how to go on."""
+    try:
+        rows = _train(parts, console, checkpoint)
+    except BaseException:
+        if (parts.folder / "checkpoints").is_dir():
+            console.print(f"stopped; to go on: dpmix train --resume {parts.folder}")
+        raise
     console.print(two_columns([*rows, ("run folder", str(parts.folder))]))
 
 
-def _train(parts: Assembly, console: Console) -> list[tuple[str, str]]:
+def _train(
+    parts: Assembly, console: Console, checkpoint: Checkpoint | None = None
+) -> list[tuple[str, str]]:
     """Run it with its progress shown; return what is to be said of the result."""
     console.print(f"{data_line(parts.splits)}; writing to {parts.folder}")
     for name, value in model_rows(parts):
@@ -80,9 +126,10 @@ def _train(parts: Assembly, console: Console) -> list[tuple[str, str]]:
     with (
         counting_bar(console, "pretraining on the pool", "steps") as pretraining,
         counting_bar(console, "embedding views", "views") as embedding,
-        training_bar(console, parts.plan.steps, parts.plan.private) as report,
+        training_bar(console, parts.plan, checkpoint.step if checkpoint else 0) as report,
     ):
-        result = run(parts, report, pretraining, _saying_what_was_there(console, embedding))
+        said = _saying_what_was_there(console, embedding)
+        result = run(parts, report, pretraining, said, checkpoint)
     return [
         *evaluation_rows(result.evaluation),
         *_plan_rows(parts),

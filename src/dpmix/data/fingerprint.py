@@ -10,8 +10,14 @@ import torch
 
 from dpmix.data.encoded_source import EncodedSource
 from dpmix.data.source import ImageSource
+from dpmix.data.splits import Splits
 
 _BATCH = 1024
+
+
+def data_hash(splits: Splits) -> str:
+    """One line that tells the training and test images from any others."""
+    return f"{fingerprint(splits.train)} {fingerprint(splits.test)}\n"
 
 
 def fingerprint(source: ImageSource) -> str:

@@ -15,12 +15,11 @@ from dpmix.privacy.plan import PrivacyPlan
 class GaussianNoise:
     """Turns a sum of clipped gradients into what may be released."""
 
-    def __init__(self, plan: PrivacyPlan, rng: np.random.Generator) -> None:
+    def __init__(self, plan: PrivacyPlan) -> None:
         self.std = plan.noise_std
         self.denominator = plan.denominator
-        self._rng = rng
 
-    def release(self, clipped_sum: list[Tensor]) -> list[Tensor]:
+    def release(self, clipped_sum: list[Tensor], rng: np.random.Generator) -> list[Tensor]:
         """Return (sum + N(0, noise_std^2 I)) / denominator, tensor by tensor, in the same dtypes.
 
         Called for every step, also for an empty draw, whose sum is zero. Without privacy (std 0)
@@ -28,9 +27,9 @@ class GaussianNoise:
         """
         if self.std == 0:
             return [total / self.denominator for total in clipped_sum]
-        return [self._noisy(total) for total in clipped_sum]
+        return [self._noisy(total, rng) for total in clipped_sum]
 
-    def _noisy(self, total: Tensor) -> Tensor:
-        noise = torch.from_numpy(self._rng.standard_normal(total.numel())).view(total.shape)
+    def _noisy(self, total: Tensor, rng: np.random.Generator) -> Tensor:
+        noise = torch.from_numpy(rng.standard_normal(total.numel())).view(total.shape)
         noisy = noise.mul_(self.std).add_(total.cpu()).div_(self.denominator)
         return noisy.to(total.device, total.dtype)

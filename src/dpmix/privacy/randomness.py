@@ -1,43 +1,67 @@
 """Where a run's coins come from: the operating system, unless a seed is given.
 
-Each use has a stream of its own, so that drawing more views never moves the noise. The streams are
-numpy's, whose state is filled from 128 bits of entropy: torch's generator on the CPU keeps only 32
-bits of its seed, few enough to try them all against a released model. A seed makes the noise
-recomputable by anyone who knows it: then there is no privacy against them, and every output of such
-a run says so.
+Every step has streams of its own, one for each use: drawing more views never moves the noise, and a
+seeded run that goes on after step t needs nothing but its seed and t. So no state of a generator is
+ever saved, and an unseeded run that goes on draws fresh entropy. The streams are numpy's, whose
+state is filled from 128 bits of entropy: torch's generator on the CPU keeps only 32 bits of its
+seed, few enough to try them all against a released model. A seed makes the noise recomputable by
+anyone who knows it: then there is no privacy against them, and every output of such a run says so.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
+_PUBLIC, _STEP = 0, 1
+
 
 @dataclass(frozen=True)
-class Randomness:
-    """Independent streams for one run.
+class StepRandomness:
+    """Independent streams for one step of one process.
 
     Attributes:
-        sampling: which examples enter a step.
+        sampling: which examples enter the step.
         views: the coins of the views.
-        noise: for the Gaussian noise; never saved.
-        model: seed for the global torch generator: initial weights, which are public, and dropout.
-        public: what is drawn where only public images are read.
+        noise: for the Gaussian noise.
+        model: seed for the global torch generator, which dropout draws from; used where a seed is
+            given, and the step must repeat.
     """
 
     sampling: np.random.Generator
     views: np.random.Generator
     noise: np.random.Generator
     model: int
-    public: np.random.Generator
 
-    @classmethod
-    def create(cls, seed: int | None) -> "Randomness":
-        """Open the streams; `seed` None reads the operating system's entropy source."""
-        sampling, views, noise, model, public = np.random.SeedSequence(seed).spawn(5)
-        return cls(
+
+class Randomness:
+    """The streams of a run; a seed repeats them all.
+
+    Args:
+        seed: None reads the operating system's entropy source.
+        rank: of the process, where several train together; each has steps of its own.
+    """
+
+    def __init__(self, seed: int | None, rank: int = 0) -> None:
+        self.seeded = seed is not None
+        self._root, self._rank = np.random.SeedSequence(seed).entropy, rank
+        model, public = self._spawned((_PUBLIC,), 2)
+        # Initial weights are public, and so is what is drawn where only public images are read.
+        self.model = _as_seed(model)
+        self.public = np.random.default_rng(public)
+
+    def step(self, step: int) -> StepRandomness:
+        """The streams of step `step`, from 0."""
+        sampling, views, noise, model = self._spawned((_STEP, self._rank, step), 4)
+        return StepRandomness(
             sampling=np.random.default_rng(sampling),
             views=np.random.default_rng(views),
             noise=np.random.default_rng(noise),
-            model=int(model.generate_state(1)[0]),
-            public=np.random.default_rng(public),
+            model=_as_seed(model),
         )
+
+    def _spawned(self, key: tuple[int, ...], uses: int) -> list[np.random.SeedSequence]:
+        return np.random.SeedSequence(self._root, spawn_key=key).spawn(uses)
+
+
+def _as_seed(stream: np.random.SeedSequence) -> int:
+    return int(stream.generate_state(1)[0])

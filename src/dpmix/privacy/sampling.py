@@ -13,13 +13,12 @@ from dpmix.privacy.plan import PrivacyPlan
 
 
 class PoissonSampler:
-    """Draws the examples of a step, at the plan's rate, from a stream of its own."""
+    """Draws the examples of a step, at the plan's rate."""
 
-    def __init__(self, plan: PrivacyPlan, examples: int, rng: np.random.Generator) -> None:
+    def __init__(self, plan: PrivacyPlan, examples: int) -> None:
         self.rate = plan.sampling_rate
         self.examples = examples
-        self._rng = rng
 
-    def draw(self) -> Int64[Tensor, " B"]:
+    def draw(self, rng: np.random.Generator) -> Int64[Tensor, " B"]:
         """Indices of the drawn examples in ascending order; B varies from step to step, to 0."""
-        return torch.from_numpy(np.flatnonzero(self._rng.random(self.examples) < self.rate))
+        return torch.from_numpy(np.flatnonzero(rng.random(self.examples) < self.rate))

@@ -28,6 +28,9 @@ def privacy_statement(
     backbone: Backbone | None,
     steps: int,
     weights_sha256: str,
+    run_id: str,
+    resumed_at: tuple[int, ...] = (),
+    processes: int = 1,
 ) -> dict[str, Any]:
     """State the guarantee of a model after `steps` of the plan's steps.
 
@@ -38,11 +41,15 @@ def privacy_statement(
         backbone: whose features were trained on, if any.
         steps: steps released; fewer than planned where the run is not over.
         weights_sha256: of the weights' file that the statement is about.
+        run_id: names the run.
+        resumed_at: the steps after which it was stopped and went on.
+        processes: how many trained together.
     """
     epsilon = plan.epsilon_after(steps)
     pretrains = pool is not None and config.views.pool_role == "pretrain"
     return {
         "private": plan.private,
+        "run_id": run_id,
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
         "guarantee": guarantee(plan, epsilon, config.run.seed),
         "epsilon": epsilon,
@@ -61,10 +68,12 @@ def privacy_statement(
         "steps": steps,
         "planned_steps": plan.steps,
         "complete": steps == plan.steps,
+        "resumed_at": list(resumed_at),
+        "processes": processes,
         "examples": plan.n,
         "weights_sha256": weights_sha256,
         "seeded": config.run.seed is not None,
-        "assumptions": assumptions(config, plan) if plan.private else [],
+        "assumptions": assumptions(config, plan, resumed_at, processes) if plan.private else [],
         "spent_before": list(plan.spent),
         "public_inputs": {
             "pool": pool and pool.as_dict() | _use_of_pool(config.views),
@@ -113,7 +122,9 @@ def guarantee(plan: PrivacyPlan, epsilon: float, seed: int | None) -> str:
     return sentence
 
 
-def assumptions(config: Config, plan: PrivacyPlan) -> list[str]:
+def assumptions(
+    config: Config, plan: PrivacyPlan, resumed_at: tuple[int, ...] = (), processes: int = 1
+) -> list[str]:
     """What the guarantee takes for granted."""
     if plan.n is not None:
         count = "The number of training examples N is public."
@@ -136,6 +147,13 @@ def assumptions(config: Config, plan: PrivacyPlan) -> list[str]:
         "The files in diagnostics/ are not covered and stay where they are.",
         "Noise is float32-rounded and from a generator that is not cryptographic.",
     ]
+    if resumed_at:
+        said.append(
+            f"The run was stopped and went on after step {', '.join(map(str, resumed_at))}: nobody "
+            "saw what it had computed after those steps and lost, and it went on once from each."
+        )
+    if processes > 1:
+        said.append("Nobody listened to what the processes of the run sent each other.")
     if config.views.pool is not None:
         said.append("The public pool was made without any of the private images.")
     if config.model.backbone is not None:

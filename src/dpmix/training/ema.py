@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +35,16 @@ class Ema:
     def weights(self) -> dict[str, Tensor]:
         """The whole state dict with the averaged parameters in place."""
         return {**self._model.state_dict(), **self._average}
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` needs to go on averaging."""
+        return {"step": self.step, "average": self._average}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` returned, for the same model."""
+        self.step = state["step"]
+        for name, average in self._average.items():
+            average.copy_(state["average"][name])
 
     @contextmanager
     def applied(self) -> Iterator[nn.Module]:

@@ -10,7 +10,6 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from dpmix.training.ema import Ema
 from dpmix.training.evaluate import Evaluation
-from dpmix.training.run_folder import RunFolder
 from dpmix.training.step import PrivateTrainer
 
 
@@ -38,38 +37,55 @@ class History:
     points: list[dict[str, Any]] = field(default_factory=list)
     last: Evaluation | None = None
 
+    @classmethod
+    def of(cls, state: dict[str, Any]) -> "History":
+        """What `asdict` made of a history."""
+        last = state["last"]
+        return cls(state["points"], last and Evaluation(**last))
+
+    def holds(self, step: int) -> bool:
+        """Whether the latest evaluation was made after `step` steps."""
+        return bool(self.points) and self.points[-1]["step"] == step
+
 
 def train(
     trainer: PrivateTrainer,
     *,
     schedule: LRScheduler,
     ema: Ema,
-    evaluate: Callable[[nn.Module], Evaluation],
+    evaluate: Callable[[nn.Module], Evaluation | None],
     eval_every: int,
-    folder: RunFolder,
+    history: History,
+    log: Callable[[dict[str, Any]], None],
+    keep: Callable[[int, History, bool], None],
     save: Callable[[History], None],
     report: Callable[[Progress], None],
 ) -> History:
     """Run every step that the plan has left.
 
     The model that counts is the last average, a rule fixed beforehand: no evaluation chooses.
-    Private diagnostics go to the folder's private log, a line a step, as they come.
+    What is computed at a step is kept before it is saved or reported: a run that goes on from what
+    was kept never does a step again that somebody may have seen.
 
     Args:
         trainer: wired to a plan, model and data.
         schedule: of the learning rate.
         ema: of the trainer's model.
-        evaluate: the averaged model on the test split, every `eval_every` steps and at the end.
+        evaluate: the averaged model on the test split, every `eval_every` steps and at the end;
+            None where another process does it.
         eval_every: steps.
-        folder: where diagnostics go.
+        history: evaluations of the steps that are done.
+        log: takes the private diagnostics of each step.
+        keep: called after each step, with its number, all evaluations and whether one is its own.
         save: called after each evaluation; writes what may be released.
         report: called after each step.
     """
-    history, total = History(), trainer.plan.steps
-    due, epsilon = 0, 0.0
+    total, due, epsilon = trainer.plan.steps, 0, 0.0
+    if history.holds(trainer.steps_done):
+        save(history)  # the run may have been stopped between `keep` and this
     while trainer.steps_done < total:
-        if trainer.steps_done == due:
-            due = min(due + eval_every, total)
+        if trainer.steps_done >= due:
+            due = min((trainer.steps_done // eval_every + 1) * eval_every, total)
             epsilon = trainer.plan.epsilon_after(due)
         start = time.perf_counter()
         diagnostics = trainer.step()
@@ -78,15 +94,18 @@ def train(
         schedule.step()
         ema.update()
         step = trainer.steps_done
-        folder.log_private({"step": step, **asdict(diagnostics), "seconds": seconds})
+        log({"step": step, **asdict(diagnostics), "seconds": seconds})
         evaluation = None
         if step == due:
             with ema.applied() as averaged:
                 evaluation = evaluate(averaged)
+        if evaluation is not None:
             history.points.append(
                 {"step": step, "epsilon": epsilon, "test_accuracy": evaluation.accuracy}
             )
             history.last = evaluation
+        keep(step, history, evaluation is not None)
+        if evaluation is not None:
             save(history)
         report(Progress(step, total, epsilon, evaluation))
     return history

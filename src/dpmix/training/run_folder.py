@@ -4,7 +4,11 @@ Guarantees, whenever the process is stopped: no statement, metrics or card stand
 that it understates; and a model that was there is there, or in `previous/`, until another one is.
 """
 
+import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +25,26 @@ from dpmix.errors import DpmixError
 from dpmix.training.json_text import to_json
 
 
+@dataclass(frozen=True)
+class Released:
+    """What a folder's privacy statement says was released.
+
+    Attributes:
+        run_id: of the run.
+        steps: of the model beside it.
+        complete: whether those are all.
+    """
+
+    run_id: str
+    steps: int
+    complete: bool
+
+
 class RunFolder:
     """The files of one run.
 
     `diagnostics/` holds what was computed from private data without noise; everything else may be
-    handed out.
+    handed out. `checkpoints/` is there until the run is complete.
     """
 
     def __init__(self, root: Path) -> None:
@@ -36,9 +55,11 @@ class RunFolder:
         self.metrics = root / "metrics.json"
         self.card = root / "MODEL_CARD.md"
         self.previous = root / "previous"
+        self.checkpoints = root / "checkpoints"
         self.diagnostics = root / "diagnostics"
         self.private_log = self.diagnostics / "steps.jsonl"
         self.private_notice = self.diagnostics / "PRIVATE.txt"
+        self.data_hash = self.diagnostics / "data.sha256"
         self._lock = FileLock(self.diagnostics / ".lock", timeout=0)
         self._of_this_run = False
         self._logged = False
@@ -50,14 +71,57 @@ class RunFolder:
             DpmixError: the folder is not empty (or, with `overwrite`, holds no run), in use by
                 another run, or can't be made.
         """
-        try:
+        with self._opening():
             if self.root.is_dir() and any(self.root.iterdir()) and not self._never_trained():
                 self._refuse_unless_a_run(overwrite)
-            self.diagnostics.mkdir(parents=True, exist_ok=True)
-            self.diagnostics.chmod(0o700)
-            self._lock.acquire()
-            remove_all(staged_for(self._released()))
-            self._write_notice()
+            self._enter()
+
+    def reopen(self, run_id: str, step: int) -> None:
+        """Lock the folder to go on with the run in it after `step` steps.
+
+        The private log keeps the lines of those; what was done after them is done again.
+
+        Raises:
+            DpmixError: in use by another run, or it can't be written to.
+        """
+        with self._opening():
+            self._enter()
+            released = self.released()
+            self._of_this_run = released is not None and released.run_id == run_id
+            if step and self.private_log.is_file():
+                lines = self.private_log.read_text(encoding="utf-8").splitlines(keepends=True)
+                write_text(self.private_log, "".join(lines[:step]))
+                self._logged = True
+
+    def released(self) -> Released | None:
+        """What the folder's privacy statement says was released; None where there is none.
+
+        Raises:
+            DpmixError: a statement that can't be read.
+        """
+        try:
+            said = json.loads(self.privacy.read_text(encoding="utf-8"))
+            return Released(said.get("run_id", ""), int(said["steps"]), bool(said["complete"]))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, AttributeError) as error:
+            raise DpmixError(
+                f"cannot read '{self.privacy}' ({error}); expected the run's privacy statement: "
+                "restore it, or start the run again"
+            ) from None
+
+    def _enter(self) -> None:
+        self.diagnostics.mkdir(parents=True, exist_ok=True)
+        self.diagnostics.chmod(0o700)
+        self._lock.acquire()
+        remove_all(staged_for(self._released()))
+        self._write_notice()
+
+    @contextmanager
+    def _opening(self) -> Iterator[None]:
+        """Say why a folder can't be had, and leave no lock behind."""
+        try:
+            yield
         except Timeout:
             raise DpmixError(
                 f"run folder '{self.root}' is in use by another run; give another --output"
@@ -81,16 +145,17 @@ class RunFolder:
     def _never_trained(self) -> bool:
         """Whether a run was stopped here before its first step, while it embedded views, say."""
         return (
-            [*self.root.iterdir()] == [self.diagnostics]
+            {*self.root.iterdir()} <= {self.diagnostics, self.checkpoints}
             and self.private_notice.is_file()
             and not self.private_log.exists()
         )
 
     def _refuse_unless_a_run(self, overwrite: bool) -> None:
         if not overwrite:
+            stopped = self.checkpoints.is_dir()
             raise DpmixError(
                 f"run folder '{self.root}' is not empty; give another --output, or --overwrite to "
-                "replace the run in it"
+                f"replace the run in it{', or --resume it instead' if stopped else ''}"
             )
         if not self.private_notice.is_file():
             raise DpmixError(

@@ -2,8 +2,8 @@
 
 import math
 import os
-from dataclasses import dataclass
-from typing import NoReturn
+from dataclasses import asdict, dataclass
+from typing import Any, NoReturn
 
 import torch
 from jaxtyping import Int64
@@ -23,14 +23,16 @@ from dpmix.privacy.clipping import (
 )
 from dpmix.privacy.noise import GaussianNoise
 from dpmix.privacy.plan import PrivacyPlan
-from dpmix.privacy.randomness import Randomness
+from dpmix.privacy.randomness import Randomness, StepRandomness
 from dpmix.privacy.sampling import PoissonSampler
 from dpmix.training.loss import soft_cross_entropy
+from dpmix.training.ranks import ALONE, Ranks
 from dpmix.views.microbatch import random_matching
 from dpmix.views.view_source import ViewSource
 
 # Views are built for as many examples at a time as fit in here: in the cache, not in memory.
 VIEW_BYTES = 16 * 2**20
+STEPS_BETWEEN_COMPARISONS = 100
 
 
 @dataclass(frozen=True)
@@ -87,12 +89,13 @@ class PrivateTrainer:
         seed: int | None = None,
         engine: Engine = "auto",
         view_chunk: int | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         """Wire a run.
 
         Args:
-            model: trained in place, on the device it is on.
-            data: the private examples.
+            model: trained in place, on the device it is on; of several processes, rank 0's.
+            data: the private examples; of several processes, this one's.
             plan: the guarantee; its sensitivity must be the method's.
             views: the method: a `ViewBuilder`, or the features of a frozen backbone
                 (`training.features.CachedViews`), for which `model` is the head.
@@ -101,6 +104,7 @@ class PrivateTrainer:
             seed: None for the operating system's entropy; a seed makes the noise recomputable.
             engine: see `clipped_gradient_sum`.
             view_chunk: see `clipped_gradient_sum`.
+            ranks: the processes that train together, each with this same plan and its own data.
 
         Raises:
             DpmixError: a model that can't be trained privately, data that the views are not for, a
@@ -117,10 +121,9 @@ class PrivateTrainer:
         self._check_wiring()
         self._frozen = frozen_modules(model)
         self.device = self.parameters[0].device
-        randomness = Randomness.create(seed)
-        self._sampler = PoissonSampler(plan, len(data), randomness.sampling)
-        self._noise = GaussianNoise(plan, randomness.noise)
-        self._view_rng = randomness.views
+        self._sampler, self._noise = PoissonSampler(plan, len(data)), GaussianNoise(plan)
+        self._randomness, self._ranks = Randomness(seed, ranks.rank), ranks
+        self.share_weights()
 
     @property
     def plan(self) -> PrivacyPlan:
@@ -137,6 +140,36 @@ class PrivateTrainer:
         """How many of the plan's steps have been taken."""
         return self._steps_done
 
+    def state(self) -> dict[str, Any]:
+        """What another trainer needs to go on after this step; no coin that was or will be thrown.
+
+        The weights and the optimizer's state are theirs to save.
+        """
+        return {"plan": asdict(self._plan), "steps_done": self._steps_done}
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Go on after the steps that `state` counts, with a seed's coins or with fresh ones.
+
+        Nothing that was computed after `state` was saved may ever have been shown to anyone, or
+        some steps are released twice, which the plan does not count.
+
+        Raises:
+            DpmixError: steps of this trainer's own, or another plan.
+        """
+        if self._steps_done:
+            raise DpmixError("this PrivateTrainer has taken steps; resume with a new one")
+        if state["plan"] != asdict(self._plan):
+            raise DpmixError(
+                "the plan differs from the one that the saved steps ran under; expected the same: "
+                "PrivacyPlan(**state['plan'])"
+            )
+        self._steps_done = state["steps_done"]
+
+    def share_weights(self) -> None:
+        """Give every process the weights of rank 0."""
+        floating = [t for t in self.model.state_dict().values() if t.is_floating_point()]
+        self._ranks.share(floating)
+
     def __reduce__(self) -> NoReturn:
         """Refuse to be copied or pickled: two copies would release the same noise twice."""
         raise DpmixError(
@@ -152,17 +185,21 @@ class PrivateTrainer:
 
         Raises:
             DpmixError: all steps of the plan are done: one more would exceed its epsilon. Or the
-                process was forked since the trainer was made, or a buffer of the model changed.
+                process was forked since the trainer was made, a buffer of the model changed,
+                another process ended, or its weights came to differ.
         """
         self._refuse_to_go_on()
         # At every step: a caller's own model.train() would wake frozen BatchNorm layers.
         train_mode(self.model, self._frozen)
         buffers = buffer_marks(self.model)
-        drawn = self._sampler.draw()
+        coins = self._randomness.step(self._steps_done)
+        if self._randomness.seeded:
+            torch.manual_seed(coins.model)  # for dropout
+        drawn = self._sampler.draw(coins.sampling)
         total = zero_sum(self.parameters)
         parts = []
-        for examples in self._chunks(drawn):
-            part = self._clipped_sum(examples)
+        for examples in self._chunks(drawn, coins):
+            part = self._clipped_sum(examples, coins)
             torch._foreach_add_(total, part.gradients)
             parts.append(part)
         if buffer_marks(self.model) != buffers:
@@ -170,13 +207,19 @@ class PrivateTrainer:
                 "a buffer of the model changed during the step, which holds private statistics "
                 "without noise. Nothing was released; drop this model and that layer"
             )
+        self._ranks.add_up(total)
         # Counted before the release: a step that fails half-way is never forgotten.
         self._steps_done += 1
-        released = self._noise.release(total)
+        # The noise is rank 0's: the others' sums, without it, go no further.
+        noisy = self._noise.release(total, coins.noise) if self._ranks.first else total
+        released = [g.to(p.dtype) for p, g in zip(self.parameters, noisy, strict=True)]
+        self._ranks.share(released)
         for parameter, gradient in zip(self.parameters, released, strict=True):
-            parameter.grad = gradient.to(parameter.dtype)
+            parameter.grad = gradient
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        if self._steps_done % STEPS_BETWEEN_COMPARISONS == 0 or self._steps_done == self.plan.steps:
+            self._ranks.refuse_to_diverge(self.parameters)
         return StepDiagnostics.of(parts, len(drawn), self.plan.max_grad_norm)
 
     def _refuse_to_go_on(self) -> None:
@@ -191,18 +234,20 @@ class PrivateTrainer:
                 f"epsilon: calibrate a plan with more steps"
             )
 
-    def _chunks(self, drawn: Int64[Tensor, " B"]) -> list[Int64[Tensor, " E"]]:
+    def _chunks(
+        self, drawn: Int64[Tensor, " B"], coins: StepRandomness
+    ) -> list[Int64[Tensor, " E"]]:
         """The drawn examples in portions whose views fit in `VIEW_BYTES`; pairs stay together."""
         members = self.views.spec.examples_per_group
         if members > 1:
-            drawn = random_matching(drawn, self._view_rng)
+            drawn = random_matching(drawn, coins.views)
         view_bytes = 4 * math.prod(self.views.view_shape(self.data.image_shape))
         group_bytes = self.views.spec.views * view_bytes
         groups = max(1, VIEW_BYTES // group_bytes)
         return [chunk for chunk in drawn.split(groups * members) if len(chunk)]
 
-    def _clipped_sum(self, examples: Int64[Tensor, " E"]) -> ClippedSum:
-        view_set = self.views.of(self.data, examples, self._view_rng, self.device)
+    def _clipped_sum(self, examples: Int64[Tensor, " E"], coins: StepRandomness) -> ClippedSum:
+        view_set = self.views.of(self.data, examples, coins.views, self.device)
         return clipped_gradient_sum(
             self.model,
             self.loss,

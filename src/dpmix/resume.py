@@ -1,0 +1,130 @@
+"""Going on with a stopped run: the same plan, data, pool and model, or not at all."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dpmix.assembly import Assembly, assemble
+from dpmix.config import LEAVES, Config
+from dpmix.data import Splits
+from dpmix.data.fingerprint import data_hash
+from dpmix.data.options import Progress as Counted
+from dpmix.errors import DpmixError
+from dpmix.training.checkpoint import Checkpoint, newest_checkpoint
+from dpmix.training.ranks import ALONE, Ranks
+from dpmix.training.run_folder import RunFolder
+
+FREE = {
+    "data", "data_root", "download", "workers", "pool", "pool_labels", "backbone_weights",
+    "cache_dir", "device", "engine", "view_chunk", "checkpoint_minutes", "checkpoint_every",
+    "keep_checkpoints",
+}  # fmt: skip
+"""Settings that may change: where things lie and how they are computed, not what."""
+
+
+def is_complete(root: Path) -> bool:
+    """Whether the run at `root` has nothing left to do.
+
+    Raises:
+        DpmixError: a privacy statement that can't be read.
+    """
+    folder = RunFolder(root)
+    released = folder.released()
+    return released is not None and released.complete and not folder.checkpoints.is_dir()
+
+
+def reassemble(
+    root: Path, decoding: Counted | None = None, ranks: Ranks = ALONE, **settings: Any
+) -> tuple[Assembly, Checkpoint]:
+    """The parts of the stopped run at `root` as they were, and the checkpoint to go on from.
+
+    Args:
+        root: its folder.
+        decoding: told (done, total) while images are decoded.
+        ranks: the processes that are to go on.
+        **settings: given anew, of those in `FREE`.
+
+    Raises:
+        DpmixError: no checkpoint, or anything that is not as it was, by its name.
+    """
+    folder = RunFolder(root)
+    if not folder.diagnostics.is_dir():
+        raise DpmixError(f"'{root}' is no run folder; give the folder of the run to go on with")
+    checkpoint = newest_checkpoint(folder.checkpoints)
+    tree = yaml.safe_load(checkpoint.config)
+    before = Config.of(tree)
+    config = Config.of(tree, **settings)
+    _refuse_changed_settings(before, config)
+    _refuse_other_ranks(checkpoint, config, ranks)
+    _refuse_to_go_back(folder, checkpoint, before)
+    output = config.run.model_copy(update={"output": str(root)})
+    parts = assemble(
+        config.model_copy(update={"run": output}), decoding, plan=checkpoint.plan, ranks=ranks
+    )
+    pool = parts.pool_facts.contents_sha256 if parts.pool_facts else None
+    for name, now, then in (
+        ("input", parts.config.input, before.input),
+        ("pool's images", pool, checkpoint.pool_sha256),
+    ):
+        if now != then:
+            raise _changed(name, now, then)
+    if ranks.first:
+        _refuse_other_data(folder, parts.splits)
+    _restore(checkpoint, parts)
+    return parts, checkpoint
+
+
+def _restore(checkpoint: Checkpoint, parts: Assembly) -> None:
+    """Put model, optimizer and schedule where they were."""
+    parts.model.load_state_dict(parts.model.state_dict() | checkpoint.weights)
+    parts.optimizer.load_state_dict(checkpoint.optimizer)
+    parts.schedule.load_state_dict(checkpoint.schedule)
+
+
+def _refuse_changed_settings(before: Config, now: Config) -> None:
+    for leaf, section in LEAVES.items():
+        new, old = (getattr(getattr(config, section), leaf) for config in (now, before))
+        if new != old and leaf not in FREE:
+            raise _changed(leaf, new, old)
+
+
+def _changed(name: str, now: object, then: object) -> DpmixError:
+    return DpmixError(
+        f"--resume goes on with the same run, but its {name} is {now} and was {then}; expected no "
+        "change: leave it as it was, or start a new run"
+    )
+
+
+def _refuse_other_ranks(checkpoint: Checkpoint, config: Config, ranks: Ranks) -> None:
+    """A seed's coins belong to a number of processes; fresh ones suit any."""
+    if config.run.seed is not None and ranks.size != checkpoint.ranks:
+        raise _changed("number of processes", ranks.size, f"{checkpoint.ranks} (it is seeded)")
+
+
+def _refuse_to_go_back(folder: RunFolder, checkpoint: Checkpoint, config: Config) -> None:
+    """Steps that were published, done again with other noise, would be released twice."""
+    released = folder.released()
+    if released is None or released.run_id != checkpoint.run_id or config.run.seed is not None:
+        return
+    if released.steps > checkpoint.step:
+        raise DpmixError(
+            f"the last checkpoint that can be read is of step {checkpoint.step}, but a model of "
+            f"step {released.steps} was published: the steps between would be released twice. "
+            "Restore the newer checkpoint, or start a new run"
+        )
+
+
+def _refuse_other_data(folder: RunFolder, splits: Splits) -> None:
+    try:
+        then = folder.data_hash.read_text(encoding="utf-8")
+    except OSError as error:
+        raise DpmixError(
+            f"cannot read '{folder.data_hash}' ({error.strerror}), which tells whether the data "
+            "are the same; restore the run's diagnostics, or start a new run"
+        ) from None
+    if data_hash(splits) != then:
+        raise DpmixError(
+            f"--resume goes on with the same run, but the images or labels of '{splits.name}' "
+            "changed since it began; expected the same files: restore them, or start a new run"
+        )

@@ -1,0 +1,110 @@
+"""What a run leaves on the disk while it trains: checkpoints, the model, its statement, its log."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from hashlib import sha256
+from uuid import uuid4
+
+from dpmix.assembly import Assembly
+from dpmix.atomic_files import text_writer, write_text
+from dpmix.data.fingerprint import data_hash
+from dpmix.models import parameter_count
+from dpmix.models.classifier import trained_state
+from dpmix.reporting.metrics import metrics
+from dpmix.reporting.model_card import model_card
+from dpmix.reporting.statement import privacy_statement
+from dpmix.training.checkpoint import Checkpoint, Checkpoints
+from dpmix.training.ema import Ema
+from dpmix.training.json_text import to_json
+from dpmix.training.loop import History
+from dpmix.training.run_folder import RunFolder
+from dpmix.training.weights import weight_bytes
+
+
+class RunRecord:
+    """The files of one run, which going on with it does not begin anew.
+
+    Args:
+        parts: of the run.
+        resumed: the checkpoint that it goes on from, if it does.
+    """
+
+    def __init__(self, parts: Assembly, resumed: Checkpoint | None) -> None:
+        self.folder = RunFolder(parts.folder)
+        self._parts, self._resumed = parts, resumed
+        self._checkpoints = Checkpoints(self.folder.checkpoints, parts.config.run)
+        self._run_id = resumed.run_id if resumed else uuid4().hex
+        self._resumed_at = (*resumed.resumed_at, resumed.step) if resumed else ()
+
+    @contextmanager
+    def open(self) -> Iterator[None]:
+        """Hold the folder. A run that is stopped from here on can go on.
+
+        Raises:
+            DpmixError: as `RunFolder` raises.
+        """
+        if self._resumed:
+            self.folder.reopen(self._run_id, self._resumed.step)
+        else:
+            self.folder.create(self._parts.config.run.overwrite)
+        try:
+            if not self._resumed:
+                self._checkpoints.clear()
+                write_text(self.folder.data_hash, data_hash(self._parts.splits))
+                self._write_checkpoint(0, self._average(), History())
+            yield
+            self._checkpoints.clear()
+        finally:
+            self.folder.close()
+
+    def keep(self, step: int, ema: Ema, history: History, evaluated: bool) -> None:
+        """Write a checkpoint where one is due; always before what was evaluated is published."""
+        if evaluated or self._checkpoints.due(step):
+            self._write_checkpoint(step, ema, history)
+
+    def save(self, ema: Ema, history: History) -> None:
+        """Write what may be released; true of this step whether or not the run goes on."""
+        parts = self._parts
+        weights = weight_bytes(trained_state(parts.model, ema.weights()))
+        statement = privacy_statement(
+            parts.config,
+            parts.plan,
+            pool=parts.pool_facts,
+            backbone=parts.backbone,
+            steps=history.points[-1]["step"],
+            weights_sha256=sha256(weights).hexdigest(),
+            run_id=self._run_id,
+            resumed_at=self._resumed_at,
+            processes=parts.ranks.size,
+        )
+        numbers = metrics(parts.config, parts.plan, history, parameter_count(parts.model))
+        self.folder.save(
+            config=text_writer(parts.config.to_yaml()),
+            privacy=text_writer(to_json(statement)),
+            model=lambda aside: aside.write_bytes(weights),
+            metrics=text_writer(to_json(numbers)),
+            card=text_writer(model_card(parts.config, statement, numbers)),
+        )
+
+    def _average(self) -> Ema:
+        return Ema(self._parts.model, self._parts.config.optimizer.ema_decay)
+
+    def _write_checkpoint(self, step: int, ema: Ema, history: History) -> None:
+        parts = self._parts
+        self._checkpoints.write(
+            Checkpoint(
+                run_id=self._run_id,
+                config=parts.config.to_yaml(),
+                plan=parts.plan,
+                ranks=parts.ranks.size,
+                pool_sha256=parts.pool_facts.contents_sha256 if parts.pool_facts else None,
+                step=step,
+                resumed_at=self._resumed_at,
+                weights=trained_state(parts.model, parts.model.state_dict()),
+                optimizer=parts.optimizer.state_dict(),
+                schedule=parts.schedule.state_dict(),
+                ema=ema.state(),
+                history=asdict(history),
+            )
+        )

@@ -1,0 +1,79 @@
+"""One of several processes that train together, started by torchrun from `test_ranks.py`."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+import dpmix.training.step as step_module
+from dpmix import PrivacyPlan, PrivateTrainer, ViewBuilder, ViewSpec
+from dpmix.data import TensorSource, normalization
+from dpmix.data.shard import Shard
+from dpmix.errors import DpmixError
+from dpmix.training.ranks import join, leave
+
+N, STEPS, SEED = 13, 4, 11
+RATE = 0.25
+
+
+def data():
+    """Thirteen examples of noise."""
+    rng = np.random.default_rng(0)
+    pixels = torch.from_numpy(rng.integers(0, 256, (N, 1, 6, 6), dtype=np.uint8))
+    return TensorSource(pixels, torch.from_numpy(rng.integers(0, 3, N)), ("a", "b", "c"))
+
+
+def plan():
+    """Few enough draws that a rank's batch is empty now and then."""
+    return PrivacyPlan(
+        sampling_rate=RATE, denominator=RATE * N, steps=STEPS, noise_multiplier=0.7,
+        max_grad_norm=0.5, delta=1e-3, sensitivity_multiplier=1, target_epsilon=9.0, n=N,
+    )  # fmt: skip
+
+
+def model(seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Flatten(), nn.Linear(36, 20), nn.ReLU(), nn.Linear(20, 3))
+
+
+def views():
+    spec = ViewSpec("mix-self", k_base=2, k_self=2, crop_padding=1)
+    return ViewBuilder(spec, 3, normalization("half", 1))
+
+
+def trainer(source, ranks, seed=SEED, model_seed=0):
+    network = model(model_seed)
+    return PrivateTrainer(
+        network, source, plan=plan(), views=views(), seed=seed, ranks=ranks,
+        optimizer=torch.optim.SGD(network.parameters(), lr=0.5, momentum=0.9),
+    )  # fmt: skip
+
+
+def main(mode: str, folder: Path) -> None:
+    ranks = join()
+    whole = data()
+    # Ranks begin with other weights: rank 0's are to be shared.
+    run = trainer(
+        Shard(whole, *ranks.bounds(N)),
+        ranks,
+        seed=None if mode == "unseeded" else SEED,
+        model_seed=ranks.rank,
+    )
+    drawn = []
+    try:
+        for step in range(STEPS):
+            drawn.append(run.step().drawn)
+            if mode == "diverge" and ranks.rank == 1 and step == 1:
+                with torch.no_grad():
+                    run.parameters[0].view(-1)[0] += 1e-7
+    except DpmixError as error:
+        (folder / f"error{ranks.rank}.txt").write_text(str(error))
+    torch.save({"weights": run.model.state_dict(), "drawn": drawn}, folder / f"{ranks.rank}.pt")
+    leave()
+
+
+if __name__ == "__main__":
+    step_module.STEPS_BETWEEN_COMPARISONS = 2
+    main(sys.argv[1], Path(sys.argv[2]))

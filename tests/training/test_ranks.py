@@ -1,0 +1,174 @@
+"""Several processes release what one would, and end together."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import dpmix
+import rank_worker
+from dpmix.data.shard import Shard
+from dpmix.errors import DpmixError
+from dpmix.privacy.clipping import clipped_gradient_sum
+from dpmix.privacy.noise import GaussianNoise
+from dpmix.privacy.randomness import Randomness
+from dpmix.privacy.sampling import PoissonSampler
+from dpmix.training.checkpoint import newest_checkpoint
+from dpmix.training.loss import soft_cross_entropy
+from dpmix.training.ranks import ALONE, Ranks, join
+from rank_worker import RATE, SEED, STEPS, N, data, model, plan, trainer, views
+
+WORKER = Path(rank_worker.__file__)
+
+
+def torchrun(size, *command, **options):
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    return subprocess.Popen(
+        [*launcher, "--nproc-per-node", str(size), *map(str, command)], env=environment,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options,
+    )  # fmt: skip
+
+
+def together(size, mode, folder):
+    """What each of `size` processes ended with."""
+    process = torchrun(size, WORKER, mode, folder)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    return [torch.load(folder / f"{rank}.pt") for rank in range(size)]
+
+
+def alone(size):
+    """The same in one process: each rank's coins on its stretch, one sum, rank 0's noise."""
+    whole, network, optimizer = data(), model(), None
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.5, momentum=0.9)
+    drawn = []
+    for step in range(STEPS):
+        total = [torch.zeros_like(p, dtype=torch.float64) for p in network.parameters()]
+        for rank in range(size):
+            shard = Shard(whole, *Ranks(rank, size).bounds(N))
+            coins = Randomness(SEED, rank).step(step)
+            examples = PoissonSampler(plan(), len(shard)).draw(coins.sampling)
+            drawn.append(len(examples))
+            if len(examples):
+                made = views().of(shard, examples, coins.views, torch.device("cpu"))
+                part = clipped_gradient_sum(
+                    network, soft_cross_entropy, made.views, made.labels, plan().max_grad_norm
+                )
+                torch._foreach_add_(total, part.gradients)
+        noisy = GaussianNoise(plan()).release(total, Randomness(SEED, 0).step(step).noise)
+        for parameter, gradient in zip(network.parameters(), noisy, strict=True):
+            parameter.grad = gradient.float()
+        optimizer.step()
+    return network.state_dict(), drawn
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_the_same_coins_release_the_same_gradients_as_in_one_process(size, tmp_path):
+    expected, drawn = alone(size)
+    assert 0 in drawn and max(drawn) > 1, "some batch is empty"
+    ended = together(size, "seeded", tmp_path)
+    assert [other["drawn"] for other in ended] == [drawn[rank::size] for rank in range(size)]
+    for rank in range(size):
+        for name, value in expected.items():
+            assert torch.equal(ended[rank]["weights"][name], ended[0]["weights"][name])
+            assert torch.allclose(ended[rank]["weights"][name], value, atol=1e-5)
+
+
+def test_without_a_seed_processes_draw_apart_and_end_alike(tmp_path):
+    first, second = together(2, "unseeded", tmp_path)
+    for name, value in first["weights"].items():
+        assert torch.equal(value, second["weights"][name])
+        assert not torch.equal(value, model().state_dict()[name])
+
+
+def test_weights_that_come_to_differ_stop_every_process(tmp_path):
+    together(2, "diverge", tmp_path)
+    for rank in (0, 1):
+        said = (tmp_path / f"error{rank}.txt").read_text()
+        assert "the weights of rank 1 differ from those of rank 0" in said
+
+
+@pytest.mark.parametrize(("examples", "size"), [(13, 3), (5, 5), (100, 7)])
+def test_shards_are_disjoint_whole_and_of_nearly_equal_size(examples, size):
+    bounds = [Ranks(rank, size).bounds(examples) for rank in range(size)]
+    assert [start for start, _ in bounds[1:]] == [stop for _, stop in bounds[:-1]]
+    assert (bounds[0][0], bounds[-1][1]) == (0, examples)
+    assert {stop - start for start, stop in bounds} <= {examples // size, examples // size + 1}
+
+
+def test_more_processes_than_examples_are_refused():
+    with pytest.raises(DpmixError, match="3 processes for 2 training examples"):
+        Ranks(1, 3).bounds(2)
+
+
+def test_a_shard_is_the_stretch_of_the_whole():
+    whole = data()
+    shard = Shard(whole, 4, 9)
+    index = torch.tensor([0, 4, 2])
+    assert torch.equal(shard.images(index), whole.pixels[index + 4])
+    assert torch.equal(shard.labels, whole.labels[4:9])
+    assert (len(shard), shard.class_names, shard.image_shape) == (5, ("a", "b", "c"), (1, 6, 6))
+
+
+def test_one_process_joins_nobody(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert join() is ALONE and ALONE.first
+    # It sums and shares nothing, and is its own reference.
+    assert trainer(data(), ALONE).step().drawn <= N
+    assert RATE < 1
+
+
+@pytest.fixture
+def command(image_root, tmp_path, quick):
+    settings = quick | {
+        "data": image_root, "output": tmp_path / "run", "device": "cpu", "steps": 900,
+        "eval_every": 100, "method": "self-aug", "cache_dir": tmp_path / "features",
+    }  # fmt: skip
+    flags = [p for k, v in settings.items() for p in (f"--{k.replace('_', '-')}", str(v))]
+    return ["-m", "dpmix", "train", *flags]
+
+
+def children(process):
+    """The training processes of a torchrun, by rank."""
+    found = subprocess.run(
+        ["ps", "-o", "pid=,args=", "--ppid", str(process.pid)],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return [int(line.split()[0]) for line in found.stdout.splitlines() if "dpmix train" in line]
+
+
+@pytest.mark.parametrize("victim", [0, 2])
+def test_a_process_that_is_killed_ends_all_with_one_message_and_the_run_goes_on(
+    victim, command, tmp_path
+):
+    if victim:  # a head, whose features each process embeds for its own examples
+        place = command.index("--model")
+        command[place : place + 2] = ["--backbone", "random-conv", "--backbone-size", "12"]
+    process = torchrun(3, *command)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "run" / "model.safetensors").exists():
+        assert time.monotonic() < deadline and process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    os.kill(children(process)[victim], signal.SIGKILL)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert errors.count("error: another process of this run ended, so all do") == 1, errors
+    checkpoint = newest_checkpoint(tmp_path / "run" / "checkpoints")
+    assert checkpoint.step >= 100 and checkpoint.ranks == 3
+    result = dpmix.fit(resume=tmp_path / "run")
+    said = json.loads((result.folder / "privacy.json").read_text())
+    assert said["complete"] and said["resumed_at"] == [checkpoint.step]
+
+
+def test_a_users_mistake_is_said_once(command):
+    process = torchrun(2, *command, "--method", "mix-diff")
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert errors.count("error: ") == 1 and "--pool" in errors
