@@ -219,6 +219,15 @@ class RunConfig(Section):
     checkpoint_every: int | None = Field(
         None, ge=1, description="steps between checkpoints, where that is sooner"
     )
+    tensorboard: bool = Field(False, description="write curves for TensorBoard")
+    wandb: str | None = Field(
+        None, description="project of Weights & Biases to send curves to (WANDB_MODE=offline: keep)"
+    )
+    log_private_diagnostics: bool = Field(
+        False,
+        description="add training loss and gradient norms to those curves: computed from private "
+        "images WITHOUT noise",
+    )
     keep_checkpoints: int = Field(2, ge=1, description="so many of the last checkpoints are kept")
 
 

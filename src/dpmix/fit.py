@@ -106,7 +106,7 @@ def run(
             evaluate=evaluation if ranks.first else lambda _: None,
             eval_every=parts.config.run.eval_every or max(1, parts.plan.steps // EVALUATIONS),
             history=history,
-            log=record.folder.log_private if ranks.first else lambda _: None,
+            log=record.log if ranks.first else lambda _: None,
             keep=lambda step, so_far, new: (
                 record.keep(step, ema, so_far, new) if ranks.first else None
             ),

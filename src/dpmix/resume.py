@@ -18,7 +18,7 @@ from dpmix.training.run_folder import RunFolder
 FREE = {
     "data", "data_root", "download", "workers", "pool", "pool_labels", "backbone_weights",
     "cache_dir", "device", "engine", "view_chunk", "checkpoint_minutes", "checkpoint_every",
-    "keep_checkpoints",
+    "keep_checkpoints", "tensorboard", "wandb", "log_private_diagnostics",
 }  # fmt: skip
 """Settings that may change: where things lie and how they are computed, not what."""
 

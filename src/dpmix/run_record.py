@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from hashlib import sha256
+from typing import Any
 from uuid import uuid4
 
 from dpmix.assembly import Assembly
@@ -14,6 +15,7 @@ from dpmix.models.classifier import trained_state
 from dpmix.reporting.metrics import metrics
 from dpmix.reporting.model_card import model_card
 from dpmix.reporting.statement import privacy_statement
+from dpmix.tracking import Tracker, open_trackers
 from dpmix.training.checkpoint import Checkpoint, Checkpoints
 from dpmix.training.ema import Ema
 from dpmix.training.json_text import to_json
@@ -35,6 +37,7 @@ class RunRecord:
         self._parts, self._resumed = parts, resumed
         self._checkpoints = Checkpoints(self.folder.checkpoints, parts.config.run)
         self._run_id = resumed.run_id if resumed else uuid4().hex
+        self._trackers: list[Tracker] = []
         self._resumed_at = (*resumed.resumed_at, resumed.step) if resumed else ()
 
     @contextmanager
@@ -53,10 +56,23 @@ class RunRecord:
                 self._checkpoints.clear()
                 write_text(self.folder.data_hash, data_hash(self._parts.splits))
                 self._write_checkpoint(0, self._average(), History())
+            step = self._resumed.step if self._resumed else 0
+            self._trackers = open_trackers(self._parts.config, self.folder, self._run_id, step)
             yield
             self._checkpoints.clear()
         finally:
+            for tracker in self._trackers:
+                tracker.close()
             self.folder.close()
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Note the private diagnostics of a step."""
+        self.folder.log_private(record)
+        if self._parts.config.run.log_private_diagnostics:
+            step, *values = record.items()
+            private = {f"private/{name}": value for name, value in values}
+            for tracker in self._trackers:
+                tracker.log(step[1], private)
 
     def keep(self, step: int, ema: Ema, history: History, evaluated: bool) -> None:
         """Write a checkpoint where one is due; always before what was evaluated is published."""
@@ -86,6 +102,17 @@ class RunRecord:
             metrics=text_writer(to_json(numbers)),
             card=text_writer(model_card(parts.config, statement, numbers)),
         )
+        point, last = history.points[-1], history.last
+        assert last is not None
+        for tracker in self._trackers:
+            tracker.log(
+                point["step"],
+                {
+                    "epsilon": point["epsilon"],
+                    "test_accuracy": last.accuracy,
+                    "test_loss": last.loss,
+                },
+            )
 
     def _average(self) -> Ema:
         return Ema(self._parts.model, self._parts.config.optimizer.ema_decay)

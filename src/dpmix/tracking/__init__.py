@@ -1,0 +1,11 @@
+"""Curves of a run in TensorBoard or Weights & Biases, through their own writers.
+
+Guarantee: what they are sent is public or covered by the guarantee: epsilon, and the accuracy and
+loss on the test split, at each evaluation and no oftener, since the time between two steps tells
+how many examples were drawn. Only `log_private_diagnostics` adds what was computed without noise.
+"""
+
+from dpmix.tracking.open import open_trackers
+from dpmix.tracking.tracker import Tracker
+
+__all__ = ["Tracker", "open_trackers"]

@@ -1,0 +1,39 @@
+"""The trackers that the settings ask for."""
+
+from typing import Any
+
+from dpmix.config import Config
+from dpmix.tracking.tensorboard import TensorBoard
+from dpmix.tracking.tracker import Tracker
+from dpmix.tracking.wandb import WeightsAndBiases
+from dpmix.training.run_folder import RunFolder
+
+_PATHS = {"pool", "pool_labels", "backbone_weights", "spent"}
+
+
+def open_trackers(config: Config, folder: RunFolder, run_id: str, step: int) -> list[Tracker]:
+    """Begin, or go on after `step` steps.
+
+    Raises:
+        DpmixError: a library that is not installed, or can't begin.
+    """
+    opened: list[Tracker] = []
+    private = config.run.log_private_diagnostics
+    if config.run.tensorboard:
+        place = folder.diagnostics if private else folder.root
+        opened.append(TensorBoard(place / "tensorboard", step))
+    if config.run.wandb:
+        # Its own files name paths and the machine.
+        opened.append(WeightsAndBiases(config.run.wandb, run_id, folder.diagnostics, shown(config)))
+    return opened
+
+
+def shown(config: Config) -> dict[str, Any]:
+    """Settings that name no path, host or data set."""
+    sections = config.model_dump(mode="json", include={"views", "model", "privacy", "optimizer"})
+    return {
+        leaf: value
+        for section in sections.values()
+        for leaf, value in section.items()
+        if leaf not in _PATHS
+    }

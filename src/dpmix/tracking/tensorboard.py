@@ -1,0 +1,33 @@
+"""TensorBoard's event files in the run's folder."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from dpmix.errors import DpmixError
+
+
+class TensorBoard:
+    """Curves in `folder`; a run that goes on after `step` takes the place of what came later.
+
+    Raises:
+        DpmixError: TensorBoard is not installed.
+    """
+
+    def __init__(self, folder: Path, step: int) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise DpmixError(
+                "--tensorboard needs TensorBoard; pip install 'dpmix[tracking]', or leave it out"
+            ) from None
+        self._writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Add a point to the curves in `values`."""
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Write what is left."""
+        self._writer.close()
