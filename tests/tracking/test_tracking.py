@@ -1,6 +1,7 @@
 """Curves: what is sent, and what is never sent."""
 
 import sys
+import time
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -66,7 +67,10 @@ def test_wandb_is_told_neither_what_is_private_nor_where_anything_lies(
     monkeypatch.setenv("WANDB_MODE", "offline")
     dpmix.fit(wandb="study", log_private_diagnostics=private, **settings)
     (log,) = (tmp_path / "run" / "diagnostics" / "wandb").glob("offline-run-*/run-*.wandb")
-    sent = log.read_bytes()
+    # wandb's own process may still be writing when `finish` returns.
+    deadline = time.monotonic() + 20
+    while b"test_accuracy" not in (sent := log.read_bytes()) and time.monotonic() < deadline:
+        time.sleep(0.1)
     for word in (b"test_accuracy", b"epsilon", b"expected_batch_size"):
         assert word in sent
     for word in (b"private/loss", b"private/median_norm", b"private/drawn"):
