@@ -71,6 +71,12 @@ def test_everyone_at_rate_one_and_no_one_at_a_tiny_rate():
     assert draw(1e-12, 7) == []
 
 
+def test_many_examples_are_drawn_from_piece_by_piece_by_the_same_coins(monkeypatch):
+    whole = draw(0.3, 1000)
+    monkeypatch.setattr("dpmix.privacy.sampling._AT_ONCE", 64)
+    assert draw(0.3, 1000) == whole
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.floats(0.01, 1), st.integers(0, 200), st.integers(0, 2**32))
 def test_indices_are_distinct_ascending_and_in_range(rate, examples, seed):

@@ -12,6 +12,10 @@ from torch import Tensor
 from dpmix.privacy.plan import PrivacyPlan
 
 
+# Coins thrown together: for a billion examples they would fill 8 GB.
+_AT_ONCE = 1 << 22
+
+
 class PoissonSampler:
     """Draws the examples of a step, at the plan's rate."""
 
@@ -21,4 +25,9 @@ class PoissonSampler:
 
     def draw(self, rng: np.random.Generator) -> Int64[Tensor, " B"]:
         """Indices of the drawn examples in ascending order; B varies from step to step, to 0."""
-        return torch.from_numpy(np.flatnonzero(rng.random(self.examples) < self.rate))
+        starts = range(0, self.examples, _AT_ONCE)
+        drawn = [
+            start + np.flatnonzero(rng.random(min(_AT_ONCE, self.examples - start)) < self.rate)
+            for start in starts
+        ]
+        return torch.from_numpy(np.concatenate([np.empty(0, np.int64), *drawn]))
