@@ -11,7 +11,6 @@ from torch import Tensor
 
 from dpmix.privacy.plan import PrivacyPlan
 
-
 # Coins thrown together: for a billion examples they would fill 8 GB.
 _AT_ONCE = 1 << 22
 
