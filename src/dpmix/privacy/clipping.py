@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from dpmix.errors import DpmixError, nearest
 from dpmix.models.head import LinearHead
+from dpmix.privacy.clipped_accumulator import sum_dtype
 
 Engine = Literal["auto", "examplewise", "vectorized", "linear"]
 ENGINES: tuple[str, ...] = get_args(Engine)
@@ -63,14 +64,6 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
 def gradient_dtype(parameter: Tensor) -> torch.dtype:
     """One example's gradient: float32, or float64 where the parameter is; half loses terms."""
     return torch.promote_types(parameter.dtype, torch.float32)
-
-
-def sum_dtype(device: torch.device) -> torch.dtype:
-    """Norms and sums over examples: float64, except where the device has none (Apple's mps).
-
-    A float32 sum of 4,096 equal gradients comes out 4e-5 C too far from the sum of 4,095.
-    """
-    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def zero_sum(parameters: list[nn.Parameter]) -> list[Tensor]:

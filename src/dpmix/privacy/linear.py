@@ -21,9 +21,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dpmix.errors import DpmixError
-from dpmix.privacy.clipping import ClippedSum, Loss, sum_dtype, zero_sum
-from dpmix.privacy.examplewise import clip_root, per_view_loss
-from dpmix.privacy.vectorized import add_clipped, not_alone
+from dpmix.privacy.clipped_accumulator import ClippedAccumulator, clip_root, sum_dtype
+from dpmix.privacy.clipping import ClippedSum, Loss
+from dpmix.privacy.examplewise import per_view_loss
+from dpmix.privacy.vectorized import not_alone
 
 # Numbers of per-example gradients at once: megabytes on a CPU, what fills the device elsewhere.
 _CPU_NUMBERS, _DEVICE_NUMBERS = 1 << 20, 1 << 25
@@ -72,21 +73,22 @@ def linear_sum(
     one_view = views.shape[1] == 1
     held = layer.in_features if one_view else sum(p.numel() for p in parameters)
     chunk = example_chunk or max(1, numbers // held)
-    total = zero_sum(parameters)
+    total = ClippedAccumulator(parameters, max_grad_norm)
+    sums = total.total
     norms, losses = [views.new_zeros(0)], [views.new_zeros(0)]
     for some_views, some_labels in zip(views.split(chunk), labels.split(chunk), strict=True):
         if not len(some_views):
             continue
         features, residuals, values = _residuals(model, layer, loss, some_views, some_labels)
         if one_view:
-            norms.append(_add_outer(total, residuals[:, 0], features[:, 0], max_grad_norm))
+            norms.append(_add_outer(sums, residuals[:, 0], features[:, 0], max_grad_norm))
         else:
             gradients = [torch.bmm(residuals.transpose(1, 2), features)]
             if layer.bias is not None:
                 gradients.append(residuals.sum(dim=1))
-            norms.append(add_clipped(total, gradients, max_grad_norm))
+            norms.append(total.add(gradients))
         losses.append(values)
-    return ClippedSum(total, torch.cat(norms), torch.cat(losses), engine="linear")
+    return ClippedSum(sums, torch.cat(norms), torch.cat(losses), engine="linear")
 
 
 def _add_outer(
