@@ -18,10 +18,11 @@ from dpmix.models import build_model
 from dpmix.models.fold_batch_norm import fold_batch_norm
 from dpmix.models.weight_standardization import WSConv2d
 from dpmix.privacy.clipping import clipped_gradient_sum
+from dpmix.privacy.fastest import Way
 from dpmix.training.loss import soft_cross_entropy
 
 CLASSES = 10
-Way = Callable[[], list[Tensor]]
+Runs = Callable[[], list[Tensor]]
 
 
 def wide_resnet() -> nn.Module:
@@ -63,6 +64,8 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], int]] = {
 }
 """Name -> (how to build it, pixels)."""
 
+WAYS = (Way("examplewise"), Way("examplewise", channels_last=True), Way("vectorized"))
+
 
 def non_private(model: nn.Module, views: Tensor, labels: Tensor, batch: int) -> list[Tensor]:
     """The limit: forward and backward over all views, `batch` at a time; nothing per example."""
@@ -76,11 +79,11 @@ def non_private(model: nn.Module, views: Tensor, labels: Tensor, batch: int) -> 
 
 
 def dpmix(
-    model: nn.Module, views: Tensor, labels: Tensor, max_grad_norm: float, engine: str
+    model: nn.Module, views: Tensor, labels: Tensor, max_grad_norm: float, way: Way
 ) -> list[Tensor]:
     """This library."""
     return clipped_gradient_sum(
-        model, soft_cross_entropy, views, labels, max_grad_norm, engine=engine
+        model, soft_cross_entropy, views, labels, max_grad_norm, engine=way.engine
     ).gradients
 
 
@@ -134,18 +137,30 @@ def _clip_rows(rows: list[Tensor], max_grad_norm: float) -> list[Tensor]:
     return [torch.einsum("g,g...->...", weights, row) for row in rows]
 
 
-def private_ways(
+def non_private_way(name: str, model: nn.Module, views: Tensor, labels: Tensor) -> Runs:
+    """The pass called `name`, which ends with its batch size."""
+    laid = _laid_out(model, "channels last" in name)
+    return partial(non_private, laid, views, labels, int(name.split()[-1]))
+
+
+def _laid_out(model: nn.Module, channels_last: bool) -> nn.Module:
+    laid = copy.deepcopy(model)
+    Way("examplewise", channels_last=channels_last).prepare(laid)
+    return laid
+
+
+def private_way(
     name: str, model: nn.Module, views: Tensor, labels: Tensor, max_grad_norm: float
-) -> Way:
+) -> Runs:
     """The way called `name`, ready to run.
 
     Raises:
         Exception: whatever the library raises for a model that it can't run.
     """
     given = (views, labels, max_grad_norm)
-    if name.startswith("dpmix"):
-        _, _, engine = name.partition(":")
-        return partial(dpmix, model, *given, engine or "auto")
+    if name.startswith("dpmix "):
+        way = next(way for way in WAYS if f"dpmix {way}" == name)
+        return partial(dpmix, _laid_out(model, way.channels_last), *given, way)
     if name == "functorch":
         return partial(functorch, model, *given)
     if name == "opacus":
@@ -158,7 +173,7 @@ def private_ways(
     return _opake(model, *given)
 
 
-def _ghost(model: nn.Module, views: Tensor, labels: Tensor, max_grad_norm: float) -> Way:
+def _ghost(model: nn.Module, views: Tensor, labels: Tensor, max_grad_norm: float) -> Runs:
     from opacus.grad_sample import GradSampleModuleFastGradientClipping
     from opacus.utils.fast_gradient_clipping_utils import DPLossFastGradientClipping
 
@@ -186,7 +201,7 @@ def _ghost(model: nn.Module, views: Tensor, labels: Tensor, max_grad_norm: float
     return partial(opacus_ghost, wrapped, criterion, views, labels)
 
 
-def _opake(model: nn.Module, views: Tensor, labels: Tensor, max_grad_norm: float) -> Way:
+def _opake(model: nn.Module, views: Tensor, labels: Tensor, max_grad_norm: float) -> Runs:
     from opake.dpsgd.clipping import clipped_grad
 
     parameters = {name: p.detach() for name, p in model.named_parameters()}

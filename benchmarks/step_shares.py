@@ -17,11 +17,11 @@ import yaml
 
 from dpmix.assembly import assemble
 from dpmix.config import Config
-from dpmix.privacy import examplewise
+from dpmix.privacy.clipped_accumulator import ClippedAccumulator
 from dpmix.public.pool import PublicPool
 from dpmix.training import step as step_module
 
-CLIP = "clip and add (examplewise)"
+CLIP = "clip and add"
 
 
 class Clock:
@@ -54,7 +54,7 @@ def main() -> None:
     """Train, time the parts of every step, print their shares."""
     settings = {k: yaml.safe_load(v) for k, v in (part.split("=", 1) for part in sys.argv[1:])}
     parts = assemble(Config.load(**settings))
-    trainer = parts.trainer()
+    trainer = parts.trainer(parts.views)
     clock = Clock(parts.device)
     builder, source = type(parts.views), type(parts.splits.train)
     with (
@@ -67,7 +67,7 @@ def main() -> None:
             "clipped_gradient_sum",
             clock.timed("forward and backward", step_module.clipped_gradient_sum),
         ),
-        patch.object(examplewise, "add_clipped", clock.timed(CLIP, examplewise.add_clipped)),
+        patch.object(ClippedAccumulator, "add", clock.timed(CLIP, ClippedAccumulator.add)),
         patch.object(trainer._noise, "release", clock.timed("noise", trainer._noise.release)),
         patch.object(parts.optimizer, "step", clock.timed("optimizer", parts.optimizer.step)),
     ):

@@ -8,7 +8,8 @@ import torch
 from dpmix.assembly import Assembly
 from dpmix.data import Splits
 from dpmix.models import parameter_count, train_mode
-from dpmix.privacy.clipping import choose_engine, clipped_gradient_sum
+from dpmix.privacy.clipping import clipped_gradient_sum
+from dpmix.privacy.fastest import Way, choose_way
 from dpmix.reporting.summary import pool_rows
 from dpmix.training.loss import soft_cross_entropy
 from dpmix.views.view_set import ViewSet
@@ -19,7 +20,7 @@ REPEATS = 3
 LONG_PASS, VERY_LONG_PASS = 0.3, 2.0  # seconds
 
 
-def seconds_per_step(parts: Assembly) -> float:
+def seconds_per_step(parts: Assembly, way: Way) -> float:
     """Expected seconds of a step: views and clipped gradients of a few random public examples.
 
     The median of three passes after one to warm up, scaled to the expected batch; of one pass over
@@ -29,17 +30,37 @@ def seconds_per_step(parts: Assembly) -> float:
     rng = np.random.default_rng()
     train_mode(parts.model)
     fewest = parts.views.spec.examples_per_group
-    warm_up = _seconds_of_pass(parts, fewest, rng)
+    warm_up = _seconds_of_pass(parts, way, fewest, rng)
     if warm_up > LONG_PASS:
-        again = _seconds_of_pass(parts, fewest, rng) if warm_up < VERY_LONG_PASS else warm_up
+        again = _seconds_of_pass(parts, way, fewest, rng) if warm_up < VERY_LONG_PASS else warm_up
         return again / fewest * parts.plan.expected_batch_size
     groups = PROBE_GROUPS if parts.cache is None else PROBE_ROWS
     examples = groups * fewest
-    times = sorted(_seconds_of_pass(parts, examples, rng) for _ in range(REPEATS))
+    times = sorted(_seconds_of_pass(parts, way, examples, rng) for _ in range(REPEATS))
     return times[REPEATS // 2] / examples * parts.plan.expected_batch_size
 
 
-def _seconds_of_pass(parts: Assembly, examples: int, rng: np.random.Generator) -> float:
+def chosen_way(parts: Assembly) -> Way:
+    """How the run would compute a clipped sum."""
+    views, run = parts.views, parts.config.run
+    shape: tuple[int, ...] = views.view_shape(parts.splits.train.image_shape)
+    if parts.cache is not None and parts.backbone is not None:
+        shape = (parts.backbone.embedding_size,)
+    way = choose_way(
+        run.engine,
+        parts.trained,
+        soft_cross_entropy,
+        shape,
+        views.spec.views,
+        run.view_chunk,
+        passes=parts.plan.steps * parts.plan.expected_batch_size * views.spec.views,
+        repeatable=run.seed is not None,
+    )
+    way.prepare(parts.trained)
+    return way
+
+
+def _seconds_of_pass(parts: Assembly, way: Way, examples: int, rng: np.random.Generator) -> float:
     start = time.perf_counter()
     made = _random_views(parts, examples, rng)
     part = clipped_gradient_sum(
@@ -48,8 +69,8 @@ def _seconds_of_pass(parts: Assembly, examples: int, rng: np.random.Generator) -
         made.views,
         made.labels,
         parts.plan.max_grad_norm,
-        engine=parts.config.run.engine,
-        view_chunk=parts.config.run.view_chunk,
+        engine=way.engine,
+        view_chunk=way.view_chunk,
     )
     # Reading a value back waits for the device to finish.
     part.norms.sum().item()
@@ -73,12 +94,10 @@ def _random_views(parts: Assembly, examples: int, rng: np.random.Generator) -> V
 
 def estimate_rows(parts: Assembly) -> list[tuple[str, str]]:
     """Model size, cost per step, memory and an estimate of the time, a line each."""
-    seconds = seconds_per_step(parts)
+    way = chosen_way(parts)
+    seconds = seconds_per_step(parts, way)
     views = parts.views.spec.views
     groups = parts.plan.expected_batch_size / parts.views.spec.examples_per_group
-    chosen, reason = choose_engine(parts.trained, views)
-    if parts.config.run.engine != "auto":
-        chosen, reason = parts.config.run.engine, "as asked for"
     return [
         *model_rows(parts),
         *([("better", parts.better)] if parts.better else []),
@@ -88,7 +107,7 @@ def estimate_rows(parts: Assembly) -> list[tuple[str, str]]:
         ("flip", "on" if parts.views.spec.flip else "off"),
         ("cost of a step", f"{groups:g} clipped gradients x {views} views = "
          f"{groups * views:g} forward and backward passes"),
-        ("engine", f"{chosen}: {reason}"),
+        ("engine", f"{way}: {way.reason}"),
         ("memory", f"about {step_memory(parts) / 2**20:,.0f} MiB for weights, gradients and the "
          "views of one example"),
         *_cache_rows(parts),

@@ -149,4 +149,4 @@ def test_a_smoke_run_on_the_backbone_at_hand_leaves_nothing(dpmix, tmp_path, mon
 def test_dry_and_smoke_do_not_go_together(dpmix):
     status, _, err = dpmix("train", "--smoke", "--dry-run")
     assert status == 2
-    assert "--dry-run and --smoke were both given" in err
+    assert "--dry-run and --smoke were given together" in err

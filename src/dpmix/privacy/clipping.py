@@ -25,8 +25,8 @@ ENGINES: tuple[str, ...] = get_args(Engine)
 # Maps logits [K, L] and soft labels [K, L] to one loss per view, [K].
 Loss = Callable[[Tensor, Tensor], Tensor]
 
-# Measured on two cores (benchmarks/engines.py): from this K on, one example at a time is faster for
-# convolutions. Larger models than this gain nothing from vmap and need a gradient per example.
+# Measured on two cores (benchmarks/step_speed.py): from this K on, one example at a time is faster
+# for convolutions. Larger models than this gain nothing from vmap and need a gradient per example.
 EXAMPLEWISE_VIEWS = 16
 VECTORIZED_PARAMETERS = 1 << 20
 

@@ -21,6 +21,7 @@ from dpmix.privacy.clipping import (
     trainable,
     zero_sum,
 )
+from dpmix.privacy.fastest import choose_way
 from dpmix.privacy.noise import GaussianNoise
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.privacy.randomness import Randomness, StepRandomness
@@ -113,7 +114,6 @@ class PrivateTrainer:
         self.model, self.data = model, data
         self._plan, self._views, self._process = plan, views, os.getpid()
         self.optimizer, self.loss = optimizer, loss
-        self.engine, self.view_chunk = engine, view_chunk
         self._steps_done = 0
         self.parameters = list(trainable(model).values())
         views.check_data(data)
@@ -123,6 +123,17 @@ class PrivateTrainer:
         self.device = self.parameters[0].device
         self._sampler, self._noise = PoissonSampler(plan, len(data)), GaussianNoise(plan)
         self._randomness, self._ranks = Randomness(seed, ranks.rank), ranks
+        self.way = choose_way(
+            engine,
+            model,
+            loss,
+            views.view_shape(data.image_shape),
+            views.spec.views,
+            view_chunk,
+            passes=plan.steps * plan.expected_batch_size * views.spec.views,
+            repeatable=seed is not None,
+        )
+        self.way.prepare(model)
         self.share_weights()
 
     @property
@@ -254,8 +265,8 @@ class PrivateTrainer:
             view_set.views,
             view_set.labels,
             self.plan.max_grad_norm,
-            engine=self.engine,
-            view_chunk=self.view_chunk,
+            engine=self.way.engine,
+            view_chunk=self.way.view_chunk,
         )
 
     def _check_wiring(self) -> None:

@@ -1,0 +1,234 @@
+"""Which engine, chunks and layout are fastest for a model, tried on public random images.
+
+Guarantee: nothing private is read; every way computes the same clipped sum. What is chosen depends
+on the clock, and so the last bits of a run do: a seeded run, which is to repeat, goes by the rule
+of `choose_engine` instead.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from dpmix.models.preserved import preserved
+from dpmix.privacy.clipping import (
+    Engine,
+    Loss,
+    choose_engine,
+    clipped_gradient_sum,
+    trainable,
+)
+from dpmix.privacy.linear import trained_linear
+from dpmix.privacy.vectorized import MAX_GRADIENT_NUMBERS, CannotVectorizeError
+
+# A run of fewer forward passes is over before the ways to compute it were tried.
+WORTH_TRYING = 20_000
+ROUNDS = 3
+SECONDS_PER_TRY = 0.3
+MOST_EXAMPLES = 64
+# A way must be so much faster to be preferred to one that needs less.
+CLEARLY = 0.95
+# A first try that takes so many times as long is not repeated.
+HOPELESS = 3.0
+SHARE_OF_MEMORY = 0.5
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a clipped sum is computed.
+
+    Attributes:
+        engine: as in `clipped_gradient_sum`.
+        view_chunk: as there.
+        channels_last: whether the model's convolutions lie in that order in memory.
+        reason: why, in a few words.
+    """
+
+    engine: Engine
+    view_chunk: int | None = None
+    channels_last: bool = False
+    reason: str = ""
+
+    def prepare(self, model: nn.Module) -> None:
+        """Lay the model out in memory; its values stay."""
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        for parameter in model.parameters():
+            if parameter.ndim == 4:
+                parameter.data = parameter.data.contiguous(memory_format=layout)
+
+    def __str__(self) -> str:
+        layout = ", channels last" if self.channels_last else ""
+        chunk = f", {self.view_chunk} views at a time" if self.view_chunk else ""
+        return f"{self.engine}{layout}{chunk}"
+
+
+def choose_way(
+    engine: Engine,
+    model: nn.Module,
+    loss: Loss,
+    view_shape: tuple[int, ...],
+    views: int,
+    view_chunk: int | None,
+    *,
+    passes: float,
+    repeatable: bool,
+) -> Way:
+    """As asked for; for `auto` the fastest, or where that is not worth a try, by rule.
+
+    Args:
+        engine: as in `clipped_gradient_sum`.
+        model: as in `fastest_way`, like the next four.
+        loss: as there.
+        view_shape: as there.
+        views: as there.
+        view_chunk: as there.
+        passes: forward passes in the whole run.
+        repeatable: whether the run is to repeat to the bit.
+    """
+    if engine != "auto":
+        return Way(engine, view_chunk, reason="as asked for")
+    if repeatable or passes < WORTH_TRYING:
+        return by_rule(model, views, view_chunk)
+    return fastest_way(model, loss, view_shape, views, view_chunk)
+
+
+def by_rule(model: nn.Module, views: int, view_chunk: int | None) -> Way:
+    """The way that depends on K and the model alone."""
+    engine, reason = choose_engine(model, views)
+    return Way(engine, view_chunk, reason=reason)
+
+
+def fastest_way(
+    model: nn.Module,
+    loss: Loss,
+    view_shape: tuple[int, ...],
+    views: int,
+    view_chunk: int | None = None,
+) -> Way:
+    """Try what the model can run on random images of `view_shape`; takes a second or a few.
+
+    Args:
+        model: on its device, in its modes; it is left as it was.
+        loss: as in `clipped_gradient_sum`.
+        view_shape: of one view.
+        views: K.
+        view_chunk: at most so many views in one pass; None: as many as fit in the memory.
+    """
+    if trained_linear(model) is not None:
+        return by_rule(model, views, view_chunk)
+    trained = list(trainable(model).values())
+    device, numbers = trained[0].device, sum(p.numel() for p in trained)
+    with preserved(model):
+        chunk = view_chunk or _fitting_chunk(model, view_shape, views, device)
+        ways = [Way("examplewise", chunk)]
+        if any(isinstance(module, nn.Conv2d) for module in model.modules()):
+            ways.append(Way("examplewise", chunk, channels_last=True))
+        if chunk is None and numbers <= MAX_GRADIENT_NUMBERS:
+            ways.append(Way("vectorized"))
+        seconds = _timed(ways, model, loss, view_shape, views, device)
+        Way("examplewise").prepare(model)
+    best = ways[0]
+    for way in ways[1:]:
+        if seconds.get(way, float("inf")) < CLEARLY * seconds[best]:
+            best = way
+    tried = ", ".join(f"{way} {1e3 * taken:.3g} ms" for way, taken in seconds.items())
+    logger.info("engine %s: an example took %s", best, tried)
+    return replace(best, reason=f"fastest of {tried} an example")
+
+
+def _timed(
+    ways: list[Way],
+    model: nn.Module,
+    loss: Loss,
+    view_shape: tuple[int, ...],
+    views: int,
+    device: torch.device,
+) -> dict[Way, float]:
+    """Seconds an example, the least of a few tries in turns; ways that can't be gone are absent."""
+    tries: dict[Way, Callable[[int], float]] = {}
+    first: dict[Way, float] = {}
+    for way in ways:
+        tries[way] = _trial(way, model, loss, view_shape, views, device)
+        try:
+            tries[way](1)  # warms up
+            first[way] = tries[way](2)
+        except CannotVectorizeError as error:
+            logger.debug("engine %s: %s", way, error)
+    least = min(first.values())
+    count = max(2, min(MOST_EXAMPLES, int(SECONDS_PER_TRY / least)))
+    hopeful = [way for way in first if first[way] < HOPELESS * least or way.engine == "vectorized"]
+    best = dict(first)
+    for turn in range(ROUNDS):
+        for way in hopeful:
+            taken = tries[way](count)
+            best[way] = min(taken, best[way]) if turn else taken
+    return best
+
+
+def _trial(
+    way: Way,
+    model: nn.Module,
+    loss: Loss,
+    view_shape: tuple[int, ...],
+    views: int,
+    device: torch.device,
+) -> Callable[[int], float]:
+    """A function from a number of examples to the seconds that one of them takes."""
+    classes = _logits(model, torch.rand(1, *view_shape, device=device)).shape[-1]
+
+    def run(examples: int) -> float:
+        way.prepare(model)
+        images = torch.rand(examples, views, *view_shape, device=device)
+        labels = torch.full((examples, views, classes), 1 / classes, device=device)
+        start = time.perf_counter()
+        part = clipped_gradient_sum(
+            model, loss, images, labels, 1.0, engine=way.engine, view_chunk=way.view_chunk
+        )
+        # Reading a value back waits for the device to finish.
+        part.norms.sum().item()
+        return (time.perf_counter() - start) / examples
+
+    return run
+
+
+def _logits(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        logits: torch.Tensor = model(images)
+    return logits
+
+
+def _fitting_chunk(
+    model: nn.Module, view_shape: tuple[int, ...], views: int, device: torch.device
+) -> int | None:
+    """The views whose activations fit in half of the free memory; None where all K do."""
+    kept: dict[int, int] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        model(torch.rand(1, *view_shape, device=device))
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    activations = sum(size for where, size in kept.items() if where not in own)
+    fitting = int(SHARE_OF_MEMORY * free_memory(device) / max(1, activations))
+    return None if fitting >= views else max(1, fitting)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that are free on `device`; on a CPU those of the machine, where it says so."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return 1 << 62
+    (available,) = (line.split()[1] for line in lines if line.startswith("MemAvailable:"))
+    return int(available) * 1024
