@@ -166,7 +166,9 @@ def private_way(
     if name == "opacus":
         from opacus import GradSampleModule
 
-        return partial(opacus_hooks, GradSampleModule(copy.deepcopy(model)), *given)
+        return partial(
+            opacus_hooks, GradSampleModule(copy.deepcopy(model), loss_reduction="sum"), *given
+        )
     if name == "opacus ghost":
         return _ghost(model, *given)
     assert name == "opake", name
@@ -190,10 +192,15 @@ def _ghost(model: nn.Module, views: Tensor, labels: Tensor, max_grad_norm: float
             return loss(logits, targets)
 
     wrapped = GradSampleModuleFastGradientClipping(
-        copy.deepcopy(model), max_grad_norm=max_grad_norm, use_ghost_clipping=True
+        copy.deepcopy(model),
+        max_grad_norm=max_grad_norm,
+        use_ghost_clipping=True,
+        loss_reduction="sum",
     )
 
     class Optimizer:
+        loss_reduction = "sum"
+
         def zero_grad(self) -> None:
             wrapped.zero_grad()
 
