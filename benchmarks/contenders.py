@@ -64,7 +64,12 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], int]] = {
 }
 """Name -> (how to build it, pixels)."""
 
-WAYS = (Way("examplewise"), Way("examplewise", channels_last=True), Way("vectorized"))
+WAYS = (
+    Way("examplewise"),
+    Way("examplewise", channels_last=True),
+    Way("concurrent"),
+    Way("vectorized"),
+)
 
 
 def non_private(model: nn.Module, views: Tensor, labels: Tensor, batch: int) -> list[Tensor]:

@@ -51,7 +51,7 @@ def mlp():
 
 
 MODELS = {"wrn-16-4": wrn, "vit": vit, "convnext": convnext, "mlp": mlp}
-ENGINES = ("examplewise", "vectorized")
+ENGINES = ("examplewise", "concurrent", "vectorized")
 
 
 def built(name):
@@ -108,7 +108,7 @@ def test_both_engines_agree_with_brute_force(name, engine, dtype, tolerance):
 @pytest.mark.parametrize("engine", ENGINES)
 def test_chunks_change_nothing_but_memory(engine, chunk):
     model = built("convnext").double()
-    name = "view_chunk" if engine == "examplewise" else "example_chunk"
+    name = "example_chunk" if engine == "vectorized" else "view_chunk"
     whole, parts = (
         clipped_gradient_sum(model, soft_cross_entropy, *batch(), 0.5, engine=engine, **how)
         for how in ({}, {name: chunk})

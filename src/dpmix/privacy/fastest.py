@@ -16,6 +16,7 @@ from torch import nn
 
 from dpmix.models.preserved import preserved
 from dpmix.privacy.clipping import (
+    CannotRunError,
     Engine,
     Loss,
     choose_engine,
@@ -23,7 +24,7 @@ from dpmix.privacy.clipping import (
     trainable,
 )
 from dpmix.privacy.linear import trained_linear
-from dpmix.privacy.vectorized import MAX_GRADIENT_NUMBERS, CannotVectorizeError
+from dpmix.privacy.vectorized import MAX_GRADIENT_NUMBERS
 
 # A run of fewer forward passes is over before the ways to compute it were tried.
 WORTH_TRYING = 20_000
@@ -129,6 +130,8 @@ def fastest_way(
         ways = [Way("examplewise", chunk)]
         if any(isinstance(module, nn.Conv2d) for module in model.modules()):
             ways.append(Way("examplewise", chunk, channels_last=True))
+        if chunk is None and device.type == "cpu" and torch.get_num_threads() > 1:
+            ways.append(Way("concurrent"))
         if chunk is None and numbers <= MAX_GRADIENT_NUMBERS:
             ways.append(Way("vectorized"))
         seconds = _timed(ways, model, loss, view_shape, views, device)
@@ -158,7 +161,7 @@ def _timed(
         try:
             tries[way](1)  # warms up
             first[way] = tries[way](2)
-        except CannotVectorizeError as error:
+        except CannotRunError as error:
             logger.debug("engine %s: %s", way, error)
     least = min(first.values())
     count = max(2, min(MOST_EXAMPLES, int(SECONDS_PER_TRY / least)))

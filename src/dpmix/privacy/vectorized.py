@@ -9,17 +9,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 
-from dpmix.errors import DpmixError
 from dpmix.privacy.clipped_accumulator import ClippedAccumulator
-from dpmix.privacy.clipping import ClippedSum, Loss, trainable
+from dpmix.privacy.clipping import CannotRunError, ClippedSum, Loss, trainable
 from dpmix.privacy.examplewise import per_view_loss
 
 # Bound on the per-example gradients held at once, in numbers (128 MiB of float32).
 MAX_GRADIENT_NUMBERS = 1 << 25
-
-
-class CannotVectorizeError(DpmixError):
-    """The model does what `vmap` cannot: it looks at values, or draws coins in place."""
 
 
 def vectorized_sum(
@@ -51,7 +46,7 @@ def vectorized_sum(
                 parameters, not_alone(some_views), not_alone(some_labels)
             )
         except RuntimeError as error:
-            raise CannotVectorizeError(
+            raise CannotRunError(
                 "engine vectorized cannot run this model: "
                 f"{str(error).splitlines()[0]}; use engine 'examplewise'"
             ) from error

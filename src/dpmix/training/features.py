@@ -26,11 +26,11 @@ import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
+from dpmix.core_pool import Map, one_example_a_core
 from dpmix.data.fingerprint import fingerprint
 from dpmix.data.source import ImageSource
 from dpmix.errors import DpmixError
 from dpmix.models.backbone import Backbone
-from dpmix.training.core_pool import Map, one_example_a_core
 from dpmix.training.feature_store import FeatureStore, Layout
 from dpmix.views.enlarged import enlarged, kinds
 from dpmix.views.spec import ViewSpec

@@ -2,7 +2,7 @@
 
 import torch
 
-from dpmix.training.core_pool import one_example_a_core
+from dpmix.core_pool import one_example_a_core
 
 
 def test_it_keeps_the_order_and_gives_the_threads_back(monkeypatch):
