@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from dpmix import PrivacyPlan, PrivateTrainer, ViewBuilder, ViewSpec
 from dpmix.data import TensorSource, normalization
 from dpmix.data.shard import Shard
 from dpmix.errors import DpmixError
-from dpmix.training.ranks import join, leave
+from dpmix.training.ranks import Ranks, join, leave
 
 N, STEPS, SEED = 13, 4, 11
 RATE = 0.25
@@ -51,17 +52,24 @@ def trainer(source, ranks, seed=SEED, model_seed=0):
     )  # fmt: skip
 
 
-def main(mode: str, folder: Path) -> None:
+def main(folder: Path) -> None:
+    """Train in every mode in turn; leave what each ended with."""
+    step_module.STEPS_BETWEEN_COMPARISONS = 2
     ranks = join()
-    whole = data()
+    for mode in ("seeded", "unseeded", "diverge"):
+        torch.save(ended(mode, ranks), folder / f"{mode}-{ranks.rank}.pt")
+    leave()
+
+
+def ended(mode: str, ranks: Ranks) -> dict[str, Any]:
     # Ranks begin with other weights: rank 0's are to be shared.
     run = trainer(
-        Shard(whole, *ranks.bounds(N)),
+        Shard(data(), *ranks.bounds(N)),
         ranks,
         seed=None if mode == "unseeded" else SEED,
         model_seed=ranks.rank,
     )
-    drawn = []
+    drawn, said = [], ""
     try:
         for step in range(STEPS):
             drawn.append(run.step().drawn)
@@ -69,11 +77,9 @@ def main(mode: str, folder: Path) -> None:
                 with torch.no_grad():
                     run.parameters[0].view(-1)[0] += 1e-7
     except DpmixError as error:
-        (folder / f"error{ranks.rank}.txt").write_text(str(error))
-    torch.save({"weights": run.model.state_dict(), "drawn": drawn}, folder / f"{ranks.rank}.pt")
-    leave()
+        said = str(error)
+    return {"weights": run.model.state_dict(), "drawn": drawn, "said": said}
 
 
 if __name__ == "__main__":
-    step_module.STEPS_BETWEEN_COMPARISONS = 2
-    main(sys.argv[1], Path(sys.argv[2]))
+    main(Path(sys.argv[1]))

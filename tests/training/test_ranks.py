@@ -36,12 +36,17 @@ def torchrun(size, *command, **options):
     )  # fmt: skip
 
 
-def together(size, mode, folder):
-    """What each of `size` processes ended with."""
-    process = torchrun(size, WORKER, mode, folder)
+@pytest.fixture(scope="module", params=[2, 3])
+def together(request, tmp_path_factory):
+    """What each of 2 or 3 processes ended with, by mode."""
+    folder = tmp_path_factory.mktemp("ranks")
+    process = torchrun(request.param, WORKER, folder)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
-    return [torch.load(folder / f"{rank}.pt") for rank in range(size)]
+    return {
+        mode: [torch.load(folder / f"{mode}-{rank}.pt") for rank in range(request.param)]
+        for mode in ("seeded", "unseeded", "diverge")
+    }
 
 
 def alone(size):
@@ -69,11 +74,10 @@ def alone(size):
     return network.state_dict(), drawn
 
 
-@pytest.mark.parametrize("size", [2, 3])
-def test_the_same_coins_release_the_same_gradients_as_in_one_process(size, tmp_path):
+def test_the_same_coins_release_the_same_gradients_as_in_one_process(together):
+    ended, size = together["seeded"], len(together["seeded"])
     expected, drawn = alone(size)
     assert 0 in drawn and max(drawn) > 1, "some batch is empty"
-    ended = together(size, "seeded", tmp_path)
     assert [other["drawn"] for other in ended] == [drawn[rank::size] for rank in range(size)]
     for rank in range(size):
         for name, value in expected.items():
@@ -81,18 +85,17 @@ def test_the_same_coins_release_the_same_gradients_as_in_one_process(size, tmp_p
             assert torch.allclose(ended[rank]["weights"][name], value, atol=1e-5)
 
 
-def test_without_a_seed_processes_draw_apart_and_end_alike(tmp_path):
-    first, second = together(2, "unseeded", tmp_path)
+def test_without_a_seed_processes_draw_apart_and_end_alike(together):
+    first, *others = together["unseeded"]
     for name, value in first["weights"].items():
-        assert torch.equal(value, second["weights"][name])
-        assert not torch.equal(value, model().state_dict()[name])
+        assert all(torch.equal(value, other["weights"][name]) for other in others)
+        assert not torch.equal(value, together["seeded"][0]["weights"][name])
 
 
-def test_weights_that_come_to_differ_stop_every_process(tmp_path):
-    together(2, "diverge", tmp_path)
-    for rank in (0, 1):
-        said = (tmp_path / f"error{rank}.txt").read_text()
-        assert "the weights of rank 1 differ from those of rank 0" in said
+def test_weights_that_come_to_differ_stop_every_process(together):
+    for ended in together["diverge"]:
+        assert "the weights of rank 1 differ from those of rank 0" in ended["said"]
+        assert len(ended["drawn"]) < STEPS
 
 
 @pytest.mark.parametrize(("examples", "size"), [(13, 3), (5, 5), (100, 7)])
@@ -128,8 +131,8 @@ def test_one_process_joins_nobody(monkeypatch):
 @pytest.fixture
 def command(image_root, tmp_path, quick):
     settings = quick | {
-        "data": image_root, "output": tmp_path / "run", "device": "cpu", "steps": 900,
-        "eval_every": 100, "method": "self-aug", "cache_dir": tmp_path / "features",
+        "data": image_root, "output": tmp_path / "run", "device": "cpu", "steps": 400,
+        "eval_every": 50, "method": "self-aug", "cache_dir": tmp_path / "features",
     }  # fmt: skip
     flags = [p for k, v in settings.items() for p in (f"--{k.replace('_', '-')}", str(v))]
     return ["-m", "dpmix", "train", *flags]
@@ -161,7 +164,7 @@ def test_a_process_that_is_killed_ends_all_with_one_message_and_the_run_goes_on(
     assert process.returncode != 0
     assert errors.count("error: another process of this run ended, so all do") == 1, errors
     checkpoint = newest_checkpoint(tmp_path / "run" / "checkpoints")
-    assert checkpoint.step >= 100 and checkpoint.ranks == 3
+    assert checkpoint.step >= 50 and checkpoint.ranks == 3
     result = dpmix.fit(resume=tmp_path / "run")
     said = json.loads((result.folder / "privacy.json").read_text())
     assert said["complete"] and said["resumed_at"] == [checkpoint.step]

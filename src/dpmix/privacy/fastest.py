@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from dpmix.models.memory_probe import copy_of
 from dpmix.models.preserved import preserved
 from dpmix.privacy.clipping import (
     CannotRunError,
@@ -57,11 +58,11 @@ class Way:
     reason: str = ""
 
     def prepare(self, model: nn.Module) -> None:
-        """Lay the model out in memory; its values stay."""
-        layout = torch.channels_last if self.channels_last else torch.contiguous_format
-        for parameter in model.parameters():
-            if parameter.ndim == 4:
-                parameter.data = parameter.data.contiguous(memory_format=layout)
+        """Lay the model out in memory where the way asks for it; its values stay."""
+        if self.channels_last:
+            for parameter in model.parameters():
+                if parameter.ndim == 4:
+                    parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
 
     def __str__(self) -> str:
         layout = ", channels last" if self.channels_last else ""
@@ -135,7 +136,6 @@ def fastest_way(
         if chunk is None and numbers <= MAX_GRADIENT_NUMBERS:
             ways.append(Way("vectorized"))
         seconds = _timed(ways, model, loss, view_shape, views, device)
-        Way("examplewise").prepare(model)
     best = ways[0]
     for way in ways[1:]:
         if seconds.get(way, float("inf")) < CLEARLY * seconds[best]:
@@ -184,14 +184,15 @@ def _trial(
 ) -> Callable[[int], float]:
     """A function from a number of examples to the seconds that one of them takes."""
     classes = _logits(model, torch.rand(1, *view_shape, device=device)).shape[-1]
+    subject = copy_of(model) if way.channels_last else model
+    way.prepare(subject)
 
     def run(examples: int) -> float:
-        way.prepare(model)
         images = torch.rand(examples, views, *view_shape, device=device)
         labels = torch.full((examples, views, classes), 1 / classes, device=device)
         start = time.perf_counter()
         part = clipped_gradient_sum(
-            model, loss, images, labels, 1.0, engine=way.engine, view_chunk=way.view_chunk
+            subject, loss, images, labels, 1.0, engine=way.engine, view_chunk=way.view_chunk
         )
         # Reading a value back waits for the device to finish.
         part.norms.sum().item()
