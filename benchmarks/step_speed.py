@@ -3,8 +3,8 @@
 For every K, in one process and in turns: the non-private pass at several micro-batch sizes (the
 fastest of them is the limit), `dpmix` with the engine that `auto` takes and with every other, and
 with --peers opacus (hooks; ghost clipping for K = 1), opake and plain `torch.func`. All that is
-private computes the same clipped sum, checked before anything is timed. Peak memory is that of a
-process that computes nothing else. Rows go to a CSV, --plot draws them.
+private computes the same clipped sum, checked before anything is timed. With --memory: what the
+first pass of a fresh process adds at its peak. Rows go to a CSV, --plot draws them.
 
     pip install -e '.[bench]'
     python benchmarks/step_speed.py --model wrn-16-4 --views 1 4 16 34 --output speed.csv
@@ -32,8 +32,8 @@ from dpmix.training.loss import soft_cross_entropy
 C = 1.0
 BATCHES = (4, 8, 16, 32, 64, 128, 272)
 PEERS = ("functorch", "opake", "opacus", "opacus ghost")
-FIELDS = ("model", "pixels", "K", "examples", "way", "seconds", "ratio", "megabytes", "device",
-          "threads", "torch", "note")  # fmt: skip
+FIELDS = ("model", "pixels", "K", "examples", "way", "seconds", "ratio", "device", "threads",
+          "torch", "note")  # fmt: skip
 
 
 def inputs(pixels: int, k: int, examples: int, device: torch.device):
@@ -153,7 +153,6 @@ def compare(args: argparse.Namespace, k: int) -> list[dict[str, object]]:
             "model": args.model, "pixels": pixels, "K": k, "examples": examples, "way": name,
             "seconds": taken and round(taken, 4),
             "ratio": taken and round(taken / seconds[limit], 3),
-            "megabytes": taken and args.memory and round(peak(name, args, k, examples), 1),
             "device": platform.processor() or platform.machine() if args.device == "cpu"
             else torch.cuda.get_device_name(), "threads": torch.get_num_threads(),
             "torch": torch.__version__,
@@ -165,9 +164,9 @@ def compare(args: argparse.Namespace, k: int) -> list[dict[str, object]]:
 def show(rows: list[dict[str, object]]) -> None:
     """A Markdown table."""
     for row in rows:
-        taken, ratio, memory = row["seconds"], row["ratio"], row["megabytes"]
+        taken, ratio = row["seconds"], row["ratio"]
         print(f"| {row['model']} | {row['K']} | {row['way']} | {taken or '-'} | {ratio or '-'} | "
-              f"{memory or '-'} | {row['note']} |", flush=True)  # fmt: skip
+              f"{row['note']} |", flush=True)  # fmt: skip
 
 
 def plot(table: Path, picture: Path) -> None:
@@ -215,7 +214,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=[])
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--memory", action="store_true", help="measure peak memory too")
+    parser.add_argument("--memory", action="store_true", help="peak memory instead of time")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     parser.add_argument("--output", type=Path, help="CSV, to which rows are added")
     parser.add_argument("--plot", type=Path, nargs=2, metavar=("CSV", "PNG"))
@@ -226,7 +225,14 @@ def main() -> None:
     if args.memory_of:
         memory_of(args.memory_of, args)
         return
-    print("| model | K | way | seconds | ratio | MiB | |\n|---|---|---|---|---|---|---|")
+    if args.memory:
+        print("| model | K | way | MiB |\n|---|---|---|---|")
+        for k in args.views:
+            for name in (f"non-private {k}", *(f"dpmix {way}" for way in WAYS), *args.peers):
+                held = peak(name, args, k, args.examples or max(1, args.total // k))
+                print(f"| {args.model} | {k} | {name} | {held:.0f} |", flush=True)
+        return
+    print("| model | K | way | seconds | ratio | |\n|---|---|---|---|---|---|")
     for k in args.views:
         rows = compare(args, k)
         show(rows)
