@@ -164,7 +164,9 @@ def _timed(
         except CannotRunError as error:
             logger.debug("engine %s: %s", way, error)
     least = min(first.values())
-    count = max(2, min(MOST_EXAMPLES, int(SECONDS_PER_TRY / least)))
+    # Two for every core: fewer would show what it costs to begin.
+    fewest = 2 * torch.get_num_threads() if device.type == "cpu" else 2
+    count = max(fewest, min(MOST_EXAMPLES, int(SECONDS_PER_TRY / least)))
     hopeful = [way for way in first if first[way] < HOPELESS * least or way.engine == "vectorized"]
     best = dict(first)
     for turn in range(ROUNDS):
