@@ -195,6 +195,7 @@ def plot(table: Path, picture: Path) -> None:
                       align="edge")  # fmt: skip
         panel.axhline(1, color="black", linewidth=1)
         panel.set(title=model, xlabel="views an example (K)", yscale="log")
+        panel.minorticks_off()
         panel.set_yticks([1, 1.5, 2, 4, 8], ["1", "1.5", "2", "4", "8"])
         panel.set_xticks(range(len(counts)), counts)
     panels[0][0].set_ylabel("time / best non-private pass")
