@@ -67,7 +67,6 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], int]] = {
 WAYS = (
     Way("examplewise"),
     Way("examplewise", channels_last=True),
-    Way("concurrent"),
     Way("vectorized"),
 )
 

@@ -1,6 +1,7 @@
 """One of several processes that train together, started by torchrun from `test_ranks.py`."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +57,14 @@ def main(folder: Path) -> None:
     """Train in every mode in turn; leave what each ended with."""
     step_module.STEPS_BETWEEN_COMPARISONS = 2
     ranks = join()
-    for mode in ("seeded", "unseeded", "diverge"):
+    for mode in ("seeded", "unseeded", "diverge", "mixed up"):
         torch.save(ended(mode, ranks), folder / f"{mode}-{ranks.rank}.pt")
     leave()
 
 
 def ended(mode: str, ranks: Ranks) -> dict[str, Any]:
+    if mode == "mixed up":
+        return {"said": refused(ranks)}
     # Ranks begin with other weights: rank 0's are to be shared.
     run = trainer(
         Shard(data(), *ranks.bounds(N)),
@@ -79,6 +82,20 @@ def ended(mode: str, ranks: Ranks) -> dict[str, Any]:
     except DpmixError as error:
         said = str(error)
     return {"weights": run.model.state_dict(), "drawn": drawn, "said": said}
+
+
+def refused(ranks: Ranks) -> str:
+    """What every rank says where one clips otherwise than the noise is made for."""
+    own = replace(plan(), max_grad_norm=0.5 + ranks.rank)
+    network = model()
+    try:
+        PrivateTrainer(
+            network, data(), plan=own, views=views(), ranks=ranks,
+            optimizer=torch.optim.SGD(network.parameters(), lr=0.5),
+        )  # fmt: skip
+    except DpmixError as error:
+        return str(error)
+    return ""
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from dpmix.fit import run
 from dpmix.privacy.accounting import epsilon_pld
 from dpmix.resume import is_complete, reassemble
 from dpmix.run_record import RunRecord
+from dpmix.training.checkpoint import Checkpoint
 from dpmix.training.run_folder import RunFolder
 
 STEPS = 6
@@ -202,21 +204,95 @@ def test_a_head_on_cached_features_goes_on(tmp_path, settings):
     assert same(weights(whole.folder), weights(folder))
 
 
+def damage(path):
+    """One flipped bit."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def checkpoint_paths(folder):
+    return sorted((folder / "checkpoints").iterdir(), reverse=True)
+
+
 def test_damaged_checkpoints_are_passed_over_but_no_published_step_is_done_twice(
     tmp_path, settings
 ):
     folder = stopped(tmp_path / "run", 3, settings | {"seed": None})
-    newest, older = sorted((folder / "checkpoints").iterdir(), reverse=True)
-    newest.write_bytes(newest.read_bytes()[:1000])
-    twin = tmp_path / "twin"
-    shutil.copytree(folder, twin)
-    dpmix.fit(resume=twin)  # step 2 was published, and the older checkpoint is of step 2
-    assert statement(twin)["resumed_at"] == [2]
-    older.rename(older.with_name("step-00000001.pt"))
-    checkpoint = torch.load(older.with_name("step-00000001.pt"), weights_only=True)
-    torch.save(checkpoint | {"step": 1}, older.with_name("step-00000001.pt"))
+    newest, older = checkpoint_paths(folder)
+    damage(newest)
+    unsaid, back = tmp_path / "unsaid", tmp_path / "back"
+    for twin in (unsaid, back):
+        shutil.copytree(folder, twin)
+    dpmix.fit(resume=folder)  # step 2 was published, and the older checkpoint is of step 2
+    assert statement(folder)["resumed_at"] == [2]
+    # Without the statement nothing tells that step 3 was not published.
+    (unsaid / "privacy.json").unlink()
+    with pytest.raises(DpmixError, match=r"does not say what was published.*twice"):
+        dpmix.fit(resume=unsaid)
+    older = back / "checkpoints" / older.name
+    replace(Checkpoint.read(older), step=1).write(older.with_name("step-00000001.pt"))
+    older.unlink()
     with pytest.raises(DpmixError, match=r"a model of step 2 was published.*released twice"):
-        dpmix.fit(resume=folder)
+        dpmix.fit(resume=back)
+
+
+def test_a_damaged_checkpoint_never_outlives_a_good_one(tmp_path, settings):
+    folder = stopped(tmp_path / "run", 4, settings | {"seed": None, "eval_every": 3})
+    damage(checkpoint_paths(folder)[0])
+    with pytest.raises(StoppedError):
+        dpmix.fit(resume=folder, keep_checkpoints=1, report=lambda _: stop())
+    assert [path.name for path in checkpoint_paths(folder)] == ["step-00000004.pt"]
+    assert dpmix.fit(resume=folder).plan.steps == STEPS
+
+
+def test_a_run_that_another_process_went_on_with_meanwhile_is_left_alone(tmp_path, settings):
+    folder = stopped(tmp_path / "run", 2, settings | {"seed": None})
+    late_parts, late = reassemble(folder)
+    with pytest.raises(StoppedError):
+        dpmix.fit(resume=folder, report=lambda now: now.step == 5 and stop())
+    with pytest.raises(DpmixError, match="another process went on with the run"):
+        run(late_parts, checkpoint=late)
+    dpmix.fit(resume=folder)
+    assert statement(folder)["resumed_at"] == [2, 5]
+
+
+def test_every_flipped_bit_of_a_checkpoint_is_noticed(tmp_path, settings):
+    folder = stopped(tmp_path / "run", 3, settings)
+    path = checkpoint_paths(folder)[0]
+    whole = path.read_bytes()
+    rng = random.Random(0)
+    for _ in range(50):
+        flipped = bytearray(whole)
+        flipped[rng.randrange(len(whole))] ^= 1 << rng.randrange(8)
+        path.write_bytes(flipped)
+        with pytest.raises(DpmixError, match="damaged or none"):
+            Checkpoint.read(path)
+    path.write_bytes(whole[:20])
+    with pytest.raises(DpmixError, match="damaged or none"):
+        Checkpoint.read(path)
+
+
+def test_a_complete_run_stays_complete_whatever_is_left_of_its_checkpoints(tmp_path, settings):
+    result = dpmix.fit(output=str(tmp_path / "run"), **settings)
+    (result.folder / "checkpoints").mkdir()
+    assert is_complete(result.folder) and is_complete(result.folder, epsilon=2.0)
+    with pytest.raises(DpmixError, match=r"its epsilon is 8.0 and was 2.0"):
+        is_complete(result.folder, epsilon=8.0)
+
+
+def test_ctrl_c_keeps_the_step_that_it_ends(tmp_path, settings):
+    def press(now):
+        if now.step == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        dpmix.fit(
+            output=str(tmp_path / "run"), report=press,
+            **settings | {"checkpoint_every": None, "eval_every": 6},
+        )  # fmt: skip
+    assert checkpoint_paths(tmp_path / "run")[0].name == "step-00000004.pt"
+    dpmix.fit(resume=tmp_path / "run")
 
 
 @pytest.mark.parametrize(("changes", "said"), [
@@ -303,9 +379,9 @@ def test_a_checkpoint_holds_nothing_computed_without_noise(tmp_path, settings):
     private = (folder / "diagnostics" / "data.sha256").read_text().split()
     losses = [line["loss"] for line in without_time(folder)]
     for path in (folder / "checkpoints").iterdir():
-        held = torch.load(path, weights_only=True)
+        held = vars(Checkpoint.read(path))
         assert set(held) == {
-            "format", "run_id", "config", "plan", "ranks", "pool_sha256", "step", "resumed_at",
+            "run_id", "config", "plan", "ranks", "pool_sha256", "step", "resumed_at",
             "weights", "optimizer", "schedule", "ema", "history",
         }  # fmt: skip
         text = repr({k: v for k, v in held.items() if k not in ("weights", "optimizer", "ema")})

@@ -204,10 +204,10 @@ class RunConfig(Section):
         None, ge=0, description="repeatable RESEARCH run: whoever knows the seed undoes the noise"
     )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
-    engine: Literal["auto", "examplewise", "concurrent", "vectorized", "linear"] = Field(
+    engine: Literal["auto", "examplewise", "vectorized", "linear"] = Field(
         "auto",
         description="per-example gradients: auto (the fastest, tried on noise), examplewise, "
-        "concurrent, vectorized, linear",
+        "vectorized, linear",
     )
     view_chunk: int | None = Field(
         None, ge=1, description="views per forward pass, to bound memory; exact"

@@ -31,7 +31,7 @@ def seconds_per_step(parts: Assembly, way: Way) -> float:
     train_mode(parts.model)
     fewest = parts.views.spec.examples_per_group
     warm_up = _seconds_of_pass(parts, way, fewest, rng)
-    if warm_up > LONG_PASS:
+    if warm_up > LONG_PASS and way.engine != "vectorized":  # whose first call takes long
         again = _seconds_of_pass(parts, way, fewest, rng) if warm_up < VERY_LONG_PASS else warm_up
         return again / fewest * parts.plan.expected_batch_size
     groups = PROBE_GROUPS if parts.cache is None else PROBE_ROWS

@@ -18,6 +18,7 @@ from dpmix.run_record import RunRecord
 from dpmix.training.checkpoint import Checkpoint
 from dpmix.training.ema import Ema
 from dpmix.training.evaluate import Evaluation, evaluate, evaluate_features
+from dpmix.training.interrupts import gentle_interrupts
 from dpmix.training.loop import History, Progress, train
 from dpmix.training.step import PrivateTrainer
 from dpmix.views.view_source import ViewSource
@@ -95,24 +96,26 @@ def run(
     if trainer is None:
         parts.check()
     ranks, record = parts.ranks, RunRecord(parts, checkpoint)
+    ranks.refuse_unless_equal("run", parts.fixed())
     with record.open() if ranks.first else nullcontext():
         views, evaluation = _embedded(parts, embedding)
         trainer = trainer or parts.trainer(views)
         ema, history = _ready(parts, trainer, checkpoint, pretraining)
-        train(
-            trainer,
-            schedule=parts.schedule,
-            ema=ema,
-            evaluate=evaluation if ranks.first else lambda _: None,
-            eval_every=parts.config.run.eval_every or max(1, parts.plan.steps // EVALUATIONS),
-            history=history,
-            log=record.log if ranks.first else lambda _: None,
-            keep=lambda step, so_far, new: (
-                record.keep(step, ema, so_far, new) if ranks.first else None
-            ),
-            save=lambda so_far: record.save(ema, so_far) if ranks.first else None,
-            report=report,
-        )
+        with gentle_interrupts() as interrupted:
+            train(
+                trainer,
+                schedule=parts.schedule,
+                ema=ema,
+                evaluate=evaluation if ranks.first else lambda _: None,
+                eval_every=parts.config.run.eval_every or max(1, parts.plan.steps // EVALUATIONS),
+                history=history,
+                log=record.log if ranks.first else lambda _: None,
+                keep=lambda step, so_far, new: (
+                    record.keep(step, ema, so_far, new, interrupted()) if ranks.first else None
+                ),
+                save=lambda so_far: record.save(ema, so_far) if ranks.first else None,
+                report=report,
+            )
         last = ranks.told_by_first(history.last)
     parts.model.load_state_dict(ema.weights())
     return RunResult(parts.model.eval(), parts.plan, last, parts.folder, parts.config)

@@ -11,7 +11,12 @@ from dpmix.data import Splits
 from dpmix.data.fingerprint import data_hash
 from dpmix.data.options import Progress as Counted
 from dpmix.errors import DpmixError
-from dpmix.training.checkpoint import Checkpoint, newest_checkpoint
+from dpmix.training.checkpoint import (
+    Checkpoint,
+    has_checkpoints,
+    is_newest,
+    newest_checkpoint,
+)
 from dpmix.training.ranks import ALONE, Ranks
 from dpmix.training.run_folder import RunFolder
 
@@ -23,15 +28,20 @@ FREE = {
 """Settings that may change: where things lie and how they are computed, not what."""
 
 
-def is_complete(root: Path) -> bool:
+def is_complete(root: Path, **settings: Any) -> bool:
     """Whether the run at `root` has nothing left to do.
 
     Raises:
-        DpmixError: a privacy statement that can't be read.
+        DpmixError: a privacy statement that can't be read, or `settings` that it did not run under.
     """
     folder = RunFolder(root)
     released = folder.released()
-    return released is not None and released.complete and not folder.checkpoints.is_dir()
+    complete = (
+        released is not None and released.complete and not has_checkpoints(folder.checkpoints)
+    )
+    if complete:
+        _refuse_changed_settings(Config.load(folder.config), Config.load(folder.config, **settings))
+    return complete
 
 
 def reassemble(
@@ -57,7 +67,7 @@ def reassemble(
     config = Config.of(tree, **settings)
     _refuse_changed_settings(before, config)
     _refuse_other_ranks(checkpoint, config, ranks)
-    _refuse_to_go_back(folder, checkpoint, before)
+    _refuse_to_go_back(folder, checkpoint)
     output = config.run.model_copy(update={"output": str(root)})
     parts = assemble(
         config.model_copy(update={"run": output}), decoding, plan=checkpoint.plan, ranks=ranks
@@ -91,9 +101,13 @@ def _refuse_changed_settings(before: Config, now: Config) -> None:
 
 def _changed(name: str, now: object, then: object) -> DpmixError:
     return DpmixError(
-        f"--resume goes on with the same run, but its {name} is {now} and was {then}; expected no "
-        "change: leave it as it was, or start a new run"
+        f"--resume goes on with the same run, but its {name} is {_shown(now)} and was "
+        f"{_shown(then)}; expected no change: leave it as it was, or start a new run"
     )
+
+
+def _shown(value: object) -> object:
+    return "not given" if value is None else value
 
 
 def _refuse_other_ranks(checkpoint: Checkpoint, config: Config, ranks: Ranks) -> None:
@@ -102,12 +116,17 @@ def _refuse_other_ranks(checkpoint: Checkpoint, config: Config, ranks: Ranks) ->
         raise _changed("number of processes", ranks.size, f"{checkpoint.ranks} (it is seeded)")
 
 
-def _refuse_to_go_back(folder: RunFolder, checkpoint: Checkpoint, config: Config) -> None:
+def _refuse_to_go_back(folder: RunFolder, checkpoint: Checkpoint) -> None:
     """Steps that were published, done again with other noise, would be released twice."""
     released = folder.released()
-    if released is None or released.run_id != checkpoint.run_id or config.run.seed is not None:
-        return
-    if released.steps > checkpoint.step:
+    told = released is not None and released.run_id == checkpoint.run_id
+    if not told and not is_newest(checkpoint, folder.checkpoints):
+        raise DpmixError(
+            f"the last checkpoint that can be read is of step {checkpoint.step}, there are later "
+            f"ones, and '{folder.privacy}' does not say what was published of the run: its steps "
+            "could be released twice. Restore either, or start a new run"
+        )
+    if released is not None and told and released.steps > checkpoint.step:
         raise DpmixError(
             f"the last checkpoint that can be read is of step {checkpoint.step}, but a model of "
             f"step {released.steps} was published: the steps between would be released twice. "

@@ -10,13 +10,14 @@ from uuid import uuid4
 from dpmix.assembly import Assembly
 from dpmix.atomic_files import text_writer, write_text
 from dpmix.data.fingerprint import data_hash
+from dpmix.errors import DpmixError
 from dpmix.models import parameter_count
 from dpmix.models.classifier import trained_state
 from dpmix.reporting.metrics import metrics
 from dpmix.reporting.model_card import model_card
 from dpmix.reporting.statement import privacy_statement
 from dpmix.tracking import Tracker, open_trackers
-from dpmix.training.checkpoint import Checkpoint, Checkpoints
+from dpmix.training.checkpoint import Checkpoint, Checkpoints, newest_checkpoint
 from dpmix.training.ema import Ema
 from dpmix.training.json_text import to_json
 from dpmix.training.loop import History
@@ -49,6 +50,7 @@ class RunRecord:
         """
         if self._resumed:
             self.folder.reopen(self._run_id, self._resumed.step)
+            self._refuse_if_overtaken(self._resumed)
         else:
             self.folder.create(self._parts.config.run.overwrite)
         try:
@@ -56,8 +58,9 @@ class RunRecord:
                 self._checkpoints.clear()
                 write_text(self.folder.data_hash, data_hash(self._parts.splits))
                 self._write_checkpoint(0, self._average(), History())
-            step = self._resumed.step if self._resumed else 0
-            self._trackers = open_trackers(self._parts.config, self.folder, self._run_id, step)
+            self._trackers = open_trackers(
+                self._parts.config, self.folder, self._run_id, self._tracked()
+            )
             yield
             self._checkpoints.clear()
         finally:
@@ -74,10 +77,18 @@ class RunRecord:
             for tracker in self._trackers:
                 tracker.log(step[1], private)
 
-    def keep(self, step: int, ema: Ema, history: History, evaluated: bool) -> None:
-        """Write a checkpoint where one is due; always before what was evaluated is published."""
-        if evaluated or self._checkpoints.due(step):
+    def keep(
+        self, step: int, ema: Ema, history: History, evaluated: bool, interrupted: bool
+    ) -> None:
+        """Write a checkpoint where one is due; always before what was evaluated is published.
+
+        Raises:
+            KeyboardInterrupt: the run was `interrupted`; it can go on after this very step.
+        """
+        if evaluated or interrupted or self._checkpoints.due(step):
             self._write_checkpoint(step, ema, history)
+        if interrupted:
+            raise KeyboardInterrupt
 
     def save(self, ema: Ema, history: History) -> None:
         """Write what may be released; true of this step whether or not the run goes on."""
@@ -113,6 +124,26 @@ class RunRecord:
                     "test_loss": last.loss,
                 },
             )
+
+    def _refuse_if_overtaken(self, resumed: Checkpoint) -> None:
+        """Between the reading of the checkpoint and the lock another process may have gone on."""
+        now = newest_checkpoint(self.folder.checkpoints)
+        if (now.run_id, now.step, now.resumed_at) != (
+            resumed.run_id, resumed.step, resumed.resumed_at
+        ):  # fmt: skip
+            self.folder.close()
+            raise DpmixError(
+                f"another process went on with the run in '{self.folder.root}' meanwhile; expected "
+                f"it at step {resumed.step}: resume it again"
+            )
+        self._checkpoints.remove_after(resumed.step)
+
+    def _tracked(self) -> int:
+        """The steps whose points stay in the curves; an evaluation is published once more."""
+        if self._resumed is None:
+            return 0
+        evaluated = History.of(self._resumed.history).holds(self._resumed.step)
+        return self._resumed.step - evaluated
 
     def _average(self) -> Ema:
         return Ema(self._parts.model, self._parts.config.optimizer.ema_decay)

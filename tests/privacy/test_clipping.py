@@ -51,7 +51,7 @@ def mlp():
 
 
 MODELS = {"wrn-16-4": wrn, "vit": vit, "convnext": convnext, "mlp": mlp}
-ENGINES = ("examplewise", "concurrent", "vectorized")
+ENGINES = ("examplewise", "vectorized")
 
 
 def built(name):

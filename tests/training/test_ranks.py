@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from dpmix.privacy.sampling import PoissonSampler
 from dpmix.training.checkpoint import newest_checkpoint
 from dpmix.training.loss import soft_cross_entropy
 from dpmix.training.ranks import ALONE, Ranks, join
+from dpmix.views import ViewSpec
 from rank_worker import RATE, SEED, STEPS, N, data, model, plan, trainer, views
 
 WORKER = Path(rank_worker.__file__)
@@ -45,7 +47,7 @@ def together(request, tmp_path_factory):
     assert process.returncode == 0, errors
     return {
         mode: [torch.load(folder / f"{mode}-{rank}.pt") for rank in range(request.param)]
-        for mode in ("seeded", "unseeded", "diverge")
+        for mode in ("seeded", "unseeded", "diverge", "mixed up")
     }
 
 
@@ -98,6 +100,11 @@ def test_weights_that_come_to_differ_stop_every_process(together):
         assert len(ended["drawn"]) < STEPS
 
 
+def test_another_plan_on_one_process_is_refused_by_all(together):
+    for ended in together["mixed up"]:
+        assert "rank 1 has another plan than rank 0" in ended["said"]
+
+
 @pytest.mark.parametrize(("examples", "size"), [(13, 3), (5, 5), (100, 7)])
 def test_shards_are_disjoint_whole_and_of_nearly_equal_size(examples, size):
     bounds = [Ranks(rank, size).bounds(examples) for rank in range(size)]
@@ -126,6 +133,17 @@ def test_one_process_joins_nobody(monkeypatch):
     # It sums and shares nothing, and is its own reference.
     assert trainer(data(), ALONE).step().drawn <= N
     assert RATE < 1
+
+
+def test_a_method_that_joins_examples_is_refused():
+    spec = ViewSpec("microbatch-mixup", k_base=2, k_self=2, crop_padding=1)
+    network = model()
+    with pytest.raises(DpmixError, match="only proven private in one process"):
+        dpmix.PrivateTrainer(
+            network, data(), plan=replace(plan(), sensitivity_multiplier=2),
+            views=replace(views(), spec=spec), ranks=Ranks(0, 2),
+            optimizer=torch.optim.SGD(network.parameters(), lr=0.5),
+        )  # fmt: skip
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -81,6 +82,19 @@ class Assembly:
             return self.model
         assert isinstance(self.model, BackboneClassifier)
         return self.model.head
+
+    def fixed(self) -> str:
+        """What every process must have in common: settings but for places, and the data's labels.
+
+        The images themselves are not compared: each process reads those of its own stretch only.
+        """
+        train, run = self.splits.train, self.config.run
+        settings = self.config.model_copy(
+            update={"data": None, "features": None, "run": (run.seed, run.eval_every)}
+        )
+        labels = sha256(train.labels.numpy().tobytes()).hexdigest()
+        pool = self.pool_facts and self.pool_facts.contents_sha256
+        return f"{settings!r} {train.class_names} {train.image_shape} {labels} {pool}"
 
     def check(self) -> None:
         """Refuse what a trainer would refuse, without embedding a view first.

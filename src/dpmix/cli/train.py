@@ -20,8 +20,9 @@ from dpmix.experiments.recipes import recipe_path
 from dpmix.fit import run
 from dpmix.reporting.summary import evaluation_rows, guarantee_rows, pool_rows, two_columns
 from dpmix.resume import is_complete, reassemble
-from dpmix.training.checkpoint import Checkpoint
+from dpmix.training.checkpoint import Checkpoint, has_checkpoints, newest_checkpoint
 from dpmix.training.ranks import Ranks, join, leave
+from dpmix.training.run_folder import InUseError
 
 
 @setting_flags
@@ -92,7 +93,7 @@ def _smoke(chosen: Config, console: Console, ranks: Ranks) -> None:
 
 
 def _resume(root: Path, console: Console, ranks: Ranks, settings: dict[str, Any]) -> None:
-    if is_complete(root):
+    if is_complete(root, **settings):
         console.print(f"the run in {root} is complete: there is nothing left to do")
         return
     with decoding_bar(console) as decoding:
@@ -105,9 +106,14 @@ def _finish(parts: Assembly, console: Console, checkpoint: Checkpoint | None = N
     """Train; say what came of it, or how to go on."""
     try:
         rows = _train(parts, console, checkpoint)
+    except InUseError:
+        raise
     except BaseException:
-        if (parts.folder / "checkpoints").is_dir():
-            console.print(f"stopped; to go on: dpmix train --resume {parts.folder}")
+        if has_checkpoints(parts.folder / "checkpoints"):
+            step = newest_checkpoint(parts.folder / "checkpoints").step
+            console.print(
+                f"stopped; to go on after step {step}: dpmix train --resume {parts.folder}"
+            )
         raise
     console.print(two_columns([*rows, ("run folder", str(parts.folder))]))
 

@@ -52,7 +52,7 @@ class ClippedAccumulator:
         self._sizes = [prod(shape) for shape in self._shapes]
         self._max_grad_norm = max_grad_norm
         self._pieces = _pieces(self._sizes)
-        self._widest = max(piece.stop - piece.start for piece in self._pieces)
+        self._widest = max(1, *(piece.stop - piece.start for piece in self._pieces))
         device = shapes[0].device
         self._sum = torch.zeros(sum(self._sizes), dtype=sum_dtype(device), device=device)
         self._buffer = self._sum.new_empty(0)

@@ -19,7 +19,7 @@ from dpmix.errors import DpmixError, nearest
 from dpmix.models.head import LinearHead
 from dpmix.privacy.clipped_accumulator import sum_dtype
 
-Engine = Literal["auto", "examplewise", "concurrent", "vectorized", "linear"]
+Engine = Literal["auto", "examplewise", "vectorized", "linear"]
 ENGINES: tuple[str, ...] = get_args(Engine)
 
 # Maps logits [K, L] and soft labels [K, L] to one loss per view, [K].
@@ -97,10 +97,9 @@ def clipped_gradient_sum(
         views: groups of views; one group, one clipped gradient.
         labels: soft labels.
         max_grad_norm: C; infinite leaves gradients unclipped.
-        engine: `examplewise`, `concurrent`, `vectorized`, `linear` or `auto` (by the rule of
-            `choose_engine`; the reason goes to the log).
-        view_chunk: at most so many views per forward pass (`examplewise`, `concurrent`); exact,
-            less memory.
+        engine: `examplewise`, `vectorized`, `linear` or `auto` (by the rule of `choose_engine`;
+            the reason goes to the log).
+        view_chunk: at most so many views per forward pass (`examplewise`); exact, less memory.
         example_chunk: at most so many groups at a time (`vectorized` and `linear`).
 
     Raises:
@@ -108,7 +107,6 @@ def clipped_gradient_sum(
             that the engine asked for by name cannot run.
     """
     # The engines import this module's types, hence the late import.
-    from dpmix.privacy.concurrent import concurrent_sum
     from dpmix.privacy.examplewise import examplewise_sum
     from dpmix.privacy.linear import linear_sum
     from dpmix.privacy.vectorized import vectorized_sum
@@ -126,8 +124,6 @@ def clipped_gradient_sum(
             except CannotRunError as error:
                 logger.debug("engine examplewise: %s", error)
                 engine = "examplewise"
-    if engine == "concurrent":
-        return concurrent_sum(model, loss, views, labels, max_grad_norm, view_chunk)
     if engine == "linear":
         return linear_sum(model, loss, views, labels, max_grad_norm, example_chunk)
     if engine == "vectorized":

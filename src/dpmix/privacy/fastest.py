@@ -24,7 +24,7 @@ from dpmix.privacy.clipping import (
     clipped_gradient_sum,
     trainable,
 )
-from dpmix.privacy.linear import trained_linear
+from dpmix.privacy.linear import not_linear, trained_linear
 from dpmix.privacy.vectorized import MAX_GRADIENT_NUMBERS
 
 # A run of fewer forward passes is over before the ways to compute it were tried.
@@ -92,7 +92,12 @@ def choose_way(
         view_chunk: as there.
         passes: forward passes in the whole run.
         repeatable: whether the run is to repeat to the bit.
+
+    Raises:
+        DpmixError: engine `linear` for a model that it is not for.
     """
+    if engine == "linear" and trained_linear(model) is None:
+        raise not_linear()
     if engine != "auto":
         return Way(engine, view_chunk, reason="as asked for")
     if repeatable or passes < WORTH_TRYING:
@@ -131,8 +136,6 @@ def fastest_way(
         ways = [Way("examplewise", chunk)]
         if any(isinstance(module, nn.Conv2d) for module in model.modules()):
             ways.append(Way("examplewise", chunk, channels_last=True))
-        if chunk is None and device.type == "cpu" and torch.get_num_threads() > 1:
-            ways.append(Way("concurrent"))
         if chunk is None and numbers <= MAX_GRADIENT_NUMBERS:
             ways.append(Way("vectorized"))
         seconds = _timed(ways, model, loss, view_shape, views, device)
@@ -164,9 +167,7 @@ def _timed(
         except CannotRunError as error:
             logger.debug("engine %s: %s", way, error)
     least = min(first.values())
-    # Two for every core: fewer would show what it costs to begin.
-    fewest = 2 * torch.get_num_threads() if device.type == "cpu" else 2
-    count = max(fewest, min(MOST_EXAMPLES, int(SECONDS_PER_TRY / least)))
+    count = max(2, min(MOST_EXAMPLES, int(SECONDS_PER_TRY / least)))
     hopeful = [way for way in first if first[way] < HOPELESS * least or way.engine == "vectorized"]
     best = dict(first)
     for turn in range(ROUNDS):

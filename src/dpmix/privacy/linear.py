@@ -49,6 +49,14 @@ def trained_linear(model: nn.Module) -> nn.Linear | None:
     return layer if plain and all(p.requires_grad for p in layer.parameters()) else None
 
 
+def not_linear() -> DpmixError:
+    """The error for a model that this engine is not for."""
+    return DpmixError(
+        "engine linear is for models of which the last linear layer alone is trained; use "
+        "--engine auto"
+    )
+
+
 def linear_sum(
     model: nn.Module,
     loss: Loss,
@@ -64,10 +72,7 @@ def linear_sum(
     """
     layer = trained_linear(model)
     if layer is None:
-        raise DpmixError(
-            "engine linear is for models of which the last linear layer alone is trained; use "
-            "--engine auto"
-        )
+        raise not_linear()
     numbers = _CPU_NUMBERS if views.device.type == "cpu" else _DEVICE_NUMBERS
     parameters = list(layer.parameters())
     one_view = views.shape[1] == 1

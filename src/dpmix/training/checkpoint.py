@@ -5,9 +5,10 @@ computed from them, public facts and no coin. It is written before anything of i
 published, so that going on from it never releases a published step a second time.
 """
 
-import pickle
+import io
 import time
 from dataclasses import asdict, dataclass, fields
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from dpmix.privacy.plan import PrivacyPlan
 FORMAT = 1
 SECONDS_PER_MINUTE = 60.0
 _STAGED = ".step-*.part"
+_DIGEST = sha256().digest_size
 
 
 @dataclass(frozen=True)
@@ -64,11 +66,12 @@ class Checkpoint:
         held = {field.name: getattr(self, field.name) for field in fields(self)}
         held |= {"format": FORMAT, "plan": asdict(self.plan)}
 
+        stream = io.BytesIO()
+        torch.save(held, stream)
+        content = stream.getvalue()
+
         def fill(aside: Path) -> None:
-            try:
-                torch.save(held, aside)
-            except RuntimeError as error:  # torch's own writer does not say OSError
-                raise OSError(str(error)) from None
+            aside.write_bytes(sha256(content).digest() + content)
 
         stage(path, fill).replace(path)
 
@@ -80,15 +83,17 @@ class Checkpoint:
             DpmixError: no checkpoint, a damaged one, or one of another version.
         """
         try:
-            held = torch.load(path, map_location="cpu", weights_only=True)
-            if held.pop("format") != FORMAT:
-                raise DpmixError(
-                    f"checkpoint '{path}' is of another version of dpmix; resume with that one"
-                )
-            plan = PrivacyPlan(**held.pop("plan"))
-            return cls(plan=plan, **held)
-        except (OSError, RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError):
-            raise DpmixError(f"checkpoint '{path}' is damaged or none") from None
+            digest, content = _split(path.read_bytes())
+        except OSError as error:
+            raise DpmixError(f"cannot read checkpoint '{path}' ({error.strerror})") from None
+        if sha256(content).digest() != digest:
+            raise DpmixError(f"checkpoint '{path}' is damaged or none")
+        held = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        if held.pop("format") != FORMAT:
+            raise DpmixError(
+                f"checkpoint '{path}' is of another version of dpmix; resume with that one"
+            )
+        return cls(plan=PrivacyPlan(**held.pop("plan")), **held)
 
 
 class Checkpoints:
@@ -116,12 +121,26 @@ class Checkpoints:
         remove_all(self.folder.glob(_STAGED))
         self._written = time.monotonic()
 
+    def remove_after(self, step: int) -> None:
+        """Remove what is newer than the one of `step`, which could be read: it could not."""
+        remove_all(path for path in _newest_first(self.folder) if _step(path) > step)
+
     def clear(self) -> None:
         """Remove all of them, the newest last, and what a stopped process staged."""
         if self.folder.is_dir():
             remove_all([*self.folder.glob(_STAGED), *reversed(_newest_first(self.folder))])
             if not any(self.folder.iterdir()):
                 self.folder.rmdir()
+
+
+def has_checkpoints(folder: Path) -> bool:
+    """Whether there is any, readable or not."""
+    return bool(_newest_first(folder))
+
+
+def is_newest(checkpoint: Checkpoint, folder: Path) -> bool:
+    """Whether no later one lies in `folder`, readable or not."""
+    return _step(_newest_first(folder)[0]) == checkpoint.step
 
 
 def newest_checkpoint(folder: Path) -> Checkpoint:
@@ -141,3 +160,12 @@ def newest_checkpoint(folder: Path) -> Checkpoint:
 
 def _newest_first(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*.pt"), reverse=True)
+
+
+def _step(path: Path) -> int:
+    return int(path.stem.removeprefix("step-"))
+
+
+def _split(written: bytes) -> tuple[bytes, bytes]:
+    """The hash that stands before what it is of."""
+    return written[:_DIGEST], written[_DIGEST:]

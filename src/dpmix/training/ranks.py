@@ -95,6 +95,29 @@ class Ranks:
             dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
         return box[0]
 
+    def refuse_unless_equal(self, name: str, value: Any) -> None:
+        """Compare what has to be the same everywhere, by its text.
+
+        Raises:
+            DpmixError: it differs from process to process.
+            LostRankError: another process ended.
+        """
+        said = self._gathered(str(value))
+        for rank, other in enumerate(said):
+            if other != said[0]:
+                raise DpmixError(
+                    f"rank {rank} has another {name} than rank 0; expected the same command and "
+                    "the same files in the same order everywhere"
+                )
+
+    def _gathered(self, value: Any) -> list[Any]:
+        if self.size == 1:
+            return [value]
+        values = [value] * self.size
+        with _talking():
+            dist.all_gather_object(values, value)
+        return values
+
     def refuse_to_diverge(self, tensors: Iterable[Tensor]) -> None:
         """Compare `tensors` between the processes, by their hash.
 
@@ -107,9 +130,7 @@ class Ranks:
         digest = sha256()
         for tensor in tensors:
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-        digests: list[bytes] = [b""] * self.size
-        with _talking():
-            dist.all_gather_object(digests, digest.digest())
+        digests = self._gathered(digest.digest())
         if len(set(digests)) > 1:
             odd = next(rank for rank, other in enumerate(digests) if other != digests[0])
             raise DpmixError(
@@ -187,8 +208,8 @@ def _stop(*_: Any) -> NoReturn:
 
 def _lost(error: Exception | None) -> NoReturn:
     raise LostRankError(
-        "another process of this run ended, so all do; the run's last checkpoint is whole: start "
-        "the same processes again with --resume FOLDER"
+        "another process of this run ended, so all do; the run's last checkpoint is whole: go on "
+        "with --resume FOLDER, under torchrun again or not"
     ) from error
 
 

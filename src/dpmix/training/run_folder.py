@@ -40,6 +40,10 @@ class Released:
     complete: bool
 
 
+class InUseError(DpmixError):
+    """Another process writes to the folder."""
+
+
 class RunFolder:
     """The files of one run.
 
@@ -123,8 +127,9 @@ class RunFolder:
         try:
             yield
         except Timeout:
-            raise DpmixError(
-                f"run folder '{self.root}' is in use by another run; give another --output"
+            raise InUseError(
+                f"run folder '{self.root}' is in use by another run; wait for it or stop it, or "
+                "give another --output"
             ) from None
         except OSError as error:
             self.close()

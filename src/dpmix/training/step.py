@@ -118,11 +118,14 @@ class PrivateTrainer:
         self.parameters = list(trainable(model).values())
         views.check_data(data)
         check_private(model, views.view_shape(data.image_shape))
+        self._ranks = ranks
         self._check_wiring()
+        ranks.refuse_unless_equal("plan", plan)
+        ranks.refuse_unless_equal("views", views.spec)
         self._frozen = frozen_modules(model)
         self.device = self.parameters[0].device
         self._sampler, self._noise = PoissonSampler(plan, len(data)), GaussianNoise(plan)
-        self._randomness, self._ranks = Randomness(seed, ranks.rank), ranks
+        self._randomness = Randomness(seed, ranks.rank)
         self.way = choose_way(
             engine,
             model,
@@ -276,6 +279,12 @@ class PrivateTrainer:
                 f"method {self.views.spec.method} has sensitivity {needed}C but the plan was "
                 f"calibrated for {self.plan.sensitivity_multiplier}C; give "
                 "PrivacyPlan.calibrate(sensitivity_multiplier=spec.sensitivity_multiplier)"
+            )
+        if self._ranks.size > 1 and self.views.spec.examples_per_group > 1:
+            # A shard's bounds move with N, so one example more could rematch every pair.
+            raise DpmixError(
+                f"method {self.views.spec.method} joins examples, which is only proven private in "
+                "one process; train it without torchrun"
             )
         held = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
         if held != {id(p) for p in self.parameters}:
