@@ -400,3 +400,18 @@ def test_norms_and_biases_of_a_network_train_without_a_cache(image_root, tmp_pat
     assert any(name.startswith("backbone.body.blocks.0.norm1") for name in names)
     assert not any(name.endswith("qkv.weight") for name in names)
     load_run(result.folder)
+
+
+def test_processes_compare_what_must_be_equal_and_not_where_it_lies(image_root, tmp_path, quick):
+    def fixed(**changes):
+        return assemble(Config.load(data=str(image_root), **quick | changes)).fixed()
+
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(image_root, moved)
+    here = fixed()
+    assert here == fixed(workers=1, output="a", device="cpu")
+    assert here == assemble(Config.load(data=str(moved), **quick)).fixed()
+    for changes in ({"max_grad_norm": 2.0}, {"k_base": 3}, {"seed": 1}, {"learning_rate": 0.2}):
+        assert here != fixed(**changes)
+    next((moved / "train" / "disc").iterdir()).unlink()
+    assert here != assemble(Config.load(data=str(moved), **quick)).fixed()

@@ -251,8 +251,10 @@ def test_a_run_that_another_process_went_on_with_meanwhile_is_left_alone(tmp_pat
     late_parts, late = reassemble(folder)
     with pytest.raises(StoppedError):
         dpmix.fit(resume=folder, report=lambda now: now.step == 5 and stop())
+    before = without_time(folder)
     with pytest.raises(DpmixError, match="another process went on with the run"):
         run(late_parts, checkpoint=late)
+    assert without_time(folder) == before
     dpmix.fit(resume=folder)
     assert statement(folder)["resumed_at"] == [2, 5]
 
@@ -367,7 +369,7 @@ def test_two_cannot_go_on_with_one_run(tmp_path, settings):
     folder = stopped(tmp_path / "run", 3, settings)
     parts, checkpoint = reassemble(folder)
     holder = RunFolder(folder)
-    holder.reopen(checkpoint.run_id, checkpoint.step)
+    holder.reopen(checkpoint.run_id)
     with pytest.raises(DpmixError, match="in use by another run"):
         run(parts, checkpoint=checkpoint)
     holder.close()

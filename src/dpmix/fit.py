@@ -97,6 +97,7 @@ def run(
         parts.check()
     ranks, record = parts.ranks, RunRecord(parts, checkpoint)
     ranks.refuse_unless_equal("run", parts.fixed())
+    ranks.refuse_unless_equal("checkpoint", checkpoint and (checkpoint.run_id, checkpoint.step))
     with record.open() if ranks.first else nullcontext():
         views, evaluation = _embedded(parts, embedding)
         trainer = trainer or parts.trainer(views)

@@ -49,12 +49,15 @@ class RunRecord:
             DpmixError: as `RunFolder` raises.
         """
         if self._resumed:
-            self.folder.reopen(self._run_id, self._resumed.step)
-            self._refuse_if_overtaken(self._resumed)
+            self.folder.reopen(self._run_id)
         else:
             self.folder.create(self._parts.config.run.overwrite)
         try:
-            if not self._resumed:
+            if self._resumed:
+                self._refuse_if_overtaken(self._resumed)
+                self._checkpoints.remove_after(self._resumed.step)
+                self.folder.cut_log(self._resumed.step)
+            else:
                 self._checkpoints.clear()
                 write_text(self.folder.data_hash, data_hash(self._parts.splits))
                 self._write_checkpoint(0, self._average(), History())
@@ -131,12 +134,10 @@ class RunRecord:
         if (now.run_id, now.step, now.resumed_at) != (
             resumed.run_id, resumed.step, resumed.resumed_at
         ):  # fmt: skip
-            self.folder.close()
             raise DpmixError(
                 f"another process went on with the run in '{self.folder.root}' meanwhile; expected "
                 f"it at step {resumed.step}: resume it again"
             )
-        self._checkpoints.remove_after(resumed.step)
 
     def _tracked(self) -> int:
         """The steps whose points stay in the curves; an evaluation is published once more."""

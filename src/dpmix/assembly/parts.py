@@ -89,12 +89,14 @@ class Assembly:
         The images themselves are not compared: each process reads those of its own stretch only.
         """
         train, run = self.splits.train, self.config.run
-        settings = self.config.model_copy(
-            update={"data": None, "features": None, "run": (run.seed, run.eval_every)}
+        places = {"views": {"pool", "pool_labels"}, "model": {"backbone_weights"}}
+        settings = self.config.model_dump(
+            exclude={"data": True, "features": True, "run": True, **places}
         )
         labels = sha256(train.labels.numpy().tobytes()).hexdigest()
         pool = self.pool_facts and self.pool_facts.contents_sha256
-        return f"{settings!r} {train.class_names} {train.image_shape} {labels} {pool}"
+        data = (train.class_names, train.image_shape, labels, pool)
+        return f"{settings} {run.seed} {run.eval_every} {data}"
 
     def check(self) -> None:
         """Refuse what a trainer would refuse, without embedding a view first.

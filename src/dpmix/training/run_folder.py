@@ -80,10 +80,8 @@ class RunFolder:
                 self._refuse_unless_a_run(overwrite)
             self._enter()
 
-    def reopen(self, run_id: str, step: int) -> None:
-        """Lock the folder to go on with the run in it after `step` steps.
-
-        The private log keeps the lines of those; what was done after them is done again.
+    def reopen(self, run_id: str) -> None:
+        """Lock the folder to go on with the run in it.
 
         Raises:
             DpmixError: in use by another run, or it can't be written to.
@@ -92,10 +90,17 @@ class RunFolder:
             self._enter()
             released = self.released()
             self._of_this_run = released is not None and released.run_id == run_id
-            if step and self.private_log.is_file():
-                lines = self.private_log.read_text(encoding="utf-8").splitlines(keepends=True)
-                write_text(self.private_log, "".join(lines[:step]))
-                self._logged = True
+
+    def cut_log(self, step: int) -> None:
+        """Keep the private log's lines of the first `step` steps; what came later is done again.
+
+        Raises:
+            DpmixError: as `stage` raises.
+        """
+        if step and self.private_log.is_file():
+            lines = self.private_log.read_text(encoding="utf-8").splitlines(keepends=True)
+            write_text(self.private_log, "".join(lines[:step]))
+            self._logged = True
 
     def released(self) -> Released | None:
         """What the folder's privacy statement says was released; None where there is none.
