@@ -8,6 +8,7 @@ import torch
 from dpmix.assembly import Assembly
 from dpmix.data import Splits
 from dpmix.models import parameter_count, train_mode
+from dpmix.models.activation_memory import activation_bytes
 from dpmix.privacy.clipping import clipped_gradient_sum
 from dpmix.privacy.fastest import Way, choose_way
 from dpmix.reporting.summary import pool_rows
@@ -136,19 +137,9 @@ def step_memory(parts: Assembly) -> int:
     forward over one example's views keeps for the backward, measured on random ones.
     """
     weights = sum(int(t.nbytes) for t in parts.model.state_dict().values())
-    kept: dict[int, int] = {}
-
-    def note(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
     made = _random_views(parts, parts.views.spec.examples_per_group, np.random.default_rng())
     chunk = parts.config.run.view_chunk or made.views.shape[1]
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        parts.trained(made.views[0, :chunk])
-    own = {p.untyped_storage().data_ptr() for p in parts.model.parameters()}
-    activations = sum(size for where, size in kept.items() if where not in own)
+    activations = activation_bytes(parts.trained, made.views[0, :chunk])
     return weights + 16 * parameter_count(parts.model) + activations
 
 

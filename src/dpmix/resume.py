@@ -11,12 +11,7 @@ from dpmix.data import Splits
 from dpmix.data.fingerprint import data_hash
 from dpmix.data.options import Progress as Counted
 from dpmix.errors import DpmixError
-from dpmix.training.checkpoint import (
-    Checkpoint,
-    has_checkpoints,
-    is_newest,
-    newest_checkpoint,
-)
+from dpmix.training.checkpoint import Checkpoint, newest_checkpoint, newest_step
 from dpmix.training.ranks import ALONE, Ranks
 from dpmix.training.run_folder import RunFolder
 
@@ -36,9 +31,8 @@ def is_complete(root: Path, **settings: Any) -> bool:
     """
     folder = RunFolder(root)
     released = folder.released()
-    complete = (
-        released is not None and released.complete and not has_checkpoints(folder.checkpoints)
-    )
+    left = newest_step(folder.checkpoints) is not None
+    complete = released is not None and released.complete and not left
     if complete:
         _refuse_changed_settings(Config.load(folder.config), Config.load(folder.config, **settings))
     return complete
@@ -72,10 +66,9 @@ def reassemble(
     parts = assemble(
         config.model_copy(update={"run": output}), decoding, plan=checkpoint.plan, ranks=ranks
     )
-    pool = parts.pool_facts.contents_sha256 if parts.pool_facts else None
     for name, now, then in (
         ("input", parts.config.input, before.input),
-        ("pool's images", pool, checkpoint.pool_sha256),
+        ("pool's images", parts.pool_sha256, checkpoint.pool_sha256),
     ):
         if now != then:
             raise _changed(name, now, then)
@@ -120,7 +113,7 @@ def _refuse_to_go_back(folder: RunFolder, checkpoint: Checkpoint) -> None:
     """Steps that were published, done again with other noise, would be released twice."""
     released = folder.released()
     told = released is not None and released.run_id == checkpoint.run_id
-    if not told and not is_newest(checkpoint, folder.checkpoints):
+    if not told and newest_step(folder.checkpoints) != checkpoint.step:
         raise DpmixError(
             f"the last checkpoint that can be read is of step {checkpoint.step}, there are later "
             f"ones, and '{folder.privacy}' does not say what was published of the run: its steps "

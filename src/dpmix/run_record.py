@@ -157,7 +157,7 @@ class RunRecord:
                 config=parts.config.to_yaml(),
                 plan=parts.plan,
                 ranks=parts.ranks.size,
-                pool_sha256=parts.pool_facts.contents_sha256 if parts.pool_facts else None,
+                pool_sha256=parts.pool_sha256,
                 step=step,
                 resumed_at=self._resumed_at,
                 weights=trained_state(parts.model, parts.model.state_dict()),

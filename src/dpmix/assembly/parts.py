@@ -68,6 +68,11 @@ class Assembly:
         assert self.config.run.output is not None
         return Path(self.config.run.output)
 
+    @property
+    def pool_sha256(self) -> str | None:
+        """What tells the public pool from any other, if one is read."""
+        return self.pool_facts.contents_sha256 if self.pool_facts else None
+
     @cached_property
     def examples(self) -> ImageSource:
         """The training examples of this process."""
@@ -94,8 +99,7 @@ class Assembly:
             exclude={"data": True, "features": True, "run": True, **places}
         )
         labels = sha256(train.labels.numpy().tobytes()).hexdigest()
-        pool = self.pool_facts and self.pool_facts.contents_sha256
-        data = (train.class_names, train.image_shape, labels, pool)
+        data = (train.class_names, train.image_shape, labels, self.pool_sha256)
         return f"{settings} {run.seed} {run.eval_every} {data}"
 
     def check(self) -> None:

@@ -20,9 +20,9 @@ from dpmix.experiments.recipes import recipe_path
 from dpmix.fit import run
 from dpmix.reporting.summary import evaluation_rows, guarantee_rows, pool_rows, two_columns
 from dpmix.resume import is_complete, reassemble
-from dpmix.training.checkpoint import Checkpoint, has_checkpoints, newest_checkpoint
+from dpmix.training.checkpoint import Checkpoint, newest_step
 from dpmix.training.ranks import Ranks, join, leave
-from dpmix.training.run_folder import InUseError
+from dpmix.training.run_folder import InUseError, RunFolder
 
 
 @setting_flags
@@ -109,8 +109,8 @@ def _finish(parts: Assembly, console: Console, checkpoint: Checkpoint | None = N
     except InUseError:
         raise
     except BaseException:
-        if has_checkpoints(parts.folder / "checkpoints"):
-            step = newest_checkpoint(parts.folder / "checkpoints").step
+        step = newest_step(RunFolder(parts.folder).checkpoints)
+        if step is not None:
             console.print(
                 f"stopped; to go on after step {step}: dpmix train --resume {parts.folder}"
             )

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from dpmix.models.activation_memory import activation_bytes
 from dpmix.models.memory_probe import copy_of
 from dpmix.models.preserved import preserved
 from dpmix.privacy.clipping import (
@@ -214,17 +215,7 @@ def _fitting_chunk(
     model: nn.Module, view_shape: tuple[int, ...], views: int, device: torch.device
 ) -> int | None:
     """The views whose activations fit in half of the free memory; None where all K do."""
-    kept: dict[int, int] = {}
-
-    def note(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        model(torch.rand(1, *view_shape, device=device))
-    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    activations = sum(size for where, size in kept.items() if where not in own)
+    activations = activation_bytes(model, torch.rand(1, *view_shape, device=device))
     fitting = int(SHARE_OF_MEMORY * free_memory(device) / max(1, activations))
     return None if fitting >= views else max(1, fitting)
 

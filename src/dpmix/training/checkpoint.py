@@ -83,9 +83,10 @@ class Checkpoint:
             DpmixError: no checkpoint, a damaged one, or one of another version.
         """
         try:
-            digest, content = _split(path.read_bytes())
+            written = path.read_bytes()
         except OSError as error:
             raise DpmixError(f"cannot read checkpoint '{path}' ({error.strerror})") from None
+        digest, content = written[:_DIGEST], written[_DIGEST:]
         if sha256(content).digest() != digest:
             raise DpmixError(f"checkpoint '{path}' is damaged or none")
         held = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
@@ -133,14 +134,10 @@ class Checkpoints:
                 self.folder.rmdir()
 
 
-def has_checkpoints(folder: Path) -> bool:
-    """Whether there is any, readable or not."""
-    return bool(_newest_first(folder))
-
-
-def is_newest(checkpoint: Checkpoint, folder: Path) -> bool:
-    """Whether no later one lies in `folder`, readable or not."""
-    return _step(_newest_first(folder)[0]) == checkpoint.step
+def newest_step(folder: Path) -> int | None:
+    """The step of the newest in `folder`, readable or not; None where there is none."""
+    paths = _newest_first(folder)
+    return _step(paths[0]) if paths else None
 
 
 def newest_checkpoint(folder: Path) -> Checkpoint:
@@ -164,8 +161,3 @@ def _newest_first(folder: Path) -> list[Path]:
 
 def _step(path: Path) -> int:
     return int(path.stem.removeprefix("step-"))
-
-
-def _split(written: bytes) -> tuple[bytes, bytes]:
-    """The hash that stands before what it is of."""
-    return written[:_DIGEST], written[_DIGEST:]
