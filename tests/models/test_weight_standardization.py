@@ -95,3 +95,17 @@ def test_bfloat16_stays_near_float32():
     assert low.dtype == torch.bfloat16
     # bfloat16 keeps 8 bits: about 0.4 % a factor, three factors and a sum of 27 terms.
     assert (low.float() - expected).abs().max() < 0.05 * expected.abs().max()
+
+
+def test_a_constant_filter_convolves_to_zero_and_has_a_finite_gradient():
+    conv = WSConv2d(2, 3, 3, bias=False)
+    torch.nn.init.constant_(conv.weight, 0.5)
+    y = conv(torch.randn(1, 2, 5, 5))
+    gradients = torch.autograd.grad(y.sum(), (conv.weight, conv.gain))
+    assert y.abs().max() == 0
+    assert all(torch.isfinite(gradient).all() for gradient in gradients)
+
+
+def test_keeps_the_memory_layout_of_its_weight():
+    conv = WSConv2d(4, 8, 3).to(memory_format=torch.channels_last)
+    assert conv.standardized_weight().is_contiguous(memory_format=torch.channels_last)
