@@ -18,7 +18,7 @@ from dpmix.models import build_model
 from dpmix.models.fold_batch_norm import fold_batch_norm
 from dpmix.models.weight_standardization import WSConv2d
 from dpmix.privacy.clipping import clipped_gradient_sum
-from dpmix.privacy.fastest import Way
+from dpmix.privacy.way import Way
 from dpmix.training.loss import soft_cross_entropy
 
 CLASSES = 10

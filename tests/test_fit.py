@@ -415,3 +415,9 @@ def test_processes_compare_what_must_be_equal_and_not_where_it_lies(image_root, 
         assert here != fixed(**changes)
     next((moved / "train" / "disc").iterdir()).unlink()
     assert here != assemble(Config.load(data=str(moved), **quick)).fixed()
+
+
+def test_a_folder_that_is_taken_is_noticed_before_the_data_are_read(tmp_path):
+    (tmp_path / "something").touch()
+    with pytest.raises(DpmixError, match="is not empty"):
+        dpmix.fit(data="no-such-data", output=str(tmp_path))

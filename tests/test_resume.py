@@ -281,6 +281,8 @@ def test_a_complete_run_stays_complete_whatever_is_left_of_its_checkpoints(tmp_p
     assert is_complete(result.folder) and is_complete(result.folder, epsilon=2.0)
     with pytest.raises(DpmixError, match=r"its epsilon is 8.0 and was 2.0"):
         is_complete(result.folder, epsilon=8.0)
+    with pytest.raises(DpmixError, match="is complete: there is nothing left to do"):
+        dpmix.fit(resume=result.folder)
 
 
 def test_ctrl_c_keeps_the_step_that_it_ends(tmp_path, settings):

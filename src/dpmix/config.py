@@ -212,6 +212,11 @@ class RunConfig(Section):
     view_chunk: int | None = Field(
         None, ge=1, description="views per forward pass, to bound memory; exact"
     )
+    compile: bool = Field(
+        False,
+        description="fuse the passes with torch.compile, which takes up to a minute first; "
+        "--dry-run says after how many examples that has paid",
+    )
     eval_every: int | None = Field(
         None, ge=1, description="steps between evaluations; default: ten in a run"
     )

@@ -10,7 +10,8 @@ from dpmix.data import Splits
 from dpmix.models import parameter_count, train_mode
 from dpmix.models.activation_memory import activation_bytes
 from dpmix.privacy.clipping import clipped_gradient_sum
-from dpmix.privacy.fastest import Way, choose_way
+from dpmix.privacy.fastest import choose_way
+from dpmix.privacy.way import Way
 from dpmix.reporting.summary import pool_rows
 from dpmix.training.loss import soft_cross_entropy
 from dpmix.views.view_set import ViewSet
@@ -47,7 +48,7 @@ def chosen_way(parts: Assembly) -> Way:
     shape: tuple[int, ...] = views.view_shape(parts.splits.train.image_shape)
     if parts.cache is not None and parts.backbone is not None:
         shape = (parts.backbone.embedding_size,)
-    way = choose_way(
+    return choose_way(
         run.engine,
         parts.trained,
         soft_cross_entropy,
@@ -56,16 +57,15 @@ def chosen_way(parts: Assembly) -> Way:
         run.view_chunk,
         passes=parts.plan.steps * parts.plan.expected_batch_size * views.spec.views,
         repeatable=run.seed is not None,
+        compiled=run.compile,
     )
-    way.prepare(parts.trained)
-    return way
 
 
 def _seconds_of_pass(parts: Assembly, way: Way, examples: int, rng: np.random.Generator) -> float:
     start = time.perf_counter()
     made = _random_views(parts, examples, rng)
     part = clipped_gradient_sum(
-        parts.trained,
+        way.prepare(parts.trained),
         soft_cross_entropy,
         made.views,
         made.labels,

@@ -114,7 +114,9 @@ def run(
                 keep=lambda step, so_far, new: (
                     record.keep(step, ema, so_far, new, interrupted()) if ranks.first else None
                 ),
-                save=lambda so_far: record.save(ema, so_far) if ranks.first else None,
+                save=lambda so_far: (
+                    record.save(ema, so_far, str(trainer.way)) if ranks.first else None
+                ),
                 report=report,
             )
         last = ranks.told_by_first(history.last)

@@ -17,8 +17,8 @@ from dpmix.training.run_folder import RunFolder
 
 FREE = {
     "data", "data_root", "download", "workers", "pool", "pool_labels", "backbone_weights",
-    "cache_dir", "device", "engine", "view_chunk", "checkpoint_minutes", "checkpoint_every",
-    "keep_checkpoints", "tensorboard", "wandb", "log_private_diagnostics",
+    "cache_dir", "device", "engine", "view_chunk", "compile", "checkpoint_minutes",
+    "checkpoint_every", "keep_checkpoints", "tensorboard", "wandb", "log_private_diagnostics",
 }  # fmt: skip
 """Settings that may change: where things lie and how they are computed, not what."""
 
@@ -50,11 +50,15 @@ def reassemble(
         **settings: given anew, of those in `FREE`.
 
     Raises:
-        DpmixError: no checkpoint, or anything that is not as it was, by its name.
+        DpmixError: no checkpoint, a complete run, or anything that is not as it was, by its name.
     """
     folder = RunFolder(root)
     if not folder.diagnostics.is_dir():
         raise DpmixError(f"'{root}' is no run folder; give the folder of the run to go on with")
+    if is_complete(root, **settings):
+        raise DpmixError(
+            f"the run in '{root}' is complete: there is nothing left to do; load its model"
+        )
     checkpoint = newest_checkpoint(folder.checkpoints)
     tree = yaml.safe_load(checkpoint.config)
     before = Config.of(tree)

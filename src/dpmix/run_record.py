@@ -93,7 +93,7 @@ class RunRecord:
         if interrupted:
             raise KeyboardInterrupt
 
-    def save(self, ema: Ema, history: History) -> None:
+    def save(self, ema: Ema, history: History, engine: str) -> None:
         """Write what may be released; true of this step whether or not the run goes on."""
         parts = self._parts
         weights = weight_bytes(trained_state(parts.model, ema.weights()))
@@ -108,7 +108,8 @@ class RunRecord:
             resumed_at=self._resumed_at,
             processes=parts.ranks.size,
         )
-        numbers = metrics(parts.config, parts.plan, history, parameter_count(parts.model))
+        trained = parameter_count(parts.model)
+        numbers = metrics(parts.config, parts.plan, history, trained, engine)
         self.folder.save(
             config=text_writer(parts.config.to_yaml()),
             privacy=text_writer(to_json(statement)),

@@ -8,7 +8,8 @@ from dpmix.models import build_model
 from dpmix.models.head import LinearHead
 from dpmix.privacy import fastest
 from dpmix.privacy.clipping import clipped_gradient_sum
-from dpmix.privacy.fastest import Way, choose_way, fastest_way
+from dpmix.privacy.fastest import choose_way, fastest_way
+from dpmix.privacy.way import Way
 from dpmix.training.loss import soft_cross_entropy
 
 SHAPE = (1, 12, 12)

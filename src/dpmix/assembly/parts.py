@@ -131,5 +131,6 @@ class Assembly:
             seed=run.seed,
             engine=run.engine,
             view_chunk=run.view_chunk,
+            compiled=run.compile,
             ranks=self.ranks,
         )

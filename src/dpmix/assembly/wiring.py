@@ -24,6 +24,7 @@ from dpmix.training.features import FeatureCache
 from dpmix.training.optimizer import build_optimizer, build_schedule
 from dpmix.training.pretrain import Pretraining
 from dpmix.training.ranks import ALONE, Ranks
+from dpmix.training.run_folder import RunFolder
 from dpmix.views import ViewBuilder, ViewSpec
 
 
@@ -49,6 +50,9 @@ def assemble(
     Raises:
         DpmixError: any setting or data that can't be meant.
     """
+    if config.run.output and trial is None and plan is None and ranks.first:
+        # Before the data are read, which can take minutes.
+        RunFolder(Path(config.run.output)).refuse_if_taken(config.run.overwrite)
     device = choose_device(config.run.device)
     check_pool_settings(config.views)
     named = config.model.backbone is not None

@@ -61,7 +61,8 @@ class WSConv2d(nn.Conv2d):
         centred = self.weight - self.weight.mean(dim=fan, keepdim=True)
         # var * fan_in is the squared norm of what is centred.
         norm = torch.linalg.vector_norm(centred, dim=fan, keepdim=True).clamp(min=_EPS**0.5)
-        return centred * (self.gain.view(-1, 1, 1, 1) / norm)
+        weight: Tensor = centred * (self.gain.view(-1, 1, 1, 1) / norm)
+        return weight
 
     def forward(self, x: Float[Tensor, "B I H W"]) -> Float[Tensor, "B O H2 W2"]:
         """Convolve x [B, in, H, W] with the standardised weight."""

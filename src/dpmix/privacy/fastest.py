@@ -6,27 +6,21 @@ of `choose_engine` instead.
 """
 
 import logging
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from dpmix.models.activation_memory import activation_bytes
-from dpmix.models.memory_probe import copy_of
 from dpmix.models.preserved import preserved
-from dpmix.privacy.clipping import (
-    CannotRunError,
-    Engine,
-    Loss,
-    choose_engine,
-    clipped_gradient_sum,
-    trainable,
-)
+from dpmix.privacy.clipping import CannotRunError, Engine, Loss, choose_engine, trainable
+from dpmix.privacy.compiled import compiled_way
 from dpmix.privacy.linear import not_linear, trained_linear
+from dpmix.privacy.trial import trial
 from dpmix.privacy.vectorized import MAX_GRADIENT_NUMBERS
+from dpmix.privacy.way import Way
 
 # A run of fewer forward passes is over before the ways to compute it were tried.
 WORTH_TRYING = 20_000
@@ -42,35 +36,6 @@ SHARE_OF_MEMORY = 0.5
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Way:
-    """How a clipped sum is computed.
-
-    Attributes:
-        engine: as in `clipped_gradient_sum`.
-        view_chunk: as there.
-        channels_last: whether the model's convolutions lie in that order in memory.
-        reason: why, in a few words.
-    """
-
-    engine: Engine
-    view_chunk: int | None = None
-    channels_last: bool = False
-    reason: str = ""
-
-    def prepare(self, model: nn.Module) -> None:
-        """Lay the model out in memory where the way asks for it; its values stay."""
-        if self.channels_last:
-            for parameter in model.parameters():
-                if parameter.ndim == 4:
-                    parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-
-    def __str__(self) -> str:
-        layout = ", channels last" if self.channels_last else ""
-        chunk = f", {self.view_chunk} views at a time" if self.view_chunk else ""
-        return f"{self.engine}{layout}{chunk}"
-
-
 def choose_way(
     engine: Engine,
     model: nn.Module,
@@ -81,6 +46,7 @@ def choose_way(
     *,
     passes: float,
     repeatable: bool,
+    compiled: bool = False,
 ) -> Way:
     """As asked for; for `auto` the fastest, or where that is not worth a try, by rule.
 
@@ -93,10 +59,13 @@ def choose_way(
         view_chunk: as there.
         passes: forward passes in the whole run.
         repeatable: whether the run is to repeat to the bit.
+        compiled: as asked for in `compiled_way`.
 
     Raises:
-        DpmixError: engine `linear` for a model that it is not for.
+        DpmixError: engine `linear` for a model that it is not for, or as `compiled_way` raises.
     """
+    if compiled:
+        return compiled_way(engine, model, loss, view_shape, views, view_chunk)
     if engine == "linear" and trained_linear(model) is None:
         raise not_linear()
     if engine != "auto":
@@ -161,7 +130,7 @@ def _timed(
     tries: dict[Way, Callable[[int], float]] = {}
     first: dict[Way, float] = {}
     for way in ways:
-        tries[way] = _trial(way, model, loss, view_shape, views, device)
+        tries[way] = trial(way, model, loss, view_shape, views)
         try:
             tries[way](1)  # warms up
             first[way] = tries[way](2)
@@ -176,39 +145,6 @@ def _timed(
             taken = tries[way](count)
             best[way] = min(taken, best[way]) if turn else taken
     return best
-
-
-def _trial(
-    way: Way,
-    model: nn.Module,
-    loss: Loss,
-    view_shape: tuple[int, ...],
-    views: int,
-    device: torch.device,
-) -> Callable[[int], float]:
-    """A function from a number of examples to the seconds that one of them takes."""
-    classes = _logits(model, torch.rand(1, *view_shape, device=device)).shape[-1]
-    subject = copy_of(model) if way.channels_last else model
-    way.prepare(subject)
-
-    def run(examples: int) -> float:
-        images = torch.rand(examples, views, *view_shape, device=device)
-        labels = torch.full((examples, views, classes), 1 / classes, device=device)
-        start = time.perf_counter()
-        part = clipped_gradient_sum(
-            subject, loss, images, labels, 1.0, engine=way.engine, view_chunk=way.view_chunk
-        )
-        # Reading a value back waits for the device to finish.
-        part.norms.sum().item()
-        return (time.perf_counter() - start) / examples
-
-    return run
-
-
-def _logits(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    with torch.no_grad():
-        logits: torch.Tensor = model(images)
-    return logits
 
 
 def _fitting_chunk(

@@ -10,8 +10,18 @@ from dpmix.privacy.plan import PrivacyPlan
 from dpmix.training.loop import History
 
 
-def metrics(config: Config, plan: PrivacyPlan, history: History, parameters: int) -> dict[str, Any]:
-    """Accuracy of the averaged weights at the latest evaluation and over the run."""
+def metrics(
+    config: Config, plan: PrivacyPlan, history: History, parameters: int, engine: str
+) -> dict[str, Any]:
+    """Accuracy of the averaged weights at the latest evaluation and over the run.
+
+    Args:
+        config: the run's settings.
+        plan: what ran.
+        history: what was evaluated.
+        parameters: how many were trained.
+        engine: that computed the clipped sums.
+    """
     assert history.last is not None
     worst, worst_accuracy = history.last.worst_class
     return {
@@ -27,5 +37,6 @@ def metrics(config: Config, plan: PrivacyPlan, history: History, parameters: int
         "weights": "exponential moving average, last",
         "curve": history.points,
         "seed": config.run.seed,
+        "engine": engine,
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
     }

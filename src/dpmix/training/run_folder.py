@@ -76,9 +76,17 @@ class RunFolder:
                 another run, or can't be made.
         """
         with self._opening():
-            if self.root.is_dir() and any(self.root.iterdir()) and not self._never_trained():
-                self._refuse_unless_a_run(overwrite)
+            self.refuse_if_taken(overwrite)
             self._enter()
+
+    def refuse_if_taken(self, overwrite: bool) -> None:
+        """Refuse a folder that `create` would refuse, in use aside; nothing is written.
+
+        Raises:
+            DpmixError: the folder is not empty (or, with `overwrite`, holds no run).
+        """
+        if self.root.is_dir() and any(self.root.iterdir()) and not self._never_trained():
+            self._refuse_unless_a_run(overwrite)
 
     def reopen(self, run_id: str) -> None:
         """Lock the folder to go on with the run in it.

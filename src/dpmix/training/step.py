@@ -90,6 +90,7 @@ class PrivateTrainer:
         seed: int | None = None,
         engine: Engine = "auto",
         view_chunk: int | None = None,
+        compiled: bool = False,
         ranks: Ranks = ALONE,
     ) -> None:
         """Wire a run.
@@ -105,6 +106,7 @@ class PrivateTrainer:
             seed: None for the operating system's entropy; a seed makes the noise recomputable.
             engine: see `clipped_gradient_sum`.
             view_chunk: see `clipped_gradient_sum`.
+            compiled: fuse the passes with `torch.compile`; see `compiled_way`.
             ranks: the processes that train together, each with this same plan and its own data.
 
         Raises:
@@ -135,8 +137,9 @@ class PrivateTrainer:
             view_chunk,
             passes=plan.steps * plan.expected_batch_size * views.spec.views,
             repeatable=seed is not None,
+            compiled=compiled,
         )
-        self.way.prepare(model)
+        self._called = self.way.prepare(model)
         self.share_weights()
 
     @property
@@ -263,7 +266,7 @@ class PrivateTrainer:
     def _clipped_sum(self, examples: Int64[Tensor, " E"], coins: StepRandomness) -> ClippedSum:
         view_set = self.views.of(self.data, examples, coins.views, self.device)
         return clipped_gradient_sum(
-            self.model,
+            self._called,
             self.loss,
             view_set.views,
             view_set.labels,
