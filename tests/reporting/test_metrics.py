@@ -15,7 +15,9 @@ def test_it_holds_the_latest_evaluation_its_worst_class_and_the_curve():
     plan = PrivacyPlan.calibrate(n=10, expected_batch_size=5, steps=2, epsilon=math.inf, delta=1e-5)
     points = [{"step": 2, "epsilon": math.inf, "test_accuracy": 0.5}]
     history = History(points, Evaluation(0.5, {"a": 0.75, "b": 0.25}, 1.5, 8))
-    said = metrics(Config.load(seed=3, method="none"), plan, history, parameters=99, engine="examplewise")
+    said = metrics(
+        Config.load(seed=3, method="none"), plan, history, parameters=99, engine="examplewise"
+    )
     assert (said["test_accuracy"], said["test_loss"], said["test_images"]) == (0.5, 1.5, 8)
     assert said["worst_class"] == {"name": "b", "accuracy": 0.25}
     assert said["curve"] == points

@@ -24,7 +24,9 @@ def card(classes, pool=None, **settings):
     statement = privacy_statement(
         config, plan, pool=pool, backbone=None, steps=5, weights_sha256="ab", run_id="r"
     )
-    return model_card(config, statement, metrics(config, plan, history, 1234, "examplewise")), statement
+    return model_card(
+        config, statement, metrics(config, plan, history, 1234, "examplewise")
+    ), statement
 
 
 def test_it_says_the_guarantee_the_accuracy_and_the_worst_class():
