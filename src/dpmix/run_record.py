@@ -96,6 +96,7 @@ class RunRecord:
     def save(self, ema: Ema, history: History, engine: str) -> None:
         """Write what may be released; true of this step whether or not the run goes on."""
         parts = self._parts
+        settings = parts.config.to_yaml()
         weights = weight_bytes(trained_state(parts.model, ema.weights()))
         statement = privacy_statement(
             parts.config,
@@ -104,6 +105,7 @@ class RunRecord:
             backbone=parts.backbone,
             steps=history.points[-1]["step"],
             weights_sha256=sha256(weights).hexdigest(),
+            config_sha256=sha256(settings.encode()).hexdigest(),
             run_id=self._run_id,
             resumed_at=self._resumed_at,
             processes=parts.ranks.size,
@@ -111,7 +113,7 @@ class RunRecord:
         trained = parameter_count(parts.model)
         numbers = metrics(parts.config, parts.plan, history, trained, engine)
         self.folder.save(
-            config=text_writer(parts.config.to_yaml()),
+            config=text_writer(settings),
             privacy=text_writer(to_json(statement)),
             model=lambda aside: aside.write_bytes(weights),
             metrics=text_writer(to_json(numbers)),

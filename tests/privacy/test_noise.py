@@ -6,10 +6,13 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats
 
-from dpmix.privacy.noise import GaussianNoise
+from dpmix.privacy.noise import GaussianNoise, _grid, with_noise
 from dpmix.privacy.plan import PrivacyPlan
+from dpmix.privacy.secure_stream import SecureStream
 
 PLAN = PrivacyPlan(
     sampling_rate=0.5,
@@ -52,6 +55,33 @@ def test_tensors_coordinates_and_steps_get_noise_of_their_own():
     (a, b), (c, d) = source(zero), source(zero)
     for one, other in [(a, b), (a, c), (b, d), (a[:-1], a[1:])]:
         assert abs(np.corrcoef(one, other)[0, 1]) < 5 / math.sqrt(999)
+
+
+@given(
+    c=st.floats(1e-3, 1e3), sigma=st.floats(0.1, 1e6), batch=st.floats(1, 1e6),
+    total=st.lists(st.floats(-1, 1), min_size=1, max_size=8), seed=st.integers(0, 2**32),
+)  # fmt: skip
+def test_every_release_lies_on_a_grid_that_does_not_depend_on_the_sum(c, sigma, batch, total, seed):
+    """So its last bits say nothing: plain sum + noise takes values of the sum's own."""
+    sums = c * batch * torch.tensor(total, dtype=torch.float64)
+    grid = _grid(c, sigma * c, batch)
+    (noisy,) = with_noise([sums], sigma * c, c, batch, np.random.default_rng(seed))
+    (alone,) = with_noise([0 * sums], sigma * c, c, batch, np.random.default_rng(seed))
+    steps = noisy / grid
+    assert (steps == steps.round()).all() and steps.abs().max() < 2**53
+    # Exact: the same whole numbers were added, and the sum's own rounding is a step at most.
+    assert torch.equal((noisy - alone) / grid, (sums / grid).round())
+    # What rounding adds to the sensitivity is a small part of it, and the noise is enlarged by it.
+    assert grid <= c * 2**-13 and math.log2(grid) % 1 == 0
+
+
+def test_the_noise_makes_up_for_what_rounding_adds_to_the_sensitivity(monkeypatch):
+    monkeypatch.setattr(SecureStream, "standard_normal", lambda _, size: np.ones(size))
+    # A grid as coarse as can be had, by noise of a million times the sensitivity.
+    std, count = 2.0**20, 10_000
+    grid = _grid(1.0, std, 1.0)
+    (noisy,) = with_noise([torch.zeros(count)], std, 1.0, 1.0, SecureStream())
+    assert noisy[0] >= std * (1 + grid * math.sqrt(count)) * (1 - 1e-12)
 
 
 def test_float64_draws_are_rounded_once():

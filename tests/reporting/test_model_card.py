@@ -22,7 +22,14 @@ def card(classes, pool=None, **settings):
     evaluation = Evaluation(0.75, classes, 0.6, 200)
     history = History([{"step": 5, "epsilon": 2.0, "test_accuracy": 0.75}], evaluation)
     statement = privacy_statement(
-        config, plan, pool=pool, backbone=None, steps=5, weights_sha256="ab", run_id="r"
+        config,
+        plan,
+        pool=pool,
+        backbone=None,
+        steps=5,
+        weights_sha256="ab",
+        config_sha256="cd",
+        run_id="r",
     )
     return model_card(
         config, statement, metrics(config, plan, history, 1234, "examplewise")

@@ -26,7 +26,14 @@ PLAN = PrivacyPlan(
 def test_every_number_is_the_plans_whatever_the_settings_say():
     config = Config.load(epsilon=0.1, delta=1e-9, max_grad_norm=77, expected_batch_size=1)
     said = privacy_statement(
-        config, PLAN, pool=None, backbone=None, steps=4, weights_sha256="ab", run_id="r"
+        config,
+        PLAN,
+        pool=None,
+        backbone=None,
+        steps=4,
+        weights_sha256="ab",
+        config_sha256="cd",
+        run_id="r",
     )
     assert said["epsilon"] == PLAN.epsilon
     assert said["epsilon_rdp"] == pytest.approx(PLAN.epsilon_rdp)
@@ -41,7 +48,14 @@ def test_every_number_is_the_plans_whatever_the_settings_say():
 
 def test_an_unfinished_run_states_what_it_has_spent():
     said = privacy_statement(
-        Config.load(), PLAN, pool=None, backbone=None, steps=1, weights_sha256="ab", run_id="r"
+        Config.load(),
+        PLAN,
+        pool=None,
+        backbone=None,
+        steps=1,
+        weights_sha256="ab",
+        config_sha256="cd",
+        run_id="r",
     )
     assert (said["steps"], said["planned_steps"], said["complete"]) == (1, 4, False)
     assert said["epsilon"] == PLAN.epsilon_after(1) < PLAN.epsilon
@@ -77,7 +91,14 @@ def test_n_is_called_public_only_where_it_is():
 def test_what_was_spent_before_is_in_every_epsilon_and_said():
     spent = dataclasses.replace(PLAN, spent=(20.0, 30.0))
     said = privacy_statement(
-        Config.load(), spent, pool=None, backbone=None, steps=1, weights_sha256="ab", run_id="r"
+        Config.load(),
+        spent,
+        pool=None,
+        backbone=None,
+        steps=1,
+        weights_sha256="ab",
+        config_sha256="cd",
+        run_id="r",
     )
     assert said["epsilon"] == spent.epsilon_after(1) > PLAN.epsilon_after(1)
     assert said["epsilon_rdp"] == spent.epsilon_rdp_after(1) > PLAN.epsilon_rdp_after(1)
@@ -92,7 +113,14 @@ def test_weights_that_were_pretrained_on_the_pool_are_stated(role, weights):
     facts = PoolFacts("cats", 7, "aa", None, None, None)
     config = Config.load(pool="cats", pool_role=role)
     said = privacy_statement(
-        config, PLAN, pool=facts, backbone=None, steps=4, weights_sha256="ab", run_id="r"
+        config,
+        PLAN,
+        pool=facts,
+        backbone=None,
+        steps=4,
+        weights_sha256="ab",
+        config_sha256="cd",
+        run_id="r",
     )
     assert said["public_inputs"]["pretrained_weights"] == weights
     use = {"role": "mix", "draw": "uniform"} if role == "mix" else {"role": role, "epochs": 20}
@@ -103,7 +131,14 @@ def test_the_pool_is_stated_by_what_is_known_of_it():
     facts = PoolFacts("cats", 7, "aa", "bb", "painter at 1234", "openrail")
     config = Config.load(method="mix-diff", pool="/home/alice/cats", pool_role="extra")
     said = privacy_statement(
-        config, PLAN, pool=facts, backbone=None, steps=4, weights_sha256="ab", run_id="r"
+        config,
+        PLAN,
+        pool=facts,
+        backbone=None,
+        steps=4,
+        weights_sha256="ab",
+        config_sha256="cd",
+        run_id="r",
     )
     assert said["public_inputs"]["pool"] == facts.as_dict() | {"role": "extra", "draw": "uniform"}
     assert "alice" not in str(said)

@@ -16,6 +16,7 @@ from dpmix.cli.predict import predict
 from dpmix.cli.recipes import recipes
 from dpmix.cli.synthesize import synthesize
 from dpmix.cli.train import train
+from dpmix.cli.verify import verify
 from dpmix.errors import DpmixError
 from dpmix.training.ranks import first_to_speak
 
@@ -48,7 +49,7 @@ def _options(
 ) -> None: ...
 
 
-for _command in (train, evaluate, predict, calibrate, synthesize):
+for _command in (train, evaluate, predict, verify, calibrate, synthesize):
     app.command()(_command)
 app.add_typer(pool)
 app.add_typer(recipes)

@@ -24,6 +24,7 @@ from dpmix.gap.moments import Moments
 from dpmix.gap.projection import PublicProjection
 from dpmix.models.backbone import Backbone
 from dpmix.privacy.accounting import epsilon_gaussian
+from dpmix.privacy.secure_stream import SecureStream, Stream
 from dpmix.public.class_map import UNLABELLED
 from dpmix.public.pool import PublicPool
 
@@ -57,7 +58,7 @@ def check_gap(
     *,
     sigma: float,
     device: torch.device,
-    rng: np.random.Generator | None = None,
+    rng: Stream | None = None,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> GapFinding:
     """Compare `pool` with the images of `private` in the backbone's feature space.
@@ -99,7 +100,7 @@ def check_gap(
         device,
         lambda n: report(len(labelled) + n, total),
     )
-    return side.compared(theirs, private.labels, sigma, rng or np.random.default_rng())
+    return side.compared(theirs, private.labels, sigma, rng or SecureStream())
 
 
 def compare_features(
@@ -107,7 +108,7 @@ def compare_features(
     private: tuple[Float[Tensor, "N D"], Int64[Tensor, " N"]],
     classes: int,
     sigma: float,
-    rng: np.random.Generator,
+    rng: Stream,
 ) -> GapFinding:
     """The check from features and labels on; arguments as in `check_gap`."""
     return _PublicSide.of(*pool, classes).compared(*private, sigma, rng)
@@ -133,7 +134,7 @@ class _PublicSide:
         features: Float[Tensor, "N D"],
         labels: Int64[Tensor, " N"],
         sigma: float,
-        rng: np.random.Generator,
+        rng: Stream,
     ) -> GapFinding:
         """Release the moments of the other half, and judge."""
         classes, _ = self.moments.size

@@ -14,13 +14,16 @@ is ONE Gaussian mechanism of noise multiplier sigma, whatever is computed from i
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
+from dpmix.privacy.noise import with_noise
+from dpmix.privacy.secure_stream import Stream
+
 COUNT, SUM = 0.3, 0.8
 SECOND = math.sqrt(1 - COUNT**2 - SUM**2)
+_MANY = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,11 +72,10 @@ class Moments:
         second[column, row] = second[row, column]
         return cls(count / COUNT, (total / SUM).reshape(classes, k), second)
 
-    def released(self, sigma: float, rng: np.random.Generator) -> "Moments":
-        """What may leave: the vector plus N(0, sigma^2 I), drawn in float64."""
-        vector = self.vector()
-        noise = torch.from_numpy(rng.standard_normal(len(vector)))
-        return Moments.from_vector(vector + sigma * noise, self.size)
+    def released(self, sigma: float, rng: Stream) -> "Moments":
+        """What may leave: the vector plus N(0, sigma^2 I)."""
+        (noisy,) = with_noise([self.vector()], sigma, 1.0, _MANY, rng)
+        return Moments.from_vector(noisy, self.size)
 
     def scaled(self, count: Float64[Tensor, " L"]) -> "Moments":
         """The moments of a set of the same distribution with `count` images of each class."""

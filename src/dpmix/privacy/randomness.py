@@ -2,15 +2,18 @@
 
 Every step has streams of its own, one for each use: drawing more views never moves the noise, and a
 seeded run that goes on after step t needs nothing but its seed and t. So no state of a generator is
-ever saved, and an unseeded run that goes on draws fresh entropy. The streams are numpy's, whose
-state is filled from 128 bits of entropy: torch's generator on the CPU keeps only 32 bits of its
-seed, few enough to try them all against a released model. A seed makes the noise recomputable by
-anyone who knows it: then there is no privacy against them, and every output of such a run says so.
+ever saved, and an unseeded run that goes on draws fresh entropy. What the guarantee counts on,
+draws and noise, then comes from a cryptographic generator. Other streams, and those of a seed, are
+numpy's, of 128 bits: torch's generator on the CPU keeps only 32 bits of its seed, few enough to try
+them all against a released model. A seed makes the noise recomputable by anyone who knows it: then
+there is no privacy against them, and every output of such a run says so.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
+
+from dpmix.privacy.secure_stream import SecureStream, Stream
 
 _PUBLIC, _STEP = 0, 1
 
@@ -27,9 +30,9 @@ class StepRandomness:
             given, and the step must repeat.
     """
 
-    sampling: np.random.Generator
+    sampling: Stream
     views: np.random.Generator
-    noise: np.random.Generator
+    noise: Stream
     model: int
 
 
@@ -53,11 +56,14 @@ class Randomness:
         """The streams of step `step`, from 0."""
         sampling, views, noise, model = self._spawned((_STEP, self._rank, step), 4)
         return StepRandomness(
-            sampling=np.random.default_rng(sampling),
+            sampling=self._private(sampling),
             views=np.random.default_rng(views),
-            noise=np.random.default_rng(noise),
+            noise=self._private(noise),
             model=_as_seed(model),
         )
+
+    def _private(self, stream: np.random.SeedSequence) -> Stream:
+        return np.random.default_rng(stream) if self.seeded else SecureStream()
 
     def _spawned(self, key: tuple[int, ...], uses: int) -> list[np.random.SeedSequence]:
         return np.random.SeedSequence(self._root, spawn_key=key).spawn(uses)

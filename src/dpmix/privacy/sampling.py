@@ -10,6 +10,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from dpmix.privacy.plan import PrivacyPlan
+from dpmix.privacy.secure_stream import Stream
 
 # Coins thrown together: for a billion examples they would fill 8 GB.
 _AT_ONCE = 1 << 22
@@ -22,7 +23,7 @@ class PoissonSampler:
         self.rate = plan.sampling_rate
         self.examples = examples
 
-    def draw(self, rng: np.random.Generator) -> Int64[Tensor, " B"]:
+    def draw(self, rng: Stream) -> Int64[Tensor, " B"]:
         """Indices of the drawn examples in ascending order; B varies from step to step, to 0."""
         starts = range(0, self.examples, _AT_ONCE)
         drawn = [

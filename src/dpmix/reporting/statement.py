@@ -13,6 +13,7 @@ from dpmix.models.backbone import Backbone
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.public.load import PoolFacts
 from dpmix.reporting.rounding import shown_epsilon
+from dpmix.reporting.statement_model import seal
 
 NOT_PRIVATE = "NOT PRIVATE"
 MECHANISM = "Poisson-subsampled Gaussian on the sum of clipped gradients (DP-SGD)"
@@ -28,6 +29,7 @@ def privacy_statement(
     backbone: Backbone | None,
     steps: int,
     weights_sha256: str,
+    config_sha256: str,
     run_id: str,
     resumed_at: tuple[int, ...] = (),
     processes: int = 1,
@@ -41,13 +43,14 @@ def privacy_statement(
         backbone: whose features were trained on, if any.
         steps: steps released; fewer than planned where the run is not over.
         weights_sha256: of the weights' file that the statement is about.
+        config_sha256: of the settings' file beside it.
         run_id: names the run.
         resumed_at: the steps after which it was stopped and went on.
         processes: how many trained together.
     """
     epsilon = plan.epsilon_after(steps)
     pretrains = pool is not None and config.views.pool_role == "pretrain"
-    return {
+    said = {
         "private": plan.private,
         "run_id": run_id,
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -72,6 +75,7 @@ def privacy_statement(
         "processes": processes,
         "examples": plan.n,
         "weights_sha256": weights_sha256,
+        "config_sha256": config_sha256,
         "seeded": config.run.seed is not None,
         "assumptions": assumptions(config, plan, resumed_at, processes) if plan.private else [],
         "spent_before": list(plan.spent),
@@ -84,6 +88,7 @@ def privacy_statement(
         "versions": {"python": platform.python_version()}
         | {name: version(name) for name in _LIBRARIES},
     }
+    return seal(said)
 
 
 def _facts(backbone: Backbone, config: Config) -> dict[str, Any]:
@@ -145,7 +150,10 @@ def assumptions(
         "The test split is not protected: its accuracy is published as measured.",
         "The model is the last moving average of the weights, a rule fixed before training.",
         "The files in diagnostics/ are not covered and stay where they are.",
-        "Noise is float32-rounded and from a generator that is not cryptographic.",
+        "Draws and noise come from the operating system's cryptographic generator, and the noise "
+        "is added exactly, on a grid."
+        if config.run.seed is None
+        else "Nobody knows the seed.",
     ]
     if resumed_at:
         said.append(

@@ -1,0 +1,147 @@
+"""What `privacy.json` holds, field by field; `privacy.schema.json` is this as a JSON schema.
+
+Guarantee: a statement that `read_statement` accepts has every field, of its type and in its range,
+and no other; and it is, to the last character that counts, as it was written.
+"""
+
+import json
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from dpmix.errors import DpmixError
+from dpmix.training.json_text import to_json
+
+SCHEMA = Path(__file__).with_name("privacy.schema.json")
+_SHA256 = r"^[0-9a-f]{64}$"
+
+Finite = Field(allow_inf_nan=False)
+Infinite = Literal["inf"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Accountant(_Part):
+    """Whose epsilon is stated, and whose beside it."""
+
+    name: Literal["PLD"]
+    library: Literal["dp-accounting"]
+    beside: Literal["RDP"]
+
+
+class PoolInput(_Part):
+    """The public pool, and what it was used for."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    contents_sha256: str = Field(pattern=_SHA256)
+    role: Literal["mix", "pretrain"]
+
+
+class BackboneInput(_Part):
+    """The public backbone."""
+
+    name: str
+    provenance: str
+    licence: str
+    weights_sha256: str | None
+    embedding_size: int
+    input_size: int
+    trained_privately: str
+
+
+class PublicInputs(_Part):
+    """All that went into the model beside the private images."""
+
+    pool: PoolInput | None
+    normalization: str
+    pretrained_weights: str | None
+    backbone: BackboneInput | None
+
+
+class Statement(_Part):
+    """The guarantee of a run."""
+
+    private: bool
+    run_id: str
+    written: str
+    guarantee: str
+    epsilon: float | Infinite = Field(description="by PLD accounting, at delta")
+    epsilon_rdp: float | Infinite
+    delta: float = Field(gt=0, lt=1)
+    neighbouring_relation: Literal["add or remove one training example"]
+    mechanism: str
+    method: str
+    accountant: Accountant
+    sampling_rate: float = Field(gt=0, le=1, description="q, of Poisson sampling")
+    denominator: float = Field(gt=0, description="what the noisy sum is divided by")
+    noise_multiplier: float = Field(ge=0, description="sigma: noise_std / sensitivity")
+    max_grad_norm: float | Infinite = Field(description="C")
+    sensitivity: float | Infinite = Field(description="of the released sum")
+    noise_std: float = Field(ge=0)
+    steps: int = Field(ge=1, description="T, of the model that weights_sha256 names")
+    planned_steps: int = Field(ge=1)
+    complete: bool
+    resumed_at: list[int]
+    processes: int = Field(ge=1)
+    examples: int | None = Field(description="N, where it counts as public")
+    weights_sha256: str = Field(pattern=_SHA256)
+    config_sha256: str = Field(pattern=_SHA256)
+    seeded: bool
+    assumptions: list[str]
+    spent_before: list[float] = Field(description="sigmas of earlier releases, counted in epsilon")
+    public_inputs: PublicInputs
+    versions: dict[str, str]
+    sha256: str = Field(pattern=_SHA256, description="of all the rest, as `seal` computes it")
+
+
+def seal(said: dict[str, Any]) -> dict[str, Any]:
+    """Add the sha256 of what is said. It tells an edit, not a forger, who can compute it anew."""
+    return said | {"sha256": _digest(said)}
+
+
+def _digest(said: dict[str, Any]) -> str:
+    rest = {name: value for name, value in said.items() if name != "sha256"}
+    ordered = json.dumps(json.loads(to_json(rest)), sort_keys=True)
+    return sha256(ordered.encode()).hexdigest()
+
+
+def read_statement(path: Path) -> Statement:
+    """Read a statement as it was written.
+
+    Raises:
+        DpmixError: unreadable, no privacy statement, or edited since.
+    """
+    try:
+        said = json.loads(path.read_bytes())
+        statement = Statement.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise DpmixError(
+            f"cannot read '{path}' ({error.strerror}); expected a run's privacy statement"
+        ) from None
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(str(part) for part in problem["loc"]) or "the file"
+        raise DpmixError(
+            f"'{path}' is no privacy statement of this version of dpmix: {where}: "
+            f"{problem['msg']}; expected the file as the run wrote it"
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise DpmixError(
+            f"'{path}' is not JSON ({error}); expected the file as the run wrote it"
+        ) from None
+    if statement.sha256 != _digest(said):
+        raise DpmixError(
+            f"'{path}' was changed since it was written: its sha256 is not that of the rest; "
+            "expected the file as the run wrote it"
+        )
+    return statement
+
+
+def schema_text() -> str:
+    """The JSON schema, as `privacy.schema.json` holds it."""
+    return json.dumps(Statement.model_json_schema(), indent=2) + "\n"

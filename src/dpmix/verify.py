@@ -1,0 +1,149 @@
+"""`verify`: do a run's files bear each other out, and does its epsilon hold by another accountant?
+
+Guarantee: what `verify` accepts states no smaller epsilon than sigma, q and T give, by
+dp-accounting again and by another accountant. It reads no private image, and it can't tell whether
+the training did what its statement says: for that there is `dpmix audit`.
+"""
+
+import math
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from dpmix.config import Config
+from dpmix.errors import DpmixError
+from dpmix.privacy.accounting import epsilon_pld, epsilon_rdp
+from dpmix.privacy.accounting_prv import epsilon_prv
+from dpmix.privacy.plan import PrivacyPlan
+from dpmix.reporting.statement import guarantee
+from dpmix.reporting.statement_model import Statement, read_statement
+from dpmix.training.run_folder import RunFolder
+
+# Sums of 16 digits, in another order or version.
+_SAME = 1e-6
+# What the PLD accountant's grid may add to epsilon.
+_ROUNDED_UP = 0.01
+
+
+@dataclass(frozen=True)
+class Verified:
+    """A statement that holds.
+
+    Attributes:
+        statement: what it says.
+        prv: lower bound, estimate and upper bound of epsilon by the other accountant.
+    """
+
+    statement: Statement
+    prv: tuple[float, float, float]
+
+
+def verify(root: Path) -> Verified:
+    """Check the run at `root`: hashes, arithmetic, settings, card, and epsilon by two accountants.
+
+    Raises:
+        DpmixError: the first thing that does not hold, or a run that is not private.
+    """
+    folder = RunFolder(root)
+    said = read_statement(folder.privacy)
+    _expect_hash(folder.model, said.weights_sha256)
+    _expect_hash(folder.config, said.config_sha256)
+    config = Config.load(folder.config)
+    if not said.private:
+        raise DpmixError(f"'{root}' is NOT PRIVATE and says so: there is no guarantee to verify")
+    plan = _plan_of(said, config)
+    _check_arithmetic(said, plan, config)
+    if said.guarantee not in _text_of(folder.card):
+        raise _broken(f"'{folder.card.name}' does not hold the statement's guarantee")
+    return Verified(said, _check_epsilon(said))
+
+
+def _expect_hash(path: Path, expected: str) -> None:
+    found = sha256(_bytes_of(path)).hexdigest()
+    if found != expected:
+        raise _broken(f"'{path.name}' has sha256 {found[:16]}..., stated {expected[:16]}...")
+
+
+def _bytes_of(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DpmixError(
+            f"cannot read '{path}' ({error.strerror}); expected the run's file beside its "
+            "statement: restore it"
+        ) from None
+
+
+def _text_of(path: Path) -> str:
+    return _bytes_of(path).decode(errors="replace")
+
+
+def _broken(what: str) -> DpmixError:
+    return DpmixError(f"{what}: the run's files do not bear its statement out; do not rely on it")
+
+
+def _plan_of(said: Statement, config: Config) -> PrivacyPlan:
+    spec = config.view_spec(flip=False)
+    return PrivacyPlan(
+        sampling_rate=said.sampling_rate,
+        denominator=said.denominator,
+        steps=said.planned_steps,
+        noise_multiplier=said.noise_multiplier,
+        max_grad_norm=float(said.max_grad_norm),
+        delta=said.delta,
+        sensitivity_multiplier=spec.sensitivity_multiplier,
+        target_epsilon=config.privacy.epsilon,
+        n=said.examples,
+        spent=tuple(said.spent_before),
+    )
+
+
+def _check_arithmetic(said: Statement, plan: PrivacyPlan, config: Config) -> None:
+    """Every number that follows from others, and every setting that is stated again."""
+    privacy = config.privacy
+    rate = said.sampling_rate
+    pairs: list[tuple[str, object, object]] = [
+        ("method", said.method, config.views.method),
+        ("seeded", said.seeded, config.run.seed is not None),
+        ("delta", said.delta, privacy.delta),
+        ("max_grad_norm", said.max_grad_norm, privacy.max_grad_norm),
+        ("sensitivity", said.sensitivity, plan.max_grad_norm * plan.sensitivity_multiplier),
+        ("noise_std", said.noise_std, plan.noise_std),
+        ("complete", said.complete, said.steps == said.planned_steps),
+        ("steps", said.steps, min(said.steps, said.planned_steps)),
+        ("guarantee", said.guarantee, guarantee(plan, float(said.epsilon), config.run.seed)),
+    ]
+    if said.examples is not None:
+        pairs.append(("sampling_rate", rate, said.denominator / said.examples))
+    backbone = said.public_inputs.backbone
+    if config.input is not None:
+        stated = backbone and backbone.weights_sha256
+        pairs.append(("backbone's weights_sha256", stated, config.input.backbone_sha256))
+    for name, first, second in pairs:
+        if not _equal(first, second):
+            raise _broken(f"the statement's {name} is {first}, but {second} follows")
+
+
+def _equal(stated: object, follows: object) -> bool:
+    if isinstance(stated, float) and isinstance(follows, float):
+        return math.isclose(stated, follows, rel_tol=_SAME)
+    return stated == follows
+
+
+def _check_epsilon(said: Statement) -> tuple[float, float, float]:
+    given = (said.sampling_rate, said.noise_multiplier, said.steps, said.delta)
+    spent = tuple(said.spent_before)
+    epsilon = float(said.epsilon)
+    for name, stated, follows in (
+        ("epsilon", epsilon, epsilon_pld(*given, spent)),
+        ("epsilon_rdp", float(said.epsilon_rdp), epsilon_rdp(*given, spent)),
+    ):
+        if stated < follows * (1 - _SAME):
+            raise _broken(f"the statement's {name} is {stated:.6g}, but {follows:.6g} follows")
+    low, estimate, high = epsilon_prv(*given, spent)
+    if not low <= epsilon <= high * (1 + _ROUNDED_UP):
+        raise _broken(
+            f"the statement's epsilon is {epsilon:.6g}, but by the PRV accountant it lies between "
+            f"{low:.6g} and {high:.6g}"
+        )
+    return low, estimate, high

@@ -1,0 +1,134 @@
+"""`dpmix verify`: a run as it was written holds; whatever is changed in it is found."""
+
+import json
+import math
+import shutil
+
+import jsonschema
+import pytest
+
+import dpmix
+from dpmix.cli.app import app
+from dpmix.errors import DpmixError
+from dpmix.privacy.accounting import epsilon_pld
+from dpmix.privacy.accounting_prv import epsilon_prv
+from dpmix.reporting.statement_model import SCHEMA, schema_text, seal
+from dpmix.verify import verify
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("verify") / "run"
+    dpmix.fit(data="mnist5k", epsilon=3, steps=2, expected_batch_size=8, device="cpu",
+              output=str(folder))  # fmt: skip
+    return folder
+
+
+@pytest.fixture
+def run(made, tmp_path):
+    return shutil.copytree(made, tmp_path / "copy")
+
+
+def change(run, **fields):
+    """Change fields as a forger would, who knows how to seal a statement."""
+    path = run / "privacy.json"
+    said = json.loads(path.read_text()) | fields
+    said.pop("sha256")
+    path.write_text(json.dumps(seal(said)))
+
+
+def test_a_run_as_it_was_written_holds(run):
+    found = verify(run)
+    low, estimate, high = found.prv
+    assert low <= estimate <= high and low <= found.statement.epsilon <= high * 1.01
+
+
+def test_the_schema_in_the_package_is_that_of_the_model_and_a_run_obeys_it(run):
+    assert SCHEMA.read_text() == schema_text()
+    said = json.loads((run / "privacy.json").read_text())
+    jsonschema.validate(said, json.loads(SCHEMA.read_text()))
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(said | {"noise": 1}, json.loads(SCHEMA.read_text()))
+
+
+@pytest.mark.parametrize(("name", "said"), [
+    ("model.safetensors", "'model.safetensors' has sha256"),
+    ("config.yaml", "'config.yaml' has sha256"),
+    ("privacy.json", "was changed since it was written|is not JSON|is no privacy statement"),
+])  # fmt: skip
+def test_one_changed_byte_is_found(run, name, said):
+    path = run / name
+    content = bytearray(path.read_bytes())
+    for place in range(0, len(content), max(1, len(content) // 23)):
+        changed = bytearray(content)
+        changed[place] ^= 1
+        path.write_bytes(changed)
+        with pytest.raises(DpmixError, match=said):
+            verify(run)
+
+
+@pytest.mark.parametrize(("fields", "said"), [
+    ({"epsilon": 1.0}, "guarantee"),
+    ({"epsilon_rdp": 1.0}, "epsilon_rdp is 1"),
+    ({"noise_multiplier": 2.0}, "noise_std"),
+    ({"noise_multiplier": 2.0, "noise_std": 2.0}, "PRV accountant"),
+    ({"steps": 1, "complete": False}, "PRV accountant"),
+    ({"steps": 3}, "complete|steps"),
+    ({"planned_steps": 9}, "complete"),
+    ({"sampling_rate": 0.5}, "sampling_rate"),
+    ({"denominator": 4.0}, "sampling_rate"),
+    ({"delta": 1e-6}, "delta"),
+    ({"method": "none"}, "method"),
+    ({"method": "microbatch-mixup"}, "method"),
+    ({"max_grad_norm": 0.5}, "max_grad_norm"),
+    ({"sensitivity": 0.5}, "sensitivity"),
+    ({"seeded": True}, "seeded"),
+    ({"guarantee": "The model is (0.1, 1e-05)-differentially private."}, "guarantee"),
+    ({"epsilon": "inf"}, "guarantee"),
+    ({"private": "yes"}, "private"),
+    ({"examples": -4}, "sampling_rate"),
+    ({"weights_sha256": "0" * 64}, "model.safetensors"),
+    ({"extra": 1}, "extra"),
+])  # fmt: skip
+def test_a_field_that_contradicts_the_rest_is_found_though_it_was_sealed_anew(run, fields, said):
+    change(run, **fields)
+    with pytest.raises(DpmixError, match=said):
+        verify(run)
+
+
+@pytest.mark.parametrize("name", ["privacy.json", "model.safetensors", "config.yaml",
+                                  "MODEL_CARD.md"])  # fmt: skip
+def test_what_is_missing_is_named(run, name):
+    (run / name).unlink()
+    with pytest.raises(DpmixError, match=name):
+        verify(run)
+
+
+def test_a_card_with_another_guarantee_is_found(run):
+    card = run / "MODEL_CARD.md"
+    card.write_text(card.read_text().replace("differentially", "very"))
+    with pytest.raises(DpmixError, match="does not hold the statement's guarantee"):
+        verify(run)
+
+
+def test_a_run_without_privacy_is_not_verified(tmp_path):
+    dpmix.fit(data="mnist5k", epsilon=math.inf, steps=1, expected_batch_size=8, device="cpu",
+              output=str(tmp_path / "run"))  # fmt: skip
+    with pytest.raises(DpmixError, match="NOT PRIVATE"):
+        verify(tmp_path / "run")
+
+
+def test_the_command_shows_both_accountants_and_the_verdict(run, capsys, unchecked):
+    app(["verify", str(run)], standalone_mode=False)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "PRV accountant epsilon between" in shown and "verdict holds" in shown
+
+
+@pytest.mark.parametrize(("rate", "sigma", "steps", "delta", "spent"), [
+    (0.01, 1.0, 1000, 1e-5, ()), (1.0, 13.9, 100, 1e-5, ()), (0.001, 0.6, 100, 1e-6, ()),
+    (0.1, 3.0, 50, 1e-5, (20.0,)), (0.5, 100.0, 10, 1e-5, (50.0, 80.0)),
+])  # fmt: skip
+def test_two_accountants_that_share_no_code_agree(rate, sigma, steps, delta, spent):
+    low, estimate, high = epsilon_prv(rate, sigma, steps, delta, spent)
+    assert low <= epsilon_pld(rate, sigma, steps, delta, spent) <= high * 1.01
+    assert estimate == pytest.approx(epsilon_pld(rate, sigma, steps, delta, spent), rel=0.01)
