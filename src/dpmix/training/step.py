@@ -285,8 +285,8 @@ class PrivateTrainer:
             )
         if self._ranks.size == 1 and self.plan.n not in (None, len(self.data)):
             raise DpmixError(
-                f"the plan is for n = {self.plan.n:,} examples but the data have {len(self.data):,}; "
-                "calibrate a plan with the number that the data have"
+                f"the plan is for n = {self.plan.n:,} examples but the data have "
+                f"{len(self.data):,}; calibrate a plan with the number that the data have"
             )
         if self._ranks.size > 1 and self.views.spec.examples_per_group > 1:
             # A shard's bounds move with N, so one example more could rematch every pair.

@@ -1,0 +1,1 @@
+"""Empirical lower bounds on epsilon, and invariants of the running mechanism."""
