@@ -141,6 +141,18 @@ def _ready(
     return ema, History.of(checkpoint.history)
 
 
+def embedded_views(parts: Assembly, report: Counted) -> ViewSource:
+    """What a step draws views from: the images, or where they are cached their features.
+
+    Args:
+        parts: of the run.
+        report: told (views done, views in all) while they are embedded.
+    """
+    if parts.cache is None:
+        return parts.views
+    return parts.cache.embed_train(parts.examples, parts.views, report)
+
+
 def _embedded(
     parts: Assembly, report: Counted
 ) -> tuple[ViewSource, Callable[[nn.Module], Evaluation]]:
@@ -152,7 +164,7 @@ def _embedded(
             return evaluate(model, test, parts.views.normalization, parts.device)
 
         return parts.views, on_images
-    cached = parts.cache.embed_train(parts.examples, parts.views, report)
+    cached = embedded_views(parts, report)
     features = parts.cache.embed_test(test, report) if parts.ranks.first else None
 
     def on_features(model: nn.Module) -> Evaluation:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -24,6 +25,8 @@ from dpmix.training.ranks import Ranks
 from dpmix.training.step import PrivateTrainer
 from dpmix.views import ViewBuilder
 from dpmix.views.view_source import ViewSource
+
+T = TypeVar("T", bound=PrivateTrainer)
 
 
 @dataclass(frozen=True)
@@ -121,8 +124,12 @@ class Assembly:
         Args:
             views: `self.views`, or what `self.cache` has embedded of them.
         """
+        return self.trainer_of(PrivateTrainer, views)
+
+    def trainer_of(self, kind: type[T], views: ViewSource) -> T:
+        """The same, of a `kind` of trainer."""
         run = self.config.run
-        return PrivateTrainer(
+        return kind(
             self.trained,
             self.examples,
             plan=self.plan,

@@ -9,6 +9,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
+from dpmix.cli.audit import audit
 from dpmix.cli.calibrate import calibrate
 from dpmix.cli.evaluate import evaluate
 from dpmix.cli.pool import pool
@@ -49,7 +50,7 @@ def _options(
 ) -> None: ...
 
 
-for _command in (train, evaluate, predict, verify, calibrate, synthesize):
+for _command in (train, evaluate, predict, verify, audit, calibrate, synthesize):
     app.command()(_command)
 app.add_typer(pool)
 app.add_typer(recipes)
