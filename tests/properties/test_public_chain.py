@@ -1,0 +1,102 @@
+"""Plan, sampler, clipping, noise and accountant can't be wired apart through the public API."""
+
+import dataclasses
+import inspect
+import math
+
+import pytest
+import torch
+
+import dpmix
+from dpmix.errors import DpmixError
+from dpmix.privacy.noise import GaussianNoise
+from dpmix.privacy.sampling import PoissonSampler
+from dpmix.training.step import PrivateTrainer
+from small_run import linear, plan, source, trainer
+
+WIRED = {"sampling_rate", "noise_multiplier", "noise_std", "sigma", "denominator",
+         "max_grad_norm", "sensitivity_multiplier", "delta", "epsilon", "steps"}  # fmt: skip
+
+
+def parameters(function):
+    return set(inspect.signature(function).parameters)
+
+
+def test_every_public_name_is_known_here():
+    """A new one has to be thought through before it is exported."""
+    assert set(dpmix.__all__) == {
+        "PrivacyPlan", "PrivateTrainer", "ViewBuilder", "ViewSpec", "clipped_gradient_sum", "fit",
+    }  # fmt: skip
+
+
+def test_the_plan_alone_carries_what_must_agree():
+    assert not parameters(PrivateTrainer.__init__) & WIRED
+    assert parameters(PoissonSampler.__init__) == {"self", "plan", "examples"}
+    assert parameters(GaussianNoise.__init__) == {"self", "plan"}
+    # It has no noise, no draw and no epsilon: what it returns is a private sum.
+    assert parameters(dpmix.clipped_gradient_sum) & WIRED == {"max_grad_norm"}
+    assert not parameters(dpmix.ViewBuilder.__init__) & WIRED
+
+
+def test_sampler_and_noise_cannot_be_made_of_numbers(unchecked):
+    for make in (lambda: PoissonSampler(0.1, 10), lambda: GaussianNoise(1.0)):
+        with pytest.raises(AttributeError):
+            make()
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(dpmix.PrivacyPlan)])
+def test_no_field_of_a_plan_can_be_set(field):
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(plan(), field, 1)
+
+
+@pytest.mark.parametrize("attribute", ["plan", "views", "steps_done"])
+def test_nor_can_a_trainers(attribute):
+    with pytest.raises(AttributeError):
+        setattr(trainer(plan()), attribute, None)
+
+
+def test_a_plan_for_another_number_of_examples_is_refused():
+    with pytest.raises(DpmixError, match="the plan is for n = 5 examples but the data have 12"):
+        trainer(plan(n=5), source(12))
+    trainer(plan(n=12), source(12))
+
+
+@pytest.mark.parametrize(("method", "multiplier"), [("microbatch-mixup", 1), ("mix-self", 2)])
+def test_a_plan_for_another_sensitivity_is_refused(method, multiplier):
+    with pytest.raises(DpmixError, match="sensitivity"):
+        trainer(plan(sensitivity_multiplier=multiplier), method=method)
+
+
+@pytest.mark.parametrize(("changes", "said"), [
+    ({"noise_multiplier": 1.0, "max_grad_norm": math.inf}, "max_grad_norm is infinite"),
+    ({"sampling_rate": 1.5}, "sampling_rate"),
+    ({"denominator": 0.0}, "denominator"),
+    ({"steps": 0}, "steps"),
+    ({"noise_multiplier": -1.0}, "noise_multiplier"),
+    ({"delta": 0.0}, "delta"),
+])  # fmt: skip
+def test_a_plan_that_contradicts_itself_is_refused(changes, said):
+    with pytest.raises(DpmixError, match=said):
+        plan(**changes)
+
+
+def test_the_accountant_counts_the_steps_that_the_trainer_took():
+    run = trainer(plan(steps=3))
+    for step in range(4):
+        assert run.steps_done == step
+        assert run.plan.epsilon_after(run.steps_done) <= run.plan.epsilon
+        if step < 3:
+            run.step()
+    assert run.plan.epsilon_after(3) == run.plan.epsilon
+    with pytest.raises(DpmixError, match="all 3 steps of the plan are done"):
+        run.step()
+
+
+def test_parameters_that_were_added_later_are_not_released_without_noise():
+    """They get no gradient at all: the trainer's list is that of the plan's check."""
+    model = linear()
+    run = trainer(plan(), model=model)
+    model.late = torch.nn.Parameter(torch.ones(2))
+    run.step()
+    assert model.late.grad is None and (model.late == 1).all()
