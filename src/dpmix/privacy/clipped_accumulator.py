@@ -3,21 +3,23 @@
 Formal guarantee: each row that is added, over all tensors together, adds a vector of norm at most C
 to the sum, up to the rounding of `sum_dtype`; a row that is not finite adds zero.
 
-Gradients are widened into one buffer that is used again and again, piece by piece where it would
-grow too large: norms and sums of float32 numbers in float64 otherwise make a wide copy of every
-tensor, in fresh memory, and cost more than the backward pass of one image.
+Gradients are widened into one buffer that is used again and again, block by block: norms and sums
+of float32 numbers in float64 otherwise make a wide copy of every tensor, in fresh memory, and cost
+more than the backward pass of one image. A block holds the same columns of several rows, so that
+the sum is read and written once for all of them.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-# Numbers widened at once (8 MiB of float64, of the caches' size), more where one tensor has more.
-_NUMBERS = 1 << 20
+# Numbers widened at once (4 MiB of float64, of the caches' size), and rows of which they are.
+_NUMBERS, _ROWS = 1 << 19, 16
 
 
 def sum_dtype(device: torch.device) -> torch.dtype:
@@ -30,13 +32,26 @@ def sum_dtype(device: torch.device) -> torch.dtype:
 
 
 @dataclass(frozen=True)
-class _Piece:
-    """Neighbouring tensors, by their number, and the numbers that they hold in the sum."""
+class _Block:
+    """Neighbouring columns: of which tensors (number, first, last), and where in the sum."""
 
-    first: int
-    last: int
+    parts: tuple[tuple[int, int, int], ...]
     start: int
     stop: int
+
+    @cached_property
+    def widths(self) -> list[int]:
+        """Columns of each part."""
+        return [last - first for _, first, last in self.parts]
+
+    def of(self, rows: list[Float[Tensor, "R ..."]]) -> list[Float[Tensor, "R ..."]]:
+        """The parts of the tensors' rows."""
+        whole = [rows[tensor] for tensor, _, _ in self.parts]
+        # None but the first and the last can be cut; a slice of each would cost as much as a copy.
+        for place in {0, len(whole) - 1}:
+            _, first, last = self.parts[place]
+            whole[place] = whole[place][:, first:last]
+        return whole
 
 
 class ClippedAccumulator:
@@ -51,8 +66,7 @@ class ClippedAccumulator:
         self._shapes = [tuple(tensor.shape) for tensor in shapes]
         self._sizes = [prod(shape) for shape in self._shapes]
         self._max_grad_norm = max_grad_norm
-        self._pieces = _pieces(self._sizes)
-        self._widest = max(1, *(piece.stop - piece.start for piece in self._pieces))
+        self._cut: dict[int, list[_Block]] = {}
         device = shapes[0].device
         self._sum = torch.zeros(sum(self._sizes), dtype=sum_dtype(device), device=device)
         self._buffer = self._sum.new_empty(0)
@@ -65,40 +79,40 @@ class ClippedAccumulator:
 
     def add(self, gradients: list[Float[Tensor, "G ..."]]) -> Float[Tensor, " G"]:
         """Clip each of the G rows over all tensors together and add them; return their norms."""
-        together = max(1, _NUMBERS // self._widest)
         flat = [gradient.reshape(len(gradient), -1) for gradient in gradients]
-        count = len(flat[0])
-        if count <= together:
-            return self._add(flat)
-        starts = range(0, count, together)
         return torch.cat(
-            [self._add([g[start : start + together] for g in flat]) for start in starts]
+            [self._add(list(rows)) for rows in zip(*(g.split(_ROWS) for g in flat), strict=True)]
         )
 
     def _add(self, rows: list[Float[Tensor, "R ..."]]) -> Float[Tensor, " R"]:
+        blocks = self._blocks(len(rows[0]))
         squares = []
-        for piece in self._pieces:
-            wide = self._widen(rows, piece)
+        for block in blocks:
+            wide = self._widen(rows, block)
             squares.append(_squared_norms(wide))
         norms: Tensor = torch.stack(squares).sum(dim=0).sqrt()
         roots = clip_root(norms, self._max_grad_norm)
         # Asking a GPU would make it wait.
         whole = norms.device.type == "cpu" and bool(roots.all())
-        for piece in self._pieces:
-            if len(self._pieces) > 1:  # a single one still lies in the buffer
-                wide = self._widen(rows, piece)
+        for block in blocks:
+            if len(blocks) > 1:  # a single one still lies in the buffer
+                wide = self._widen(rows, block)
             if not whole:
                 wide.masked_fill_((roots == 0)[:, None], 0.0)
-            _weigh(self._sum[piece.start : piece.stop], wide, roots)
+            _weigh(self._sum[block.start : block.stop], wide, roots)
         return norms
 
-    def _widen(self, rows: list[Float[Tensor, "R ..."]], piece: _Piece) -> Float[Tensor, "R W"]:
-        some = rows[piece.first : piece.last]
-        count, width = len(some[0]), piece.stop - piece.start
+    def _blocks(self, rows: int) -> list[_Block]:
+        if rows not in self._cut:
+            self._cut[rows] = _blocks(self._sizes, max(1, _NUMBERS // max(1, rows)))
+        return self._cut[rows]
+
+    def _widen(self, rows: list[Float[Tensor, "R ..."]], block: _Block) -> Float[Tensor, "R W"]:
+        count, width = len(rows[0]), block.stop - block.start
         if self._buffer.numel() < count * width:
             self._buffer = self._sum.new_empty(count * width)
         wide = self._buffer[: count * width].view(count, width)
-        torch._foreach_copy_(list(wide.split(self._sizes[piece.first : piece.last], dim=1)), some)
+        torch._foreach_copy_(list(wide.split(block.widths, dim=1)), block.of(rows))
         return wide
 
 
@@ -131,12 +145,18 @@ def clip_root(norms: Float[Tensor, "*G"], max_grad_norm: float) -> Float[Tensor,
     return torch.where(torch.isfinite(norms), root, 0.0)
 
 
-def _pieces(sizes: list[int]) -> list[_Piece]:
-    """Neighbours of up to `_NUMBERS` numbers together; a larger tensor by itself."""
-    pieces, first, start, stop = [], 0, 0, 0
-    for place, size in enumerate(sizes):
-        if stop > start and stop + size - start > _NUMBERS:
-            pieces.append(_Piece(first, place, start, stop))
-            first, start = place, stop
-        stop += size
-    return [*pieces, _Piece(first, len(sizes), start, stop)]
+def _blocks(sizes: list[int], width: int) -> list[_Block]:
+    """All columns in order, `width` at a time; a tensor is cut where a block is full."""
+    blocks: list[_Block] = []
+    parts: list[tuple[int, int, int]] = []
+    start = stop = 0
+    for tensor, size in enumerate(sizes):
+        first = 0
+        while first < size:
+            last = min(size, first + width - (stop - start))
+            parts.append((tensor, first, last))
+            stop, first = stop + last - first, last
+            if stop - start == width:
+                blocks.append(_Block(tuple(parts), start, stop))
+                parts, start = [], stop
+    return [*blocks, _Block(tuple(parts), start, stop)] if parts or not blocks else blocks
