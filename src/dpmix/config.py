@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from dpmix.errors import DpmixError, nearest
+from dpmix.errors import DpmixError, nearest, one_line
 from dpmix.models.head import FeatureNorm
 from dpmix.models.trainable import Trainable
 from dpmix.public.class_map import Unmapped
@@ -354,8 +354,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (OSError, UnicodeDecodeError) as error:
         raise DpmixError(f"cannot read recipe '{path}': {error}; check the path") from None
-    except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a number, or a tree, too large
+        reason = one_line(error)
         raise DpmixError(f"recipe '{path}' is not valid YAML: {reason}") from None
     base = tree.get("base") if isinstance(tree, dict) else None
     parts = [v for k, v in tree.items() if k != "base"] if isinstance(tree, dict) else [tree]

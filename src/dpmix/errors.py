@@ -6,6 +6,8 @@ import textwrap
 from collections.abc import Iterable
 
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+# All but the line feed, which our own lines end in.
+_CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 _MANY = 20
 
 
@@ -13,8 +15,12 @@ class DpmixError(ValueError):
     """A mistake in what the user gave, said in one or two lines.
 
     The message names the thing, its value, what was expected and the remedy. The command line
-    prints it without a traceback and exits with status 2.
+    prints it without a traceback and exits with status 2. What a terminal would obey, such as the
+    escape in a file's name, is spelt out.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(_CONTROLS.sub(lambda found: ascii(found.group())[1:-1], message))
 
 
 def one_line(error: BaseException, limit: int = 200) -> str:

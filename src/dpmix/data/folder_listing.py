@@ -24,8 +24,8 @@ def list_classes(folder: Path, root: Path) -> dict[str, tuple[Path, ...]]:
         root: what no symbolic link may leave.
 
     Raises:
-        DpmixError: no class folders, one without images or with folders of its own, a folder that
-            cannot be read, or a symbolic link that is broken or leaves `root`.
+        DpmixError: no class folders, one without images or with folders or pipes of its own, a
+            folder that cannot be read, or a symbolic link that is broken or leaves `root`.
     """
     classes = {
         entry.name: _images(entry, root) for entry in visible(folder, root) if entry.is_dir()
@@ -66,6 +66,12 @@ def _images(folder: Path, root: Path) -> tuple[Path, ...]:
             raise DpmixError(
                 f"class folder '{folder}' holds a folder, '{entry.name}'; "
                 "expected image files only: move its images up"
+            )
+        if not entry.is_file():
+            # A pipe would wait for whoever writes into it, for ever.
+            raise DpmixError(
+                f"'{entry}' is no file but a pipe, a socket or a device; expected image files "
+                "only: remove it"
             )
     images = tuple(entry for entry in entries if entry.suffix.lower() in SUFFIXES)
     if not images:

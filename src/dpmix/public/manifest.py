@@ -6,9 +6,9 @@ contents that were written, and no other image.
 
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, FailFast, ValidationError
 
 from dpmix.errors import DpmixError
 
@@ -72,7 +72,8 @@ class Manifest(Part):
     model: ModelRecord
     settings: dict[str, Any]
     sessions: tuple[Session, ...]
-    images: tuple[ImageRecord, ...]
+    # Not an error for each of a million images.
+    images: Annotated[tuple[ImageRecord, ...], FailFast()]
 
     @classmethod
     def read(cls, root: Path) -> "Manifest | None":

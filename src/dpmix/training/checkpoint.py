@@ -6,6 +6,7 @@ published, so that going on from it never releases a published step a second tim
 """
 
 import io
+import pickle
 import time
 from dataclasses import asdict, dataclass, fields
 from hashlib import sha256
@@ -89,8 +90,12 @@ class Checkpoint:
         digest, content = written[:_DIGEST], written[_DIGEST:]
         if sha256(content).digest() != digest:
             raise DpmixError(f"checkpoint '{path}' is damaged or none")
-        held = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        if held.pop("format") != FORMAT:
+        try:
+            held = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            version = held.pop("format")
+        except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, AttributeError):
+            raise DpmixError(f"checkpoint '{path}' is none of dpmix") from None
+        if version != FORMAT:
             raise DpmixError(
                 f"checkpoint '{path}' is of another version of dpmix; resume with that one"
             )

@@ -20,11 +20,13 @@ def load_weights(path: Path, model: nn.Module) -> None:
     """Fill `model` with the weights at `path`; a public backbone keeps its own.
 
     Raises:
-        DpmixError: no such file, not safetensors, or weights of another model.
+        DpmixError: no such file, not safetensors, or weights of another model, or some that
+            are not finite.
     """
     try:
         own = {name: model.state_dict()[name] for name in public_names(model)}
-        model.load_state_dict(load_file(path) | own)
+        weights = load_file(path)
+        model.load_state_dict(weights | own)
     except FileNotFoundError:
         raise DpmixError(f"no weights at '{path}'; give the folder of a finished run") from None
     except (SafetensorError, OSError) as error:
@@ -32,3 +34,9 @@ def load_weights(path: Path, model: nn.Module) -> None:
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise DpmixError(f"weights '{path}' do not fit the model of the run: {reason}") from None
+    for name, tensor in weights.items():
+        if not tensor.isfinite().all():
+            raise DpmixError(
+                f"weights '{path}' are not finite ('{name}'): the training diverged, and the model "
+                "would answer at random; train again with a lower learning rate"
+            )
