@@ -12,7 +12,7 @@ from dpmix.errors import DpmixError
 from dpmix.privacy.noise import GaussianNoise
 from dpmix.privacy.sampling import PoissonSampler
 from dpmix.training.step import PrivateTrainer
-from small_run import linear, plan, source, trainer
+from small_run import linear, plan, trainer
 
 WIRED = {"sampling_rate", "noise_multiplier", "noise_std", "sigma", "denominator",
          "max_grad_norm", "sensitivity_multiplier", "delta", "epsilon", "steps"}  # fmt: skip
@@ -54,12 +54,6 @@ def test_no_field_of_a_plan_can_be_set(field):
 def test_nor_can_a_trainers(attribute):
     with pytest.raises(AttributeError):
         setattr(trainer(plan()), attribute, None)
-
-
-def test_a_plan_for_another_number_of_examples_is_refused():
-    with pytest.raises(DpmixError, match="the plan is for n = 5 examples but the data have 12"):
-        trainer(plan(n=5), source(12))
-    trainer(plan(n=12), source(12))
 
 
 @pytest.mark.parametrize(("method", "multiplier"), [("microbatch-mixup", 1), ("mix-self", 2)])

@@ -19,7 +19,7 @@ def card(classes, pool=None, **settings):
     config = Config.load(model="cnn-small", **settings).model_copy(
         update={"input": InputConfig(image_shape=(1, 8, 8), class_names=tuple(classes))}
     )
-    evaluation = Evaluation(0.75, classes, 0.6, 200)
+    evaluation = Evaluation(0.75, classes, 0.6, 200, 0.0625)
     history = History([{"step": 5, "epsilon": 2.0, "test_accuracy": 0.75}], evaluation)
     statement = privacy_statement(
         config,

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from dpmix.data import Normalization, TensorSource
-from dpmix.training.evaluate import evaluate
+from dpmix.training.evaluate import evaluate, judged
 
 
 class Brightness(nn.Module):
@@ -33,6 +33,22 @@ def test_accuracies_by_hand_and_modes_put_back():
     assert result.worst_class == ("dark", pytest.approx(1 / 2))
     assert result.images == 5
     assert model.training and model.dropout.training
+
+
+def test_calibration_error_is_the_gap_of_confidence_and_accuracy():
+    """Ten images at confidence 0.8 of which six are right, ten at 0.9 of which nine are."""
+    sure = torch.tensor([0.8] * 10 + [0.9] * 10)
+    scores = torch.stack([sure.log(), (1 - sure).log()], dim=1)
+    labels = torch.tensor([0] * 6 + [1] * 4 + [0] * 9 + [1])
+    source = TensorSource(torch.zeros(20, 1, 1, 1, dtype=torch.uint8), labels, ("a", "b"))
+    assert judged(scores, source).calibration_error == pytest.approx(0.1, abs=1e-6)
+
+
+def test_a_model_that_diverged_is_judged_all_the_same():
+    source = TensorSource(torch.zeros(4, 1, 1, 1, dtype=torch.uint8), torch.arange(4) % 2,
+                          ("a", "b"))  # fmt: skip
+    found = judged(torch.full((4, 2), torch.nan), source)
+    assert found.images == 4 and found.calibration_error == pytest.approx(0.0, abs=1e-6)
 
 
 def test_more_images_than_a_batch_keep_their_order():

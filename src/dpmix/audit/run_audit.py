@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -105,7 +104,7 @@ def audit_by_images(
         fresh.start()
         before = copy.deepcopy(parts.model)
         subject = PrivateTrainer(
-            parts.model, data, plan=replace(parts.plan, n=None), views=parts.views,
+            parts.model, data, plan=parts.plan, views=parts.views,
             optimizer=parts.optimizer, engine=parts.config.run.engine,
             view_chunk=parts.config.run.view_chunk, compiled=parts.config.run.compile,
         )  # fmt: skip

@@ -33,6 +33,7 @@ def metrics(
         "test_loss": history.last.loss,
         "test_images": history.last.images,
         "worst_class": {"name": worst, "accuracy": worst_accuracy},
+        "calibration_error": history.last.calibration_error,
         "class_accuracy": history.last.class_accuracy,
         "weights": "exponential moving average, last",
         "curve": history.points,

@@ -69,4 +69,5 @@ def evaluation_rows(evaluation: Evaluation) -> list[tuple[str, str]]:
     return [
         ("test accuracy", f"{evaluation.accuracy:.2%} of {evaluation.images} images (EMA weights)"),
         ("worst class", f"{name}: {accuracy:.2%}"),
+        ("calibration", f"confidence is off by {evaluation.calibration_error:.2%} on average"),
     ]

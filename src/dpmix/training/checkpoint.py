@@ -20,7 +20,7 @@ from dpmix.config import RunConfig
 from dpmix.errors import DpmixError
 from dpmix.privacy.plan import PrivacyPlan
 
-FORMAT = 1
+FORMAT = 2
 SECONDS_PER_MINUTE = 60.0
 _STAGED = ".step-*.part"
 _DIGEST = sha256().digest_size

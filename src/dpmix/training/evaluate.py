@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dpmix.data.normalization import Normalization
 from dpmix.data.source import ImageSource
 
-BATCH = 256
+BATCH, BINS = 256, 15
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,15 @@ class Evaluation:
         class_accuracy: the same within each class, by class name.
         loss: mean cross-entropy.
         images: how many images.
+        calibration_error: mean distance of confidence and accuracy over 15 bins of confidence,
+            weighted by their images (Guo et al. 2017, arXiv 1706.04599); 0 is best.
     """
 
     accuracy: float
     class_accuracy: dict[str, float]
     loss: float
     images: int
+    calibration_error: float
 
     @property
     def worst_class(self) -> tuple[str, float]:
@@ -55,7 +58,10 @@ def evaluate_features(
 def judged(scores: Float[Tensor, "N L"], source: ImageSource) -> Evaluation:
     """How logits compare with the labels of `source`."""
     # Imported here: torchmetrics takes a second to load, and `--help` should not wait for it.
-    from torchmetrics.functional.classification import multiclass_confusion_matrix
+    from torchmetrics.functional.classification import (
+        multiclass_calibration_error,
+        multiclass_confusion_matrix,
+    )
 
     names = source.class_names
     counts = multiclass_confusion_matrix(scores, source.labels, num_classes=len(names)).double()
@@ -65,6 +71,12 @@ def judged(scores: Float[Tensor, "N L"], source: ImageSource) -> Evaluation:
         class_accuracy=dict(zip(names, (right / total.clamp(min=1)).tolist(), strict=True)),
         loss=float(nn.functional.cross_entropy(scores, source.labels)),
         images=len(source),
+        calibration_error=float(
+            # Of a model that diverged, logits are NaN: then every class is as sure as another.
+            multiclass_calibration_error(
+                scores.softmax(dim=1).nan_to_num(1 / len(names)), source.labels, len(names), BINS
+            )
+        ),
     )
 
 

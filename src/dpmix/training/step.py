@@ -283,11 +283,6 @@ class PrivateTrainer:
                 f"calibrated for {self.plan.sensitivity_multiplier}C; give "
                 "PrivacyPlan.calibrate(sensitivity_multiplier=spec.sensitivity_multiplier)"
             )
-        if self._ranks.size == 1 and self.plan.n not in (None, len(self.data)):
-            raise DpmixError(
-                f"the plan is for n = {self.plan.n:,} examples but the data have "
-                f"{len(self.data):,}; calibrate a plan with the number that the data have"
-            )
         if self._ranks.size > 1 and self.views.spec.examples_per_group > 1:
             # A shard's bounds move with N, so one example more could rematch every pair.
             raise DpmixError(

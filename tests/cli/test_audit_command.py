@@ -1,0 +1,58 @@
+"""`dpmix audit` as users run it, on a folder of small images."""
+
+import json
+
+import pytest
+
+from dpmix.privacy.noise import GaussianNoise
+
+pytestmark = pytest.mark.usefixtures("unchecked")
+
+SMALL = ["--model", "cnn-small", "--steps", "3", "--expected-batch-size", "8", "--epsilon", "8",
+         "--device", "cpu", "--k-base", "2", "--k-self", "2", "--delta", "1e-3"]  # fmt: skip
+
+
+def test_gradient_canaries_on_a_run_of_ones_own(image_root, dpmix, tmp_path):
+    report = tmp_path / "audit.json"
+    status, out, _ = dpmix(
+        "audit", "--data", str(image_root), *SMALL, "--canaries", "2000", "--runs", "2",
+        "--report", str(report),
+    )  # fmt: skip
+    assert status == 0
+    said = json.loads(report.read_text())
+    assert 0 < said["two_worlds"] < said["claimed"] and not said["refuted"]
+    assert said["canaries"] == 4000
+    assert all(one["holds"] for one in said["invariants"]) and len(said["invariants"]) == 4
+    assert "the claim was not refuted" in out and "noise in every step" in out
+
+
+def test_a_broken_mechanism_ends_with_status_1(image_root, dpmix, monkeypatch):
+    whole = GaussianNoise.__init__
+
+    def less(self, plan):
+        whole(self, plan)
+        self.std /= 4
+
+    monkeypatch.setattr(GaussianNoise, "__init__", less)
+    status, out, _ = dpmix("audit", "--data", str(image_root), *SMALL, "--canaries", "2000")
+    assert status == 1 and "NOT AS PLANNED" in out and "REFUTED" in out
+
+
+@pytest.mark.parametrize("kind", ["pattern", "mislabelled"])
+def test_image_canaries(image_root, dpmix, kind):
+    status, out, _ = dpmix(
+        "audit", "--data", str(image_root), *SMALL, "--canary-kind", kind, "--canaries", "20"
+    )
+    assert status == 0 and "one-run bound" in out and f"of kind {kind}" in out
+
+
+@pytest.mark.parametrize(("flags", "said"), [
+    (["--epsilon", "inf"], "there is no claim to audit"),
+    (["--seed", "3"], "leave out seed"),
+    (["--canary-kind", "pixels"], "unknown canary kind 'pixels'"),
+    (["--canaries", "10000000"], "give fewer canaries"),
+    (["--method", "microbatch-mixup"], "can't audit method microbatch-mixup"),
+])  # fmt: skip
+def test_what_says_nothing_is_refused(image_root, dpmix, flags, said):
+    status, _, err = dpmix("audit", "--data", str(image_root), *SMALL, *flags)
+    assert status == 2 and said in " ".join(err.split())
