@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 
+from dpmix.out_of_memory import is_out_of_memory
 from dpmix.privacy.clipped_accumulator import ClippedAccumulator
 from dpmix.privacy.clipping import CannotRunError, ClippedSum, Loss, trainable
 from dpmix.privacy.examplewise import per_view_loss
@@ -46,6 +47,8 @@ def vectorized_sum(
                 parameters, not_alone(some_views), not_alone(some_labels)
             )
         except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
             raise CannotRunError(
                 "engine vectorized cannot run this model: "
                 f"{str(error).splitlines()[0]}; use engine 'examplewise'"

@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 
 from dpmix.errors import DpmixError, nearest, one_line
-from dpmix.public.diffusion_model import DiffusionModel, is_out_of_memory, out_of_memory
+from dpmix.out_of_memory import is_out_of_memory
+from dpmix.public.diffusion_model import DiffusionModel, out_of_memory
 from dpmix.public.prompts import PoolClass, prompt
 
 

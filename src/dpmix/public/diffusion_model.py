@@ -14,6 +14,7 @@ import yaml
 
 from dpmix.errors import DpmixError, one_line
 from dpmix.hub import hub_error
+from dpmix.out_of_memory import is_out_of_memory
 from dpmix.public.manifest import ModelRecord, file_hash
 
 INSTALL = "pip install 'dpmix[diffusion]'"
@@ -89,16 +90,6 @@ def default_dtype(device: torch.device) -> str:
     if device.type != "cuda":
         return "float32"
     return "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed, on any device."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and (
-        "can't allocate memory" in text or "not enough memory" in text or "out of memory" in text
-    )
 
 
 def out_of_memory(device: torch.device) -> DpmixError:

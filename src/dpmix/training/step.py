@@ -2,7 +2,8 @@
 
 import math
 import os
-from dataclasses import asdict, dataclass
+import warnings
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NoReturn
 
 import torch
@@ -13,6 +14,7 @@ from torch.optim import Optimizer
 from dpmix.data.source import ImageSource
 from dpmix.errors import DpmixError
 from dpmix.models import buffer_marks, check_private, frozen_modules, train_mode
+from dpmix.out_of_memory import is_out_of_memory
 from dpmix.privacy.clipping import (
     ClippedSum,
     Engine,
@@ -29,6 +31,7 @@ from dpmix.privacy.sampling import PoissonSampler
 from dpmix.training.loss import soft_cross_entropy
 from dpmix.training.ranks import ALONE, Ranks
 from dpmix.views.microbatch import random_matching
+from dpmix.views.view_set import ViewSet
 from dpmix.views.view_source import ViewSource
 
 # Views are built for as many examples at a time as fit in here: in the cache, not in memory.
@@ -116,7 +119,7 @@ class PrivateTrainer:
         self.model, self.data = model, data
         self._plan, self._views, self._process = plan, views, os.getpid()
         self.optimizer, self.loss = optimizer, loss
-        self._steps_done = 0
+        self._steps_done, self._short_of_memory = 0, False
         self.parameters = list(trainable(model).values())
         views.check_data(data)
         check_private(model, views.view_shape(data.image_shape))
@@ -265,6 +268,34 @@ class PrivateTrainer:
 
     def _clipped_sum(self, examples: Int64[Tensor, " E"], coins: StepRandomness) -> ClippedSum:
         view_set = self.views.of(self.data, examples, coins.views, self.device)
+        while True:
+            try:
+                return self._sum_of(view_set)
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            # Outside of the handler, whose error holds what the failed pass had allocated.
+            self._take_less_memory()
+
+    def _take_less_memory(self) -> None:
+        """Go on with one example and a quarter of its views at a time, exactly; but once.
+
+        Raises:
+            DpmixError: that was done before.
+        """
+        if self._short_of_memory:
+            raise DpmixError(
+                f"out of memory even with {self.way.view_chunk} view(s) of one example at a time; "
+                "give --view-chunk 1, fewer views, smaller images or a smaller model"
+            )
+        self._short_of_memory = True
+        chunk = max(1, (self.way.view_chunk or self.views.spec.views) // 4)
+        self.way = replace(self.way, engine="examplewise", view_chunk=chunk)
+        warnings.warn(
+            f"out of memory: going on with engine {self.way}, to the same result", stacklevel=2
+        )
+
+    def _sum_of(self, view_set: ViewSet) -> ClippedSum:
         return clipped_gradient_sum(
             self._called,
             self.loss,
