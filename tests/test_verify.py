@@ -97,18 +97,44 @@ def test_a_field_that_contradicts_the_rest_is_found_though_it_was_sealed_anew(ru
 
 
 @pytest.mark.parametrize("name", ["privacy.json", "model.safetensors", "config.yaml",
-                                  "MODEL_CARD.md"])  # fmt: skip
+                                  "MODEL_CARD.md", "metrics.json"])  # fmt: skip
 def test_what_is_missing_is_named(run, name):
     (run / name).unlink()
     with pytest.raises(DpmixError, match=name):
         verify(run)
 
 
-def test_a_card_with_another_guarantee_is_found(run):
+@pytest.mark.parametrize(("old", "new", "said"), [
+    ("differentially", "very", "does not hold the statement's guarantee"),
+    ("| clipping norm C | 1.0 |", "| clipping norm C | 0.1 |", "is not the card of these settings"),
+    ("## Accuracy by class", "## Accuracy by class, roughly", "is not the card of these settings"),
+])  # fmt: skip
+def test_a_card_that_says_something_else_is_found(run, old, new, said):
     card = run / "MODEL_CARD.md"
-    card.write_text(card.read_text().replace("differentially", "very"))
-    with pytest.raises(DpmixError, match="does not hold the statement's guarantee"):
+    assert old in card.read_text()
+    card.write_text(card.read_text().replace(old, new))
+    with pytest.raises(DpmixError, match=said):
         verify(run)
+
+
+@pytest.mark.parametrize("change", [
+    lambda numbers: numbers | {"test_accuracy": 0.99},
+    lambda numbers: {name: value for name, value in numbers.items() if name != "test_accuracy"},
+    lambda numbers: numbers | {"class_accuracy": 3},
+])  # fmt: skip
+def test_metrics_that_the_card_does_not_show_are_found(run, change):
+    path = run / "metrics.json"
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+    with pytest.raises(DpmixError, match=r"MODEL_CARD.md|metrics.json"):
+        verify(run)
+
+
+def test_checkpoints_of_later_steps_are_told(run, capsys, unchecked):
+    (run / "checkpoints").mkdir()
+    (run / "checkpoints" / "step-00000009.pt").touch()
+    app(["verify", str(run)], standalone_mode=False)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "NOT covered by this epsilon: they are of step 9" in shown
 
 
 def test_a_run_without_privacy_is_not_verified(tmp_path):

@@ -5,18 +5,24 @@ dp-accounting again and by another accountant. It reads no private image, and it
 the training did what its statement says: for that there is `dpmix audit`.
 """
 
+import json
 import math
 from dataclasses import dataclass
 from hashlib import sha256
+from importlib.metadata import version
 from pathlib import Path
+
+from jinja2 import UndefinedError
 
 from dpmix.config import Config
 from dpmix.errors import DpmixError
 from dpmix.privacy.accounting import epsilon_pld, epsilon_rdp
 from dpmix.privacy.accounting_prv import epsilon_prv
 from dpmix.privacy.plan import PrivacyPlan
+from dpmix.reporting.model_card import model_card
 from dpmix.reporting.statement import guarantee
 from dpmix.reporting.statement_model import Statement, read_statement
+from dpmix.training.checkpoint import newest_step
 from dpmix.training.run_folder import RunFolder
 
 # Sums of 16 digits, in another order or version.
@@ -32,10 +38,12 @@ class Verified:
     Attributes:
         statement: what it says.
         prv: lower bound, estimate and upper bound of epsilon by the other accountant.
+        checkpoint: step of the newest checkpoint that is still there, 0 if none is.
     """
 
     statement: Statement
     prv: tuple[float, float, float]
+    checkpoint: int
 
 
 def verify(root: Path) -> Verified:
@@ -53,9 +61,8 @@ def verify(root: Path) -> Verified:
         raise DpmixError(f"'{root}' is NOT PRIVATE and says so: there is no guarantee to verify")
     plan = _plan_of(said, config)
     _check_arithmetic(said, plan, config)
-    if said.guarantee not in _text_of(folder.card):
-        raise _broken(f"'{folder.card.name}' does not hold the statement's guarantee")
-    return Verified(said, _check_epsilon(said))
+    _check_card(folder, said, config)
+    return Verified(said, _check_epsilon(said), newest_step(folder.checkpoints) or 0)
 
 
 def _expect_hash(path: Path, expected: str) -> None:
@@ -74,8 +81,22 @@ def _bytes_of(path: Path) -> bytes:
         ) from None
 
 
-def _text_of(path: Path) -> str:
-    return _bytes_of(path).decode(errors="replace")
+def _check_card(folder: RunFolder, said: Statement, config: Config) -> None:
+    """The card is a function of settings, statement and metrics: of this version, word for word."""
+    card = _bytes_of(folder.card).decode(errors="replace")
+    if said.guarantee not in card:
+        raise _broken(f"'{folder.card.name}' does not hold the statement's guarantee")
+    if said.versions.get("dpmix") != version("dpmix"):
+        return
+    statement, numbers = (json.loads(_bytes_of(path)) for path in (folder.privacy, folder.metrics))
+    try:
+        expected = model_card(config, statement, numbers)
+    except (UndefinedError, TypeError, ValueError) as error:
+        raise _broken(f"'{folder.metrics.name}' is not what a run writes ({error})") from None
+    if card != expected:
+        raise _broken(
+            f"'{folder.card.name}' is not the card of these settings, statement and metrics"
+        )
 
 
 def _broken(what: str) -> DpmixError:

@@ -48,7 +48,8 @@ def test_image_canaries(image_root, dpmix, kind):
 
 @pytest.mark.parametrize(("flags", "said"), [
     (["--epsilon", "inf"], "there is no claim to audit"),
-    (["--seed", "3"], "leave out seed"),
+    (["--seed", "3"], "No such option: --seed"),
+    (["--report", "/nowhere/x.json"], "report '/nowhere/x.json' can't be written"),
     (["--canary-kind", "pixels"], "unknown canary kind 'pixels'"),
     (["--canaries", "10000000"], "give fewer canaries"),
     (["--method", "microbatch-mixup"], "can't audit method microbatch-mixup"),

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from dpmix.privacy.noise import GaussianNoise, _grid, with_noise
+from dpmix.privacy.noise import GaussianNoise, _grid, _whole_noise, with_noise
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.privacy.secure_stream import SecureStream
 
@@ -75,13 +75,48 @@ def test_every_release_lies_on_a_grid_that_does_not_depend_on_the_sum(c, sigma, 
     assert grid <= c * 2**-13 and math.log2(grid) % 1 == 0
 
 
+def test_in_the_tails_too_no_whole_number_is_left_out():
+    """An example's release shifts the numbers: one that can't occur would exclude its absence.
+
+    Normal numbers of 53 bits lie further apart than the grid beyond 5.6 standard deviations.
+    """
+    std = 2.0**30
+
+    calls = []
+
+    class Tail(SecureStream):
+        """The coarse part, drawn first, beyond 5.6 only."""
+
+        def standard_normal(self, size):
+            calls.append(size)
+            if len(calls) > 1:
+                return super().standard_normal(size)
+            return stats.norm.isf(stats.norm.sf(5.6) * self.random(size))
+
+    drawn = _whole_noise(400_000, std, Tail()).numpy()
+    assert drawn.min() > 5.5 * std and len(calls) == 2
+    within = (drawn % 2**17 // 2**7).astype(int)  # within a step of the coarse part
+    assert stats.chisquare(np.bincount(within, minlength=2**10)).pvalue > 1e-6
+
+
+def test_secure_numbers_in_the_tail_lie_closer_than_53_bits_would_have_it(monkeypatch):
+    words = np.arange(1, 4001, dtype=np.int64)  # the smallest halves: 53 bits would be these alone
+    source = iter([words, *(torch.randint(0, 2**62, (4000,)).numpy() for _ in range(1))])
+    monkeypatch.setattr("os.urandom", lambda _: next(source).tobytes())
+    drawn = SecureStream().standard_normal(4000)
+    coarse = stats.norm.ppf((words + 0.5) * 2.0**-54)
+    assert abs(drawn - coarse).max() > 1e-6 and drawn.max() < -6.9
+    assert (np.diff(drawn) >= 0).all()  # the further word moves a number by less than a step
+
+
 def test_the_noise_makes_up_for_what_rounding_adds_to_the_sensitivity(monkeypatch):
     monkeypatch.setattr(SecureStream, "standard_normal", lambda _, size: np.ones(size))
     # A grid as coarse as can be had, by noise of a million times the sensitivity.
     std, count = 2.0**20, 10_000
     grid = _grid(1.0, std, 1.0)
     (noisy,) = with_noise([torch.zeros(count)], std, 1.0, 1.0, SecureStream())
-    assert noisy[0] >= std * (1 + grid * math.sqrt(count)) * (1 - 1e-12)
+    # Of two parts, each one standard deviation off, which add up to more than one of the whole.
+    assert noisy[0] >= std * (1 + grid * math.sqrt(count)) * (1 - 1e-6)
 
 
 def test_float64_draws_are_rounded_once():

@@ -78,9 +78,14 @@ class ImageAudit:
     runs: int
 
     @property
+    def lower_bound(self) -> float:
+        """The one there is."""
+        return self.one_run
+
+    @property
     def violated(self) -> bool:
         """Whether the claim is refuted, at the confidence."""
-        return self.one_run > self.claimed
+        return self.lower_bound > self.claimed
 
 
 def make_canaries(

@@ -74,7 +74,9 @@ def draws_are_poisson(drawn: list[int], examples: int, rate: float) -> Invariant
         _two_sided(stats.gamma(steps / (2 * scale), scale=2 * scale), spread),
     ]
     worst = min(1.0, 2 * min(tests))
-    found = f"{sizes.mean():.1f} a step, {examples * rate:.1f} expected (p {worst:.2g})"
+    found = (
+        f"{sizes.mean():.1f} a step with canaries, {examples * rate:.1f} expected (p {worst:.2g})"
+    )
     return Invariant(name, worst > RISK, found)
 
 

@@ -18,6 +18,19 @@ def setting_flags(command: Callable[..., None]) -> Callable[..., None]:
 
     A flag that was not given arrives as None, so that the recipe's value or the default holds.
     """
+    return setting_flags_but()(command)
+
+
+def setting_flags_but(*left_out: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """The same, but for the settings `left_out`, which mean nothing to the command."""
+
+    def flagged(command: Callable[..., None]) -> Callable[..., None]:
+        return _with_flags(command, left_out)
+
+    return flagged
+
+
+def _with_flags(command: Callable[..., None], left_out: tuple[str, ...]) -> Callable[..., None]:
     own = [
         parameter
         for parameter in inspect.signature(command).parameters.values()
@@ -27,6 +40,7 @@ def setting_flags(command: Callable[..., None]) -> Callable[..., None]:
         _flag(leaf, field, panel=section)
         for section, model in SECTIONS.items()
         for leaf, field in model.model_fields.items()
+        if leaf not in left_out
     ]
     command.__signature__ = inspect.Signature([*own, *flags])  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in [*own, *flags]}

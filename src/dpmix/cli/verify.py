@@ -8,13 +8,17 @@ import typer
 from dpmix.cli.console import stdout
 from dpmix.reporting.rounding import shown_epsilon
 from dpmix.reporting.summary import two_columns
+from dpmix.verify import Verified
 from dpmix.verify import verify as check
 
 
 def verify(run: Annotated[Path, typer.Argument(help="a run's folder")]) -> None:
     """Check a run's files against its privacy statement, and its epsilon by a second accountant.
 
-    Exit status 0: all of it holds. 2: something does not, which is named.
+    Reads privacy.json, config.yaml, model.safetensors, metrics.json and MODEL_CARD.md. Finds what
+    was changed by mistake; a forger can seal a false statement, but none whose epsilon does not
+    follow from its sigma, q and T. Exit status 0: all of it holds. 2: something does not, which is
+    named.
     """
     found = check(run)
     said = found.statement
@@ -22,16 +26,26 @@ def verify(run: Annotated[Path, typer.Argument(help="a run's folder")]) -> None:
     stdout().print(
         two_columns(
             [
-                ("statement", "as it was written; weights, settings and card are those it names"),
+                ("statement", "as it was written; weights, settings, metrics and card fit it"),
                 ("claimed", f"epsilon {shown_epsilon(float(said.epsilon))}, delta {said.delta}"),
                 ("from", f"sigma {said.noise_multiplier:.6g}, q {said.sampling_rate:.6g}, "
-                 f"{said.steps} steps, {len(said.spent_before)} release(s) before"),
-                ("PLD, again", "the same"),
-                ("PRV accountant", f"epsilon between {low:.4g} and {high:.4g}"),
+                 f"{said.steps} of {said.planned_steps} planned steps, and "
+                 f"{len(said.spent_before)} earlier release(s) of the data"),
+                ("PLD accountant", "gives the same again"),
+                ("PRV accountant", f"epsilon between {low:.4g} and {high:.4g}: the claim fits"),
+                *_later(found),
                 ("verdict", _verdict(said.seeded)),
             ]
         )
     )  # fmt: skip
+
+
+def _later(found: Verified) -> list[tuple[str, str]]:
+    """Checkpoints of a stopped run can be of later steps than its model."""
+    if found.checkpoint <= found.statement.steps:
+        return []
+    return [("checkpoints", f"NOT covered by this epsilon: they are of step {found.checkpoint}; "
+             "keep them to yourself, or finish the run with dpmix train --resume")]  # fmt: skip
 
 
 def _verdict(seeded: bool) -> str:

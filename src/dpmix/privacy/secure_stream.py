@@ -13,6 +13,7 @@ from torch import Tensor
 
 # Words at a time: what is made of them stays in the cache.
 _AT_ONCE = 1 << 17
+_SMALL = 2.0**32
 
 
 class SecureStream:
@@ -23,15 +24,20 @@ class SecureStream:
         return (_words(size).numpy().view(np.uint64) >> np.uint64(11)) * 2.0**-53
 
     def standard_normal(self, size: int) -> Float64[np.ndarray, " size"]:
-        """Normal numbers by the inverse of the distribution function, of 53 bits and a sign.
+        """Normal numbers: a sign, and the inverse of the distribution function at a random half.
 
-        The largest is 8.5; one beyond that is drawn ideally once in 10^17.
+        That has 53 bits, and 53 more where it is small: in the tails the numbers would otherwise
+        lie so far apart that some places between them are never hit.
         """
         drawn = torch.empty(size, dtype=torch.float64)
         for part in drawn.split(_AT_ONCE):
             words = _words(len(part))
             # Half the distribution: near 1 its 53 bits would be too few to tell numbers from 1.
-            below_half = (words & (1 << 53) - 1).double().add_(0.5).mul_(2.0**-54)
+            half = (words & (1 << 53) - 1).double()
+            small = torch.nonzero(half < _SMALL).flatten()
+            half.add_(0.5)
+            half[small] += torch.from_numpy(self.random(len(small))) - 0.5
+            below_half = half.clamp_(min=2.0**-53).mul_(2.0**-54)
             sign = (words >> 63).double().mul_(2.0).add_(1.0)  # of a sign bit that is set, -1
             torch.mul(torch.special.ndtri(below_half), sign, out=part)
         return drawn.numpy()
