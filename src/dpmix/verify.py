@@ -20,7 +20,7 @@ from dpmix.privacy.accounting import epsilon_pld, epsilon_rdp
 from dpmix.privacy.accounting_prv import epsilon_prv
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.reporting.model_card import model_card
-from dpmix.reporting.statement import guarantee
+from dpmix.reporting.statement import MECHANISM, assumptions, guarantee
 from dpmix.reporting.statement_model import Statement, read_statement
 from dpmix.training.checkpoint import newest_step
 from dpmix.training.run_folder import RunFolder
@@ -61,8 +61,10 @@ def verify(root: Path) -> Verified:
         raise DpmixError(f"'{root}' is NOT PRIVATE and says so: there is no guarantee to verify")
     plan = _plan_of(said, config)
     _check_arithmetic(said, plan, config)
+    _check_target(said, config, plan)
+    prv = _check_epsilon(said)
     _check_card(folder, said, config)
-    return Verified(said, _check_epsilon(said), newest_step(folder.checkpoints) or 0)
+    return Verified(said, prv, newest_step(folder.checkpoints) or 0)
 
 
 def _expect_hash(path: Path, expected: str) -> None:
@@ -136,6 +138,18 @@ def _check_arithmetic(said: Statement, plan: PrivacyPlan, config: Config) -> Non
     ]
     if said.examples is not None:
         pairs.append(("sampling_rate", rate, said.denominator / said.examples))
+    pairs += [
+        ("denominator", said.denominator, privacy.denominator or privacy.expected_batch_size),
+        ("sampling_rate", rate, privacy.sampling_rate or rate),
+        ("examples", said.examples is None, privacy.sampling_rate is not None),
+        ("planned_steps", said.planned_steps, privacy.steps or _steps_of(privacy.epochs, rate)),
+        ("spent_before", len(said.spent_before), len(privacy.spent)),
+        ("mechanism", said.mechanism, MECHANISM),
+        ("assumptions", said.assumptions, assumptions(
+            config, plan, tuple(said.resumed_at), said.processes)),
+        ("resumed_at", said.resumed_at, sorted(
+            step for step in said.resumed_at if 0 <= step <= said.planned_steps)),
+    ]  # fmt: skip
     backbone = said.public_inputs.backbone
     if config.input is not None:
         stated = backbone and backbone.weights_sha256
@@ -145,10 +159,24 @@ def _check_arithmetic(said: Statement, plan: PrivacyPlan, config: Config) -> Non
             raise _broken(f"the statement's {name} is {first}, but {second} follows")
 
 
+def _steps_of(epochs: float | None, rate: float) -> int:
+    return max(1, round((epochs or 0) / rate))
+
+
 def _equal(stated: object, follows: object) -> bool:
-    if isinstance(stated, float) and isinstance(follows, float):
+    if isinstance(stated, int | float) and isinstance(follows, int | float):
         return math.isclose(stated, follows, rel_tol=_SAME)
     return stated == follows
+
+
+def _check_target(said: Statement, config: Config, plan: PrivacyPlan) -> None:
+    """Sigma is the least for the epsilon that the settings ask for, to a percent."""
+    whole, target = plan.epsilon, config.privacy.epsilon
+    if not target * (1 - _ROUNDED_UP) <= whole <= target * (1 + _SAME):
+        raise _broken(
+            f"the settings ask for epsilon {target:g}, but the statement's sigma, q and "
+            f"{said.planned_steps} steps give {whole:.6g}"
+        )
 
 
 def _check_epsilon(said: Statement) -> tuple[float, float, float]:
@@ -159,7 +187,7 @@ def _check_epsilon(said: Statement) -> tuple[float, float, float]:
         ("epsilon", epsilon, epsilon_pld(*given, spent)),
         ("epsilon_rdp", float(said.epsilon_rdp), epsilon_rdp(*given, spent)),
     ):
-        if stated < follows * (1 - _SAME):
+        if not stated >= follows * (1 - _SAME):
             raise _broken(f"the statement's {name} is {stated:.6g}, but {follows:.6g} follows")
     low, estimate, high = epsilon_prv(*given, spent)
     if not low <= epsilon <= high * (1 + _ROUNDED_UP):

@@ -12,6 +12,7 @@ from jaxtyping import Float64
 from scipy import stats
 
 _LARGEST_EPSILON = 100.0
+_FEW = 4
 
 
 def one_run_epsilon(
@@ -61,6 +62,8 @@ def best_two_world_epsilon(
     outs: Float64[np.ndarray, " O"], ins: Float64[np.ndarray, " I"], delta: float, confidence: float
 ) -> float:
     """The same for a threshold on scores: it is chosen on one half of them, tried on the other."""
+    if min(len(outs), len(ins)) < _FEW:
+        return 0.0
     tail = np.geomspace(1 / len(outs), 0.5, 100)
     cuts = [*np.quantile(outs[::2], 1 - tail), *np.quantile(ins[::2], tail)]
     best = max(cuts, key=lambda cut: _at(cut, outs[::2], ins[::2], delta, confidence))

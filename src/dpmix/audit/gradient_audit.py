@@ -29,7 +29,7 @@ class GradientAudit:
         delta: of the plan.
         one_run: lower bound that assumes nothing of the mechanism.
         two_worlds: lower bound that takes the canaries' noise for independent.
-        confidence: of each bound.
+        confidence: of both bounds together.
         canaries: guessed at, over all runs.
         runs: trained.
         invariants: tested in the first of them.
@@ -108,14 +108,13 @@ def audit_gradients(
             )
         scores.append(score)
         coins.append(included)
+    each = 1 - (1 - confidence) / 2  # both hold together, at the confidence
     plan, score, included = subject.plan, np.concatenate(scores), np.concatenate(coins)
     return GradientAudit(
         claimed=plan.epsilon,
         delta=plan.delta,
-        one_run=best_one_run_epsilon(score, included, plan.delta, confidence),
-        two_worlds=best_two_world_epsilon(
-            score[~included], score[included], plan.delta, confidence
-        ),
+        one_run=best_one_run_epsilon(score, included, plan.delta, each),
+        two_worlds=best_two_world_epsilon(score[~included], score[included], plan.delta, each),
         confidence=confidence,
         canaries=len(score),
         runs=runs,

@@ -41,7 +41,7 @@ def audit(
     canaries: Annotated[
         int | None,
         typer.Option(
-            min=2,
+            min=20,
             help="planted in a run; the more, the tighter the bounds; default: up to 10,000 "
             "gradients, or 1,000 images",
         ),
@@ -55,7 +55,7 @@ def audit(
     ] = "gradient",
     runs: Annotated[int, typer.Option(min=1, help="of the whole training")] = 1,
     confidence: Annotated[
-        float, typer.Option(min=0.5, max=0.9999, help="of each lower bound")
+        float, typer.Option(min=0.5, max=0.9999, help="of the lower bounds")
     ] = 0.95,
     report: Annotated[Path | None, typer.Option(help="JSON file for what was found")] = None,
     **settings: Any,

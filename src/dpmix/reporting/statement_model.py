@@ -17,12 +17,13 @@ from dpmix.training.json_text import to_json
 SCHEMA = Path(__file__).with_name("privacy.schema.json")
 _SHA256 = r"^[0-9a-f]{64}$"
 
-Finite = Field(allow_inf_nan=False)
 Infinite = Literal["inf"]
+# Beyond these an accountant would not end.
+_MOST_STEPS, _MOST_SIGMA, _MOST_SPENT = 10**8, 1e7, 100
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Accountant(_Part):
@@ -79,12 +80,16 @@ class Statement(_Part):
     accountant: Accountant
     sampling_rate: float = Field(gt=0, le=1, description="q, of Poisson sampling")
     denominator: float = Field(gt=0, description="what the noisy sum is divided by")
-    noise_multiplier: float = Field(ge=0, description="sigma: noise_std / sensitivity")
+    noise_multiplier: float = Field(
+        ge=0, le=_MOST_SIGMA, description="sigma: noise_std / sensitivity"
+    )
     max_grad_norm: float | Infinite = Field(description="C")
     sensitivity: float | Infinite = Field(description="of the released sum")
     noise_std: float = Field(ge=0)
-    steps: int = Field(ge=1, description="T, of the model that weights_sha256 names")
-    planned_steps: int = Field(ge=1)
+    steps: int = Field(
+        ge=1, le=_MOST_STEPS, description="T, of the model that weights_sha256 names"
+    )
+    planned_steps: int = Field(ge=1, le=_MOST_STEPS)
     complete: bool
     resumed_at: list[int]
     processes: int = Field(ge=1)
@@ -93,7 +98,9 @@ class Statement(_Part):
     config_sha256: str = Field(pattern=_SHA256)
     seeded: bool
     assumptions: list[str]
-    spent_before: list[float] = Field(description="sigmas of earlier releases, counted in epsilon")
+    spent_before: list[float] = Field(
+        max_length=_MOST_SPENT, description="sigmas of earlier releases, counted in epsilon"
+    )
     public_inputs: PublicInputs
     versions: dict[str, str]
     sha256: str = Field(pattern=_SHA256, description="of all the rest, as `seal` computes it")
