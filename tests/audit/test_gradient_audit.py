@@ -13,7 +13,7 @@ from dpmix.privacy.accounting import epsilon_pld
 
 @pytest.mark.parametrize("changes", [
     {}, {"noise_multiplier": 2.0}, {"noise_multiplier": 4.0, "steps": 4},
-    {"noise_multiplier": 1.2, "sampling_rate": 0.5, "steps": 2},
+    {"noise_multiplier": 2.0, "sampling_rate": 0.5, "steps": 4},
 ], ids=str)  # fmt: skip
 def test_the_bound_lies_below_the_claim_and_above_half_of_it(changes):
     found = audit(plan(**changes))
