@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,6 @@ from dpmix.audit.image_canaries import ImageAudit, ImageKind, audit_images
 from dpmix.data.source import ImageSource
 from dpmix.errors import DpmixError
 from dpmix.training.evaluate import logits
-from dpmix.training.step import PrivateTrainer
 from dpmix.views.view_source import ViewSource
 
 Report = Callable[[int, int], None]
@@ -103,11 +103,8 @@ def audit_by_images(
         nonlocal trained
         fresh.start()
         before = copy.deepcopy(parts.model)
-        subject = PrivateTrainer(
-            parts.model, data, plan=parts.plan, views=parts.views,
-            optimizer=parts.optimizer, engine=parts.config.run.engine,
-            view_chunk=parts.config.run.view_chunk, compiled=parts.config.run.compile,
-        )  # fmt: skip
+        with_canaries = replace(parts, splits=replace(parts.splits, train=data))
+        subject = with_canaries.trainer(parts.views)
         for _ in range(steps):
             subject.step()
             parts.schedule.step()

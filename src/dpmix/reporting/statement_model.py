@@ -124,8 +124,9 @@ def read_statement(path: Path) -> Statement:
         DpmixError: unreadable, no privacy statement, or edited since.
     """
     try:
-        said = json.loads(path.read_bytes())
-        statement = Statement.model_validate_json(path.read_bytes())
+        written = path.read_bytes()
+        said = json.loads(written)
+        statement = Statement.model_validate_json(written)
     except OSError as error:
         raise DpmixError(
             f"cannot read '{path}' ({error.strerror}); expected a run's privacy statement"
