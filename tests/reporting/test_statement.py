@@ -23,18 +23,17 @@ PLAN = PrivacyPlan(
 )
 
 
+def stated(config, plan, *, steps):
+    """The statement of a run without pool or backbone."""
+    return privacy_statement(
+        config, plan, pool=None, backbone=None, steps=steps, weights_sha256="ab",
+        config_sha256="cd", run_id="r",
+    )  # fmt: skip
+
+
 def test_every_number_is_the_plans_whatever_the_settings_say():
     config = Config.load(epsilon=0.1, delta=1e-9, max_grad_norm=77, expected_batch_size=1)
-    said = privacy_statement(
-        config,
-        PLAN,
-        pool=None,
-        backbone=None,
-        steps=4,
-        weights_sha256="ab",
-        config_sha256="cd",
-        run_id="r",
-    )
+    said = stated(config, PLAN, steps=4)
     assert said["epsilon"] == PLAN.epsilon
     assert said["epsilon_rdp"] == pytest.approx(PLAN.epsilon_rdp)
     for name in ("sampling_rate", "denominator", "noise_multiplier", "max_grad_norm", "delta"):
@@ -47,16 +46,7 @@ def test_every_number_is_the_plans_whatever_the_settings_say():
 
 
 def test_an_unfinished_run_states_what_it_has_spent():
-    said = privacy_statement(
-        Config.load(),
-        PLAN,
-        pool=None,
-        backbone=None,
-        steps=1,
-        weights_sha256="ab",
-        config_sha256="cd",
-        run_id="r",
-    )
+    said = stated(Config.load(), PLAN, steps=1)
     assert (said["steps"], said["planned_steps"], said["complete"]) == (1, 4, False)
     assert said["epsilon"] == PLAN.epsilon_after(1) < PLAN.epsilon
 
@@ -90,16 +80,7 @@ def test_n_is_called_public_only_where_it_is():
 
 def test_what_was_spent_before_is_in_every_epsilon_and_said():
     spent = dataclasses.replace(PLAN, spent=(20.0, 30.0))
-    said = privacy_statement(
-        Config.load(),
-        spent,
-        pool=None,
-        backbone=None,
-        steps=1,
-        weights_sha256="ab",
-        config_sha256="cd",
-        run_id="r",
-    )
+    said = stated(Config.load(), spent, steps=1)
     assert said["epsilon"] == spent.epsilon_after(1) > PLAN.epsilon_after(1)
     assert said["epsilon_rdp"] == spent.epsilon_rdp_after(1) > PLAN.epsilon_rdp_after(1)
     assert said["spent_before"] == [20.0, 30.0]
