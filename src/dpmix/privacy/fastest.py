@@ -24,8 +24,9 @@ from dpmix.privacy.way import Way
 
 # A run of fewer forward passes is over before the ways to compute it were tried.
 WORTH_TRYING = 20_000
-ROUNDS = 3
-SECONDS_PER_TRY = 0.3
+# Many rounds in turns: the least of them is what a machine that others use too can do.
+ROUNDS = 6
+SECONDS_PER_TRY = 0.6
 MOST_EXAMPLES = 64
 # A way must be so much faster to be preferred to one that needs less.
 CLEARLY = 0.95
@@ -88,7 +89,7 @@ def fastest_way(
     views: int,
     view_chunk: int | None = None,
 ) -> Way:
-    """Try what the model can run on random images of `view_shape`; takes a second or a few.
+    """Try what the model can run on random images of `view_shape`; takes some seconds.
 
     Args:
         model: on its device, in its modes; it is left as it was.
