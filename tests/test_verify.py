@@ -170,3 +170,33 @@ def test_two_accountants_that_share_no_code_agree(rate, sigma, steps, delta, spe
     low, estimate, high = epsilon_prv(rate, sigma, steps, delta, spent)
     assert low <= epsilon_pld(rate, sigma, steps, delta, spent) <= high * 1.01
     assert estimate == pytest.approx(epsilon_pld(rate, sigma, steps, delta, spent), rel=0.01)
+
+
+@pytest.fixture(scope="module")
+def selected(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("selected") / "run"
+    dpmix.fit(data="mnist5k", epsilon=3, steps=2, expected_batch_size=8, device="cpu",
+              expected_runs=10, output=str(folder))  # fmt: skip
+    return folder
+
+
+def test_the_best_run_of_a_private_selection_holds_with_the_cost_of_the_choice(selected):
+    found = verify(selected)
+    assert found.statement.accountant.name == "RDP"
+    assert 2.9 < found.statement.epsilon <= 3 and found.prv[2] < 2
+    assert "best of a random number of runs, 10 on average" in found.statement.guarantee
+
+
+@pytest.mark.parametrize(("fields", "said"), [
+    ({"expected_runs": None}, "expected_runs"),
+    ({"expected_runs": 2.0}, "expected_runs"),
+    ({"expected_runs": 0.5}, "expected_runs"),
+    ({"accountant": {"name": "PLD", "library": "dp-accounting", "beside": "RDP"}}, "accountant"),
+    ({"epsilon": 1.5}, "guarantee"),
+    ({"epsilon_rdp": 1.5}, "epsilon_rdp"),
+])  # fmt: skip
+def test_a_selection_that_is_understated_is_found(selected, tmp_path, fields, said):
+    run = shutil.copytree(selected, tmp_path / "copy")
+    change(run, **fields)
+    with pytest.raises(DpmixError, match=said):
+        verify(run)

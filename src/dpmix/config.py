@@ -168,6 +168,11 @@ class PrivacyConfig(Section):
     )
     steps: int | None = Field(None, description="T, training steps; default 50")
     epochs: float | None = Field(None, description="T as expected passes over the data")
+    expected_runs: float | None = Field(
+        None,
+        description="of a private selection, on average, that this run is one of: epsilon is then "
+        "that of publishing the best (dpmix sweep --private-selection sets it)",
+    )
     spent: tuple[str, ...] = Field(
         (), description="report of a dpmix pool gap on these data, to count in epsilon; repeatable"
     )

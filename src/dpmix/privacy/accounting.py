@@ -31,6 +31,7 @@ LOSS_GRID, COARSEST_LOSS_GRID, PART_OF_LOSS = 1e-4, 1e-3, 0.05
 # Less noise than this is asked for only where delta is so large that it nearly allows an example's
 # release in full; the cost of accounting grows with 1 / sigma^2.
 MIN_SIGMA = 0.1
+MAX_SIGMA = 1e6
 
 # The accountant cuts tails of mass 1e-15, so it can't tell what holds at a delta near that.
 MIN_DELTA = 1e-12
@@ -123,14 +124,11 @@ def calibrate_sigma(
         DpmixError: `delta` is below `MIN_DELTA`, no sigma up to 1e6 reaches `epsilon`, or less than
             `MIN_SIGMA` does, or what was spent leaves nothing.
     """
-    if delta < MIN_DELTA:
-        raise DpmixError(
-            f"delta {delta:g} is below what the accountant resolves; give {MIN_DELTA:g} or more"
-        )
+    refuse_tiny_delta(delta)
     _refuse_overspent(epsilon, delta, spent)
     high = _sigma_by_rdp(sampling_rate, steps, epsilon, delta, spent)
     drawn_at_all = 1 - (1 - sampling_rate) ** steps
-    _refuse_nearly_no_noise(0.0 if delta >= drawn_at_all else high, epsilon, delta)
+    refuse_nearly_no_noise(0.0 if delta >= drawn_at_all else high, epsilon, delta)
 
     grid = max(LOSS_GRID, min(COARSEST_LOSS_GRID, PART_OF_LOSS * sampling_rate / high))
 
@@ -140,7 +138,7 @@ def calibrate_sigma(
     low = high * 0.8
     while excess(low) <= 0:
         high, low = low, low * 0.8
-        _refuse_nearly_no_noise(low, epsilon, delta)
+        refuse_nearly_no_noise(low, epsilon, delta)
     while excess(high) > 0:
         low, high = high, high * 1.1
     tolerance = SIGMA_TOLERANCE * low
@@ -150,7 +148,24 @@ def calibrate_sigma(
     return sigma
 
 
-def _refuse_nearly_no_noise(sigma: float, epsilon: float, delta: float) -> None:
+def refuse_tiny_delta(delta: float) -> None:
+    """Refuse a delta that the accountant can't tell from none.
+
+    Raises:
+        DpmixError: it is below `MIN_DELTA`.
+    """
+    if delta < MIN_DELTA:
+        raise DpmixError(
+            f"delta {delta:g} is below what the accountant resolves; give {MIN_DELTA:g} or more"
+        )
+
+
+def refuse_nearly_no_noise(sigma: float, epsilon: float, delta: float) -> None:
+    """Refuse a sigma so small that its guarantee is empty.
+
+    Raises:
+        DpmixError: it is below `MIN_SIGMA`.
+    """
     if sigma < MIN_SIGMA:
         raise DpmixError(
             f"epsilon {epsilon:g} at delta {delta:g} needs almost no noise (sigma under "
@@ -174,7 +189,7 @@ def _sigma_by_rdp(
     low, high = 0.0, 1.0
     while epsilon_rdp(sampling_rate, high, steps, delta, spent) > epsilon:
         low, high = high, high * 2
-        if high > 1e6:
+        if high > MAX_SIGMA:
             raise DpmixError(
                 f"epsilon {epsilon:g} at delta {delta:g} is out of reach in {steps} steps at "
                 f"sampling rate {sampling_rate:g}; give a larger epsilon or delta, or fewer steps"

@@ -13,6 +13,11 @@ from typing import ClassVar
 
 from dpmix.errors import DpmixError
 from dpmix.privacy.accounting import Spent, calibrate_sigma, epsilon_pld, epsilon_rdp
+from dpmix.privacy.private_selection import (
+    calibrate_selected,
+    check_expected_runs,
+    epsilon_selected,
+)
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,8 @@ class PrivacyPlan:
         n: N where it counts as public, else None.
         spent: noise multipliers of Gaussian releases made of the same data before (a gap check);
             every epsilon of the plan includes them.
+        expected_runs: where the run is one of a private selection: how many runs that has on
+            average. Every epsilon is then that of the best of them, by RDP: PLD can't say.
     """
 
     neighbouring_relation: ClassVar[str] = "add or remove one training example"
@@ -47,6 +54,7 @@ class PrivacyPlan:
     target_epsilon: float
     n: int | None = None
     spent: Spent = ()
+    expected_runs: float | None = None
 
     def __post_init__(self) -> None:
         # An iterator would be empty by the time that epsilon is asked for.
@@ -63,6 +71,8 @@ class PrivacyPlan:
                  self.sensitivity_multiplier, "1 or more")  # fmt: skip
         for sigma in self.spent:
             _require(_positive(sigma), "a noise multiplier in spent", sigma, "above 0 and finite")
+        if self.expected_runs is not None:
+            check_expected_runs(self.expected_runs)
         if self.noise_multiplier > 0 and math.isinf(self.max_grad_norm):
             raise DpmixError("max_grad_norm is infinite but noise is added; give a finite norm")
         if self.private:
@@ -84,6 +94,7 @@ class PrivacyPlan:
         max_grad_norm: float = 1.0,
         sensitivity_multiplier: int = 1,
         spent: Spent = (),
+        expected_runs: float | None = None,
     ) -> "PrivacyPlan":
         """Find the least noise for which the run and what was `spent` are (epsilon, delta)-DP.
 
@@ -105,6 +116,8 @@ class PrivacyPlan:
             spent: noise multipliers of earlier Gaussian releases of the same data. What they showed
                 may choose the method and its public inputs, but none of the numbers above: those
                 must have been fixed before.
+            expected_runs: for a run of a private selection; the guarantee is then about the best
+                of all its runs.
 
         Raises:
             DpmixError: a value out of range, or not exactly one of each pair of ways.
@@ -119,13 +132,18 @@ class PrivacyPlan:
                 stacklevel=2,
             )
         unclipped = cls(
-            rate, divisor, total, 0.0, math.inf, delta, sensitivity_multiplier, epsilon, n, spent
-        )
+            rate, divisor, total, 0.0, math.inf, delta, sensitivity_multiplier, epsilon, n, spent,
+            expected_runs,
+        )  # fmt: skip
         if math.isinf(epsilon):
             return unclipped
         # Every field is checked before the search, which takes seconds.
         clipped = replace(unclipped, max_grad_norm=max_grad_norm)
-        sigma = calibrate_sigma(rate, total, epsilon, delta, unclipped.spent)
+        given = (rate, total, epsilon, delta)
+        if expected_runs is None:
+            sigma = calibrate_sigma(*given, unclipped.spent)
+        else:
+            sigma = calibrate_selected(*given, expected_runs, unclipped.spent)
         return replace(clipped, noise_multiplier=sigma)
 
     @property
@@ -145,9 +163,14 @@ class PrivacyPlan:
             return 0.0
         return self.noise_multiplier * self.max_grad_norm * self.sensitivity_multiplier
 
+    @property
+    def accountant(self) -> str:
+        """Whose epsilon is stated."""
+        return "PLD" if self.expected_runs is None else "RDP"
+
     @cached_property
     def epsilon(self) -> float:
-        """Epsilon of the whole run at `delta`, by PLD accounting under add/remove-one."""
+        """Epsilon of the whole run at `delta`, by `accountant` under add/remove-one."""
         return self.epsilon_after(self.steps)
 
     @cached_property
@@ -156,12 +179,17 @@ class PrivacyPlan:
         return self.epsilon_rdp_after(self.steps)
 
     def epsilon_after(self, steps: int) -> float:
-        """Epsilon at `delta` once `steps` of the plan's steps have been released (PLD)."""
+        """Epsilon at `delta` once `steps` of the plan's steps have been released."""
+        if self.expected_runs is not None:
+            return self.epsilon_rdp_after(steps)
         return epsilon_pld(self.sampling_rate, self.noise_multiplier, steps, self.delta, self.spent)
 
     def epsilon_rdp_after(self, steps: int) -> float:
         """The same by Renyi DP accounting."""
-        return epsilon_rdp(self.sampling_rate, self.noise_multiplier, steps, self.delta, self.spent)
+        given = (self.sampling_rate, self.noise_multiplier, steps, self.delta)
+        if self.expected_runs is None or not (steps and self.private):
+            return epsilon_rdp(*given, self.spent)
+        return epsilon_selected(*given, self.expected_runs, self.spent)
 
 
 def _positive(value: float) -> bool:

@@ -61,7 +61,7 @@ def privacy_statement(
         "neighbouring_relation": plan.neighbouring_relation,
         "mechanism": MECHANISM if plan.private else "none: neither clipping nor noise",
         "method": config.views.method,
-        "accountant": {"name": "PLD", "library": "dp-accounting", "beside": "RDP"},
+        "accountant": {"name": plan.accountant, "library": "dp-accounting", "beside": "RDP"},
         "sampling_rate": plan.sampling_rate,
         "denominator": plan.denominator,
         "noise_multiplier": plan.noise_multiplier,
@@ -79,6 +79,7 @@ def privacy_statement(
         "seeded": config.run.seed is not None,
         "assumptions": assumptions(config, plan, resumed_at, processes) if plan.private else [],
         "spent_before": list(plan.spent),
+        "expected_runs": plan.expected_runs,
         "public_inputs": {
             "pool": pool and pool.as_dict() | _use_of_pool(config.views),
             "normalization": config.data.normalization or "the backbone's own",
@@ -119,6 +120,11 @@ def guarantee(plan: PrivacyPlan, epsilon: float, seed: int | None) -> str:
     )
     if plan.spent:
         sentence += f" That includes {len(plan.spent)} earlier release(s) of the same data."
+    if plan.expected_runs is not None:
+        sentence += (
+            " That includes the choice of this run as the best of a random number of runs, "
+            f"{plan.expected_runs:g} on average."
+        )
     if seed is not None:
         sentence += (
             f" But the run was SEEDED ({seed}), for research: whoever knows the seed can recompute "
@@ -140,11 +146,12 @@ def assumptions(
         if plan.spent
         else ""
     )
+    selected = ", but for the private selection" if plan.expected_runs is not None else ""
     said = [
         count,
         "The list of classes, the image size and the settings are public and were chosen without "
         f"looking at the training images{but}; trying several settings on them costs privacy that "
-        "is not counted here.",
+        f"is not counted here{selected}.",
         "No other release of the training images was made than those counted here.",
         "Each person contributes one training example.",
         "The test split is not protected: its accuracy is published as measured.",
@@ -159,6 +166,12 @@ def assumptions(
         said.append(
             f"The run was stopped and went on after step {', '.join(map(str, resumed_at))}: nobody "
             "saw what it had computed after those steps and lost, and it went on once from each."
+        )
+    if plan.expected_runs is not None:
+        said.append(
+            "Every run of the private selection drew its settings at random from a list that was "
+            "fixed before, with this plan; the best one alone, by accuracy on the test split, is "
+            "published, and neither how many runs there were nor how long they took."
         )
     if processes > 1:
         said.append("Nobody listened to what the processes of the run sent each other.")

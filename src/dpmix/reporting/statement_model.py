@@ -29,7 +29,7 @@ class _Part(BaseModel):
 class Accountant(_Part):
     """Whose epsilon is stated, and whose beside it."""
 
-    name: Literal["PLD"]
+    name: Literal["PLD", "RDP"]
     library: Literal["dp-accounting"]
     beside: Literal["RDP"]
 
@@ -71,7 +71,7 @@ class Statement(_Part):
     run_id: str
     written: str
     guarantee: str
-    epsilon: float | Infinite = Field(description="by PLD accounting, at delta")
+    epsilon: float | Infinite = Field(description="by the accountant, at delta")
     epsilon_rdp: float | Infinite
     delta: float = Field(gt=0, lt=1)
     neighbouring_relation: Literal["add or remove one training example"]
@@ -100,6 +100,9 @@ class Statement(_Part):
     assumptions: list[str]
     spent_before: list[float] = Field(
         max_length=_MOST_SPENT, description="sigmas of earlier releases, counted in epsilon"
+    )
+    expected_runs: float | None = Field(
+        ge=1, description="of the private selection that this run is the best of"
     )
     public_inputs: PublicInputs
     versions: dict[str, str]

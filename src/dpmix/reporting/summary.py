@@ -44,6 +44,10 @@ def guarantee_rows(plan: PrivacyPlan, method: str, seed: int | None) -> list[tup
         )
     if plan.private and plan.spent:
         rows.append(("spent before", f"{len(plan.spent)} release(s), included in epsilon"))
+    if plan.private and plan.expected_runs is not None:
+        rows.append(
+            ("selection", f"best of {plan.expected_runs:g} runs on average, included in epsilon")
+        )
     if seed is not None:
         rows.append(("seed", f"{seed}: a RESEARCH run, its noise can be recomputed from the seed"))
     return rows
