@@ -10,10 +10,11 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from dpmix.errors import DpmixError, nearest, one_line
+from dpmix.errors import DpmixError, nearest
 from dpmix.models.head import FeatureNorm
 from dpmix.models.trainable import Trainable
 from dpmix.public.class_map import Unmapped
+from dpmix.recipe_file import all_spent, drop_alternatives, read_recipe
 from dpmix.views.spec import Average, Method, PoolDraw, ViewSpec
 
 
@@ -285,13 +286,13 @@ class Config(Section):
         Raises:
             DpmixError: an unknown field or a value that does not fit.
         """
-        _drop_alternatives(tree, {name for name, value in leaves.items() if value is not None})
+        drop_alternatives(tree, {name for name, value in leaves.items() if value is not None})
         for name, value in leaves.items():
             if name not in LEAVES:
                 raise DpmixError(f"unknown setting '{name}': {nearest(name, LEAVES)}")
             if value is not None:
                 section = tree.setdefault(LEAVES[name], {})
-                section[name] = _all_spent(section, value) if name == "spent" else value
+                section[name] = all_spent(section, value) if name == "spent" else value
         try:
             return cls.model_validate(tree)
         except ValidationError as error:
@@ -327,76 +328,6 @@ LEAVES: dict[str, str] = {
     leaf: name for name, section in SECTIONS.items() for leaf in section.model_fields
 }
 """Leaf name -> its section's name."""
-
-
-def read_recipe(path: Path, inheriting: tuple[Path, ...] = ()) -> dict[str, dict[str, Any]]:
-    """Read a YAML recipe into sections of leaves, without judging the values.
-
-    `base: OTHER.yaml`, relative to the recipe's own folder, inherits what the recipe does not say.
-
-    Args:
-        path: of the recipe.
-        inheriting: recipes that inherit from this one.
-
-    Raises:
-        DpmixError: the file can't be read, is not YAML, is not a mapping of known sections, or
-            inherits from itself.
-    """
-    if path.resolve() in inheriting:
-        raise DpmixError(f"recipe '{path}' inherits from itself; take out one 'base'")
-    tree = _read_yaml(path)
-    base = tree.pop("base", None)
-    if base is None:
-        return tree
-    inherited = read_recipe(path.parent / base, (*inheriting, path.resolve()))
-    _drop_alternatives(inherited, set(tree.get("privacy", {})))
-    return {name: {**inherited.get(name, {}), **tree.get(name, {})} for name in inherited | tree}
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    """Sections, and perhaps the name of a base."""
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError) as error:
-        raise DpmixError(f"cannot read recipe '{path}': {error}; check the path") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a number, or a tree, too large
-        reason = one_line(error)
-        raise DpmixError(f"recipe '{path}' is not valid YAML: {reason}") from None
-    base = tree.get("base") if isinstance(tree, dict) else None
-    parts = [v for k, v in tree.items() if k != "base"] if isinstance(tree, dict) else [tree]
-    if base is not None and not isinstance(base, str):
-        raise DpmixError(f"recipe '{path}': base is {base!r}; expected the name of a YAML file")
-    if not all(part is None or isinstance(part, dict) for part in parts):
-        raise DpmixError(
-            f"recipe '{path}' must map sections ({', '.join(SECTIONS)}) to settings, such as "
-            "'privacy: {epsilon: 3}'"
-        )
-    return {name: part for name, part in tree.items() if part is not None}
-
-
-def _all_spent(section: dict[str, Any], more: Any) -> Any:
-    """What a recipe spent and `more`: a release that was made is never uncounted by another."""
-    before = section.get("spent") or ()
-    if not isinstance(before, (list, tuple)) or not isinstance(more, (list, tuple)):
-        return more
-    return [*before, *(path for path in more if path not in before)]
-
-
-def _drop_alternatives(tree: dict[str, dict[str, Any]], given: set[str]) -> None:
-    """Take out of a recipe what a setting given beside it says in another way."""
-    section = tree.get("privacy", {})
-    batch, rate = {"expected_batch_size"}, {"sampling_rate", "denominator"}
-    for mine, others in (
-        ({"steps"}, {"epochs"}),
-        ({"epochs"}, {"steps"}),
-        (batch, rate),
-        (rate, batch),
-    ):
-        if given & mine:
-            for name in others - given:
-                section.pop(name, None)
-    if given & {"trainable", "fresh_views"}:
-        tree.get("features", {}).pop("cache_views", None)
 
 
 def _explain(error: ValidationError, recipe: Path | None) -> str:

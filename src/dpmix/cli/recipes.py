@@ -8,8 +8,8 @@ from rich.syntax import Syntax
 from rich.table import Table
 
 from dpmix.cli.console import stdout
-from dpmix.config import read_recipe
 from dpmix.experiments.recipes import network, recipe_names, recipe_path
+from dpmix.recipe_file import read_recipe
 
 recipes = typer.Typer(name="recipes", help="Show the recipes that come with the package.")
 
