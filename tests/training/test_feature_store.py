@@ -1,6 +1,7 @@
 """Rows on disk: found under their own key only, whole, and gone on with wherever it stopped."""
 
 import json
+import threading
 
 import pytest
 import torch
@@ -90,14 +91,25 @@ def test_its_folder_says_that_it_is_private_and_is_closed_to_others(tmp_path):
     assert json.loads((store.folder / "key.json").read_text())["key"] == KEY
 
 
-def test_two_runs_do_not_write_at_once(tmp_path):
+def test_a_second_run_waits_and_finds_what_the_first_wrote(tmp_path):
+    found = []
+
+    def second():
+        with (
+            pytest.warns(UserWarning, match="another run is embedding"),
+            FeatureStore(tmp_path, KEY, LAYOUT).writing() as writer,
+        ):
+            found.append(writer.done)
+
     store = FeatureStore(tmp_path, KEY, LAYOUT)
-    with (
-        store.writing(),
-        pytest.raises(DpmixError, match="another run is embedding"),
-        FeatureStore(tmp_path, KEY, LAYOUT).writing(),
-    ):
-        pass
+    waiting = threading.Thread(target=second)
+    with store.writing() as writer:
+        waiting.start()
+        writer.append(*(part[:2] for part in rows()))
+        waiting.join(0.2)
+        assert waiting.is_alive() and not found
+    waiting.join(10)
+    assert found == [2]
 
 
 def test_too_little_space_is_said_before_anything_is_written(tmp_path, monkeypatch):

@@ -12,10 +12,13 @@ from rich.console import Console
 from dpmix.cli.audit import audit
 from dpmix.cli.calibrate import calibrate
 from dpmix.cli.evaluate import evaluate
+from dpmix.cli.plot import plot
 from dpmix.cli.pool import pool
 from dpmix.cli.predict import predict
 from dpmix.cli.recipes import recipes
+from dpmix.cli.sweep import sweep
 from dpmix.cli.synthesize import synthesize
+from dpmix.cli.table import table
 from dpmix.cli.train import train
 from dpmix.cli.verify import verify
 from dpmix.errors import DpmixError
@@ -50,7 +53,18 @@ def _options(
 ) -> None: ...
 
 
-for _command in (train, evaluate, predict, verify, audit, calibrate, synthesize):
+for _command in (
+    train,
+    evaluate,
+    predict,
+    verify,
+    audit,
+    calibrate,
+    synthesize,
+    sweep,
+    table,
+    plot,
+):
     app.command()(_command)
 app.add_typer(pool)
 app.add_typer(recipes)

@@ -9,6 +9,7 @@ private images without noise: its folder says so and is closed to other users.
 import json
 import shutil
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -113,21 +114,16 @@ class FeatureStore:
 
     @contextmanager
     def writing(self) -> Iterator["RowWriter"]:
-        """Go on after the rows that are there; nobody else can meanwhile.
+        """Go on after the rows that are there; whoever else would waits meanwhile.
 
         Raises:
-            DpmixError: too little space, another run writing it, or a folder that can't be written.
+            DpmixError: too little space, or a folder that can't be written.
         """
-        lock = FileLock(self.folder / ".lock", timeout=0)
+        lock = FileLock(self.folder / ".lock")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.folder.chmod(0o700)
-            lock.acquire()
-        except Timeout:
-            raise DpmixError(
-                f"another run is embedding the same views into '{self.folder}'; wait for it, then "
-                "start again: it will be used"
-            ) from None
+            self._wait_for(lock)
         except OSError as error:
             raise self._unwritable(error) from None
         try:
@@ -145,6 +141,16 @@ class FeatureStore:
             raise self._unwritable(error) from None
         finally:
             lock.release()
+
+    def _wait_for(self, lock: FileLock) -> None:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            warnings.warn(
+                f"another run is embedding the same views into '{self.folder}': waiting for it",
+                stacklevel=2,
+            )
+            lock.acquire()
 
     def features(self) -> Float[Tensor, "N M D"]:
         """All rows, mapped from the file."""

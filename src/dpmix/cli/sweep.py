@@ -1,0 +1,163 @@
+"""`dpmix sweep`."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from dpmix.cli.console import stdout
+from dpmix.cli.progress import counting_bar
+from dpmix.cli.sweep_display import live_results
+from dpmix.errors import DpmixError
+from dpmix.experiments.cell_run import Outcome
+from dpmix.experiments.choosing_cost import choosing_costs
+from dpmix.experiments.results import FACTS, RESULTS, Row
+from dpmix.experiments.selection_run import candidates, select
+from dpmix.experiments.sweep import make_folder, run_sweep
+from dpmix.experiments.sweep_file import Sweep, load_sweep
+from dpmix.experiments.sweeps import sweep_path
+from dpmix.experiments.workers import default_jobs, on_cluster, on_this_machine
+from dpmix.reporting.rounding import shown_epsilon
+from dpmix.reporting.statement_model import read_statement
+from dpmix.reporting.summary import two_columns
+from dpmix.training.run_folder import RunFolder
+
+FAILED = 1
+
+
+def sweep(
+    file: Annotated[str, typer.Argument(help="a sweep: a YAML file, or one that comes along")],
+    *,
+    scale: Annotated[
+        str | None, typer.Option(help="of the sweep's scales, such as cpu; default: in full")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="the sweep's folder; an unfinished one is gone on with; default: a "
+                     "folder of the sweep's name under runs/sweeps"),
+    ] = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option(min=1, help="runs at once; default: one a GPU, else one for two cores"),
+    ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(help="submit each run as a job, by submitit: slurm, or local to try it"),
+    ] = None,
+    cluster_option: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=VALUE for submitit's executor, such as slurm_partition=gpu, "
+                     "timeout_min=600; repeatable"),
+    ] = None,
+    private_selection: Annotated[
+        bool,
+        typer.Option("--private-selection",
+                     help="choose the best run privately: a secret, random number of runs, of "
+                     "which the best alone is kept, within ONE epsilon"),
+    ] = False,
+    expected_runs: Annotated[
+        float, typer.Option(help="of --private-selection: how many runs on average")
+    ] = 10.0,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="list the runs; make none")
+    ] = False,
+) -> None:  # fmt: skip
+    """Run every combination of a sweep, in parallel, and collect what came out in one CSV.
+
+    Given again, it goes on where it stopped. `dpmix table` and `dpmix plot` show the results.
+    """
+    console = stdout()
+    path = sweep_path(file)
+    plan = load_sweep(path, scale)
+    if dry_run:
+        console.print(_listed(plan))
+        return
+    name = path.stem + (f"-{scale}" if scale else "")
+    folder = output or Path("runs/sweeps") / name
+    make_folder(folder)
+    if cluster is not None:
+        options = dict(_option(one) for one in cluster_option or [])
+        workers: Callable[..., Iterator[Outcome]] = partial(
+            on_cluster, cluster=cluster, logs=folder / "logs", options=options
+        )
+    else:
+        workers = partial(on_this_machine, jobs=jobs or default_jobs())
+    if private_selection:
+        _select(plan, expected_runs, folder, workers, console)
+    else:
+        _sweep(plan, folder, workers, console)
+
+
+def _sweep(
+    plan: Sweep, folder: Path, workers: Callable[..., Iterator[Outcome]], console: Console
+) -> None:
+    console.print(f"{plan.title}: {len({cell.name for cell in plan.cells})} runs in {folder}")
+    from dpmix.experiments.table_text import table_text
+    from dpmix.experiments.tables import read_results, tables
+
+    with live_results(console, len(plan.cells)) as display:
+        failed = run_sweep(plan, folder, workers, display.show)
+    for outcome in failed:
+        console.print(f"failed: {outcome.cell.row} {outcome.cell.swept}: {outcome.error}")
+    if display.rows:
+        frame = read_results(folder)
+        for table in tables(frame, fact=FACTS[0], columns=None, against=None):
+            console.print(table_text(table, "markdown"), soft_wrap=True)
+        console.print(_costs(display.rows, plan.cells[0].config.privacy.delta))
+        console.print(f"results: {folder / RESULTS}")
+    if failed:
+        raise typer.Exit(FAILED)
+
+
+def _select(
+    plan: Sweep,
+    expected_runs: float,
+    folder: Path,
+    workers: Callable[..., Iterator[Outcome]],
+    console: Console,
+) -> None:
+    among = candidates(plan, expected_runs)
+    console.print(
+        f"{plan.title}: the best of {expected_runs:g} runs on average, drawn from {len(among)} "
+        f"candidates, in {folder}"
+    )
+    with counting_bar(console, "private selection", "runs") as report:
+        best = select(among, expected_runs, folder, workers, report)
+    statement = read_statement(RunFolder(best).privacy)
+    console.print(two_columns([
+        ("guarantee", statement.guarantee),
+        ("best run", str(best)),
+        ("keep secret", "how many runs there were and how long it took"),
+    ]))  # fmt: skip
+
+
+def _listed(plan: Sweep) -> Table:
+    table = Table("row", "settings", "run", title=plan.title, box=None, pad_edge=False)
+    for cell in plan.cells:
+        settings = ", ".join(f"{name} {value}" for name, value in cell.settings.items())
+        table.add_row(cell.row, settings, cell.name)
+    return table
+
+
+def _costs(rows: list[Row], delta: float) -> Table:
+    table = Table(
+        "epsilon of a run", "runs", "all of them", "--private-selection of as many",
+        title="what it costs to choose the best run, or to look at them all", title_justify="left",
+        box=None, pad_edge=False,
+    )  # fmt: skip
+    for cost in choosing_costs(rows, delta):
+        together, selected = shown_epsilon(cost.all_of_them), shown_epsilon(cost.by_selection)
+        table.add_row(f"{cost.epsilon:g}", str(cost.runs), together, selected)
+    return table
+
+
+def _option(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise DpmixError(f"--cluster-option '{text}' is not NAME=VALUE, such as timeout_min=600")
+    return name, yaml.safe_load(value)

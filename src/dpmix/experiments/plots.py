@@ -1,0 +1,152 @@
+"""A sweep's results as pictures: against a setting, class by class, and over the steps."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from dpmix.errors import DpmixError, nearest
+from dpmix.experiments.results import FACTS
+from dpmix.experiments.tables import short, swept
+from dpmix.experiments.workers import INSTALL
+
+try:
+    import matplotlib as mpl
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+except ImportError:
+    raise DpmixError(f"plots need matplotlib and pandas; {INSTALL}") from None
+
+FORMATS = (".png", ".svg", ".pdf")
+_WIDTH, _HEIGHT = 6.4, 4.2
+_ON_A_LOG_AXIS = ("epsilon", "mixup_alpha")
+# Colours that differ for all kinds of colour vision (Okabe & Ito), and markers beside them.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_MARKERS = "osD^vPX"
+_STYLE: Any = {"axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "dpmix",
+          "axes.grid": True, "grid.color": "#e6e6e6", "axes.axisbelow": True}  # fmt: skip
+_MANY_CLASSES = 20
+
+
+def draw_against(frame: "pd.DataFrame", path: Path, *, x: str | None, fact: str) -> None:
+    """Draw `fact` against the setting `x`, a line a row: mean, and a band of one std over seeds.
+
+    Args:
+        frame: of `read_results`.
+        path: of the picture; its ending is the format.
+        x: a setting that the sweep varied; None: epsilon, or what it varied instead.
+        fact: of `FACTS`.
+
+    Raises:
+        DpmixError: an unknown setting or fact, or a format that is not known.
+    """
+    known = swept(frame)
+    x = x or (known or ["epsilon"])[0]
+    for given, names in ((x, [*known, "epsilon"]), (fact, FACTS)):
+        if given not in names:
+            raise DpmixError(f"unknown name '{given}': {nearest(given, names)}")
+    others = ["row", *(name for name in known if name != x)]
+
+    def draw(axes: Axes, part: "pd.DataFrame") -> None:
+        for index, (name, line) in enumerate(_groups(part, others)):
+            points = 100 * line.groupby(x)[fact].agg(["mean", "std"]).fillna(0)
+            style = {"color": _of(_COLOURS, index), "marker": _of(_MARKERS, index)}
+            axes.plot(points.index, points["mean"], label=name, **style)
+            low, high = points["mean"] - points["std"], points["mean"] + points["std"]
+            axes.fill_between(points.index, low, high, color=style["color"], alpha=0.15, lw=0)
+        axes.set(xlabel=x, ylabel=f"{fact.replace('_', ' ')} (%)")
+        values = sorted(part[x].unique())
+        if x in _ON_A_LOG_AXIS and values[0] > 0:
+            axes.set_xscale("log")
+        axes.set_xticks(values, [f"{value:g}" for value in values], minor=False)
+        axes.minorticks_off()
+
+    _save(frame, path, draw)
+
+
+def draw_classes(frame: "pd.DataFrame", path: Path) -> None:
+    """Draw the accuracy of every class, a bar a row: mean and std over its runs.
+
+    Raises:
+        DpmixError: too many classes to tell apart, or a format that is not known.
+    """
+
+    def draw(axes: Axes, part: "pd.DataFrame") -> None:
+        lines = [*_groups(part, ["row", *swept(frame)])]
+        width = 0.8 / len(lines)
+        for index, (name, line) in enumerate(lines):
+            classes = 100 * pd.DataFrame([json.loads(text) for text in line["class_accuracy"]])
+            if len(classes.columns) > _MANY_CLASSES:
+                raise DpmixError(
+                    f"{len(classes.columns)} classes are too many bars; expected at most "
+                    f"{_MANY_CLASSES}: see worst_class_accuracy, or the runs' reports"
+                )
+            places = [place + (index + 0.5) * width - 0.4 for place in range(len(classes.columns))]
+            axes.bar(places, classes.mean(), width, yerr=classes.std().fillna(0), label=name,
+                     color=_of(_COLOURS, index), error_kw={"lw": 0.8})  # fmt: skip
+            axes.set_xticks(range(len(classes.columns)), classes.columns)
+        turned = max(map(len, classes.columns)) > 3
+        axes.tick_params(axis="x", rotation=45 if turned else 0)
+        axes.set(ylabel="accuracy (%)", xlabel="class", ylim=(0, 100))
+
+    _save(frame, path, draw)
+
+
+def draw_curves(frame: "pd.DataFrame", path: Path) -> None:
+    """Draw accuracy over the steps, a line a row: mean, and a band of one std over its runs.
+
+    Raises:
+        DpmixError: a format that is not known.
+    """
+
+    def draw(axes: Axes, part: "pd.DataFrame") -> None:
+        for index, (name, line) in enumerate(_groups(part, ["row", *swept(frame)])):
+            points = pd.DataFrame(
+                [point for text in line["curve"] for point in json.loads(text)]
+            ).groupby("step")["test_accuracy"]
+            mean, std = 100 * points.mean(), 100 * points.std().fillna(0)
+            colour = _of(_COLOURS, index)
+            axes.plot(mean.index, mean, label=name, color=colour)
+            axes.fill_between(mean.index, mean - std, mean + std, color=colour, alpha=0.15, lw=0)
+        axes.set(xlabel="step", ylabel="accuracy (%)")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+    _save(frame, path, draw)
+
+
+def _groups(part: "pd.DataFrame", names: list[str]) -> Iterator[tuple[str, "pd.DataFrame"]]:
+    """Runs that are alike but for their seeds, and what to call them."""
+    for values, line in part.groupby(names, sort=False, dropna=False):
+        row, *others = values
+        said = [f"{name} {short(value)}" for name, value in zip(names[1:], others, strict=True)]
+        yield ", ".join([str(row), *said]), line
+
+
+def _of(choices: Any, index: int) -> Any:
+    return choices[index % len(choices)]
+
+
+def _save(frame: "pd.DataFrame", path: Path, draw: Callable[[Axes, "pd.DataFrame"], None]) -> None:
+    """One panel for each data set and model, under one legend."""
+    if path.suffix not in FORMATS:
+        raise DpmixError(f"'{path}' is no picture; expected a name that ends in "
+                         f"{', '.join(FORMATS)}")  # fmt: skip
+    parts = [*frame.groupby(["data", "model"], sort=False)]
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(_WIDTH * len(parts), _HEIGHT), layout="constrained")
+        panels = figure.subplots(1, len(parts), squeeze=False)[0]
+        for axes, ((data, model), part) in zip(panels, parts, strict=True):
+            draw(axes, part)
+            axes.set_title(f"{data}, {model}", fontsize=10)
+        handles, labels = panels[0].get_legend_handles_labels()
+        if len(labels) > 1:
+            figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)),
+                          frameon=False, fontsize=9)  # fmt: skip
+        try:
+            figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else {})
+        except OSError as error:
+            raise DpmixError(
+                f"cannot write '{path}': {error.strerror}; give another --output"
+            ) from None

@@ -1,0 +1,90 @@
+"""What a sweep's runs came to: one tidy row a run, in a CSV that tables and plots are made from."""
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+from dpmix.atomic_files import write_text
+from dpmix.errors import DpmixError
+from dpmix.experiments.sweep_file import Cell
+from dpmix.training.run_folder import RunFolder
+
+Row = dict[str, Any]
+FACTS = ("accuracy", "worst_class_accuracy", "calibration_error")
+"""Measured numbers that a table or a plot can show."""
+RESULTS = "results.csv"
+# Beside these and FACTS stands every setting that the sweep varies.
+_IDENTITY = ("row", "data", "model", "method", "epsilon", "seed")
+_REST = (
+    "worst_class", "images", "sigma", "sampling_rate", "steps", "examples", "class_accuracy",
+    "curve", "private", "engine", "machine", "dpmix", "torch", "config", "weights_sha256",
+)  # fmt: skip
+
+
+def row_of(cell: Cell, root: Path) -> Row:
+    """The row of a complete run in folder `root`.
+
+    Raises:
+        DpmixError: files that can't be read as a run's.
+    """
+    folder = RunFolder(root)
+    try:
+        numbers = json.loads(folder.metrics.read_text(encoding="utf-8"))
+        said = json.loads(folder.privacy.read_text(encoding="utf-8"))
+        return {
+            "row": cell.row,
+            "data": Path(cell.config.data.data).name,
+            "model": numbers["model"],
+            "method": said["method"],
+            "epsilon": cell.config.privacy.epsilon,
+            "seed": cell.config.run.seed,
+            **cell.swept,
+            "accuracy": numbers["test_accuracy"],
+            "worst_class_accuracy": numbers["worst_class"]["accuracy"],
+            "calibration_error": numbers["calibration_error"],
+            "worst_class": numbers["worst_class"]["name"],
+            "images": numbers["test_images"],
+            "sigma": said["noise_multiplier"],
+            "sampling_rate": said["sampling_rate"],
+            "steps": said["steps"],
+            "examples": said["examples"],
+            "class_accuracy": json.dumps(numbers["class_accuracy"]),
+            "curve": json.dumps(numbers["curve"]),
+            "private": said["private"],
+            "engine": numbers["engine"],
+            "machine": numbers["machine"],
+            "dpmix": said["versions"]["dpmix"],
+            "torch": said["versions"]["torch"],
+            "config": cell.name,
+            "weights_sha256": said["weights_sha256"],
+        }
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DpmixError(
+            f"cannot read the run in '{root}' ({type(error).__name__}: {error}); delete that "
+            "folder and run the sweep again"
+        ) from None
+
+
+def write_results(path: Path, rows: list[Row]) -> None:
+    """Write rows as CSV, columns in a fixed order."""
+    swept = {name: None for row in rows for name in row if name not in (*FACTS, *_REST)}
+    columns = [*dict.fromkeys([*_IDENTITY, *swept]), *FACTS, *_REST]
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def results_path(source: Path) -> Path:
+    """The CSV of a sweep's folder, or the CSV itself.
+
+    Raises:
+        DpmixError: neither.
+    """
+    path = source / RESULTS if source.is_dir() else source
+    if not path.is_file():
+        raise DpmixError(f"no results at '{path}'; give the folder of a `dpmix sweep`, or its CSV")
+    return path

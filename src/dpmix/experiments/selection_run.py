@@ -1,0 +1,120 @@
+"""A private selection: the best of a secret, random number of runs of a sweep, and no other.
+
+The protocol of `privacy/private_selection.py`, whose theorem needs all of this: how many runs there
+are is drawn from its distribution; each draws its settings at random from the sweep's, with
+replacement; all have one plan; draws and noise are fresh; and nothing but the best run leaves.
+Whatever else there was lies in a closed folder and is deleted at the end.
+"""
+
+import json
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from dpmix.atomic_files import write_text
+from dpmix.errors import DpmixError
+from dpmix.experiments.cell_run import Outcome
+from dpmix.experiments.results import row_of
+from dpmix.experiments.sweep_file import Cell, Sweep
+from dpmix.experiments.workers import Runs
+from dpmix.privacy.private_selection import check_expected_runs, number_of_runs
+from dpmix.training.json_text import to_json
+
+NOTICE = (
+    "PRIVATE. These are runs of a private selection. Its guarantee covers the best of them alone,\n"
+    "and not how many there are. They are deleted when it is complete: do not share them.\n"
+)
+_PLAN = ("sampling_rate", "sigma", "steps", "examples")
+
+
+def candidates(sweep: Sweep, expected_runs: float) -> tuple[Cell, ...]:
+    """The sweep's runs as the candidates of a selection, told so in their settings.
+
+    Raises:
+        DpmixError: a mean out of range, or runs that could differ in their plan, that are seeded,
+            or that are not private.
+    """
+    check_expected_runs(expected_runs)
+    first = sweep.cells[0].config
+    for cell in sweep.cells:
+        privacy, config = cell.config.privacy, cell.config
+        if (privacy, config.data) != (first.privacy, first.data):
+            raise DpmixError(
+                "a private selection needs runs that differ neither in privacy nor in data; take "
+                f"what varies of those out of the sweep (row '{cell.row}')"
+            )
+        if config.run.seed is not None:
+            raise DpmixError("a private selection needs fresh noise; take seed out of the sweep")
+    batch = first.privacy.expected_batch_size or first.privacy.sampling_rate
+    if batch is None or (first.privacy.steps is None and first.privacy.epochs is None):
+        raise DpmixError(
+            "a private selection needs one plan for all its runs; give expected_batch_size and "
+            "steps (or epochs) in the sweep's settings"
+        )
+    if not first.privacy.epsilon < float("inf"):
+        raise DpmixError("a private selection needs a finite epsilon; give one")
+    chosen = {"expected_runs": expected_runs}
+    return tuple(replace(cell, settings=cell.settings | chosen) for cell in sweep.cells)
+
+
+def select(
+    among: tuple[Cell, ...],
+    expected_runs: float,
+    folder: Path,
+    workers: Callable[[Runs], Iterator[Outcome]],
+    report: Callable[[int, int], None],
+) -> Path:
+    """Run the selection, or go on with the one that was stopped; return the best run's folder.
+
+    Args:
+        among: of `candidates`.
+        expected_runs: as there.
+        folder: gets `best/`, and meanwhile `selection/`, which is private.
+        workers: make runs.
+        report: told (runs done, runs in all), both of which are secret.
+
+    Raises:
+        DpmixError: the folder has a best run, another selection was begun in it, or a run failed.
+    """
+    best, hidden = folder / "best", folder / "selection"
+    if best.exists():
+        shutil.rmtree(hidden, ignore_errors=True)
+        raise DpmixError(f"'{best}' is there: the selection is complete; give another --output")
+    drawn = _drawn(among, expected_runs, hidden)
+    runs = [(among[index], hidden / f"run-{place}") for place, (index, _) in enumerate(drawn)]
+    for done, outcome in enumerate(workers(runs), start=1):
+        if outcome.error is not None:
+            raise DpmixError(f"a run of the selection failed: {outcome.error}")
+        report(done, len(runs))
+    rows = [row_of(cell, root) for cell, root in runs]
+    if len({tuple(row[name] for name in _PLAN) for row in rows}) > 1:
+        raise DpmixError("the runs of the selection differ in their plan: nothing can be published")
+    scores = [(row["accuracy"], tie) for row, (_, tie) in zip(rows, drawn, strict=True)]
+    runs[scores.index(max(scores))][1].replace(best)
+    shutil.rmtree(hidden)
+    return best
+
+
+def _drawn(among: tuple[Cell, ...], expected_runs: float, hidden: Path) -> list[tuple[int, float]]:
+    """Which candidates are run, in order, each with a number that settles ties."""
+    key = {"candidates": [cell.name for cell in among], "expected_runs": expected_runs}
+    path = hidden / "drawn.json"
+    if path.is_file():
+        kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if kept["of"] != key:
+            raise DpmixError(
+                f"'{hidden}' holds a selection among other settings; finish that one first, or "
+                "give another --output"
+            )
+        return [(index, tie) for index, tie in kept["runs"]]
+    hidden.mkdir(parents=True, exist_ok=True)
+    hidden.chmod(0o700)
+    write_text(hidden / "PRIVATE.txt", NOTICE)
+    coins = random.SystemRandom()
+    count = number_of_runs(expected_runs, coins.random())
+    runs = [(coins.randrange(len(among)), coins.random()) for _ in range(count)]
+    write_text(path, to_json({"of": key, "runs": runs}))
+    return runs

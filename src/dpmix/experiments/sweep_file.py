@@ -1,0 +1,161 @@
+"""A sweep: a YAML file that names what is compared, and the settings that vary.
+
+    title: Self-Aug against DP-Mix_Self
+    base: RECIPE                       # optional: a recipe that every run starts from
+    settings: {data: mnist5k}          # of every run, by the settings' own names
+    rows:                              # what is compared: a name, and settings of its own
+      self-aug: {method: self-aug}
+      mix-self: {method: mix-self}
+    grid:                              # every combination of these is run for every row
+      epsilon: [1, 2, 4, 8]
+      seed: [0, 1, 2]
+    scales:                            # --scale NAME: what is different there
+      cpu: {settings: {train_images: 2000}, grid: {seed: [0, 1]}}
+
+A row's own `base: RECIPE` takes the place of the sweep's. Later settings win: base, settings, row,
+grid; a scale's `rows` replace the sweep's rows, its other parts are merged into them.
+"""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from dpmix.config import Config
+from dpmix.errors import DpmixError, nearest
+from dpmix.experiments.recipes import recipe_path
+from dpmix.training.json_text import to_json
+from dpmix.yaml_file import read_mapping
+
+Settings = dict[str, Any]
+# Where a run is written and on which device changes nothing of what it is.
+_ELSEWHERE = {"run": {"output", "overwrite", "device"}}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a sweep.
+
+    Attributes:
+        row: what of the comparison it belongs to.
+        swept: the settings that the grid gave it.
+        settings: all that differ from the base, by name.
+        base: the recipe it starts from, if any.
+    """
+
+    row: str
+    swept: Settings
+    settings: Settings
+    base: Path | None
+
+    @cached_property
+    def config(self) -> Config:
+        """Its settings, checked.
+
+        Raises:
+            DpmixError: a setting that can't be meant.
+        """
+        try:
+            return Config.load(self.base, **self.settings)
+        except DpmixError as error:
+            raise DpmixError(f"row '{self.row}': {error}") from None
+
+    @cached_property
+    def name(self) -> str:
+        """Of its folder: runs with the same settings are the same run."""
+        settings = to_json(self.config.model_dump(mode="json", exclude=_ELSEWHERE))
+        return sha256(settings.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A title and the runs under it."""
+
+    title: str
+    cells: tuple[Cell, ...]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    base: str | None = None
+    settings: Settings = Field(default_factory=dict)
+    rows: dict[str, Settings] = Field(default_factory=dict)
+    grid: dict[str, list[Any]] = Field(default_factory=dict)
+
+
+class _File(_Part):
+    title: str
+    scales: dict[str, _Part] = Field(default_factory=dict)
+
+    def at(self, scale: _Part) -> _Part:
+        base = scale.base if "base" in scale.model_fields_set else self.base
+        return _Part(
+            base=base,
+            settings=self.settings | scale.settings,
+            rows=scale.rows or self.rows,
+            grid=self.grid | scale.grid,
+        )
+
+
+def load_sweep(path: Path, scale: str | None = None) -> Sweep:
+    """Read a sweep, at one of its scales.
+
+    Raises:
+        DpmixError: a file that can't be read or meant, no such scale, or a setting that can't be
+            meant in any of its runs.
+    """
+    file = _read(path)
+    if scale is not None and scale not in file.scales:
+        raise DpmixError(f"sweep '{path}' has no scale '{scale}': {nearest(scale, file.scales)}")
+    part = file if scale is None else file.at(file.scales[scale])
+    cells = tuple(_cells(path, part))
+    for cell in cells:
+        # Read once here, so that a mistake is told before anything runs.
+        cell.name  # noqa: B018
+    return Sweep(file.title, cells)
+
+
+def _read(path: Path) -> _File:
+    try:
+        return _File.model_validate(read_mapping(path, "sweep"))
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(str(part) for part in problem["loc"])
+        raise DpmixError(
+            f"sweep '{path}': {where}: {problem['msg'][0].lower()}{problem['msg'][1:]}; expected "
+            "title, base, settings, rows, grid and scales"
+        ) from None
+
+
+def _cells(path: Path, part: _Part) -> Iterator[Cell]:
+    for row, own in (part.rows or {"all": {}}).items():
+        _refuse_unfit(path, row, own, part.grid)
+        base = own.get("base", part.base)
+        fixed = part.settings | {name: value for name, value in own.items() if name != "base"}
+        recipe = None if base is None else _recipe(path, base)
+        for values in itertools.product(*part.grid.values()):
+            swept = dict(zip(part.grid, values, strict=True))
+            yield Cell(row, swept, fixed | swept, recipe)
+
+
+def _refuse_unfit(path: Path, row: str, own: Settings, grid: dict[str, list[Any]]) -> None:
+    for name in grid:
+        if name in own:
+            raise DpmixError(
+                f"sweep '{path}': row '{row}' sets {name}, which the grid varies; leave out either"
+            )
+    for name in (*own, *grid):
+        if name in _ELSEWHERE["run"]:
+            raise DpmixError(f"sweep '{path}': {name} is not for a row or a grid; leave it out")
+
+
+def _recipe(path: Path, base: str) -> Path:
+    """A recipe beside the sweep, or one of that name or path."""
+    beside = path.parent / base
+    return beside if beside.is_file() else recipe_path(base)

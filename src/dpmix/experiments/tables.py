@@ -1,0 +1,173 @@
+"""A sweep's results as the paper lays them out: rows are methods, columns epsilon, mean and std.
+
+Comparisons are paired: two rows are compared seed by seed, by a t-test, and the p-values of a table
+are adjusted for their number (Benjamini & Hochberg), since of twenty comparisons one is below 0.05
+by chance.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from scipy.stats import false_discovery_control, ttest_rel
+
+from dpmix.errors import DpmixError, nearest
+from dpmix.experiments.results import FACTS, results_path
+from dpmix.experiments.workers import INSTALL
+
+try:
+    import pandas as pd
+except ImportError:
+    raise DpmixError(f"tables and plots need pandas; {INSTALL}") from None
+
+# Beside what the sweep varies: who ran, and what it came to.
+_GIVEN = ("data", "model")
+_FIRST_FACT = FACTS[0]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One cell of a table.
+
+    Attributes:
+        mean: over seeds.
+        std: over seeds (n - 1); not a number for one seed.
+        runs: how many.
+        difference: of the means to the row that is compared with, if there is one.
+        p: adjusted p-value of that difference; not a number where it has none.
+    """
+
+    mean: float
+    std: float
+    runs: int
+    difference: float
+    p: float
+
+
+@dataclass(frozen=True)
+class ResultTable:
+    """The results on one data set with one model.
+
+    Attributes:
+        title: names both.
+        fact: what is shown.
+        columns_name: the setting that varies over the columns.
+        columns: its values.
+        rows: name of each row -> its entries by column; None where nothing was run.
+        against: the row that the others are compared with.
+    """
+
+    title: str
+    fact: str
+    columns_name: str
+    columns: list[object]
+    rows: dict[str, list[Entry | None]]
+    against: str
+
+
+def read_results(source: Path) -> pd.DataFrame:
+    """The rows of a sweep's folder, or of its CSV.
+
+    Raises:
+        DpmixError: there are none, or the file is not a sweep's.
+    """
+    path = results_path(source)
+    try:
+        frame = pd.read_csv(path)
+        missing = {"row", "data", "model", "epsilon", "seed", *FACTS} - {*frame.columns}
+        if missing:
+            raise ValueError(f"no column {sorted(missing)[0]}")
+    except ValueError as error:
+        raise DpmixError(
+            f"'{path}' holds no results of a sweep ({error}); give the folder of a `dpmix sweep`"
+        ) from None
+    return frame
+
+
+def swept(frame: pd.DataFrame) -> list[str]:
+    """The settings that the grid varied: the columns between the identity and the facts."""
+    names = list(frame.columns)
+    grid = names[names.index("seed") + 1 : names.index(_FIRST_FACT)]
+    varying = ["epsilon"] if frame["epsilon"].nunique() > 1 else []
+    return varying + [name for name in grid if frame[name].nunique(dropna=False) > 1]
+
+
+def tables(
+    frame: pd.DataFrame, *, fact: str, columns: str | None, against: str | None
+) -> list[ResultTable]:
+    """One table for each data set and model.
+
+    Args:
+        frame: of `read_results`.
+        fact: of `FACTS`.
+        columns: the setting for the columns; None: epsilon.
+        against: the row to compare with; None: the first.
+
+    Raises:
+        DpmixError: an unknown fact, column or row.
+    """
+    known = ["epsilon", *swept(frame), "method"]
+    columns = columns or "epsilon"
+    for given, names, what in ((fact, FACTS, "fact"), (columns, known, "column")):
+        if given not in names:
+            raise DpmixError(f"unknown {what} '{given}': {nearest(given, names)}")
+    others = [name for name in swept(frame) if name != columns]
+    named = frame.assign(label=[_label(row, others) for row in frame.to_dict("records")])
+    return [
+        _table(part, f"{data}, {model}", fact, columns, against)
+        for (data, model), part in named.groupby([*_GIVEN], sort=False)
+    ]
+
+
+def _label(row: dict[str, object], others: list[str]) -> str:
+    said = ", ".join(f"{name} {short(row[name])}" for name in others)
+    return f"{row['row']}, {said}" if said else str(row["row"])
+
+
+def short(value: object) -> str:
+    """A setting's value as text."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _table(
+    part: pd.DataFrame, title: str, fact: str, columns: str, against: str | None
+) -> ResultTable:
+    labels = list(dict.fromkeys(part["label"]))
+    chosen = labels[0] if against is None else against
+    if chosen not in labels:
+        raise DpmixError(f"unknown row '{chosen}': {nearest(chosen, labels)}")
+    values = sorted(part[columns].unique())
+    by_seed = {key: cell.set_index("seed")[fact] for key, cell in part.groupby(["label", columns])}
+    raw = {key: _compared(cell, by_seed.get((chosen, key[1]))) for key, cell in by_seed.items()}
+    adjusted = _adjusted({key: p for key, (_, p) in raw.items() if key[0] != chosen})
+    rows = {
+        label: [
+            _entry(by_seed[key], raw[key][0], adjusted.get(key, float("nan")))
+            if (key := (label, value)) in by_seed
+            else None
+            for value in values
+        ]
+        for label in labels
+    }
+    return ResultTable(title, fact, columns, values, rows, chosen)
+
+
+def _compared(ours: "pd.Series[float]", theirs: "pd.Series[float] | None") -> tuple[float, float]:
+    """Mean difference over the seeds that both have, and its p-value."""
+    if theirs is None:
+        return float("nan"), float("nan")
+    both = ours.index.dropna().intersection(theirs.index.dropna())
+    gaps = ours.loc[both] - theirs.loc[both]
+    if len(both) < 2 or gaps.std() == 0:
+        return float(gaps.mean()), float("nan")
+    return float(gaps.mean()), float(ttest_rel(ours.loc[both], theirs.loc[both]).pvalue)
+
+
+def _adjusted(p_values: dict[tuple[str, object], float]) -> dict[tuple[str, object], float]:
+    real = {key: p for key, p in p_values.items() if p == p}
+    if not real:
+        return {}
+    return dict(zip(real, map(float, false_discovery_control([*real.values()])), strict=True))
+
+
+def _entry(cell: "pd.Series[float]", difference: float, p: float) -> Entry:
+    return Entry(float(cell.mean()), float(cell.std()), len(cell), difference, p)
