@@ -47,10 +47,10 @@ def make_folder(folder: Path) -> None:
     """Make a sweep's folder.
 
     Raises:
-        DpmixError: it can't be made, or holds something else.
+        DpmixError: it can't be made.
     """
     try:
-        (folder / "runs").mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DpmixError(
             f"cannot make sweep folder '{folder}': {error.strerror}; give another --output"

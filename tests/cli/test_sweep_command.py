@@ -1,0 +1,138 @@
+"""A sweep from its file to its table, end to end; and the private selection of its best run."""
+
+import json
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+from dpmix.experiments import sweep as module
+from dpmix.experiments.cell_run import run_cell
+
+SWEEP = """
+title: two methods
+settings: {data: mnist5k, model: cnn-small, steps: 1, expected_batch_size: 8, delta: 0.0001}
+rows:
+  none: {method: none}
+  self-aug: {method: self-aug, k_base: 2}
+grid: {epsilon: [8], seed: [0, 1]}
+"""
+SELECTION = """
+title: rates
+settings: {data: mnist5k, model: cnn-small, steps: 1, expected_batch_size: 8, method: none}
+grid: {learning_rate: [0.1, 1.0]}
+"""
+
+pytestmark = pytest.mark.usefixtures("unchecked")
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "small.yaml"
+    path.write_text(SWEEP)
+    return path
+
+
+def test_a_sweep_is_run_collected_shown_and_drawn(dpmix, file, tmp_path, monkeypatch):
+    folder = tmp_path / "out"
+    status, out, err = dpmix("sweep", file, "--output", folder, "--jobs", 1)
+    assert (status, err) == (0, "")
+    assert "two methods: 4 runs" in out and "| self-aug |" in out
+    assert "what it costs to choose" in out
+
+    frame = pd.read_csv(folder / "results.csv")
+    assert sorted(zip(frame["row"], frame["seed"], strict=True)) == [
+        ("none", 0), ("none", 1), ("self-aug", 0), ("self-aug", 1)]  # fmt: skip
+    run = folder / "runs" / frame["config"][0]
+    numbers = json.loads((run / "metrics.json").read_text())
+    assert frame["accuracy"][0] == numbers["test_accuracy"]
+
+    _, table, _ = dpmix("table", folder, "--format", "csv", "--fact", "worst_class_accuracy")
+    assert table.count("\n") == 3
+    for kind in ("against", "classes", "curves"):
+        picture = tmp_path / f"{kind}.png"
+        assert dpmix("plot", folder, "--kind", kind, "--output", picture)[0] == 0
+        assert len(Image.open(picture).convert("L").getcolors()) > 20
+
+    # Given again, there is nothing left to do; the CSV is made from the runs alone.
+    (folder / "results.csv").unlink()
+    monkeypatch.setattr("dpmix.experiments.cell_run.fit", None)
+    assert dpmix("sweep", file, "--output", folder, "--jobs", 1)[0] == 0
+    assert pd.read_csv(folder / "results.csv").equals(frame)
+
+
+def test_runs_that_fail_are_told_and_the_others_kept(dpmix, tmp_path):
+    path = tmp_path / "bad.yaml"
+    path.write_text(SWEEP.replace("none: {method: none}", "none: {data: nowhere}"))
+    folder = tmp_path / "out"
+    status, out, _ = dpmix("sweep", path, "--output", folder, "--jobs", 1)
+    assert status == 1
+    assert "failed: none" in out and "unknown data 'nowhere'" in out
+    assert set(pd.read_csv(folder / "results.csv")["row"]) == {"self-aug"}
+
+
+def test_a_stopped_sweep_goes_on_with_its_stopped_run(dpmix, file, tmp_path, monkeypatch):
+    folder = tmp_path / "out"
+
+    def stopped(cell, root, threads, device):
+        outcome = run_cell(cell, root, threads, device)
+        if len(list(root.parent.iterdir())) == 2:
+            raise KeyboardInterrupt
+        return outcome
+
+    monkeypatch.setattr("dpmix.experiments.workers.run_cell", stopped)
+    dpmix("sweep", file, "--output", folder, "--jobs", 1)
+    assert len(pd.read_csv(folder / "results.csv")) == 1
+    monkeypatch.undo()
+    assert dpmix("sweep", file, "--output", folder, "--jobs", 1)[0] == 0
+    assert len(pd.read_csv(folder / "results.csv")) == 4
+
+
+def test_a_dry_run_lists_the_runs_and_writes_nothing(dpmix, file, tmp_path):
+    status, out, _ = dpmix("sweep", file, "--output", tmp_path / "out", "--dry-run")
+    assert status == 0 and out.count("method none") == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_cluster_gets_each_run_as_a_job(dpmix, tmp_path):
+    path = tmp_path / "one.yaml"
+    path.write_text(SWEEP.replace("seed: [0, 1]", "seed: [0]").split("  self-aug")[0]
+                    + "grid: {seed: [0]}\n")  # fmt: skip
+    folder = tmp_path / "out"
+    status, _, err = dpmix("sweep", path, "--output", folder, "--cluster", "local",
+                           "--cluster-option", "timeout_min=5")  # fmt: skip
+    assert (status, err) == (0, "")
+    assert len(pd.read_csv(folder / "results.csv")) == 1 and list((folder / "logs").iterdir())
+
+
+@pytest.mark.parametrize(("flags", "message"), [
+    (("--cluster", "moon"), "cluster 'moon' takes no jobs"),
+    (("--cluster", "local", "--cluster-option", "timeout"), "is not NAME=VALUE"),
+    (("--cluster", "local", "--cluster-option", "moon=1"), "takes no jobs"),
+    (("--private-selection",), "take seed out of the sweep"),
+])  # fmt: skip
+def test_what_can_not_be_meant_is_told_in_a_line(dpmix, file, tmp_path, flags, message):
+    status, _, err = dpmix("sweep", file, "--output", tmp_path / "out", *flags)
+    assert status == 2 and message in err and len(err.splitlines()) <= 2
+
+
+def test_a_private_selection_leaves_one_run_and_no_trace_of_the_others(dpmix, tmp_path):
+    path, folder = tmp_path / "rates.yaml", tmp_path / "out"
+    path.write_text(SELECTION)
+    given = ("sweep", path, "--output", folder, "--private-selection", "--expected-runs", 2,
+             "--jobs", 1)  # fmt: skip
+    status, out, err = dpmix(*given)
+    assert (status, err) == (0, "")
+    assert [entry.name for entry in folder.iterdir()] == ["best"]
+    said = json.loads((folder / "best/privacy.json").read_text())
+    assert said["expected_runs"] == 2 and said["accountant"]["name"] == "RDP"
+    assert "best of a random number of runs" in " ".join(out.split())
+    assert dpmix("verify", folder / "best")[0] == 0
+    status, _, err = dpmix(*given)
+    assert status == 2 and "the selection is complete" in err
+
+
+def test_the_module_reads_no_results_but_those_of_its_runs(tmp_path):
+    with pytest.raises(module.DpmixError, match="cannot make sweep folder"):
+        (tmp_path / "file").touch()
+        module.make_folder(tmp_path / "file")

@@ -1,0 +1,84 @@
+"""A sweep's file: every combination once, checked before anything runs."""
+
+import pytest
+
+from dpmix.errors import DpmixError
+from dpmix.experiments.sweep_file import load_sweep
+
+SWEEP = """
+title: two methods
+settings: {data: mnist5k, steps: 3}
+rows:
+  none: {method: none}
+  mix-self: {method: mix-self, k_self: 4}
+grid:
+  epsilon: [1, 8]
+  seed: [0, 1, 2]
+scales:
+  small:
+    settings: {steps: 1}
+    grid: {seed: [0]}
+    rows: {mix-self: {method: mix-self}}
+"""
+
+
+def written(tmp_path, text=SWEEP):
+    path = tmp_path / "sweep.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_every_combination_is_one_run(tmp_path):
+    cells = load_sweep(written(tmp_path)).cells
+    assert len(cells) == len({cell.name for cell in cells}) == 2 * 2 * 3
+    assert {cell.row for cell in cells} == {"none", "mix-self"}
+    last = cells[-1]
+    assert last.swept == {"epsilon": 8, "seed": 2}
+    assert last.config.views.k_self == 4 and last.config.privacy.steps == 3
+
+
+def test_a_scale_replaces_rows_and_merges_the_rest(tmp_path):
+    cells = load_sweep(written(tmp_path), "small").cells
+    assert [(cell.row, cell.swept) for cell in cells] == [
+        ("mix-self", {"epsilon": 1, "seed": 0}), ("mix-self", {"epsilon": 8, "seed": 0}),
+    ]  # fmt: skip
+    assert cells[0].config.privacy.steps == 1
+
+
+def test_a_run_is_named_by_what_it_is_and_not_by_its_row_or_device(tmp_path):
+    text = "title: t\nrows: {a: {steps: 1}, b: {steps: 1, epsilon: 3}, c: {steps: 2}}\n"
+    a, b, c = load_sweep(written(tmp_path, text)).cells
+    assert a.name == b.name != c.name
+    elsewhere = text.replace("title: t", "title: t\nsettings: {device: cpu}")
+    assert load_sweep(written(tmp_path, elsewhere)).cells[0].name == a.name
+
+
+def test_a_base_is_a_recipe_beside_the_sweep_or_one_of_the_packages(tmp_path):
+    (tmp_path / "mine.yaml").write_text("privacy: {steps: 7}\n")
+    text = "title: t\nbase: mine.yaml\nrows: {a: {}, b: {base: scratch-cifar10-mix-self}}\n"
+    a, b = load_sweep(written(tmp_path, text)).cells
+    assert a.config.privacy.steps == 7
+    assert b.config.model.model == "wrn-16-4"
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("rows: {a: {}}", "title.*required"),
+    ("title: t\nrowz: {}", "rowz"),
+    ("title: t\nrows: {a: {epsilonn: 1}}", "row 'a'.*did you mean 'epsilon'"),
+    ("title: t\ngrid: {epsilon: 3}", "grid.epsilon.*list"),
+    ("title: t\ngrid: {epsilon: [few]}", "epsilon is 'few'"),
+    ("title: t\nrows: {a: {epsilon: 1}}\ngrid: {epsilon: [1]}", "'a' sets epsilon, which the grid"),
+    ("title: t\ngrid: {output: [x]}", "output is not for a row or a grid"),
+    ("title: t\nbase: nothing", "no recipe 'nothing'"),
+    ("- a", "must map names"),
+    ("title: t\nrows: {a: [1]}", "rows.a"),
+])  # fmt: skip
+def test_a_mistake_is_named_before_anything_runs(tmp_path, text, message):
+    with pytest.raises(DpmixError, match=message) as error:
+        load_sweep(written(tmp_path, text))
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_an_unknown_scale_is_named(tmp_path):
+    with pytest.raises(DpmixError, match="no scale 'smal': did you mean 'small'"):
+        load_sweep(written(tmp_path), "smal")
