@@ -14,6 +14,7 @@ from dpmix.errors import DpmixError, nearest, one_line
 from dpmix.models.head import FeatureNorm
 from dpmix.models.trainable import Trainable
 from dpmix.public.class_map import Unmapped
+from dpmix.views.extra_augment import ExtraAugment
 from dpmix.views.spec import Average, Method, PoolDraw, ViewSpec
 
 
@@ -76,6 +77,10 @@ class ViewConfig(Section):
     crop_padding: int = Field(4, description="reflect padding before the random crop, in pixels")
     flip: bool | None = Field(
         None, description="mirror views at random; default: as suits the data (off for digits)"
+    )
+    extra_augment: ExtraAugment = Field(
+        "none",
+        description="after crop and flip: none, color-jitter, affine, cutout, noise, blur, all",
     )
     average: Average = Field("all", description="average all views, or mixed-only")
     pool: str | None = Field(
