@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from dpmix.data.splits import JudgedOn
 from dpmix.errors import DpmixError, nearest, one_line
 from dpmix.models.head import FeatureNorm
 from dpmix.models.trainable import Trainable
@@ -48,12 +49,32 @@ class DataConfig(Section):
         None, description="resize the shorter side to this many pixels and crop the centre square"
     )
     channels: int | None = Field(None, description="convert every image to 1 (grey) or 3 (RGB)")
+    classes: int | None = Field(
+        None, description="keep the first so many classes only, in training and test images"
+    )
+    validation_fraction: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="for tuning: share of the TRAINING images to hold out, without protection, and "
+        "to judge on instead of the test images",
+    )
+    train_images: int | None = Field(
+        None,
+        description="train on so many images, by a fixed order of their places; the guarantee is "
+        "about these",
+    )
     skip_corrupt: bool = Field(False, description="leave out unreadable images and count them")
     normalization: str | None = Field(
         None,
         description="public pixel constants: unit, half (default), imagenet; not with --backbone",
     )
     workers: int | None = Field(None, description="decoding threads; default: one per core")
+
+    @property
+    def judged_on(self) -> JudgedOn:
+        """What the model is evaluated on."""
+        return "test" if self.validation_fraction is None else "validation"
 
 
 class ViewConfig(Section):
