@@ -105,20 +105,22 @@ def test_it_equals_torchvisions_one_view_at_a_time(kind, shape):
         np.testing.assert_allclose(found.numpy() / 255, expected.numpy(), rtol=0, atol=within)
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+# Of the last shape, torch's mean of one view alone differs in its last bits, on two threads.
+@pytest.mark.parametrize("shape", [*SHAPES, (3, 200, 200)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_row_is_the_same_to_the_bit_alone_or_in_any_company(kind, shape):
-    views, coins = given(7, 3, shape)
+    groups = 3 if shape[1] == 200 else 7
+    views, coins = given(groups, 3, shape)
     whole = extra_augment(views, coins, kind)
-    order = torch.randperm(7)
+    order = torch.randperm(groups)
     assert torch.equal(extra_augment(views[order], coins[order], kind), whole[order])
-    for g in range(7):
+    for g in range(groups):
         for a in range(3):
             one = extra_augment(views[g, a][None, None], coins[g, a][None, None], kind)
             assert torch.equal(one[0, 0], whole[g, a])
     changed = views.clone()
     changed[2, 1] = 255 - changed[2, 1]
-    others = torch.ones(7, 3, dtype=torch.bool)
+    others = torch.ones(groups, 3, dtype=torch.bool)
     others[2, 1] = False
     after = extra_augment(changed, coins, kind)
     assert torch.equal(after[others], whole[others])

@@ -8,7 +8,7 @@ element's place in it (`tests/properties/test_isolation.py`, `tests/views/test_e
 
 DP-Mix (arXiv 2311.01295) compares mixing with these, on top of self-augmentation, and its strengths
 are not published where we could look. Ours are said below with their sources; where torchvision's
-v2 transform of the same name has a default, it is that.
+v2 transform of the same name has a default, it is that. Each is done to every view.
 """
 
 from collections.abc import Callable
