@@ -12,7 +12,7 @@ from torch import nn
 import dpmix.training.step as step_module
 from dpmix import PrivacyPlan, PrivateTrainer, ViewBuilder, ViewSpec
 from dpmix.data import TensorSource, normalization
-from dpmix.data.shard import Shard
+from dpmix.data.subset import Subset
 from dpmix.errors import DpmixError
 from dpmix.training.ranks import Ranks, join, leave
 
@@ -67,7 +67,7 @@ def ended(mode: str, ranks: Ranks) -> dict[str, Any]:
         return {"said": refused(ranks)}
     # Ranks begin with other weights: rank 0's are to be shared.
     run = trainer(
-        Shard(data(), *ranks.bounds(N)),
+        Subset.of(data(), torch.arange(*ranks.bounds(N))),
         ranks,
         seed=None if mode == "unseeded" else SEED,
         model_seed=ranks.rank,

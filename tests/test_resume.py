@@ -305,6 +305,10 @@ def test_ctrl_c_keeps_the_step_that_it_ends(tmp_path, settings):
     ({"seed": 8}, "its seed is 8 and was 7"),
     ({"model": "wrn-16-4"}, "its model is wrn-16-4 and was cnn-small"),
     ({"method": "none"}, "its method is none and was mix-self"),
+    ({"extra_augment": "blur"}, "its extra_augment is blur and was none"),
+    ({"train_images": 60}, "its train_images is 60 and was not given"),
+    ({"classes": 2}, "its classes is 2 and was not given"),
+    ({"validation_fraction": 0.2}, "its validation_fraction is 0.2 and was not given"),
 ])  # fmt: skip
 def test_changed_settings_are_refused_by_name(tmp_path, settings, changes, said):
     folder = stopped(tmp_path / "run", 1, settings)

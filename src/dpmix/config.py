@@ -10,11 +10,13 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from dpmix.data.splits import JudgedOn
 from dpmix.errors import DpmixError, nearest
 from dpmix.models.head import FeatureNorm
 from dpmix.models.trainable import Trainable
 from dpmix.public.class_map import Unmapped
 from dpmix.recipe_file import all_spent, drop_alternatives, read_recipe
+from dpmix.views.extra_augment import ExtraAugment
 from dpmix.views.spec import Average, Method, PoolDraw, ViewSpec
 
 
@@ -48,12 +50,32 @@ class DataConfig(Section):
         None, description="resize the shorter side to this many pixels and crop the centre square"
     )
     channels: int | None = Field(None, description="convert every image to 1 (grey) or 3 (RGB)")
+    classes: int | None = Field(
+        None, description="keep the first so many classes only, in training and test images"
+    )
+    validation_fraction: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="for tuning: share of the TRAINING images to hold out, without protection, and "
+        "to judge on instead of the test images",
+    )
+    train_images: int | None = Field(
+        None,
+        description="train on so many images, by a fixed order of their places; the guarantee is "
+        "about these",
+    )
     skip_corrupt: bool = Field(False, description="leave out unreadable images and count them")
     normalization: str | None = Field(
         None,
         description="public pixel constants: unit, half (default), imagenet; not with --backbone",
     )
     workers: int | None = Field(None, description="decoding threads; default: one per core")
+
+    @property
+    def judged_on(self) -> JudgedOn:
+        """What the model is evaluated on."""
+        return "test" if self.validation_fraction is None else "validation"
 
 
 class ViewConfig(Section):
@@ -77,6 +99,10 @@ class ViewConfig(Section):
     crop_padding: int = Field(4, description="reflect padding before the random crop, in pixels")
     flip: bool | None = Field(
         None, description="mirror views at random; default: as suits the data (off for digits)"
+    )
+    extra_augment: ExtraAugment = Field(
+        "none",
+        description="after crop and flip: none, color-jitter, affine, cutout, noise, blur, all",
     )
     average: Average = Field("all", description="average all views, or mixed-only")
     pool: str | None = Field(

@@ -163,7 +163,7 @@ def cache_line(parts: Assembly) -> str:
     """How much is embedded, and where it lies."""
     views, test, size = cache_size(parts)
     return (
-        f"{views:,} views and {test:,} test images, {size / 1e9:.2f} GB in "
+        f"{views:,} views and {test:,} {parts.splits.judged_on} images, {size / 1e9:.2f} GB in "
         f"{parts.config.features.cache_dir} (private)"
     )
 
@@ -189,8 +189,8 @@ def data_line(splits: Splits) -> str:
     """What was read, in one line."""
     channels, height, width = splits.train.image_shape
     return (
-        f"{splits.name}: {len(splits.train)} training and {len(splits.test)} test images of "
-        f"{len(splits.train.class_names)} classes, {height}x{width}, "
+        f"{splits.name}: {len(splits.train)} training and {len(splits.test)} {splits.judged_on} "
+        f"images of {len(splits.train.class_names)} classes, {height}x{width}, "
         f"{'grey' if channels == 1 else 'RGB'}"
     )
 

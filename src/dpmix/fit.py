@@ -33,7 +33,7 @@ class RunResult:
     Attributes:
         model: holding the averaged weights, in eval mode.
         plan: the guarantee that ran.
-        evaluation: of `model` on the test split.
+        evaluation: of `model` on the test split, or on the validation images.
         folder: where everything is.
         config: the settings, defaults made explicit.
     """
@@ -108,6 +108,7 @@ def run(
                 schedule=parts.schedule,
                 ema=ema,
                 evaluate=evaluation if ranks.first else lambda _: None,
+                judged_on=parts.splits.judged_on,
                 eval_every=parts.config.run.eval_every or max(1, parts.plan.steps // EVALUATIONS),
                 history=history,
                 log=record.log if ranks.first else lambda _: None,

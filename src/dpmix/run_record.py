@@ -119,15 +119,15 @@ class RunRecord:
             metrics=text_writer(to_json(numbers)),
             card=text_writer(model_card(parts.config, statement, numbers)),
         )
-        point, last = history.points[-1], history.last
+        point, last, judged_on = history.points[-1], history.last, parts.splits.judged_on
         assert last is not None
         for tracker in self._trackers:
             tracker.log(
                 point["step"],
                 {
                     "epsilon": point["epsilon"],
-                    "test_accuracy": last.accuracy,
-                    "test_loss": last.loss,
+                    f"{judged_on}_accuracy": last.accuracy,
+                    f"{judged_on}_loss": last.loss,
                 },
             )
 

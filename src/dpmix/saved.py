@@ -68,7 +68,9 @@ def test_source(
     skip_corrupt: bool,
     progress: Progress | None = None,
 ) -> ImageSource:
-    """The test split of `data`, read as the run read its own; None is the run's own data.
+    """The test split of `data`, read as the run read its own.
+
+    None is the run's own data: what it was judged on, which can be validation images.
 
     Raises:
         DpmixError: other classes than the model's, or as `load_splits` raises.
@@ -82,6 +84,8 @@ def test_source(
             "test_fraction": test_fraction,
             "image_size": size if square else None,
             "channels": saved.input.image_shape[0],
+            "validation_fraction": None,
+            "train_images": None,
         }
     settings["skip_corrupt"] = skip_corrupt or (data is None and settings["skip_corrupt"])
     try:

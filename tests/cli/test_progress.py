@@ -18,7 +18,7 @@ def drawn(terminal, private=True):
     plan = PrivacyPlan.calibrate(
         n=8, expected_batch_size=4, epsilon=1.0 if private else math.inf, delta=1e-2, steps=4
     )
-    with training_bar(console, plan, done=0) as update:
+    with training_bar(console, plan, 0, "test") as update:
         update(Progress(1, 4, 1.2412, None))
         update(Progress(2, 4, 1.2412, Evaluation(0.625, {"a": 1.0}, 0.1, 8, 0.0)))
     with decoding_bar(console) as decoded:

@@ -80,10 +80,10 @@ def test_a_stopped_sweep_goes_on_with_its_stopped_run(dpmix, file, tmp_path, mon
             raise KeyboardInterrupt
         return outcome
 
-    monkeypatch.setattr("dpmix.experiments.workers.run_cell", stopped)
-    dpmix("sweep", file, "--output", folder, "--jobs", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr("dpmix.experiments.workers.run_cell", stopped)
+        dpmix("sweep", file, "--output", folder, "--jobs", 1)
     assert len(pd.read_csv(folder / "results.csv")) == 1
-    monkeypatch.undo()
     assert dpmix("sweep", file, "--output", folder, "--jobs", 1)[0] == 0
     assert len(pd.read_csv(folder / "results.csv")) == 4
 

@@ -6,6 +6,7 @@ from dpmix.data import TensorSource, load_splits
 from dpmix.data import decode as module
 from dpmix.data.encoded_source import EncodedSource
 from dpmix.data.fingerprint import fingerprint
+from dpmix.data.subset import Subset
 
 
 def test_pixels_labels_order_and_names_count():
@@ -27,6 +28,16 @@ def test_pixels_labels_order_and_names_count():
     assert fingerprint(TensorSource(pixels.clone(), labels, names)) == found[0]
 
 
+def test_a_subset_is_told_by_what_it_holds():
+    pixels = torch.randint(0, 256, (5, 1, 4, 4), dtype=torch.uint8)
+    labels, names = torch.tensor([0, 1, 0, 1, 0]), ("a", "b")
+    whole, index = TensorSource(pixels, labels, names), torch.tensor([3, 0, 4])
+    alone = fingerprint(TensorSource(pixels[index], labels[index], names))
+    assert fingerprint(Subset.of(whole, index)) == alone
+    assert fingerprint(Subset.of(whole, index.flip(0))) != alone
+    assert fingerprint(Subset.of(whole, torch.arange(5))) == fingerprint(whole)
+
+
 def test_images_that_stay_encoded_are_told_by_their_bytes_and_their_form(image_root, monkeypatch):
     monkeypatch.setattr(module, "MAX_BYTES_IN_MEMORY", 1)
 
@@ -37,6 +48,11 @@ def test_images_that_stay_encoded_are_told_by_their_bytes_and_their_form(image_r
 
     first = found()
     assert found() == first != found(image_size=5)
+    monkeypatch.delattr("dpmix.data.encoded_source.decode_batch")  # nothing is decoded from here
+    train = load_splits(str(image_root)).train
+    part = fingerprint(Subset.of(train, torch.arange(40)))
+    assert part == fingerprint(Subset.of(Subset.of(train, torch.arange(60)), torch.arange(40)))
+    assert part != first == fingerprint(Subset.of(train, torch.arange(80)))
     path = next(iter(sorted((image_root / "train" / "disc").iterdir())))
     path.write_bytes(path.read_bytes() + b"\0")
     assert found() != first

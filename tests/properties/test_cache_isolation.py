@@ -2,6 +2,7 @@
 
 import tempfile
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from dpmix.public.pool import PublicPool
 from dpmix.training.features import FeatureCache
 from dpmix.training.loss import soft_cross_entropy
 from dpmix.views import ViewBuilder, ViewSpec
+from dpmix.views.extra_augment import ExtraAugment
 
 CPU = torch.device("cpu")
 BACKBONE = load_backbone("random-conv", CPU)
@@ -27,6 +29,11 @@ SPECS = st.sampled_from(
         ViewSpec("mix-diff", k_base=1, k_self=2, k_diff=1),
         ViewSpec("mix-diff", k_base=2, k_self=2, k_diff=1, pool_draw="other-class"),
         ViewSpec("mix-self", k_base=2, k_self=2, average="mixed-only"),
+        *(
+            ViewSpec("mix-self", k_base=2, k_self=1, extra_augment=kind)
+            for kind in get_args(ExtraAugment)
+        ),
+        ViewSpec("mix-diff", k_base=1, k_self=1, k_diff=1, extra_augment="all"),
     ]
 )
 

@@ -4,8 +4,10 @@
 """
 
 from dataclasses import dataclass, replace
+from typing import get_args
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,8 +17,10 @@ from dpmix.data.normalization import normalization
 from dpmix.public.pool import PublicPool
 from dpmix.views import METHODS, ViewBuilder, ViewSpec
 from dpmix.views.coins import ViewCoins
+from dpmix.views.extra_augment import ExtraAugment
 
 L = 3
+KINDS = get_args(ExtraAugment)
 
 
 @dataclass(frozen=True)
@@ -39,8 +43,8 @@ class World:
 
 
 @st.composite
-def worlds(draw):
-    method = draw(st.sampled_from(METHODS))
+def worlds(draw, methods=METHODS, kinds=KINDS):
+    method = draw(st.sampled_from(methods))
     channels = draw(st.sampled_from([1, 3]))
     height, width = draw(st.integers(2, 7)), draw(st.integers(2, 7))
     spec = ViewSpec(
@@ -51,6 +55,7 @@ def worlds(draw):
         mixup_alpha=draw(st.sampled_from([0.2, 1.0])),
         crop_padding=draw(st.integers(0, min(height, width) - 1)),
         flip=draw(st.booleans()),
+        extra_augment="none" if method == "none" else draw(st.sampled_from(kinds)),
         average=draw(st.sampled_from(["all", "mixed-only"]))
         if method not in ("none", "self-aug")
         else "all",
@@ -139,3 +144,22 @@ def test_removing_a_group_with_its_coins_leaves_the_views_of_the_others_as_they_
     before = world.views()
     assert torch.equal(without.views, before.views[kept])
     assert torch.equal(without.labels, before.labels[kept])
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "none"])
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_no_extra_augmentation_lets_an_example_move_anothers_views(kind, data):
+    methods = [method for method in METHODS if method != "none"]
+    world = data.draw(worlds(methods, [kind]))
+    j = data.draw(st.integers(0, len(world.images) - 1))
+    images = world.images.clone()
+    images[j] = data.draw(st.sampled_from([0, 127, 255]))
+    before, after = world.views(), world.views(images)
+    others = torch.arange(len(before.views)) != j // world.members
+    assert same(before, after, others)
+    # Alone, with its own coins, a group has the views that it has in company.
+    for group in others.nonzero():
+        members = group * world.members + torch.arange(world.members)
+        alone = world.views(images[members], world.labels[members], world.coins.rows(group))
+        assert torch.equal(alone.views, before.views[group])

@@ -11,6 +11,15 @@ from dpmix.training.evaluate import Evaluation
 from dpmix.training.loop import History
 
 
+def test_what_was_measured_on_validation_images_is_called_so():
+    plan = PrivacyPlan.calibrate(n=10, expected_batch_size=5, steps=2, epsilon=math.inf, delta=1e-5)
+    history = History([], Evaluation(0.5, {"a": 0.75, "b": 0.25}, 1.5, 8, 0.125))
+    said = metrics(Config.load(validation_fraction=0.2), plan, history, 99, "examplewise")
+    names = ("validation_accuracy", "validation_loss", "validation_images")
+    assert [said[name] for name in names] == [0.5, 1.5, 8]
+    assert not any(name.startswith("test") for name in said)
+
+
 def test_it_holds_the_latest_evaluation_its_worst_class_and_the_curve():
     plan = PrivacyPlan.calibrate(n=10, expected_batch_size=5, steps=2, epsilon=math.inf, delta=1e-5)
     points = [{"step": 2, "epsilon": math.inf, "test_accuracy": 0.5}]

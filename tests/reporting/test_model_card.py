@@ -45,6 +45,13 @@ def test_it_says_the_guarantee_the_accuracy_and_the_worst_class():
         assert f"- {assumption}\n" in text
 
 
+def test_validation_images_are_called_so_and_not_protected():
+    text, _ = card({"cat": 0.9, "dog": 0.6}, validation_fraction=0.2)
+    assert "| validation accuracy (moving average of the weights) | 75.00 % of 200 images |" in text
+    assert "- The validation images, a fixed share of the training images" in text
+    assert "test accuracy" not in text and "test split" not in text
+
+
 def test_every_table_row_has_two_cells_whatever_a_class_is_called():
     text, _ = card({"a|b": 0.5, "<i>c</i>": 0.5, "é": 1.0})
     rows = [line for line in text.splitlines() if line.startswith("|")]

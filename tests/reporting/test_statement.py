@@ -78,6 +78,22 @@ def test_n_is_called_public_only_where_it_is():
     assert any("denominator were chosen without looking" in one for one in said)
 
 
+@pytest.mark.parametrize(
+    ("settings", "validation", "part"),
+    [
+        ({}, False, False),
+        ({"classes": 3}, False, False),
+        ({"validation_fraction": 0.1}, True, True),
+        ({"train_images": 50}, False, True),
+    ],
+)
+def test_what_is_held_out_or_left_out_is_said(settings, validation, part):
+    said = " ".join(assumptions(Config.load(**settings), PLAN))
+    assert ("The validation images, a fixed share" in said) == validation
+    assert ("The test split is not protected" in said) != validation
+    assert ("chosen by their places in it alone" in said) == part
+
+
 def test_what_was_spent_before_is_in_every_epsilon_and_said():
     spent = dataclasses.replace(PLAN, spent=(20.0, 30.0))
     said = stated(Config.load(), spent, steps=1)

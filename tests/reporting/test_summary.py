@@ -2,9 +2,13 @@
 
 import math
 
+import pytest
+
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.reporting.summary import evaluation_rows, guarantee_rows
 from dpmix.training.evaluate import Evaluation
+
+EVALUATION = Evaluation(0.5, {"a": 0.75, "b": 0.25}, 1.5, 8, 0.125)
 
 
 def rows(epsilon=2.0, seed=None, multiplier=1):
@@ -31,7 +35,8 @@ def test_a_seed_a_doubled_sensitivity_and_the_lack_of_privacy_are_said():
     assert "NOT PRIVATE" in open_rows["privacy"] and "noise" not in open_rows
 
 
-def test_accuracy_and_worst_class():
-    said = dict(evaluation_rows(Evaluation(0.5, {"a": 0.75, "b": 0.25}, 1.5, 8, 0.125)))
-    assert said["test accuracy"] == "50.00% of 8 images (EMA weights)"
+@pytest.mark.parametrize("judged_on", ["test", "validation"])
+def test_accuracy_and_worst_class(judged_on):
+    said = dict(evaluation_rows(EVALUATION, judged_on))
+    assert said[f"{judged_on} accuracy"] == "50.00% of 8 images (EMA weights)"
     assert said["worst class"] == "b: 25.00%"

@@ -20,6 +20,7 @@ SPECS = [
     ViewSpec("mix-self", k_base=2, k_self=3),
     ViewSpec("mix-diff", k_base=2, k_self=3, k_diff=1),
     ViewSpec("mix-self", k_base=2, k_self=3, average="mixed-only"),
+    ViewSpec("mix-self", k_base=2, k_self=3, extra_augment="all"),
 ]
 
 
@@ -50,7 +51,11 @@ def quiet(done, total):
     pass
 
 
-@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: f"{spec.method}-{spec.average}")
+def named(spec):
+    return f"{spec.method}-{spec.average}-{spec.extra_augment}"
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=named)
 def test_a_row_holds_the_features_of_the_views_that_the_method_makes(tmp_path, backbone, spec):
     data, made = source(), builder(spec, backbone)
     cached = cache(tmp_path, backbone).embed_train(data, made, quiet)
@@ -67,7 +72,7 @@ def test_a_row_holds_the_features_of_the_views_that_the_method_makes(tmp_path, b
             assert torch.equal(cached.soft_labels[i], views.labels[0])
 
 
-@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: f"{spec.method}-{spec.average}")
+@pytest.mark.parametrize("spec", SPECS, ids=named)
 def test_a_step_draws_k_different_views_of_the_right_kinds_and_examples(tmp_path, backbone, spec):
     data = source()
     cached = cache(tmp_path, backbone).embed_train(data, builder(spec, backbone), quiet)
@@ -119,6 +124,7 @@ def test_it_is_made_once_and_again_for_other_data_weights_views_or_seed(tmp_path
     assert made(one, changed)
     assert made(one, TensorSource(data.pixels, 2 - data.labels, data.class_names))
     assert made(one, data, ViewSpec("self-aug", k_base=2, crop_padding=1))
+    assert made(one, data, ViewSpec("self-aug", k_base=2, extra_augment="cutout"))
     assert made(cache(tmp_path, backbone, views=9), data)
     assert made(cache(tmp_path, backbone, seed=1), data)
     assert made(cache(tmp_path, backbone, dtype="float16"), data)

@@ -14,7 +14,7 @@ import torch
 
 import dpmix
 import rank_worker
-from dpmix.data.shard import Shard
+from dpmix.data.subset import Subset
 from dpmix.errors import DpmixError
 from dpmix.privacy.clipping import clipped_gradient_sum
 from dpmix.privacy.noise import GaussianNoise
@@ -59,7 +59,7 @@ def alone(size):
     for step in range(STEPS):
         total = [torch.zeros_like(p, dtype=torch.float64) for p in network.parameters()]
         for rank in range(size):
-            shard = Shard(whole, *Ranks(rank, size).bounds(N))
+            shard = Subset.of(whole, torch.arange(*Ranks(rank, size).bounds(N)))
             coins = Randomness(SEED, rank).step(step)
             examples = PoissonSampler(plan(), len(shard)).draw(coins.sampling)
             drawn.append(len(examples))
@@ -116,15 +116,6 @@ def test_shards_are_disjoint_whole_and_of_nearly_equal_size(examples, size):
 def test_more_processes_than_examples_are_refused():
     with pytest.raises(DpmixError, match="3 processes for 2 training examples"):
         Ranks(1, 3).bounds(2)
-
-
-def test_a_shard_is_the_stretch_of_the_whole():
-    whole = data()
-    shard = Shard(whole, 4, 9)
-    index = torch.tensor([0, 4, 2])
-    assert torch.equal(shard.images(index), whole.pixels[index + 4])
-    assert torch.equal(shard.labels, whole.labels[4:9])
-    assert (len(shard), shard.class_names, shard.image_shape) == (5, ("a", "b", "c"), (1, 6, 6))
 
 
 def test_one_process_joins_nobody(monkeypatch):

@@ -1,6 +1,7 @@
 """The laws of the coins, tested on large draws from fixed seeds."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
+from hashlib import sha256
 
 import numpy as np
 import pytest
@@ -8,10 +9,18 @@ import torch
 from scipy import stats
 
 from dpmix.views.coins import PUBLIC_BITS, ViewCoins, draw_coins
+from dpmix.views.extra_augment import COINS
 from dpmix.views.spec import METHODS, ViewSpec
 
 # Seeds are fixed, so a failure is a change of law and not bad luck.
 LEAST_P = 1e-3
+AS_IT_WAS = {
+    "none": "6671b4eece49dc1b",
+    "self-aug": "bce35bf9ea85e651",
+    "mix-self": "be02d7d040f0e17b",
+    "mix-diff": "e764cc304a043789",
+    "microbatch-mixup": "be02d7d040f0e17b",
+}
 
 
 def coins(groups=20_000, seed=0, **settings):
@@ -146,6 +155,38 @@ def test_extra_public_views_are_augmented_but_never_mixed():
     assert_uniform(drawn.second, 3)
 
 
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "none"])
+@pytest.mark.parametrize("kind", ["blur", "all"])
+def test_extra_coins_are_uniform_and_leave_the_others_as_they_are(method, kind):
+    spec = ViewSpec(method, k_base=3, k_self=2)
+    rngs = [np.random.default_rng(4) for _ in range(2)]
+    without = draw_coins(spec, 2000, rngs[0])
+    with_it = draw_coins(replace(spec, extra_augment=kind), 2000, rngs[1])
+    for field in fields(ViewCoins):
+        if field.name != "extra":
+            assert torch.equal(getattr(with_it, field.name), getattr(without, field.name))
+    assert without.extra.numel() == 0
+    assert with_it.extra.shape == (2000, spec.unmixed_views, COINS)
+    for place in range(COINS):
+        assert_uniform((with_it.extra[..., place] * 16).long(), 16)
+    # Those of one view, and of two views, are drawn apart.
+    pairs = (with_it.extra[:, 0] * 4).long()
+    assert_uniform(pairs[:, 0] * 4 + pairs[:, 1], 16)
+    assert_uniform(pairs[:, 0] * 4 + (with_it.extra[:, 1, 0] * 4).long(), 16)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_without_an_extra_augmentation_the_stream_is_as_it_always_was(method):
+    """The hash of every coin, and of the draw after them, as they were before there was one."""
+    rng = np.random.default_rng(11)
+    drawn = draw_coins(ViewSpec(method), 7, rng)
+    digest = sha256()
+    for name in ("top", "left", "flip", "public", "first", "second", "weight"):
+        digest.update(getattr(drawn, name).numpy().tobytes())
+    digest.update(rng.bytes(8))
+    assert digest.hexdigest()[:16] == AS_IT_WAS[method]
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_shapes_follow_the_spec(method):
     spec = ViewSpec(method, k_base=3, k_self=4, k_diff=2)
@@ -177,7 +218,7 @@ def test_rows_select_the_same_groups_from_every_coin(index):
 
 def test_the_same_stream_gives_the_same_coins_and_the_next_draw_others():
     rng = np.random.default_rng(8)
-    spec = ViewSpec("mix-diff")
+    spec = ViewSpec("mix-diff", extra_augment="all")
     one, two = (draw_coins(spec, 10, rng) for _ in range(2))
     again = draw_coins(spec, 10, np.random.default_rng(8))
     for field in fields(ViewCoins):

@@ -57,6 +57,8 @@ def test_only_microbatch_mixup_puts_two_examples_behind_one_gradient(method):
     ("settings", "said"),
     [
         ({"average": "mean"}, "average is 'mean': known: all, mixed-only"),
+        ({"extra_augment": "cut-out"}, r"extra_augment is 'cut-out': did you mean 'cutout'\?"),
+        ({"method": "none", "extra_augment": "blur"}, "'blur' but method none augments nothing"),
         ({"pool_draw": "sameclass"}, r"pool_draw is 'sameclass': did you mean 'same-class'\?"),
         ({"pool_role": "extras"}, r"pool_role is 'extras': did you mean 'extra'\?"),
         ({"k_base": -1}, "k_base is -1"),

@@ -9,6 +9,7 @@ from dpmix.errors import DpmixError
 from dpmix.public.class_map import UNLABELLED
 from dpmix.public.pool import PublicPool
 from dpmix.views import METHODS, ViewBuilder, ViewSpec
+from dpmix.views.extra_augment import extra_augment
 
 L = 4
 SHAPES = [(1, 7, 7), (3, 6, 9), (1, 8, 5), (3, 5, 5)]
@@ -134,6 +135,21 @@ def test_a_draw_by_class_keeps_to_its_classes_and_reaches_all_their_images(how):
     for group, own in enumerate(labels.tolist()):
         expected = {int(build.pool.labels[i]) for i in drawable(build, own)}
         assert set(got[group].tolist()) == expected
+
+
+@pytest.mark.parametrize("kind", ["affine", "cutout", "all"])
+def test_an_extra_augmentation_follows_crop_and_flip_of_private_and_public_views(kind):
+    build = builder((3, 6, 7), "mix-diff", extra_augment=kind)
+    given = images((3, 6, 7), 4, 1)
+    coins = build.draw_coins(4, np.random.default_rng(2))
+    plain = builder((3, 6, 7), "mix-diff").build(*given, coins).views[:, :5]
+    pixels = (255 * (0.5 * plain + 0.5)).round().to(torch.uint8)
+    expected = build.normalization(extra_augment(pixels, coins.extra, kind))
+    got = build.build(*given, coins).views
+    assert torch.equal(got[:, :5], expected)
+    a, b, weight = (coin[0, 0] for coin in (coins.first, coins.second, coins.weight))
+    mixed = weight * expected[0, a] + (1 - weight) * expected[0, b]
+    torch.testing.assert_close(got[0, 5], mixed)
 
 
 def test_an_unlabelled_public_image_has_a_uniform_soft_label():

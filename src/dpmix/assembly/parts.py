@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from dpmix.config import Config
 from dpmix.data import ImageSource, Splits
-from dpmix.data.shard import Shard
+from dpmix.data.subset import Subset
 from dpmix.models import check_private
 from dpmix.models.backbone import Backbone
 from dpmix.models.classifier import BackboneClassifier
@@ -35,7 +35,7 @@ class Assembly:
 
     Attributes:
         config: the settings with every default made explicit, enough to rebuild the model.
-        splits: private training images and test images.
+        splits: private training images, and those to judge on.
         plan: the calibrated guarantee.
         views: the method.
         model: freshly initialised, on `device`.
@@ -81,7 +81,8 @@ class Assembly:
         """The training examples of this process."""
         if self.ranks.size == 1:
             return self.splits.train
-        return Shard(self.splits.train, *self.ranks.bounds(len(self.splits.train)))
+        train = self.splits.train
+        return Subset.of(train, torch.arange(*self.ranks.bounds(len(train))))
 
     @property
     def trained(self) -> nn.Module:

@@ -12,6 +12,7 @@ import torch
 from dpmix.config import CacheConfig, Config, DataConfig, ViewConfig
 from dpmix.data import Splits, TensorSource
 from dpmix.data.described import KNOWN, described_splits
+from dpmix.data.narrowed import narrowed
 from dpmix.data.torchvision_sets import is_there
 from dpmix.defaults import choose_model
 from dpmix.public.load import LoadedPool, PoolFacts
@@ -62,7 +63,9 @@ def splits_without_data(config: DataConfig, trial: Trial) -> Splits | None:
         assert config.image_size is not None
         return _noise_splits(config.image_size, config.channels or 3)
     if config.data in KNOWN and not is_there(config.data, Path(config.data_root).expanduser()):
-        return described_splits(config.data, config.image_size, config.channels)
+        described = described_splits(config.data, config.image_size, config.channels)
+        fewer = (config.classes, config.validation_fraction, config.train_images)
+        return narrowed(described, *fewer)
     return None
 
 

@@ -29,7 +29,10 @@ def evaluate(
     json: Annotated[bool, typer.Option("--json", help="print JSON instead of a table")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps")] = "auto",
 ) -> None:
-    """Measure a trained model on a test split."""
+    """Measure a trained model on a test split, or where it was tuned on its validation images.
+
+    Such a run's test accuracy: give its data again, as --data.
+    """
     console = stdout()
     saved = load_run(run, device)
     with decoding_bar(console) as decoding:
@@ -39,4 +42,5 @@ def evaluate(
         typer.echo(to_json(asdict(evaluation)))
         return
     classes = [(name, f"{share:.2%}") for name, share in evaluation.class_accuracy.items()]
-    console.print(two_columns([*evaluation_rows(evaluation), *classes]))
+    judged_on = saved.config.data.judged_on if data is None else "test"
+    console.print(two_columns([*evaluation_rows(evaluation, judged_on), *classes]))

@@ -17,6 +17,7 @@ from rich.progress import (
 from rich.table import Column
 from rich.text import Text
 
+from dpmix.data.splits import JudgedOn
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.reporting.rounding import shown_epsilon
 from dpmix.training.loop import Progress as TrainingProgress
@@ -79,9 +80,9 @@ def counting_bar(console: Console, what: str, unit: str) -> Iterator[Callable[[i
 
 @contextmanager
 def training_bar(
-    console: Console, plan: PrivacyPlan, done: int
+    console: Console, plan: PrivacyPlan, done: int, judged_on: JudgedOn
 ) -> Iterator[Callable[[TrainingProgress], None]]:
-    """A bar for training that shows epsilon and the latest test accuracy; yields the callback.
+    """A bar for training that shows epsilon and the latest accuracy; yields the callback.
 
     `done` steps of the plan were taken before.
     """
@@ -100,6 +101,6 @@ def training_bar(
         def update(now: TrainingProgress) -> None:
             bar.update(task, completed=now.step, epsilon=shown_epsilon(now.epsilon, 2))
             if now.evaluation:
-                bar.update(task, accuracy=f"test {now.evaluation.accuracy:.1%}")
+                bar.update(task, accuracy=f"{judged_on} {now.evaluation.accuracy:.1%}")
 
         yield update

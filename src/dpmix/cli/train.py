@@ -122,6 +122,7 @@ def _train(
     parts: Assembly, console: Console, checkpoint: Checkpoint | None = None
 ) -> list[tuple[str, str]]:
     """Run it with its progress shown; return what is to be said of the result."""
+    done, judged_on = checkpoint.step if checkpoint else 0, parts.splits.judged_on
     console.print(f"{data_line(parts.splits)}; writing to {parts.folder}")
     for name, value in model_rows(parts):
         console.print(f"{name}: {value}")
@@ -132,12 +133,12 @@ def _train(
     with (
         counting_bar(console, "pretraining on the pool", "steps") as pretraining,
         counting_bar(console, "embedding views", "views") as embedding,
-        training_bar(console, parts.plan, checkpoint.step if checkpoint else 0) as report,
+        training_bar(console, parts.plan, done, judged_on) as report,
     ):
         said = _saying_what_was_there(console, embedding)
         result = run(parts, report, pretraining, said, checkpoint)
     return [
-        *evaluation_rows(result.evaluation),
+        *evaluation_rows(result.evaluation, judged_on),
         *_plan_rows(parts),
         *pool_rows(parts.pool_facts, parts.config.views.pool_role),
     ]

@@ -11,6 +11,7 @@ import torch
 from dpmix.data.encoded_source import EncodedSource
 from dpmix.data.source import ImageSource
 from dpmix.data.splits import Splits
+from dpmix.data.subset import Subset
 
 _BATCH = 1024
 
@@ -30,13 +31,15 @@ def fingerprint(source: ImageSource) -> str:
     """
     digest = sha256(repr((source.class_names, source.image_shape, len(source))).encode())
     digest.update(source.labels.numpy().tobytes())
-    if isinstance(source, EncodedSource):
-        digest.update(repr((source.form, PIL.__version__)).encode())
-        for index in range(len(source)):
-            with source.encoded.open(index) as stream:
+    indices = source.indices if isinstance(source, Subset) else torch.arange(len(source))
+    whole = source.whole if isinstance(source, Subset) else source
+    if isinstance(whole, EncodedSource):
+        digest.update(repr((whole.form, PIL.__version__)).encode())
+        for index in indices.tolist():
+            with whole.encoded.open(index) as stream:
                 content = stream.read()
             digest.update(len(content).to_bytes(8, "big") + content)
     else:
-        for index in torch.arange(len(source)).split(_BATCH):
-            digest.update(source.images(index).numpy().tobytes())
+        for some in indices.split(_BATCH):
+            digest.update(whole.images(some).numpy().tobytes())
     return digest.hexdigest()

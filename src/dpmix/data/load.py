@@ -7,6 +7,7 @@ from pathlib import Path
 from dpmix.data.folder import folder_splits
 from dpmix.data.hugging_face import PREFIX, hugging_face_splits
 from dpmix.data.mnist import mnist5k
+from dpmix.data.narrowed import narrowed
 from dpmix.data.npz import npz_splits
 from dpmix.data.options import Progress, ReadOptions
 from dpmix.data.splits import Splits
@@ -28,6 +29,9 @@ def load_splits(
     progress: Progress | None = None,
     data_root: str = "data",
     download: bool = False,
+    classes: int | None = None,
+    validation_fraction: float | None = None,
+    train_images: int | None = None,
 ) -> Splits:
     """Load the data set `data`; a built-in name goes before a file or folder of that name.
 
@@ -42,12 +46,26 @@ def load_splits(
         progress: told (done, total) during a long decode.
         data_root: where torchvision keeps its data sets.
         download: fetch one of those, or ``hf:NAME``, if it is not there.
+        classes: as in `narrowed`, like the arguments after it.
+        validation_fraction: share of the training images to judge on.
+        train_images: how many to train on.
 
     Raises:
         DpmixError: nothing of that name, data that is not as expected, or an option that does not
             apply to this kind of data.
     """
     options = ReadOptions(image_size, channels, skip_corrupt, workers, progress)
+    splits = _whole(data, options, test_fraction, data_root, download)
+    return narrowed(splits, classes, validation_fraction, train_images)
+
+
+def _whole(
+    data: str,
+    options: ReadOptions,
+    test_fraction: float | None,
+    data_root: str,
+    download: bool,
+) -> Splits:
     path = Path(data).expanduser()
     named = data in BUILT_IN or data in TORCHVISION_SETS or data.startswith(PREFIX)
     if not named and path.is_dir():

@@ -8,6 +8,7 @@ between library versions: both order or place examples by sha256.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Int64
@@ -15,6 +16,8 @@ from torch import Tensor
 
 from dpmix.data.source import ImageSource
 from dpmix.errors import DpmixError
+
+JudgedOn = Literal["test", "validation"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +28,7 @@ class Splits:
         name: what the data set is called in reports.
         train: the examples that the guarantee is about.
         test: examples for evaluation only.
+        judged_on: what those are: a test split, or training images held out for tuning.
         flip: whether a horizontal flip keeps a label's meaning by default.
         skipped: how many corrupt images were left out.
 
@@ -38,6 +42,7 @@ class Splits:
     test: ImageSource
     flip: bool
     skipped: int = 0
+    judged_on: JudgedOn = "test"
 
     def __post_init__(self) -> None:
         self._check_alike()
@@ -46,12 +51,12 @@ class Splits:
                 f"{self.name} has one class only, '{self.train.class_names[0]}'; "
                 "expected at least two"
             )
-        for side, source in (("train", self.train), ("test", self.test)):
+        for side, source in (("train", self.train), (self.judged_on, self.test)):
             absent = _absent_classes(source)
             if absent:
                 raise DpmixError(
                     f"{self.name}: no {side} image of class {', '.join(absent)}; expected every "
-                    "class in both splits: add images, or use another test fraction"
+                    "class in both splits: add images, or choose another share or number of them"
                 )
 
     def _check_alike(self) -> None:
@@ -72,10 +77,10 @@ def _absent_classes(source: ImageSource) -> list[str]:
     return [name for name, count in zip(source.class_names, counts, strict=True) if count == 0]
 
 
-def hashed_split(relative_paths: Sequence[str], test_fraction: float) -> Bool[Tensor, " N"]:
+def hashed_split(relative_paths: Sequence[str], fraction: float) -> Bool[Tensor, " N"]:
     """Return which files are test files; each file decides by the sha256 of its own path.
 
-    A file belongs to the test split when sha256(path) / 2^256 < `test_fraction`. This is a privacy
+    A file belongs to the test split when sha256(path) / 2^256 < `fraction`. This is a privacy
     rule: no file's place depends on another file, so folders that differ in one file give train
     sets that differ in at most that file. With a shuffled split, one file more would move many
     others, and the guarantee, which is about neighbouring train sets, would not carry over to
@@ -83,14 +88,14 @@ def hashed_split(relative_paths: Sequence[str], test_fraction: float) -> Bool[Te
 
     Args:
         relative_paths: posix paths relative to the data's root, which machines agree on.
-        test_fraction: expected share of test files, in (0, 1).
+        fraction: expected share of test files, in (0, 1).
 
     Raises:
-        DpmixError: `test_fraction` is outside (0, 1).
+        DpmixError: `fraction` is outside (0, 1).
     """
-    if not 0 < test_fraction < 1:
-        raise DpmixError(f"test fraction is {test_fraction}; expected a number between 0 and 1")
-    bound = int(test_fraction * 2.0**256)
+    if not 0 < fraction < 1:
+        raise DpmixError(f"the share held out is {fraction}; expected a number between 0 and 1")
+    bound = int(fraction * 2.0**256)
     return torch.tensor([_hash(path) < bound for path in relative_paths], dtype=torch.bool)
 
 

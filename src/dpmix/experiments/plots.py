@@ -103,9 +103,8 @@ def draw_curves(frame: "pd.DataFrame", path: Path) -> None:
 
     def draw(axes: Axes, part: "pd.DataFrame") -> None:
         for index, (name, line) in enumerate(_groups(part, ["row", *swept(frame)])):
-            points = pd.DataFrame(
-                [point for text in line["curve"] for point in json.loads(text)]
-            ).groupby("step")["test_accuracy"]
+            told = [point for text in line["curve"] for point in json.loads(text)]
+            points = pd.DataFrame(told, columns=["step", "accuracy"]).groupby("step")["accuracy"]
             mean, std = 100 * points.mean(), 100 * points.std().fillna(0)
             colour = _of(_COLOURS, index)
             axes.plot(mean.index, mean, label=name, color=colour)

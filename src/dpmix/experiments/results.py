@@ -18,7 +18,7 @@ RESULTS = "results.csv"
 # Beside these and FACTS stands every setting that the sweep varies.
 _IDENTITY = ("row", "data", "model", "method", "epsilon", "seed")
 _REST = (
-    "worst_class", "images", "sigma", "sampling_rate", "steps", "examples", "class_accuracy",
+    "worst_class", "judged_on", "images", "sigma", "sampling_rate", "steps", "examples", "class_accuracy",
     "curve", "private", "engine", "machine", "dpmix", "torch", "config", "weights_sha256",
 )  # fmt: skip
 
@@ -33,6 +33,8 @@ def row_of(cell: Cell, root: Path) -> Row:
     try:
         numbers = json.loads(folder.metrics.read_text(encoding="utf-8"))
         said = json.loads(folder.privacy.read_text(encoding="utf-8"))
+        judged_on = cell.config.data.judged_on
+        curve = [[point["step"], point[f"{judged_on}_accuracy"]] for point in numbers["curve"]]
         return {
             "row": cell.row,
             "data": Path(cell.config.data.data).name,
@@ -41,17 +43,18 @@ def row_of(cell: Cell, root: Path) -> Row:
             "epsilon": cell.config.privacy.epsilon,
             "seed": cell.config.run.seed,
             **cell.swept,
-            "accuracy": numbers["test_accuracy"],
+            "accuracy": numbers[f"{judged_on}_accuracy"],
             "worst_class_accuracy": numbers["worst_class"]["accuracy"],
             "calibration_error": numbers["calibration_error"],
             "worst_class": numbers["worst_class"]["name"],
-            "images": numbers["test_images"],
+            "judged_on": judged_on,
+            "images": numbers[f"{judged_on}_images"],
             "sigma": said["noise_multiplier"],
             "sampling_rate": said["sampling_rate"],
             "steps": said["steps"],
             "examples": said["examples"],
             "class_accuracy": json.dumps(numbers["class_accuracy"]),
-            "curve": json.dumps(numbers["curve"]),
+            "curve": json.dumps(curve),
             "private": said["private"],
             "engine": numbers["engine"],
             "machine": numbers["machine"],

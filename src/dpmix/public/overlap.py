@@ -37,7 +37,7 @@ def refuse_overlap(pool: PublicPool, names: tuple[str, ...], splits: Splits) -> 
     for index in torch.arange(len(pool)).split(_BATCH):
         for digest, place in zip(_digests(pool.images[index]), index.tolist(), strict=True):
             held.setdefault(digest, []).append(place)
-    for side, source in (("training", splits.train), ("test", splits.test)):
+    for side, source in (("training", splits.train), (splits.judged_on, splits.test)):
         if shared := sorted(_shared(held, source)):
             more = ", ..." if len(shared) > _SHOWN else ""
             raise DpmixError(

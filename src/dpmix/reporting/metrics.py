@@ -1,4 +1,4 @@
-"""`metrics.json`: what was measured on the test split, which is not protected."""
+"""`metrics.json`: what was measured on images that are not protected."""
 
 import platform
 from typing import Any
@@ -24,14 +24,15 @@ def metrics(
     """
     assert history.last is not None
     worst, worst_accuracy = history.last.worst_class
+    judged_on = config.data.judged_on
     return {
         "private": plan.private,
         "method": config.views.method,
         "model": config.model.model or config.model.backbone,
         "parameters": parameters,
-        "test_accuracy": history.last.accuracy,
-        "test_loss": history.last.loss,
-        "test_images": history.last.images,
+        f"{judged_on}_accuracy": history.last.accuracy,
+        f"{judged_on}_loss": history.last.loss,
+        f"{judged_on}_images": history.last.images,
         "worst_class": {"name": worst, "accuracy": worst_accuracy},
         "calibration_error": history.last.calibration_error,
         "class_accuracy": history.last.class_accuracy,

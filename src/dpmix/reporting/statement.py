@@ -141,6 +141,7 @@ def assumptions(
         count = "The number of training examples N is public."
     else:
         count = "The sampling rate and the denominator were chosen without looking at the data."
+    data = config.data
     but = (
         ", except that the method and the pool may have been chosen by the earlier releases"
         if plan.spent
@@ -154,7 +155,10 @@ def assumptions(
         f"is not counted here{selected}.",
         "No other release of the training images was made than those counted here.",
         "Each person contributes one training example.",
-        "The test split is not protected: its accuracy is published as measured.",
+        "The test split is not protected: its accuracy is published as measured."
+        if data.validation_fraction is None
+        else "The validation images, a fixed share of the training images that was not trained on, "
+        "are not protected: their accuracy is published as measured.",
         "The model is the last moving average of the weights, a rule fixed before training.",
         "The files in diagnostics/ are not covered and stay where they are.",
         "Draws and noise come from the operating system's cryptographic generator, and the noise "
@@ -162,6 +166,11 @@ def assumptions(
         if config.run.seed is None
         else "Nobody knows the seed.",
     ]
+    if data.validation_fraction is not None or data.train_images is not None:
+        said.append(
+            "The training examples are those that were trained on, a part of the data set that was "
+            "chosen by their places in it alone: of the others nothing is claimed."
+        )
     if resumed_at:
         said.append(
             f"The run was stopped and went on after step {', '.join(map(str, resumed_at))}: nobody "
@@ -170,7 +179,8 @@ def assumptions(
     if plan.expected_runs is not None:
         said.append(
             "Every run of the private selection drew its settings at random from a list that was "
-            "fixed before, with this plan; the best one alone, by accuracy on the test split, is "
+            "fixed before, with this plan; the best one alone, by accuracy on the "
+            f"{config.data.judged_on} images, is "
             "published, and neither how many runs there were nor how long they took."
         )
     if processes > 1:

@@ -2,6 +2,7 @@
 
 from rich.table import Table
 
+from dpmix.data.splits import JudgedOn
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.public.load import PoolFacts
 from dpmix.reporting.rounding import shown_epsilon, shown_sigma
@@ -67,11 +68,14 @@ def pool_rows(facts: PoolFacts | None, role: str) -> list[tuple[str, str]]:
     return [("public pool", said)]
 
 
-def evaluation_rows(evaluation: Evaluation) -> list[tuple[str, str]]:
-    """Accuracy on the test split."""
+def evaluation_rows(evaluation: Evaluation, judged_on: JudgedOn) -> list[tuple[str, str]]:
+    """Accuracy on the test split, or on the validation images."""
     name, accuracy = evaluation.worst_class
     return [
-        ("test accuracy", f"{evaluation.accuracy:.2%} of {evaluation.images} images (EMA weights)"),
+        (
+            f"{judged_on} accuracy",
+            f"{evaluation.accuracy:.2%} of {evaluation.images} images (EMA weights)",
+        ),
         ("worst class", f"{name}: {accuracy:.2%}"),
         ("calibration", f"confidence is off by {evaluation.calibration_error:.2%} on average"),
     ]

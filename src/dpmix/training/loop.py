@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
+from dpmix.data.splits import JudgedOn
 from dpmix.training.ema import Ema
 from dpmix.training.evaluate import Evaluation
 from dpmix.training.step import PrivateTrainer
@@ -32,7 +33,7 @@ class Progress:
 
 @dataclass
 class History:
-    """Accuracy of the averaged weights on the test split, over the run."""
+    """Accuracy of the averaged weights on what the run is judged on, over the run."""
 
     points: list[dict[str, Any]] = field(default_factory=list)
     last: Evaluation | None = None
@@ -54,6 +55,7 @@ def train(
     schedule: LRScheduler,
     ema: Ema,
     evaluate: Callable[[nn.Module], Evaluation | None],
+    judged_on: JudgedOn,
     eval_every: int,
     history: History,
     log: Callable[[dict[str, Any]], None],
@@ -71,8 +73,9 @@ def train(
         trainer: wired to a plan, model and data.
         schedule: of the learning rate.
         ema: of the trainer's model.
-        evaluate: the averaged model on the test split, every `eval_every` steps and at the end;
+        evaluate: the averaged model on held-out images, every `eval_every` steps and at the end;
             None where another process does it.
+        judged_on: what those images are.
         eval_every: steps.
         history: evaluations of the steps that are done.
         log: takes the private diagnostics of each step.
@@ -101,7 +104,11 @@ def train(
                 evaluation = evaluate(averaged)
         if evaluation is not None:
             history.points.append(
-                {"step": step, "epsilon": epsilon, "test_accuracy": evaluation.accuracy}
+                {
+                    "step": step,
+                    "epsilon": epsilon,
+                    f"{judged_on}_accuracy": evaluation.accuracy,
+                }
             )
             history.last = evaluation
         keep(step, history, evaluation is not None)

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
+from dpmix.views.extra_augment import COINS
 from dpmix.views.spec import ViewSpec
 
 PUBLIC_BITS = 1 << 62
@@ -32,6 +33,7 @@ class ViewCoins:
     first: Int64[Tensor, "G M"]
     second: Int64[Tensor, "G M"]
     weight: Float32[Tensor, "G M"]
+    extra: Float32[Tensor, "G A U"]
 
     def rows(self, index: Int64[Tensor, " R"] | slice) -> "ViewCoins":
         """The coins of the chosen groups."""
@@ -47,12 +49,15 @@ def draw_coins(spec: ViewSpec, groups: int, rng: np.random.Generator) -> ViewCoi
 
     Crop offsets are uniform in [0, 2 * crop_padding], flips fair, public draws uniform in
     [0, PUBLIC_BITS), mixture partners a uniformly random ordered pair of distinct pool entries (of
-    equal ones where the pool holds one view), weights Beta(alpha, alpha).
+    equal ones where the pool holds one view), weights Beta(alpha, alpha). Those of the extra
+    augmentation, if there is one, are uniform in [0, 1), and drawn last: with it or without, the
+    others are the same.
     """
     augmented = (groups, spec.unmixed_views)
     plain = spec.method == "none"
     offsets = 1 if plain else 2 * spec.crop_padding + 1
     flip = rng.random(augmented) < 0.5 if spec.flip and not plain else np.zeros(augmented, bool)
+    extra = COINS if spec.extra_augment != "none" else 0
     mixed = (groups, spec.mixed_views)
     first = rng.integers(0, spec.pool_size, mixed)
     # Uniform over the entries other than `first`: a shift by 1 .. P-1 around the ring.
@@ -66,4 +71,5 @@ def draw_coins(spec: ViewSpec, groups: int, rng: np.random.Generator) -> ViewCoi
         first=torch.from_numpy(first),
         second=torch.from_numpy((first + shift) % spec.pool_size),
         weight=torch.from_numpy(weight.astype(np.float32)),
+        extra=torch.from_numpy(rng.random((*augmented, extra), dtype=np.float32)),
     )

@@ -4,12 +4,19 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from dpmix.errors import DpmixError, nearest
+from dpmix.views.extra_augment import ExtraAugment
 
 Method = Literal["none", "self-aug", "mix-self", "mix-diff", "microbatch-mixup"]
 Average = Literal["all", "mixed-only"]
 PoolDraw = Literal["uniform", "same-class", "other-class"]
 PoolRole = Literal["mix", "extra"]
 
+_CHOICES = {
+    "average": Average,
+    "extra_augment": ExtraAugment,
+    "pool_draw": PoolDraw,
+    "pool_role": PoolRole,
+}
 METHODS: tuple[str, ...] = get_args(Method)
 MIXING: frozenset[str] = frozenset({"mix-self", "mix-diff", "microbatch-mixup"})
 
@@ -28,6 +35,8 @@ class ViewSpec:
         mixup_alpha: alpha of Beta(alpha, alpha), from which each mixture's weight is drawn.
         crop_padding: reflect padding in pixels before the random crop.
         flip: mirror each augmented view with probability 1/2.
+        extra_augment: what each crop goes through after that, by coins of its own
+            (`views/extra_augment.py`): the paper's control for mixing.
         average: `all` views enter the mean gradient, or the mixtures alone (`mixed-only`).
         pool_draw: which public images an example draws: any (`uniform`, as in the paper), of its
             own class, or of the other classes. Only `mix-diff` reads it.
@@ -46,6 +55,7 @@ class ViewSpec:
     mixup_alpha: float = 0.2
     crop_padding: int = 4
     flip: bool = True
+    extra_augment: ExtraAugment = "none"
     average: Average = "all"
     pool_draw: PoolDraw = "uniform"
     pool_role: PoolRole = "mix"
@@ -53,7 +63,7 @@ class ViewSpec:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise DpmixError(f"unknown method '{self.method}': {nearest(self.method, METHODS)}")
-        for name, kind in (("average", Average), ("pool_draw", PoolDraw), ("pool_role", PoolRole)):
+        for name, kind in _CHOICES.items():
             value, known = getattr(self, name), get_args(kind)
             if value not in known:
                 raise DpmixError(f"{name} is '{value}': {nearest(value, known)}")
@@ -67,6 +77,11 @@ class ViewSpec:
         if self.k_base < least and self.method != "none":
             raise DpmixError(
                 f"k_base is {self.k_base}; method {self.method} needs at least {least}"
+            )
+        if self.method == "none" and self.extra_augment != "none":
+            raise DpmixError(
+                f"extra_augment is '{self.extra_augment}' but method none augments nothing; use "
+                "--method self-aug"
             )
         if not self.mixes:
             if self.average == "mixed-only":

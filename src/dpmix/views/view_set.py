@@ -20,6 +20,7 @@ from dpmix.public.class_index import ClassIndex
 from dpmix.public.class_map import UNLABELLED
 from dpmix.public.pool import PublicPool
 from dpmix.views.coins import ViewCoins, draw_coins
+from dpmix.views.extra_augment import extra_augment
 from dpmix.views.mixup import mixup
 from dpmix.views.self_augment import check_padding, self_augment
 from dpmix.views.spec import ViewSpec
@@ -150,7 +151,10 @@ class ViewBuilder:
             public_pixels, public_classes = self._public(self.pool, coins, classes[:, 0])
             pixels = torch.cat([pixels, public_pixels], dim=1)
             classes = torch.cat([classes, public_classes], dim=1)
-        views = self.normalization(pixels)
+        kind = spec.extra_augment
+        views = self.normalization(
+            pixels if kind == "none" else extra_augment(pixels, coins.extra, kind)
+        )
         soft = self._soft_labels(classes)
         if not spec.mixes:
             return ViewSet(views, soft)

@@ -1,0 +1,99 @@
+"""Fewer images, fewer classes, validation images and extra augmentations, as typed."""
+
+import json
+
+import pytest
+import yaml
+
+pytestmark = pytest.mark.usefixtures("unchecked")
+
+SMALL = ("train", "--data", "mnist5k", "--steps", 2, "--expected-batch-size", 8, "--k-base", 2,
+         "--k-self", 2, "--device", "cpu")  # fmt: skip
+NARROWED = ("--classes", 4, "--validation-fraction", 0.2, "--train-images", 300)
+
+
+def test_a_tuning_run_says_validation_wherever_it_said_test(dpmix, tmp_path):
+    folder = tmp_path / "run"
+    status, out, err = dpmix(*SMALL, *NARROWED, "--output", folder)
+    assert (status, err) == (0, "")
+    assert "300 training and" in out and "validation images of 4 classes" in out
+    assert "validation accuracy" in out and "test accuracy" not in out
+    statement = json.loads((folder / "privacy.json").read_text())
+    assert statement["examples"] == 300
+    assert statement["sampling_rate"] == pytest.approx(8 / 300)
+    assert any("validation images, a fixed share" in said for said in statement["assumptions"])
+    assert any("chosen by their places" in said for said in statement["assumptions"])
+    numbers = json.loads((folder / "metrics.json").read_text())
+    assert abs(numbers["validation_images"] - 0.2 * 1600) < 80
+    assert list(numbers["class_accuracy"]) == ["0", "1", "2", "3"]
+    assert "validation_accuracy" in numbers["curve"][0] and "test_accuracy" not in numbers
+    card = (folder / "MODEL_CARD.md").read_text()
+    assert "| validation accuracy" in card and "test accuracy" not in card
+    data = yaml.safe_load((folder / "config.yaml").read_text())["data"]
+    assert (data["classes"], data["validation_fraction"], data["train_images"]) == (4, 0.2, 300)
+    status, out, _ = dpmix("verify", folder)
+    assert status == 0 and "holds" in out
+
+
+def test_evaluate_measures_what_was_tuned_on_and_the_test_split_where_it_is_asked_for(
+    dpmix, tmp_path
+):
+    folder = tmp_path / "run"
+    assert dpmix(*SMALL, *NARROWED, "--output", folder)[0] == 0
+    numbers = json.loads((folder / "metrics.json").read_text())
+    status, out, _ = dpmix("evaluate", folder)
+    assert status == 0
+    expected = f"{numbers['validation_accuracy']:.2%} of {numbers['validation_images']} images"
+    assert f"validation accuracy  {expected}" in out
+    status, out, err = dpmix("evaluate", folder, "--data", "mnist5k")
+    assert (status, err) == (0, "")
+    assert "test accuracy" in out and "of 400 images" in out
+
+
+def test_a_runs_config_makes_the_same_split_again(dpmix, tmp_path):
+    assert dpmix(*SMALL, *NARROWED, "--output", tmp_path / "a", "--seed", 3)[0] == 0
+    config = tmp_path / "a" / "config.yaml"
+    assert dpmix("train", "--config", config, "--output", tmp_path / "b")[0] == 0
+    one, two = ((tmp_path / name / "diagnostics" / "data.sha256").read_text() for name in "ab")
+    assert one == two
+    assert dpmix("train", "--config", config, "--output", tmp_path / "c", "--train-images", 299)[
+        0
+    ] == 0  # fmt: skip
+    assert (tmp_path / "c" / "diagnostics" / "data.sha256").read_text() != one
+
+
+def test_a_dry_run_of_a_set_that_is_not_there_counts_what_is_left(dpmix, tmp_path):
+    status, out, err = dpmix(
+        "train", "--data", "cifar10", "--data-root", tmp_path, "--model", "cnn-small",
+        "--k-base", 1, "--k-self", 1, *NARROWED, "--dry-run",
+    )  # fmt: skip
+    assert (status, err) == (0, "")
+    assert "300 training and" in out and "validation images of 4 classes" in out
+
+
+@pytest.mark.parametrize("kind", ["color-jitter", "affine", "cutout", "noise", "blur", "all"])
+def test_every_extra_augmentation_trains_and_is_written_down(dpmix, tmp_path, kind):
+    folder = tmp_path / "run"
+    status, out, err = dpmix(*SMALL, "--extra-augment", kind, "--steps", 1, "--output", folder)
+    assert (status, err) == (0, ""), out
+    views = yaml.safe_load((folder / "config.yaml").read_text())["views"]
+    assert views["extra_augment"] == kind
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--train-images", 4001), "train_images is 4001, and there are 4000 to train on"),
+        (("--classes", 11), "classes is 11; mnist5k has 10: expected 2 to 10"),
+        (("--validation-fraction", 1.5), "validation_fraction is 1.5"),
+        (("--train-images", 3), "no train image of class"),
+        (("--extra-augment", "cutuot"), "did you mean 'cutout'"),
+        (("--extra-augment", "blur", "--method", "none"), "method none augments nothing"),
+    ],
+)
+def test_a_mistake_is_a_line_and_status_2(dpmix, tmp_path, monkeypatch, flags, said):
+    monkeypatch.chdir(tmp_path)
+    status, _, err = dpmix(*SMALL, *flags)
+    assert status == 2
+    assert said in err and len(err.strip().splitlines()) <= 2
+    assert not any(tmp_path.iterdir())

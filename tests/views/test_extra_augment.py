@@ -1,0 +1,198 @@
+"""Extra augmentations against torchvision's, one view at a time, and each row by itself."""
+
+import math
+from typing import get_args
+
+import numpy as np
+import pytest
+import torch
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as tv
+
+from dpmix.views import extra_augment as module
+from dpmix.views.extra_augment import AUGMENTATIONS, COINS, ExtraAugment, extra_augment
+
+KINDS = [kind for kind in get_args(ExtraAugment) if kind != "none"]
+SHAPES = [(1, 9, 14), (3, 33, 20), (3, 2, 2), (1, 1, 1), (3, 64, 64)]
+
+
+def given(groups, augmented, shape, seed=0):
+    rng = np.random.default_rng(seed)
+    views = rng.integers(0, 256, (groups, augmented, *shape), dtype=np.uint8)
+    # Patches, not noise alone: blurred noise is grey, and grey tells little.
+    views[..., : shape[1] // 2, :] = views[..., :1, :1]
+    coins = rng.random((groups, augmented, COINS), dtype=np.float32)
+    return torch.from_numpy(views), torch.from_numpy(coins)
+
+
+def own(coins, name):
+    """The coins of one augmentation, of one view [COINS]."""
+    start = 0
+    for other, (_, count) in AUGMENTATIONS.items():
+        if other == name:
+            return [2 * float(coin) - 1 for coin in coins[start : start + count]]
+        start += count
+    raise KeyError(name)
+
+
+def jittered(view, coins):
+    light, contrast, saturation, hue = own(coins, "color-jitter")
+    view = tv.adjust_brightness(view, 1 + 0.4 * light)
+    view = tv.adjust_contrast(view, 1 + 0.4 * contrast)
+    return tv.adjust_hue(tv.adjust_saturation(view, 1 + 0.4 * saturation), 0.1 * hue)
+
+
+def moved(view, coins):
+    angle, size, across, down = own(coins, "affine")
+    degrees = 2 * math.degrees(math.atan(angle * math.tan(math.radians(5))))
+    height, width = view.shape[-2:]
+    return tv.affine(
+        view, degrees, [0.1 * across * width, 0.1 * down * height], 1 + 0.1 * size, [0.0, 0.0],
+        interpolation=InterpolationMode.BILINEAR,
+    )  # fmt: skip
+
+
+def blurred(view, coins):
+    (sigma,) = own(coins, "blur")
+    reach = max(1, round(0.05 * min(view.shape[-2:])))
+    width = np.linspace(0.1, 2, 1024)[int((sigma + 1) / 2 * 1024)]
+    border = [reach] * 4
+    padded = torch.nn.functional.pad(view[None], border, mode="replicate")[0]
+    whole = tv.gaussian_blur(padded, [2 * reach + 1] * 2, [width, width])
+    return whole[:, reach:-reach, reach:-reach]
+
+
+def noisy(view, coins):
+    (start,) = own(coins, "noise")
+    table = np.random.default_rng(0).standard_normal(2**20, dtype=np.float32)
+    first = int((start + 1) / 2 * 2**20)
+    added = np.take(table, range(first, first + view.numel()), mode="wrap").reshape(view.shape)
+    return (view + 0.1 * torch.from_numpy(added)).clamp(0, 1)
+
+
+def cut(view, coins):
+    across, down = own(coins, "cutout")
+    height, width = view.shape[-2:]
+    side = max(1, round(min(height, width) / 4))
+    left = int((across + 1) / 2 * width) - side // 2
+    top = int((down + 1) / 2 * height) - side // 2
+    view = view.clone()
+    view[:, max(top, 0) : top + side, max(left, 0) : left + side] = 0.5
+    return view
+
+
+SLOW = {
+    "affine": moved, "color-jitter": jittered, "blur": blurred, "noise": noisy, "cutout": cut,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", [(1, 9, 14), (3, 33, 20), (3, 40, 64)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_equals_torchvisions_one_view_at_a_time(kind, shape):
+    views, coins = given(3, 5, shape)
+    got = extra_augment(views, coins, kind)
+    assert got.dtype == torch.float32
+    assert got.shape == views.shape
+    for view, coin, found in zip(
+        views.flatten(0, 1), coins.flatten(0, 1), got.flatten(0, 1), strict=True
+    ):
+        expected = view.float() / 255
+        for name, slow in SLOW.items():
+            if kind in (name, "all"):
+                expected = slow(expected, coin)
+        # Contrast is about a mean of whole greys: up to half a grey off, times 0.4.
+        within = 0.5 / 255 if kind in ("color-jitter", "all") else 2e-5
+        np.testing.assert_allclose(found.numpy() / 255, expected.numpy(), rtol=0, atol=within)
+
+
+# Of the last shape, torch's mean of one view alone differs in its last bits, on two threads.
+@pytest.mark.parametrize("shape", [*SHAPES, (3, 200, 200)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_row_is_the_same_to_the_bit_alone_or_in_any_company(kind, shape):
+    groups = 3 if shape[1] == 200 else 7
+    views, coins = given(groups, 3, shape)
+    whole = extra_augment(views, coins, kind)
+    order = torch.randperm(groups)
+    assert torch.equal(extra_augment(views[order], coins[order], kind), whole[order])
+    for g in range(groups):
+        for a in range(3):
+            one = extra_augment(views[g, a][None, None], coins[g, a][None, None], kind)
+            assert torch.equal(one[0, 0], whole[g, a])
+    changed = views.clone()
+    changed[2, 1] = 255 - changed[2, 1]
+    others = torch.ones(groups, 3, dtype=torch.bool)
+    others[2, 1] = False
+    after = extra_augment(changed, coins, kind)
+    assert torch.equal(after[others], whole[others])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_view_has_coins_of_its_own_and_each_of_them_counts(kind):
+    views, coins = given(1, 1, (3, 32, 32))
+    used, start = 0, 0
+    before = extra_augment(views, coins, kind)
+    for name, (_, count) in AUGMENTATIONS.items():
+        for place in range(start, start + count):
+            other = coins.clone()
+            other[..., place] = (other[..., place] + 0.5) % 1
+            moved = not torch.equal(extra_augment(views, other, kind), before)
+            assert moved == (kind in (name, "all")), (name, place)
+            used += moved
+        start += count
+    assert used == (COINS if kind == "all" else AUGMENTATIONS[kind][1])
+    same = views.expand(2, 6, 3, 32, 32)
+    several = extra_augment(same, given(2, 6, (3, 32, 32), 1)[1], kind).flatten(0, 1)
+    assert len(torch.unique(several.flatten(1), dim=0)) == 12
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_pixels_stay_in_range_at_the_extremes_of_every_coin(kind, shape):
+    views, _ = given(4, 2, shape)
+    highest = float(np.nextafter(np.float32(1), np.float32(0)))
+    for coin in (0.0, highest):
+        got = extra_augment(views, torch.full((4, 2, COINS), coin), kind)
+        assert got.isfinite().all()
+        assert got.min() >= 0
+        assert got.max() <= 255.001
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_views_stay_no_views(kind):
+    views, coins = given(0, 3, (3, 8, 8))
+    assert extra_augment(views, coins, kind).shape == (0, 3, 3, 8, 8)
+
+
+def test_middle_coins_move_recolour_and_blur_nothing_much():
+    views, coins = given(2, 2, (3, 16, 16))
+    middle = torch.full_like(coins, 0.5)
+    for kind in ("affine", "color-jitter"):
+        torch.testing.assert_close(
+            extra_augment(views, middle, kind), views.float(), rtol=0, atol=0.01
+        )
+    sharp = extra_augment(views, torch.zeros_like(coins), "blur")
+    torch.testing.assert_close(sharp, views.float(), rtol=0, atol=0.01)
+
+
+def test_noise_is_normal_with_a_tenth_of_the_range():
+    views = torch.full((60, 1, 3, 32, 32), 128, dtype=torch.uint8)
+    coins = torch.from_numpy(np.random.default_rng(3).random((60, 1, COINS), dtype=np.float32))
+    added = extra_augment(views, coins, "noise") - 128
+    assert abs(float(added.std()) / 25.5 - 1) < 0.01
+    assert abs(float(added.mean())) < 0.3
+
+
+def test_a_grey_image_in_colour_stays_grey():
+    views, coins = given(4, 2, (1, 12, 12))
+    got = extra_augment(views.expand(4, 2, 3, 12, 12), coins, "color-jitter")
+    torch.testing.assert_close(got[:, :, :1].expand_as(got), got, rtol=0, atol=0.02)
+
+
+def test_the_order_of_all_is_that_of_the_table():
+    views, coins = given(2, 2, (3, 16, 16))
+    rows, start = views.flatten(0, 1).float(), 0
+    for augment, count in module.AUGMENTATIONS.values():
+        each = coins.flatten(0, 1)[:, start : start + count, None, None, None]
+        rows = augment(rows, *each.unbind(1))
+        start += count
+    assert torch.equal(rows.view(views.shape), extra_augment(views, coins, "all"))
