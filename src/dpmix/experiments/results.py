@@ -18,8 +18,9 @@ RESULTS = "results.csv"
 # Beside these and FACTS stands every setting that the sweep varies.
 _IDENTITY = ("row", "data", "model", "method", "epsilon", "seed")
 _REST = (
-    "worst_class", "judged_on", "images", "sigma", "sampling_rate", "steps", "examples", "class_accuracy",
-    "curve", "private", "engine", "machine", "dpmix", "torch", "config", "weights_sha256",
+    "worst_class", "judged_on", "images", "sigma", "sampling_rate", "steps", "examples",
+    "class_accuracy", "curve", "private", "engine", "machine", "dpmix", "torch", "config",
+    "weights_sha256",
 )  # fmt: skip
 
 
