@@ -180,7 +180,8 @@ def assumptions(
         said.append(
             "Every run of the private selection drew its settings at random from a list that was "
             "fixed before, with this plan; the best one alone, by accuracy on the "
-            f"{config.data.judged_on} images, is published, and neither how many runs there were nor how long they took."
+            f"{config.data.judged_on} images, is "
+            "published, and neither how many runs there were nor how long they took."
         )
     if processes > 1:
         said.append("Nobody listened to what the processes of the run sent each other.")
