@@ -1,6 +1,8 @@
 """A sweep from its file to its table, end to end; and the private selection of its best run."""
 
 import json
+import subprocess
+import sys
 
 import pandas as pd
 import pytest
@@ -94,21 +96,30 @@ def test_a_dry_run_lists_the_runs_and_writes_nothing(dpmix, file, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_cluster_gets_each_run_as_a_job(dpmix, tmp_path):
-    path = tmp_path / "one.yaml"
-    path.write_text(SWEEP.replace("seed: [0, 1]", "seed: [0]").split("  self-aug")[0]
-                    + "grid: {seed: [0]}\n")  # fmt: skip
-    folder = tmp_path / "out"
-    status, _, err = dpmix("sweep", path, "--output", folder, "--cluster", "local",
-                           "--cluster-option", "timeout_min=5")  # fmt: skip
-    assert (status, err) == (0, "")
+def on_cluster(path, folder, *flags):
+    """In a process of its own: submitit, once imported, closes the handlers of all logs."""
+    command = [sys.executable, "-m", "dpmix", "sweep", path, "--output", folder, *flags]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+
+
+def test_a_cluster_gets_each_run_as_a_job(tmp_path):
+    path, folder = tmp_path / "one.yaml", tmp_path / "out"
+    path.write_text(SELECTION.replace("[0.1, 1.0]", "[0.1]"))
+    made = on_cluster(path, folder, "--cluster", "local", "--cluster-option", "timeout_min=5")
+    assert (made.returncode, made.stderr) == (0, "")
     assert len(pd.read_csv(folder / "results.csv")) == 1 and list((folder / "logs").iterdir())
 
 
+@pytest.mark.parametrize("flags", [
+    ("--cluster", "moon"), ("--cluster", "local", "--cluster-option", "moon=1"),
+])  # fmt: skip
+def test_a_cluster_that_takes_no_jobs_is_told(file, tmp_path, flags):
+    made = on_cluster(file, tmp_path / "out", *flags)
+    assert made.returncode == 2 and f"cluster '{flags[1]}' takes no jobs" in made.stderr
+
+
 @pytest.mark.parametrize(("flags", "message"), [
-    (("--cluster", "moon"), "cluster 'moon' takes no jobs"),
     (("--cluster", "local", "--cluster-option", "timeout"), "is not NAME=VALUE"),
-    (("--cluster", "local", "--cluster-option", "moon=1"), "takes no jobs"),
     (("--private-selection",), "take seed out of the sweep"),
 ])  # fmt: skip
 def test_what_can_not_be_meant_is_told_in_a_line(dpmix, file, tmp_path, flags, message):
