@@ -91,8 +91,9 @@ def test_a_stopped_sweep_goes_on_with_its_stopped_run(dpmix, file, tmp_path, mon
 
 
 def test_a_dry_run_lists_the_runs_and_writes_nothing(dpmix, file, tmp_path):
-    status, out, _ = dpmix("sweep", file, "--output", tmp_path / "out", "--dry-run")
-    assert status == 0 and out.count("method none") == 2
+    given = ("--output", tmp_path / "out", "--dry-run", "--set", "steps=7")
+    status, out, _ = dpmix("sweep", file, *given)
+    assert status == 0 and out.count("method none") == 2 and out.count("steps 7") == 4
     assert not (tmp_path / "out").exists()
 
 
@@ -121,6 +122,8 @@ def test_a_cluster_that_takes_no_jobs_is_told(file, tmp_path, flags):
 @pytest.mark.parametrize(("flags", "message"), [
     (("--cluster", "local", "--cluster-option", "timeout"), "is not NAME=VALUE"),
     (("--private-selection",), "take seed out of the sweep"),
+    (("--set", "stepz=1"), "did you mean 'steps'"),
+    (("--scale", "cpu"), "has no scale 'cpu'"),
 ])  # fmt: skip
 def test_what_can_not_be_meant_is_told_in_a_line(dpmix, file, tmp_path, flags, message):
     status, _, err = dpmix("sweep", file, "--output", tmp_path / "out", *flags)

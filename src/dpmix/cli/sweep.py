@@ -36,6 +36,11 @@ def sweep(
     scale: Annotated[
         str | None, typer.Option(help="of the sweep's scales, such as cpu; default: in full")
     ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="NAME=VALUE: a setting of every run, such as data=scans; "
+                     "repeatable"),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option(help="the sweep's folder; an unfinished one is gone on with; default: a "
@@ -73,7 +78,7 @@ def sweep(
     """
     console = stdout()
     path = sweep_path(file)
-    plan = load_sweep(path, scale)
+    plan = load_sweep(path, scale, _named(settings, "--set"))
     if dry_run:
         console.print(_listed(plan))
         return
@@ -81,7 +86,7 @@ def sweep(
     folder = output or Path("runs/sweeps") / name
     make_folder(folder)
     if cluster is not None:
-        options = dict(_option(one) for one in cluster_option or [])
+        options = _named(cluster_option, "--cluster-option")
         workers: Callable[..., Iterator[Outcome]] = partial(
             on_cluster, cluster=cluster, logs=folder / "logs", options=options
         )
@@ -156,8 +161,12 @@ def _costs(rows: list[Row], delta: float) -> Table:
     return table
 
 
-def _option(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not (name and equals):
-        raise DpmixError(f"--cluster-option '{text}' is not NAME=VALUE, such as timeout_min=600")
-    return name, yaml.safe_load(value)
+def _named(given: list[str] | None, flag: str) -> dict[str, Any]:
+    """NAME=VALUE, each value as YAML reads it."""
+    values = {}
+    for text in given or []:
+        name, equals, value = text.partition("=")
+        if not (name and equals):
+            raise DpmixError(f"{flag} '{text}' is not NAME=VALUE, such as {flag} steps=50")
+        values[name] = yaml.safe_load(value)
+    return values

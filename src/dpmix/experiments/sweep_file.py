@@ -27,6 +27,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dpmix.config import Config
+from dpmix.defaults import choose_model
 from dpmix.errors import DpmixError, nearest
 from dpmix.experiments.recipes import recipe_path
 from dpmix.training.json_text import to_json
@@ -103,8 +104,13 @@ class _File(_Part):
         )
 
 
-def load_sweep(path: Path, scale: str | None = None) -> Sweep:
+def load_sweep(path: Path, scale: str | None = None, settings: Settings | None = None) -> Sweep:
     """Read a sweep, at one of its scales.
+
+    Args:
+        path: of the file.
+        scale: a name of its scales; None: none of them.
+        settings: of every run, in place of the file's own.
 
     Raises:
         DpmixError: a file that can't be read or meant, no such scale, or a setting that can't be
@@ -114,10 +120,11 @@ def load_sweep(path: Path, scale: str | None = None) -> Sweep:
     if scale is not None and scale not in file.scales:
         raise DpmixError(f"sweep '{path}' has no scale '{scale}': {nearest(scale, file.scales)}")
     part = file if scale is None else file.at(file.scales[scale])
+    part = part.model_copy(update={"settings": part.settings | (settings or {})})
     cells = tuple(_cells(path, part))
     for cell in cells:
-        # Read once here, so that a mistake is told before anything runs.
-        cell.name  # noqa: B018
+        # A mistake is told before anything runs.
+        choose_model(cell.config).view_spec(flip=False)
     return Sweep(file.title, cells)
 
 

@@ -27,17 +27,24 @@ def on_this_machine(runs: Runs, jobs: int) -> Iterator[Outcome]:
     Each has its share of the cores, and the GPUs are dealt out in turn.
 
     Raises:
-        DpmixError: joblib is not installed.
+        DpmixError: joblib is not installed, or one of the processes was killed.
     """
     try:
         from joblib import Parallel, delayed
+        from joblib.externals.loky.process_executor import BrokenProcessPool
     except ImportError:
         raise DpmixError(f"a sweep needs joblib; {INSTALL}") from None
     threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None
-    yield from Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)(
-        delayed(run_cell)(cell, root, threads, _device(index, cell))
-        for index, (cell, root) in enumerate(runs)
-    )
+    try:
+        yield from Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)(
+            delayed(run_cell)(cell, root, threads, _device(index, cell))
+            for index, (cell, root) in enumerate(runs)
+        )
+    except BrokenProcessPool:
+        raise DpmixError(
+            "a process of the sweep was killed, perhaps for want of memory; what is done is kept: "
+            "give the same command again, with fewer --jobs"
+        ) from None
 
 
 def on_cluster(runs: Runs, cluster: str, logs: Path, options: dict[str, Any]) -> Iterator[Outcome]:
