@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import nn
 
 import dpmix.training.step as step_module
@@ -59,6 +60,8 @@ def main(folder: Path) -> None:
     ranks = join()
     for mode in ("seeded", "unseeded", "diverge", "mixed up"):
         torch.save(ended(mode, ranks), folder / f"{mode}-{ranks.rank}.pt")
+    # One that leaves while another still talks to it can abort in gloo's own threads.
+    dist.barrier()
     leave()
 
 
