@@ -8,12 +8,13 @@ WORKERS ?= 2
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check slow clean
+.PHONY: help demo test check docs slow clean
 
 help:
 	@echo "make demo [ARGS=...]  train a small private model (ARGS go to 'dpmix train')"
 	@echo "make test             fast tests, with coverage of src (90 % or it fails)"
 	@echo "make check            ruff and mypy"
+	@echo "make docs             the pages of docs/ as a site, in build/site"
 	@echo "make slow             the tests that take minutes"
 	@echo "make clean            remove the environment and what tools left behind"
 
@@ -28,6 +29,9 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(VENV)/.installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m slow
