@@ -14,13 +14,17 @@ from dpmix.training.loop import History
 def test_it_holds_the_latest_evaluation_its_worst_class_and_the_curve():
     plan = PrivacyPlan.calibrate(n=10, expected_batch_size=5, steps=2, epsilon=math.inf, delta=1e-5)
     points = [{"step": 2, "epsilon": math.inf, "test_accuracy": 0.5}]
-    history = History(points, Evaluation(0.5, {"a": 0.75, "b": 0.25}, 1.5, 8, 0.125))
+    confusion = {"a": {"a": 3, "b": 1}, "b": {"a": 3, "b": 1}}
+    bins = [{"images": 8, "confidence": 0.625, "accuracy": 0.5}]
+    found = Evaluation(0.5, {"a": 0.75, "b": 0.25}, 1.5, 8, 0.125, confusion, bins)
+    history = History(points, found)
     said = metrics(
         Config.load(seed=3, method="none"), plan, history, parameters=99, engine="examplewise"
     )
     assert (said["test_accuracy"], said["test_loss"], said["test_images"]) == (0.5, 1.5, 8)
     assert said["worst_class"] == {"name": "b", "accuracy": 0.25}
     assert said["calibration_error"] == 0.125
+    assert (said["confusion"], said["reliability"]) == (confusion, bins)
     assert said["curve"] == points
     assert (said["private"], said["method"], said["seed"]) == (False, "none", 3)
     assert said["parameters"] == 99

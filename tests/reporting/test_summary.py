@@ -32,6 +32,6 @@ def test_a_seed_a_doubled_sensitivity_and_the_lack_of_privacy_are_said():
 
 
 def test_accuracy_and_worst_class():
-    said = dict(evaluation_rows(Evaluation(0.5, {"a": 0.75, "b": 0.25}, 1.5, 8, 0.125)))
+    said = dict(evaluation_rows(Evaluation(0.5, {"a": 0.75, "b": 0.25}, 1.5, 8, 0.125, {}, [])))
     assert said["test accuracy"] == "50.00% of 8 images (EMA weights)"
     assert said["worst class"] == "b: 25.00%"

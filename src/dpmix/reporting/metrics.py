@@ -35,6 +35,8 @@ def metrics(
         "worst_class": {"name": worst, "accuracy": worst_accuracy},
         "calibration_error": history.last.calibration_error,
         "class_accuracy": history.last.class_accuracy,
+        "confusion": history.last.confusion,
+        "reliability": history.last.reliability,
         "weights": "exponential moving average, last",
         "curve": history.points,
         "seed": config.run.seed,

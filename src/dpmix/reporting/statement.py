@@ -147,7 +147,7 @@ def assumptions(
         "is not counted here.",
         "No other release of the training images was made than those counted here.",
         "Each person contributes one training example.",
-        "The test split is not protected: its accuracy is published as measured.",
+        "The test split is not protected: what is measured on it is published as measured.",
         "The model is the last moving average of the weights, a rule fixed before training.",
         "The files in diagnostics/ are not covered and stay where they are.",
         "Draws and noise come from the operating system's cryptographic generator, and the noise "
