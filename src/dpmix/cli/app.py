@@ -15,6 +15,7 @@ from dpmix.cli.evaluate import evaluate
 from dpmix.cli.pool import pool
 from dpmix.cli.predict import predict
 from dpmix.cli.recipes import recipes
+from dpmix.cli.report import report
 from dpmix.cli.synthesize import synthesize
 from dpmix.cli.train import train
 from dpmix.cli.verify import verify
@@ -50,7 +51,7 @@ def _options(
 ) -> None: ...
 
 
-for _command in (train, evaluate, predict, verify, audit, calibrate, synthesize):
+for _command in (train, evaluate, predict, report, verify, audit, calibrate, synthesize):
     app.command()(_command)
 app.add_typer(pool)
 app.add_typer(recipes)
