@@ -11,6 +11,7 @@ from rich.console import Console
 
 from dpmix.cli.audit import audit
 from dpmix.cli.calibrate import calibrate
+from dpmix.cli.compare import compare
 from dpmix.cli.evaluate import evaluate
 from dpmix.cli.pool import pool
 from dpmix.cli.predict import predict
@@ -51,7 +52,7 @@ def _options(
 ) -> None: ...
 
 
-for _command in (train, evaluate, predict, report, verify, audit, calibrate, synthesize):
+for _command in (train, evaluate, predict, report, compare, verify, audit, calibrate, synthesize):
     app.command()(_command)
 app.add_typer(pool)
 app.add_typer(recipes)
