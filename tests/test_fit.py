@@ -43,6 +43,7 @@ def test_the_folder_holds_the_model_the_settings_and_the_statement(image_root, t
     names = {path.name for path in result.folder.iterdir()}
     assert names == {
         "model.safetensors", "config.yaml", "privacy.json", "metrics.json", "MODEL_CARD.md",
+        "report.html",
         "diagnostics",
     }  # fmt: skip
     statement = json.loads((result.folder / "privacy.json").read_text())
@@ -111,6 +112,7 @@ def test_every_output_of_a_seeded_run_says_so(image_root, tmp_path, quick):
     statement = json.loads((result.folder / "privacy.json").read_text())
     assert statement["seeded"] and "SEEDED (7)" in statement["guarantee"]
     assert "SEEDED (7)" in (result.folder / "MODEL_CARD.md").read_text()
+    assert "<strong>SEEDED RUN</strong>" in (result.folder / "report.html").read_text()
     assert json.loads((result.folder / "metrics.json").read_text())["seed"] == 7
     assert yaml.safe_load((result.folder / "config.yaml").read_text())["run"]["seed"] == 7
 
@@ -124,6 +126,7 @@ def test_without_epsilon_every_output_says_not_private(image_root, tmp_path, qui
     assert statement["assumptions"] == [] and "Gaussian" not in statement["mechanism"]
     card = (result.folder / "MODEL_CARD.md").read_text()
     assert "NOT PRIVATE" in card and "guarantee means" not in card
+    assert "<strong>NOT PRIVATE</strong>" in (result.folder / "report.html").read_text()
     assert json.loads((result.folder / "metrics.json").read_text())["private"] is False
 
 

@@ -12,8 +12,10 @@ from dpmix.cli.app import app
 from dpmix.errors import DpmixError
 from dpmix.privacy.accounting import epsilon_pld
 from dpmix.privacy.accounting_prv import epsilon_prv
+from dpmix.report import write_report
 from dpmix.reporting.statement_model import SCHEMA, schema_text, seal
 from dpmix.verify import verify
+from example_audit import audit_of_run
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +111,7 @@ def test_a_field_that_contradicts_the_rest_is_found_though_it_was_sealed_anew(ru
 
 
 @pytest.mark.parametrize("name", ["privacy.json", "model.safetensors", "config.yaml",
-                                  "MODEL_CARD.md", "metrics.json"])  # fmt: skip
+                                  "MODEL_CARD.md", "metrics.json", "report.html"])  # fmt: skip
 def test_what_is_missing_is_named(run, name):
     (run / name).unlink()
     with pytest.raises(DpmixError, match=name):
@@ -129,9 +131,53 @@ def test_a_card_that_says_something_else_is_found(run, old, new, said):
         verify(run)
 
 
+@pytest.mark.parametrize(("old", "new", "said"), [
+    ("differentially", "very", "does not hold the statement's guarantee"),
+    ("is right at most 95.3 %", "is right at most 51.3 %", "is not the page of these settings"),
+    ("</main>", "<p>Audited.</p></main>", "is not the page of these settings"),
+    ('<circle class="dot"', '<circle class="spot"', "is not the page of these settings"),
+])  # fmt: skip
+def test_a_page_that_says_something_else_is_found(run, old, new, said):
+    page = run / "report.html"
+    assert old in page.read_text()
+    page.write_text(page.read_text().replace(old, new))
+    with pytest.raises(DpmixError, match=said):
+        verify(run)
+
+
+def test_of_other_versions_a_page_is_not_compared_word_for_word(run, monkeypatch):
+    page = run / "report.html"
+    page.write_text(page.read_text().replace("</main>", "<p>As drawn elsewhere.</p></main>"))
+    monkeypatch.setattr("dpmix.verify.version", lambda name: "9" if name == "numpy" else "0.1.0")
+    verify(run)
+
+
+def test_an_audit_beside_the_run_is_heeded(run, capsys, unchecked):
+    path = run / "audit.json"
+    said = audit_of_run(run)
+    path.write_text(json.dumps(said))
+    assert verify(run).audit_shown is False
+    app(["verify", str(run)], standalone_mode=False)
+    assert "not on the page yet: dpmix report" in " ".join(capsys.readouterr().out.split())
+    write_report(run)
+    assert verify(run).audit_shown is True
+    path.write_text(json.dumps(said | {"two_worlds": 0.5}))
+    with pytest.raises(DpmixError, match=r"'report.html' is not the page of"):
+        verify(run)
+    path.write_text(json.dumps(said | {"two_worlds": 4.5, "refuted": True}))
+    with pytest.raises(DpmixError, match=r"REFUTED: the attack shows that epsilon is at least 4.5"):
+        verify(run)
+    path.write_text(json.dumps(said | {"delta": 2e-5, "plan": said["plan"] | {"delta": 2e-5}}))
+    with pytest.raises(DpmixError, match="is an audit of other settings: its delta is 2e-05"):
+        verify(run)
+    path.unlink()
+    with pytest.raises(DpmixError, match=r"'report.html' is not the page of"):
+        verify(run)
+
+
 @pytest.mark.parametrize("change", [
-    lambda numbers: numbers | {"test_accuracy": 0.99},
-    lambda numbers: {name: value for name, value in numbers.items() if name != "test_accuracy"},
+    lambda numbers: numbers | {"accuracy": 0.99},
+    lambda numbers: {name: value for name, value in numbers.items() if name != "accuracy"},
     lambda numbers: numbers | {"class_accuracy": 3},
 ])  # fmt: skip
 def test_metrics_that_the_card_does_not_show_are_found(run, change):

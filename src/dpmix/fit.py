@@ -108,7 +108,6 @@ def run(
                 schedule=parts.schedule,
                 ema=ema,
                 evaluate=evaluation if ranks.first else lambda _: None,
-                judged_on=parts.splits.judged_on,
                 eval_every=parts.config.run.eval_every or max(1, parts.plan.steps // EVALUATIONS),
                 history=history,
                 log=record.log if ranks.first else lambda _: None,

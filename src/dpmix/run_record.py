@@ -14,8 +14,12 @@ from dpmix.errors import DpmixError
 from dpmix.models import parameter_count
 from dpmix.models.classifier import trained_state
 from dpmix.reporting.metrics import metrics
+from dpmix.reporting.metrics_model import Metrics
 from dpmix.reporting.model_card import model_card
+from dpmix.reporting.page.report_page import report_page
+from dpmix.reporting.run_facts import RunFacts
 from dpmix.reporting.statement import privacy_statement
+from dpmix.reporting.statement_model import Statement
 from dpmix.tracking import Tracker, open_trackers
 from dpmix.training.checkpoint import Checkpoint, Checkpoints, newest_checkpoint
 from dpmix.training.ema import Ema
@@ -112,12 +116,19 @@ class RunRecord:
         )
         trained = parameter_count(parts.model)
         numbers = metrics(parts.config, parts.plan, history, trained, engine)
+        said, measured = to_json(statement), to_json(numbers)
+        facts = RunFacts(
+            parts.config,
+            Statement.model_validate_json(said),
+            Metrics.model_validate_json(measured),
+        )
         self.folder.save(
             config=text_writer(settings),
-            privacy=text_writer(to_json(statement)),
+            privacy=text_writer(said),
             model=lambda aside: aside.write_bytes(weights),
-            metrics=text_writer(to_json(numbers)),
+            metrics=text_writer(measured),
             card=text_writer(model_card(parts.config, statement, numbers)),
+            report=text_writer(report_page(facts)),
         )
         point, last, judged_on = history.points[-1], history.last, parts.splits.judged_on
         assert last is not None

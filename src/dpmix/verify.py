@@ -7,7 +7,7 @@ the training did what its statement says: for that there is `dpmix audit`.
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -18,7 +18,10 @@ from dpmix.config import Config
 from dpmix.errors import DpmixError
 from dpmix.privacy.accounting_prv import epsilon_prv
 from dpmix.privacy.plan import PrivacyPlan
+from dpmix.report import audited_facts
 from dpmix.reporting.model_card import model_card
+from dpmix.reporting.page.plain_words import audit_verdict
+from dpmix.reporting.page.report_page import report_page
 from dpmix.reporting.statement import MECHANISM, assumptions, guarantee
 from dpmix.reporting.statement_model import Statement, read_statement
 from dpmix.training.checkpoint import newest_step
@@ -30,6 +33,7 @@ _SAME = 1e-6
 _ROUNDED_UP = 0.01
 # How far below its target calibration may end, at an epsilon of a few hundredths.
 _CALIBRATED = 0.03
+_DRAWN_BY = ("dpmix", "numpy", "dp-accounting")
 
 
 @dataclass(frozen=True)
@@ -40,20 +44,23 @@ class Verified:
         statement: what it says.
         prv: lower bound, estimate and upper bound of epsilon by the other accountant.
         checkpoint: step of the newest checkpoint that is still there, 0 if none is.
+        audit_shown: whether the page shows the audit in the folder; None where there is none.
     """
 
     statement: Statement
     prv: tuple[float, float, float]
     checkpoint: int
+    audit_shown: bool | None
 
 
 def verify(root: Path) -> Verified:
-    """Check the run at `root`: hashes, arithmetic, settings, card, and epsilon by two accountants.
+    """Check the run at `root`: hashes, arithmetic, settings, card, page, and epsilon, twice.
 
     Of a private selection's best run, the second accountant checks a lower bound alone: one run's.
 
     Raises:
-        DpmixError: the first thing that does not hold, or a run that is not private.
+        DpmixError: the first thing that does not hold, a run that is not private, or an audit in
+            its folder that refuted the claim or is of something else.
     """
     folder = RunFolder(root)
     said = read_statement(folder.privacy)
@@ -67,7 +74,8 @@ def verify(root: Path) -> Verified:
     _check_target(said, config, plan)
     prv = _check_epsilon(said, plan)
     _check_card(folder, said, config)
-    return Verified(said, prv, newest_step(folder.checkpoints) or 0)
+    audit_shown = _check_page(folder)
+    return Verified(said, prv, newest_step(folder.checkpoints) or 0, audit_shown)
 
 
 def _expect_hash(path: Path, expected: str) -> None:
@@ -102,6 +110,31 @@ def _check_card(folder: RunFolder, said: Statement, config: Config) -> None:
         raise _broken(
             f"'{folder.card.name}' is not the card of these settings, statement and metrics"
         )
+
+
+def _check_page(folder: RunFolder) -> bool | None:
+    """The page is a function of settings, statement, metrics and the audit that it shows, if any.
+
+    Returns:
+        Whether it shows the audit in the folder; None where there is none.
+    """
+    facts = audited_facts(folder)
+    audit = facts.audit
+    if audit is not None and audit.refuted:
+        raise DpmixError(f"'{folder.audit}': {audit_verdict(audit)}")
+    page = _bytes_of(folder.report).decode(errors="replace")
+    if facts.statement.guarantee not in page:
+        raise _broken(f"'{folder.report.name}' does not hold the statement's guarantee")
+    # Other versions of what draws it may round otherwise.
+    if all(facts.statement.versions.get(name) == version(name) for name in _DRAWN_BY):
+        if page == report_page(facts):
+            return None if audit is None else True
+        if audit is None or page != report_page(replace(facts, audit=None)):
+            raise _broken(
+                f"'{folder.report.name}' is not the page of these settings, statement and metrics"
+            )
+        return False
+    return None if audit is None else audit_verdict(audit) in page
 
 
 def _broken(what: str) -> DpmixError:

@@ -130,10 +130,10 @@ def test_evaluate_measures_the_same_accuracy(dpmix, trained, image_root):
     measured = json.loads((folder / "metrics.json").read_text())
     status, out, _ = dpmix("evaluate", folder, "--json")
     assert status == 0
-    assert json.loads(out)["accuracy"] == measured["test_accuracy"]
-    assert measured["test_images"] == 20
+    assert json.loads(out)["accuracy"] == measured["accuracy"]
+    assert measured["images"] == 20
     status, out, _ = dpmix("evaluate", folder, "--data", image_root)
-    assert status == 0 and f"{measured['test_accuracy']:.2%} of 20 images" in out
+    assert status == 0 and f"{measured['accuracy']:.2%} of 20 images" in out
 
 
 def test_evaluate_says_that_it_is_the_runs_own_data_that_is_gone(dpmix, trained, image_root):

@@ -24,9 +24,9 @@ def test_a_tuning_run_says_validation_wherever_it_said_test(dpmix, tmp_path):
     assert any("validation images, a fixed share" in said for said in statement["assumptions"])
     assert any("chosen by their places" in said for said in statement["assumptions"])
     numbers = json.loads((folder / "metrics.json").read_text())
-    assert abs(numbers["validation_images"] - 0.2 * 1600) < 80
+    assert abs(numbers["images"] - 0.2 * 1600) < 80
     assert list(numbers["class_accuracy"]) == ["0", "1", "2", "3"]
-    assert "validation_accuracy" in numbers["curve"][0] and "test_accuracy" not in numbers
+    assert numbers["judged_on"] == "validation"
     card = (folder / "MODEL_CARD.md").read_text()
     assert "| validation accuracy" in card and "test accuracy" not in card
     data = yaml.safe_load((folder / "config.yaml").read_text())["data"]
@@ -43,7 +43,7 @@ def test_evaluate_measures_what_was_tuned_on_and_the_test_split_where_it_is_aske
     numbers = json.loads((folder / "metrics.json").read_text())
     status, out, _ = dpmix("evaluate", folder)
     assert status == 0
-    expected = f"{numbers['validation_accuracy']:.2%} of {numbers['validation_images']} images"
+    expected = f"{numbers['accuracy']:.2%} of {numbers['images']} images"
     assert f"validation accuracy  {expected}" in out
     status, out, err = dpmix("evaluate", folder, "--data", "mnist5k")
     assert (status, err) == (0, "")

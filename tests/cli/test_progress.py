@@ -20,7 +20,7 @@ def drawn(terminal, private=True):
     )
     with training_bar(console, plan, 0, "test") as update:
         update(Progress(1, 4, 1.2412, None))
-        update(Progress(2, 4, 1.2412, Evaluation(0.625, {"a": 1.0}, 0.1, 8, 0.0)))
+        update(Progress(2, 4, 1.2412, Evaluation(0.625, {"a": 1.0}, 0.1, 8, 0.0, {}, [])))
     with decoding_bar(console) as decoded:
         decoded(50, 100)
     return text.getvalue()

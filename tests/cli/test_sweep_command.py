@@ -47,7 +47,7 @@ def test_a_sweep_is_run_collected_shown_and_drawn(dpmix, file, tmp_path, monkeyp
         ("none", 0), ("none", 1), ("self-aug", 0), ("self-aug", 1)]  # fmt: skip
     run = folder / "runs" / frame["config"][0]
     numbers = json.loads((run / "metrics.json").read_text())
-    assert frame["accuracy"][0] == numbers["test_accuracy"]
+    assert frame["accuracy"][0] == numbers["accuracy"]
 
     _, table, _ = dpmix("table", folder, "--format", "csv", "--fact", "worst_class_accuracy")
     assert table.count("\n") == 3

@@ -19,8 +19,8 @@ def card(classes, pool=None, **settings):
     config = Config.load(model="cnn-small", **settings).model_copy(
         update={"input": InputConfig(image_shape=(1, 8, 8), class_names=tuple(classes))}
     )
-    evaluation = Evaluation(0.75, classes, 0.6, 200, 0.0625)
-    history = History([{"step": 5, "epsilon": 2.0, "test_accuracy": 0.75}], evaluation)
+    evaluation = Evaluation(0.75, classes, 0.6, 200, 0.0625, {}, [])
+    history = History([{"step": 5, "epsilon": 2.0, "accuracy": 0.75}], evaluation)
     statement = privacy_statement(
         config,
         plan,
@@ -39,7 +39,14 @@ def card(classes, pool=None, **settings):
 def test_it_says_the_guarantee_the_accuracy_and_the_worst_class():
     text, statement = card({"cat": 0.9, "dog": 0.6})
     assert statement["guarantee"] in text
-    for said in ("75.00 % of 200 images", "dog: 60.00 %", "| 1234 |", "uint8 1 x 8 x 8", "5 of 5"):
+    for said in (
+        "75.00 % of 200 images",
+        "dog: 60.00 %",
+        "| 6.25 % |",
+        "| 1234 |",
+        "uint8 1 x 8 x 8",
+        "5 of 5",
+    ):
         assert said in text
     for assumption in statement["assumptions"]:
         assert f"- {assumption}\n" in text

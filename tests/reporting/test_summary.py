@@ -8,7 +8,7 @@ from dpmix.privacy.plan import PrivacyPlan
 from dpmix.reporting.summary import evaluation_rows, guarantee_rows
 from dpmix.training.evaluate import Evaluation
 
-EVALUATION = Evaluation(0.5, {"a": 0.75, "b": 0.25}, 1.5, 8, 0.125)
+EVALUATION = Evaluation(0.5, {"a": 0.75, "b": 0.25}, 1.5, 8, 0.125, {}, [])
 
 
 def rows(epsilon=2.0, seed=None, multiplier=1):

@@ -31,6 +31,10 @@ def test_accuracies_by_hand_and_modes_put_back():
     assert result.accuracy == pytest.approx(3 / 5)
     assert result.class_accuracy == {"dark": pytest.approx(1 / 2), "bright": pytest.approx(2 / 3)}
     assert result.worst_class == ("dark", pytest.approx(1 / 2))
+    assert result.confusion == {
+        "dark": {"dark": 1, "bright": 1},
+        "bright": {"dark": 1, "bright": 2},
+    }
     assert result.images == 5
     assert model.training and model.dropout.training
 
@@ -41,7 +45,24 @@ def test_calibration_error_is_the_gap_of_confidence_and_accuracy():
     scores = torch.stack([sure.log(), (1 - sure).log()], dim=1)
     labels = torch.tensor([0] * 6 + [1] * 4 + [0] * 9 + [1])
     source = TensorSource(torch.zeros(20, 1, 1, 1, dtype=torch.uint8), labels, ("a", "b"))
-    assert judged(scores, source).calibration_error == pytest.approx(0.1, abs=1e-6)
+    found = judged(scores, source)
+    assert found.calibration_error == pytest.approx(0.1, abs=1e-6)
+    low, high = found.reliability
+    assert low == {"images": 10, "confidence": pytest.approx(0.8), "accuracy": 0.6}
+    assert high == {"images": 10, "confidence": pytest.approx(0.9), "accuracy": 0.9}
+
+
+@pytest.mark.parametrize("sharpness", [0.1, 3.0, 1000.0])
+def test_the_gaps_of_the_bins_add_up_to_the_calibration_error(sharpness):
+    """A softmax as sharp as the last says 1 of every image, which torchmetrics bins apart."""
+    generator = torch.Generator().manual_seed(3)
+    scores = sharpness * torch.randn(500, 4, generator=generator)
+    labels = torch.randint(0, 4, (500,), generator=generator)
+    source = TensorSource(torch.zeros(500, 1, 1, 1, dtype=torch.uint8), labels, tuple("abcd"))
+    found = judged(scores, source)
+    gaps = [one["images"] * abs(one["confidence"] - one["accuracy"]) for one in found.reliability]
+    assert sum(gaps) / 500 == pytest.approx(found.calibration_error, abs=1e-6)
+    assert sum(one["images"] for one in found.reliability) == 500
 
 
 def test_a_model_that_diverged_is_judged_all_the_same():

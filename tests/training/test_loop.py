@@ -29,7 +29,6 @@ def run(steps, eval_every):
         schedule=torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0),
         ema=Ema(model, 0.9),
         evaluate=lambda averaged: evaluate(averaged, data, constants, torch.device("cpu")),
-        judged_on="validation",
         eval_every=eval_every,
         history=History(),
         log=lines.append,
@@ -50,7 +49,7 @@ def test_it_evaluates_and_saves_every_so_many_steps_and_at_the_end():
     assert [now.step for now in reports] == [1, 2, 3, 4, 5]
     assert [now.evaluation is not None for now in reports] == [False, True, False, True, True]
     assert history.last == reports[-1].evaluation
-    assert history.points[-1]["validation_accuracy"] == history.last.accuracy
+    assert history.points[-1]["accuracy"] == history.last.accuracy
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5]
 
 

@@ -15,7 +15,7 @@ class StoppedError(BaseException):
 
 def save(folder, said):
     """Every file says which save it is of."""
-    files = ("config", "privacy", "model", "metrics", "card")
+    files = ("config", "privacy", "model", "metrics", "card", "report")
     folder.save(**{name: text_writer(said) for name in files})
 
 
@@ -75,7 +75,7 @@ def test_a_save_that_is_stopped_never_leaves_an_older_statement_beside_newer_wei
         found = RunFolder(root)
         model, privacy = reads(found.model), reads(found.privacy)
         assert model in ("1", "2") and privacy >= model
-        for beside in (found.metrics, found.card):
+        for beside in (found.metrics, found.card, found.report):
             assert reads(beside) in (None, model)
 
 
@@ -94,7 +94,7 @@ def test_an_overwrite_that_is_stopped_keeps_a_model_and_never_mixes_two_runs(tmp
         models = [reads(found.model), reads(found.previous / found.model.name)]
         assert any(models), "one of the two models is always there"
         if models[0] is not None:
-            for beside in (found.privacy, found.metrics, found.card):
+            for beside in (found.privacy, found.metrics, found.card, found.report):
                 assert reads(beside) in (None, models[0])
         if models[1] is not None:
             assert reads(found.previous / found.privacy.name) in (None, models[1])
@@ -118,10 +118,24 @@ def test_an_overwrite_after_a_stopped_overwrite_never_mixes_either(tmp_path, mon
                 assert reads(folder / found.privacy.name) == model
                 assert reads(folder / found.config.name) == model
                 # The run set aside may have been stopped itself, before its metrics and card.
-                for beside in (found.metrics, found.card):
+                for beside in (found.metrics, found.card, found.report):
                     assert reads(folder / beside.name) in (None, model)
             elif model is not None:
                 assert reads(folder / found.privacy.name) in (None, model)
+
+
+def test_a_folder_is_held_against_runs_and_no_other_way_touched(tmp_path):
+    first = opened(tmp_path / "run")
+    save(first, "1")
+    with pytest.raises(DpmixError, match="is in use by another run"), RunFolder(first.root).held():
+        pass
+    first.close()
+    with RunFolder(first.root).held(), pytest.raises(DpmixError, match="is in use by another run"):
+        opened(first.root)
+    opened(first.root).close()
+    (tmp_path / "handed-out").mkdir()
+    with RunFolder(tmp_path / "handed-out").held():
+        assert not list((tmp_path / "handed-out").iterdir())
 
 
 def test_an_overwrite_leaves_the_new_run_alone_and_nothing_else_touched(tmp_path):

@@ -11,11 +11,13 @@ from rich.console import Console
 
 from dpmix.cli.audit import audit
 from dpmix.cli.calibrate import calibrate
+from dpmix.cli.compare import compare
 from dpmix.cli.evaluate import evaluate
 from dpmix.cli.plot import plot
 from dpmix.cli.pool import pool
 from dpmix.cli.predict import predict
 from dpmix.cli.recipes import recipes
+from dpmix.cli.report import report
 from dpmix.cli.sweep import sweep
 from dpmix.cli.synthesize import synthesize
 from dpmix.cli.table import table
@@ -57,6 +59,8 @@ for _command in (
     train,
     evaluate,
     predict,
+    report,
+    compare,
     verify,
     audit,
     calibrate,

@@ -20,11 +20,12 @@ from dpmix.config import Config
 from dpmix.errors import DpmixError, nearest
 from dpmix.experiments.recipes import recipe_path
 from dpmix.fit import embedded_views
+from dpmix.reporting.audit_model import WEAK
 from dpmix.reporting.rounding import shown_epsilon
 from dpmix.reporting.summary import two_columns
 from dpmix.training.json_text import to_json
 
-REFUTED, WEAK = 1, 0.25
+REFUTED = 1
 KINDS = ("gradient", *get_args(ImageKind))
 
 

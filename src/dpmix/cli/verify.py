@@ -15,10 +15,10 @@ from dpmix.verify import verify as check
 def verify(run: Annotated[Path, typer.Argument(help="a run's folder")]) -> None:
     """Check a run's files against its privacy statement, and its epsilon by a second accountant.
 
-    Reads privacy.json, config.yaml, model.safetensors, metrics.json and MODEL_CARD.md. Finds what
-    was changed by mistake; a forger can seal a false statement, but none whose epsilon does not
-    follow from its sigma, q and T. Exit status 0: all of it holds. 2: something does not, which is
-    named.
+    Reads privacy.json, config.yaml, model.safetensors, metrics.json, MODEL_CARD.md and report.html,
+    and audit.json if it is there. Finds what was changed by mistake; a forger can seal a false
+    statement, but none whose epsilon does not follow from its sigma, q and T. Exit status 0: all of
+    it holds. 2: something does not, which is named.
     """
     found = check(run)
     said = found.statement
@@ -27,7 +27,7 @@ def verify(run: Annotated[Path, typer.Argument(help="a run's folder")]) -> None:
     stdout().print(
         two_columns(
             [
-                ("statement", "as it was written; weights, settings, metrics and card fit it"),
+                ("statement", "as it was written; weights, settings, metrics, card, page fit it"),
                 ("claimed", f"epsilon {shown_epsilon(float(said.epsilon))}, delta {said.delta}"),
                 ("from", f"sigma {said.noise_multiplier:.6g}, q {said.sampling_rate:.6g}, "
                  f"{said.steps} of {said.planned_steps} planned steps, and "
@@ -36,6 +36,7 @@ def verify(run: Annotated[Path, typer.Argument(help="a run's folder")]) -> None:
                 ("PRV accountant", f"epsilon between {low:.4g} and {high:.4g}{of_one_run}: the "
                  "claim fits"),
                 *_later(found),
+                *_audit(run, found),
                 ("verdict", _verdict(said.seeded)),
             ]
         )
@@ -48,6 +49,14 @@ def _later(found: Verified) -> list[tuple[str, str]]:
         return []
     return [("checkpoints", f"NOT covered by this epsilon: they are of step {found.checkpoint}; "
              "keep them to yourself, or finish the run with dpmix train --resume")]  # fmt: skip
+
+
+def _audit(run: Path, found: Verified) -> list[tuple[str, str]]:
+    if found.audit_shown is None:
+        return []
+    if found.audit_shown:
+        return [("audit", "did not refute the claim, and is on the page")]
+    return [("audit", f"did not refute the claim; not on the page yet: dpmix report {run}")]
 
 
 def _verdict(seeded: bool) -> str:

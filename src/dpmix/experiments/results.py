@@ -34,8 +34,7 @@ def row_of(cell: Cell, root: Path) -> Row:
     try:
         numbers = json.loads(folder.metrics.read_text(encoding="utf-8"))
         said = json.loads(folder.privacy.read_text(encoding="utf-8"))
-        judged_on = cell.config.data.judged_on
-        curve = [[point["step"], point[f"{judged_on}_accuracy"]] for point in numbers["curve"]]
+        curve = [[point["step"], point["accuracy"]] for point in numbers["curve"]]
         return {
             "row": cell.row,
             "data": Path(cell.config.data.data).name,
@@ -44,12 +43,12 @@ def row_of(cell: Cell, root: Path) -> Row:
             "epsilon": cell.config.privacy.epsilon,
             "seed": cell.config.run.seed,
             **cell.swept,
-            "accuracy": numbers[f"{judged_on}_accuracy"],
+            "accuracy": numbers["accuracy"],
             "worst_class_accuracy": numbers["worst_class"]["accuracy"],
             "calibration_error": numbers["calibration_error"],
             "worst_class": numbers["worst_class"]["name"],
-            "judged_on": judged_on,
-            "images": numbers[f"{judged_on}_images"],
+            "judged_on": numbers["judged_on"],
+            "images": numbers["images"],
             "sigma": said["noise_multiplier"],
             "sampling_rate": said["sampling_rate"],
             "steps": said["steps"],

@@ -39,6 +39,9 @@ MIN_DELTA = 1e-12
 
 Spent = tuple[float, ...]
 
+Training = tuple[float, float, int]
+"""Sampling rate, sigma and steps."""
+
 
 @cache
 def epsilon_pld(
@@ -51,10 +54,24 @@ def epsilon_pld(
     loss_grid: float = LOSS_GRID,
 ) -> float:
     """Epsilon at `delta` by privacy loss distributions: an upper bound, whatever the grid."""
-    if steps and sigma == 0:
+    return _epsilon(((sampling_rate, sigma, steps),), delta, spent, loss_grid)
+
+
+def epsilon_together(trainings: tuple[Training, ...], delta: float, spent: Spent = ()) -> float:
+    """Epsilon at `delta` of several trainings on the same data (PLD), for who sees all of them."""
+    return _epsilon(trainings, delta, spent, LOSS_GRID)
+
+
+def _epsilon(
+    trainings: tuple[Training, ...], delta: float, spent: Spent, loss_grid: float
+) -> float:
+    if any(steps and sigma == 0 for _, sigma, steps in trainings):
         return math.inf
-    training = [_loss(sampling_rate, sigma, loss_grid).self_compose(int(steps))] if steps else []
-    losses = [*training, *(_loss(1.0, other, loss_grid) for other in spent)]
+    losses = [
+        *(_loss(rate, sigma, loss_grid).self_compose(int(steps))
+          for rate, sigma, steps in trainings if steps),
+        *(_loss(1.0, other, loss_grid) for other in spent),
+    ]  # fmt: skip
     if not losses:
         return 0.0
     whole = reduce(lambda one, other: one.compose(other), losses)

@@ -24,18 +24,20 @@ def metrics(
     """
     assert history.last is not None
     worst, worst_accuracy = history.last.worst_class
-    judged_on = config.data.judged_on
     return {
         "private": plan.private,
         "method": config.views.method,
         "model": config.model.model or config.model.backbone,
         "parameters": parameters,
-        f"{judged_on}_accuracy": history.last.accuracy,
-        f"{judged_on}_loss": history.last.loss,
-        f"{judged_on}_images": history.last.images,
+        "judged_on": config.data.judged_on,
+        "accuracy": history.last.accuracy,
+        "loss": history.last.loss,
+        "images": history.last.images,
         "worst_class": {"name": worst, "accuracy": worst_accuracy},
         "calibration_error": history.last.calibration_error,
         "class_accuracy": history.last.class_accuracy,
+        "confusion": history.last.confusion,
+        "reliability": history.last.reliability,
         "weights": "exponential moving average, last",
         "curve": history.points,
         "seed": config.run.seed,

@@ -155,10 +155,10 @@ def assumptions(
         f"is not counted here{selected}.",
         "No other release of the training images was made than those counted here.",
         "Each person contributes one training example.",
-        "The test split is not protected: its accuracy is published as measured."
+        "The test split is not protected: what is measured on it is published as measured."
         if data.validation_fraction is None
         else "The validation images, a fixed share of the training images that was not trained on, "
-        "are not protected: their accuracy is published as measured.",
+        "are not protected: what is measured on them is published as measured.",
         "The model is the last moving average of the weights, a rule fixed before training.",
         "The files in diagnostics/ are not covered and stay where they are.",
         "Draws and noise come from the operating system's cryptographic generator, and the noise "

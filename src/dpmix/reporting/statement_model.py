@@ -9,24 +9,20 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field
 
 from dpmix.errors import DpmixError
+from dpmix.reporting.json_model import Infinite, Part, read_json
 from dpmix.training.json_text import to_json
 
 SCHEMA = Path(__file__).with_name("privacy.schema.json")
 _SHA256 = r"^[0-9a-f]{64}$"
 
-Infinite = Literal["inf"]
 # Beyond these an accountant would not end.
 _MOST_STEPS, _MOST_SIGMA, _MOST_SPENT = 10**8, 1e7, 100
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class Accountant(_Part):
+class Accountant(Part):
     """Whose epsilon is stated, and whose beside it."""
 
     name: Literal["PLD", "RDP"]
@@ -34,16 +30,16 @@ class Accountant(_Part):
     beside: Literal["RDP"]
 
 
-class PoolInput(_Part):
+class PoolInput(Part):
     """The public pool, and what it was used for."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
     contents_sha256: str = Field(pattern=_SHA256)
-    role: Literal["mix", "pretrain"]
+    role: Literal["mix", "extra", "pretrain"]
 
 
-class BackboneInput(_Part):
+class BackboneInput(Part):
     """The public backbone."""
 
     name: str
@@ -55,7 +51,7 @@ class BackboneInput(_Part):
     trained_privately: str
 
 
-class PublicInputs(_Part):
+class PublicInputs(Part):
     """All that went into the model beside the private images."""
 
     pool: PoolInput | None
@@ -64,7 +60,7 @@ class PublicInputs(_Part):
     backbone: BackboneInput | None
 
 
-class Statement(_Part):
+class Statement(Part):
     """The guarantee of a run."""
 
     private: bool
@@ -126,25 +122,8 @@ def read_statement(path: Path) -> Statement:
     Raises:
         DpmixError: unreadable, no privacy statement, or edited since.
     """
-    try:
-        written = path.read_bytes()
-        said = json.loads(written)
-        statement = Statement.model_validate_json(written)
-    except OSError as error:
-        raise DpmixError(
-            f"cannot read '{path}' ({error.strerror}); expected a run's privacy statement"
-        ) from None
-    except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(str(part) for part in problem["loc"]) or "the file"
-        raise DpmixError(
-            f"'{path}' is no privacy statement of this version of dpmix: {where}: "
-            f"{problem['msg']}; expected the file as the run wrote it"
-        ) from None
-    except (ValueError, RecursionError) as error:
-        raise DpmixError(
-            f"'{path}' is not JSON ({error}); expected the file as the run wrote it"
-        ) from None
+    statement = read_json(path, Statement, "privacy statement")
+    said = json.loads(path.read_bytes())
     if statement.sha256 != _digest(said):
         raise DpmixError(
             f"'{path}' was changed since it was written: its sha256 is not that of the rest; "

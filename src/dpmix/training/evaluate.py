@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from dpmix.data.normalization import Normalization
@@ -25,6 +25,9 @@ class Evaluation:
         images: how many images.
         calibration_error: mean distance of confidence and accuracy over 15 bins of confidence,
             weighted by their images (Guo et al. 2017, arXiv 1706.04599); 0 is best.
+        confusion: true class -> predicted class -> how many images, where there are any.
+        reliability: of each bin that holds any, its images, mean confidence and accuracy; their
+            gaps are what `calibration_error` adds up.
     """
 
     accuracy: float
@@ -32,6 +35,8 @@ class Evaluation:
     loss: float
     images: int
     calibration_error: float
+    confusion: dict[str, dict[str, int]]
+    reliability: list[dict[str, int | float]]
 
     @property
     def worst_class(self) -> tuple[str, float]:
@@ -63,21 +68,43 @@ def judged(scores: Float[Tensor, "N L"], source: ImageSource) -> Evaluation:
         multiclass_confusion_matrix,
     )
 
-    names = source.class_names
-    counts = multiclass_confusion_matrix(scores, source.labels, num_classes=len(names)).double()
-    right, total = counts.diag(), counts.sum(dim=1)
+    names, labels = source.class_names, source.labels
+    # Of a model that diverged, logits are NaN: then every class is as sure as another.
+    sure = scores.softmax(dim=1).nan_to_num(1 / len(names))
+    counts = multiclass_confusion_matrix(scores, labels, num_classes=len(names))
+    right, total = counts.diag().double(), counts.sum(dim=1).double()
     return Evaluation(
         accuracy=float(right.sum() / total.sum()),
         class_accuracy=dict(zip(names, (right / total.clamp(min=1)).tolist(), strict=True)),
-        loss=float(nn.functional.cross_entropy(scores, source.labels)),
+        loss=float(nn.functional.cross_entropy(scores, labels)),
         images=len(source),
-        calibration_error=float(
-            # Of a model that diverged, logits are NaN: then every class is as sure as another.
-            multiclass_calibration_error(
-                scores.softmax(dim=1).nan_to_num(1 / len(names)), source.labels, len(names), BINS
-            )
-        ),
+        calibration_error=float(multiclass_calibration_error(sure, labels, len(names), BINS)),
+        confusion={
+            name: {names[other]: int(row[other]) for other in row.nonzero().flatten().tolist()}
+            for name, row in zip(names, counts, strict=True)
+        },
+        reliability=_reliability(sure, labels),
     )
+
+
+def _reliability(
+    sure: Float[Tensor, "N L"], labels: Int64[Tensor, " N"]
+) -> list[dict[str, int | float]]:
+    """In the bins of torchmetrics, whose last holds a confidence of 1 alone."""
+    confidence, predicted = sure.max(dim=1)
+    place = torch.bucketize(confidence, torch.linspace(0, 1, BINS + 1), right=True) - 1
+    bins: list[dict[str, int | float]] = []
+    for one in place.unique().tolist():
+        inside = place == one
+        right = (predicted == labels)[inside].double()
+        bins.append(
+            {
+                "images": int(inside.sum()),
+                "confidence": float(confidence[inside].double().mean()),
+                "accuracy": float(right.mean()),
+            }
+        )
+    return bins
 
 
 def logits(

@@ -8,7 +8,6 @@ from typing import Any
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from dpmix.data.splits import JudgedOn
 from dpmix.training.ema import Ema
 from dpmix.training.evaluate import Evaluation
 from dpmix.training.step import PrivateTrainer
@@ -55,7 +54,6 @@ def train(
     schedule: LRScheduler,
     ema: Ema,
     evaluate: Callable[[nn.Module], Evaluation | None],
-    judged_on: JudgedOn,
     eval_every: int,
     history: History,
     log: Callable[[dict[str, Any]], None],
@@ -75,7 +73,6 @@ def train(
         ema: of the trainer's model.
         evaluate: the averaged model on held-out images, every `eval_every` steps and at the end;
             None where another process does it.
-        judged_on: what those images are.
         eval_every: steps.
         history: evaluations of the steps that are done.
         log: takes the private diagnostics of each step.
@@ -107,7 +104,7 @@ def train(
                 {
                     "step": step,
                     "epsilon": epsilon,
-                    f"{judged_on}_accuracy": evaluation.accuracy,
+                    "accuracy": evaluation.accuracy,
                 }
             )
             history.last = evaluation

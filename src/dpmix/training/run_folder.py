@@ -1,7 +1,8 @@
 """A run's folder: its files' names, who may write to it, and how a save replaces the last one.
 
-Guarantees, whenever the process is stopped: no statement, metrics or card stands beside weights
-that it understates; and a model that was there is there, or in `previous/`, until another one is.
+Guarantees, whenever the process is stopped: no statement, metrics, card or page stands beside
+weights that it understates; and a model that was there is there, or in `previous/`, until another
+one is. An audit that somebody put beside them is left alone (`audit/of_run.py` says whose it is).
 """
 
 import json
@@ -58,6 +59,8 @@ class RunFolder:
         self.privacy = root / "privacy.json"
         self.metrics = root / "metrics.json"
         self.card = root / "MODEL_CARD.md"
+        self.report = root / "report.html"
+        self.audit = root / "audit.json"
         self.previous = root / "previous"
         self.checkpoints = root / "checkpoints"
         self.diagnostics = root / "diagnostics"
@@ -186,13 +189,13 @@ class RunFolder:
         self._lock.release()
 
     def save(self, *, config: Writer, privacy: Writer, model: Writer, metrics: Writer,
-             card: Writer) -> None:  # fmt: skip
+             card: Writer, report: Writer) -> None:  # fmt: skip
         """Replace all files of the last save.
 
-        Everything is on the disk before anything is replaced. Then, in this order: metrics and card
-        of older weights go; the statement, of an epsilon that is never smaller than the last one,
-        comes before its weights; metrics and card come last. An earlier run's files move to
-        `previous/` first, and are removed once all is in place.
+        Everything is on the disk before anything is replaced. Then, in this order: metrics, card
+        and page of older weights go; the statement, of an epsilon that is never smaller than the
+        last one, comes before its weights; metrics, card and page come last. An earlier run's files
+        move to `previous/` first, and are removed once all is in place.
 
         Raises:
             DpmixError: the disk is full, or the like; the last save is unharmed.
@@ -204,12 +207,13 @@ class RunFolder:
                 self.model: model,
                 self.metrics: metrics,
                 self.card: card,
+                self.report: report,
             }
         )
         try:
             if not self._of_this_run:
                 self._set_aside()
-            for stale in (self.metrics, self.card):
+            for stale in (self.metrics, self.card, self.report):
                 stale.unlink(missing_ok=True)
             for path, aside in staged.items():
                 aside.replace(path)
@@ -224,9 +228,25 @@ class RunFolder:
             self._remove_previous()
             self._of_this_run = True
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep runs from writing to the folder, without beginning or going on with one.
+
+        Raises:
+            DpmixError: in use by a run.
+        """
+        with self._opening():
+            # A folder that was handed out has neither diagnostics nor a run that writes to it.
+            if self.diagnostics.is_dir():
+                self._lock.acquire()
+        try:
+            yield
+        finally:
+            self.close()
+
     def _released(self) -> list[Path]:
         """What a run hands out, weights first."""
-        return [self.model, self.privacy, self.metrics, self.card, self.config]
+        return [self.model, self.privacy, self.metrics, self.card, self.report, self.config]
 
     def _set_aside(self) -> None:
         """Move an earlier run's files, and only those, to `previous/`.

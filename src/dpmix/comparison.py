@@ -1,0 +1,112 @@
+"""Runs side by side: how their settings and data differ, and what all of them together cost."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dpmix.config import LEAVES
+from dpmix.errors import DpmixError
+from dpmix.privacy.accounting import epsilon_together
+from dpmix.report import audited_facts
+from dpmix.reporting.run_facts import RunFacts
+from dpmix.resume import FREE
+from dpmix.training.run_folder import RunFolder
+
+Row = tuple[str, list[str]]
+# What was spent is a list of paths; its noise is in the statement.
+_LEFT_OUT = FREE | {"output", "overwrite", "spent"}
+_LONGEST = 80
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Several runs.
+
+    Attributes:
+        names: of their folders.
+        runs: what their public files say.
+        settings: those that differ, with each run's value.
+        data: what differs of the data; whether the images themselves do, no public file tells.
+        together: (epsilon, delta) for whoever sees all of them; None where the data differ, a run
+            is not private or is seeded, or all are one.
+    """
+
+    names: tuple[str, ...]
+    runs: tuple[RunFacts, ...]
+    settings: list[Row]
+    data: list[Row]
+    together: tuple[float, float] | None
+
+
+def compare(roots: Sequence[Path]) -> Comparison:
+    """Read the runs at `roots` and compare them.
+
+    Raises:
+        DpmixError: fewer than two folders, one given twice, or as `audited_facts` raises.
+    """
+    if len(roots) < 2:
+        raise DpmixError(f"{len(roots)} run was given to compare; give two or more folders of runs")
+    if len({root.resolve() for root in roots}) < len(roots):
+        raise DpmixError("a run was given twice to be compared with itself; give each folder once")
+    runs = tuple(audited_facts(RunFolder(root)) for root in roots)
+    data = _data(runs)
+    return Comparison(_names(roots), runs, _settings(runs), data, _together(runs, bool(data)))
+
+
+def _names(roots: Sequence[Path]) -> tuple[str, ...]:
+    """The folders' names alone; numbered where two are called the same."""
+    names = [root.resolve().name for root in roots]
+    return tuple(
+        f"{name} ({place})" if names.count(name) > 1 else name
+        for place, name in enumerate(names, 1)
+    )
+
+
+def _settings(runs: tuple[RunFacts, ...]) -> list[Row]:
+    return _differing(
+        (leaf, [getattr(getattr(run.config, section), leaf) for run in runs])
+        for leaf, section in LEAVES.items()
+        if leaf not in _LEFT_OUT
+    )
+
+
+def _data(runs: tuple[RunFacts, ...]) -> list[Row]:
+    differing = _differing(
+        [
+            ("data set", [run.data_name for run in runs]),
+            ("image shape", [run.input.image_shape for run in runs]),
+            ("classes", [", ".join(run.input.class_names) for run in runs]),
+            ("training images N", [run.statement.examples for run in runs]),
+            ("judged on", [f"{run.metrics.images} {run.metrics.judged_on} images" for run in runs]),
+        ]
+    )
+    # They tell apart what looks the same otherwise.
+    per_class = [[sum(row.values()) for row in run.metrics.confusion.values()] for run in runs]
+    return differing or _differing([("images by class", per_class)])
+
+
+def _differing(rows: Any) -> list[Row]:
+    """The rows whose values are not all alike, as text."""
+    return [
+        (name, [_text(value) for value in values])
+        for name, values in rows
+        if any(value != values[0] for value in values)
+    ]
+
+
+def _text(value: object) -> str:
+    text = "not given" if value is None else str(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+
+
+def _together(runs: tuple[RunFacts, ...], data_differ: bool) -> tuple[float, float] | None:
+    said = {run.statement.run_id: run.statement for run in runs}.values()
+    # Runs of one seed share their noise: it does not compose.
+    if data_differ or len(said) < 2 or not all(one.private and not one.seeded for one in said):
+        return None
+    delta = max(one.delta for one in said)
+    trainings = tuple((one.sampling_rate, one.noise_multiplier, one.steps) for one in said)
+    # One release that several runs count is counted with each: an upper bound all the same.
+    spent = tuple(sigma for one in said for sigma in one.spent_before)
+    return epsilon_together(trainings, delta, spent), delta

@@ -1,0 +1,51 @@
+"""Epsilon against steps: a function of the plan, and so public."""
+
+from dataclasses import dataclass
+
+from dpmix.privacy.accounting import epsilon_pld
+from dpmix.reporting.statement_model import Statement
+
+_POINTS = 10
+
+Points = list[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class EpsilonCurve:
+    """What a run has spent, and what it goes on to spend if it is not over.
+
+    Attributes:
+        spent: (steps, epsilon) from 0 to the model's steps.
+        planned: the same from there to the last step of the plan; empty where the run is over.
+    """
+
+    spent: Points
+    planned: Points
+
+    @property
+    def whole(self) -> Points:
+        """Both."""
+        return self.spent + self.planned[1:]
+
+
+def epsilon_curve(statement: Statement) -> EpsilonCurve | None:
+    """About ten points by PLD accounting; None without privacy.
+
+    They lie where a run is evaluated by default: what it accounted for itself is remembered.
+    """
+    if not statement.private:
+        return None
+    now, last = statement.steps, statement.planned_steps
+    every = max(1, last // _POINTS)
+    spent = tuple(statement.spent_before)
+    points = [
+        (
+            float(step),
+            epsilon_pld(
+                statement.sampling_rate, statement.noise_multiplier, step, statement.delta, spent
+            ),
+        )
+        for step in sorted({0, *range(every, last, every), now, last})
+    ]
+    planned = [point for point in points if point[0] >= now]
+    return EpsilonCurve([p for p in points if p[0] <= now], planned if now < last else [])

@@ -1,0 +1,79 @@
+"""An audit counts for the run whose settings it audited, wherever that was."""
+
+import json
+
+import pytest
+
+from dpmix.audit.of_run import audit_of
+from dpmix.errors import DpmixError
+from dpmix.training.run_folder import RunFolder
+from example_audit import audit_of_run
+from example_facts import facts, write_run
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return RunFolder(write_run(tmp_path / "run", data="/here/scans"))
+
+
+def found(folder, said):
+    folder.audit.write_text(json.dumps(said))
+    made = facts(data="/here/scans")
+    return audit_of(folder, made.config, made.statement)
+
+
+def changed(said, section, **fields):
+    settings = said["settings"]
+    return said | {"settings": settings | {section: settings[section] | fields}}
+
+
+def test_there_need_be_none(folder):
+    made = facts()
+    assert audit_of(folder, made.config, made.statement) is None
+
+
+def test_an_audit_of_the_same_settings_counts_wherever_the_data_lay(folder):
+    said = audit_of_run(folder.root)
+    assert found(folder, said).two_worlds == 1.2
+    assert found(folder, changed(said, "data", data="/elsewhere/scans", workers=3)).runs == 1
+    sigma = said["plan"]["noise_multiplier"] * (1 + 4e-4)
+    assert found(folder, said | {"plan": said["plan"] | {"noise_multiplier": sigma}})
+
+
+@pytest.mark.parametrize(("section", "name", "value"), [
+    ("data", "data", "/here/others"), ("data", "image_size", 16), ("views", "method", "self-aug"),
+    ("views", "k_base", 3), ("model", "model", "wrn-16-4"), ("optimizer", "learning_rate", 0.5),
+    ("privacy", "epsilon", 9.0), ("features", "fresh_views", True),
+    ("input", "class_names", ["cat", "dog"]),
+])  # fmt: skip
+def test_another_setting_is_named(folder, section, name, value):
+    said = changed(audit_of_run(folder.root), section, **{name: value})
+    with pytest.raises(DpmixError, match=rf"its ({name}|input) is .*audit this run: dpmix audit"):
+        found(folder, said)
+
+
+@pytest.mark.parametrize(("name", "value"), [
+    ("noise_multiplier", 9.0), ("noise_multiplier", None), ("steps", 4), ("n", 101),
+    ("delta", 1e-3), ("spent", [4.0]), ("sampling_rate", 0.25), ("max_grad_norm", 2.0),
+])  # fmt: skip
+def test_another_plan_is_named(folder, name, value):
+    said = audit_of_run(folder.root)
+    with pytest.raises(DpmixError, match=f"audit of other settings: its {name} is"):
+        found(folder, said | {"plan": said["plan"] | {name: value}})
+
+
+@pytest.mark.parametrize("changes", [
+    {"refuted": True}, {"two_worlds": 99.0}, {"invariants": [
+        {"name": "noise", "holds": False, "found": "half of it"}]},
+])  # fmt: skip
+def test_a_verdict_that_does_not_follow_is_refused(folder, changes):
+    with pytest.raises(DpmixError, match="its verdict does not follow from what it found"):
+        found(folder, audit_of_run(folder.root, **changes))
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"refuted": false}', "\x00"])
+def test_something_else_is_refused(folder, text):
+    folder.audit.write_text(text)
+    made = facts()
+    with pytest.raises(DpmixError, match=r"audit.json' is no audit of this version of dpmix"):
+        audit_of(folder, made.config, made.statement)

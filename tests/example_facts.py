@@ -1,0 +1,82 @@
+"""The public facts of a run that never was, for tests of its pages."""
+
+import math
+
+import numpy as np
+
+from dpmix.config import Config, InputConfig
+from dpmix.privacy.plan import PrivacyPlan
+from dpmix.report import write_report
+from dpmix.reporting.metrics import metrics
+from dpmix.reporting.metrics_model import Metrics
+from dpmix.reporting.run_facts import RunFacts
+from dpmix.reporting.statement import privacy_statement
+from dpmix.reporting.statement_model import Statement
+from dpmix.training.evaluate import Evaluation
+from dpmix.training.json_text import to_json
+from dpmix.training.loop import History
+from dpmix.training.run_folder import RunFolder
+
+DIGEST = "0123456789abcdef" * 4
+
+
+def evaluation(names=("cat", "dog", "eel"), images=20, errors=0):
+    """Of a model that takes a class for its neighbours in the list, if it errs."""
+    rng = np.random.default_rng(errors)
+    confusion = {}
+    for place, name in enumerate(names):
+        right = int(rng.integers(images // 2, images))
+        row = {name: right, names[(place + 1) % len(names)]: images - right}
+        confusion[name] = {other: row[other] for other in names if row.get(other)}
+    accuracy = {name: confusion[name].get(name, 0) / images for name in names}
+    whole = sum(accuracy.values()) / len(names)
+    bins = [{"images": images * len(names), "confidence": whole / 2, "accuracy": whole}]
+    return Evaluation(whole, accuracy, 0.6, images * len(names), whole / 2, confusion, bins)
+
+
+def _texts(names=("cat", "dog", "eel"), *, epsilon=2.0, steps=5, done=None, errors=0, pool=None,
+           run_id="r", **settings):  # fmt: skip
+    """The settings, and what a run writes of its guarantee and its accuracy."""
+    plan = PrivacyPlan.calibrate(
+        n=100, expected_batch_size=50.0, epsilon=epsilon, delta=1e-4, steps=steps
+    )
+    config = Config.load(
+        **{"model": "cnn-small", "method": "mix-self", "k_base": 16, "k_self": 18, "flip": True,
+           "epsilon": epsilon, "delta": 1e-4, "expected_batch_size": 50, "steps": steps,
+           "learning_rate": 1.0, "normalization": "half"} | settings
+    ).model_copy(
+        update={"input": InputConfig(image_shape=(3, 8, 8), class_names=tuple(names))}
+    )  # fmt: skip
+    done = done or steps
+    points = [{"step": done, "epsilon": plan.epsilon_after(done), "accuracy": 0.5}]
+    history = History(points, evaluation(names, errors=errors))
+    said = privacy_statement(
+        config, plan, pool=pool, backbone=None, steps=done, weights_sha256=DIGEST,
+        config_sha256=DIGEST[::-1], run_id=run_id,
+    )  # fmt: skip
+    return config, to_json(said), to_json(metrics(config, plan, history, 99, "examplewise"))
+
+
+def facts(*arguments, **settings):
+    """Facts of a run of 100 images; `settings` are those of `Config` and of `_texts`."""
+    config, said, measured = _texts(*arguments, **settings)
+    return RunFacts(
+        config, Statement.model_validate_json(said), Metrics.model_validate_json(measured)
+    )
+
+
+def write_run(root, *arguments, **settings):
+    """Write the files that such facts are read from, and the page; return the folder."""
+    config, said, measured = _texts(*arguments, **settings)
+    folder = RunFolder(root)
+    root.mkdir(parents=True)
+    folder.privacy.write_text(said)
+    folder.config.write_text(config.to_yaml())
+    folder.metrics.write_text(measured)
+    write_report(root)
+    return root
+
+
+def not_private(**settings):
+    """The same without privacy."""
+    return facts(epsilon=math.inf, **settings)

@@ -1,0 +1,28 @@
+"""Epsilon against steps: the plan's own, never less."""
+
+import pytest
+
+from dpmix.reporting.page.epsilon_curve import epsilon_curve
+from example_facts import facts, not_private
+
+
+def test_it_rises_from_nothing_to_the_stated_epsilon():
+    said = facts(steps=7).statement
+    curve = epsilon_curve(said)
+    assert curve.spent[0] == (0, 0) and curve.spent[-1] == (7, said.epsilon)
+    assert [step for step, _ in curve.spent] == list(range(8))
+    assert sorted(epsilon for _, epsilon in curve.spent) == [epsilon for _, epsilon in curve.spent]
+    assert curve.planned == [] and curve.whole == curve.spent
+
+
+def test_many_steps_have_few_points_and_those_to_come_are_told_apart():
+    said = facts(steps=200, done=45).statement
+    curve = epsilon_curve(said)
+    assert curve.spent[-1] == (45, said.epsilon) == curve.planned[0]
+    assert [step for step, _ in curve.planned] == [45, *range(60, 201, 20)]
+    assert curve.planned[-1][1] == pytest.approx(2, rel=0.01)
+    assert [step for step, _ in curve.whole] == [0, 20, 40, 45, *range(60, 201, 20)]
+
+
+def test_there_is_none_without_privacy():
+    assert epsilon_curve(not_private().statement) is None

@@ -1,0 +1,89 @@
+"""What differs between runs, and what they cost together."""
+
+import json
+import shutil
+
+import pytest
+
+from dpmix.comparison import compare
+from dpmix.errors import DpmixError
+from dpmix.privacy.accounting import epsilon_pld, epsilon_together
+from example_facts import write_run
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """folder("name", **settings): the public files of a run that never was."""
+
+    def write(name, *arguments, **settings):
+        return write_run(tmp_path / name, *arguments, run_id=name, **settings)
+
+    return write
+
+
+def test_settings_that_differ_are_named_and_places_are_not(folder):
+    found = compare([folder("a", data="/x/scans"), folder("b", data="/y/scans", k_base=3)])
+    assert found.names == ("a", "b")
+    assert found.settings == [("k_base", ["16", "3"])] and found.data == []
+
+
+def test_two_folders_of_one_name_are_told_apart(folder):
+    assert compare([folder("x/run"), folder("y/run")]).names == ("run (1)", "run (2)")
+
+
+@pytest.mark.parametrize(("change", "name"), [
+    ({"data": "/x/others"}, "data set"), ({"names": ("cat", "dog", "fox")}, "classes"),
+])  # fmt: skip
+def test_other_data_are_named(folder, change, name):
+    found = compare([folder("a"), folder("b", **change)])
+    assert [row[0] for row in found.data] == [name] and found.together is None
+
+
+def test_other_counts_of_the_classes_are_other_data(folder):
+    roots = [folder("a"), folder("b")]
+    said = json.loads((roots[1] / "metrics.json").read_text())
+    row = said["confusion"]["cat"]
+    row["cat"] += 1
+    (roots[1] / "metrics.json").write_text(json.dumps(said))
+    assert compare(roots).data == [("images by class", ["[20, 20, 20]", "[21, 20, 20]"])]
+
+
+def test_together_they_cost_more_than_one_and_less_than_the_sum(folder):
+    roots = [folder("a"), folder("b", epsilon=1.0)]
+    epsilon, delta = compare(roots).together
+    assert 2 < epsilon < 3 and delta == 1e-4
+    again = shutil.copytree(roots[0], roots[0].with_name("copy"))
+    assert compare([roots[0], again]).together is None, "one run is one release"
+
+
+def test_runs_without_privacy_or_of_a_seed_have_no_epsilon_together(folder):
+    private = folder("a")
+    assert compare([private, folder("b", epsilon=float("inf"))]).together is None
+    assert compare([private, folder("c", seed=1)]).together is None
+
+
+def test_together_is_the_composition():
+    one = (0.5, 2.0, 5)
+    assert epsilon_together((one,), 1e-4) == epsilon_pld(*one, 1e-4)
+    assert epsilon_together((one, one), 1e-4) == pytest.approx(epsilon_pld(0.5, 2.0, 10, 1e-4))
+    assert epsilon_together((one, (1.0, 9.0, 1)), 1e-4) == pytest.approx(
+        epsilon_pld(*one, 1e-4, (9.0,))
+    )
+    assert epsilon_together((one, (0.5, 0.0, 1)), 1e-4) == float("inf")
+
+
+@pytest.mark.parametrize(("roots", "said"), [
+    (["a"], "1 run was given"), (["a", "a"], "given twice"), (["a", "nothing"], "is no run folder"),
+])  # fmt: skip
+def test_what_can_not_be_compared_is_refused(folder, roots, said):
+    parent = folder("a").parent
+    with pytest.raises(DpmixError, match=said):
+        compare([parent / root for root in roots])
+
+
+def test_a_statement_that_was_edited_is_refused(folder):
+    first, second = folder("a"), folder("b")
+    said = json.loads((second / "privacy.json").read_text())
+    (second / "privacy.json").write_text(json.dumps(said | {"epsilon": 0.1}))
+    with pytest.raises(DpmixError, match="was changed since it was written"):
+        compare([first, second])
