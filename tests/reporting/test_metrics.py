@@ -28,7 +28,7 @@ def test_it_holds_the_latest_evaluation_its_worst_class_and_the_curve():
     said = metrics(
         Config.load(seed=3, method="none"), plan, history, parameters=99, engine="examplewise"
     )
-    assert (said["accuracy"], said["loss"], said["images"]) == (0.5, 1.5, 8)
+    assert (said["accuracy"], said["evaluation_loss"], said["images"]) == (0.5, 1.5, 8)
     assert said["worst_class"] == {"name": "b", "accuracy": 0.25}
     assert said["calibration_error"] == 0.125
     assert (said["confusion"], said["reliability"]) == (confusion, bins)

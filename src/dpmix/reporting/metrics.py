@@ -31,7 +31,7 @@ def metrics(
         "parameters": parameters,
         "judged_on": config.data.judged_on,
         "accuracy": history.last.accuracy,
-        "loss": history.last.loss,
+        "evaluation_loss": history.last.loss,
         "images": history.last.images,
         "worst_class": {"name": worst, "accuracy": worst_accuracy},
         "calibration_error": history.last.calibration_error,

@@ -41,7 +41,7 @@ class Metrics(Part):
     parameters: int
     judged_on: JudgedOn = Field(description="what the images are that all this was measured on")
     accuracy: Share
-    loss: float | Literal["inf", "nan"]
+    evaluation_loss: float | Literal["inf", "nan"]
     images: int = Field(ge=1)
     worst_class: WorstClass
     calibration_error: float = Field(ge=0)
