@@ -97,7 +97,14 @@ def test_an_overwrite_that_is_stopped_keeps_a_model_and_never_mixes_two_runs(tmp
             for beside in (found.privacy, found.metrics, found.card, found.report):
                 assert reads(beside) in (None, models[0])
         if models[1] is not None:
-            assert reads(found.previous / found.privacy.name) in (None, models[1])
+            for name in (
+                "privacy.json",
+                "config.yaml",
+                "metrics.json",
+                "MODEL_CARD.md",
+                "report.html",
+            ):
+                assert reads(found.previous / name) == models[1]
 
 
 def test_an_overwrite_after_a_stopped_overwrite_never_mixes_either(tmp_path, monkeypatch):

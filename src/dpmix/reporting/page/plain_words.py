@@ -18,10 +18,13 @@ def best_guess(epsilon: float, delta: float) -> float:
 
 def meaning(epsilon: float, delta: float) -> str:
     """The guarantee in one sentence."""
-    percent = min(100.0, math.ceil(1000 * best_guess(epsilon, delta)) / 10)
+    share = best_guess(epsilon, delta)
+    # Rounded up, but not to certainty as long as it is none.
+    rounded = (math.ceil(share * 10 ** (2 + digits)) / 10**digits for digits in (1, 2, 3, 4))
+    percent = next((value for value in rounded if value < 100), 100)
     return (
         "Somebody who knows this model and every other training image, and guesses at even odds "
-        f"whether one given image was among them, is right at most {percent:.1f} % of the time; a "
+        f"whether one given image was among them, is right at most {percent:g} % of the time; a "
         "coin is right 50 % of the time."
     )
 
