@@ -12,6 +12,7 @@ from rich.console import Console
 from dpmix.cli.audit import audit
 from dpmix.cli.calibrate import calibrate
 from dpmix.cli.evaluate import evaluate
+from dpmix.cli.export import export
 from dpmix.cli.pool import pool
 from dpmix.cli.predict import predict
 from dpmix.cli.recipes import recipes
@@ -50,7 +51,7 @@ def _options(
 ) -> None: ...
 
 
-for _command in (train, evaluate, predict, verify, audit, calibrate, synthesize):
+for _command in (train, evaluate, predict, export, verify, audit, calibrate, synthesize):
     app.command()(_command)
 app.add_typer(pool)
 app.add_typer(recipes)
