@@ -61,7 +61,7 @@ def make_private(
         optimizer: any of `torch.optim` over its trainable parameters; from now on it refuses to
             step on gradients that did not come from here.
         dataset: N pairs of an image and a label, as in `read_images`, which are read into memory;
-            or a source of `dpmix.data`.
+            or a source of `dpmix.data`. Its transform must make each image of that image alone.
         plan: the guarantee, from `PrivacyPlan.calibrate`.
         views: the method; None: DP-Mix_Self with the paper's numbers, mirroring included.
         normalization: public pixel constants, or their name: `unit`, `half`, `imagenet`.

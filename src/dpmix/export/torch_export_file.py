@@ -27,6 +27,8 @@ def write_torch_export(run: ReleasedRun, folder: Path) -> float:
         "class_names.json": to_json(list(model.class_names)),
         "README.txt": f"{run.statement.guarantee}\n{run.input}\n{run.output}\n",
     }
+    # A tensor in another layout is taken for a part of one, with a warning.
+    model.to(memory_format=torch.contiguous_format)
     torch.export.save(traced(model, model.image_shape), path, extra_files=extra)
     written = torch.export.load(path).module()
     return largest_difference(model, written, public_images(model.image_shape))
