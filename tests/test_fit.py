@@ -322,6 +322,7 @@ def test_the_python_examples_of_the_readme_run(tmp_path, monkeypatch, quick):
 def test_the_public_names_are_few():
     assert set(dpmix.__all__) == {
         "PrivacyPlan", "PrivateTrainer", "ViewBuilder", "ViewSpec", "clipped_gradient_sum", "fit",
+        "make_private",
     }  # fmt: skip
     assert all(hasattr(dpmix, name) for name in dpmix.__all__)
 
@@ -376,7 +377,7 @@ def test_another_backbone_than_the_runs_is_refused(image_root, tmp_path, quick):
     result = on_backbone(image_root, tmp_path, quick)
     path = result.folder / "config.yaml"
     path.write_text(path.read_text().replace("backbone_size: null", "backbone_size: 24"))
-    with pytest.raises(DpmixError, match=r"are not those that '.*' was trained on"):
+    with pytest.raises(DpmixError, match=r"are not those that the run of '.*' was trained on"):
         load_run(result.folder)
 
 

@@ -7,6 +7,7 @@ print(result.evaluation.accuracy, result.plan.epsilon, result.folder)
 """
 
 from dpmix.fit import fit
+from dpmix.make_private import make_private
 from dpmix.privacy.clipping import clipped_gradient_sum
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.training.step import PrivateTrainer
@@ -19,4 +20,5 @@ __all__ = [
     "ViewSpec",
     "clipped_gradient_sum",
     "fit",
+    "make_private",
 ]

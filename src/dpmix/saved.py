@@ -41,22 +41,36 @@ def load_run(root: Path, device: str = "auto") -> SavedRun:
     folder = RunFolder(root)
     if not folder.config.is_file():
         raise DpmixError(f"'{root}' is no run folder: it has no config.yaml; give a run's folder")
-    config = Config.load(folder.config)
+    saved = rebuild(Config.load(folder.config), folder.config, device)
+    load_weights(folder.model, saved.model)
+    return saved
+
+
+def rebuild(config: Config, settings: Path, device: str = "auto") -> SavedRun:
+    """The network of a run and its public weights, before those of training are loaded.
+
+    Args:
+        config: the run's settings.
+        settings: the file that they are from, for messages.
+        device: where the model goes.
+
+    Raises:
+        DpmixError: settings that no run wrote, or a backbone that is not the run's.
+    """
     if config.input is None:
         raise DpmixError(
-            f"'{folder.config}' has no section 'input', so the model can't be rebuilt; expected "
-            "the config.yaml that the run wrote"
+            f"'{settings}' has no section 'input', so the model can't be rebuilt; expected "
+            f"the {settings.name} that the run wrote"
         )
     where, shape = choose_device(device), config.input.image_shape
     backbone = load(config, where)
     if backbone is not None and backbone.weights_sha256 != config.input.backbone_sha256:
         raise DpmixError(
-            f"the weights of backbone '{backbone.name}' here are not those that '{root}' was "
-            f"trained on (sha256 {config.input.backbone_sha256}); restore those: give the run's "
-            "config.yaml their place in backbone_weights"
+            f"the weights of backbone '{backbone.name}' here are not those that the run of "
+            f"'{settings}' was trained on (sha256 {config.input.backbone_sha256}); restore those: "
+            f"give {settings.name} their place in backbone_weights"
         )
     model = build(config, shape, len(config.input.class_names), backbone)
-    load_weights(folder.model, model)
     constants = constants_of(config, shape, backbone)
     return SavedRun(model.to(where).eval(), config, config.input, constants)
 

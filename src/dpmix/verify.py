@@ -64,8 +64,8 @@ def verify(root: Path) -> Verified:
     """
     folder = RunFolder(root)
     said = read_statement(folder.privacy)
-    _expect_hash(folder.model, said.weights_sha256)
-    _expect_hash(folder.config, said.config_sha256)
+    expect_hash(folder.model, said.weights_sha256)
+    expect_hash(folder.config, said.config_sha256)
     config = Config.load(folder.config)
     if not said.private:
         raise DpmixError(f"'{root}' is NOT PRIVATE and says so: there is no guarantee to verify")
@@ -78,13 +78,23 @@ def verify(root: Path) -> Verified:
     return Verified(said, prv, newest_step(folder.checkpoints) or 0, audit_shown)
 
 
-def _expect_hash(path: Path, expected: str) -> None:
-    found = sha256(_bytes_of(path)).hexdigest()
+def expect_hash(path: Path, expected: str) -> None:
+    """Refuse a file that is not the one whose sha256 a statement gives.
+
+    Raises:
+        DpmixError: another file, or none that can be read.
+    """
+    found = sha256(bytes_of(path)).hexdigest()
     if found != expected:
         raise _broken(f"'{path.name}' has sha256 {found[:16]}..., stated {expected[:16]}...")
 
 
-def _bytes_of(path: Path) -> bytes:
+def bytes_of(path: Path) -> bytes:
+    """What a run's file holds.
+
+    Raises:
+        DpmixError: it can't be read.
+    """
     try:
         return path.read_bytes()
     except OSError as error:
@@ -96,12 +106,12 @@ def _bytes_of(path: Path) -> bytes:
 
 def _check_card(folder: RunFolder, said: Statement, config: Config) -> None:
     """The card is a function of settings, statement and metrics: of this version, word for word."""
-    card = _bytes_of(folder.card).decode(errors="replace")
+    card = bytes_of(folder.card).decode(errors="replace")
     if said.guarantee not in card:
         raise _broken(f"'{folder.card.name}' does not hold the statement's guarantee")
     if said.versions.get("dpmix") != version("dpmix"):
         return
-    statement, numbers = (json.loads(_bytes_of(path)) for path in (folder.privacy, folder.metrics))
+    statement, numbers = (json.loads(bytes_of(path)) for path in (folder.privacy, folder.metrics))
     try:
         expected = model_card(config, statement, numbers)
     except (UndefinedError, TypeError, ValueError) as error:

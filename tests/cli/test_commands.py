@@ -30,7 +30,7 @@ def test_the_version_is_the_packages(dpmix):
 
 def test_no_command_shows_the_help(dpmix):
     _, out, _ = dpmix()
-    for name in ("train", "evaluate", "predict", "calibrate", "synthesize", "pool"):
+    for name in ("train", "evaluate", "predict", "calibrate", "export", "synthesize", "pool"):
         assert name in out
 
 

@@ -12,7 +12,7 @@ from dpmix.errors import DpmixError
 from dpmix.privacy.noise import GaussianNoise
 from dpmix.privacy.sampling import PoissonSampler
 from dpmix.training.step import PrivateTrainer
-from small_run import linear, plan, trainer
+from small_run import linear, plan, source, trainer
 
 WIRED = {"sampling_rate", "noise_multiplier", "noise_std", "sigma", "denominator",
          "max_grad_norm", "sensitivity_multiplier", "delta", "epsilon", "steps"}  # fmt: skip
@@ -26,6 +26,7 @@ def test_every_public_name_is_known_here():
     """A new one has to be thought through before it is exported."""
     assert set(dpmix.__all__) == {
         "PrivacyPlan", "PrivateTrainer", "ViewBuilder", "ViewSpec", "clipped_gradient_sum", "fit",
+        "make_private",
     }  # fmt: skip
 
 
@@ -36,6 +37,9 @@ def test_the_plan_alone_carries_what_must_agree():
     # It has no noise, no draw and no epsilon: what it returns is a private sum.
     assert parameters(dpmix.clipped_gradient_sum) & WIRED == {"max_grad_norm"}
     assert not parameters(dpmix.ViewBuilder.__init__) & WIRED
+    # It takes no number of its own and returns a trainer: there is nothing else to hold.
+    assert not parameters(dpmix.make_private) & WIRED
+    assert inspect.signature(dpmix.make_private).return_annotation is PrivateTrainer
 
 
 def test_sampler_and_noise_cannot_be_made_of_numbers(unchecked):
@@ -85,6 +89,20 @@ def test_the_accountant_counts_the_steps_that_the_trainer_took():
     assert run.plan.epsilon_after(3) == run.plan.epsilon
     with pytest.raises(DpmixError, match="all 3 steps of the plan are done"):
         run.step()
+
+
+def test_a_loop_that_kept_its_own_backward_pass_is_stopped():
+    model, data = linear(), source()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    run = trainer(plan(), data, model=model, optimizer=optimizer)
+    run.step()
+    before = [p.detach().clone() for p in model.parameters()]
+    torch.nn.functional.cross_entropy(model(data.pixels.float()), data.labels).backward()
+    with pytest.raises(DpmixError, match="gradients that no private step released"):
+        optimizer.step()
+    assert all(torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
+    run.step()  # drops those gradients
+    assert all(p.grad is None for p in model.parameters())
 
 
 def test_parameters_that_were_added_later_stop_the_step_before_the_release():

@@ -13,6 +13,7 @@ from dpmix.cli.audit import audit
 from dpmix.cli.calibrate import calibrate
 from dpmix.cli.compare import compare
 from dpmix.cli.evaluate import evaluate
+from dpmix.cli.export import export
 from dpmix.cli.plot import plot
 from dpmix.cli.pool import pool
 from dpmix.cli.predict import predict
@@ -63,6 +64,7 @@ for _command in (
     compare,
     verify,
     audit,
+    export,
     calibrate,
     synthesize,
     sweep,

@@ -49,7 +49,7 @@ def probe(model: nn.Module, image_shape: tuple[int, ...]) -> None:
             _refuse_mixing(model, batch, other)
             model.eval()
             _refuse_mixing(model, batch, other)
-            _compare(model, _forward(model, batch), _forward(model, batch[:1]), batch, other)
+            _compare(model, logits_of(model, batch), logits_of(model, batch[:1]), batch, other)
 
 
 def _public_batches(model: nn.Module, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
@@ -73,7 +73,7 @@ def _shake(model: nn.Module) -> None:
             parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator).to(parameter))
 
 
-def _forward(model: nn.Module, x: Float[Tensor, "B ..."]) -> Float[Tensor, "B L"]:
+def logits_of(model: nn.Module, x: Float[Tensor, "B ..."]) -> Float[Tensor, "B L"]:
     """Run the model and insist on finite [B, L] logits."""
     name = type(model).__name__
     try:
@@ -95,13 +95,13 @@ def _forward(model: nn.Module, x: Float[Tensor, "B ..."]) -> Float[Tensor, "B L"
 def _refuse_state(model: nn.Module, batch: Tensor, other: Tensor) -> None:
     """Refuse a tensor of the model that a forward in train mode changes."""
     before = held_tensors(model)
-    _forward(model, batch)
+    logits_of(model, batch)
     for held in before:
         # A plain attribute may be a cache that the first forward fills; the second one tells.
         if held.kind != "attribute" and held.changed():
             raise _state_error(held)
     before = held_tensors(model)
-    _forward(model, other)
+    logits_of(model, other)
     for held in before:
         if held.changed():
             raise _state_error(held)
@@ -119,9 +119,9 @@ def _state_error(held: Held) -> DpmixError:
 def _refuse_mixing(model: nn.Module, batch: Tensor, other: Tensor) -> None:
     """Refuse a model whose logits of example 0 move with the other examples."""
     rng = RandomState(model)
-    one = _forward(model, batch)
+    one = logits_of(model, batch)
     rng.replay()  # equal coins: Dropout draws the same masks for a batch of the same shape
-    two = _forward(model, other)
+    two = logits_of(model, other)
     rng.replay()
     _compare(model, one, two, batch, other)
 

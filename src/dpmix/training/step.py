@@ -30,6 +30,7 @@ from dpmix.privacy.randomness import Randomness, StepRandomness
 from dpmix.privacy.sampling import PoissonSampler
 from dpmix.training.loss import soft_cross_entropy
 from dpmix.training.ranks import ALONE, Ranks
+from dpmix.training.released_gradients import mark_released, refuse_other_gradients
 from dpmix.views.microbatch import random_matching
 from dpmix.views.view_set import ViewSet
 from dpmix.views.view_source import ViewSource
@@ -104,7 +105,8 @@ class PrivateTrainer:
             plan: the guarantee; its sensitivity must be the method's.
             views: the method: a `ViewBuilder`, or the features of a frozen backbone
                 (`training.features.CachedViews`), for which `model` is the head.
-            optimizer: any `torch.optim` optimiser over the model's trainable parameters.
+            optimizer: any `torch.optim` optimiser over the model's trainable parameters; from now
+                on it refuses to step on gradients that no private step released.
             loss: one value per view; it must keep no state from one call to the next.
             seed: None for the operating system's entropy; a seed makes the noise recomputable.
             engine: see `clipped_gradient_sum`.
@@ -144,6 +146,7 @@ class PrivateTrainer:
         )
         self._called = self.way.prepare(model)
         self.share_weights()
+        refuse_other_gradients(optimizer)
 
     @property
     def plan(self) -> PrivacyPlan:
@@ -236,6 +239,7 @@ class PrivateTrainer:
         self._ranks.share(released)
         for parameter, gradient in zip(self.parameters, released, strict=True):
             parameter.grad = gradient
+        mark_released(released)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self._steps_done % STEPS_BETWEEN_COMPARISONS == 0 or self._steps_done == self.plan.steps:

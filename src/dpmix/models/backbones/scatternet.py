@@ -54,7 +54,8 @@ class ScatterNet(nn.Module):
         recorded = plain_cpu and not torch.is_grad_enabled()
         transform = self._recorded.of(self.scattering, x) if recorded else self.scattering
         few = F.adaptive_avg_pool2d(transform(x).flatten(1, 2), GRID).flatten(2)
-        return torch.baddbmm(self.bias, self.weight.expand(len(x), -1, -1), few).flatten(1)
+        weight = self.weight.expand(x.shape[0], -1, -1)  # `len` would fix B where it is exported
+        return torch.baddbmm(self.bias, weight, few).flatten(1)
 
 
 class _Recorded:

@@ -1,0 +1,124 @@
+"""A `torch.utils.data.Dataset` of (image, label) pairs as a source.
+
+Guarantee: every example is read once, and is a function of its own pair and of what the caller
+states alone: no range, mean or size is taken from other images.
+"""
+
+import operator
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Int64, Shaped, UInt8
+from PIL import Image
+from torch import Tensor
+
+from dpmix.data.pixels import in_form, plain_channels
+from dpmix.errors import DpmixError
+
+Range = tuple[float, float]
+
+
+# Checkable: the tests check annotations while the code runs.
+@runtime_checkable
+class PairDataset(Protocol):
+    """What `torch.utils.data.Dataset` calls map-style: N pairs, fetched by number."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Any: ...
+
+
+def read_images(
+    dataset: PairDataset, value_range: Range | None = None
+) -> tuple[UInt8[Tensor, "N C H W"], Int64[Tensor, " N"]]:
+    """Read every pair of `dataset` into memory, as 8-bit pixels and labels.
+
+    What the dataset's own random transforms do, they do once: augmentation is the views' part.
+
+    Args:
+        dataset: pairs of an image and a label: a PIL image (grey or RGB) or a tensor [C, H, W], and
+            an integer.
+        value_range: what black and white are in tensors of floats, such as (0, 1) after `ToTensor`;
+            they are rounded to 8 bits. None refuses floats.
+
+    Raises:
+        DpmixError: a dataset without a length or an example; an item that is no such pair; images
+            of several sizes; floats without a range, or outside of it.
+    """
+    if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
+        raise DpmixError(
+            f"dataset {type(dataset).__name__} has no length or no items by number; expected a "
+            "map-style torch.utils.data.Dataset of (image, label) pairs"
+        )
+    if len(dataset) == 0:
+        raise DpmixError(f"dataset {type(dataset).__name__} is empty; expected an example or more")
+    first, labels = _pair(dataset, 0, value_range)[0], torch.empty(len(dataset), dtype=torch.int64)
+    pixels = torch.empty((len(dataset), *first.shape), dtype=torch.uint8)
+    for index in range(len(dataset)):
+        image, label = _pair(dataset, index, value_range)
+        if image.shape != first.shape:
+            raise DpmixError(
+                f"image {index} of the dataset is {_size(image)} and image 0 {_size(first)} "
+                "(C x H x W); expected one size: resize, crop and convert them in its transform"
+            )
+        pixels[index], labels[index] = image, label
+    return pixels, labels
+
+
+def _pair(
+    dataset: PairDataset, index: int, value_range: Range | None
+) -> tuple[UInt8[Tensor, "C H W"], int]:
+    item = dataset[index]
+    if not isinstance(item, tuple | list) or len(item) != 2:
+        raise DpmixError(
+            f"item {index} of the dataset is a {type(item).__name__}; expected a pair (image, "
+            "label): wrap the dataset in one that returns pairs"
+        )
+    image, label = item
+    try:
+        return _pixels(image, f"image {index} of the dataset", value_range), operator.index(label)
+    except TypeError:
+        raise DpmixError(
+            f"label {index} of the dataset is a {type(label).__name__}; expected an integer class"
+        ) from None
+
+
+def _pixels(image: object, name: str, value_range: Range | None) -> UInt8[Tensor, "C H W"]:
+    if isinstance(image, Image.Image):
+        channels = plain_channels(image)
+        if channels is None:
+            raise DpmixError(
+                f"{name} is {image.mode}; expected 8-bit grey or RGB: convert('L') or "
+                "convert('RGB') in its transform"
+            )
+        return torch.tensor(in_form(image, (channels, image.height, image.width)))
+    if not isinstance(image, Tensor):
+        raise DpmixError(
+            f"{name} is a {type(image).__name__}; expected a PIL image or a tensor [C, H, W]"
+        )
+    if image.ndim != 3 or image.shape[0] not in (1, 3) or 0 in image.shape:
+        raise DpmixError(f"{name} has shape {list(image.shape)}; expected [C, H, W] with C 1 or 3")
+    if image.dtype == torch.uint8:
+        return image
+    return _eight_bits(image, name, value_range)
+
+
+def _eight_bits(
+    image: Shaped[Tensor, "C H W"], name: str, value_range: Range | None
+) -> UInt8[Tensor, "C H W"]:
+    if not image.is_floating_point() or value_range is None:
+        raise DpmixError(
+            f"{name} is {image.dtype}, whose range is not known; expected uint8: leave ToTensor "
+            "and Normalize out of its transform, or state the range of floats: value_range=(0, 1)"
+        )
+    low, high = value_range
+    if not low <= image.min() <= image.max() <= high:
+        raise DpmixError(
+            f"{name} has values outside of value_range {low:g}..{high:g}, or none; expected all "
+            "within: leave Normalize out of its transform (the views normalise), or state another"
+        )
+    return ((image.double() - low) / (high - low) * 255).round().to(torch.uint8)
+
+
+def _size(image: Tensor) -> str:
+    return "x".join(str(length) for length in image.shape)

@@ -1,0 +1,117 @@
+"""`make_private`: a model, an optimizer and a `torch` dataset to private steps in your own loop.
+
+Guarantee: all that it wires is a `PrivateTrainer`, so that the plan alone says how examples are
+drawn, clipped, noised and counted, and the number of classes is what the model answers, not what
+the private labels hold.
+"""
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from dpmix.data.normalization import Normalization
+from dpmix.data.normalization import normalization as constants
+from dpmix.data.source import ImageSource, TensorSource
+from dpmix.data.torch_dataset import PairDataset, Range, read_images
+from dpmix.errors import DpmixError
+from dpmix.models import check_private
+from dpmix.models.preserved import preserved
+from dpmix.models.probe import logits_of
+from dpmix.privacy.clipping import Engine, Loss
+from dpmix.privacy.plan import PrivacyPlan
+from dpmix.public.pool import PublicPool
+from dpmix.training.loss import soft_cross_entropy
+from dpmix.training.step import PrivateTrainer
+from dpmix.views import ViewBuilder, ViewSpec
+
+
+def make_private(
+    model: nn.Module,
+    optimizer: Optimizer,
+    dataset: PairDataset | ImageSource,
+    *,
+    plan: PrivacyPlan,
+    views: ViewSpec | None = None,
+    normalization: Normalization | str = "half",
+    pool: PublicPool | None = None,
+    value_range: Range | None = None,
+    loss: Loss = soft_cross_entropy,
+    seed: int | None = None,
+    engine: Engine = "auto",
+    view_chunk: int | None = None,
+) -> PrivateTrainer:
+    """Make the steps of a training loop private.
+
+    `trainer.step()` takes the place of everything from `for images, labels in loader` down to
+    `optimizer.step()`: it draws a Poisson batch, which may be empty and is a step all the same,
+    makes its views, clips, adds noise and steps `optimizer`. There is no loader and no batch to
+    hold: what is private never leaves the step. Schedulers, evaluation and logging stay yours::
+
+        trainer = dpmix.make_private(model, optimizer, train_set, plan=plan)
+        for _ in range(plan.steps):
+            trainer.step()
+            scheduler.step()
+        print(plan.epsilon_after(trainer.steps_done))
+
+    To go on later, save `trainer.state()` beside the state dicts of model and optimizer, make
+    everything anew and give it to `trainer.resume`.
+
+    Args:
+        model: maps images [B, C, H, W] to logits [B, L]; on the device to train on.
+        optimizer: any of `torch.optim` over its trainable parameters; from now on it refuses to
+            step on gradients that did not come from here.
+        dataset: N pairs of an image and a label, as in `read_images`, which are read into memory;
+            or a source of `dpmix.data`. Its transform must make each image of that image alone.
+        plan: the guarantee, from `PrivacyPlan.calibrate`.
+        views: the method; None: DP-Mix_Self with the paper's numbers, mirroring included.
+        normalization: public pixel constants, or their name: `unit`, `half`, `imagenet`.
+        pool: public images, for `mix-diff`.
+        value_range: of images that are floats, as in `read_images`.
+        loss: as in `PrivateTrainer`, like the next three: one value per view of logits [K, L] and
+            soft labels [K, L].
+        seed: makes a run repeatable, and its noise recomputable.
+        engine: how gradients are computed.
+        view_chunk: views per forward pass.
+
+    Raises:
+        DpmixError: a plan for another number of examples, or as `read_images`, `ViewBuilder` and
+            `PrivateTrainer` raise.
+    """
+    source = _source(model, dataset, value_range)
+    if plan.n not in (None, len(source)):
+        raise DpmixError(
+            f"the plan is for {plan.n} training examples and the dataset has {len(source)}; give "
+            "PrivacyPlan.calibrate(n=len(dataset))"
+        )
+    if isinstance(normalization, str):
+        normalization = constants(normalization, source.image_shape[0])
+    return PrivateTrainer(
+        model,
+        source,
+        plan=plan,
+        views=ViewBuilder(views or ViewSpec(), len(source.class_names), normalization, pool),
+        optimizer=optimizer,
+        loss=loss,
+        seed=seed,
+        engine=engine,
+        view_chunk=view_chunk,
+    )
+
+
+def _source(
+    model: nn.Module, dataset: PairDataset | ImageSource, value_range: Range | None
+) -> ImageSource:
+    if isinstance(dataset, ImageSource):
+        return dataset
+    pixels, labels = read_images(dataset, value_range)
+    classes = _classes(model, tuple(pixels.shape[1:]))
+    return TensorSource(pixels, labels, tuple(str(label) for label in range(classes)))
+
+
+def _classes(model: nn.Module, image_shape: tuple[int, ...]) -> int:
+    """L, as the model answers one public image, which leaves no trace in it."""
+    check_private(model)  # before it runs on anything
+    like = next(iter(model.parameters()))
+    with preserved(model), torch.no_grad():
+        model.eval()
+        return logits_of(model, torch.zeros(1, *image_shape).to(like)).shape[1]

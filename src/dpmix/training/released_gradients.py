@@ -1,0 +1,36 @@
+"""Telling released gradients from all others, so that an optimizer steps on no other.
+
+Guarantee: once a `PrivateTrainer` has an optimizer, that optimizer takes no step on a gradient that
+came from elsewhere, such as a `loss.backward()` that was left in a loop
+(`tests/training/test_released_gradients.py`).
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from dpmix.errors import DpmixError
+
+_MARK = "_dpmix_released"
+
+
+def mark_released(gradients: Iterable[Tensor]) -> None:
+    """Note that noise was added to `gradients`."""
+    for gradient in gradients:
+        setattr(gradient, _MARK, True)
+
+
+def refuse_other_gradients(optimizer: Optimizer) -> None:
+    """Have `optimizer` refuse to step on a gradient that is not marked."""
+    optimizer.register_step_pre_hook(_refuse)
+
+
+def _refuse(optimizer: Optimizer, *_: Any) -> None:
+    held = (p.grad for group in optimizer.param_groups for p in group["params"])
+    if any(gradient is not None and not hasattr(gradient, _MARK) for gradient in held):
+        raise DpmixError(
+            "optimizer.step() was called on gradients that no private step released; leave "
+            "loss.backward() and optimizer.step() out of the loop: PrivateTrainer.step() does both"
+        )

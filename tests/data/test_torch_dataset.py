@@ -1,0 +1,80 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import IterableDataset, Subset, TensorDataset
+from torchvision.transforms import functional as transforms
+
+from dpmix.data.torch_dataset import read_images
+from dpmix.errors import DpmixError
+
+RGB = np.random.default_rng(0).integers(0, 256, (5, 4, 6, 3), dtype=np.uint8)
+PIXELS = torch.from_numpy(RGB).permute(0, 3, 1, 2)
+GREY = Image.new("L", (6, 4), 7)
+
+
+def pairs(images, labels=(0, 2, 1, 0, 2)):
+    return list(zip(images, labels, strict=False))
+
+
+@pytest.mark.parametrize("images", [
+    [Image.fromarray(image) for image in RGB],
+    list(PIXELS),
+    [transforms.to_tensor(Image.fromarray(image)) for image in RGB],
+    [2 * transforms.to_tensor(image).double() - 1 for image in RGB],
+], ids=["PIL", "uint8", "floats", "floats around zero"])  # fmt: skip
+def test_the_same_pixels_come_of_every_kind_of_image(images):
+    value_range = (float(images[0].min() < 0) * -1.0, 1.0) if torch.is_tensor(images[0]) else None
+    pixels, labels = read_images(pairs(images), value_range)
+    assert torch.equal(pixels, PIXELS)
+    assert labels.tolist() == [0, 2, 1, 0, 2]
+
+
+def test_grey_images_have_one_channel():
+    assert read_images([(GREY, 0)])[0].tolist() == [[[[7] * 6] * 4]]
+
+
+def test_datasets_and_subsets_of_torch_are_read():
+    whole = TensorDataset(PIXELS, torch.tensor([0, 2, 1, 0, 2]))
+    pixels, labels = read_images(Subset(whole, [3, 1]))
+    assert torch.equal(pixels, PIXELS[[3, 1]]) and labels.tolist() == [0, 2]
+
+
+def test_every_example_is_read_by_itself():
+    """Another example's pixels move nothing, whatever the range of either."""
+    changed = PIXELS.float() / 255
+    changed[1:] = 0
+    (one, _), (two, _) = (read_images(pairs(i), (0, 1)) for i in (PIXELS.float() / 255, changed))
+    assert torch.equal(one[0], two[0])
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        yield GREY, 0
+
+
+@pytest.mark.parametrize(("dataset", "said"), [
+    (pairs([GREY, Image.new("L", (5, 4))]), r"image 1 of the dataset is 1x4x5 and image 0 1x4x6"),
+    (pairs([GREY, Image.new("RGB", (6, 4))]), r"image 1 .* 3x4x6 and image 0 1x4x6"),
+    (pairs([PIXELS[0].float() / 255]), r"image 0 .* torch.float32, whose range is not known"),
+    (pairs([PIXELS[0].int()]), r"image 0 .* torch.int32, whose range"),
+    (pairs([Image.new("RGBA", (6, 4))]), r"image 0 of the dataset is RGBA; expected 8-bit grey"),
+    (pairs([Image.new("I;16", (6, 4))]), r"image 0 of the dataset is I;16"),
+    (pairs([RGB[0]]), r"image 0 of the dataset is a ndarray; expected a PIL image or a tensor"),
+    (pairs([PIXELS[0, 0]]), r"image 0 of the dataset has shape \[4, 6\]"),
+    ([{"image": GREY, "label": 0}], r"item 0 of the dataset is a dict; expected a pair"),
+    ([(GREY, 0.5)], r"label 0 of the dataset is a float; expected an integer class"),
+    ([], "dataset list is empty"),
+    (Stream(), "dataset Stream has no length"),
+])  # fmt: skip
+def test_what_is_no_labelled_image_is_refused(unchecked, dataset, said):
+    with pytest.raises(DpmixError, match=said):
+        read_images(dataset)
+
+
+@pytest.mark.parametrize("image", [
+    transforms.normalize(PIXELS[0] / 255, [0.5] * 3, [0.5] * 3), torch.full((1, 2, 2), torch.nan),
+])  # fmt: skip
+def test_floats_outside_of_the_stated_range_are_refused(image):
+    with pytest.raises(DpmixError, match=r"outside of value_range 0..1"):
+        read_images([(image, 0)], (0, 1))

@@ -1,0 +1,42 @@
+"""The examples, run as scripts at a miniature size."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForImageClassification
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+OFFLINE = {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
+def script(name, *arguments):
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / name), *map(str, arguments)],
+        capture_output=True, text=True, env=os.environ | OFFLINE, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_lightning_trains_saves_and_goes_on(tmp_path):
+    size = ("--images", 60, "--steps", 3, "--validate-every", 2, "--folder", tmp_path)
+    assert "after 3 steps" in script("lightning_digits.py", *size)
+    (early,) = tmp_path.glob("*step=2.ckpt")
+    saved = torch.load(early, weights_only=True)
+    assert saved["private_steps"]["steps_done"] == 2
+    assert "after 3 steps" in script("lightning_digits.py", *size, "--resume", early)
+
+
+def test_a_transformers_model_is_saved_and_loaded_as_a_pipeline(tmp_path):
+    out = script("hugging_face_vit.py", "--images", 40, "--steps", 2, "--folder", tmp_path)
+    assert "of 40 images" in out and "epsilon 3.000, delta 1e-05" in out
+    model = AutoModelForImageClassification.from_pretrained(tmp_path)
+    assert model.config.id2label[7] == "7"
+
+
+def test_every_example_is_run_here():
+    scripts = {path.name for path in EXAMPLES.glob("*.py")}
+    assert scripts == {"lightning_digits.py", "hugging_face_vit.py"}
