@@ -132,7 +132,7 @@ def _check_page(folder: RunFolder) -> bool | None:
     audit = facts.audit
     if audit is not None and audit.refuted:
         raise DpmixError(f"'{folder.audit}': {audit_verdict(audit)}")
-    page = _bytes_of(folder.report).decode(errors="replace")
+    page = bytes_of(folder.report).decode(errors="replace")
     if facts.statement.guarantee not in page:
         raise _broken(f"'{folder.report.name}' does not hold the statement's guarantee")
     # Other versions of what draws it may round otherwise.
