@@ -115,7 +115,9 @@ def _finish(parts: Assembly, console: Console, checkpoint: Checkpoint | None = N
                 f"stopped; to go on after step {step}: dpmix train --resume {parts.folder}"
             )
         raise
-    console.print(two_columns([*rows, ("run folder", str(parts.folder))]))
+    folder = RunFolder(parts.folder)
+    places = [("run folder", str(folder.root)), ("page", str(folder.report))]
+    console.print(two_columns([*rows, *places]))
 
 
 def _train(
