@@ -74,12 +74,14 @@ def pixels(source) -> TensorDataset:
 
 
 def accuracy(model: nn.Module, test: TensorDataset) -> float:
+    """Of the test images."""
     images, labels = test.tensors
     with torch.no_grad():
         return (model.eval()(images).argmax(dim=1) == labels).float().mean().item()
 
 
 def main() -> None:
+    """Measure every way on every seed, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     chosen = parser.parse_args()
