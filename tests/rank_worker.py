@@ -1,5 +1,6 @@
 """One of several processes that train together, started by torchrun from `test_ranks.py`."""
 
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -60,9 +61,11 @@ def main(folder: Path) -> None:
     ranks = join()
     for mode in ("seeded", "unseeded", "diverge", "mixed up"):
         torch.save(ended(mode, ranks), folder / f"{mode}-{ranks.rank}.pt")
-    # One that leaves while another still talks to it can abort in gloo's own threads.
     dist.barrier()
     leave()
+    sys.stderr.flush()
+    # The interpreter's own end can abort in gloo's threads, seldom, on a busy machine.
+    os._exit(0)
 
 
 def ended(mode: str, ranks: Ranks) -> dict[str, Any]:

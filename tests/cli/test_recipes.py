@@ -68,6 +68,13 @@ def recipes_of_one_plan():
     return list(plans.values())
 
 
+@pytest.fixture
+def quick_tries(monkeypatch):
+    """A dry run times a step; how well is not what these tests are about."""
+    monkeypatch.setattr("dpmix.privacy.fastest.SECONDS_PER_TRY", 0.01)
+
+
+@pytest.mark.usefixtures("quick_tries")
 @pytest.mark.parametrize("names", recipes_of_one_plan(), ids=lambda names: names[0])
 def test_it_is_calibrated_and_runs_dry_at_every_epsilon(dpmix, tmp_path, towers, names):
     config = Config.load(recipe_path(names[0]))
@@ -111,6 +118,7 @@ def test_it_takes_two_steps_on_a_miniature(dpmix, towers, names):
     assert "smoke run: it works" in out
 
 
+@pytest.mark.usefixtures("quick_tries")
 @pytest.mark.parametrize(
     ("name", "said"),
     [

@@ -93,6 +93,6 @@ def _noise_pool(splits: Splits) -> LoadedPool:
     """One image of noise a class."""
     shape, classes = splits.train.image_shape, len(splits.train.class_names)
     noise = torch.randint(0, 256, (classes, *shape), dtype=torch.uint8)
-    facts = PoolFacts("noise (to train, give --pool)", classes, "noise", None, None, None)
+    facts = PoolFacts("noise (to train, give --pool)", classes, "0" * 64, None, None, None)
     names = tuple(f"noise {i}" for i in range(classes))
     return LoadedPool(PublicPool(noise, torch.arange(classes)), names, facts)

@@ -25,8 +25,8 @@ from dpmix.privacy.way import Way
 # A run of fewer forward passes is over before the ways to compute it were tried.
 WORTH_TRYING = 20_000
 # Many rounds in turns: the least of them is what a machine that others use too can do.
-ROUNDS = 6
-SECONDS_PER_TRY = 0.6
+ROUNDS = 5
+SECONDS_PER_TRY = 0.5
 MOST_EXAMPLES = 64
 # A way must be so much faster to be preferred to one that needs less.
 CLEARLY = 0.95
@@ -138,10 +138,12 @@ def _timed(
         except CannotRunError as error:
             logger.debug("engine %s: %s", way, error)
     least = min(first.values())
-    count = max(2, min(MOST_EXAMPLES, int(SECONDS_PER_TRY / least)))
+    count = max(1, min(MOST_EXAMPLES, int(SECONDS_PER_TRY / least)))
+    # Where one example takes long, its time is an average already.
+    rounds = max(2, min(ROUNDS, round(ROUNDS * SECONDS_PER_TRY / (count * least))))
     hopeful = [way for way in first if first[way] < HOPELESS * least or way.engine == "vectorized"]
     best = dict(first)
-    for turn in range(ROUNDS):
+    for turn in range(rounds):
         for way in hopeful:
             taken = tries[way](count)
             best[way] = min(taken, best[way]) if turn else taken
