@@ -29,7 +29,7 @@ class Comparison:
         settings: those that differ, with each run's value.
         data: what differs of the data; whether the images themselves do, no public file tells.
         together: (epsilon, delta) for whoever sees all of them; None where the data differ, a run
-            is not private or is seeded, or all are one.
+            is not private, is seeded or is the best of a private selection, or all are one.
     """
 
     names: tuple[str, ...]
@@ -101,9 +101,12 @@ def _text(value: object) -> str:
 
 
 def _together(runs: tuple[RunFacts, ...], data_differ: bool) -> tuple[float, float] | None:
-    said = {run.statement.run_id: run.statement for run in runs}.values()
-    # Runs of one seed share their noise: it does not compose.
-    if data_differ or len(said) < 2 or not all(one.private and not one.seeded for one in said):
+    # Of several copies of one run, the one with most steps.
+    ordered = sorted((run.statement for run in runs), key=lambda one: one.steps)
+    said = {one.run_id: one for one in ordered}.values()
+    # Runs of one seed share their noise: it does not compose. What a selection costs is no sum.
+    fit = all(one.private and not one.seeded and one.expected_runs is None for one in said)
+    if data_differ or len(said) < 2 or not fit:
         return None
     delta = max(one.delta for one in said)
     trainings = tuple((one.sampling_rate, one.noise_multiplier, one.steps) for one in said)

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from dpmix.experiments import sweep as module
 from dpmix.experiments.cell_run import run_cell
+from dpmix.experiments.sweep import making
 
 SWEEP = """
 title: two methods
@@ -40,7 +40,8 @@ def test_a_sweep_is_run_collected_shown_and_drawn(dpmix, file, tmp_path, monkeyp
     status, out, err = dpmix("sweep", file, "--output", folder, "--jobs", 1)
     assert (status, err) == (0, "")
     assert "two methods: 4 runs" in out and "| self-aug |" in out
-    assert "what it costs to choose" in out
+    assert "what choosing the best run costs, at delta 0.0001" in out
+    assert "no epsilon covers them together" in out
 
     frame = pd.read_csv(folder / "results.csv")
     assert sorted(zip(frame["row"], frame["seed"], strict=True)) == [
@@ -130,14 +131,17 @@ def test_what_can_not_be_meant_is_told_in_a_line(dpmix, file, tmp_path, flags, m
     assert status == 2 and message in err and len(err.splitlines()) <= 2
 
 
-def test_a_private_selection_leaves_one_run_and_no_trace_of_the_others(dpmix, tmp_path):
+def test_a_private_selection_leaves_one_run_and_no_trace_of_the_others(
+    dpmix, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("dpmix.experiments.selection_run.number_of_runs", lambda mean, coin: 2)
     path, folder = tmp_path / "rates.yaml", tmp_path / "out"
     path.write_text(SELECTION)
     given = ("sweep", path, "--output", folder, "--private-selection", "--expected-runs", 2,
              "--jobs", 1)  # fmt: skip
     status, out, err = dpmix(*given)
     assert (status, err) == (0, "")
-    assert [entry.name for entry in folder.iterdir()] == ["best"]
+    assert {entry.name for entry in folder.iterdir()} == {"best", ".lock"}
     said = json.loads((folder / "best/privacy.json").read_text())
     assert said["expected_runs"] == 2 and said["accountant"]["name"] == "RDP"
     assert "best of a random number of runs" in " ".join(out.split())
@@ -146,7 +150,11 @@ def test_a_private_selection_leaves_one_run_and_no_trace_of_the_others(dpmix, tm
     assert status == 2 and "the selection is complete" in err
 
 
-def test_the_module_reads_no_results_but_those_of_its_runs(tmp_path):
-    with pytest.raises(module.DpmixError, match="cannot make sweep folder"):
-        (tmp_path / "file").touch()
-        module.make_folder(tmp_path / "file")
+def test_a_folder_that_is_in_use_or_no_folder_is_told(dpmix, file, tmp_path):
+    folder = tmp_path / "out"
+    with making(folder):
+        status, _, err = dpmix("sweep", file, "--output", folder)
+    assert status == 2 and "is in use by another sweep" in err
+    (tmp_path / "file").touch()
+    status, _, err = dpmix("sweep", file, "--output", tmp_path / "file")
+    assert status == 2 and "cannot make sweep folder" in err

@@ -1,3 +1,5 @@
+import random
+
 import numpy as np
 import pytest
 import torch
@@ -78,3 +80,34 @@ def test_what_is_no_labelled_image_is_refused(unchecked, dataset, said):
 def test_floats_outside_of_the_stated_range_are_refused(image):
     with pytest.raises(DpmixError, match=r"outside of value_range 0..1"):
         read_images([(image, 0)], (0, 1))
+
+
+class Shaken:
+    """Random transforms of each kind of generator, as torchvision and others draw."""
+
+    def __init__(self, count):
+        self.count = count
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        coins = [torch.rand(1).item(), np.random.rand(), random.random()]
+        return torch.tensor([int(255 * coin) for coin in coins], dtype=torch.uint8)[None, None], 0
+
+
+def test_the_callers_seed_decides_no_coin_of_a_transform_and_its_generators_are_left_alone():
+    def seeded():
+        torch.manual_seed(0)
+        np.random.seed(0)
+        random.seed(0)
+
+    seeded()
+    untouched = (torch.rand(1), np.random.rand(), random.random())
+    seeded()
+    first, _ = read_images(Shaken(30))
+    assert (torch.rand(1), np.random.rand(), random.random()) == untouched
+    seeded()
+    again, _ = read_images(Shaken(30))
+    assert all(len(first[..., place].unique()) > 10 for place in range(3))
+    assert all(not torch.equal(first[..., i], again[..., i]) for i in range(3))

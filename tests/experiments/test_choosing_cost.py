@@ -4,34 +4,50 @@ import math
 
 import pytest
 
+import dpmix
 from dpmix.experiments.choosing_cost import choosing_costs, epsilon_of_all
 from dpmix.privacy.accounting import epsilon_rdp
 from dpmix.privacy.private_selection import epsilon_selected
-
-
-def row(epsilon=3.0, sigma=2.0, steps=50, private=True):
-    return {"epsilon": epsilon, "sigma": sigma, "steps": steps, "sampling_rate": 0.1,
-            "private": private}  # fmt: skip
+from dpmix.reporting.statement_model import read_statement
 
 
 def test_k_equal_runs_cost_one_of_k_times_the_steps():
-    assert epsilon_of_all([(0.1, 2.0, 50)] * 4, 1e-5) == epsilon_rdp(0.1, 2.0, 200, 1e-5)
+    assert epsilon_of_all([(0.1, 2.0, 50, ())] * 4, 1e-5) == epsilon_rdp(0.1, 2.0, 200, 1e-5)
 
 
 def test_unlike_runs_compose():
-    both = epsilon_of_all([(0.1, 2.0, 50), (0.1, 4.0, 50)], 1e-5)
+    both = epsilon_of_all([(0.1, 2.0, 50, ()), (0.1, 4.0, 50, ())], 1e-5)
     one = epsilon_rdp(0.1, 2.0, 50, 1e-5)
     assert one < both < 2 * one
 
 
 def test_a_run_without_noise_leaves_no_epsilon():
-    assert epsilon_of_all([(0.1, 0.0, 50)], 1e-5) == math.inf
+    assert epsilon_of_all([(0.1, 0.0, 50, ())], 1e-5) == math.inf
 
 
-def test_costs_are_stated_for_each_epsilon_and_private_runs_alone():
-    rows = [row(), row(), row(8.0, sigma=1.0), row(math.inf, sigma=0.0, private=False)]
-    three, eight = choosing_costs(rows, 1e-5)
-    assert (three.epsilon, three.runs) == (3.0, 2)
-    assert (eight.epsilon, eight.runs) == (8.0, 1)
-    assert three.all_of_them == epsilon_rdp(0.1, 2.0, 100, 1e-5)
-    assert three.by_selection == pytest.approx(epsilon_selected(0.1, 2.0, 50, 1e-5, 2))
+def test_what_was_spent_before_counts():
+    with_it = epsilon_of_all([(0.1, 2.0, 50, (2.0,))] * 2, 1e-5)
+    assert with_it > epsilon_of_all([(0.1, 2.0, 50, ())] * 2, 1e-5)
+    # A Gaussian release of sigma 2, at delta 1e-5, by Renyi DP.
+    assert with_it > epsilon_rdp(1.0, math.inf, 0, 1e-5, (2.0, 2.0))
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    for name, epsilon in (("a", 3), ("b", 3), ("c", 8), ("d", math.inf)):
+        dpmix.fit(data="mnist5k", model="cnn-small", method="none", steps=1, epsilon=epsilon,
+                  expected_batch_size=8, learning_rate=0.1, seed=0 if name == "c" else None,
+                  output=str(folder / name))  # fmt: skip
+    return folder
+
+
+def test_costs_are_those_of_every_private_run_in_the_folder(runs):
+    three, eight, every = choosing_costs(runs)
+    assert [cost.epsilon for cost in (three, eight, every)] == [3.0, 8.0, None]
+    assert [cost.runs for cost in (three, eight, every)] == [2, 1, 3]
+    sigma = read_statement(runs / "a" / "privacy.json").noise_multiplier
+    assert three.all_of_them == epsilon_rdp(8 / 4000, sigma, 2, 1e-5)
+    assert three.by_selection == pytest.approx(epsilon_selected(8 / 4000, sigma, 1, 1e-5, 2))
+    assert every.all_of_them > eight.all_of_them and every.by_selection is None
+    assert [cost.seeded for cost in (three, eight, every)] == [False, True, True]

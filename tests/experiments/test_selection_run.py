@@ -58,6 +58,8 @@ def test_candidates_are_told_that_they_are_of_a_selection(tmp_path):
     (("{learning_rate: [0.1, 0.2, 0.3]}", "{image_size: [8, 9]}"), "differ neither in privacy"),
     (("{learning_rate: [0.1, 0.2, 0.3]}", "{seed: [1]}"), "take seed out"),
     (("steps: 1, ", ""), "needs one plan"),
+    (("steps: 1", "steps: 1, wandb: project"), "take wandb and tensorboard out"),
+    (("steps: 1", "steps: 1, tensorboard: true"), "take wandb and tensorboard out"),
     ((", expected_batch_size: 8", ""), "needs one plan"),
     (("steps: 1", "steps: 1, epsilon: inf"), "finite epsilon"),
 ])  # fmt: skip
@@ -96,6 +98,30 @@ def test_a_stopped_selection_goes_on_with_the_runs_that_it_drew(tmp_path, monkey
     done = []
     select(cells, 5.0, out, workers(done), silent)
     assert [str(root.name) for root in done] == ["run-0", "run-1", "run-2", "run-3"]
+
+
+def test_no_second_run_is_published_whatever_stops_the_first(tmp_path, monkeypatch):
+    cells, out = among(tmp_path), tmp_path / "out"
+    scored(monkeypatch, lambda cell, root: 0.5)
+
+    def stopped(path, *_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(selection_run.shutil, "rmtree", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            select(cells, 5.0, out, workers([]), silent)
+    (out / "best").rename(tmp_path / "published")
+    with pytest.raises(DpmixError, match="is complete, and its best run was moved"):
+        select(cells, 5.0, out, workers([]), silent)
+    assert not (out / "selection").exists() or not [*(out / "selection").glob("run-*")]
+
+
+def test_runs_without_what_was_drawn_are_not_gone_on_with(tmp_path):
+    cells, out = among(tmp_path), tmp_path / "out"
+    (out / "selection" / "run-0").mkdir(parents=True)
+    with pytest.raises(DpmixError, match="holds runs and not what was drawn"):
+        select(cells, 5.0, out, workers([]), silent)
 
 
 def test_ties_are_settled_by_coins_and_not_by_order(tmp_path, monkeypatch):

@@ -42,3 +42,31 @@ def test_a_backward_pass_on_top_of_a_released_gradient_is_no_way_round():
     weight.sum().backward()
     with pytest.raises(DpmixError):
         optimizer.step()
+
+
+@pytest.mark.parametrize("by_name", [False, True])
+def test_a_closure_makes_no_gradients_of_its_own(by_name):
+    weight = torch.nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    refuse_other_gradients(optimizer)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = weight.sum()
+        loss.backward()
+        return loss
+
+    with pytest.raises(DpmixError, match="gradients that no private step released"):
+        optimizer.step(closure=closure) if by_name else optimizer.step(closure)
+    assert torch.equal(weight, torch.ones(2))
+
+
+def test_a_released_gradient_that_was_added_to_is_released_no_more():
+    weight = torch.nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    refuse_other_gradients(optimizer)
+    weight.grad = torch.ones(2)
+    mark_released([weight.grad])
+    weight.sum().backward()  # adds in place
+    with pytest.raises(DpmixError, match="gradients that no private step released"):
+        optimizer.step()

@@ -16,9 +16,9 @@ from dpmix.cli.sweep_display import live_results
 from dpmix.errors import DpmixError
 from dpmix.experiments.cell_run import Outcome
 from dpmix.experiments.choosing_cost import choosing_costs
-from dpmix.experiments.results import FACTS, RESULTS, Row
-from dpmix.experiments.selection_run import candidates, select
-from dpmix.experiments.sweep import make_folder, run_sweep
+from dpmix.experiments.results import FACTS, RESULTS
+from dpmix.experiments.selection_run import HIDDEN, candidates, select
+from dpmix.experiments.sweep import RUNS, making, run_sweep
 from dpmix.experiments.sweep_file import Sweep, load_sweep
 from dpmix.experiments.sweeps import sweep_path
 from dpmix.experiments.workers import default_jobs, on_cluster, on_this_machine
@@ -84,18 +84,21 @@ def sweep(
         return
     name = path.stem + (f"-{scale}" if scale else "")
     folder = output or Path("runs/sweeps") / name
-    make_folder(folder)
     if cluster is not None:
         options = _named(cluster_option, "--cluster-option")
         workers: Callable[..., Iterator[Outcome]] = partial(
-            on_cluster, cluster=cluster, logs=folder / "logs", options=options
+            on_cluster,
+            cluster=cluster,
+            logs=(folder / HIDDEN if private_selection else folder) / "logs",
+            options=options,
         )
     else:
         workers = partial(on_this_machine, jobs=jobs or default_jobs())
-    if private_selection:
-        _select(plan, expected_runs, folder, workers, console)
-    else:
-        _sweep(plan, folder, workers, console)
+    with making(folder):
+        if private_selection:
+            _select(plan, expected_runs, folder, workers, console)
+        else:
+            _sweep(plan, folder, workers, console)
 
 
 def _sweep(
@@ -113,7 +116,7 @@ def _sweep(
         frame = read_results(folder)
         for table in tables(frame, fact=FACTS[0], columns=None, against=None):
             console.print(table_text(table, "markdown"), soft_wrap=True)
-        console.print(_costs(display.rows, plan.cells[0].config.privacy.delta))
+        _print_costs(folder / RUNS, console)
         console.print(f"results: {folder / RESULTS}")
     if failed:
         raise typer.Exit(FAILED)
@@ -149,16 +152,26 @@ def _listed(plan: Sweep) -> Table:
     return table
 
 
-def _costs(rows: list[Row], delta: float) -> Table:
+def _print_costs(runs: Path, console: Console) -> None:
+    """What it costs to choose among the runs, or to look at them all."""
+    costs = choosing_costs(runs)
+    if not costs:
+        return
     table = Table(
-        "epsilon of a run", "runs", "all of them", "--private-selection of as many",
-        title="what it costs to choose the best run, or to look at them all", title_justify="left",
-        box=None, pad_edge=False,
+        "epsilon of a run", "runs made", "all of them", "--private-selection of as many",
+        title=f"what choosing the best run costs, at delta {costs[-1].delta:g}",
+        title_justify="left", box=None, pad_edge=False,
     )  # fmt: skip
-    for cost in choosing_costs(rows, delta):
-        together, selected = shown_epsilon(cost.all_of_them), shown_epsilon(cost.by_selection)
-        table.add_row(f"{cost.epsilon:g}", str(cost.runs), together, selected)
-    return table
+    for cost in costs:
+        one = "every" if cost.epsilon is None else f"{cost.epsilon:g}"
+        selected = "" if cost.by_selection is None else shown_epsilon(cost.by_selection)
+        table.add_row(one, str(cost.runs), shown_epsilon(cost.all_of_them), selected)
+    console.print(table)
+    if any(cost.seeded for cost in costs):
+        console.print(
+            "that is with fresh noise. These runs are SEEDED, for research: runs of one seed share "
+            "their noise, and no epsilon covers them together"
+        )
 
 
 def _named(given: list[str] | None, flag: str) -> dict[str, Any]:

@@ -5,8 +5,13 @@ states alone: no range, mean or size is taken from other images.
 """
 
 import operator
+import random
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Int64, Shaped, UInt8
 from PIL import Image
@@ -34,6 +39,8 @@ def read_images(
     """Read every pair of `dataset` into memory, as 8-bit pixels and labels.
 
     What the dataset's own random transforms do, they do once: augmentation is the views' part.
+    Each item has coins of its own, from the operating system: with a generator that the caller
+    seeded, one example more would shift the known coins of those behind it.
 
     Args:
         dataset: pairs of an image and a label: a PIL image (grey or RGB) or a tensor [C, H, W], and
@@ -52,10 +59,13 @@ def read_images(
         )
     if len(dataset) == 0:
         raise DpmixError(f"dataset {type(dataset).__name__} is empty; expected an example or more")
-    first, labels = _pair(dataset, 0, value_range)[0], torch.empty(len(dataset), dtype=torch.int64)
+    with _coins_of_its_own():
+        first = _pair(dataset, 0, value_range)[0]
+    labels = torch.empty(len(dataset), dtype=torch.int64)
     pixels = torch.empty((len(dataset), *first.shape), dtype=torch.uint8)
     for index in range(len(dataset)):
-        image, label = _pair(dataset, index, value_range)
+        with _coins_of_its_own():
+            image, label = _pair(dataset, index, value_range)
         if image.shape != first.shape:
             raise DpmixError(
                 f"image {index} of the dataset is {_size(image)} and image 0 {_size(first)} "
@@ -63,6 +73,23 @@ def read_images(
             )
         pixels[index], labels[index] = image, label
     return pixels, labels
+
+
+@contextmanager
+def _coins_of_its_own() -> Iterator[None]:
+    """Fresh coins in the generators that transforms draw from, which are then put back."""
+    ours, torchs = random.getstate(), torch.get_rng_state()
+    numpys = np.random.get_state()  # noqa: NPY002  (what transforms draw from)
+    seed = secrets.randbits(32)
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
+    torch.manual_seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(ours)
+        np.random.set_state(numpys)  # noqa: NPY002
+        torch.set_rng_state(torchs)
 
 
 def _pair(

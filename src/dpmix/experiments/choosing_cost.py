@@ -1,8 +1,13 @@
-"""What it costs to choose among the runs of a sweep, which no single run's epsilon says."""
+"""What it costs to choose among the runs of a sweep, which no single run's epsilon says.
+
+Runs of one seed share their noise, which then cancels out between them: no epsilon covers all of
+them. What is told is the cost of as many runs with fresh noise, each with noise of its own.
+"""
 
 import math
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 
 from dp_accounting import (
     ComposedDpEvent,
@@ -13,56 +18,93 @@ from dp_accounting import (
 )
 from dp_accounting.rdp import RdpAccountant
 
-from dpmix.experiments.results import Row
-from dpmix.privacy.accounting import RDP_ORDERS
+from dpmix.config import Config
+from dpmix.privacy.accounting import RDP_ORDERS, Spent
 from dpmix.privacy.private_selection import epsilon_selected
+from dpmix.reporting.statement_model import Statement, read_statement
+from dpmix.training.run_folder import RunFolder
 
-Mechanism = tuple[float, float, int]
-"""q, sigma, T."""
+Mechanism = tuple[float, float, int, Spent]
+"""q, sigma, T, and the sigmas of what was spent before."""
 
 
 @dataclass(frozen=True)
 class ChoosingCost:
-    """Of the best of `runs` runs of one mechanism.
+    """Of the best of `runs` runs.
 
     Attributes:
-        epsilon: that each was trained for.
-        runs: how many there were.
+        epsilon: that each was trained for; None for runs of every epsilon.
+        delta: of all that follows.
+        runs: how many there are, those included that were stopped.
         all_of_them: epsilon of all together, which whoever chose by looking at all has spent.
-        by_selection: of a private selection of as many on average.
+        by_selection: of a private selection of as many on average; None where they differ.
+        seeded: whether some have a seed, and so no fresh noise.
     """
 
-    epsilon: float
+    epsilon: float | None
+    delta: float
     runs: int
     all_of_them: float
-    by_selection: float
+    by_selection: float | None
+    seeded: bool
 
 
-def choosing_costs(rows: list[Row], delta: float) -> list[ChoosingCost]:
-    """The cost of choosing among the private runs of each epsilon, by Renyi DP."""
-    costs = []
-    for epsilon in sorted({row["epsilon"] for row in rows if row["private"]}):
-        runs = [_mechanism(row) for row in rows if row["epsilon"] == epsilon]
-        dearest = max(epsilon_selected(*one, delta, len(runs)) for one in set(runs))
-        costs.append(ChoosingCost(epsilon, len(runs), epsilon_of_all(runs, delta), dearest))
-    return costs
+def choosing_costs(folder: Path) -> list[ChoosingCost]:
+    """The cost of choosing among all private runs that were ever made in a sweep's folder.
+
+    By Renyi DP. Runs on other data count too, which is an upper bound, and so is to count a
+    release that several runs had spent before with each of them.
+
+    Raises:
+        DpmixError: a run whose files can't be read.
+    """
+    found = [RunFolder(path.parent) for path in sorted(folder.glob("*/privacy.json"))]
+    told = [
+        (Config.load(run.config).privacy.epsilon, said)
+        for run in found
+        if (said := read_statement(run.privacy)).private
+    ]
+    epsilons = sorted({epsilon for epsilon, _ in told})
+    costs = [_cost(epsilon, [said for of, said in told if of == epsilon]) for epsilon in epsilons]
+    return costs if len(costs) < 2 else [*costs, _cost(None, [said for _, said in told])]
+
+
+def _cost(epsilon: float | None, told: list[Statement]) -> ChoosingCost:
+    delta = max(said.delta for said in told)
+    runs = [
+        (said.sampling_rate, said.noise_multiplier, said.steps, tuple(said.spent_before))
+        for said in told
+    ]
+    return ChoosingCost(
+        epsilon,
+        delta,
+        len(runs),
+        epsilon_of_all(runs, delta),
+        None
+        if epsilon is None
+        else max(
+            epsilon_selected(q, sigma, steps, delta, len(runs), spent)
+            for q, sigma, steps, spent in set(runs)
+        ),
+        any(said.seeded for said in told),
+    )
 
 
 def epsilon_of_all(runs: list[Mechanism], delta: float) -> float:
     """Epsilon at `delta` of releasing every run, by Renyi DP."""
-    if not all(sigma > 0 for _, sigma, _ in runs):
+    if not all(sigma > 0 for _, sigma, _, _ in runs):
         return math.inf
+    trainings = Counter((q, sigma, steps) for q, sigma, steps, _ in runs)
+    others = [other for *_, spent in runs for other in spent]
     accountant = RdpAccountant(RDP_ORDERS, NeighboringRelation.ADD_OR_REMOVE_ONE)
     accountant.compose(
         ComposedDpEvent(
             [
-                SelfComposedDpEvent(PoissonSampledDpEvent(q, GaussianDpEvent(sigma)), steps * count)
-                for (q, sigma, steps), count in Counter(runs).items()
+                *(SelfComposedDpEvent(
+                    PoissonSampledDpEvent(q, GaussianDpEvent(sigma)), steps * count)
+                  for (q, sigma, steps), count in trainings.items()),
+                *(GaussianDpEvent(other) for other in others),
             ]
         )
-    )
+    )  # fmt: skip
     return float(accountant.get_epsilon(delta))
-
-
-def _mechanism(row: Row) -> Mechanism:
-    return row["sampling_rate"], row["sigma"], row["steps"]

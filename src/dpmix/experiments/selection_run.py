@@ -27,6 +27,8 @@ NOTICE = (
     "PRIVATE. These are runs of a private selection. Its guarantee covers the best of them alone,\n"
     "and not how many there are. They are deleted when it is complete: do not share them.\n"
 )
+HIDDEN = "selection"
+_CHOSEN = "chosen"
 _PLAN = ("sampling_rate", "sigma", "steps", "examples")
 
 
@@ -48,6 +50,11 @@ def candidates(sweep: Sweep, expected_runs: float) -> tuple[Cell, ...]:
             )
         if config.run.seed is not None:
             raise DpmixError("a private selection needs fresh noise; take seed out of the sweep")
+        if config.run.wandb or config.run.tensorboard:
+            raise DpmixError(
+                "a private selection keeps all runs but one to itself; take wandb and tensorboard "
+                "out of the sweep"
+            )
     batch = first.privacy.expected_batch_size or first.privacy.sampling_rate
     if batch is None or (first.privacy.steps is None and first.privacy.epochs is None):
         raise DpmixError(
@@ -79,10 +86,13 @@ def select(
     Raises:
         DpmixError: the folder has a best run, another selection was begun in it, or a run failed.
     """
-    best, hidden = folder / "best", folder / "selection"
-    if best.exists():
+    best, hidden = folder / "best", folder / HIDDEN
+    if best.exists() or (hidden / _CHOSEN).exists():
         shutil.rmtree(hidden, ignore_errors=True)
-        raise DpmixError(f"'{best}' is there: the selection is complete; give another --output")
+        raise DpmixError(
+            f"the selection in '{folder}' is complete, and its best run was moved to '{best}'; "
+            "give another --output"
+        )
     drawn = _drawn(among, expected_runs, hidden)
     runs = [(among[index], hidden / f"run-{place}") for place, (index, _) in enumerate(drawn)]
     for done, outcome in enumerate(workers(runs), start=1):
@@ -93,6 +103,8 @@ def select(
     if len({tuple(row[name] for name in _PLAN) for row in rows}) > 1:
         raise DpmixError("the runs of the selection differ in their plan: nothing can be published")
     scores = [(row["accuracy"], tie) for row, (_, tie) in zip(rows, drawn, strict=True)]
+    # From here on no other run is ever published, whatever stops this.
+    write_text(hidden / _CHOSEN, "")
     runs[scores.index(max(scores))][1].replace(best)
     shutil.rmtree(hidden)
     return best
@@ -110,6 +122,11 @@ def _drawn(among: tuple[Cell, ...], expected_runs: float, hidden: Path) -> list[
                 "give another --output"
             )
         return [(index, tie) for index, tie in kept["runs"]]
+    if any(hidden.glob("run-*")):
+        raise DpmixError(
+            f"'{hidden}' holds runs and not what was drawn; delete it to begin anew, or give "
+            "another --output"
+        )
     hidden.mkdir(parents=True, exist_ok=True)
     hidden.chmod(0o700)
     write_text(hidden / "PRIVATE.txt", NOTICE)

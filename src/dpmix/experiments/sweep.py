@@ -1,7 +1,10 @@
 """Run a sweep: every run once, whatever stopped the sweep before; then one CSV of all results."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from dpmix.errors import DpmixError
 from dpmix.experiments.cell_run import Outcome
@@ -10,6 +13,7 @@ from dpmix.experiments.sweep_file import Cell, Sweep
 from dpmix.experiments.workers import Runs
 from dpmix.resume import is_complete
 
+RUNS = "runs"
 Workers = Callable[[Runs], Iterator[Outcome]]
 Report = Callable[[list[Row], Outcome | None], None]
 
@@ -43,18 +47,30 @@ def run_sweep(sweep: Sweep, folder: Path, workers: Workers, report: Report) -> l
     return failed
 
 
-def make_folder(folder: Path) -> None:
-    """Make a sweep's folder.
+@contextmanager
+def making(folder: Path) -> Iterator[None]:
+    """Make a sweep's folder, and hold it.
 
     Raises:
-        DpmixError: it can't be made.
+        DpmixError: it can't be made, or another sweep is running in it.
     """
+    lock = FileLock(folder / ".lock", timeout=0)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise DpmixError(
+            f"sweep folder '{folder}' is in use by another sweep; wait for it, or give another "
+            "--output"
+        ) from None
     except OSError as error:
         raise DpmixError(
             f"cannot make sweep folder '{folder}': {error.strerror}; give another --output"
         ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _made(sweep: Sweep, folder: Path) -> set[str]:
@@ -67,4 +83,4 @@ def _rows(sweep: Sweep, folder: Path, made: set[str]) -> list[Row]:
 
 
 def _root(folder: Path, cell: Cell) -> Path:
-    return folder / "runs" / cell.name
+    return folder / RUNS / cell.name

@@ -28,6 +28,7 @@ from dpmix.privacy.accounting import (
 LOGARITHMIC = 0.0  # the shape of the number's distribution: least epsilon for 5 runs and more
 MOST_RUNS = 10_000.0
 _NO_CHANCE = 1e-20
+_NEARLY_ONE = 1e-6
 
 
 def epsilon_selected(
@@ -103,7 +104,7 @@ def number_of_runs(expected_runs: float, uniform: float) -> int:
         expected_runs: its mean.
         uniform: a uniform number in [0, 1) from a secret source.
     """
-    if expected_runs == 1:
+    if expected_runs < 1 + _NEARLY_ONE:
         return 1
     p = float(brentq(lambda p: logser.mean(p) - expected_runs, 1e-9, 1 - 1e-9))
     # By hand: the library's own inverse does not end for some p.

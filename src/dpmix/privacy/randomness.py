@@ -26,8 +26,7 @@ class StepRandomness:
         sampling: which examples enter the step.
         views: the coins of the views.
         noise: for the Gaussian noise.
-        model: seed for the global torch generator, which dropout draws from; used where a seed is
-            given, and the step must repeat.
+        model: seed for the global torch generator, which dropout draws from.
     """
 
     sampling: Stream

@@ -17,19 +17,25 @@ _MARK = "_dpmix_released"
 
 
 def mark_released(gradients: Iterable[Tensor]) -> None:
-    """Note that noise was added to `gradients`."""
+    """Note that noise was added to `gradients`, as they are now."""
     for gradient in gradients:
-        setattr(gradient, _MARK, True)
+        setattr(gradient, _MARK, gradient._version)
 
 
 def refuse_other_gradients(optimizer: Optimizer) -> None:
-    """Have `optimizer` refuse to step on a gradient that is not marked."""
+    """Have `optimizer` refuse to step on a gradient that is not marked, or changed since."""
     optimizer.register_step_pre_hook(_refuse)
 
 
-def _refuse(optimizer: Optimizer, *_: Any) -> None:
+def _refuse(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     held = (p.grad for group in optimizer.param_groups for p in group["params"])
-    if any(gradient is not None and not hasattr(gradient, _MARK) for gradient in held):
+    other = any(
+        gradient is not None and getattr(gradient, _MARK, None) != gradient._version
+        for gradient in held
+    )
+    # A closure makes gradients after this look at them. The first argument is the optimizer.
+    closure = any(given is not None for given in (*args[1:], *kwargs.values()))
+    if other or closure:
         raise DpmixError(
             "optimizer.step() was called on gradients that no private step released; leave "
             "loss.backward() and optimizer.step() out of the loop: PrivateTrainer.step() does both"

@@ -216,8 +216,8 @@ class PrivateTrainer:
         train_mode(self.model, self._frozen)
         buffers = buffer_marks(self.model)
         coins = self._randomness.step(self._steps_done)
-        if self._randomness.seeded:
-            torch.manual_seed(coins.model)  # for dropout
+        # For dropout: a generator that the caller seeded has coins that others know.
+        torch.manual_seed(coins.model)
         drawn = self._sampler.draw(coins.sampling)
         total = zero_sum(self.parameters)
         parts = []
