@@ -6,18 +6,18 @@ import pytest
 
 import dpmix
 from dpmix.experiments.choosing_cost import choosing_costs, epsilon_of_all
-from dpmix.privacy.accounting import epsilon_rdp
+from dpmix.privacy.accounting import epsilon_gaussian, epsilon_pld
 from dpmix.privacy.private_selection import epsilon_selected
 from dpmix.reporting.statement_model import read_statement
 
 
 def test_k_equal_runs_cost_one_of_k_times_the_steps():
-    assert epsilon_of_all([(0.1, 2.0, 50, ())] * 4, 1e-5) == epsilon_rdp(0.1, 2.0, 200, 1e-5)
+    assert epsilon_of_all([(0.1, 2.0, 50, ())] * 4, 1e-5) == epsilon_pld(0.1, 2.0, 200, 1e-5)
 
 
 def test_unlike_runs_compose():
     both = epsilon_of_all([(0.1, 2.0, 50, ()), (0.1, 4.0, 50, ())], 1e-5)
-    one = epsilon_rdp(0.1, 2.0, 50, 1e-5)
+    one = epsilon_pld(0.1, 2.0, 50, 1e-5)
     assert one < both < 2 * one
 
 
@@ -28,8 +28,8 @@ def test_a_run_without_noise_leaves_no_epsilon():
 def test_what_was_spent_before_counts():
     with_it = epsilon_of_all([(0.1, 2.0, 50, (2.0,))] * 2, 1e-5)
     assert with_it > epsilon_of_all([(0.1, 2.0, 50, ())] * 2, 1e-5)
-    # A Gaussian release of sigma 2, at delta 1e-5, by Renyi DP.
-    assert with_it > epsilon_rdp(1.0, math.inf, 0, 1e-5, (2.0, 2.0))
+    # Two Gaussian releases of sigma 2 are one of sigma sqrt(2).
+    assert with_it > epsilon_gaussian(math.sqrt(2), 1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def test_costs_are_those_of_every_private_run_in_the_folder(runs):
     assert [cost.epsilon for cost in (three, eight, every)] == [3.0, 8.0, None]
     assert [cost.runs for cost in (three, eight, every)] == [2, 1, 3]
     sigma = read_statement(runs / "a" / "privacy.json").noise_multiplier
-    assert three.all_of_them == epsilon_rdp(8 / 4000, sigma, 2, 1e-5)
+    assert three.all_of_them == epsilon_pld(8 / 4000, sigma, 2, 1e-5)
     assert three.by_selection == pytest.approx(epsilon_selected(8 / 4000, sigma, 1, 1e-5, 2))
     assert every.all_of_them > eight.all_of_them and every.by_selection is None
     assert [cost.seeded for cost in (three, eight, every)] == [False, True, True]

@@ -5,6 +5,7 @@ import re
 import pytest
 
 from dpmix.config import Config, InputConfig
+from dpmix.defaults import choose_model
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.public.load import PoolFacts
 from dpmix.reporting.metrics import metrics
@@ -16,7 +17,7 @@ from dpmix.training.loop import History
 
 def card(classes, pool=None, **settings):
     plan = PrivacyPlan.calibrate(n=100, expected_batch_size=50, epsilon=2.0, delta=1e-4, steps=5)
-    config = Config.load(model="cnn-small", **settings).model_copy(
+    config = choose_model(Config.load(model="cnn-small", **settings)).model_copy(
         update={"input": InputConfig(image_shape=(1, 8, 8), class_names=tuple(classes))}
     )
     evaluation = Evaluation(0.75, classes, 0.6, 200, 0.0625, {}, [])

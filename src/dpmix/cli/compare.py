@@ -64,5 +64,13 @@ def _notes(found: Comparison) -> list[tuple[str, str]]:
         epsilon, delta = found.together
         spent = f"epsilon {shown_epsilon(epsilon)}, delta {delta}"
         rows.append(("all together", f"{spent}: for who sees them all, or the best by accuracy"))
+    else:
+        rows.append(
+            (
+                "all together",
+                "no epsilon: it is only told of private runs on the same "
+                "data, without seeds, none of them the best of a selection",
+            )
+        )
     names = ", ".join(name for name, _ in found.settings) or "none"
     return [*rows, ("settings that differ", names)]

@@ -79,6 +79,8 @@ def sweep(
     console = stdout()
     path = sweep_path(file)
     plan = load_sweep(path, scale, _named(settings, "--set"))
+    if private_selection:
+        candidates(plan, expected_runs)  # refuses what can't be one before anything is made
     if dry_run:
         console.print(_listed(plan))
         return

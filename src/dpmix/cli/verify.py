@@ -23,7 +23,6 @@ def verify(run: Annotated[Path, typer.Argument(help="a run's folder")]) -> None:
     found = check(run)
     said = found.statement
     low, _, high = found.prv
-    of_one_run = " for a single run" if said.expected_runs is not None else ""
     stdout().print(
         two_columns(
             [
@@ -33,8 +32,9 @@ def verify(run: Annotated[Path, typer.Argument(help="a run's folder")]) -> None:
                  f"{said.steps} of {said.planned_steps} planned steps, and "
                  f"{len(said.spent_before)} earlier release(s) of the data"),
                 (f"{said.accountant.name} accountant", "gives the same again"),
-                ("PRV accountant", f"epsilon between {low:.4g} and {high:.4g}{of_one_run}: the "
-                 "claim fits"),
+                ("PRV accountant", f"epsilon between {low:.4g} and {high:.4g}: the claim fits"
+                 if said.expected_runs is None
+                 else f"a single run costs no more: between {low:.4g} and {high:.4g}"),
                 *_later(found),
                 *_audit(run, found),
                 ("verdict", _verdict(said.seeded)),

@@ -4,22 +4,12 @@ Runs of one seed share their noise, which then cancels out between them: no epsi
 them. What is told is the cost of as many runs with fresh noise, each with noise of its own.
 """
 
-import math
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from dp_accounting import (
-    ComposedDpEvent,
-    GaussianDpEvent,
-    NeighboringRelation,
-    PoissonSampledDpEvent,
-    SelfComposedDpEvent,
-)
-from dp_accounting.rdp import RdpAccountant
-
 from dpmix.config import Config
-from dpmix.privacy.accounting import RDP_ORDERS, Spent
+from dpmix.privacy.accounting import Spent, epsilon_together
 from dpmix.privacy.private_selection import epsilon_selected
 from dpmix.reporting.statement_model import Statement, read_statement
 from dpmix.training.run_folder import RunFolder
@@ -52,8 +42,8 @@ class ChoosingCost:
 def choosing_costs(folder: Path) -> list[ChoosingCost]:
     """The cost of choosing among all private runs that were ever made in a sweep's folder.
 
-    By Renyi DP. Runs on other data count too, which is an upper bound, and so is to count a
-    release that several runs had spent before with each of them.
+    By PLD, and of a private selection by Renyi DP. Runs on other data count too, which is an upper
+    bound, and so is to count a release that several runs had spent before with each of them.
 
     Raises:
         DpmixError: a run whose files can't be read.
@@ -91,20 +81,7 @@ def _cost(epsilon: float | None, told: list[Statement]) -> ChoosingCost:
 
 
 def epsilon_of_all(runs: list[Mechanism], delta: float) -> float:
-    """Epsilon at `delta` of releasing every run, by Renyi DP."""
-    if not all(sigma > 0 for _, sigma, _, _ in runs):
-        return math.inf
-    trainings = Counter((q, sigma, steps) for q, sigma, steps, _ in runs)
-    others = [other for *_, spent in runs for other in spent]
-    accountant = RdpAccountant(RDP_ORDERS, NeighboringRelation.ADD_OR_REMOVE_ONE)
-    accountant.compose(
-        ComposedDpEvent(
-            [
-                *(SelfComposedDpEvent(
-                    PoissonSampledDpEvent(q, GaussianDpEvent(sigma)), steps * count)
-                  for (q, sigma, steps), count in trainings.items()),
-                *(GaussianDpEvent(other) for other in others),
-            ]
-        )
-    )  # fmt: skip
-    return float(accountant.get_epsilon(delta))
+    """Epsilon at `delta` of releasing every run, by privacy loss distributions."""
+    counts = Counter((q, sigma, steps) for q, sigma, steps, _ in runs)
+    trainings = tuple((q, sigma, steps * count) for (q, sigma, steps), count in counts.items())
+    return epsilon_together(trainings, delta, tuple(other for *_, spent in runs for other in spent))

@@ -88,6 +88,11 @@ def results_path(source: Path) -> Path:
         DpmixError: neither.
     """
     path = source / RESULTS if source.is_dir() else source
+    if (source / "best").is_dir() and not path.exists():
+        raise DpmixError(
+            f"'{source}' is of a private selection, which publishes its best run alone; see "
+            f"'{source / 'best'}'"
+        )
     if not path.is_file():
         raise DpmixError(f"no results at '{path}'; give the folder of a `dpmix sweep`, or its CSV")
     return path

@@ -114,7 +114,7 @@ def fastest_way(
     for way in ways[1:]:
         if seconds.get(way, float("inf")) < CLEARLY * seconds[best]:
             best = way
-    tried = ", ".join(f"{way} {1e3 * taken:.3g} ms" for way, taken in seconds.items())
+    tried = ", ".join(f"{way} {taken:.3g} s" for way, taken in seconds.items())
     logger.info("engine %s: an example took %s", best, tried)
     return replace(best, reason=f"fastest of {tried} an example")
 

@@ -7,6 +7,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from dpmix.config import Config
 from dpmix.reporting.rounding import shown_epsilon, shown_sigma
+from dpmix.reporting.views_in_words import views_in_words
 
 
 def model_card(config: Config, statement: dict[str, Any], numbers: dict[str, Any]) -> str:
@@ -22,7 +23,10 @@ def model_card(config: Config, statement: dict[str, Any], numbers: dict[str, Any
     template = environment.get_template("model_card.md.j2")
     # The name alone: a path can name a study or a person.
     data_name = Path(config.data.data).name
-    return template.render(config=config, statement=statement, numbers=numbers, data_name=data_name)
+    views = views_in_words(config.view_spec(flip=False))
+    return template.render(
+        config=config, statement=statement, numbers=numbers, data_name=data_name, views=views
+    )
 
 
 def _cell(text: str) -> str:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from dpmix.privacy.accounting import epsilon_pld
+from dpmix.privacy.private_selection import epsilon_selected
 from dpmix.reporting.statement_model import Statement
 
 _POINTS = 10
@@ -29,7 +30,7 @@ class EpsilonCurve:
 
 
 def epsilon_curve(statement: Statement) -> EpsilonCurve | None:
-    """About ten points by PLD accounting; None without privacy.
+    """About ten points, the choice of a private selection included; None without privacy.
 
     They lie where a run is evaluated by default: what it accounted for itself is remembered.
     """
@@ -37,15 +38,17 @@ def epsilon_curve(statement: Statement) -> EpsilonCurve | None:
         return None
     now, last = statement.steps, statement.planned_steps
     every = max(1, last // _POINTS)
-    spent = tuple(statement.spent_before)
     points = [
-        (
-            float(step),
-            epsilon_pld(
-                statement.sampling_rate, statement.noise_multiplier, step, statement.delta, spent
-            ),
-        )
+        (float(step), _epsilon(statement, step))
         for step in sorted({0, *range(every, last, every), now, last})
     ]
     planned = [point for point in points if point[0] >= now]
     return EpsilonCurve([p for p in points if p[0] <= now], planned if now < last else [])
+
+
+def _epsilon(statement: Statement, steps: int) -> float:
+    given = (statement.sampling_rate, statement.noise_multiplier, steps, statement.delta)
+    spent = tuple(statement.spent_before)
+    if statement.expected_runs is None or steps == 0:
+        return epsilon_pld(*given, spent)
+    return epsilon_selected(*given, statement.expected_runs, spent)

@@ -8,11 +8,12 @@ from dpmix.reporting.page.plain_words import audit_verdict, meaning
 from dpmix.reporting.page.plot_area import PlotArea
 from dpmix.reporting.page.render import render
 from dpmix.reporting.run_facts import RunFacts
+from dpmix.reporting.views_in_words import views_in_words
 
 
 def report_page(run: RunFacts) -> str:
     """Render the page from the run's public files; nothing else is read."""
-    curve = epsilon_curve(run.statement)
+    curve, spec = epsilon_curve(run.statement), run.config.view_spec(flip=False)
     steps = float(run.statement.planned_steps)
     return render(
         "report.html.j2",
@@ -20,7 +21,8 @@ def report_page(run: RunFacts) -> str:
         config=run.config,
         statement=run.statement,
         metrics=run.metrics,
-        spec=run.config.view_spec(flip=False),
+        spec=spec,
+        views_said=views_in_words(spec),
         meaning=meaning(float(run.statement.epsilon), run.statement.delta),
         classes=class_bars(run.metrics),
         matrix=confusion_matrix(run.metrics),
