@@ -3,14 +3,14 @@
 from pathlib import Path
 
 from dpmix.config import Config
-from dpmix.errors import DpmixError, nearest
+from dpmix.experiments.shipped import shipped_names, shipped_path
 
 FOLDER = Path(__file__).parent / "recipes"
 
 
 def recipe_names() -> list[str]:
     """Their names, sorted: NETWORK-DATA-METHOD."""
-    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+    return shipped_names(FOLDER)
 
 
 def recipe_path(name: str) -> Path:
@@ -19,16 +19,7 @@ def recipe_path(name: str) -> Path:
     Raises:
         DpmixError: neither.
     """
-    path = Path(name).expanduser()
-    # A path goes first: a user's own file is never hidden by ours.
-    if path.is_file() or path.suffix in (".yaml", ".yml"):
-        return path
-    if name not in recipe_names():
-        raise DpmixError(
-            f"no recipe '{name}': {nearest(name, recipe_names())}, or the path of a YAML file; "
-            "`dpmix recipes list` shows them"
-        )
-    return FOLDER / f"{name}.yaml"
+    return shipped_path(name, FOLDER, "recipe", "; `dpmix recipes list` shows them")
 
 
 def network(name: str) -> str:

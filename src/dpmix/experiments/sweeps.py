@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from dpmix.errors import DpmixError, nearest
+from dpmix.experiments.shipped import shipped_names, shipped_path
 
 FOLDER = Path(__file__).parent / "sweeps"
 
 
 def sweep_names() -> list[str]:
     """Their names, sorted."""
-    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+    return shipped_names(FOLDER)
 
 
 def sweep_path(name: str) -> Path:
@@ -18,11 +18,4 @@ def sweep_path(name: str) -> Path:
     Raises:
         DpmixError: neither.
     """
-    path = Path(name).expanduser()
-    if path.is_file() or path.suffix in (".yaml", ".yml"):
-        return path
-    if name not in sweep_names():
-        raise DpmixError(
-            f"no sweep '{name}': {nearest(name, sweep_names())}, or the path of a YAML file"
-        )
-    return FOLDER / f"{name}.yaml"
+    return shipped_path(name, FOLDER, "sweep")
