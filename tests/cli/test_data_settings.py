@@ -71,8 +71,8 @@ def test_a_dry_run_of_a_set_that_is_not_there_counts_what_is_left(dpmix, tmp_pat
     assert "300 training and" in out and "validation images of 4 classes" in out
 
 
-@pytest.mark.parametrize("kind", ["color-jitter", "affine", "cutout", "noise", "blur", "all"])
-def test_every_extra_augmentation_trains_and_is_written_down(dpmix, tmp_path, kind):
+@pytest.mark.parametrize("kind", ["cutout", "all"])
+def test_an_extra_augmentation_trains_and_is_written_down(dpmix, tmp_path, kind):
     folder = tmp_path / "run"
     status, out, err = dpmix(*SMALL, "--extra-augment", kind, "--steps", 1, "--output", folder)
     assert (status, err) == (0, ""), out

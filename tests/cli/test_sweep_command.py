@@ -112,12 +112,9 @@ def test_a_cluster_gets_each_run_as_a_job(tmp_path):
     assert len(pd.read_csv(folder / "results.csv")) == 1 and list((folder / "logs").iterdir())
 
 
-@pytest.mark.parametrize("flags", [
-    ("--cluster", "moon"), ("--cluster", "local", "--cluster-option", "moon=1"),
-])  # fmt: skip
-def test_a_cluster_that_takes_no_jobs_is_told(file, tmp_path, flags):
-    made = on_cluster(file, tmp_path / "out", *flags)
-    assert made.returncode == 2 and f"cluster '{flags[1]}' takes no jobs" in made.stderr
+def test_a_cluster_that_takes_no_jobs_is_told(file, tmp_path):
+    made = on_cluster(file, tmp_path / "out", "--cluster", "moon")
+    assert made.returncode == 2 and "cluster 'moon' takes no jobs" in made.stderr
 
 
 @pytest.mark.parametrize(("flags", "message"), [
@@ -147,7 +144,7 @@ def test_a_private_selection_leaves_one_run_and_no_trace_of_the_others(
     assert "best of a random number of runs" in " ".join(out.split())
     assert dpmix("verify", folder / "best")[0] == 0
     status, _, err = dpmix(*given)
-    assert status == 2 and "the selection is complete" in err
+    assert status == 2 and "is complete, and its best run was moved" in err
 
 
 def test_a_folder_that_is_in_use_or_no_folder_is_told(dpmix, file, tmp_path):

@@ -70,3 +70,13 @@ def test_a_released_gradient_that_was_added_to_is_released_no_more():
     weight.sum().backward()  # adds in place
     with pytest.raises(DpmixError, match="gradients that no private step released"):
         optimizer.step()
+
+
+def test_a_closure_that_does_nothing_is_let_be():
+    weight = torch.nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    refuse_other_gradients(optimizer)
+    weight.grad = torch.ones(2)
+    mark_released([weight.grad])
+    optimizer.step(lambda: None)
+    assert torch.equal(weight, torch.zeros(2))

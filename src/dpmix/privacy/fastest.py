@@ -114,7 +114,7 @@ def fastest_way(
     for way in ways[1:]:
         if seconds.get(way, float("inf")) < CLEARLY * seconds[best]:
             best = way
-    tried = ", ".join(f"{way} {taken:.3g} s" for way, taken in seconds.items())
+    tried = ", ".join(f"{way} {_shown(taken)}" for way, taken in seconds.items())
     logger.info("engine %s: an example took %s", best, tried)
     return replace(best, reason=f"fastest of {tried} an example")
 
@@ -169,3 +169,7 @@ def free_memory(device: torch.device) -> int:
         return 1 << 62
     (available,) = (line.split()[1] for line in lines if line.startswith("MemAvailable:"))
     return int(available) * 1024
+
+
+def _shown(seconds: float) -> str:
+    return f"{seconds:.3g} s" if seconds >= 1 else f"{1e3 * seconds:.3g} ms"

@@ -27,15 +27,34 @@ def refuse_other_gradients(optimizer: Optimizer) -> None:
     optimizer.register_step_pre_hook(_refuse)
 
 
-def _refuse(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def _refuse(
+    optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Look at the gradients now, and once more after a closure, which may make others.
+
+    Libraries pass closures that do nothing, so a closure alone is no reason to refuse.
+    """
+    _check(optimizer)
+
+    def checked(given: Any) -> Any:
+        def closure() -> Any:
+            loss = given()
+            _check(optimizer)
+            return loss
+
+        return closure if callable(given) else given
+
+    # The first argument is the optimizer itself.
+    itself, *others = args
+    return (itself, *map(checked, others)), {name: checked(one) for name, one in kwargs.items()}
+
+
+def _check(optimizer: Optimizer) -> None:
     held = (p.grad for group in optimizer.param_groups for p in group["params"])
-    other = any(
+    if any(
         gradient is not None and getattr(gradient, _MARK, None) != gradient._version
         for gradient in held
-    )
-    # A closure makes gradients after this look at them. The first argument is the optimizer.
-    closure = any(given is not None for given in (*args[1:], *kwargs.values()))
-    if other or closure:
+    ):
         raise DpmixError(
             "optimizer.step() was called on gradients that no private step released; leave "
             "loss.backward() and optimizer.step() out of the loop: PrivateTrainer.step() does both"
