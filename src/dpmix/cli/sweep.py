@@ -19,7 +19,7 @@ from dpmix.experiments.choosing_cost import choosing_costs
 from dpmix.experiments.results import FACTS, RESULTS
 from dpmix.experiments.selection_run import HIDDEN, candidates, select
 from dpmix.experiments.sweep import RUNS, making, run_sweep
-from dpmix.experiments.sweep_file import Sweep, load_sweep
+from dpmix.experiments.sweep_file import Cell, Sweep, load_sweep
 from dpmix.experiments.sweeps import sweep_path
 from dpmix.experiments.workers import default_jobs, on_cluster, on_this_machine
 from dpmix.reporting.rounding import shown_epsilon
@@ -79,8 +79,8 @@ def sweep(
     console = stdout()
     path = sweep_path(file)
     plan = load_sweep(path, scale, _named(settings, "--set"))
-    if private_selection:
-        candidates(plan, expected_runs)  # refuses what can't be one before anything is made
+    # What can't be a selection is refused before anything is made.
+    among = candidates(plan, expected_runs) if private_selection else None
     if dry_run:
         console.print(_listed(plan))
         return
@@ -91,25 +91,30 @@ def sweep(
         workers: Callable[..., Iterator[Outcome]] = partial(
             on_cluster,
             cluster=cluster,
-            logs=(folder / HIDDEN if private_selection else folder) / "logs",
+            logs=(folder if among is None else folder / HIDDEN) / "logs",
             options=options,
         )
     else:
         workers = partial(on_this_machine, jobs=jobs or default_jobs())
     with making(folder):
-        if private_selection:
-            _select(plan, expected_runs, folder, workers, console)
-        else:
+        if among is None:
             _sweep(plan, folder, workers, console)
+        else:
+            console.print(
+                f"{plan.title}: the best of {expected_runs:g} runs on average, drawn from "
+                f"{len(among)} candidates, in {folder}"
+            )
+            _select(among, expected_runs, folder, workers, console)
 
 
 def _sweep(
     plan: Sweep, folder: Path, workers: Callable[..., Iterator[Outcome]], console: Console
 ) -> None:
-    console.print(f"{plan.title}: {len({cell.name for cell in plan.cells})} runs in {folder}")
+    # They need a library that the rest does not: its lack is told before anything runs.
     from dpmix.experiments.table_text import table_text
     from dpmix.experiments.tables import read_results, tables
 
+    console.print(f"{plan.title}: {len({cell.name for cell in plan.cells})} runs in {folder}")
     with live_results(console, len(plan.cells)) as display:
         failed = run_sweep(plan, folder, workers, display.show)
     for outcome in failed:
@@ -125,17 +130,12 @@ def _sweep(
 
 
 def _select(
-    plan: Sweep,
+    among: tuple[Cell, ...],
     expected_runs: float,
     folder: Path,
     workers: Callable[..., Iterator[Outcome]],
     console: Console,
 ) -> None:
-    among = candidates(plan, expected_runs)
-    console.print(
-        f"{plan.title}: the best of {expected_runs:g} runs on average, drawn from {len(among)} "
-        f"candidates, in {folder}"
-    )
     with counting_bar(console, "private selection", "runs") as report:
         best = select(among, expected_runs, folder, workers, report)
     statement = read_statement(RunFolder(best).privacy)

@@ -7,7 +7,7 @@ from typing import Any
 
 from dpmix.errors import DpmixError, nearest
 from dpmix.experiments.results import FACTS
-from dpmix.experiments.tables import short, swept
+from dpmix.experiments.tables import label, short, swept
 from dpmix.experiments.workers import INSTALL
 
 try:
@@ -60,7 +60,7 @@ def draw_against(frame: "pd.DataFrame", path: Path, *, x: str | None, fact: str)
         values = sorted(part[x].unique())
         if x in _ON_A_LOG_AXIS and values[0] > 0:
             axes.set_xscale("log")
-        axes.set_xticks(values, [f"{value:g}" for value in values], minor=False)
+        axes.set_xticks(values, [short(value) for value in values], minor=False)
         axes.minorticks_off()
 
     _save(frame, path, draw)
@@ -118,9 +118,7 @@ def draw_curves(frame: "pd.DataFrame", path: Path) -> None:
 def _groups(part: "pd.DataFrame", names: list[str]) -> Iterator[tuple[str, "pd.DataFrame"]]:
     """Runs that are alike but for their seeds, and what to call them."""
     for values, line in part.groupby(names, sort=False, dropna=False):
-        row, *others = values
-        said = [f"{name} {short(value)}" for name, value in zip(names[1:], others, strict=True)]
-        yield ", ".join([str(row), *said]), line
+        yield label(dict(zip(names, values, strict=True)), names[1:]), line
 
 
 def _of(choices: Any, index: int) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 from dpmix.atomic_files import write_text
 from dpmix.errors import DpmixError
 from dpmix.experiments.sweep_file import Cell
+from dpmix.reporting.run_facts import read_facts
 from dpmix.training.run_folder import RunFolder
 
 Row = dict[str, Any]
@@ -28,46 +29,38 @@ def row_of(cell: Cell, root: Path) -> Row:
     """The row of a complete run in folder `root`.
 
     Raises:
-        DpmixError: files that can't be read as a run's.
+        DpmixError: as `read_facts` raises.
     """
-    folder = RunFolder(root)
-    try:
-        numbers = json.loads(folder.metrics.read_text(encoding="utf-8"))
-        said = json.loads(folder.privacy.read_text(encoding="utf-8"))
-        curve = [[point["step"], point["accuracy"]] for point in numbers["curve"]]
-        return {
-            "row": cell.row,
-            "data": Path(cell.config.data.data).name,
-            "model": numbers["model"],
-            "method": said["method"],
-            "epsilon": cell.config.privacy.epsilon,
-            "seed": cell.config.run.seed,
-            **cell.swept,
-            "accuracy": numbers["accuracy"],
-            "worst_class_accuracy": numbers["worst_class"]["accuracy"],
-            "calibration_error": numbers["calibration_error"],
-            "worst_class": numbers["worst_class"]["name"],
-            "judged_on": numbers["judged_on"],
-            "images": numbers["images"],
-            "sigma": said["noise_multiplier"],
-            "sampling_rate": said["sampling_rate"],
-            "steps": said["steps"],
-            "examples": said["examples"],
-            "class_accuracy": json.dumps(numbers["class_accuracy"]),
-            "curve": json.dumps(curve),
-            "private": said["private"],
-            "engine": numbers["engine"],
-            "machine": numbers["machine"],
-            "dpmix": said["versions"]["dpmix"],
-            "torch": said["versions"]["torch"],
-            "config": cell.name,
-            "weights_sha256": said["weights_sha256"],
-        }
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DpmixError(
-            f"cannot read the run in '{root}' ({type(error).__name__}: {error}); delete that "
-            "folder and run the sweep again"
-        ) from None
+    run = read_facts(RunFolder(root))
+    said, measured = run.statement, run.metrics
+    return {
+        "row": cell.row,
+        "data": run.data_name,
+        "model": measured.model,
+        "method": said.method,
+        "epsilon": cell.config.privacy.epsilon,
+        "seed": cell.config.run.seed,
+        **cell.swept,
+        "accuracy": measured.accuracy,
+        "worst_class_accuracy": measured.worst_class.accuracy,
+        "calibration_error": measured.calibration_error,
+        "worst_class": measured.worst_class.name,
+        "judged_on": measured.judged_on,
+        "images": measured.images,
+        "sigma": said.noise_multiplier,
+        "sampling_rate": said.sampling_rate,
+        "steps": said.steps,
+        "examples": said.examples,
+        "class_accuracy": json.dumps(measured.class_accuracy),
+        "curve": json.dumps([[point.step, point.accuracy] for point in measured.curve]),
+        "private": said.private,
+        "engine": measured.engine,
+        "machine": measured.machine,
+        "dpmix": said.versions["dpmix"],
+        "torch": said.versions["torch"],
+        "config": cell.name,
+        "weights_sha256": said.weights_sha256,
+    }
 
 
 def write_results(path: Path, rows: list[Row]) -> None:

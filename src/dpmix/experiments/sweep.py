@@ -9,7 +9,7 @@ from filelock import FileLock, Timeout
 from dpmix.errors import DpmixError
 from dpmix.experiments.cell_run import Outcome
 from dpmix.experiments.results import RESULTS, Row, row_of, write_results
-from dpmix.experiments.sweep_file import Cell, Sweep
+from dpmix.experiments.sweep_file import Sweep
 from dpmix.experiments.workers import Runs
 from dpmix.resume import is_complete
 
@@ -31,19 +31,32 @@ def run_sweep(sweep: Sweep, folder: Path, workers: Workers, report: Report) -> l
     Returns:
         The outcomes of runs that failed.
     """
-    made = _made(sweep, folder)
-    report(_rows(sweep, folder, made), None)
+    rows: dict[int, Row] = {}  # by their cell's place; each run is read once
+    roots = {cell.name: folder / RUNS / cell.name for cell in sweep.cells}
+
+    def read(name: str) -> None:
+        for place, cell in enumerate(sweep.cells):
+            if cell.name == name:
+                rows[place] = row_of(cell, roots[name])
+
+    def so_far() -> list[Row]:
+        return [rows[place] for place in sorted(rows)]
+
+    made = {name for name, root in roots.items() if root.is_dir() and is_complete(root)}
+    for name in made:
+        read(name)
+    if made:
+        write_results(folder / RESULTS, so_far())
+    report(so_far(), None)
     missing = {cell.name: cell for cell in sweep.cells if cell.name not in made}
     failed = []
-    for outcome in workers([(cell, _root(folder, cell)) for cell in missing.values()]):
+    for outcome in workers([(cell, roots[name]) for name, cell in missing.items()]):
         if outcome.error is None:
-            made.add(outcome.cell.name)
-            write_results(folder / RESULTS, _rows(sweep, folder, made))
+            read(outcome.cell.name)
+            write_results(folder / RESULTS, so_far())
         else:
             failed.append(outcome)
-        report(_rows(sweep, folder, made), outcome)
-    if made:
-        write_results(folder / RESULTS, _rows(sweep, folder, made))
+        report(so_far(), outcome)
     return failed
 
 
@@ -71,16 +84,3 @@ def making(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def _made(sweep: Sweep, folder: Path) -> set[str]:
-    roots = {cell.name: _root(folder, cell) for cell in sweep.cells}
-    return {name for name, root in roots.items() if root.is_dir() and is_complete(root)}
-
-
-def _rows(sweep: Sweep, folder: Path, made: set[str]) -> list[Row]:
-    return [row_of(cell, _root(folder, cell)) for cell in sweep.cells if cell.name in made]
-
-
-def _root(folder: Path, cell: Cell) -> Path:
-    return folder / RUNS / cell.name

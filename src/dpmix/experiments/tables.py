@@ -5,6 +5,7 @@ are adjusted for their number (Benjamini & Hochberg), since of twenty comparison
 by chance.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,14 +112,15 @@ def tables(
         if given not in names:
             raise DpmixError(f"unknown {what} '{given}': {nearest(given, names)}")
     others = [name for name in swept(frame) if name != columns]
-    named = frame.assign(label=[_label(row, others) for row in frame.to_dict("records")])
+    named = frame.assign(label=[label(row, others) for row in frame.to_dict("records")])
     return [
         _table(part, f"{data}, {model}", fact, columns, against)
         for (data, model), part in named.groupby([*_GIVEN], sort=False)
     ]
 
 
-def _label(row: dict[str, object], others: list[str]) -> str:
+def label(row: Mapping[str, object], others: list[str]) -> str:
+    """What a run is called: its row, and its values of the settings `others`."""
     said = ", ".join(f"{name} {short(row[name])}" for name in others)
     return f"{row['row']}, {said}" if said else str(row["row"])
 

@@ -12,11 +12,11 @@ from functools import cached_property
 from typing import ClassVar
 
 from dpmix.errors import DpmixError
-from dpmix.privacy.accounting import Spent, calibrate_sigma, epsilon_pld, epsilon_rdp
+from dpmix.privacy.accounting import Spent, calibrate_sigma, epsilon_rdp
 from dpmix.privacy.private_selection import (
     calibrate_selected,
     check_expected_runs,
-    epsilon_selected,
+    epsilon_stated,
 )
 
 
@@ -180,16 +180,16 @@ class PrivacyPlan:
 
     def epsilon_after(self, steps: int) -> float:
         """Epsilon at `delta` once `steps` of the plan's steps have been released."""
-        if self.expected_runs is not None:
-            return self.epsilon_rdp_after(steps)
-        return epsilon_pld(self.sampling_rate, self.noise_multiplier, steps, self.delta, self.spent)
+        return epsilon_stated(*self._given(steps), self.expected_runs, self.spent)
 
     def epsilon_rdp_after(self, steps: int) -> float:
         """The same by Renyi DP accounting."""
-        given = (self.sampling_rate, self.noise_multiplier, steps, self.delta)
-        if self.expected_runs is None or not (steps and self.private):
-            return epsilon_rdp(*given, self.spent)
-        return epsilon_selected(*given, self.expected_runs, self.spent)
+        if self.expected_runs is None:
+            return epsilon_rdp(*self._given(steps), self.spent)
+        return self.epsilon_after(steps)
+
+    def _given(self, steps: int) -> tuple[float, float, int, float]:
+        return self.sampling_rate, self.noise_multiplier, steps, self.delta
 
 
 def _positive(value: float) -> bool:

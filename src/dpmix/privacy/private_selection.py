@@ -21,6 +21,8 @@ from dpmix.privacy.accounting import (
     RDP_ORDERS,
     SIGMA_TOLERANCE,
     Spent,
+    epsilon_pld,
+    epsilon_rdp,
     refuse_nearly_no_noise,
     refuse_tiny_delta,
 )
@@ -57,6 +59,22 @@ def epsilon_selected(
     accountant = RdpAccountant(RDP_ORDERS, NeighboringRelation.ADD_OR_REMOVE_ONE)
     accountant.compose(dp_accounting.ComposedDpEvent([best, *others]))
     return float(accountant.get_epsilon(delta))
+
+
+def epsilon_stated(
+    sampling_rate: float,
+    sigma: float,
+    steps: int,
+    delta: float,
+    expected_runs: float | None,
+    spent: Spent = (),
+) -> float:
+    """Epsilon at `delta` as a run states it: by PLD, or the best run's of a selection, by RDP."""
+    if expected_runs is None:
+        return epsilon_pld(sampling_rate, sigma, steps, delta, spent)
+    if steps == 0 or sigma == 0:
+        return epsilon_rdp(sampling_rate, sigma, steps, delta, spent)
+    return epsilon_selected(sampling_rate, sigma, steps, delta, expected_runs, spent)
 
 
 def calibrate_selected(

@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-from dpmix.privacy.accounting import epsilon_pld
-from dpmix.privacy.private_selection import epsilon_selected
+from dpmix.privacy.private_selection import epsilon_stated
 from dpmix.reporting.statement_model import Statement
 
 _POINTS = 10
@@ -46,9 +45,6 @@ def epsilon_curve(statement: Statement) -> EpsilonCurve | None:
     return EpsilonCurve([p for p in points if p[0] <= now], planned if now < last else [])
 
 
-def _epsilon(statement: Statement, steps: int) -> float:
-    given = (statement.sampling_rate, statement.noise_multiplier, steps, statement.delta)
-    spent = tuple(statement.spent_before)
-    if statement.expected_runs is None or steps == 0:
-        return epsilon_pld(*given, spent)
-    return epsilon_selected(*given, statement.expected_runs, spent)
+def _epsilon(said: Statement, steps: int) -> float:
+    given = (said.sampling_rate, said.noise_multiplier, steps, said.delta)
+    return epsilon_stated(*given, said.expected_runs, tuple(said.spent_before))
