@@ -52,7 +52,17 @@ def test_a_parameter_without_dimensions_is_clipped_too():
         assert a.shape == b.shape and torch.allclose(a, b, rtol=1e-5)
 
 
-def test_examples_are_taken_in_chunks_that_bound_the_gradients_held(monkeypatch):
+@pytest.mark.parametrize(
+    ("bound", "at_once", "views", "passes"),
+    [
+        ("MAX_GRADIENT_NUMBERS", 25, 1, 3),  # two gradients of 10 numbers
+        ("MAX_CPU_VIEWS", 9, 4, 3),  # the views of two examples
+        ("MAX_CPU_VIEWS", 3, 4, 5),  # never less than one example
+    ],
+)
+def test_examples_are_taken_in_chunks_that_bound_what_is_held(
+    monkeypatch, bound, at_once, views, passes
+):
     seen = []
 
     class Watched(nn.Linear):
@@ -60,7 +70,9 @@ def test_examples_are_taken_in_chunks_that_bound_the_gradients_held(monkeypatch)
             seen.append(1)
             return super().forward(x.flatten(1))
 
-    views, labels = torch.ones(5, 1, 1, 2, 2), torch.full((5, 1, 2), 0.5)
-    monkeypatch.setattr(vectorized, "MAX_GRADIENT_NUMBERS", 25)  # two gradients of 10 numbers
-    clipped_gradient_sum(Watched(4, 2), soft_cross_entropy, views, labels, 1.0, engine="vectorized")
-    assert len(seen) == 3
+    images, labels = torch.ones(5, views, 1, 2, 2), torch.full((5, views, 2), 0.5)
+    monkeypatch.setattr(vectorized, bound, at_once)
+    clipped_gradient_sum(
+        Watched(4, 2), soft_cross_entropy, images, labels, 1.0, engine="vectorized"
+    )
+    assert len(seen) == passes

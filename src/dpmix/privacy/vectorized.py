@@ -16,6 +16,9 @@ from dpmix.privacy.examplewise import per_view_loss
 
 # Bound on the per-example gradients held at once, in numbers (128 MiB of float32).
 MAX_GRADIENT_NUMBERS = 1 << 25
+# Bound on the views of one vmap on a CPU: the activations of more of them leave its caches, and go
+# through buffers that the C library takes from the system and gives back at every operation.
+MAX_CPU_VIEWS = 256
 
 
 def vectorized_sum(
@@ -29,9 +32,7 @@ def vectorized_sum(
     """As `clipped_gradient_sum`; `example_chunk` bounds the examples of one vmap."""
     trained = trainable(model)
     parameters = {name: p.detach() for name, p in trained.items()}
-    chunk = example_chunk or max(
-        1, MAX_GRADIENT_NUMBERS // sum(p.numel() for p in parameters.values())
-    )
+    chunk = example_chunk or _fitting_examples(views, sum(p.numel() for p in parameters.values()))
 
     def mean_loss(values: dict[str, Tensor], example: Tensor, target: Tensor) -> Tensor:
         return per_view_loss(loss, functional_call(model, values, (example,)), target).mean()
@@ -57,6 +58,13 @@ def vectorized_sum(
         norms.append(total.add([gradient[:count] for gradient in gradients.values()]))
         losses.append(values[:count].detach())
     return ClippedSum(total.total, torch.cat(norms), torch.cat(losses), engine="vectorized")
+
+
+def _fitting_examples(views: Float[Tensor, "G K *view"], gradient_numbers: int) -> int:
+    fitting = MAX_GRADIENT_NUMBERS // gradient_numbers
+    if views.device.type == "cpu":
+        fitting = min(fitting, MAX_CPU_VIEWS // views.shape[1])
+    return max(1, fitting)
 
 
 def not_alone(rows: Float[Tensor, "R *shape"]) -> Float[Tensor, "S *shape"]:
