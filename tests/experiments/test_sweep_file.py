@@ -79,6 +79,30 @@ def test_a_mistake_is_named_before_anything_runs(tmp_path, text, message):
     assert len(str(error.value).splitlines()) == 1
 
 
+TUNED = (
+    SWEEP
+    + """
+tune: {grid: {learning_rate: [0.5, 1], seed: [100, 101]}, validation_fraction: 0.2}
+"""
+)
+
+
+def test_every_row_tries_the_same_values_on_images_held_out(tmp_path):
+    sweep = load_sweep(written(tmp_path, TUNED))
+    assert sweep.tuned == ("learning_rate",)
+    # Two rows, two epsilons; two rates and two seeds of their own.
+    assert len(sweep.tries) == 2 * 2 * 2 * 2 and len(sweep.cells) == 2 * 2 * 3
+    assert {cell.config.run.seed for cell in sweep.tries} == {100, 101}
+    assert {cell.config.data.validation_fraction for cell in sweep.tries} == {0.2}
+    assert {cell.config.data.validation_fraction for cell in sweep.cells} == {None}
+
+
+def test_what_is_tuned_is_not_in_the_grid(tmp_path):
+    text = TUNED.replace("epsilon: [1, 8]", "learning_rate: [1]")
+    with pytest.raises(DpmixError, match="learning_rate is tuned and in the grid"):
+        load_sweep(written(tmp_path, text))
+
+
 def test_an_unknown_scale_is_named(tmp_path):
     with pytest.raises(DpmixError, match="no scale 'smal': did you mean 'small'"):
         load_sweep(written(tmp_path), "smal")

@@ -16,11 +16,12 @@ from dpmix.cli.sweep_display import live_results
 from dpmix.errors import DpmixError
 from dpmix.experiments.cell_run import Outcome
 from dpmix.experiments.choosing_cost import choosing_costs
-from dpmix.experiments.results import FACTS, RESULTS
+from dpmix.experiments.results import FACTS, RESULTS, Row
 from dpmix.experiments.selection_run import HIDDEN, candidates, select
-from dpmix.experiments.sweep import RUNS, making, run_sweep
+from dpmix.experiments.sweep import RUNS, making, run_cells
 from dpmix.experiments.sweep_file import Cell, Sweep, load_sweep
 from dpmix.experiments.sweeps import sweep_path
+from dpmix.experiments.tuning import TRIES, tuned_cells
 from dpmix.experiments.workers import default_jobs, on_cluster, on_this_machine
 from dpmix.reporting.rounding import shown_epsilon
 from dpmix.reporting.statement_model import read_statement
@@ -114,12 +115,13 @@ def _sweep(
     from dpmix.experiments.table_text import table_text
     from dpmix.experiments.tables import read_results, tables
 
-    console.print(f"{plan.title}: {len({cell.name for cell in plan.cells})} runs in {folder}")
-    with live_results(console, len(plan.cells)) as display:
-        failed = run_sweep(plan, folder, workers, display.show)
-    for outcome in failed:
-        console.print(f"failed: {outcome.cell.row} {outcome.cell.swept}: {outcome.error}")
-    if display.rows:
+    cells = plan.cells
+    if plan.tries:
+        what = f"tuning of {', '.join(plan.tuned)} on images held out"
+        tried, _ = _run(what, plan.tries, folder, TRIES, workers, console)
+        cells = tuned_cells(plan, tried)
+    rows, failed = _run(plan.title, cells, folder, RESULTS, workers, console)
+    if rows:
         frame = read_results(folder)
         for table in tables(frame, fact=FACTS[0], columns=None, against=None):
             console.print(table_text(table, "markdown"), soft_wrap=True)
@@ -127,6 +129,23 @@ def _sweep(
         console.print(f"results: {folder / RESULTS}")
     if failed:
         raise typer.Exit(FAILED)
+
+
+def _run(
+    what: str,
+    cells: tuple[Cell, ...],
+    folder: Path,
+    results: str,
+    workers: Callable[..., Iterator[Outcome]],
+    console: Console,
+) -> tuple[list[Row], list[Outcome]]:
+    """Make `cells`; return their results, and those that failed."""
+    console.print(f"{what}: {len({cell.name for cell in cells})} runs in {folder}")
+    with live_results(console, len(cells)) as display:
+        failed = run_cells(cells, folder, results, workers, display.show)
+    for outcome in failed:
+        console.print(f"failed: {outcome.cell.row} {outcome.cell.swept}: {outcome.error}")
+    return display.rows, failed
 
 
 def _select(
@@ -148,7 +167,7 @@ def _select(
 
 def _listed(plan: Sweep) -> Table:
     table = Table("row", "settings", "run", title=plan.title, box=None, pad_edge=False)
-    for cell in plan.cells:
+    for cell in (*plan.tries, *plan.cells):
         settings = ", ".join(f"{name} {value}" for name, value in cell.settings.items())
         table.add_row(cell.row, settings, cell.name)
     return table

@@ -40,6 +40,8 @@ def candidates(sweep: Sweep, expected_runs: float) -> tuple[Cell, ...]:
             or that are not private.
     """
     check_expected_runs(expected_runs)
+    if sweep.tries:
+        raise DpmixError("a private selection chooses by itself; take `tune` out of the sweep")
     first = sweep.cells[0].config
     for cell in sweep.cells:
         privacy, config = cell.config.privacy, cell.config

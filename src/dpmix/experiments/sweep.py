@@ -8,8 +8,8 @@ from filelock import FileLock, Timeout
 
 from dpmix.errors import DpmixError
 from dpmix.experiments.cell_run import Outcome
-from dpmix.experiments.results import RESULTS, Row, row_of, write_results
-from dpmix.experiments.sweep_file import Sweep
+from dpmix.experiments.results import Row, row_of, write_results
+from dpmix.experiments.sweep_file import Cell
 from dpmix.experiments.workers import Runs
 from dpmix.resume import is_complete
 
@@ -18,13 +18,16 @@ Workers = Callable[[Runs], Iterator[Outcome]]
 Report = Callable[[list[Row], Outcome | None], None]
 
 
-def run_sweep(sweep: Sweep, folder: Path, workers: Workers, report: Report) -> list[Outcome]:
-    """Make the runs of `sweep` that `folder` lacks, and write results after each.
+def run_cells(
+    cells: tuple[Cell, ...], folder: Path, results: str, workers: Workers, report: Report
+) -> list[Outcome]:
+    """Make the runs that `folder` lacks, and write results after each.
 
     Args:
-        sweep: what to run.
+        cells: what to run.
         folder: of the sweep; runs lie in `runs/`, named by their settings, so that a sweep that
             was changed keeps the runs that it still has.
+        results: name of the CSV in `folder`.
         workers: make runs, in whatever processes.
         report: told all rows so far, first and after every run.
 
@@ -32,10 +35,10 @@ def run_sweep(sweep: Sweep, folder: Path, workers: Workers, report: Report) -> l
         The outcomes of runs that failed.
     """
     rows: dict[int, Row] = {}  # by their cell's place; each run is read once
-    roots = {cell.name: folder / RUNS / cell.name for cell in sweep.cells}
+    roots = {cell.name: folder / RUNS / cell.name for cell in cells}
 
     def read(name: str) -> None:
-        for place, cell in enumerate(sweep.cells):
+        for place, cell in enumerate(cells):
             if cell.name == name:
                 rows[place] = row_of(cell, roots[name])
 
@@ -46,14 +49,14 @@ def run_sweep(sweep: Sweep, folder: Path, workers: Workers, report: Report) -> l
     for name in made:
         read(name)
     if made:
-        write_results(folder / RESULTS, so_far())
+        write_results(folder / results, so_far())
     report(so_far(), None)
-    missing = {cell.name: cell for cell in sweep.cells if cell.name not in made}
+    missing = {cell.name: cell for cell in cells if cell.name not in made}
     failed = []
     for outcome in workers([(cell, roots[name]) for name, cell in missing.items()]):
         if outcome.error is None:
             read(outcome.cell.name)
-            write_results(folder / RESULTS, so_far())
+            write_results(folder / results, so_far())
         else:
             failed.append(outcome)
         report(so_far(), outcome)

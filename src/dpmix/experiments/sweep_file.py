@@ -9,11 +9,17 @@
     grid:                              # every combination of these is run for every row
       epsilon: [1, 2, 4, 8]
       seed: [0, 1, 2]
+    tune:                              # optional: settings to choose first
+      grid: {learning_rate: [0.5, 1, 2], seed: [100, 101]}
+      validation_fraction: 0.2
     scales:                            # --scale NAME: what is different there
       cpu: {settings: {train_images: 2000}, grid: {seed: [0, 1]}}
 
 A row's own `base: RECIPE` takes the place of the sweep's. Later settings win: base, settings, row,
-grid; a scale's `rows` replace the sweep's rows, its other parts are merged into them.
+grid; a scale's `rows` and `tune` replace the sweep's, its other parts are merged into them.
+
+With `tune`, every row tries the same values, for each combination of the grid (all seeds of it
+together), on training images held out; the best by mean accuracy is then run as the grid says.
 """
 
 import itertools
@@ -34,6 +40,7 @@ from dpmix.training.json_text import to_json
 from dpmix.yaml_file import read_mapping
 
 Settings = dict[str, Any]
+SEED = "seed"
 # Where a run is written and on which device changes nothing of what it is.
 _ELSEWHERE = {"run": {"output", "overwrite", "device"}}
 
@@ -75,10 +82,26 @@ class Cell:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A title and the runs under it."""
+    """A title and the runs under it.
+
+    Attributes:
+        title: of the whole.
+        cells: the runs; where there are `tries`, before the best of these is given to each.
+        tries: runs to choose settings by.
+        tuned: names of the settings that are chosen so.
+    """
 
     title: str
     cells: tuple[Cell, ...]
+    tries: tuple[Cell, ...] = ()
+    tuned: tuple[str, ...] = ()
+
+
+class _Tuning(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    grid: dict[str, list[Any]]
+    validation_fraction: float
 
 
 class _Part(BaseModel):
@@ -88,6 +111,16 @@ class _Part(BaseModel):
     settings: Settings = Field(default_factory=dict)
     rows: dict[str, Settings] = Field(default_factory=dict)
     grid: dict[str, list[Any]] = Field(default_factory=dict)
+    tune: _Tuning | None = None
+
+    @property
+    def tuned(self) -> tuple[str, ...]:
+        return tuple(name for name in (self.tune.grid if self.tune else ()) if name != SEED)
+
+    def as_tries(self, tune: _Tuning) -> "_Part":
+        held_out = {"validation_fraction": tune.validation_fraction}
+        grid = {name: values for name, values in self.grid.items() if name != SEED} | tune.grid
+        return self.model_copy(update={"settings": self.settings | held_out, "grid": grid})
 
 
 class _File(_Part):
@@ -101,6 +134,7 @@ class _File(_Part):
             settings=self.settings | scale.settings,
             rows=scale.rows or self.rows,
             grid=self.grid | scale.grid,
+            tune=scale.tune or self.tune,
         )
 
 
@@ -121,11 +155,15 @@ def load_sweep(path: Path, scale: str | None = None, settings: Settings | None =
         raise DpmixError(f"sweep '{path}' has no scale '{scale}': {nearest(scale, file.scales)}")
     part = file if scale is None else file.at(file.scales[scale])
     part = part.model_copy(update={"settings": part.settings | (settings or {})})
+    for name in part.tuned:
+        if name in part.grid:
+            raise DpmixError(f"sweep '{path}': {name} is tuned and in the grid; leave out either")
     cells = tuple(_cells(path, part))
-    for cell in cells:
+    tries = tuple(_cells(path, part.as_tries(part.tune))) if part.tune else ()
+    for cell in (*tries, *cells):
         # A mistake is told before anything runs.
         choose_model(cell.config).view_spec(flip=False)
-    return Sweep(file.title, cells)
+    return Sweep(file.title, cells, tries, part.tuned)
 
 
 def _read(path: Path) -> _File:
@@ -136,7 +174,7 @@ def _read(path: Path) -> _File:
         where = ".".join(str(part) for part in problem["loc"])
         raise DpmixError(
             f"sweep '{path}': {where}: {problem['msg'][0].lower()}{problem['msg'][1:]}; expected "
-            "title, base, settings, rows, grid and scales"
+            "title, base, settings, rows, grid, tune and scales"
         ) from None
 
 

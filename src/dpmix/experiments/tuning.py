@@ -1,0 +1,47 @@
+"""Settings chosen by a sweep's tries, the same number of them for every row.
+
+The tries are judged on training images that were held out, so that the test images are used once.
+"""
+
+import statistics
+from collections import defaultdict
+from dataclasses import replace
+
+from dpmix.errors import DpmixError
+from dpmix.experiments.results import Row
+from dpmix.experiments.sweep_file import SEED, Cell, Settings, Sweep
+from dpmix.training.json_text import to_json
+
+TRIES = "tuning.csv"
+
+
+def tuned_cells(sweep: Sweep, tried: list[Row]) -> tuple[Cell, ...]:
+    """The sweep's runs, each with the values that had the best mean accuracy over its tries' seeds.
+
+    Args:
+        sweep: with tries.
+        tried: their results. Among equals the first in the file's order wins.
+
+    Raises:
+        DpmixError: a run for which no try came to its end.
+    """
+    scores: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    values: dict[str, Settings] = {}
+    names = sweep.cells[0].swept.keys() - {SEED}
+    for row in tried:
+        chosen = {name: row[name] for name in sweep.tuned}
+        values[to_json(chosen)] = chosen
+        group = to_json([row["row"], {name: row[name] for name in sorted(names)}])
+        scores[group][to_json(chosen)].append(row["accuracy"])
+    return tuple(_tuned(cell, scores, values) for cell in sweep.cells)
+
+
+def _tuned(
+    cell: Cell, scores: dict[str, dict[str, list[float]]], values: dict[str, Settings]
+) -> Cell:
+    place = {name: value for name, value in sorted(cell.swept.items()) if name != SEED}
+    found = scores.get(to_json([cell.row, place]))
+    if not found:
+        raise DpmixError(f"row '{cell.row}' at {place}: none of its tries came to an end")
+    best = values[max(found, key=lambda chosen: statistics.mean(found[chosen]))]
+    return replace(cell, swept=cell.swept | best, settings=cell.settings | best)
