@@ -106,3 +106,23 @@ def test_what_is_tuned_is_not_in_the_grid(tmp_path):
 def test_an_unknown_scale_is_named(tmp_path):
     with pytest.raises(DpmixError, match="no scale 'smal': did you mean 'small'"):
         load_sweep(written(tmp_path), "smal")
+
+
+def test_the_pool_is_for_the_rows_that_read_one(tmp_path):
+    text = """
+title: t
+settings: {pool: images, pool_labels: map.csv, pool_unmapped: leave-out}
+rows:
+  mixed in: {method: mix-diff}
+  not at all: {method: self-aug}
+  pretrained on: {method: self-aug, pool_role: pretrain}
+"""
+    cells = load_sweep(written(tmp_path, text)).cells
+    assert [cell.config.views.pool for cell in cells] == ["images", None, "images"]
+    assert [cell.config.views.pool_labels for cell in cells] == ["map.csv", None, "map.csv"]
+
+
+def test_a_pool_setting_without_a_pool_is_told_before_anything_runs(tmp_path):
+    text = "title: t\nrows: {a: {method: self-aug, pool_role: pretrain}}\n"
+    with pytest.raises(DpmixError, match="pool_role is 'pretrain' but there is no pool"):
+        load_sweep(written(tmp_path, text))

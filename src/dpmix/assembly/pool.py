@@ -28,6 +28,16 @@ def check_pool_settings(views: ViewConfig) -> None:
         )
 
 
+def reads_pool(config: Config) -> bool:
+    """Whether anything in a run with these settings, its model chosen, reads a public pool."""
+    views = config.views
+    return (
+        views.method == "mix-diff"
+        or views.pool_role == "pretrain"
+        or config.model.feature_norm == "whiten"
+    )
+
+
 def read_pool(config: Config, splits: Splits, progress: Progress | None) -> LoadedPool | None:
     """The pool, if there is one.
 

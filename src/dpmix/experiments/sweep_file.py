@@ -18,13 +18,15 @@
 A row's own `base: RECIPE` takes the place of the sweep's. Later settings win: base, settings, row,
 grid; a scale's `rows` and `tune` replace the sweep's, its other parts are merged into them.
 
+A row that reads no public pool is run without the settings of one.
+
 With `tune`, every row tries the same values, for each combination of the grid (all seeds of it
 together), on training images held out; the best by mean accuracy is then run as the grid says.
 """
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -32,7 +34,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from dpmix.config import Config
+from dpmix.assembly.pool import check_pool_settings, reads_pool
+from dpmix.config import Config, ViewConfig
 from dpmix.defaults import choose_model
 from dpmix.errors import DpmixError, nearest
 from dpmix.experiments.recipes import recipe_path
@@ -43,6 +46,7 @@ Settings = dict[str, Any]
 SEED = "seed"
 # Where a run is written and on which device changes nothing of what it is.
 _ELSEWHERE = {"run": {"output", "overwrite", "device"}}
+_OF_THE_POOL = {name for name in ViewConfig.model_fields if name.startswith("pool")}
 
 
 @dataclass(frozen=True)
@@ -162,7 +166,9 @@ def load_sweep(path: Path, scale: str | None = None, settings: Settings | None =
     tries = tuple(_cells(path, part.as_tries(part.tune))) if part.tune else ()
     for cell in (*tries, *cells):
         # A mistake is told before anything runs.
-        choose_model(cell.config).view_spec(flip=False)
+        config = choose_model(cell.config)
+        config.view_spec(flip=False)
+        check_pool_settings(config.views)
     return Sweep(file.title, cells, tries, part.tuned)
 
 
@@ -186,7 +192,15 @@ def _cells(path: Path, part: _Part) -> Iterator[Cell]:
         recipe = None if base is None else _recipe(path, base)
         for values in itertools.product(*part.grid.values()):
             swept = dict(zip(part.grid, values, strict=True))
-            yield Cell(row, swept, fixed | swept, recipe)
+            yield _without_idle_pool(Cell(row, swept, fixed | swept, recipe))
+
+
+def _without_idle_pool(cell: Cell) -> Cell:
+    """Of all rows that are compared, a pool is for those that read one."""
+    if reads_pool(choose_model(cell.config)):
+        return cell
+    given = {name: value for name, value in cell.settings.items() if name not in _OF_THE_POOL}
+    return replace(cell, settings=given)
 
 
 def _refuse_unfit(path: Path, row: str, own: Settings, grid: dict[str, list[Any]]) -> None:
