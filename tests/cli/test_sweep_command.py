@@ -77,7 +77,8 @@ def test_settings_are_chosen_on_images_held_out_and_then_tested(dpmix, file, tmp
     assert set(tries["judged_on"]) == {"validation"} and set(results["judged_on"]) == {"test"}
     for _, row in results.iterrows():
         own = tries[tries["row"] == row["row"]]
-        assert row["learning_rate"] == own["learning_rate"][own["accuracy"].idxmax()]
+        best = own["learning_rate"][own["accuracy"].idxmax()]
+        assert json.loads(row["tuned"]) == {"learning_rate": best}
 
 
 def test_runs_that_fail_are_told_and_the_others_kept(dpmix, tmp_path):

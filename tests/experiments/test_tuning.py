@@ -38,7 +38,7 @@ def test_the_best_mean_over_seeds_wins_for_each_row_and_epsilon(sweep):
     chosen = {(c.row, c.swept["epsilon"], c.config.optimizer.learning_rate) for c in cells}
     assert chosen == {("a", 1, 0.5), ("a", 8, 0.5), ("b", 1, 0.5), ("b", 8, 2)}
     assert [cell.swept["seed"] for cell in cells] == [0, 1] * 4
-    assert cells[0].swept["learning_rate"] == 0.5
+    assert cells[0].tuned == {"learning_rate": 0.5} and "learning_rate" not in cells[0].swept
 
 
 def test_the_first_of_equals_wins(sweep):

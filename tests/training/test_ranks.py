@@ -30,7 +30,8 @@ WORKER = Path(rank_worker.__file__)
 
 
 def torchrun(size, *command, **options):
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    # More processes than a machine may have GPUs: these tests are of gloo, on the CPU.
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     return subprocess.Popen(
         [*launcher, "--nproc-per-node", str(size), *map(str, command)], env=environment,

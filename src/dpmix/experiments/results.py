@@ -20,7 +20,7 @@ RESULTS = "results.csv"
 _IDENTITY = ("row", "data", "model", "method", "epsilon", "seed")
 _REST = (
     "worst_class", "judged_on", "images", "sigma", "sampling_rate", "steps", "examples",
-    "class_accuracy", "curve", "private", "engine", "machine", "dpmix", "torch", "config",
+    "class_accuracy", "tuned", "curve", "private", "engine", "machine", "dpmix", "torch", "config",
     "weights_sha256",
 )  # fmt: skip
 
@@ -52,6 +52,7 @@ def row_of(cell: Cell, root: Path) -> Row:
         "steps": said.steps,
         "examples": said.examples,
         "class_accuracy": json.dumps(measured.class_accuracy),
+        "tuned": json.dumps(cell.tuned),
         "curve": json.dumps([[point.step, point.accuracy] for point in measured.curve]),
         "private": said.private,
         "engine": measured.engine,

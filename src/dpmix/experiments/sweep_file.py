@@ -26,7 +26,7 @@ together), on training images held out; the best by mean accuracy is then run as
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -58,12 +58,14 @@ class Cell:
         swept: the settings that the grid gave it.
         settings: all that differ from the base, by name.
         base: the recipe it starts from, if any.
+        tuned: settings among them that tries have chosen.
     """
 
     row: str
     swept: Settings
     settings: Settings
     base: Path | None
+    tuned: Settings = field(default_factory=dict)
 
     @cached_property
     def config(self) -> Config:

@@ -159,7 +159,8 @@ def _compared(ours: "pd.Series[float]", theirs: "pd.Series[float] | None") -> tu
         return float("nan"), float("nan")
     both = ours.index.dropna().intersection(theirs.index.dropna())
     gaps = ours.loc[both] - theirs.loc[both]
-    if len(both) < 2 or gaps.std() == 0:
+    # Gaps that are equal but for rounding say nothing of how far a seed moves them.
+    if len(both) < 2 or gaps.std() <= 1e-9:
         return float(gaps.mean()), float("nan")
     return float(gaps.mean()), float(ttest_rel(ours.loc[both], theirs.loc[both]).pvalue)
 

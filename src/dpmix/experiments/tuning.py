@@ -44,4 +44,4 @@ def _tuned(
     if not found:
         raise DpmixError(f"row '{cell.row}' at {place}: none of its tries came to an end")
     best = values[max(found, key=lambda chosen: statistics.mean(found[chosen]))]
-    return replace(cell, swept=cell.swept | best, settings=cell.settings | best)
+    return replace(cell, settings=cell.settings | best, tuned=best)
