@@ -1,7 +1,9 @@
 """Run a sweep: every run once, whatever stopped the sweep before; then one CSV of all results."""
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import zip_longest
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -53,7 +55,7 @@ def run_cells(
     report(so_far(), None)
     missing = {cell.name: cell for cell in cells if cell.name not in made}
     failed = []
-    for outcome in workers([(cell, roots[name]) for name, cell in missing.items()]):
+    for outcome in workers([(cell, roots[cell.name]) for cell in in_turns([*missing.values()])]):
         if outcome.error is None:
             read(outcome.cell.name)
             write_results(folder / results, so_far())
@@ -61,6 +63,18 @@ def run_cells(
             failed.append(outcome)
         report(so_far(), outcome)
     return failed
+
+
+def in_turns(cells: list[Cell]) -> list[Cell]:
+    """A cell of every row, then the next of every row, and so on.
+
+    Rows can then be compared early, and runs at once seldom wait for the same feature cache.
+    """
+    by_row: dict[str, list[Cell]] = defaultdict(list)
+    for cell in cells:
+        by_row[cell.row].append(cell)
+    turns = zip_longest(*by_row.values())
+    return [cell for turn in turns for cell in turn if cell is not None]
 
 
 @contextmanager
