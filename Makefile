@@ -8,13 +8,14 @@ WORKERS ?= 2
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check docs slow clean
+.PHONY: help demo test check docs gallery slow clean
 
 help:
 	@echo "make demo [ARGS=...]  train a small private model (ARGS go to 'dpmix train')"
 	@echo "make test             fast tests, with coverage of src (90 % or it fails)"
 	@echo "make check            ruff and mypy"
 	@echo "make docs             the pages of docs/ as a site, in build/site"
+	@echo "make gallery          the pictures of docs/gallery.md, anew"
 	@echo "make slow             the tests that take minutes"
 	@echo "make clean            remove the environment and what tools left behind"
 
@@ -29,6 +30,10 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+gallery: $(VENV)/.installed-test
+	for script in examples/gallery/*.py; do \
+		$(BIN)/python $$script --output docs/gallery/$$(basename $$script .py).png || exit 1; done
 
 docs: $(VENV)/.installed-dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict

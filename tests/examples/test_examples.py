@@ -5,7 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
+from PIL import Image
 from transformers import AutoModelForImageClassification
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -37,6 +39,33 @@ def test_a_transformers_model_is_saved_and_loaded_as_a_pipeline(tmp_path):
     assert model.config.id2label[7] == "7"
 
 
+GALLERY = {
+    "views_of_one_image": (),
+    "how_far_one_example_moves_the_sum": ("--examples", 12),
+    "noise_that_an_epsilon_costs": ("--epsilons", 4, 8),
+    "accuracy_that_an_epsilon_buys": ("--steps", 1),
+}
+
+
+@pytest.mark.parametrize("name", GALLERY)
+def test_a_script_of_the_gallery_draws_its_picture(name, tmp_path):
+    picture = tmp_path / "picture.png"
+    out = script(f"gallery/{name}.py", *GALLERY[name], "--output", picture)
+    assert len(Image.open(picture).convert("L").getcolors()) > 20
+    if "farthest" in out:
+        ours, theirs = (float(part.split()[-2]) for part in out.split(", "))
+        assert ours <= 1 + 1e-5 < theirs <= 2 + 1e-5
+
+
 def test_every_example_is_run_here():
     scripts = {path.name for path in EXAMPLES.glob("*.py")}
     assert scripts == {"lightning_digits.py", "hugging_face_vit.py"}
+    assert {path.stem for path in EXAMPLES.glob("gallery/*.py")} == GALLERY.keys()
+
+
+def test_the_gallery_shows_every_script_and_its_picture():
+    docs = EXAMPLES.parent / "docs"
+    page = (docs / "gallery.md").read_text()
+    for name in GALLERY:
+        assert f"examples/gallery/{name}.py" in page and f"gallery/{name}.png" in page
+        assert (docs / "gallery" / f"{name}.png").exists()
