@@ -1,11 +1,13 @@
 """`dpmix export`: the files answer as the run does, carry its statement, and name no place."""
 
 import json
+import re
 import shutil
 import sys
 import warnings
 import zipfile
 from hashlib import sha256
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -246,3 +248,21 @@ def test_a_run_without_privacy_says_so(dpmix, image_root, tmp_path, quick):
     status, out, _ = dpmix(*call)
     assert status == 0 and "NOT PRIVATE" in out
     assert "NOT PRIVATE" in (tmp_path / "e" / STATEMENT).read_text()
+
+
+def test_the_code_of_the_docs_runs_where_it_is_used(
+    exported, digits, tmp_path, monkeypatch, capsys
+):
+    page = (Path(__file__).parents[2] / "docs/using.md").read_text()
+    codes = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    shutil.copy(digits / "00.png", tmp_path / "photo.png")
+    said = ""
+    for form, code in zip(FORMATS[:2], codes, strict=True):
+        folder, _ = exported("from-scratch", form)
+        folder.rename(tmp_path / "model")
+        monkeypatch.chdir(tmp_path)
+        exec(compile(code, "using.md", "exec"), {})
+        said += capsys.readouterr().out
+        (tmp_path / "model").rename(tmp_path / f"used-{form}")
+    guarantee = json.loads((tmp_path / "used-onnx" / STATEMENT).read_text())["guarantee"]
+    assert re.fullmatch(r"\d \| " + re.escape(guarantee) + "\n", said)
