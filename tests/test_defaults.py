@@ -134,5 +134,20 @@ def test_a_heads_rate_leaves_noise_of_two_in_unit_weights_and_is_bounded(length)
     assert rate(n=10**6, expected_batch_size=10**6, delta=1e-7)[0] == 64 / length
     assert rate(max_grad_norm=0.1)[0] == pytest.approx(10 * got, rel=5e-3)
     assert rate(epsilon=float("inf"))[0] == 16 / length**2
-    scratch = choose_rate(chosen(model="cnn-small"), plan).optimizer
-    assert scratch.learning_rate == 1
+
+
+@pytest.mark.parametrize(
+    ("sigma", "steps", "published"),
+    [(10, 875, 2), (2.58, 2500, 4)],  # De et al. at epsilon 1; TAN at 8: batches of 4,096, WRN-16-4
+)
+def test_from_scratch_the_rate_is_near_those_that_were_published(sigma, steps, published):
+    def rate(noise, **settings):
+        plan = PrivacyPlan(
+            sampling_rate=4096 / 50_000, denominator=4096, noise_multiplier=noise, steps=steps,
+            delta=1e-5, max_grad_norm=1, sensitivity_multiplier=1, target_epsilon=1,
+        )  # fmt: skip
+        return choose_rate(chosen(model="cnn-small", **settings), plan).optimizer.learning_rate
+
+    assert rate(sigma, momentum=0) == pytest.approx(published, rel=0.2)
+    assert rate(sigma) == pytest.approx(rate(sigma, momentum=0) / 10, rel=5e-3)
+    assert rate(0.01) == 1 and rate(0.01, momentum=0) == 10

@@ -26,10 +26,12 @@ METHOD = "mix-self"  # the paper's
 METHOD_ON: dict[str | None, Method] = {"scatternet": "self-aug", "mobilenet-v2-offline": "none"}
 
 STEPS = 50
-SCRATCH_RATE = 1.0
 LARGEST_SCRATCH_BATCH = 400
 MANY_IMAGES, MORE_STEPS = 25_000, 100  # of a head
-# Of a head on features of length one; docs/defaults.md has the measurements.
+# docs/defaults.md has the measurements.
+SCRATCH_WEIGHT_NOISE = 0.15
+LARGEST_SCRATCH_RATE = 10.0
+# Of a head on features of length one.
 WEIGHT_NOISE = 2.0
 LARGEST_HEAD_RATE = 64.0
 HEAD_RATE_WITHOUT_PRIVACY = 16.0
@@ -109,26 +111,30 @@ def choose_recipe(config: Config, n: int, views: int) -> Config:
 
 
 def choose_rate(config: Config, plan: PrivacyPlan) -> Config:
-    """Settle the learning rate: for a head, as large as the noise of the whole run allows.
+    """Settle the learning rate: as large as the noise of the whole run allows.
 
     T steps of rate r and momentum m leave noise of standard deviation r / (1 - m) sigma C sqrt(T) /
-    denominator in each weight. The rule makes that two, were features of length one; on features of
-    length F the same logits take weights, and so noise, F times smaller. Nearly every gradient is
-    clipped to C, so the largest rate goes with 1 / C; without clipping a step grows with F too.
+    denominator in each weight. The rule makes that 0.15 from scratch, and two for a head, were
+    features of length one; on features of length F the same logits take weights, and so noise, F
+    times smaller. Nearly every gradient is clipped to C, so the largest rate goes with 1 / C;
+    without clipping a head's step grows with F too.
     """
     optimizer = config.optimizer
     if optimizer.learning_rate is not None:
         return config
-    rate, length = SCRATCH_RATE, config.model.feature_length
-    if config.model.backbone is not None:
-        rate = HEAD_RATE_WITHOUT_PRIVACY / length**2
-        if plan.private:
-            momentum = _first(optimizer.momentum, DEFAULT_MOMENTUM)
-            noise = plan.noise_std * math.sqrt(plan.steps) / plan.denominator
-            by_noise = WEIGHT_NOISE * (1 - momentum) / noise
-            rate = min(LARGEST_HEAD_RATE / plan.max_grad_norm, by_noise) / length
-            rate = float(f"{rate:.3g}")
-    return _set(config, optimizer=_set(optimizer, learning_rate=rate))
+    still = 1 - _first(optimizer.momentum, DEFAULT_MOMENTUM)
+    scratch, length = config.model.backbone is None, config.model.feature_length
+    if not plan.private:
+        rate = LARGEST_SCRATCH_RATE * still if scratch else HEAD_RATE_WITHOUT_PRIVACY / length**2
+    else:
+        by_noise = still * plan.denominator / (plan.noise_std * math.sqrt(plan.steps))
+        clip = plan.max_grad_norm
+        rate = (
+            min(LARGEST_SCRATCH_RATE * still / clip, SCRATCH_WEIGHT_NOISE * by_noise)
+            if scratch
+            else min(LARGEST_HEAD_RATE / clip, WEIGHT_NOISE * by_noise) / length
+        )
+    return _set(config, optimizer=_set(optimizer, learning_rate=float(f"{rate:.3g}")))
 
 
 def _refuse_idle_backbone_settings(config: Config) -> None:
