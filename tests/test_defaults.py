@@ -48,6 +48,15 @@ def test_views_are_the_papers_and_fewer_for_the_slow_transform():
     assert (views.k_base, views.k_self) == (9, 4)
 
 
+def test_crops_move_less_for_the_small_network():
+    def padding(**settings):
+        return chosen(**settings).views.crop_padding
+
+    assert padding(model="cnn-small") == padding(data="mnist5k") == 1
+    assert padding(model="wrn-16-4") == padding(backbone="random-conv") == 4
+    assert padding(model="cnn-small", crop_padding=3) == 3
+
+
 def test_the_method_is_the_one_that_measured_best_for_a_head_or_else_the_papers():
     best = {"scatternet": "self-aug", "mobilenet-v2-offline": "none", "random-conv": "mix-self"}
     for backbone, method in best.items():

@@ -96,7 +96,10 @@ class ViewConfig(Section):
     )
     k_diff: int = Field(2, description="K_DIFF: public images mixed in (mix-diff)")
     mixup_alpha: float = Field(0.2, description="alpha of Beta(alpha, alpha), the mixing weight")
-    crop_padding: int = Field(4, description="reflect padding before the random crop, in pixels")
+    crop_padding: int | None = Field(
+        None,
+        description="reflect padding before the random crop, in pixels; default 4, for cnn-small 1",
+    )
     flip: bool | None = Field(
         None, description="mirror views at random; default: as suits the data (off for digits)"
     )

@@ -22,6 +22,9 @@ DEMO = "mnist5k"
 K_BASE, K_SELF = 16, 18  # the paper's
 SCATTER_K = 4  # the transform is slow: eight views an image instead of 34
 METHOD = "mix-self"  # the paper's
+CROP_PADDING = 4  # the paper's
+# What small networks can learn in few steps (docs/results.md).
+CROP_PADDING_FOR = {"cnn-small": 1}
 # For a head, where another method measured better (docs/results.md).
 METHOD_ON: dict[str | None, Method] = {"scatternet": "self-aug", "mobilenet-v2-offline": "none"}
 
@@ -80,7 +83,13 @@ def _choose_views(views: ViewConfig, model: ModelConfig) -> ViewConfig:
         k_base, k_self = 2 * SCATTER_K if alone else SCATTER_K, SCATTER_K
     else:
         k_base, k_self = K_BASE, K_SELF
-    return _set(views, k_base=_first(views.k_base, k_base), k_self=_first(views.k_self, k_self))
+    padding = CROP_PADDING_FOR.get(model.model or "", CROP_PADDING)
+    return _set(
+        views,
+        k_base=_first(views.k_base, k_base),
+        k_self=_first(views.k_self, k_self),
+        crop_padding=_first(views.crop_padding, padding),
+    )
 
 
 def choose_image_size(config: Config, backbone_size: int) -> Config:
