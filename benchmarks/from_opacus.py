@@ -21,11 +21,13 @@ from torch.utils.data import DataLoader, TensorDataset
 import dpmix
 from dpmix.data import load_splits
 
-EPSILON, DELTA, BATCH, STEPS, RATE = 3.0, 1e-5, 400, 50, 1.0
+EPSILON, DELTA, BATCH, STEPS, RATE = 3.0, 1e-5, 400, 50, 0.6
 VIEWS = {
     "none": dpmix.ViewSpec("none"),
-    "self-aug, 8 views": dpmix.ViewSpec("self-aug", k_base=8, flip=False),
-    "mix-self, 4 + 4 views": dpmix.ViewSpec("mix-self", k_base=4, k_self=4, flip=False),
+    "self-aug, 8 views": dpmix.ViewSpec("self-aug", k_base=8, crop_padding=1, flip=False),
+    "mix-self, 4 + 4 views": dpmix.ViewSpec(
+        "mix-self", k_base=4, k_self=4, crop_padding=1, flip=False
+    ),
 }
 
 

@@ -160,3 +160,4 @@ def test_from_scratch_the_rate_is_near_those_that_were_published(sigma, steps, p
     assert rate(sigma, momentum=0) == pytest.approx(published, rel=0.2)
     assert rate(sigma) == pytest.approx(rate(sigma, momentum=0) / 10, rel=5e-3)
     assert rate(0.01) == 1 and rate(0.01, momentum=0) == 10
+    assert rate(0) == 0.1 and rate(0, momentum=0) == 1  # nothing is clipped

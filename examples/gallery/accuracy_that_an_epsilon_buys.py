@@ -30,7 +30,7 @@ def main() -> None:
         with TemporaryDirectory() as folder:
             run = dpmix.fit(
                 data="mnist5k", model="cnn-small", method="mix-self", k_base=2, k_self=2,
-                epsilon=epsilon, steps=settings.steps, learning_rate=0.5, seed=0, output=folder,
+                epsilon=epsilon, steps=settings.steps, seed=0, output=folder,
                 overwrite=True,
             )  # fmt: skip
         measured = run.evaluation
@@ -50,7 +50,7 @@ def main() -> None:
     left.set(ylabel="test accuracy (%)", ylim=(0, 105))
     right.set_xticks(range(len(classes)), classes)
     right.set(xlabel="class", ylim=(0, 105))
-    right.legend(frameon=False, ncols=3, loc="lower center")
+    right.legend(frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1))
     figure.savefig(settings.output, dpi=130)
 
 

@@ -34,6 +34,7 @@ MANY_IMAGES, MORE_STEPS = 25_000, 100  # of a head
 # docs/defaults.md has the measurements.
 SCRATCH_WEIGHT_NOISE = 0.15
 LARGEST_SCRATCH_RATE = 10.0
+SCRATCH_RATE_WITHOUT_PRIVACY = 1.0
 # Of a head on features of length one.
 WEIGHT_NOISE = 2.0
 LARGEST_HEAD_RATE = 64.0
@@ -120,30 +121,41 @@ def choose_recipe(config: Config, n: int, views: int) -> Config:
 
 
 def choose_rate(config: Config, plan: PrivacyPlan) -> Config:
-    """Settle the learning rate: as large as the noise of the whole run allows.
-
-    T steps of rate r and momentum m leave noise of standard deviation r / (1 - m) sigma C sqrt(T) /
-    denominator in each weight. The rule makes that 0.15 from scratch, and two for a head, were
-    features of length one; on features of length F the same logits take weights, and so noise, F
-    times smaller. Nearly every gradient is clipped to C, so the largest rate goes with 1 / C;
-    without clipping a head's step grows with F too.
-    """
+    """Settle the learning rate: as large as the noise of the whole run allows."""
     optimizer = config.optimizer
     if optimizer.learning_rate is not None:
         return config
     still = 1 - _first(optimizer.momentum, DEFAULT_MOMENTUM)
-    scratch, length = config.model.backbone is None, config.model.feature_length
-    if not plan.private:
-        rate = LARGEST_SCRATCH_RATE * still if scratch else HEAD_RATE_WITHOUT_PRIVACY / length**2
-    else:
-        by_noise = still * plan.denominator / (plan.noise_std * math.sqrt(plan.steps))
-        clip = plan.max_grad_norm
-        rate = (
-            min(LARGEST_SCRATCH_RATE * still / clip, SCRATCH_WEIGHT_NOISE * by_noise)
-            if scratch
-            else min(LARGEST_HEAD_RATE / clip, WEIGHT_NOISE * by_noise) / length
-        )
+    head = config.model.backbone is not None
+    rate = _head_rate(plan, still, config.model.feature_length) if head else _rate(plan, still)
     return _set(config, optimizer=_set(optimizer, learning_rate=float(f"{rate:.3g}")))
+
+
+def _rate(plan: PrivacyPlan, still: float) -> float:
+    """From scratch. Nearly every gradient is clipped to C, so the bound goes with 1 / C."""
+    if not plan.private:
+        return SCRATCH_RATE_WITHOUT_PRIVACY * still
+    largest = LARGEST_SCRATCH_RATE * still / plan.max_grad_norm
+    return min(largest, SCRATCH_WEIGHT_NOISE * _rate_for_unit_noise(plan, still))
+
+
+def _head_rate(plan: PrivacyPlan, still: float, length: float) -> float:
+    """Of a head: on features of length F the same logits take weights F times smaller.
+
+    Without clipping a step grows with F too.
+    """
+    if not plan.private:
+        return HEAD_RATE_WITHOUT_PRIVACY / length**2
+    largest = LARGEST_HEAD_RATE / plan.max_grad_norm
+    return min(largest, WEIGHT_NOISE * _rate_for_unit_noise(plan, still)) / length
+
+
+def _rate_for_unit_noise(plan: PrivacyPlan, still: float) -> float:
+    """The rate whose noise has a standard deviation of one in each weight at the end of the run.
+
+    T steps of rate r and momentum m = 1 - `still` leave r / (1 - m) sigma C sqrt(T) / denominator.
+    """
+    return still * plan.denominator / (plan.noise_std * math.sqrt(plan.steps))
 
 
 def _refuse_idle_backbone_settings(config: Config) -> None:
