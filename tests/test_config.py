@@ -50,7 +50,7 @@ def test_leave_to_overwrite_is_not_written_down(tmp_path):
 
 
 def test_every_default_field_suits_the_views_section():
-    chosen = {"method": "mix-self", "k_base": 2, "k_self": 3}
+    chosen = {"method": "mix-self", "k_base": 2, "k_self": 3, "crop_padding": 4}
     assert Config.load(flip=None, **chosen).view_spec(flip=False).flip is False
     assert Config.load(flip=True, **chosen).view_spec(flip=False).flip is True
 
