@@ -41,8 +41,8 @@ def _texts(names=("cat", "dog", "eel"), *, epsilon=2.0, steps=5, done=None, erro
         n=100, expected_batch_size=50.0, epsilon=epsilon, delta=1e-4, steps=steps
     )
     config = Config.load(
-        **{"model": "cnn-small", "method": "mix-self", "k_base": 16, "k_self": 18, "crop_padding": 4,
-           "flip": True,
+        **{"model": "cnn-small", "method": "mix-self", "k_base": 16, "k_self": 18,
+           "crop_padding": 4, "flip": True,
            "epsilon": epsilon, "delta": 1e-4, "expected_batch_size": 50, "steps": steps,
            "learning_rate": 1.0, "normalization": "half"} | settings
     ).model_copy(
