@@ -62,6 +62,8 @@ def test_candidates_are_told_that_they_are_of_a_selection(tmp_path):
     (("steps: 1", "steps: 1, tensorboard: true"), "take wandb and tensorboard out"),
     ((", expected_batch_size: 8", ""), "needs one plan"),
     (("steps: 1", "steps: 1, epsilon: inf"), "finite epsilon"),
+    (("grid: {learning_rate: [0.1, 0.2, 0.3]}",
+      "tune: {grid: {learning_rate: [1]}, validation_fraction: 0.1}"), "take `tune` out"),
 ])  # fmt: skip
 def test_what_the_theorem_does_not_cover_is_refused(tmp_path, change, message):
     with pytest.raises(DpmixError, match=message):

@@ -116,9 +116,10 @@ def _sweep(
     from dpmix.experiments.tables import read_results, tables
 
     cells = plan.cells
+    untried: list[Outcome] = []
     if plan.tries:
         what = f"tuning of {', '.join(plan.tuned)} on images held out"
-        tried, _ = _run(what, plan.tries, folder, TRIES, workers, console)
+        tried, untried = _run(what, plan.tries, folder, TRIES, workers, console)
         cells = tuned_cells(plan, tried)
     rows, failed = _run(plan.title, cells, folder, RESULTS, workers, console)
     if rows:
@@ -127,7 +128,7 @@ def _sweep(
             console.print(table_text(table, "markdown"), soft_wrap=True)
         _print_costs(folder / RUNS, console)
         console.print(f"results: {folder / RESULTS}")
-    if failed:
+    if failed or untried:
         raise typer.Exit(FAILED)
 
 
