@@ -13,7 +13,7 @@ from dpmix.experiments.sweep import making
 
 SWEEP = """
 title: two methods
-settings: {data: mnist5k, model: cnn-small, steps: 1, expected_batch_size: 8, delta: 0.0001}
+settings: {data: mnist5k, model: cnn-small, steps: 1, expected_batch_size: 400, delta: 0.0001}
 rows:
   none: {method: none}
   self-aug: {method: self-aug, k_base: 2}
@@ -21,7 +21,7 @@ grid: {epsilon: [8], seed: [0, 1]}
 """
 SELECTION = """
 title: rates
-settings: {data: mnist5k, model: cnn-small, steps: 1, expected_batch_size: 8, method: none}
+settings: {data: mnist5k, model: cnn-small, steps: 1, expected_batch_size: 400, method: none}
 grid: {learning_rate: [0.1, 1.0]}
 """
 

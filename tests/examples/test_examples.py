@@ -42,7 +42,7 @@ def test_a_transformers_model_is_saved_and_loaded_as_a_pipeline(tmp_path):
 GALLERY = {
     "views_of_one_image": (),
     "how_far_one_example_moves_the_sum": ("--examples", 12),
-    "noise_that_an_epsilon_costs": ("--epsilons", 4, 8),
+    "noise_that_an_epsilon_costs": ("--epsilons", 8),
     "accuracy_that_an_epsilon_buys": ("--steps", 1),
 }
 

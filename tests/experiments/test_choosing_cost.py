@@ -37,7 +37,7 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     for name, epsilon in (("a", 3), ("b", 3), ("c", 8), ("d", math.inf)):
         dpmix.fit(data="mnist5k", model="cnn-small", method="none", steps=1, epsilon=epsilon,
-                  expected_batch_size=8, learning_rate=0.1, seed=0 if name == "c" else None,
+                  expected_batch_size=400, learning_rate=0.1, seed=0 if name == "c" else None,
                   output=str(folder / name))  # fmt: skip
     return folder
 
@@ -47,7 +47,7 @@ def test_costs_are_those_of_every_private_run_in_the_folder(runs):
     assert [cost.epsilon for cost in (three, eight, every)] == [3.0, 8.0, None]
     assert [cost.runs for cost in (three, eight, every)] == [2, 1, 3]
     sigma = read_statement(runs / "a" / "privacy.json").noise_multiplier
-    assert three.all_of_them == epsilon_pld(8 / 4000, sigma, 2, 1e-5)
-    assert three.by_selection == pytest.approx(epsilon_selected(8 / 4000, sigma, 1, 1e-5, 2))
+    assert three.all_of_them == epsilon_pld(0.1, sigma, 2, 1e-5)
+    assert three.by_selection == pytest.approx(epsilon_selected(0.1, sigma, 1, 1e-5, 2))
     assert every.all_of_them > eight.all_of_them and every.by_selection is None
     assert [cost.seeded for cost in (three, eight, every)] == [False, True, True]
