@@ -5,6 +5,13 @@ from dpmix.errors import DpmixError
 from dpmix.training.released_gradients import mark_released, refuse_other_gradients
 
 
+def guarded():
+    weight = torch.nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    refuse_other_gradients(optimizer)
+    return weight, optimizer
+
+
 def stepped(kind, *, marked):
     weights = [torch.nn.Parameter(torch.ones(2)) for _ in range(2)]
     optimizer = kind(weights, lr=1.0)
@@ -32,9 +39,7 @@ def test_parameters_without_a_gradient_are_let_be():
 
 def test_a_backward_pass_on_top_of_a_released_gradient_is_no_way_round():
     """It takes the gradient's place only after the step has dropped it."""
-    weight = torch.nn.Parameter(torch.ones(2))
-    optimizer = torch.optim.SGD([weight], lr=1.0)
-    refuse_other_gradients(optimizer)
+    weight, optimizer = guarded()
     weight.grad = torch.ones(2)
     mark_released([weight.grad])
     optimizer.step()
@@ -46,9 +51,7 @@ def test_a_backward_pass_on_top_of_a_released_gradient_is_no_way_round():
 
 @pytest.mark.parametrize("by_name", [False, True])
 def test_a_closure_makes_no_gradients_of_its_own(by_name):
-    weight = torch.nn.Parameter(torch.ones(2))
-    optimizer = torch.optim.SGD([weight], lr=1.0)
-    refuse_other_gradients(optimizer)
+    weight, optimizer = guarded()
 
     def closure():
         optimizer.zero_grad()
@@ -62,9 +65,7 @@ def test_a_closure_makes_no_gradients_of_its_own(by_name):
 
 
 def test_a_released_gradient_that_was_added_to_is_released_no_more():
-    weight = torch.nn.Parameter(torch.ones(2))
-    optimizer = torch.optim.SGD([weight], lr=1.0)
-    refuse_other_gradients(optimizer)
+    weight, optimizer = guarded()
     weight.grad = torch.ones(2)
     mark_released([weight.grad])
     weight.sum().backward()  # adds in place
@@ -73,9 +74,7 @@ def test_a_released_gradient_that_was_added_to_is_released_no_more():
 
 
 def test_a_closure_that_does_nothing_is_let_be():
-    weight = torch.nn.Parameter(torch.ones(2))
-    optimizer = torch.optim.SGD([weight], lr=1.0)
-    refuse_other_gradients(optimizer)
+    weight, optimizer = guarded()
     weight.grad = torch.ones(2)
     mark_released([weight.grad])
     optimizer.step(lambda: None)
