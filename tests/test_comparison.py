@@ -27,6 +27,22 @@ def test_settings_that_differ_are_named_and_places_are_not(folder):
     assert found.settings == [("k_base", ["16", "3"])] and found.data == []
 
 
+def test_what_a_method_does_not_read_is_no_difference(folder):
+    found = compare([
+        folder("a", method="none", mixup_alpha=0.5), folder("b", method="self-aug", k_base=8),
+        folder("c", k_self=4),
+    ])  # fmt: skip
+    assert found.settings == [
+        ("method", ["none", "self-aug", "mix-self"]), ("k_base", ["not read", "8", "16"]),
+        ("k_self", ["not read", "not read", "4"]),
+    ]  # fmt: skip
+
+
+def test_pretraining_is_a_difference_whatever_the_method_reads(folder):
+    found = compare([folder("a"), folder("b", pool_role="pretrain")])
+    assert found.settings == [("pool_role", ["mix", "pretrain"])]
+
+
 def test_two_folders_of_one_name_are_told_apart(folder):
     assert compare([folder("x/run"), folder("y/run")]).names == ("run (1)", "run (2)")
 

@@ -17,6 +17,8 @@ Row = tuple[str, list[str]]
 # What was spent is a list of paths; its noise is in the statement.
 _LEFT_OUT = FREE | {"output", "overwrite", "spent"}
 _LONGEST = 80
+_COUNTS = frozenset({"k_base", "k_self", "k_diff"})
+_NOT_READ = "not read"
 
 
 @dataclass(frozen=True)
@@ -64,8 +66,16 @@ def _names(roots: Sequence[Path]) -> tuple[str, ...]:
 
 
 def _settings(runs: tuple[RunFacts, ...]) -> list[Row]:
+    # Whether a pool is pretrained on is no matter of the method.
+    unread = [run.config.view_spec(flip=False).unread - {"pool_role"} for run in runs]
     return _differing(
-        (leaf, [getattr(getattr(run.config, section), leaf) for run in runs])
+        (
+            leaf,
+            [
+                _NOT_READ if leaf in of_method else getattr(getattr(run.config, section), leaf)
+                for run, of_method in zip(runs, unread, strict=True)
+            ],
+        )
         for leaf, section in LEAVES.items()
         if leaf not in _LEFT_OUT
     )
@@ -89,10 +99,14 @@ def _data(runs: tuple[RunFacts, ...]) -> list[Row]:
 def _differing(rows: Any) -> list[Row]:
     """The rows whose values are not all alike, as text."""
     return [
-        (name, [_text(value) for value in values])
-        for name, values in rows
-        if any(value != values[0] for value in values)
+        (name, [_text(value) for value in values]) for name, values in rows if _differ(name, values)
     ]
+
+
+def _differ(name: str, values: list[Any]) -> bool:
+    # How many views a method makes is worth a row; what else it does not read goes without saying.
+    told = values if name in _COUNTS else [value for value in values if value != _NOT_READ]
+    return any(value != told[0] for value in told)
 
 
 def _text(value: object) -> str:

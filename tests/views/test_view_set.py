@@ -103,6 +103,26 @@ def test_views_and_soft_labels_equal_the_slow_builder(shape, method, average):
     assert (got.labels >= 0).all()
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_the_settings_that_a_method_reads_and_no_others_change_its_views(method):
+    """Of those that may be changed: average and extra_augment are refused where they are unread."""
+
+    def drawn(**settings):
+        build = builder((3, 6, 9), method, **settings)
+        groups = 8 // build.spec.examples_per_group
+        coins = build.draw_coins(groups, np.random.default_rng(2))
+        return build.build(*images((3, 6, 9), 8, 1), coins).views
+
+    others = {
+        "k_base": 4, "crop_padding": 1, "flip": False, "k_self": 6, "mixup_alpha": 1.0, "k_diff": 3,
+        "pool_draw": "same-class", "pool_role": "extra",
+    }  # fmt: skip
+    unchanged = {
+        name for name, other in others.items() if torch.equal(drawn(), drawn(**{name: other}))
+    }
+    assert unchanged == ViewSpec(method).unread - {"average", "extra_augment"}
+
+
 POOL_SETTINGS = [
     {"pool_draw": "same-class"},
     {"pool_draw": "other-class"},

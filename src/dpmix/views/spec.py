@@ -19,6 +19,9 @@ _CHOICES = {
 }
 METHODS: tuple[str, ...] = get_args(Method)
 MIXING: frozenset[str] = frozenset({"mix-self", "mix-diff", "microbatch-mixup"})
+_OF_AUGMENTING = frozenset({"k_base", "crop_padding", "flip", "extra_augment"})
+_OF_MIXING = frozenset({"k_self", "mixup_alpha", "average"})
+_OF_PUBLIC = frozenset({"k_diff", "pool_draw", "pool_role"})
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,14 @@ class ViewSpec:
                 "pool_role extra with average mixed-only leaves the public images out altogether; "
                 "use --average all"
             )
+
+    @property
+    def unread(self) -> frozenset[str]:
+        """The settings that the method does not read, whatever they are."""
+        augmenting = _OF_AUGMENTING if self.method == "none" else frozenset()
+        mixing = frozenset() if self.mixes else _OF_MIXING
+        public = frozenset() if self.method == "mix-diff" else _OF_PUBLIC
+        return augmenting | mixing | public
 
     @property
     def mixes(self) -> bool:
