@@ -20,9 +20,10 @@ from dpmix.privacy.clipping import clipped_gradient_sum
 from dpmix.privacy.noise import GaussianNoise
 from dpmix.privacy.randomness import Randomness
 from dpmix.privacy.sampling import PoissonSampler
+from dpmix.training import ranks
 from dpmix.training.checkpoint import newest_checkpoint
 from dpmix.training.loss import soft_cross_entropy
-from dpmix.training.ranks import ALONE, Ranks, join
+from dpmix.training.ranks import ALONE, Ranks, first_to_speak, join
 from dpmix.views import ViewSpec
 from rank_worker import RATE, SEED, STEPS, N, data, model, plan, trainer, views
 
@@ -155,6 +156,24 @@ def children(process):
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     return [int(line.split()[0]) for line in found.stdout.splitlines() if "dpmix train" in line]
+
+
+def test_a_process_that_ends_and_is_told_to_still_says_why(monkeypatch):
+    """torchrun ends all once one has died, also those that are about to say so."""
+
+    def told_to_end(*_, **__):
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise RuntimeError("the store is gone")
+
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "localhost"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MASTER_PORT", "1")
+    monkeypatch.setattr(torch.distributed, "TCPStore", told_to_end)
+    before = signal.signal(signal.SIGTERM, ranks._stop)
+    try:
+        assert first_to_speak()
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.parametrize("victim", [0, 2])

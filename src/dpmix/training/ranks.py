@@ -178,9 +178,14 @@ def leave() -> None:
 
 
 def first_to_speak() -> bool:
-    """Whether no other process has printed the run's error; torchrun's own store counts them."""
+    """Whether no other process has printed the run's error; torchrun's own store counts them.
+
+    For a process that ends now: torchrun's SIGTERM is not listened to any more.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return True
+    # It would cut the asking short, by an error that nothing above catches.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     try:
         store = dist.TCPStore(  # type: ignore[attr-defined]
