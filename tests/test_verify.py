@@ -21,8 +21,8 @@ from example_audit import audit_of_run
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("verify") / "run"
-    dpmix.fit(data="mnist5k", epsilon=3, steps=2, expected_batch_size=8, device="cpu",
-              output=str(folder))  # fmt: skip
+    dpmix.fit(data="mnist5k", epsilon=3, steps=2, expected_batch_size=400, k_base=2, k_self=2,
+              device="cpu", output=str(folder))  # fmt: skip
     return folder
 
 
@@ -83,7 +83,7 @@ def test_one_changed_byte_is_found(run, name, said):
     ({"processes": 9}, "assumptions"),
     ({"spent_before": [50.0]}, "guarantee"),
     ({"examples": None}, "examples|assumptions"),
-    ({"examples": 400_000, "sampling_rate": 8 / 400_000}, "the settings ask for epsilon"),
+    ({"examples": 400_000, "sampling_rate": 400 / 400_000}, "the settings ask for epsilon"),
     ({"denominator": 1.0, "sampling_rate": 1 / 4000}, "denominator"),
     ({"planned_steps": 1, "steps": 1}, "planned_steps"),
     ({"steps": 1, "complete": False}, "PRV accountant"),
@@ -221,8 +221,8 @@ def test_two_accountants_that_share_no_code_agree(rate, sigma, steps, delta, spe
 @pytest.fixture(scope="module")
 def selected(tmp_path_factory):
     folder = tmp_path_factory.mktemp("selected") / "run"
-    dpmix.fit(data="mnist5k", epsilon=3, steps=2, expected_batch_size=8, device="cpu",
-              expected_runs=10, output=str(folder))  # fmt: skip
+    dpmix.fit(data="mnist5k", epsilon=3, steps=2, expected_batch_size=400, k_base=2, k_self=2,
+              device="cpu", expected_runs=10, output=str(folder))  # fmt: skip
     return folder
 
 

@@ -7,7 +7,7 @@ import yaml
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
-SMALL = ("train", "--data", "mnist5k", "--steps", 2, "--expected-batch-size", 8, "--k-base", 2,
+SMALL = ("train", "--data", "mnist5k", "--steps", 2, "--expected-batch-size", 40, "--k-base", 2,
          "--k-self", 2, "--device", "cpu")  # fmt: skip
 NARROWED = ("--classes", 4, "--validation-fraction", 0.2, "--train-images", 300)
 
@@ -20,7 +20,7 @@ def test_a_tuning_run_says_validation_wherever_it_said_test(dpmix, tmp_path):
     assert "validation accuracy" in out and "test accuracy" not in out
     statement = json.loads((folder / "privacy.json").read_text())
     assert statement["examples"] == 300
-    assert statement["sampling_rate"] == pytest.approx(8 / 300)
+    assert statement["sampling_rate"] == pytest.approx(40 / 300)
     assert any("validation images, a fixed share" in said for said in statement["assumptions"])
     assert any("chosen by their places" in said for said in statement["assumptions"])
     numbers = json.loads((folder / "metrics.json").read_text())
