@@ -64,10 +64,17 @@ def recipes_of_one_plan():
     for name in recipe_names():
         config = Config.load(recipe_path(name))
         plans.setdefault((config.data.data, str(config.privacy)), []).append(name)
-    # A dry run times a step of WRN-16-4; once is enough where time is short, and a test below does.
+    return list(plans.values())
+
+
+def dry_runs():
+    """One recipe of each plan; from scratch among the slow tests.
+
+    A dry run times a step of WRN-16-4: once is enough where time is short, and a test below does.
+    """
+    firsts = [names[0] for names in recipes_of_one_plan()]
     return [
-        pytest.param(names, marks=[pytest.mark.slow] * names[0].startswith("scratch"), id=names[0])
-        for names in plans.values()
+        pytest.param(name, marks=[pytest.mark.slow] * name.startswith("scratch")) for name in firsts
     ]
 
 
@@ -77,9 +84,8 @@ def quick_tries(monkeypatch):
     monkeypatch.setattr("dpmix.privacy.fastest.SECONDS_PER_TRY", 0.01)
 
 
-@pytest.mark.usefixtures("quick_tries")
-@pytest.mark.parametrize("names", recipes_of_one_plan())
-def test_it_is_calibrated_at_every_epsilon_and_runs_dry(dpmix, tmp_path, towers, names):
+@pytest.mark.parametrize("names", recipes_of_one_plan(), ids=lambda names: names[0])
+def test_it_is_calibrated_at_every_epsilon(names):
     config = Config.load(recipe_path(names[0]))
     for epsilon in EPSILONS:
         privacy = config.privacy.model_copy(update={"epsilon": epsilon})
@@ -87,15 +93,19 @@ def test_it_is_calibrated_at_every_epsilon_and_runs_dry(dpmix, tmp_path, towers,
         assert 0.98 * epsilon < plan.epsilon <= epsilon
         assert plan.delta == 1e-5
         assert plan.steps == round(privacy.epochs / plan.sampling_rate)
-    # One of each plan: a dry run of a wide ResNet takes many seconds. Two steps of every recipe
-    # are taken below.
+
+
+@pytest.mark.usefixtures("quick_tries")
+@pytest.mark.parametrize("name", dry_runs())
+def test_it_runs_dry(dpmix, tmp_path, towers, name):
+    # Two steps of every recipe are taken below.
     status, out, _ = dpmix(
-        "train", "--config", names[0], "--epsilon", 1, "--dry-run", "--data-root", tmp_path
+        "train", "--config", name, "--epsilon", 1, "--dry-run", "--data-root", tmp_path
     )
     assert status == 0
     for part in (
         "not here: by its published numbers", "MiB", f"in all on {choose_device('auto')}",
-        "wrn-16-4" if names[0].startswith("scratch") else "random weights",
+        "wrn-16-4" if name.startswith("scratch") else "random weights",
     ):  # fmt: skip
         assert part in out
 
