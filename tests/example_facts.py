@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from dpmix.config import Config, InputConfig
+from dpmix.config import Config
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.report import write_report
 from dpmix.reporting.metrics import metrics
@@ -12,6 +12,7 @@ from dpmix.reporting.metrics_model import Metrics
 from dpmix.reporting.run_facts import RunFacts
 from dpmix.reporting.statement import privacy_statement
 from dpmix.reporting.statement_model import Statement
+from dpmix.settings import InputConfig
 from dpmix.training.evaluate import Evaluation
 from dpmix.training.json_text import to_json
 from dpmix.training.loop import History

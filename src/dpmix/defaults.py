@@ -7,11 +7,12 @@ is installed on this machine; none reads an image or a label.
 import math
 from typing import Any, TypeVar
 
-from dpmix.config import Config, ModelConfig, Section, ViewConfig
+from dpmix.config import Config
 from dpmix.data.load import has_sizes_of_its_own
 from dpmix.errors import DpmixError
 from dpmix.models.backbones.best_reachable import best_reachable
 from dpmix.privacy.plan import PrivacyPlan
+from dpmix.settings import ModelConfig, Section, ViewConfig
 from dpmix.training.features import CACHE_VIEWS
 from dpmix.training.optimizer import DEFAULT_MOMENTUM
 from dpmix.views.spec import Method

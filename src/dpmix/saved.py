@@ -6,11 +6,12 @@ from pathlib import Path
 from torch import nn
 
 from dpmix.assembly.network import build, constants_of, load
-from dpmix.config import Config, InputConfig
+from dpmix.config import Config
 from dpmix.data import ImageSource, Normalization, load_splits
 from dpmix.data.options import Progress
 from dpmix.device import choose_device
 from dpmix.errors import DpmixError
+from dpmix.settings import InputConfig
 from dpmix.training.run_folder import RunFolder
 from dpmix.training.weights import load_weights
 

@@ -4,13 +4,14 @@ import re
 
 import pytest
 
-from dpmix.config import Config, InputConfig
+from dpmix.config import Config
 from dpmix.defaults import choose_model
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.public.load import PoolFacts
 from dpmix.reporting.metrics import metrics
 from dpmix.reporting.model_card import model_card
 from dpmix.reporting.statement import privacy_statement
+from dpmix.settings import InputConfig
 from dpmix.training.evaluate import Evaluation
 from dpmix.training.loop import History
 

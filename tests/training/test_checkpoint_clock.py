@@ -2,7 +2,7 @@
 
 import time
 
-from dpmix.config import RunConfig
+from dpmix.settings import RunConfig
 from dpmix.training.checkpoint import Checkpoints
 
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from dpmix.config import OptimizerConfig
 from dpmix.errors import DpmixError
 from dpmix.privacy.plan import PrivacyPlan
+from dpmix.settings import OptimizerConfig
 from dpmix.training.dp_adam import DPAdamBC
 from dpmix.training.optimizer import build_optimizer, build_schedule
 

@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
-from dpmix.config import Config, ViewConfig
+from dpmix.config import Config
 from dpmix.data import Splits
 from dpmix.data.options import Progress, ReadOptions
 from dpmix.errors import DpmixError
 from dpmix.public.load import LoadedPool, load_pool_for
+from dpmix.settings import ViewConfig
 
 
 def check_pool_settings(views: ViewConfig) -> None:

@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 
-from dpmix.config import CacheConfig, Config, DataConfig, ViewConfig
+from dpmix.config import Config
 from dpmix.data import Splits, TensorSource
 from dpmix.data.described import KNOWN, described_splits
 from dpmix.data.narrowed import narrowed
@@ -17,6 +17,7 @@ from dpmix.data.torchvision_sets import is_there
 from dpmix.defaults import choose_model
 from dpmix.public.load import LoadedPool, PoolFacts
 from dpmix.public.pool import PublicPool
+from dpmix.settings import CacheConfig, DataConfig, ViewConfig
 
 Trial = Literal["dry-run", "smoke"]
 SIZE, SCRATCH_SIZE, CLASSES = 32, 16, 2

@@ -9,7 +9,7 @@ from dpmix.assembly.network import build, constants_of, load, set_statistics, wh
 from dpmix.assembly.parts import Assembly
 from dpmix.assembly.pool import check_pool_settings, read_pool
 from dpmix.assembly.stand_ins import Trial, pool_without_files, splits_without_data
-from dpmix.config import Config, InputConfig, PrivacyConfig
+from dpmix.config import Config
 from dpmix.data import Splits, load_splits
 from dpmix.data.options import Progress
 from dpmix.defaults import choose_image_size, choose_model, choose_rate, choose_recipe
@@ -20,6 +20,7 @@ from dpmix.privacy.plan import PrivacyPlan
 from dpmix.privacy.randomness import Randomness
 from dpmix.privacy.release_record import read_spent
 from dpmix.public.pool import PublicPool
+from dpmix.settings import InputConfig, PrivacyConfig
 from dpmix.training.features import FeatureCache
 from dpmix.training.optimizer import build_optimizer, build_schedule
 from dpmix.training.pretrain import Pretraining

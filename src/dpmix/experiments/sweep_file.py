@@ -35,10 +35,11 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dpmix.assembly.pool import check_pool_settings, reads_pool
-from dpmix.config import Config, ViewConfig
+from dpmix.config import Config
 from dpmix.defaults import choose_model
 from dpmix.errors import DpmixError, nearest
 from dpmix.experiments.recipes import recipe_path
+from dpmix.settings import ViewConfig
 from dpmix.training.json_text import to_json
 from dpmix.yaml_file import read_mapping
 

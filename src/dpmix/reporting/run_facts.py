@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from dpmix.config import Config, InputConfig
+from dpmix.config import Config
 from dpmix.errors import DpmixError
 from dpmix.reporting.audit_model import AuditReport
 from dpmix.reporting.metrics_model import Metrics, read_metrics
 from dpmix.reporting.statement_model import Statement, read_statement
+from dpmix.settings import InputConfig
 from dpmix.training.run_folder import RunFolder
 
 

@@ -8,12 +8,13 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
-from dpmix.config import Config, ViewConfig
+from dpmix.config import Config
 from dpmix.models.backbone import Backbone
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.public.load import PoolFacts
 from dpmix.reporting.rounding import shown_epsilon
 from dpmix.reporting.statement_model import seal
+from dpmix.settings import ViewConfig
 
 NOT_PRIVATE = "NOT PRIVATE"
 MECHANISM = "Poisson-subsampled Gaussian on the sum of clipped gradients (DP-SGD)"

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 
 from dpmix.atomic_files import remove_all, stage
-from dpmix.config import RunConfig
 from dpmix.errors import DpmixError
 from dpmix.privacy.plan import PrivacyPlan
+from dpmix.settings import RunConfig
 
 FORMAT = 2
 SECONDS_PER_MINUTE = 60.0

@@ -8,9 +8,9 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from dpmix.config import OptimizerConfig
 from dpmix.errors import DpmixError, nearest
 from dpmix.privacy.plan import PrivacyPlan
+from dpmix.settings import OptimizerConfig
 from dpmix.training.dp_adam import DPAdamBC
 
 # LBFGS evaluates the loss several times a step: releases that the plan does not count.
