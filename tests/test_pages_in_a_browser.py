@@ -26,7 +26,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def browser():
-    reason = "no playwright here: pip install 'dpmix[test]'"
+    reason = "no playwright here: pip install '.[test]'"
     playwright = pytest.importorskip("playwright.sync_api", reason=reason)
     with playwright.sync_playwright() as driver:
         # As root, in a container, there is no sandbox to be had.

@@ -218,7 +218,7 @@ def test_a_missing_package_is_named_with_its_extra(
     monkeypatch.delitem(sys.modules, "dpmix.export.hub_classifier", raising=False)
     call = ("export", runs / "from-scratch", "--format", form, "--output", tmp_path / "e")
     status, _, err = dpmix(*call)
-    assert status == 2 and f"needs the package {missing}: pip install 'dpmix[export]'" in err
+    assert status == 2 and f"needs the package {missing}: pip install '.[export]'" in err
 
 
 def test_an_incomplete_run_says_so_and_so_does_its_statement(dpmix, image_root, tmp_path, quick):
@@ -250,15 +250,17 @@ def test_a_run_without_privacy_says_so(dpmix, image_root, tmp_path, quick):
     assert "NOT PRIVATE" in (tmp_path / "e" / STATEMENT).read_text()
 
 
-def test_the_code_of_the_docs_runs_where_it_is_used(
-    exported, digits, tmp_path, monkeypatch, capsys
-):
+def test_the_code_of_the_docs_runs_where_it_is_used(exported, tmp_path, monkeypatch, capsys):
     page = (Path(__file__).parents[2] / "docs/using.md").read_text()
     code = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)[0]  # the second: see `loaded`
     folder, _ = exported("from-scratch", "onnx")
     folder.rename(tmp_path / "model")
-    shutil.copy(digits / "00.png", tmp_path / "photo.png")
+    middle = load_splits("mnist5k").test.pixels[0, 0].numpy()
+    wide = np.hstack([np.full_like(middle, 255), middle, np.zeros_like(middle)])
+    Image.fromarray(wide).save(tmp_path / "photo.png")
     monkeypatch.chdir(tmp_path)
-    exec(compile(code, "using.md", "exec"), {})
+    names = {}
+    exec(compile(code, "using.md", "exec"), names)
+    np.testing.assert_array_equal(names["pixels"][0], middle)  # cropped as `dpmix predict` does
     guarantee = json.loads((tmp_path / "model" / STATEMENT).read_text())["guarantee"]
     assert re.fullmatch(r"\d \| " + re.escape(guarantee) + "\n", capsys.readouterr().out)

@@ -16,10 +16,10 @@ from dpmix.data.encoded import EncodedImages
 from dpmix.data.options import ReadOptions
 from dpmix.data.splits import Splits
 from dpmix.errors import DpmixError, one_line
+from dpmix.extras import to_install
 
 PREFIX = "hf:"
 TEST_NAMES = ("test", "validation", "valid", "val")
-INSTALL = "pip install 'dpmix[hub]'"
 
 
 def hugging_face_splits(name: str, options: ReadOptions, download: bool) -> Splits:
@@ -53,7 +53,9 @@ def _loaded(name: str, download: bool) -> Any:
     try:
         import datasets
     except ImportError:
-        raise DpmixError(f"data '{PREFIX}{name}' needs the package datasets: {INSTALL}") from None
+        raise DpmixError(
+            f"data '{PREFIX}{name}' needs the package datasets: {to_install('hub')}"
+        ) from None
     datasets.disable_progress_bars()
     try:
         with _offline(datasets, not download):

@@ -8,7 +8,7 @@ from typing import Any
 from dpmix.errors import DpmixError, nearest
 from dpmix.experiments.results import FACTS
 from dpmix.experiments.tables import label, short, swept
-from dpmix.experiments.workers import INSTALL
+from dpmix.extras import to_install
 
 try:
     import matplotlib as mpl
@@ -17,7 +17,7 @@ try:
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 except ImportError:
-    raise DpmixError(f"plots need matplotlib and pandas; {INSTALL}") from None
+    raise DpmixError(f"plots need matplotlib and pandas; {to_install('sweep')}") from None
 
 FORMATS = (".png", ".svg", ".pdf")
 _WIDTH, _HEIGHT = 6.4, 4.2

@@ -13,12 +13,12 @@ from scipy.stats import false_discovery_control, ttest_rel
 
 from dpmix.errors import DpmixError, nearest
 from dpmix.experiments.results import FACTS, results_path
-from dpmix.experiments.workers import INSTALL
+from dpmix.extras import to_install
 
 try:
     import pandas as pd
 except ImportError:
-    raise DpmixError(f"tables and plots need pandas; {INSTALL}") from None
+    raise DpmixError(f"tables and plots need pandas; {to_install('sweep')}") from None
 
 # Beside what the sweep varies: who ran, and what it came to.
 _GIVEN = ("data", "model")

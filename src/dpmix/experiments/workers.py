@@ -10,8 +10,8 @@ import torch
 from dpmix.errors import DpmixError, one_line
 from dpmix.experiments.cell_run import Outcome, run_cell
 from dpmix.experiments.sweep_file import Cell
+from dpmix.extras import to_install
 
-INSTALL = "pip install 'dpmix[sweep]'"
 Runs = list[tuple[Cell, Path]]
 """Runs and their folders."""
 
@@ -33,7 +33,7 @@ def on_this_machine(runs: Runs, jobs: int) -> Iterator[Outcome]:
         from joblib import Parallel, delayed
         from joblib.externals.loky.process_executor import BrokenProcessPool
     except ImportError:
-        raise DpmixError(f"a sweep needs joblib; {INSTALL}") from None
+        raise DpmixError(f"a sweep needs joblib; {to_install('sweep')}") from None
     threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None
     try:
         yield from Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)(
@@ -62,7 +62,7 @@ def on_cluster(runs: Runs, cluster: str, logs: Path, options: dict[str, Any]) ->
     try:
         import submitit
     except ImportError:
-        raise DpmixError(f"--cluster needs submitit; {INSTALL}") from None
+        raise DpmixError(f"--cluster needs submitit; {to_install('sweep')}") from None
     try:
         executor = submitit.AutoExecutor(folder=logs, cluster=cluster)
         executor.update_parameters(**options)

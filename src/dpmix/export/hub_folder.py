@@ -15,9 +15,8 @@ from dpmix.errors import DpmixError
 from dpmix.export.image_classifier import ImageClassifier
 from dpmix.export.released_run import ReleasedRun
 from dpmix.export.same_answers import largest_difference, public_images
+from dpmix.extras import to_install
 from dpmix.training.json_text import to_json
-
-INSTALL = "pip install 'dpmix[export]'"
 
 _USE = """
 ## How to use it
@@ -46,7 +45,9 @@ def write_hub_folder(run: ReleasedRun, folder: Path) -> float:
     try:
         from dpmix.export.hub_classifier import HubClassifier
     except ImportError as error:
-        raise DpmixError(f"--format hub needs the package {error.name}: {INSTALL}") from None
+        raise DpmixError(
+            f"--format hub needs the package {error.name}: {to_install('export')}"
+        ) from None
     config = run.saved.config
     (folder / "model.safetensors").write_bytes(run.weights)
     write_text(folder / "config.json", to_json({"settings": network_settings(config)}))

@@ -11,10 +11,10 @@ from dpmix.export.image_classifier import ImageClassifier
 from dpmix.export.released_run import ReleasedRun
 from dpmix.export.same_answers import largest_difference, public_images
 from dpmix.export.traced import not_exportable, traced
+from dpmix.extras import to_install
 from dpmix.training.json_text import to_json
 
 NAME = "model.onnx"
-INSTALL = "pip install 'dpmix[export]'"
 
 
 def write_onnx(run: ReleasedRun, folder: Path) -> float:
@@ -28,7 +28,9 @@ def write_onnx(run: ReleasedRun, folder: Path) -> float:
         import onnxruntime
         import onnxscript  # noqa: F401  torch's exporter needs it
     except ImportError as error:
-        raise DpmixError(f"--format onnx needs the package {error.name}: {INSTALL}") from None
+        raise DpmixError(
+            f"--format onnx needs the package {error.name}: {to_install('export')}"
+        ) from None
     model, path = ImageClassifier(run.saved), folder / NAME
     program = traced(model, model.image_shape)
     try:

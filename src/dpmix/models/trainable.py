@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 from torch import nn
 
 from dpmix.errors import DpmixError, nearest
+from dpmix.extras import to_install
 from dpmix.models.classifier import BackboneClassifier
 from dpmix.models.fold_batch_norm import ChannelAffine
 from dpmix.models.plain_attention import open_attention
@@ -20,7 +21,6 @@ TRAINABLE: tuple[str, ...] = get_args(Trainable)
 _NORMS: tuple[type[nn.Module], ...] = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, ChannelAffine)
 # A part that holds more of a network's weights than this is the trunk, not one block among others.
 _TRUNK_SHARE = 0.9
-INSTALL = "pip install 'dpmix[backbones]'"
 
 
 def choose_trainable(
@@ -72,7 +72,9 @@ def _add_lora(backbone: nn.Module, rank: int) -> None:
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError:
-        raise DpmixError(f"trainable lora needs the package peft: {INSTALL}") from None
+        raise DpmixError(
+            f"trainable lora needs the package peft: {to_install('backbones')}"
+        ) from None
     open_attention(backbone)
     names = [name for name, part in backbone.named_modules() if _is_linear(part)]
     if not names:

@@ -13,11 +13,11 @@ import torch
 import yaml
 
 from dpmix.errors import DpmixError, one_line
+from dpmix.extras import to_install
 from dpmix.hub import hub_error
 from dpmix.out_of_memory import is_out_of_memory
 from dpmix.public.manifest import ModelRecord, file_hash
 
-INSTALL = "pip install 'dpmix[diffusion]'"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _ELSEWHERE = (
     "download the model on another machine (hf download {model} --local-dir FOLDER) and give "
@@ -106,7 +106,8 @@ def _diffusers() -> Any:
         import transformers
     except ImportError as error:
         raise DpmixError(
-            f"drawing images needs the package {error.name or 'diffusers'}: {INSTALL}"
+            f"drawing images needs the package {error.name or 'diffusers'}: "
+            f"{to_install('diffusion')}"
         ) from None
     quiet: list[Any] = [diffusers.utils.logging, transformers.utils.logging]
     for logging in quiet:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from dpmix.errors import DpmixError
+from dpmix.extras import to_install
 
 
 class TensorBoard:
@@ -18,7 +19,7 @@ class TensorBoard:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             raise DpmixError(
-                "--tensorboard needs TensorBoard; pip install 'dpmix[tracking]', or leave it out"
+                f"--tensorboard needs TensorBoard; {to_install('tracking')}, or leave it out"
             ) from None
         self._writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from dpmix.errors import DpmixError, one_line
+from dpmix.extras import to_install
 
 
 class WeightsAndBiases:
@@ -27,7 +28,7 @@ class WeightsAndBiases:
             import wandb
         except ImportError:
             raise DpmixError(
-                "--wandb needs wandb; pip install 'dpmix[tracking]', or leave it out"
+                f"--wandb needs wandb; {to_install('tracking')}, or leave it out"
             ) from None
         quiet = wandb.Settings(
             console="off", disable_code=True, disable_git=True, silent=True,

@@ -23,11 +23,11 @@ def test_the_best_that_is_there_is_chosen(monkeypatch):
 def test_it_says_how_to_do_better():
     assert how_to_do_better(CLIP) is None
     assert "--download" in how_to_do_better("scatternet")
-    assert "dpmix[scatternet]" in how_to_do_better("random-conv")
-    assert "dpmix[scatternet]" not in how_to_do_better("mobilenet-v2-offline")
+    assert ".[scatternet]" in how_to_do_better("random-conv")
+    assert ".[scatternet]" not in how_to_do_better("mobilenet-v2-offline")
 
 
 @pytest.mark.parametrize("there", [True, False])
 def test_it_asks_for_no_package_that_is_there(monkeypatch, there):
     monkeypatch.setattr(module, "find_spec", lambda _: there or None)
-    assert ("dpmix[backbones]" in how_to_do_better("scatternet")) != there
+    assert (".[backbones]" in how_to_do_better("scatternet")) != there

@@ -3,8 +3,7 @@
 import os
 from importlib.util import find_spec
 
-from dpmix.models.backbones.open_clip_tower import INSTALL as LIBRARIES
-from dpmix.models.backbones.scatternet import INSTALL as SCATTERING
+from dpmix.extras import to_install
 from dpmix.models.backbones.torchvision_tower import offline_weights
 
 CLIP = "open_clip:ViT-B-16/laion2b_s34b_b88k"
@@ -29,11 +28,11 @@ def how_to_do_better(name: str) -> str | None:
     if name == CLIP:
         return None
     weak = (
-        f"{name} is weak; without public weights: {SCATTERING}; "
+        f"{name} is weak; without public weights: {to_install('scatternet')}; "
         if name == "random-conv"
         else "no better backbone is at hand; "
     )
-    install = "" if find_spec("open_clip") else f"{LIBRARIES} and "
+    install = "" if find_spec("open_clip") else f"{to_install('backbones')} and "
     return f"{weak}for far better features: {install}--backbone {CLIP} --download"
 
 

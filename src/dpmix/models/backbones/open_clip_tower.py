@@ -8,6 +8,7 @@ from typing import Any
 
 from dpmix.data.normalization import Normalization
 from dpmix.errors import DpmixError, nearest
+from dpmix.extras import to_install
 from dpmix.models.backbone import Backbone, Embedder
 from dpmix.models.backbones.request import RANDOM, BackboneRequest
 from dpmix.models.backbones.weights_file import (
@@ -17,8 +18,6 @@ from dpmix.models.backbones.weights_file import (
     unfit,
     url_weights,
 )
-
-INSTALL = "pip install 'dpmix[backbones]'"
 
 
 def open_clip_tower(request: BackboneRequest) -> Backbone:
@@ -69,7 +68,7 @@ def _open_clip() -> Any:
         import open_clip
     except ImportError:
         raise DpmixError(
-            f"backbones 'open_clip:...' need the package open_clip_torch: {INSTALL}"
+            f"backbones 'open_clip:...' need the package open_clip_torch: {to_install('backbones')}"
         ) from None
     return open_clip
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from dpmix.data.normalization import normalization
 from dpmix.errors import DpmixError
+from dpmix.extras import to_install
 from dpmix.models.backbone import Backbone, Embedder
 from dpmix.models.backbones.request import BackboneRequest
 from dpmix.models.backbones.scatternet_whitening import scatternet_whitening
@@ -23,7 +24,6 @@ from dpmix.models.backbones.scatternet_whitening import scatternet_whitening
 SIZE = 32
 SCALES, ANGLES = 2, 8
 GRID = 4
-INSTALL = "pip install 'dpmix[scatternet]'"
 
 
 class ScatterNet(nn.Module):
@@ -122,6 +122,7 @@ def scattering(size: int) -> Any:
     except ImportError as error:
         # kymatio 0.3 does not import beside SciPy 1.17, which has dropped what it uses.
         raise DpmixError(
-            f"backbone scatternet needs kymatio, with SciPy below 1.17 ({error}): {INSTALL}"
+            f"backbone scatternet needs kymatio, with SciPy below 1.17 ({error}): "
+            f"{to_install('scatternet')}"
         ) from None
     return Scattering2D(J=SCALES, shape=(size, size), L=ANGLES)

@@ -6,6 +6,7 @@ from typing import Any
 
 from dpmix.data.normalization import Normalization
 from dpmix.errors import DpmixError, nearest
+from dpmix.extras import to_install
 from dpmix.models.backbone import Backbone, Embedder
 from dpmix.models.backbones.request import RANDOM, BackboneRequest
 from dpmix.models.backbones.weights_file import (
@@ -15,8 +16,6 @@ from dpmix.models.backbones.weights_file import (
     unfit,
     url_weights,
 )
-
-INSTALL = "pip install 'dpmix[backbones]'"
 
 
 def timm_tower(request: BackboneRequest) -> Backbone:
@@ -62,7 +61,9 @@ def _timm() -> Any:
     try:
         import timm
     except ImportError:
-        raise DpmixError(f"backbones 'timm:...' need the package timm: {INSTALL}") from None
+        raise DpmixError(
+            f"backbones 'timm:...' need the package timm: {to_install('backbones')}"
+        ) from None
     logging.getLogger("timm").setLevel(logging.ERROR)
     return timm
 
