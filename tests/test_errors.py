@@ -20,7 +20,7 @@ def test_another_librarys_error_becomes_a_part_of_a_line(error, said):
 
 
 def test_the_nearest_name_comes_with_all_of_a_few_names_and_the_number_of_many():
-    few = ["mix-self", "none"]
+    few = ["mix-self", "none", "none"]
     assert nearest("mixself", few) == "did you mean 'mix-self'? known: mix-self, none"
     assert nearest("xyz", few) == "known: mix-self, none"
     many = [f"class-{i}" for i in range(80)]

@@ -63,7 +63,10 @@ class Config(Section):
         drop_alternatives(tree, {name for name, value in leaves.items() if value is not None})
         for name, value in leaves.items():
             if name not in LEAVES:
-                raise DpmixError(f"unknown setting '{name}': {nearest(name, LEAVES)}")
+                raise DpmixError(
+                    f"unknown setting '{name}': {nearest(name, LEAVES)}; dpmix train --help has "
+                    "them all"
+                )
             if value is not None:
                 section = tree.setdefault(LEAVES[name], {})
                 section[name] = all_spent(section, value) if name == "spent" else value

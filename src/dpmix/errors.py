@@ -33,7 +33,7 @@ def one_line(error: BaseException, limit: int = 200) -> str:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return a hint such as ``did you mean 'mix-self'?`` and the known names, or their number."""
-    names = sorted(known)
+    names = sorted(set(known))
     close = difflib.get_close_matches(name, names, n=1)
     hint = f"did you mean '{close[0]}'?" if close else ""
     known_names = f"known: {', '.join(names)}"

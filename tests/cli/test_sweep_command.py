@@ -1,6 +1,7 @@
 """A sweep from its file to its table, end to end; and the private selection of its best run."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -40,7 +41,7 @@ def test_a_sweep_is_run_collected_shown_and_drawn(dpmix, file, tmp_path, monkeyp
     status, out, err = dpmix("sweep", file, "--output", folder, "--jobs", 1)
     assert (status, err) == (0, "")
     assert "two methods: 4 runs" in out and "| self-aug |" in out
-    assert "what choosing the best run costs, at delta 0.0001" in out
+    assert "epsilon of choosing the best run, at delta 0.0001" in out
     assert "no epsilon covers them together" in out
 
     frame = pd.read_csv(folder / "results.csv")
@@ -56,6 +57,9 @@ def test_a_sweep_is_run_collected_shown_and_drawn(dpmix, file, tmp_path, monkeyp
         picture = tmp_path / f"{kind}.png"
         assert dpmix("plot", folder, "--kind", kind, "--output", picture)[0] == 0
         assert len(Image.open(picture).convert("L").getcolors()) > 20
+    given = ("--kind", "classes", "--fact", "calibration_error", "--output", picture)
+    status, _, err = dpmix("plot", folder, *given)
+    assert status == 2 and "--kind classes draws accuracy; leave out --fact" in err
 
     # Given again, there is nothing left to do; the CSV is made from the runs alone.
     (folder / "results.csv").unlink()
@@ -77,6 +81,12 @@ def test_settings_are_chosen_on_images_held_out_and_then_tested(dpmix, file, tmp
     assert set(tries["judged_on"]) == {"validation"} and set(results["judged_on"]) == {"test"}
     best = tries["learning_rate"][tries["accuracy"].idxmax()]
     assert [json.loads(said) for said in results["tuned"]] == [{"learning_rate": best}]
+    assert re.search(rf"self-aug +epsilon 8 +learning_rate {best}\s", out)
+
+    out = dpmix("sweep", file, "--dry-run")[1]
+    assert "two methods: 2 tries, then 1 runs" in out
+    assert out.count("validation_fraction 0.5") == 2
+    assert out.count("learning_rate as its tries say") == 1
 
 
 def test_runs_that_fail_are_told_and_the_others_kept(dpmix, tmp_path):
@@ -100,9 +110,11 @@ def test_a_stopped_sweep_goes_on_with_its_stopped_run(dpmix, file, tmp_path, mon
 
     with monkeypatch.context() as patch:
         patch.setattr("dpmix.experiments.workers.run_cell", stopped)
-        dpmix("sweep", file, "--output", folder, "--jobs", 1)
+        _, out, _ = dpmix("sweep", file, "--output", folder, "--jobs", 1)
+    assert "stopped, 1 of 4 runs are done; the same command goes on" in out
     assert len(pd.read_csv(folder / "results.csv")) == 1
-    assert dpmix("sweep", file, "--output", folder, "--jobs", 1)[0] == 0
+    status, out, _ = dpmix("sweep", file, "--output", folder, "--jobs", 1)
+    assert status == 0 and "2 of 4 were there already" in out
     assert len(pd.read_csv(folder / "results.csv")) == 4
 
 

@@ -63,9 +63,9 @@ def test_a_base_is_a_recipe_beside_the_sweep_or_one_of_the_packages(tmp_path):
 
 @pytest.mark.parametrize(("text", "message"), [
     ("rows: {a: {}}", "title.*required"),
-    ("title: t\nrowz: {}", "rowz"),
+    ("title: t\nrowz: {}", "rowz: .*; expected title, base, settings, rows, grid, tune"),
     ("title: t\nrows: {a: {epsilonn: 1}}", "row 'a'.*did you mean 'epsilon'"),
-    ("title: t\ngrid: {epsilon: 3}", "grid.epsilon.*list"),
+    ("title: t\ngrid: {epsilon: 3}", r"grid.epsilon: .*; write a list, such as \[1, 2\]$"),
     ("title: t\ngrid: {epsilon: [few]}", "epsilon is 'few'"),
     ("title: t\nrows: {a: {epsilon: 1}}\ngrid: {epsilon: [1]}", "'a' sets epsilon, which the grid"),
     ("title: t\ngrid: {output: [x]}", "output is not for a row or a grid"),
@@ -106,6 +106,8 @@ def test_what_is_tuned_is_not_in_the_grid(tmp_path):
 def test_an_unknown_scale_is_named(tmp_path):
     with pytest.raises(DpmixError, match="no scale 'smal': did you mean 'small'"):
         load_sweep(written(tmp_path), "smal")
+    with pytest.raises(DpmixError, match="no scale 'cpu': it has none; leave out --scale"):
+        load_sweep(written(tmp_path, "title: t"), "cpu")
 
 
 def test_the_pool_is_for_the_rows_that_read_one(tmp_path):

@@ -1,5 +1,8 @@
 """Every sweep that comes along can be read and meant, in full and at the scale of a laptop."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from dpmix.defaults import choose_model
@@ -24,6 +27,15 @@ def test_equal_views_compares_what_its_title_says():
         # All but the fewest self-augmentations, and the average of mixtures alone.
         largest = max(views.values())
         assert list(views.values()).count(largest) == 3
+
+
+def test_the_example_of_the_docs_can_be_meant(tmp_path):
+    page = (Path(__file__).parents[2] / "docs/sweeps.md").read_text()
+    (example,) = re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)
+    (tmp_path / "mine.yaml").write_text(example)
+    sweep = load_sweep(tmp_path / "mine.yaml")
+    assert (len(sweep.tries), len(sweep.cells)) == (3 * 2 * 3, 3 * 2 * 5)
+    assert len(load_sweep(tmp_path / "mine.yaml", "small").cells) == 3 * 2
 
 
 def test_an_unknown_name_is_told():

@@ -107,12 +107,13 @@ def test_an_unknown_name_is_told(results, choice, message):
         show(results, **choice)
 
 
-@pytest.mark.parametrize("text", ["", "a,b\n1,2\n", "\x00"])
+@pytest.mark.parametrize("text", ["", "a,b\n1,2\n", "\x00", "a\n1\n2,3,4\n"])
 def test_a_file_that_is_no_sweeps_results_is_refused(tmp_path, text):
     path = tmp_path / "other.csv"
     path.write_text(text)
-    with pytest.raises(DpmixError, match="holds no results of a sweep"):
+    with pytest.raises(DpmixError, match="holds no results of a sweep") as error:
         read_results(path)
+    assert ("(it is no CSV)" in str(error.value)) == ("2,3,4" in text)
 
 
 def test_markdown_marks_what_differs(results):
@@ -121,6 +122,14 @@ def test_markdown_marks_what_differs(results):
     assert "| | epsilon 1 | epsilon 8 |" in text
     assert "| b | 62.00 ± 2.16 * |  |" in text
     assert "| c | 51.75 ± 2.22 |  |" in text
+
+
+def test_one_seed_has_no_deviation_and_no_test(tmp_path):
+    path = tmp_path / "one.csv"
+    pd.DataFrame(rows(BASE[:1]) + rows(BETTER[:1], row="b")).to_csv(path, index=False)
+    (table,) = show(path)
+    text = table_text(table, "markdown")
+    assert "accuracy in %, one seed\n" in text and "| b | 60.00 |" in text
 
 
 def test_latex_is_a_tabular_of_as_many_columns(results):

@@ -88,7 +88,7 @@ def main() -> None:
         _refuse(console, f"{error.format_message().rstrip('.')}; see --help")
     # Typer turns Ctrl-C into this status, whatever the mode.
     if status == INTERRUPTED:
-        console.print("interrupted; what the run had saved is in its folder")
+        console.print("interrupted")
     if status:
         sys.exit(status)
 

@@ -24,8 +24,9 @@ def export(
     # Imported here: nothing else on the command line needs torch's exporters.
     from dpmix.export import export_run
 
-    exported = export_run(run, format, output, overwrite)
     console = stdout()
+    with console.status("writing and checking the whole network: some take minutes"):
+        exported = export_run(run, format, output, overwrite)
     console.print(f"{', '.join(exported.files)} in {output}")
     console.print(
         f"its logits on built-in digits are the run's (largest difference "

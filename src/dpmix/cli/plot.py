@@ -34,6 +34,10 @@ def plot(
 
     if kind not in get_args(Kind):
         raise DpmixError(f"unknown kind '{kind}': {nearest(kind, get_args(Kind))}")
+    if kind != "against" and (fact != FACTS[0] or x is not None):
+        raise DpmixError(
+            f"--kind {kind} draws accuracy; leave out --fact and --x, or take --kind against"
+        )
     frame = read_results(results)
     for path in output:
         if kind == "against":

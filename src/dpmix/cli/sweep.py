@@ -19,7 +19,7 @@ from dpmix.experiments.choosing_cost import choosing_costs
 from dpmix.experiments.results import FACTS, RESULTS, Row
 from dpmix.experiments.selection_run import HIDDEN, candidates, select
 from dpmix.experiments.sweep import RUNS, making, run_cells
-from dpmix.experiments.sweep_file import Cell, Sweep, load_sweep
+from dpmix.experiments.sweep_file import SEED, Cell, Settings, Sweep, load_sweep
 from dpmix.experiments.sweeps import sweep_path
 from dpmix.experiments.tuning import TRIES, tuned_cells
 from dpmix.experiments.workers import default_jobs, on_cluster, on_this_machine
@@ -121,6 +121,7 @@ def _sweep(
         what = f"tuning of {', '.join(plan.tuned)} on images held out"
         tried, untried = _run(what, plan.tries, folder, TRIES, workers, console)
         cells = tuned_cells(plan, tried)
+        console.print(_chosen(cells))
     rows, failed = _run(plan.title, cells, folder, RESULTS, workers, console)
     if rows:
         frame = read_results(folder)
@@ -167,11 +168,31 @@ def _select(
 
 
 def _listed(plan: Sweep) -> Table:
-    table = Table("row", "settings", "run", title=plan.title, box=None, pad_edge=False)
-    for cell in (*plan.tries, *plan.cells):
-        settings = ", ".join(f"{name} {value}" for name, value in cell.settings.items())
-        table.add_row(cell.row, settings, cell.name)
+    count = f"{len(plan.tries)} tries, then {len(plan.cells)}" if plan.tries else len(plan.cells)
+    title = f"{plan.title}: {count} runs"
+    table = Table("row", "settings", "run", title=title, box=None, pad_edge=False)
+    for cell in plan.tries:
+        table.add_row(cell.row, _said(cell.settings), cell.name)
+    for cell in plan.cells:
+        # What a run is called depends on what is chosen for it.
+        chosen = dict.fromkeys(plan.tuned, "as its tries say")
+        table.add_row(cell.row, _said(cell.settings | chosen), "" if chosen else cell.name)
     return table
+
+
+def _chosen(cells: tuple[Cell, ...]) -> Table:
+    """What the tries have chosen, once for all seeds."""
+    table = Table("row", "at", "chosen by its tries", box=None, pad_edge=False)
+    for row, at, best in dict.fromkeys(
+        (cell.row, _said({n: v for n, v in cell.swept.items() if n != SEED}), _said(cell.tuned))
+        for cell in cells
+    ):
+        table.add_row(row, at, best)
+    return table
+
+
+def _said(settings: Settings) -> str:
+    return ", ".join(f"{name} {value}" for name, value in settings.items())
 
 
 def _print_costs(runs: Path, console: Console) -> None:
@@ -180,8 +201,8 @@ def _print_costs(runs: Path, console: Console) -> None:
     if not costs:
         return
     table = Table(
-        "epsilon of a run", "runs made", "all of them", "--private-selection of as many",
-        title=f"what choosing the best run costs, at delta {costs[-1].delta:g}",
+        "epsilon of a run", "runs made", "all looked at", "the best alone (--private-selection)",
+        title=f"epsilon of choosing the best run, at delta {costs[-1].delta:g}",
         title_justify="left", box=None, pad_edge=False,
     )  # fmt: skip
     for cost in costs:
@@ -189,6 +210,11 @@ def _print_costs(runs: Path, console: Console) -> None:
         selected = "" if cost.by_selection is None else shown_epsilon(cost.by_selection)
         table.add_row(one, str(cost.runs), shown_epsilon(cost.all_of_them), selected)
     console.print(table)
+    if any(cost.by_selection for cost in costs):
+        console.print(
+            "both with the noise that these runs had; --private-selection itself takes as much "
+            "more as keeps the best within the epsilon that is asked for"
+        )
     if any(cost.seeded for cost in costs):
         console.print(
             "that is with fresh noise. These runs are SEEDED, for research: runs of one seed share "

@@ -5,9 +5,10 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from dpmix.experiments.cell_run import Outcome
 from dpmix.experiments.results import Row
@@ -23,6 +24,8 @@ class SweepDisplay:
 
     def show(self, rows: list[Row], outcome: Outcome | None) -> None:
         """Draw `rows`; say what the run of `outcome` warned of, once."""
+        if rows and outcome is None:
+            self._console.print(f"{len(rows)} of {self._total} were there already")
         self.rows = rows
         for warning in outcome.warnings if outcome else ():
             if warning not in self._told:
@@ -36,17 +39,26 @@ def live_results(console: Console, total: int) -> Iterator[SweepDisplay]:
     """Show a sweep of `total` runs; silent where the output is no terminal."""
     shown = console if console.is_terminal else Console(quiet=True)
     with Live(console=shown, transient=True) as live:
-        yield SweepDisplay(console, live, total)
+        display = SweepDisplay(console, live, total)
+        try:
+            yield display
+        except KeyboardInterrupt:
+            done = f"{len(display.rows)} of {total} runs are done"
+            console.print(f"stopped, {done}; the same command goes on")
+            raise
 
 
-def _table(rows: list[Row], total: int) -> Table:
+def _table(rows: list[Row], total: int) -> RenderableType:
+    done = f"{len(rows)} of {total} runs"
+    if not rows:
+        return Text(done)
     by_row: dict[str, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         by_row[row["row"]][row["epsilon"]].append(row["accuracy"])
     epsilons = sorted({row["epsilon"] for row in rows})
     table = Table(
         "", *(f"epsilon {epsilon:g}" for epsilon in epsilons), box=None, pad_edge=False,
-        caption=f"{len(rows)} of {total} runs", caption_justify="left",
+        caption=done, caption_justify="left",
     )  # fmt: skip
     for name, cells in by_row.items():
         table.add_row(name, *(_cell(cells[epsilon]) for epsilon in epsilons))

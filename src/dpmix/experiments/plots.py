@@ -28,6 +28,7 @@ _MARKERS = "osD^vPX"
 _STYLE: Any = {"axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "dpmix",
           "axes.grid": True, "grid.color": "#e6e6e6", "axes.axisbelow": True}  # fmt: skip
 _MANY_CLASSES = 20
+_LEAST_RANGE = 2.0
 
 
 def draw_against(frame: "pd.DataFrame", path: Path, *, x: str | None, fact: str) -> None:
@@ -56,7 +57,8 @@ def draw_against(frame: "pd.DataFrame", path: Path, *, x: str | None, fact: str)
             axes.plot(points.index, points["mean"], label=name, **style)
             low, high = points["mean"] - points["std"], points["mean"] + points["std"]
             axes.fill_between(points.index, low, high, color=style["color"], alpha=0.15, lw=0)
-        axes.set(xlabel=x, ylabel=f"{fact.replace('_', ' ')} (%)")
+        axes.set(xlabel=x, ylabel=_told(fact, part))
+        _zoom_no_closer(axes)
         values = sorted(part[x].unique())
         if x in _ON_A_LOG_AXIS and values[0] > 0:
             axes.set_xscale("log")
@@ -89,7 +91,7 @@ def draw_classes(frame: "pd.DataFrame", path: Path) -> None:
             axes.set_xticks(range(len(classes.columns)), classes.columns)
         turned = max(map(len, classes.columns)) > 3
         axes.tick_params(axis="x", rotation=45 if turned else 0)
-        axes.set(ylabel="accuracy (%)", xlabel="class", ylim=(0, 100))
+        axes.set(ylabel=_told("accuracy", part), xlabel="class", ylim=(0, 100))
 
     _save(frame, path, draw)
 
@@ -106,10 +108,11 @@ def draw_curves(frame: "pd.DataFrame", path: Path) -> None:
             told = [point for text in line["curve"] for point in json.loads(text)]
             points = pd.DataFrame(told, columns=["step", "accuracy"]).groupby("step")["accuracy"]
             mean, std = 100 * points.mean(), 100 * points.std().fillna(0)
-            colour = _of(_COLOURS, index)
-            axes.plot(mean.index, mean, label=name, color=colour)
-            axes.fill_between(mean.index, mean - std, mean + std, color=colour, alpha=0.15, lw=0)
-        axes.set(xlabel="step", ylabel="accuracy (%)")
+            style = {"color": _of(_COLOURS, index), "marker": _of(_MARKERS, index)}
+            axes.plot(mean.index, mean, label=name, markersize=4, **style)
+            low, high = mean - std, mean + std
+            axes.fill_between(mean.index, low, high, color=style["color"], alpha=0.15, lw=0)
+        axes.set(xlabel="step", ylabel=_told("accuracy", part))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
     _save(frame, path, draw)
@@ -119,6 +122,20 @@ def _groups(part: "pd.DataFrame", names: list[str]) -> Iterator[tuple[str, "pd.D
     """Runs that are alike but for their seeds, and what to call them."""
     for values, line in part.groupby(names, sort=False, dropna=False):
         yield label(dict(zip(names, values, strict=True)), names[1:]), line
+
+
+def _told(fact: str, part: "pd.DataFrame") -> str:
+    """What the vertical axis shows; bands and whiskers are there for several seeds only."""
+    spread = ", ± standard deviation" if part["seed"].nunique() > 1 else ""
+    return f"{fact.replace('_', ' ')} (%){spread}"
+
+
+def _zoom_no_closer(axes: Axes) -> None:
+    """At least two points of accuracy: less is mostly noise."""
+    low, high = axes.get_ylim()
+    if high - low < _LEAST_RANGE:
+        middle = (low + high) / 2
+        axes.set_ylim(middle - _LEAST_RANGE / 2, middle + _LEAST_RANGE / 2)
 
 
 def _of(choices: Any, index: int) -> Any:

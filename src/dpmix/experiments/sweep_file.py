@@ -47,6 +47,10 @@ Settings = dict[str, Any]
 SEED = "seed"
 # Where a run is written and on which device changes nothing of what it is.
 _ELSEWHERE = {"run": {"output", "overwrite", "device"}}
+_REMEDIES = {
+    "extra_forbidden": "expected title, base, settings, rows, grid, tune and scales",
+    "list_type": "write a list, such as [1, 2]",
+}
 _OF_THE_POOL = {name for name in ViewConfig.model_fields if name.startswith("pool")}
 
 
@@ -159,7 +163,8 @@ def load_sweep(path: Path, scale: str | None = None, settings: Settings | None =
     """
     file = _read(path)
     if scale is not None and scale not in file.scales:
-        raise DpmixError(f"sweep '{path}' has no scale '{scale}': {nearest(scale, file.scales)}")
+        has = nearest(scale, file.scales) if file.scales else "it has none; leave out --scale"
+        raise DpmixError(f"sweep '{path}' has no scale '{scale}': {has}")
     part = file if scale is None else file.at(file.scales[scale])
     part = part.model_copy(update={"settings": part.settings | (settings or {})})
     for name in part.tuned:
@@ -181,9 +186,9 @@ def _read(path: Path) -> _File:
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(str(part) for part in problem["loc"])
+        remedy = _REMEDIES.get(problem["type"], "see docs/sweeps.md")
         raise DpmixError(
-            f"sweep '{path}': {where}: {problem['msg'][0].lower()}{problem['msg'][1:]}; expected "
-            "title, base, settings, rows, grid, tune and scales"
+            f"sweep '{path}': {where}: {problem['msg'][0].lower()}{problem['msg'][1:]}; {remedy}"
         ) from None
 
 

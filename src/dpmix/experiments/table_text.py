@@ -73,8 +73,11 @@ def _csv(table: ResultTable) -> str:
 
 def _caption(table: ResultTable) -> str:
     runs = {entry.runs for entries in table.rows.values() for entry in entries if entry}
+    said = f"{table.fact.replace('_', ' ')} in %, "
+    if max(runs) == 1:
+        return said + "one seed"
     many = f"{min(runs)}" if len(runs) == 1 else f"{min(runs)} to {max(runs)}"
-    said = f"{table.fact.replace('_', ' ')} in %, mean ± standard deviation of {many} seed(s)"
+    said += f"mean ± standard deviation of {many} seeds"
     if len(table.rows) > 1:
         said += (
             f"; * differs from '{table.against}' (paired t-test over seeds, Benjamini-Hochberg "

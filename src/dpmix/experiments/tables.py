@@ -78,8 +78,9 @@ def read_results(source: Path) -> pd.DataFrame:
         if missing:
             raise ValueError(f"no column {sorted(missing)[0]}")
     except ValueError as error:
+        why = "it is no CSV" if isinstance(error, pd.errors.ParserError) else error
         raise DpmixError(
-            f"'{path}' holds no results of a sweep ({error}); give the folder of a `dpmix sweep`"
+            f"'{path}' holds no results of a sweep ({why}); give the folder of a `dpmix sweep`"
         ) from None
     return frame
 

@@ -1,7 +1,9 @@
 """Epsilon against steps: the plan's own, never less."""
 
+import numpy as np
 import pytest
 
+from dpmix.privacy.accounting import epsilon_pld
 from dpmix.reporting.page.epsilon_curve import epsilon_curve
 from example_facts import facts, not_private
 
@@ -21,7 +23,12 @@ def test_many_steps_have_few_points_and_those_to_come_are_told_apart():
     assert curve.spent[-1] == (45, said.epsilon) == curve.planned[0]
     assert [step for step, _ in curve.planned] == [45, *range(60, 201, 20)]
     assert curve.planned[-1][1] == pytest.approx(2, rel=0.01)
-    assert [step for step, _ in curve.whole] == [0, 20, 40, 45, *range(60, 201, 20)]
+    assert [step for step, _ in curve.whole] == [0, 1, 4, 16, 20, 40, 45, *range(60, 201, 20)]
+    # The line between points does not hide how steep the first steps are.
+    steps, epsilons = zip(*curve.whole, strict=True)
+    for step in (2, 8):
+        true = epsilon_pld(said.sampling_rate, said.noise_multiplier, step, said.delta)
+        assert 0.85 * true < np.interp(step, steps, epsilons) < true
 
 
 def test_there_is_none_without_privacy():

@@ -1,6 +1,7 @@
 """Epsilon against steps: a function of the plan, and so public."""
 
 from dataclasses import dataclass
+from itertools import count, takewhile
 
 from dpmix.privacy.private_selection import epsilon_stated
 from dpmix.reporting.statement_model import Statement
@@ -29,17 +30,19 @@ class EpsilonCurve:
 
 
 def epsilon_curve(statement: Statement) -> EpsilonCurve | None:
-    """About ten points, the choice of a private selection included; None without privacy.
+    """Some ten to twenty points, the choice of a private selection included; None without privacy.
 
-    They lie where a run is evaluated by default: what it accounted for itself is remembered.
+    They lie where a run is evaluated by default, since what it accounted for itself is remembered,
+    and before that, where epsilon rises steeply, at 1, 4, 16, ... steps.
     """
     if not statement.private:
         return None
     now, last = statement.steps, statement.planned_steps
     every = max(1, last // _POINTS)
+    early = takewhile(lambda step: step < every, (4**power for power in count()))
     points = [
         (float(step), _epsilon(statement, step))
-        for step in sorted({0, *range(every, last, every), now, last})
+        for step in sorted({0, *early, *range(every, last, every), now, last})
     ]
     planned = [point for point in points if point[0] >= now]
     return EpsilonCurve([p for p in points if p[0] <= now], planned if now < last else [])
