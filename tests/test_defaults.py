@@ -150,14 +150,21 @@ def test_a_heads_rate_leaves_noise_of_two_in_unit_weights_and_is_bounded(length)
     [(10, 875, 2), (2.58, 2500, 4)],  # De et al. at epsilon 1; TAN at 8: batches of 4,096, WRN-16-4
 )
 def test_from_scratch_the_rate_is_near_those_that_were_published(sigma, steps, published):
-    def rate(noise, **settings):
+    def settled(noise=sigma, **settings):
         plan = PrivacyPlan(
             sampling_rate=4096 / 50_000, denominator=4096, noise_multiplier=noise, steps=steps,
             delta=1e-5, max_grad_norm=1, sensitivity_multiplier=1, target_epsilon=1,
         )  # fmt: skip
-        return choose_rate(chosen(model="cnn-small", **settings), plan).optimizer.learning_rate
+        return choose_rate(chosen(model="cnn-small", **settings), plan).optimizer
+
+    def rate(noise, **settings):
+        return settled(noise, **settings).learning_rate
 
     assert rate(sigma, momentum=0) == pytest.approx(published, rel=0.2)
     assert rate(sigma) == pytest.approx(rate(sigma, momentum=0) / 10, rel=5e-3)
+    # What ran by default is on record, and not only in the code.
+    assert settled().momentum == 0.9 and settled(momentum=0.5, learning_rate=1).momentum == 0.5
+    assert settled(optimizer="Adam").momentum is None
+    assert settled(optimizer_options={"momentum": 0.3}).momentum is None
     assert rate(0.01) == 1 and rate(0.01, momentum=0) == 10
     assert rate(0) == 0.1 and rate(0, momentum=0) == 1  # nothing is clipped

@@ -14,7 +14,6 @@ from dpmix.models.backbones.best_reachable import best_reachable
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.settings import ModelConfig, Section, ViewConfig
 from dpmix.training.features import CACHE_VIEWS
-from dpmix.training.optimizer import DEFAULT_MOMENTUM
 from dpmix.views.spec import Method
 
 S = TypeVar("S", bound=Section)
@@ -29,6 +28,7 @@ CROP_PADDING_FOR = {"cnn-small": 1}
 # For a head, where another method measured better (docs/results.md).
 METHOD_ON: dict[str | None, Method] = {"scatternet": "self-aug", "mobilenet-v2-offline": "none"}
 
+MOMENTUM = 0.9
 STEPS = 50
 LARGEST_SCRATCH_BATCH = 400
 MANY_IMAGES, MORE_STEPS = 25_000, 100  # of a head
@@ -122,11 +122,14 @@ def choose_recipe(config: Config, n: int, views: int) -> Config:
 
 
 def choose_rate(config: Config, plan: PrivacyPlan) -> Config:
-    """Settle the learning rate: as large as the noise of the whole run allows."""
+    """Settle SGD's momentum and the learning rate: as large as the noise of the run allows."""
     optimizer = config.optimizer
+    if optimizer.optimizer.lower() == "sgd" and "momentum" not in optimizer.optimizer_options:
+        optimizer = _set(optimizer, momentum=_first(optimizer.momentum, MOMENTUM))
+        config = _set(config, optimizer=optimizer)
     if optimizer.learning_rate is not None:
         return config
-    still = 1 - _first(optimizer.momentum, DEFAULT_MOMENTUM)
+    still = 1 - _first(optimizer.momentum, MOMENTUM)
     head = config.model.backbone is not None
     rate = _head_rate(plan, still, config.model.feature_length) if head else _rate(plan, still)
     return _set(config, optimizer=_set(optimizer, learning_rate=float(f"{rate:.3g}")))

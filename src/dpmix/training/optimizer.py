@@ -23,8 +23,6 @@ _OPTIMIZERS: dict[str, type[Optimizer]] = {
     if inspect.isclass(value) and issubclass(value, Optimizer) and name not in _UNFIT
 } | {"DPAdamBC": DPAdamBC}
 
-DEFAULT_MOMENTUM = 0.9
-
 
 def build_optimizer(config: OptimizerConfig, model: nn.Module, plan: PrivacyPlan) -> Optimizer:
     """Build the optimiser over the model's trainable parameters; `plan` tells the noise.
@@ -41,9 +39,7 @@ def build_optimizer(config: OptimizerConfig, model: nn.Module, plan: PrivacyPlan
     arguments: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
     if config.momentum is not None:
         arguments["momentum"] = config.momentum
-    elif kind is torch.optim.SGD:
-        arguments["momentum"] = DEFAULT_MOMENTUM
-    elif kind is DPAdamBC:
+    if kind is DPAdamBC:
         arguments["noise_std"] = plan.noise_std / plan.denominator
     arguments |= config.optimizer_options
     known = inspect.signature(kind).parameters
