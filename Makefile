@@ -37,6 +37,7 @@ gallery: $(VENV)/.installed-test
 
 docs: $(VENV)/.installed-dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@echo "open build/site/index.html"
 
 slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m slow

@@ -180,11 +180,13 @@ def plot(table: Path, picture: Path) -> None:
         rows = [row for row in csv.DictReader(file) if row["ratio"]]
     models = list(dict.fromkeys(row["model"] for row in rows))
     ways = [w for w in dict.fromkeys(row["way"] for row in rows) if not w.startswith("non-")]
+    columns = min(2, len(models))
+    down = -(-len(models) // columns)
     figure, panels = plt.subplots(
-        1, len(models), figsize=(4.5 * len(models), 4), sharey=True, squeeze=False
+        down, columns, figsize=(4 * columns, 3.2 * down + 0.8), sharey=True, squeeze=False
     )
     colours = dict(zip(ways, plt.get_cmap("tab10").colors, strict=False))
-    for panel, model in zip(panels[0], models, strict=True):
+    for panel, model in zip(panels.flat, models, strict=False):
         own = {(int(r["K"]), r["way"]): float(r["ratio"]) for r in rows if r["model"] == model}
         counts = sorted({k for k, _ in own})
         for place, way in enumerate(ways):
@@ -198,10 +200,13 @@ def plot(table: Path, picture: Path) -> None:
         panel.minorticks_off()
         panel.set_yticks([1, 1.5, 2, 4, 8], ["1", "1.5", "2", "4", "8"])
         panel.set_xticks(range(len(counts)), counts)
-    panels[0][0].set_ylabel("time / best non-private pass")
+    for panel in panels[:, 0]:
+        panel.set_ylabel("time / best non-private pass")
+    for panel in panels.flat[len(models) :]:
+        panel.remove()
     handles = [plt.Rectangle((0, 0), 1, 1, color=colours[way]) for way in ways]
-    figure.legend(handles, ways, loc="lower center", ncols=len(ways), frameon=False)
-    figure.tight_layout(rect=(0, 0.08, 1, 1))
+    figure.legend(handles, ways, loc="lower center", ncols=3, frameon=False)
+    figure.tight_layout(rect=(0, 0.12, 1, 1))
     figure.savefig(picture, dpi=120)
 
 

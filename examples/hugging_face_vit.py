@@ -75,7 +75,7 @@ def main() -> None:
         optimizer,
         train_set,
         plan=plan,
-        views=dpmix.ViewSpec("mix-self", k_base=4, k_self=4, flip=False),
+        views=dpmix.ViewSpec("mix-self", k_base=4, k_self=4, crop_padding=1, flip=False),
         normalization="half",
     )
     for _ in range(plan.steps):

@@ -45,7 +45,7 @@ class PrivateClassifier(lightning.LightningModule):
             self.optimizers(),
             self.train_set,
             plan=self.plan,
-            views=dpmix.ViewSpec("mix-self", k_base=4, k_self=4, flip=False),
+            views=dpmix.ViewSpec("mix-self", k_base=4, k_self=4, crop_padding=1, flip=False),
         )
         if self.saved_steps is not None:
             self.private.resume(self.saved_steps)

@@ -1,6 +1,9 @@
 """A loop as it is written for Opacus, with `trainer.step()` in place of batch, loss and step."""
 
 import math
+import re
+import textwrap
+from pathlib import Path
 
 import pytest
 import torch
@@ -212,6 +215,22 @@ def test_what_can_not_be_made_private_is_refused(model, settings, said):
         private(**({"run_plan": plan(), "model": model} | settings))
 
 
+def test_views_by_name_alone_are_told_what_is_expected(unchecked):
+    with pytest.raises(DpmixError, match=r"views is 'mix-self'; expected a dpmix.ViewSpec"):
+        private(plan(), views="mix-self")
+
+
 def test_an_infinite_norm_is_no_private_plan():
     with pytest.raises(DpmixError, match="max_grad_norm is infinite"):
         private(plan(max_grad_norm=math.inf))
+
+
+def test_the_code_of_the_docs_runs(capsys):
+    page = (Path(__file__).parents[1] / "docs/from-opacus.md").read_text()
+    begin, evaluation = re.findall(r"^```python\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE)
+    loop = textwrap.dedent(re.findall(r"    ```python\n(.*?)    ```", page, flags=re.DOTALL)[1])
+    assert "dpmix.make_private" in loop
+    code = "\n".join([begin, loop.replace("steps=50", "steps=1"), evaluation])
+    exec(compile(code, "from-opacus.md", "exec"), {})
+    epsilon, right = map(float, re.findall(r"[\d.]+", capsys.readouterr().out))
+    assert 2.9 < epsilon <= 3 and 0 <= right <= 1

@@ -74,9 +74,12 @@ def make_private(
         view_chunk: views per forward pass.
 
     Raises:
-        DpmixError: a plan for another number of examples, or as `read_images`, `ViewBuilder` and
-            `PrivateTrainer` raise.
+        DpmixError: a plan for another number of examples, views by name alone, or as
+            `read_images`, `ViewBuilder` and `PrivateTrainer` raise.
     """
+    if views is not None and not isinstance(views, ViewSpec):
+        raise DpmixError(f"views is {views!r}; expected a dpmix.ViewSpec, such as "
+                         "dpmix.ViewSpec('mix-self')")  # fmt: skip
     source = _source(model, dataset, value_range)
     if plan.n not in (None, len(source)):
         raise DpmixError(
