@@ -90,6 +90,26 @@ def test_an_example_left_alone_gives_what_it_gave_among_others(engine, views, sc
         assert (total(count + 1) - total(count)).norm() <= 1 + 1e-6
 
 
+@pytest.mark.parametrize("views", [1, 3])
+def test_a_loss_that_looks_at_all_its_rows_sees_one_example(views):
+    """Adjusted by how often each label is there: over a batch that would join its examples."""
+
+    def adjusted(logits, labels):
+        return soft_cross_entropy(logits + 9 * labels.mean(dim=0), labels)
+
+    model = models()[0]
+    x, labels = batch(groups=9, views=views)
+    whole, rest, alone = (
+        clipped_gradient_sum(model, adjusted, some, its, 0.5, engine=engine)
+        for some, its, engine in (
+            (x, labels, "linear"), (x[1:], labels[1:], "linear"), (x, labels, "examplewise"))
+    )  # fmt: skip
+    gaps = [a - b for a, b in zip(whole.gradients, rest.gradients, strict=True)]
+    assert torch.cat([gap.flatten() for gap in gaps]).norm() <= 0.5 * (1 + 1e-5)
+    for a, b in zip(whole.gradients, alone.gradients, strict=True):
+        assert torch.allclose(a, b.to(a), atol=1e-5)
+
+
 def test_an_empty_batch_is_zero():
     x, labels = batch(groups=0)
     part = clipped_gradient_sum(

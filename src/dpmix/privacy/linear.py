@@ -25,6 +25,7 @@ from dpmix.privacy.clipped_accumulator import ClippedAccumulator, clip_root, sum
 from dpmix.privacy.clipping import ClippedSum, Loss
 from dpmix.privacy.examplewise import per_view_loss
 from dpmix.privacy.vectorized import not_alone
+from dpmix.training.loss import soft_cross_entropy
 
 # Numbers of per-example gradients at once: megabytes on a CPU, what fills the device elsewhere.
 _CPU_NUMBERS, _DEVICE_NUMBERS = 1 << 20, 1 << 25
@@ -132,11 +133,26 @@ def _residuals(
     rows = groups * count
     features, logits = _forward(model, layer, not_alone(views.flatten(0, 1)))
     features, logits = features[:rows], logits[:rows].requires_grad_(True)
-    per_view = per_view_loss(loss, logits, labels.flatten(0, 1))
-    (residuals,) = torch.autograd.grad(per_view.sum(), logits)
     shape = (groups, count, -1)
-    mean_loss = per_view.detach().view(groups, count).mean(dim=1)
+    per_view = _losses(loss, logits.view(shape), labels)
+    (residuals,) = torch.autograd.grad(per_view.sum(), logits)
+    mean_loss = per_view.detach().mean(dim=1)
     return features.view(shape), residuals.view(shape) / count, mean_loss
+
+
+def _losses(
+    loss: Loss, logits: Float[Tensor, "G K L"], labels: Float[Tensor, "G K L"]
+) -> Float[Tensor, "G K"]:
+    """Each view's loss. One that is not ours is given one example at a time.
+
+    It may look at all rows that it sees, such as for the frequencies of labels, and those are then
+    an example's own.
+    """
+    if loss is soft_cross_entropy:
+        together = per_view_loss(loss, logits.flatten(0, 1), labels.flatten(0, 1))
+        return together.view(logits.shape[:2])
+    pairs = zip(logits, labels, strict=True)
+    return torch.stack([per_view_loss(loss, row, its_labels) for row, its_labels in pairs])
 
 
 def _forward(
