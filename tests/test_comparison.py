@@ -72,6 +72,21 @@ def test_together_they_cost_more_than_one_and_less_than_the_sum(folder):
     assert compare([roots[0], again]).together is None, "one run is one release"
 
 
+def test_a_run_that_went_on_twice_has_two_releases(tmp_path):
+    def run(name, digit, **settings):
+        return write_run(tmp_path / name, weights=digit * 64, steps=20, **settings)
+
+    early, straight = run("early", "a", done=5), run("straight", "b")
+    assert compare([early, straight]).together is None, "one run, earlier and later"
+    one, two = (run(name, name, resumed_at=(5,)) for name in ("c", "d"))
+    assert compare([early, one]).together is None, "it went on from there"
+    one_alone, _ = compare([one, write_run(tmp_path / "other", run_id="x", steps=1)]).together
+    epsilon, _ = compare([early, one, two]).together
+    assert epsilon > one_alone > 2
+    # Stopped after step 5 and gone on with, though it had gone on to 9 elsewhere.
+    assert compare([run("late", "e", done=9), one]).together is not None
+
+
 def test_runs_without_privacy_or_of_a_seed_have_no_epsilon_together(folder):
     private = folder("a")
     assert compare([private, folder("b", epsilon=float("inf"))]).together is None

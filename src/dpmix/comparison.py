@@ -10,6 +10,7 @@ from dpmix.errors import DpmixError
 from dpmix.privacy.accounting import epsilon_together
 from dpmix.report import audited_facts
 from dpmix.reporting.run_facts import RunFacts
+from dpmix.reporting.statement_model import Statement
 from dpmix.resume import FREE
 from dpmix.training.run_folder import RunFolder
 
@@ -114,10 +115,25 @@ def _text(value: object) -> str:
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
+def _is_part_of(one: Statement, other: Statement) -> bool:
+    """Whether `one` is `other` as it was some steps before: its release is then one of the other's.
+
+    A run that was copied and went on twice has two releases for each step after that. Where it
+    can't be told, both count, which is an upper bound.
+    """
+    straight_until = min(other.resumed_at, default=other.steps)
+    return (
+        one is not other
+        and one.run_id == other.run_id
+        and not one.resumed_at
+        and one.steps <= straight_until
+    )
+
+
 def _together(runs: tuple[RunFacts, ...], data_differ: bool) -> tuple[float, float] | None:
-    # Of several copies of one run, the one with most steps.
-    ordered = sorted((run.statement for run in runs), key=lambda one: one.steps)
-    said = {one.run_id: one for one in ordered}.values()
+    said = [run.statement for run in runs]
+    copies = {(one.run_id, one.weights_sha256): one for one in said}.values()
+    said = [one for one in copies if not any(_is_part_of(one, other) for other in copies)]
     # Runs of one seed share their noise: it does not compose. What a selection costs is no sum.
     fit = all(one.private and not one.seeded and one.expected_runs is None for one in said)
     if data_differ or len(said) < 2 or not fit:
