@@ -8,8 +8,11 @@ import jsonschema
 import pytest
 
 import dpmix
+from dpmix.assembly import assemble
 from dpmix.cli.app import app
+from dpmix.config import Config
 from dpmix.errors import DpmixError
+from dpmix.fit import run as run_of
 from dpmix.privacy.accounting import epsilon_pld
 from dpmix.privacy.accounting_prv import epsilon_prv
 from dpmix.report import write_report
@@ -152,6 +155,24 @@ def test_of_other_versions_a_page_is_not_compared_word_for_word(run, monkeypatch
     verify(run)
 
 
+def test_what_was_not_compared_is_not_said_to_fit(run, monkeypatch, capsys, unchecked):
+    monkeypatch.setattr("dpmix.verify.version", lambda name: "9")
+    app(["verify", str(run)], standalone_mode=False)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "metrics, card and page were NOT compared: dpmix 0.1.0 wrote them" in shown
+    assert "page fit it" not in shown
+
+
+@pytest.mark.parametrize(("name", "first"), [
+    ("privacy.json", '"epsilon": 0.1'), ("metrics.json", '"accuracy": 0.99'),
+])  # fmt: skip
+def test_a_number_that_is_there_twice_is_found(run, name, first):
+    path = run / name
+    path.write_text(path.read_text().replace("{", "{" + first + ", ", 1))
+    with pytest.raises(DpmixError, match=rf"{name}' says '\w+' twice"):
+        verify(run)
+
+
 def test_an_audit_beside_the_run_is_heeded(run, capsys, unchecked):
     path = run / "audit.json"
     said = audit_of_run(run)
@@ -179,6 +200,7 @@ def test_an_audit_beside_the_run_is_heeded(run, capsys, unchecked):
     lambda numbers: numbers | {"accuracy": 0.99},
     lambda numbers: {name: value for name, value in numbers.items() if name != "accuracy"},
     lambda numbers: numbers | {"class_accuracy": 3},
+    lambda numbers: "cut off",
 ])  # fmt: skip
 def test_metrics_that_the_card_does_not_show_are_found(run, change):
     path = run / "metrics.json"
@@ -221,8 +243,11 @@ def test_two_accountants_that_share_no_code_agree(rate, sigma, steps, delta, spe
 @pytest.fixture(scope="module")
 def selected(tmp_path_factory):
     folder = tmp_path_factory.mktemp("selected") / "run"
-    dpmix.fit(data="mnist5k", epsilon=3, steps=2, expected_batch_size=400, k_base=2, k_self=2,
-              device="cpu", expected_runs=10, output=str(folder))  # fmt: skip
+    settings = {"data": "mnist5k", "epsilon": 3, "steps": 2, "expected_batch_size": 400,
+                "k_base": 2, "k_self": 2, "device": "cpu", "expected_runs": 10}  # fmt: skip
+    with pytest.raises(DpmixError, match="expected_runs is 10, which only dpmix sweep"):
+        dpmix.fit(**settings)
+    run_of(assemble(Config.load(None, **settings, output=str(folder))))
     return folder
 
 

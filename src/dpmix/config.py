@@ -75,6 +75,20 @@ class Config(Section):
         except ValidationError as error:
             raise DpmixError(_explain(error, recipe)) from None
 
+    def by_itself(self) -> "Config":
+        """These settings, of a run that is not one of a private selection.
+
+        Raises:
+            DpmixError: they say that it is. Only `dpmix sweep --private-selection` keeps the other
+                runs secret, which such a run's epsilon rests on.
+        """
+        if self.privacy.expected_runs is not None:
+            raise DpmixError(
+                f"expected_runs is {self.privacy.expected_runs:g}, which only dpmix sweep "
+                "--private-selection can keep true; take it out of the recipe"
+            )
+        return self
+
     def view_spec(self, flip: bool) -> ViewSpec:
         """The views; `flip` is what suits the data where the user did not say."""
         views = self.views

@@ -71,7 +71,7 @@ def fit(
             raise DpmixError("a recipe and a run to resume were both given; give one")
         parts, checkpoint = reassemble(resume, decoding, **settings)
         return run(parts, report, checkpoint=checkpoint)
-    return run(assemble(Config.load(recipe, **settings), decoding), report)
+    return run(assemble(Config.load(recipe, **settings).by_itself(), decoding), report)
 
 
 def run(

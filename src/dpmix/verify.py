@@ -22,6 +22,7 @@ from dpmix.report import audited_facts
 from dpmix.reporting.model_card import model_card
 from dpmix.reporting.page.plain_words import audit_verdict
 from dpmix.reporting.page.report_page import report_page
+from dpmix.reporting.run_facts import RunFacts
 from dpmix.reporting.statement import MECHANISM, assumptions, guarantee
 from dpmix.reporting.statement_model import Statement, read_statement
 from dpmix.training.checkpoint import newest_step
@@ -45,12 +46,15 @@ class Verified:
         prv: lower bound, estimate and upper bound of epsilon by the other accountant.
         checkpoint: step of the newest checkpoint that is still there, 0 if none is.
         audit_shown: whether the page shows the audit in the folder; None where there is none.
+        word_for_word: whether card and page were compared with what the numbers give; otherwise a
+            different version wrote them, and only the guarantee was looked for in them.
     """
 
     statement: Statement
     prv: tuple[float, float, float]
     checkpoint: int
     audit_shown: bool | None
+    word_for_word: bool
 
 
 def verify(root: Path) -> Verified:
@@ -73,9 +77,11 @@ def verify(root: Path) -> Verified:
     _check_arithmetic(said, plan, config)
     _check_target(said, config, plan)
     prv = _check_epsilon(said, plan)
+    facts = audited_facts(folder)
     _check_card(folder, said, config)
-    audit_shown = _check_page(folder)
-    return Verified(said, prv, newest_step(folder.checkpoints) or 0, audit_shown)
+    audit_shown = _check_page(folder, facts)
+    checkpoint = newest_step(folder.checkpoints) or 0
+    return Verified(said, prv, checkpoint, audit_shown, _drawn_by_these(said))
 
 
 def expect_hash(path: Path, expected: str) -> None:
@@ -122,21 +128,24 @@ def _check_card(folder: RunFolder, said: Statement, config: Config) -> None:
         )
 
 
-def _check_page(folder: RunFolder) -> bool | None:
+def _drawn_by_these(said: Statement) -> bool:
+    """Whether what writes card and page is what wrote them: other versions may round otherwise."""
+    return all(said.versions.get(name) == version(name) for name in _DRAWN_BY)
+
+
+def _check_page(folder: RunFolder, facts: RunFacts) -> bool | None:
     """The page is a function of settings, statement, metrics and the audit that it shows, if any.
 
     Returns:
         Whether it shows the audit in the folder; None where there is none.
     """
-    facts = audited_facts(folder)
     audit = facts.audit
     if audit is not None and audit.refuted:
         raise DpmixError(f"'{folder.audit}': {audit_verdict(audit)}")
     page = bytes_of(folder.report).decode(errors="replace")
     if facts.statement.guarantee not in page:
         raise _broken(f"'{folder.report.name}' does not hold the statement's guarantee")
-    # Other versions of what draws it may round otherwise.
-    if all(facts.statement.versions.get(name) == version(name) for name in _DRAWN_BY):
+    if _drawn_by_these(facts.statement):
         if page == report_page(facts):
             return None if audit is None else True
         if audit is None or page != report_page(replace(facts, audit=None)):

@@ -10,7 +10,7 @@ from rich.console import Console
 from dpmix.assembly import Assembly, assemble
 from dpmix.assembly.stand_ins import Trial, miniature
 from dpmix.cli.console import stdout
-from dpmix.cli.flags import setting_flags
+from dpmix.cli.flags import setting_flags_but
 from dpmix.cli.progress import counting_bar, decoding_bar, training_bar
 from dpmix.config import Config
 from dpmix.data.options import Progress as Counted
@@ -25,7 +25,7 @@ from dpmix.training.ranks import Ranks, join, leave
 from dpmix.training.run_folder import InUseError, RunFolder
 
 
-@setting_flags
+@setting_flags_but("expected_runs")
 def train(
     *,
     config: Annotated[
@@ -62,7 +62,8 @@ def train(
         if resume is not None:
             _resume(Path(resume).expanduser(), console, ranks, settings)
             return
-        chosen = Config.load(recipe_path(config) if config is not None else None, **settings)
+        recipe = recipe_path(config) if config is not None else None
+        chosen = Config.load(recipe, **settings).by_itself()
         if smoke:
             _smoke(chosen, console, ranks)
             return

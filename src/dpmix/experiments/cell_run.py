@@ -7,9 +7,11 @@ from pathlib import Path
 
 import torch
 
+from dpmix.assembly import assemble
+from dpmix.config import Config
 from dpmix.errors import DpmixError
 from dpmix.experiments.sweep_file import Cell
-from dpmix.fit import fit
+from dpmix.fit import fit, run
 from dpmix.resume import is_complete
 from dpmix.training.checkpoint import newest_step
 from dpmix.training.run_folder import RunFolder
@@ -58,4 +60,4 @@ def _finish(cell: Cell, root: Path, device: str | None) -> None:
         fit(resume=root, device=device)
     else:
         settings = cell.settings | ({"device": device} if device else {})
-        fit(cell.base, **settings, output=os.fspath(root))
+        run(assemble(Config.load(cell.base, **settings, output=os.fspath(root))))

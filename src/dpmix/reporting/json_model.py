@@ -1,7 +1,9 @@
 """How the JSON files of a run are read: every field of its type, and none that is not known."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -27,7 +29,8 @@ def read_json(path: Path, kind: type[T], what: str) -> T:
         DpmixError: unreadable, or something else.
     """
     try:
-        return kind.model_validate_json(path.read_bytes())
+        text = path.read_bytes()
+        said = kind.model_validate_json(text)
     except OSError as error:
         raise DpmixError(
             f"cannot read '{path}' ({error.strerror}); expected a run's {what}"
@@ -39,3 +42,18 @@ def read_json(path: Path, kind: type[T], what: str) -> T:
             f"'{path}' is no {what} of this version of dpmix: {where}: {problem['msg']}; expected "
             "the file as it was written"
         ) from None
+    json.loads(text, object_pairs_hook=_refuse_repeats(path))
+    return said
+
+
+def _refuse_repeats(path: Path) -> Callable[[list[tuple[str, Any]]], None]:
+    """Of a name that is there twice, one reader takes the first value and another the last."""
+
+    def check(pairs: list[tuple[str, Any]]) -> None:
+        names = [name for name, _ in pairs]
+        for name in names:
+            if names.count(name) > 1:
+                raise DpmixError(f"'{path}' says '{name}' twice; expected the file as it was "
+                                 "written")  # fmt: skip
+
+    return check
