@@ -63,7 +63,8 @@ def test_candidates_are_told_that_they_are_of_a_selection(tmp_path):
     ((", expected_batch_size: 8", ""), "needs one plan"),
     (("steps: 1", "steps: 1, epsilon: inf"), "finite epsilon"),
     (("grid: {learning_rate: [0.1, 0.2, 0.3]}",
-      "tune: {grid: {learning_rate: [1]}, validation_fraction: 0.1}"), "take `tune` out"),
+      "grid: {seed: [1]}\ntune: {grid: {learning_rate: [1]}, validation_fraction: 0.1}"),
+     "take `tune` out"),
 ])  # fmt: skip
 def test_what_the_theorem_does_not_cover_is_refused(tmp_path, change, message):
     with pytest.raises(DpmixError, match=message):
@@ -117,6 +118,37 @@ def test_no_second_run_is_published_whatever_stops_the_first(tmp_path, monkeypat
     with pytest.raises(DpmixError, match="is complete, and its best run was moved"):
         select(cells, 5.0, out, workers([]), silent)
     assert not (out / "selection").exists() or not [*(out / "selection").glob("run-*")]
+
+
+def test_the_best_run_is_not_lost_between_its_choice_and_its_place(tmp_path, monkeypatch):
+    cells, out = among(tmp_path), tmp_path / "out"
+    scored(monkeypatch, lambda cell, root: cell.settings["learning_rate"])
+
+    def killed(path, to):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(selection_run.Path, "replace", killed)
+        # Text files are put in their place by it too; the last one is the choice.
+        patch.setattr(selection_run, "write_text", lambda path, text: path.write_text(text))
+        with pytest.raises(KeyboardInterrupt):
+            select(cells, 5.0, out, workers([]), silent)
+    hidden = out / "selection"
+    chosen = (hidden / (hidden / "chosen").read_text() / "rate").read_text()
+    done = []
+    best = select(cells, 5.0, out, workers(done), silent)
+    assert (best / "rate").read_text() == chosen and done == []
+    assert [entry.name for entry in out.iterdir()] == ["best"]
+
+
+def test_a_run_that_fails_does_not_say_which_it_was(tmp_path):
+    def failing(runs):
+        (cell, root), *_ = runs
+        yield Outcome(cell, f"run folder '{root}' is in use")
+
+    with pytest.raises(DpmixError, match=r"run of the selection failed.*is in use") as error:
+        select(among(tmp_path), 5.0, tmp_path / "out", failing, silent)
+    assert "run-0" not in str(error.value)
 
 
 def test_runs_without_what_was_drawn_are_not_gone_on_with(tmp_path):

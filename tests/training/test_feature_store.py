@@ -84,10 +84,10 @@ def test_a_damaged_store_is_never_used(tmp_path, damage):
 
 
 def test_its_folder_says_that_it_is_private_and_is_closed_to_others(tmp_path):
-    store = FeatureStore(tmp_path, KEY, LAYOUT)
+    store = FeatureStore(tmp_path / "features", KEY, LAYOUT)
     fill(store)
     assert "PRIVATE" in (store.folder / "PRIVATE.txt").read_text()
-    assert store.folder.stat().st_mode & 0o077 == 0
+    assert (store.folder.stat().st_mode | store.folder.parent.stat().st_mode) & 0o077 == 0
     assert json.loads((store.folder / "key.json").read_text())["key"] == KEY
 
 

@@ -8,6 +8,7 @@ Whatever else there was lies in a closed folder and is deleted at the end.
 
 import json
 import random
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -90,6 +91,8 @@ def select(
     """
     best, hidden = folder / "best", folder / HIDDEN
     if best.exists() or (hidden / _CHOSEN).exists():
+        if not best.exists() and (chosen := _chosen(hidden)).is_dir():
+            return _published(chosen, best)  # it was stopped just before
         shutil.rmtree(hidden, ignore_errors=True)
         raise DpmixError(
             f"the selection in '{folder}' is complete, and its best run was moved to '{best}'; "
@@ -99,16 +102,28 @@ def select(
     runs = [(among[index], hidden / f"run-{place}") for place, (index, _) in enumerate(drawn)]
     for done, outcome in enumerate(workers(runs), start=1):
         if outcome.error is not None:
-            raise DpmixError(f"a run of the selection failed: {outcome.error}")
+            # Which one it was tells how many there are, at least.
+            raise DpmixError(
+                f"a run of the selection failed: {re.sub(r'run-[0-9]+', 'run', outcome.error)}"
+            )
         report(done, len(runs))
     rows = [row_of(cell, root) for cell, root in runs]
     if len({tuple(row[name] for name in _PLAN) for row in rows}) > 1:
         raise DpmixError("the runs of the selection differ in their plan: nothing can be published")
     scores = [(row["accuracy"], tie) for row, (_, tie) in zip(rows, drawn, strict=True)]
     # From here on no other run is ever published, whatever stops this.
-    write_text(hidden / _CHOSEN, "")
-    runs[scores.index(max(scores))][1].replace(best)
-    shutil.rmtree(hidden)
+    chosen = runs[scores.index(max(scores))][1]
+    write_text(hidden / _CHOSEN, chosen.name)
+    return _published(chosen, best)
+
+
+def _chosen(hidden: Path) -> Path:
+    return hidden / (hidden / _CHOSEN).read_text(encoding="utf-8")
+
+
+def _published(chosen: Path, best: Path) -> Path:
+    chosen.replace(best)
+    shutil.rmtree(chosen.parent)
     return best
 
 

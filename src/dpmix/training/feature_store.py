@@ -121,7 +121,11 @@ class FeatureStore:
         """
         lock = FileLock(self.folder / ".lock")
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            if not self.folder.parent.is_dir():
+                # How many caches there are can tell of a private selection's runs.
+                self.folder.parent.mkdir(parents=True, exist_ok=True)
+                self.folder.parent.chmod(0o700)
+            self.folder.mkdir(exist_ok=True)
             self.folder.chmod(0o700)
             self._wait_for(lock)
         except OSError as error:
