@@ -1,6 +1,7 @@
 """`PrivateTrainer` does what its plan says: so many steps, so much noise, this denominator."""
 
 import copy
+import json
 import math
 import pickle
 
@@ -201,11 +202,39 @@ def test_frozen_batch_norm_stays_asleep_whatever_the_caller_does_between_steps()
         assert all(torch.equal(before[name], now) for name, now in frozen.state_dict().items())
 
 
-@pytest.mark.parametrize("name", ["plan", "views", "steps_done"])
+@pytest.mark.parametrize("name", ["plan", "views", "steps_done", "optimizer"])
 def test_what_the_noise_was_made_for_cannot_be_exchanged(name):
     run = trainer(plan())
     with pytest.raises(AttributeError):
         setattr(run, name, getattr(run, name))
+
+
+def test_steps_of_another_trainer_on_the_model_are_told():
+    model = linear()
+    trainer(plan(), model=model).step()
+    with pytest.warns(UserWarning, match="epsilon does not count steps that were taken there"):
+        trainer(plan(), model=model)
+
+
+def test_two_threads_take_no_step_at_once():
+    run = trainer(plan())
+    with run._stepping, pytest.raises(DpmixError, match="another thread is in a step"):
+        run.step()
+    assert run.steps_done == 0
+    run.step()
+
+
+def test_a_state_survives_json_and_is_checked():
+    spent = plan(spent=(9.0,))
+    first = trainer(spent)
+    first.step()
+    state = json.loads(json.dumps(first.state()))
+    second = trainer(spent)
+    second.resume(state)
+    assert second.steps_done == 1
+    for steps in (-5, 9, math.nan, "1"):
+        with pytest.raises(DpmixError, match=r"expected a number of steps, 0 to 4"):
+            trainer(spent).resume(state | {"steps_done": steps})
 
 
 @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickle.dumps])

@@ -5,10 +5,8 @@ came from elsewhere, such as a `loss.backward()` that was left in a loop
 (`tests/training/test_released_gradients.py`).
 """
 
-import warnings
 from collections.abc import Iterable
 from typing import Any
-from weakref import WeakSet
 
 from torch import Tensor
 from torch.optim import Optimizer
@@ -16,7 +14,6 @@ from torch.optim import Optimizer
 from dpmix.errors import DpmixError
 
 _MARK = "_dpmix_released"
-_GUARDED: "WeakSet[Optimizer]" = WeakSet()
 
 
 def mark_released(gradients: Iterable[Tensor]) -> None:
@@ -26,19 +23,7 @@ def mark_released(gradients: Iterable[Tensor]) -> None:
 
 
 def refuse_other_gradients(optimizer: Optimizer) -> None:
-    """Have `optimizer` refuse to step on a gradient that is not marked, or changed since.
-
-    Warns where it was given before: steps that were taken then are in the weights, and are no part
-    of the plan of those to come.
-    """
-    if optimizer in _GUARDED:
-        warnings.warn(
-            "this optimizer was given to another private trainer before; this plan's epsilon does "
-            "not count steps that were taken there: make model and optimizer anew",
-            stacklevel=3,
-        )
-        return
-    _GUARDED.add(optimizer)
+    """Have `optimizer` refuse to step on a gradient that is not marked, or changed since."""
     optimizer.register_step_pre_hook(_refuse)
 
 

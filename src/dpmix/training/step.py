@@ -2,9 +2,11 @@
 
 import math
 import os
+import threading
 import warnings
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NoReturn
+from weakref import WeakSet
 
 import torch
 from jaxtyping import Int64
@@ -28,6 +30,7 @@ from dpmix.privacy.noise import GaussianNoise
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.privacy.randomness import Randomness, StepRandomness
 from dpmix.privacy.sampling import PoissonSampler
+from dpmix.training.json_text import to_json
 from dpmix.training.loss import soft_cross_entropy
 from dpmix.training.ranks import ALONE, Ranks
 from dpmix.training.released_gradients import mark_released, refuse_other_gradients
@@ -38,6 +41,8 @@ from dpmix.views.view_source import ViewSource
 # Views are built for as many examples at a time as fit in here: in the cache, not in memory.
 VIEW_BYTES = 16 * 2**20
 STEPS_BETWEEN_COMPARISONS = 100
+_GIVEN: "WeakSet[nn.Module | Optimizer]" = WeakSet()
+"""Models and optimizers that have a trainer."""
 
 
 @dataclass(frozen=True)
@@ -120,8 +125,9 @@ class PrivateTrainer:
         """
         self.model, self.data = model, data
         self._plan, self._views, self._process = plan, views, os.getpid()
-        self.optimizer, self.loss = optimizer, loss
+        self._optimizer, self.loss = optimizer, loss
         self._steps_done, self._short_of_memory = 0, False
+        self._stepping = threading.Lock()
         self.parameters = list(trainable(model).values())
         views.check_data(data)
         check_private(model, views.view_shape(data.image_shape))
@@ -147,11 +153,17 @@ class PrivateTrainer:
         self._called = self.way.prepare(model)
         self.share_weights()
         refuse_other_gradients(optimizer)
+        _tell_of_another_trainer(model, optimizer)
 
     @property
     def plan(self) -> PrivacyPlan:
         """The guarantee; fixed, as the noise is."""
         return self._plan
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """What takes the steps; fixed, as it refuses all other gradients."""
+        return self._optimizer
 
     @property
     def views(self) -> ViewSource:
@@ -177,16 +189,21 @@ class PrivateTrainer:
         some steps are released twice, which the plan does not count.
 
         Raises:
-            DpmixError: steps of this trainer's own, or another plan.
+            DpmixError: steps of this trainer's own, another plan, or no number of its steps.
         """
         if self._steps_done:
             raise DpmixError("this PrivateTrainer has taken steps; resume with a new one")
-        if state["plan"] != asdict(self._plan):
+        if to_json(state["plan"]) != to_json(asdict(self._plan)):
             raise DpmixError(
                 "the plan differs from the one that the saved steps ran under; expected the same: "
                 "PrivacyPlan(**state['plan'])"
             )
-        self._steps_done = state["steps_done"]
+        steps = state["steps_done"]
+        if not (isinstance(steps, int) and 0 <= steps <= self._plan.steps):
+            raise DpmixError(
+                f"steps_done is {steps!r}; expected a number of steps, 0 to {self._plan.steps}"
+            )
+        self._steps_done = steps
 
     def share_weights(self) -> None:
         """Give every process the weights of rank 0."""
@@ -209,8 +226,17 @@ class PrivateTrainer:
         Raises:
             DpmixError: all steps of the plan are done: one more would exceed its epsilon. Or the
                 process was forked since the trainer was made, a buffer of the model changed,
-                another process ended, or its weights came to differ.
+                another process ended, or its weights came to differ. Or another thread is in a
+                step, which is not counted yet.
         """
+        if not self._stepping.acquire(blocking=False):
+            raise DpmixError("another thread is in a step of this trainer; step from one thread")
+        try:
+            return self._step()
+        finally:
+            self._stepping.release()
+
+    def _step(self) -> StepDiagnostics:
         self._refuse_to_go_on()
         # At every step: a caller's own model.train() would wake frozen BatchNorm layers.
         train_mode(self.model, self._frozen)
@@ -240,8 +266,8 @@ class PrivateTrainer:
         for parameter, gradient in zip(self.parameters, released, strict=True):
             parameter.grad = gradient
         mark_released(released)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
         if self._steps_done % STEPS_BETWEEN_COMPARISONS == 0 or self._steps_done == self.plan.steps:
             self._ranks.refuse_to_diverge(self.parameters)
         return StepDiagnostics.of(parts, len(drawn), self.plan.max_grad_norm)
@@ -324,9 +350,20 @@ class PrivateTrainer:
                 f"method {self.views.spec.method} joins examples, which is only proven private in "
                 "one process; train it without torchrun"
             )
-        held = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
+        held = {id(p) for group in self._optimizer.param_groups for p in group["params"]}
         if held != {id(p) for p in self.parameters}:
             raise DpmixError(
                 "the optimizer holds other parameters than the model's trainable ones; build it "
                 "over [p for p in model.parameters() if p.requires_grad]"
             )
+
+
+def _tell_of_another_trainer(model: nn.Module, optimizer: Optimizer) -> None:
+    """Steps that another trainer took are in the weights, and no part of the next one's plan."""
+    if model in _GIVEN or optimizer in _GIVEN:
+        warnings.warn(
+            "this model or optimizer was given to another private trainer before; this plan's "
+            "epsilon does not count steps that were taken there: make both anew",
+            stacklevel=3,
+        )
+    _GIVEN.update((model, optimizer))
