@@ -231,6 +231,11 @@ def test_a_folder_whose_run_was_stopped_before_its_first_step_is_taken_over(tmp_
     second.close()
     with pytest.raises(DpmixError, match="is not empty"):
         opened(root, overwrite=False)
+    second.private_log.unlink()
+    second.checkpoints.mkdir(exist_ok=True)
+    (second.checkpoints / "step-00000001.pt").touch()
+    with pytest.raises(DpmixError, match="is not empty"):
+        opened(root, overwrite=False)
 
 
 def test_a_folder_with_anything_in_it_is_refused_without_overwrite(tmp_path):

@@ -23,6 +23,7 @@ from dpmix.atomic_files import (
     write_text,
 )
 from dpmix.errors import DpmixError
+from dpmix.training.checkpoint import newest_step
 from dpmix.training.json_text import to_json
 
 
@@ -169,6 +170,7 @@ class RunFolder:
             {*self.root.iterdir()} <= {self.diagnostics, self.checkpoints}
             and self.private_notice.is_file()
             and not self.private_log.exists()
+            and not newest_step(self.checkpoints)
         )
 
     def _refuse_unless_a_run(self, overwrite: bool) -> None:
