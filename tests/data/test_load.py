@@ -36,6 +36,12 @@ def test_options_that_do_not_apply_are_refused(npz):
             load_splits(data, skip_corrupt=True)
 
 
+def test_a_class_that_a_terminal_would_obey_is_refused(class_folder):
+    root = class_folder("flat", {"a": 20, "b\x1b[31m": 20})
+    with pytest.raises(DpmixError, match=r"holds a character that is not to be printed"):
+        load_splits(str(root), test_fraction=0.5)
+
+
 def test_unknown_names_get_a_hint():
     with pytest.raises(DpmixError, match=r"unknown data 'mnist'.*did you mean 'mnist5k'"):
         load_splits("mnist")

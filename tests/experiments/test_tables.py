@@ -138,6 +138,15 @@ def test_latex_is_a_tabular_of_as_many_columns(results):
     assert "\\begin{tabular}{lrr}" in text and "b & $62.00 \\pm 2.16^{*}$ & -- \\\\" in text
 
 
+def test_a_rows_name_is_no_latex_and_no_cell(tmp_path):
+    path = tmp_path / "names.csv"
+    pd.DataFrame(rows(BASE, row="a|b \\input{x}_~^")).to_csv(path, index=False)
+    (table,) = show(path)
+    latex = table_text(table, "latex")
+    assert "\\textbackslash{}input\\{x\\}\\_\\textasciitilde{}\\textasciicircum{} &" in latex
+    assert table_text(table, "markdown").splitlines()[-1].count("|") == 3
+
+
 def test_csv_has_a_line_an_entry(results):
     (table,) = show(results)
     lines = table_text(table, "csv").splitlines()

@@ -69,6 +69,14 @@ def test_every_table_row_has_two_cells_whatever_a_class_is_called():
         assert len(re.findall(r"(?<!\\)\|", row)) == 3, row
 
 
+def test_names_are_no_markup():
+    names = {"<img src=x>": 0.5, "](javascript:alert(1))": 0.5, "`a`": 1.0}
+    text, _ = card(names, data="/x/scans\n# Injected\x1b[31m <b>")
+    assert "\\<img src=x\\>" in text and "\\](javascript:alert(1))" in text
+    assert "\\`a\\`" in text and "\x1b" not in text
+    assert text.startswith("# Model card: cnn-small on scans # Injected \\[31m \\<b\\>\n")
+
+
 def test_the_data_is_named_without_its_path():
     text, _ = card({"a": 1.0, "b": 1.0}, data="/home/alice/study-7/scans")
     assert "# Model card: cnn-small on scans\n" in text and "alice" not in text

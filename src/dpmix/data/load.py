@@ -56,6 +56,12 @@ def load_splits(
     """
     options = ReadOptions(image_size, channels, skip_corrupt, workers, progress)
     splits = _whole(data, options, test_fraction, data_root, download)
+    for name in splits.train.class_names:
+        if not name.isprintable():
+            raise DpmixError(
+                f"class {name!r} of '{data}' holds a character that is not to be printed, which a "
+                "terminal may obey; rename it"
+            )
     return narrowed(splits, classes, validation_fraction, train_images)
 
 

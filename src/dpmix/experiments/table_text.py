@@ -9,7 +9,10 @@ from dpmix.experiments.tables import Entry, ResultTable, short
 
 Format = Literal["markdown", "latex", "csv"]
 SIGNIFICANT = 0.05
-_SPECIAL = str.maketrans({c: f"\\{c}" for c in "_%&#$"})
+_LATEX = {c: f"\\{c}" for c in "_%&#${}"} | {
+    "\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"
+}  # fmt: skip
+_SPECIAL = str.maketrans(_LATEX)
 
 
 def table_text(table: ResultTable, form: str) -> str:
@@ -32,7 +35,7 @@ def _markdown(table: ResultTable) -> str:
         "",
         f"| | {' | '.join(heads)} |",
         "|---|" + "---|" * len(heads),
-        *(f"| {name} | {' | '.join(map(_cell, entries))} |"
+        *(f"| {name.replace('|', '/')} | {' | '.join(map(_cell, entries))} |"
           for name, entries in table.rows.items()),
     ]  # fmt: skip
     return "\n".join(lines) + "\n"

@@ -1,5 +1,6 @@
 """`MODEL_CARD.md`: what a person needs to know who is handed the model."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -30,5 +31,6 @@ def model_card(config: Config, statement: dict[str, Any], numbers: dict[str, Any
 
 
 def _cell(text: str) -> str:
-    """Text that stays inside one cell of a Markdown table."""
-    return " ".join(text.replace("|", "\\|").split())
+    """Text that stays inside one cell of a Markdown table, and is no markup: no link, no HTML."""
+    line = "".join(c if c.isprintable() else " " for c in " ".join(text.split()))
+    return re.sub(r"([\\`\[\]<>|])", r"\\\1", line)
