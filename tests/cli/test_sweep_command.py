@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
@@ -155,6 +156,17 @@ def test_what_can_not_be_meant_is_told_in_a_line(dpmix, file, tmp_path, flags, m
     assert status == 2 and message in err and len(err.splitlines()) <= 2
 
 
+def test_images_that_changed_between_runs_are_told(dpmix, file, digits_npz, tmp_path):
+    file.write_text(SWEEP.replace("data: mnist5k", f"data: {digits_npz}").replace("400", "6"))
+    given = ("sweep", file, "--output", tmp_path / "out", "--jobs", 1)
+    assert dpmix(*given)[2] == ""
+    with np.load(digits_npz) as arrays:
+        changed = dict(arrays) | {"y_train": 1 - arrays["y_train"]}
+    np.savez(digits_npz, **changed)
+    file.write_text(file.read_text().replace("[0, 1]", "[0, 1, 2]"))
+    assert "the images changed between runs of this sweep" in dpmix(*given)[2]
+
+
 def test_a_private_selection_leaves_one_run_and_no_trace_of_the_others(
     dpmix, tmp_path, monkeypatch
 ):
@@ -170,8 +182,10 @@ def test_a_private_selection_leaves_one_run_and_no_trace_of_the_others(
     assert said["expected_runs"] == 2 and said["accountant"]["name"] == "RDP"
     assert "best of a random number of runs" in " ".join(out.split())
     assert dpmix("verify", folder / "best")[0] == 0
+    (folder / "runs").mkdir()
     status, _, err = dpmix(*given)
     assert status == 2 and "is complete, and its best run was moved" in err
+    assert "which the selection's epsilon does not count" in err
 
 
 def test_a_folder_that_is_in_use_or_no_folder_is_told(dpmix, file, tmp_path):

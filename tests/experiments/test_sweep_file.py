@@ -103,6 +103,16 @@ def test_what_is_tuned_is_not_in_the_grid(tmp_path):
         load_sweep(written(tmp_path, text))
 
 
+def test_what_is_tuned_is_research_with_seeds(tmp_path):
+    with pytest.raises(DpmixError, match=r"no epsilon covers that\. For research .* give seed"):
+        load_sweep(written(tmp_path, "title: t\n" + TUNED[TUNED.index("tune:") :]))
+
+
+def test_only_a_selection_itself_says_that_a_run_is_one_of_it(tmp_path):
+    with pytest.raises(DpmixError, match="expected_runs is 10, which only dpmix sweep"):
+        load_sweep(written(tmp_path, "title: t\nsettings: {expected_runs: 10}"))
+
+
 def test_an_unknown_scale_is_named(tmp_path):
     with pytest.raises(DpmixError, match="no scale 'smal': did you mean 'small'"):
         load_sweep(written(tmp_path), "smal")

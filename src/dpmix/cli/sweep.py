@@ -1,5 +1,6 @@
 """`dpmix sweep`."""
 
+import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -101,6 +102,12 @@ def sweep(
         if among is None:
             _sweep(plan, folder, workers, console)
         else:
+            if (folder / RUNS).is_dir():
+                warnings.warn(
+                    f"'{folder}' holds runs of a sweep too: what they were trained on has been "
+                    "released by them, which the selection's epsilon does not count",
+                    stacklevel=1,
+                )
             console.print(
                 f"{plan.title}: the best of {expected_runs:g} runs on average, drawn from "
                 f"{len(among)} candidates, in {folder}"
@@ -127,6 +134,11 @@ def _sweep(
         frame = read_results(folder)
         for table in tables(frame, fact=FACTS[0], columns=None, against=None):
             console.print(table_text(table, "markdown"), soft_wrap=True)
+        if plan.tries:
+            console.print(
+                "NOT PRIVATE: the tries' accuracies were looked at without noise, on images that "
+                "these runs then trained on. No epsilon covers what was chosen by them"
+            )
         _print_costs(folder / RUNS, console)
         console.print(f"results: {folder / RESULTS}")
     if failed or untried:

@@ -21,7 +21,9 @@ grid; a scale's `rows` and `tune` replace the sweep's, its other parts are merge
 A row that reads no public pool is run without the settings of one.
 
 With `tune`, every row tries the same values, for each combination of the grid (all seeds of it
-together), on training images held out; the best by mean accuracy is then run as the grid says.
+together), on training images held out; the best by mean accuracy is then run as the grid says. That
+is for research, and needs seeds: the held-out images are looked at without noise, and then trained
+on.
 """
 
 import itertools
@@ -170,11 +172,17 @@ def load_sweep(path: Path, scale: str | None = None, settings: Settings | None =
     for name in part.tuned:
         if name in part.grid:
             raise DpmixError(f"sweep '{path}': {name} is tuned and in the grid; leave out either")
+    if part.tune and SEED not in part.grid:
+        raise DpmixError(
+            f"sweep '{path}': tune chooses by training images, without noise, and the runs after "
+            "it train on them: no epsilon covers that. For research on public images give seed in "
+            "the grid; on private ones take --private-selection, without tune"
+        )
     cells = tuple(_cells(path, part))
     tries = tuple(_cells(path, part.as_tries(part.tune))) if part.tune else ()
     for cell in (*tries, *cells):
         # A mistake is told before anything runs.
-        config = choose_model(cell.config)
+        config = choose_model(cell.config.by_itself())
         config.view_spec(flip=False)
         check_pool_settings(config.views)
     return Sweep(file.title, cells, tries, part.tuned)
