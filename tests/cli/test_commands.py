@@ -44,7 +44,7 @@ def test_train_ends_with_the_table(trained):
 
 def test_every_setting_is_a_flag(dpmix):
     _, out, _ = dpmix("train", "--help")
-    for leaf in LEAVES:
+    for leaf in LEAVES.keys() - {"expected_runs"}:  # a selection's own
         assert f"--{leaf.replace('_', '-')} " in out
 
 
