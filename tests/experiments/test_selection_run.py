@@ -141,6 +141,15 @@ def test_the_best_run_is_not_lost_between_its_choice_and_its_place(tmp_path, mon
     assert [entry.name for entry in out.iterdir()] == ["best"]
 
 
+def test_a_choice_that_names_no_run_publishes_nothing(tmp_path):
+    cells, out = among(tmp_path), tmp_path / "out"
+    (out / "selection" / "run-0").mkdir(parents=True)
+    (out / "selection" / "chosen").touch()
+    with pytest.raises(DpmixError, match="is complete, and its best run was moved"):
+        select(cells, 5.0, out, workers([]), silent)
+    assert [*out.iterdir()] == []
+
+
 def test_a_run_that_fails_does_not_say_which_it_was(tmp_path):
     def failing(runs):
         (cell, root), *_ = runs

@@ -91,7 +91,8 @@ def select(
     """
     best, hidden = folder / "best", folder / HIDDEN
     if best.exists() or (hidden / _CHOSEN).exists():
-        if not best.exists() and (chosen := _chosen(hidden)).is_dir():
+        chosen = _chosen(hidden)
+        if not best.exists() and chosen is not None:
             return _published(chosen, best)  # it was stopped just before
         shutil.rmtree(hidden, ignore_errors=True)
         raise DpmixError(
@@ -117,8 +118,11 @@ def select(
     return _published(chosen, best)
 
 
-def _chosen(hidden: Path) -> Path:
-    return hidden / (hidden / _CHOSEN).read_text(encoding="utf-8")
+def _chosen(hidden: Path) -> Path | None:
+    """The run that was chosen, if it still lies among the others."""
+    path = hidden / _CHOSEN
+    name = path.read_text(encoding="utf-8") if path.is_file() else ""
+    return hidden / name if name and (hidden / name).is_dir() else None
 
 
 def _published(chosen: Path, best: Path) -> Path:

@@ -50,10 +50,11 @@ def _refuse_repeats(path: Path) -> Callable[[list[tuple[str, Any]]], None]:
     """Of a name that is there twice, one reader takes the first value and another the last."""
 
     def check(pairs: list[tuple[str, Any]]) -> None:
-        names = [name for name, _ in pairs]
-        for name in names:
-            if names.count(name) > 1:
+        seen = set()
+        for name, _ in pairs:
+            if name in seen:
                 raise DpmixError(f"'{path}' says '{name}' twice; expected the file as it was "
                                  "written")  # fmt: skip
+            seen.add(name)
 
     return check

@@ -6,7 +6,6 @@ import threading
 import warnings
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NoReturn
-from weakref import WeakSet
 
 import torch
 from jaxtyping import Int64
@@ -30,6 +29,7 @@ from dpmix.privacy.noise import GaussianNoise
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.privacy.randomness import Randomness, StepRandomness
 from dpmix.privacy.sampling import PoissonSampler
+from dpmix.training.earlier_trainers import tell_of_another_trainer
 from dpmix.training.json_text import to_json
 from dpmix.training.loss import soft_cross_entropy
 from dpmix.training.ranks import ALONE, Ranks
@@ -41,8 +41,6 @@ from dpmix.views.view_source import ViewSource
 # Views are built for as many examples at a time as fit in here: in the cache, not in memory.
 VIEW_BYTES = 16 * 2**20
 STEPS_BETWEEN_COMPARISONS = 100
-_GIVEN: "WeakSet[nn.Module | Optimizer]" = WeakSet()
-"""Models and optimizers that have a trainer."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +151,7 @@ class PrivateTrainer:
         self._called = self.way.prepare(model)
         self.share_weights()
         refuse_other_gradients(optimizer)
-        _tell_of_another_trainer(model, optimizer)
+        tell_of_another_trainer(model, optimizer)
 
     @property
     def plan(self) -> PrivacyPlan:
@@ -356,14 +354,3 @@ class PrivateTrainer:
                 "the optimizer holds other parameters than the model's trainable ones; build it "
                 "over [p for p in model.parameters() if p.requires_grad]"
             )
-
-
-def _tell_of_another_trainer(model: nn.Module, optimizer: Optimizer) -> None:
-    """Steps that another trainer took are in the weights, and no part of the next one's plan."""
-    if model in _GIVEN or optimizer in _GIVEN:
-        warnings.warn(
-            "this model or optimizer was given to another private trainer before; this plan's "
-            "epsilon does not count steps that were taken there: make both anew",
-            stacklevel=3,
-        )
-    _GIVEN.update((model, optimizer))
