@@ -13,16 +13,14 @@ from pydantic_core import PydanticUndefined
 from dpmix.config import SECTIONS
 
 
-def setting_flags(command: Callable[..., None]) -> Callable[..., None]:
-    """Give `command`, which takes `**settings`, one flag per setting.
+def setting_flags_but(*left_out: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command, which takes `**settings`, one flag per setting.
 
     A flag that was not given arrives as None, so that the recipe's value or the default holds.
+
+    Args:
+        left_out: settings that mean nothing to the command.
     """
-    return setting_flags_but()(command)
-
-
-def setting_flags_but(*left_out: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """The same, but for the settings `left_out`, which mean nothing to the command."""
 
     def flagged(command: Callable[..., None]) -> Callable[..., None]:
         return _with_flags(command, left_out)
