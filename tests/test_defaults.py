@@ -37,15 +37,21 @@ def test_a_backbone_reads_rgb_and_has_constants_of_its_own():
             chosen(backbone="random-conv", **wrong)
 
 
-def test_views_are_the_papers_and_fewer_for_the_slow_transform():
-    views = chosen(model="cnn-small").views
+def test_views_are_the_papers():
+    views = chosen(model="wrn-16-4").views
     assert (views.k_base, views.k_self) == (16, 18)
-    views = chosen(backbone="scatternet").views
-    assert (views.k_base, views.k_self) == (8, 4)
-    views = chosen(backbone="scatternet", method="mix-self").views
-    assert (views.k_base, views.k_self) == (4, 4)
-    views = chosen(backbone="scatternet", k_base=9).views
-    assert (views.k_base, views.k_self) == (9, 4)
+
+
+@pytest.mark.parametrize("trained", [{"backbone": "scatternet"}, {"model": "cnn-small"}])
+def test_views_are_fewer_for_the_slow_transform_and_the_small_network(trained):
+    def ks(**settings):
+        views = chosen(**trained, **settings).views
+        return views.method, views.k_base, views.k_self
+
+    assert ks() == ("self-aug", 8, 4)
+    assert ks(method="mix-self") == ("mix-self", 4, 4)
+    assert ks(method="mix-diff") == ("mix-diff", 4, 4)
+    assert ks(k_base=9) == ("mix-self", 9, 4)
 
 
 def test_crops_move_less_for_the_small_network():
@@ -57,14 +63,16 @@ def test_crops_move_less_for_the_small_network():
     assert padding(model="cnn-small", crop_padding=3) == 3
 
 
-def test_the_method_is_the_one_that_measured_best_for_a_head_or_else_the_papers():
+def test_the_method_is_the_one_that_measured_best_or_else_the_papers():
     best = {"scatternet": "self-aug", "mobilenet-v2-offline": "none", "random-conv": "mix-self"}
     for backbone, method in best.items():
         assert chosen(backbone=backbone).views.method == method
         assert chosen(backbone=backbone, trainable="all").views.method == "mix-self"
         assert chosen(backbone=backbone, k_self=3).views.method == "mix-self"
         assert chosen(backbone=backbone, method="mix-diff").views.method == "mix-diff"
-    assert chosen(model="cnn-small").views.method == "mix-self"
+    for model, method in {"cnn-small": "self-aug", "wrn-16-4": "mix-self"}.items():
+        assert chosen(model=model).views.method == method
+        assert chosen(model=model, k_self=3).views.method == "mix-self"
 
 
 def test_what_contradicts_each_other_or_does_nothing_is_refused():

@@ -77,15 +77,18 @@ class ViewConfig(Section):
     method: Method | None = Field(
         None,
         description="none, self-aug, mix-self, mix-diff, microbatch-mixup; default mix-self, but "
-        "for a head on scatternet self-aug and on mobilenet-v2-offline none, which measured best",
+        "self-aug for cnn-small and a head on scatternet, none for one on mobilenet-v2-offline: "
+        "they measured best",
     )
     k_base: int | None = Field(
         None,
-        description="K_BASE: self-augmentations of each image; default 16 (scatternet 4, or 8 for "
-        "self-aug)",
+        description="K_BASE: self-augmentations of each image; default 16 (scatternet and "
+        "cnn-small 4, or 8 for self-aug)",
     )
     k_self: int | None = Field(
-        None, description="K_SELF: mixups within one image's views; default 18 (scatternet 4)"
+        None,
+        description="K_SELF: mixups within one image's views; default 18 (scatternet and "
+        "cnn-small 4)",
     )
     k_diff: int = Field(2, description="K_DIFF: public images mixed in (mix-diff)")
     mixup_alpha: float = Field(0.2, description="alpha of Beta(alpha, alpha), the mixing weight")
