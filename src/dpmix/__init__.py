@@ -2,10 +2,11 @@
 
 import dpmix
 
-result = dpmix.fit(data="mnist5k", method="mix-self", epsilon=3)
+result = dpmix.fit(data="mnist5k", epsilon=3)
 print(result.evaluation.accuracy, result.plan.epsilon, result.folder)
 """
 
+from dpmix import busy_cores as _busy_cores  # noqa: F401  before torch
 from dpmix.fit import fit
 from dpmix.make_private import make_private
 from dpmix.privacy.clipping import clipped_gradient_sum
