@@ -1,7 +1,7 @@
 """Methods side by side with one public pool: accuracy over seeds, and time a step.
 
 Every method has the same budget, batch, steps and rate: the defaults of `dpmix train`, chosen on
-other data and tuned on none of this. The training set is the first 500 images of each class of
+other data and tuned on none of this; and the paper's views. The training set is the first 500 images of each class of
 CIFAR-10 (or as many as asked for), the test set is whole:
 
     python benchmarks/pool_side_by_side.py cifar10.npz tiny_imagenet_32.npz map.csv 500 0,1,2
@@ -18,13 +18,14 @@ import torch
 
 import dpmix
 
+VIEWS = {"k_base": 16, "k_self": 18}
 METHODS = {
     "self-aug, 34 views": {"method": "self-aug", "k_base": 34},
-    "mix-self": {"method": "mix-self"},
-    "mix-diff": {"method": "mix-diff"},
-    "mix-diff, other-class": {"method": "mix-diff", "pool_draw": "other-class"},
-    "mix-diff, extra": {"method": "mix-diff", "pool_role": "extra"},
-    "mix-self after pretraining": {"method": "mix-self", "pool_role": "pretrain"},
+    "mix-self": {"method": "mix-self", **VIEWS},
+    "mix-diff": {"method": "mix-diff", **VIEWS},
+    "mix-diff, other-class": {"method": "mix-diff", "pool_draw": "other-class", **VIEWS},
+    "mix-diff, extra": {"method": "mix-diff", "pool_role": "extra", **VIEWS},
+    "mix-self after pretraining": {"method": "mix-self", "pool_role": "pretrain", **VIEWS},
 }
 
 

@@ -7,7 +7,7 @@ import typer
 
 from dpmix.cli.console import stdout
 from dpmix.errors import DpmixError, nearest
-from dpmix.experiments.results import FACTS
+from dpmix.experiments.results import FACTS, VIEWS
 
 Kind = Literal["against", "classes", "curves"]
 
@@ -24,7 +24,10 @@ def plot(
     ] = "against",
     x: Annotated[
         str | None,
-        typer.Option(help="the setting on the horizontal axis, such as k_self; default: epsilon"),
+        typer.Option(
+            help="the setting on the horizontal axis, such as k_base; or, where rows differ by "
+            f"them, {', '.join(VIEWS)}; default: epsilon"
+        ),
     ] = None,
     fact: Annotated[str, typer.Option(help=f"what to draw: {', '.join(FACTS)}")] = FACTS[0],
 ) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dpmix.errors import DpmixError, nearest
-from dpmix.experiments.results import FACTS
+from dpmix.experiments.results import FACTS, VIEWS
 from dpmix.experiments.tables import label, short, swept
 from dpmix.extras import to_install
 
@@ -34,20 +34,26 @@ _LEAST_RANGE = 2.0
 def draw_against(frame: "pd.DataFrame", path: Path, *, x: str | None, fact: str) -> None:
     """Draw `fact` against the setting `x`, a line a row: mean, and a band of one std over seeds.
 
+    Against a number of views the rows are the points of one line.
+
     Args:
         frame: of `read_results`.
         path: of the picture; its ending is the format.
-        x: a setting that the sweep varied; None: epsilon, or what it varied instead.
+        x: a setting that the sweep varied, or of `VIEWS`; None: epsilon, or what it varied instead.
         fact: of `FACTS`.
 
     Raises:
-        DpmixError: an unknown setting or fact, or a format that is not known.
+        DpmixError: an unknown setting or fact, rows that have as many views, or a format that is
+            not known.
     """
     known = swept(frame)
     x = x or (known or ["epsilon"])[0]
-    for given, names in ((x, [*known, "epsilon"]), (fact, FACTS)):
+    told = [name for name in VIEWS if name in frame]
+    for given, names in ((x, [*known, "epsilon", *told]), (fact, FACTS)):
         if given not in names:
             raise DpmixError(f"unknown name '{given}': {nearest(given, names)}")
+    if x in VIEWS:
+        frame = _one_line(frame, x)
     others = ["row", *(name for name in known if name != x)]
 
     def draw(axes: Axes, part: "pd.DataFrame") -> None:
@@ -116,6 +122,18 @@ def draw_curves(frame: "pd.DataFrame", path: Path) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
     _save(frame, path, draw)
+
+
+def _one_line(frame: "pd.DataFrame", x: str) -> "pd.DataFrame":
+    """All rows as one, told apart by `x` alone."""
+    for value, same in frame.groupby(x)["row"]:
+        if same.nunique() > 1:
+            first, second, *_ = same.unique()
+            raise DpmixError(
+                f"{x} does not tell the rows apart: '{first}' and '{second}' have {value}; leave "
+                "out --x for a line a row"
+            )
+    return frame.assign(row="")
 
 
 def _groups(part: "pd.DataFrame", names: list[str]) -> Iterator[tuple[str, "pd.DataFrame"]]:

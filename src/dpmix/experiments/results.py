@@ -15,11 +15,13 @@ from dpmix.training.run_folder import RunFolder
 Row = dict[str, Any]
 FACTS = ("accuracy", "worst_class_accuracy", "calibration_error")
 """Measured numbers that a table or a plot can show."""
+VIEWS = ("base_views", "mixed_views", "public_views")
+"""How many views of an example there were, of each kind."""
 RESULTS = "results.csv"
 # Beside these and FACTS stands every setting that the sweep varies.
 _IDENTITY = ("row", "data", "model", "method", "epsilon", "seed")
 _REST = (
-    "worst_class", "judged_on", "images", "sigma", "sampling_rate", "steps", "examples",
+    "worst_class", *VIEWS, "judged_on", "images", "sigma", "sampling_rate", "steps", "examples",
     "class_accuracy", "tuned", "curve", "private", "engine", "machine", "dpmix", "torch", "config",
     "weights_sha256",
 )  # fmt: skip
@@ -33,6 +35,7 @@ def row_of(cell: Cell, root: Path) -> Row:
     """
     run = read_facts(RunFolder(root))
     said, measured = run.statement, run.metrics
+    views = run.config.view_spec(flip=False)
     return {
         "row": cell.row,
         "data": run.data_name,
@@ -45,6 +48,7 @@ def row_of(cell: Cell, root: Path) -> Row:
         "worst_class_accuracy": measured.worst_class.accuracy,
         "calibration_error": measured.calibration_error,
         "worst_class": measured.worst_class.name,
+        **{name: getattr(views, name) for name in VIEWS},
         "judged_on": measured.judged_on,
         "images": measured.images,
         "sigma": said.noise_multiplier,

@@ -123,7 +123,7 @@ def tables(
 def label(row: Mapping[str, object], others: list[str]) -> str:
     """What a run is called: its row, and its values of the settings `others`."""
     said = ", ".join(f"{name} {short(row[name])}" for name in others)
-    return f"{row['row']}, {said}" if said else str(row["row"])
+    return ", ".join(filter(None, (str(row["row"]), said)))
 
 
 def short(value: object) -> str:
