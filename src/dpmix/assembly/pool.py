@@ -1,5 +1,6 @@
 """The public pool that the settings name."""
 
+import warnings
 from pathlib import Path
 
 from dpmix.config import Config
@@ -60,11 +61,24 @@ def read_pool(config: Config, splits: Splits, progress: Progress | None) -> Load
             skip_corrupt=data.skip_corrupt, workers=data.workers, progress=progress
         ),
     )
-    without = loaded.facts.classes_without
-    if views.pool_draw == "same-class" and views.method == "mix-diff" and without:
-        raise DpmixError(
-            f"pool_draw same-class: the public pool '{path}' has no image of class "
-            f"{', '.join(without)}; expected one or more of each: add some, or use --pool-draw "
-            "uniform"
-        )
+    if views.method == "mix-diff":
+        _check_classes(path, loaded.facts.classes_without, views, len(splits.train.class_names))
     return loaded
+
+
+def _check_classes(path: Path, without: tuple[str, ...], views: ViewConfig, classes: int) -> None:
+    """Say which classes the pool has no image of, or refuse where each must have one."""
+    names = ", ".join(without)
+    if views.pool_draw == "same-class" and without:
+        raise DpmixError(
+            f"pool_draw same-class: the public pool '{path}' has no image of class {names}; "
+            "expected one or more of each: add some, or use --pool-draw uniform"
+        )
+    # A pool without any label says nothing for one class and against another.
+    if 0 < len(without) < classes:
+        warnings.warn(
+            f"the public pool '{path}' has images of some classes and none of class {names}, which "
+            "will be recognised less often for that (docs/public-pool.md); add some, or use "
+            "another --method",
+            stacklevel=1,
+        )
