@@ -1,8 +1,8 @@
 """Methods side by side with one public pool: accuracy over seeds, and time a step.
 
 Every method has the same budget, batch, steps and rate: the defaults of `dpmix train`, chosen on
-other data and tuned on none of this; and the paper's views. The training set is the first 500 images of each class of
-CIFAR-10 (or as many as asked for), the test set is whole:
+other data and tuned on none of this; and the paper's views. The training set is the first 500
+images of each class of CIFAR-10 (or as many as asked for), the test set is whole:
 
     python benchmarks/pool_side_by_side.py cifar10.npz tiny_imagenet_32.npz map.csv 500 0,1,2
 """
