@@ -86,7 +86,8 @@ def _choose_views(views: ViewConfig, model: ModelConfig) -> ViewConfig:
         views, method=_first(views.method, METHOD_ON.get(name, METHOD) if unsaid else METHOD)
     )
     if name in FEW_VIEWS:
-        k_base, k_self = FEW_K if views.method != "self-aug" else 2 * FEW_K, FEW_K
+        alone = views.method == "self-aug"
+        k_base, k_self = 2 * FEW_K if alone else FEW_K, FEW_K
     else:
         k_base, k_self = K_BASE, K_SELF
     padding = CROP_PADDING_FOR.get(name, CROP_PADDING)

@@ -119,7 +119,7 @@ def test_a_run_says_what_of_its_pool_it_uses(dpmix, here, image_root, public_roo
     status, out, err = dpmix(*train, "--pool-unmapped", "leave-out", "--dry-run")
     assert status == 0 and "15 images, role mix; 15 left out; none of class disc" in out
     assert "warning: the public pool" in err and "some classes and none of class disc" in err
-    status, out, err = dpmix(*train, "--pool-unmapped", "unlabelled", "--dry-run")
+    status, out, _ = dpmix(*train, "--pool-unmapped", "unlabelled", "--dry-run")
     assert "30 images, role mix; 15 without a label" in out
     same = ("--pool-unmapped", "leave-out", "--pool-draw", "same-class")
     status, _, err = dpmix(*train, *same)

@@ -79,6 +79,7 @@ def draw_classes(frame: "pd.DataFrame", path: Path) -> None:
     Raises:
         DpmixError: too many classes to tell apart, or a format that is not known.
     """
+    names = _names_at_one_epsilon(frame)
 
     def draw(axes: Axes, part: "pd.DataFrame") -> None:
         lines = [*_groups(part, names)]
@@ -99,7 +100,6 @@ def draw_classes(frame: "pd.DataFrame", path: Path) -> None:
         axes.tick_params(axis="x", rotation=45 if turned else 0)
         axes.set(ylabel=_told("accuracy", part), xlabel="class", ylim=(0, 100))
 
-    names = _names_at_one_epsilon(frame)
     _save(frame, path, draw, "epsilon")
 
 
@@ -109,6 +109,7 @@ def draw_curves(frame: "pd.DataFrame", path: Path) -> None:
     Raises:
         DpmixError: a format that is not known.
     """
+    names = _names_at_one_epsilon(frame)
 
     def draw(axes: Axes, part: "pd.DataFrame") -> None:
         for index, (name, line) in enumerate(_groups(part, names)):
@@ -118,7 +119,6 @@ def draw_curves(frame: "pd.DataFrame", path: Path) -> None:
         axes.set(xlabel="step", ylabel=_told("accuracy", part))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
-    names = _names_at_one_epsilon(frame)
     _save(frame, path, draw, "epsilon")
 
 
