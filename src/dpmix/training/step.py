@@ -4,7 +4,7 @@ import math
 import os
 import threading
 import warnings
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any, NoReturn
 
 import torch
@@ -34,6 +34,8 @@ from dpmix.training.json_text import to_json
 from dpmix.training.loss import soft_cross_entropy
 from dpmix.training.ranks import ALONE, Ranks
 from dpmix.training.released_gradients import mark_released, refuse_other_gradients
+from dpmix.training.step_diagnostics import StepDiagnostics
+from dpmix.training.wiring import check_wiring
 from dpmix.views.microbatch import random_matching
 from dpmix.views.view_set import ViewSet
 from dpmix.views.view_source import ViewSource
@@ -41,40 +43,6 @@ from dpmix.views.view_source import ViewSource
 # Views are built for as many examples at a time as fit in here: in the cache, not in memory.
 VIEW_BYTES = 16 * 2**20
 STEPS_BETWEEN_COMPARISONS = 100
-
-
-@dataclass(frozen=True)
-class StepDiagnostics:
-    """What a step saw of the private data, WITHOUT noise: never to leave `diagnostics/`.
-
-    Attributes:
-        drawn: examples that entered the step.
-        loss: mean training loss over them, nan for an empty draw.
-        clipped: share of gradients longer than C.
-        median_norm: median gradient norm before clipping.
-        dropped: gradients that were not finite and counted as zero.
-    """
-
-    drawn: int
-    loss: float
-    clipped: float
-    median_norm: float
-    dropped: int
-
-    @classmethod
-    def of(cls, parts: list[ClippedSum], drawn: int, max_grad_norm: float) -> "StepDiagnostics":
-        """Summarise the parts of one step."""
-        if not parts:
-            return cls(drawn, float("nan"), float("nan"), float("nan"), 0)
-        norms = torch.cat([part.norms for part in parts]).double().cpu()
-        losses = torch.cat([part.losses for part in parts]).double().cpu()
-        return cls(
-            drawn=drawn,
-            loss=losses.mean().item(),
-            clipped=(norms > max_grad_norm).double().mean().item(),
-            median_norm=norms.median().item(),
-            dropped=int((~torch.isfinite(norms)).sum()),
-        )
 
 
 class PrivateTrainer:
@@ -130,7 +98,7 @@ class PrivateTrainer:
         views.check_data(data)
         check_private(model, views.view_shape(data.image_shape))
         self._ranks = ranks
-        self._check_wiring()
+        check_wiring(plan, views.spec, optimizer, self.parameters, ranks)
         ranks.refuse_unless_equal("plan", plan)
         ranks.refuse_unless_equal("views", views.spec)
         self._frozen = frozen_modules(model)
@@ -333,24 +301,3 @@ class PrivateTrainer:
             engine=self.way.engine,
             view_chunk=self.way.view_chunk,
         )
-
-    def _check_wiring(self) -> None:
-        needed = self.views.spec.sensitivity_multiplier
-        if self.plan.sensitivity_multiplier != needed:
-            raise DpmixError(
-                f"method {self.views.spec.method} has sensitivity {needed}C but the plan was "
-                f"calibrated for {self.plan.sensitivity_multiplier}C; give "
-                "PrivacyPlan.calibrate(sensitivity_multiplier=spec.sensitivity_multiplier)"
-            )
-        if self._ranks.size > 1 and self.views.spec.examples_per_group > 1:
-            # A shard's bounds move with N, so one example more could rematch every pair.
-            raise DpmixError(
-                f"method {self.views.spec.method} joins examples, which is only proven private in "
-                "one process; train it without torchrun"
-            )
-        held = {id(p) for group in self._optimizer.param_groups for p in group["params"]}
-        if held != {id(p) for p in self.parameters}:
-            raise DpmixError(
-                "the optimizer holds other parameters than the model's trainable ones; build it "
-                "over [p for p in model.parameters() if p.requires_grad]"
-            )

@@ -1,0 +1,49 @@
+"""Do the plan, the views, the optimizer and the processes of a trainer fit together?"""
+
+from torch import nn
+from torch.optim import Optimizer
+
+from dpmix.errors import DpmixError
+from dpmix.privacy.plan import PrivacyPlan
+from dpmix.training.ranks import Ranks
+from dpmix.views.spec import ViewSpec
+
+
+def check_wiring(
+    plan: PrivacyPlan,
+    spec: ViewSpec,
+    optimizer: Optimizer,
+    parameters: list[nn.Parameter],
+    ranks: Ranks,
+) -> None:
+    """Refuse parts whose guarantee would be another than the plan's.
+
+    Args:
+        plan: the guarantee, calibrated for one sensitivity.
+        spec: the method's views.
+        optimizer: what takes the steps.
+        parameters: the model's trainable ones.
+        ranks: the processes that train together.
+
+    Raises:
+        DpmixError: a plan made for another sensitivity, a method that joins examples in several
+            processes, or an optimizer over other parameters.
+    """
+    if plan.sensitivity_multiplier != spec.sensitivity_multiplier:
+        raise DpmixError(
+            f"method {spec.method} has sensitivity {spec.sensitivity_multiplier}C but the plan was "
+            f"calibrated for {plan.sensitivity_multiplier}C; give "
+            "PrivacyPlan.calibrate(sensitivity_multiplier=spec.sensitivity_multiplier)"
+        )
+    if ranks.size > 1 and spec.examples_per_group > 1:
+        # A shard's bounds move with N, so one example more could rematch every pair.
+        raise DpmixError(
+            f"method {spec.method} joins examples, which is only proven private in one process; "
+            "train it without torchrun"
+        )
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    if held != {id(p) for p in parameters}:
+        raise DpmixError(
+            "the optimizer holds other parameters than the model's trainable ones; build it over "
+            "[p for p in model.parameters() if p.requires_grad]"
+        )
