@@ -31,4 +31,6 @@ def show(
 ) -> None:
     """Print every setting of a recipe, those that it inherits included."""
     text = yaml.safe_dump(read_recipe(recipe_path(name)), sort_keys=False)
-    stdout().print(Syntax(text.rstrip(), "yaml", background_color="default"))
+    console, text = stdout(), text.rstrip()
+    coloured = Syntax(text, "yaml", background_color="default")
+    console.print(coloured if console.is_terminal else text)

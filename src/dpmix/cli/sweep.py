@@ -140,7 +140,7 @@ def _sweep(
                 "these runs then trained on. No epsilon covers what was chosen by them"
             )
         _print_costs(folder / RUNS, console)
-        console.print(f"results: {folder / RESULTS}")
+        console.print(f"results: {folder / RESULTS}", soft_wrap=True)
     if failed or untried:
         raise typer.Exit(FAILED)
 

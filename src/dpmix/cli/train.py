@@ -113,7 +113,8 @@ def _finish(parts: Assembly, console: Console, checkpoint: Checkpoint | None = N
         step = newest_step(RunFolder(parts.folder).checkpoints)
         if step is not None:
             console.print(
-                f"stopped; to go on after step {step}: dpmix train --resume {parts.folder}"
+                f"stopped; to go on after step {step}: dpmix train --resume {parts.folder}",
+                soft_wrap=True,
             )
         raise
     folder = RunFolder(parts.folder)
@@ -126,13 +127,13 @@ def _train(
 ) -> list[tuple[str, str]]:
     """Run it with its progress shown; return what is to be said of the result."""
     done, judged_on = checkpoint.step if checkpoint else 0, parts.splits.judged_on
-    console.print(f"{data_line(parts.splits)}; writing to {parts.folder}")
+    console.print(f"{data_line(parts.splits)}; writing to {parts.folder}", soft_wrap=True)
     for name, value in model_rows(parts):
         console.print(f"{name}: {value}")
     if parts.cache is not None:
         console.print(f"feature cache: {cache_line(parts)}")
     if parts.better:
-        console.print(parts.better)
+        console.print(parts.better, soft_wrap=True)
     with (
         counting_bar(console, "pretraining on the pool", "steps") as pretraining,
         counting_bar(console, "embedding views", "views") as embedding,
