@@ -63,6 +63,9 @@ def test_a_base_is_a_recipe_beside_the_sweep_or_one_of_the_packages(tmp_path):
 
 @pytest.mark.parametrize(("text", "message"), [
     ("rows: {a: {}}", "title.*required"),
+    ("titel: t", "titel: .*; expected title, base"),
+    ("title: t\ngrid: {epsilon: [1, 0]}", "epsilon is 0; expected above 0"),
+    ("title: t\nsettings: {data: scnas}", "unknown data 'scnas'"),
     ("title: t\nrowz: {}", "rowz: .*; expected title, base, settings, rows, grid, tune"),
     ("title: t\nrows: {a: {epsilonn: 1}}", "row 'a'.*did you mean 'epsilon'"),
     ("title: t\ngrid: {epsilon: 3}", r"grid.epsilon: .*; write a list, such as \[1, 2\]$"),

@@ -29,7 +29,9 @@ def test_equal_views_compares_what_its_title_says():
         assert list(views.values()).count(largest) == 3
 
 
-def test_the_example_of_the_docs_can_be_meant(tmp_path):
+def test_the_example_of_the_docs_can_be_meant(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "scans").mkdir()
     page = (Path(__file__).parents[2] / "docs/sweeps.md").read_text()
     (example,) = re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)
     (tmp_path / "mine.yaml").write_text(example)

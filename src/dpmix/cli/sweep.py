@@ -209,7 +209,7 @@ def _said(settings: Settings) -> str:
 
 def _print_costs(runs: Path, console: Console) -> None:
     """What it costs to choose among the runs, or to look at them all."""
-    costs = choosing_costs(runs)
+    costs = [cost for cost in choosing_costs(runs) if cost.runs > 1]
     if not costs:
         return
     table = Table(
@@ -224,13 +224,14 @@ def _print_costs(runs: Path, console: Console) -> None:
     console.print(table)
     if any(cost.by_selection for cost in costs):
         console.print(
-            "both with the noise that these runs had; --private-selection itself takes as much "
-            "more as keeps the best within the epsilon that is asked for"
+            "all looked at: what you have spent by this table. The best alone: had the others been "
+            "kept secret; a sweep with --private-selection adds the noise that brings that down to "
+            "the epsilon of a run"
         )
     if any(cost.seeded for cost in costs):
         console.print(
-            "that is with fresh noise. These runs are SEEDED, for research: runs of one seed share "
-            "their noise, and no epsilon covers them together"
+            "both hold for runs without a seed. These are SEEDED, for research: runs of one seed "
+            "share their noise, and no epsilon covers them together"
         )
 
 

@@ -72,12 +72,10 @@ def _whole(
     data_root: str,
     download: bool,
 ) -> Splits:
+    refuse_if_missing(data)
     path = Path(data).expanduser()
-    named = data in BUILT_IN or data in TORCHVISION_SETS or data.startswith(PREFIX)
-    if not named and path.is_dir():
+    if not _named(data) and path.is_dir():
         return folder_splits(path, options, test_fraction)
-    if not named and not (path.suffix == ".npz" and path.is_file()):
-        raise nothing_found(data, path)
     if test_fraction is not None:
         raise DpmixError(
             f"--test-fraction {test_fraction} does not apply to data '{data}', which has its own "
@@ -90,6 +88,21 @@ def _whole(
     if data in TORCHVISION_SETS:
         return torchvision_splits(data, options, Path(data_root).expanduser(), download)
     return npz_splits(path, options)
+
+
+def _named(data: str) -> bool:
+    return data in BUILT_IN or data in TORCHVISION_SETS or data.startswith(PREFIX)
+
+
+def refuse_if_missing(data: str) -> None:
+    """Refuse what can't be a data set, without reading any.
+
+    Raises:
+        DpmixError: neither a name nor a folder nor an `.npz` file.
+    """
+    path = Path(data).expanduser()
+    if not (_named(data) or path.is_dir() or (path.suffix == ".npz" and path.is_file())):
+        raise nothing_found(data, path)
 
 
 def has_sizes_of_its_own(data: str) -> bool:

@@ -38,9 +38,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dpmix.assembly.pool import check_pool_settings, reads_pool
 from dpmix.config import Config
+from dpmix.data.load import refuse_if_missing
 from dpmix.defaults import choose_model
 from dpmix.errors import DpmixError, nearest
 from dpmix.experiments.recipes import recipe_path
+from dpmix.privacy.plan import refuse_unfit_epsilon
 from dpmix.settings import ViewConfig
 from dpmix.training.json_text import to_json
 from dpmix.yaml_file import read_mapping
@@ -181,18 +183,25 @@ def load_sweep(path: Path, scale: str | None = None, settings: Settings | None =
     cells = tuple(_cells(path, part))
     tries = tuple(_cells(path, part.as_tries(part.tune))) if part.tune else ()
     for cell in (*tries, *cells):
-        # A mistake is told before anything runs.
-        config = choose_model(cell.config.by_itself())
-        config.view_spec(flip=False)
-        check_pool_settings(config.views)
+        _refuse_mistakes(cell)
     return Sweep(file.title, cells, tries, part.tuned)
+
+
+def _refuse_mistakes(cell: Cell) -> None:
+    """What can be told before anything runs."""
+    config = choose_model(cell.config.by_itself())
+    config.view_spec(flip=False)
+    check_pool_settings(config.views)
+    refuse_if_missing(config.data.data)
+    refuse_unfit_epsilon(config.privacy.epsilon)
 
 
 def _read(path: Path) -> _File:
     try:
         return _File.model_validate(read_mapping(path, "sweep"))
     except ValidationError as error:
-        problem = error.errors()[0]
+        # A misspelt name is why another is missing.
+        problem = max(error.errors(), key=lambda one: one["type"] == "extra_forbidden")
         where = ".".join(str(part) for part in problem["loc"])
         remedy = _REMEDIES.get(problem["type"], "see docs/sweeps.md")
         raise DpmixError(

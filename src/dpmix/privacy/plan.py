@@ -124,7 +124,7 @@ class PrivacyPlan:
         """
         rate, divisor = _sampling(n, expected_batch_size, sampling_rate, denominator)
         total = _steps(steps, epochs, rate)
-        _require(epsilon > 0, "epsilon", epsilon, "above 0 ('inf' trains without privacy)")
+        refuse_unfit_epsilon(epsilon)
         if n is not None and 1 / n <= delta < 1 and epsilon < math.inf:
             warnings.warn(
                 f"delta {delta:g} is not below 1/N = {1 / n:.1e}: releasing one whole record in N "
@@ -194,6 +194,15 @@ class PrivacyPlan:
 
 def _positive(value: float) -> bool:
     return 0 < value < math.inf
+
+
+def refuse_unfit_epsilon(epsilon: float) -> None:
+    """Refuse a target that no noise reaches.
+
+    Raises:
+        DpmixError: it is 0 or less, or no number.
+    """
+    _require(epsilon > 0, "epsilon", epsilon, "above 0 ('inf' trains without privacy)")
 
 
 def _require(holds: bool, name: str, value: float, expected: str) -> None:
