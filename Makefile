@@ -37,7 +37,7 @@ gallery: $(VENV)/.installed-test
 
 docs: $(VENV)/.installed-dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
-	@echo "open build/site/index.html"
+	@echo "open build/site/index.html; to search it too: $(PYTHON) -m http.server --directory build/site"
 
 slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m slow

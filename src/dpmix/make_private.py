@@ -45,13 +45,15 @@ def make_private(
     `trainer.step()` takes the place of everything from `for images, labels in loader` down to
     `optimizer.step()`: it draws a Poisson batch, which may be empty and is a step all the same,
     makes its views, clips, adds noise and steps `optimizer`. There is no loader and no batch to
-    hold: what is private never leaves the step. Schedulers, evaluation and logging stay yours::
+    hold: what is private never leaves the step. Schedulers, evaluation and logging stay yours.
 
-        trainer = dpmix.make_private(model, optimizer, train_set, plan=plan)
-        for _ in range(plan.steps):
-            trainer.step()
-            scheduler.step()
-        print(plan.epsilon_after(trainer.steps_done))
+    ```python
+    trainer = dpmix.make_private(model, optimizer, train_set, plan=plan)
+    for _ in range(plan.steps):
+        trainer.step()
+        scheduler.step()
+    print(plan.epsilon_after(trainer.steps_done))
+    ```
 
     To go on later, save `trainer.state()` beside the state dicts of model and optimizer, make
     everything anew and give it to `trainer.resume`.

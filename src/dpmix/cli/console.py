@@ -2,7 +2,6 @@
 
 from rich.console import Console
 
-
 NEVER_FOLDED = 10_000
 
 
