@@ -24,7 +24,7 @@ K_BASE, K_SELF = 16, 18  # the paper's
 # more (docs/results.md).
 FEW_VIEWS = ("scatternet", "cnn-small")
 FEW_K = 4
-METHOD = "mix-self"  # the paper's
+METHOD: Method = "mix-self"  # the paper's
 CROP_PADDING = 4  # the paper's
 # What small networks can learn in few steps (docs/results.md).
 CROP_PADDING_FOR = {"cnn-small": 1}
@@ -35,7 +35,7 @@ METHOD_ON: dict[str, Method] = {
 
 MOMENTUM = 0.9
 STEPS = 50
-LARGEST_SCRATCH_BATCH = 400
+SCRATCH_BATCH = 400  # docs/results.md has the measurements
 MANY_IMAGES, MORE_STEPS = 25_000, 100  # of a head
 # docs/defaults.md has the measurements.
 SCRATCH_WEIGHT_NOISE = 0.15
@@ -79,12 +79,9 @@ def choose_model(config: Config) -> Config:
 
 
 def _choose_views(views: ViewConfig, model: ModelConfig) -> ViewConfig:
-    """The method that measured best for what is trained, unless K says that mixtures are meant."""
+    """The method that measured best for what is trained, and its numbers of views."""
     name = model.model or model.backbone or ""
-    unsaid = model.trainable == "head" and views.k_base is None and views.k_self is None
-    views = _set(
-        views, method=_first(views.method, METHOD_ON.get(name, METHOD) if unsaid else METHOD)
-    )
+    views = _set(views, method=_first(views.method, _method_for(name, views, model.trainable)))
     if name in FEW_VIEWS:
         alone = views.method == "self-aug"
         k_base, k_self = 2 * FEW_K if alone else FEW_K, FEW_K
@@ -97,6 +94,13 @@ def _choose_views(views: ViewConfig, model: ModelConfig) -> ViewConfig:
         k_self=_first(views.k_self, k_self),
         crop_padding=_first(views.crop_padding, padding),
     )
+
+
+def _method_for(name: str, views: ViewConfig, trainable: str) -> Method:
+    """K_SELF asks for mixtures, and K_BASE alone for crops."""
+    if views.k_self is not None or trainable != "head" or name not in METHOD_ON:
+        return METHOD
+    return METHOD_ON[name] if views.k_base is None else "self-aug"
 
 
 def choose_image_size(config: Config, backbone_size: int) -> Config:
@@ -117,8 +121,8 @@ def choose_recipe(config: Config, n: int, views: int) -> Config:
         many = head_only and n_is_public and n > MANY_IMAGES
         privacy = _set(privacy, steps=MORE_STEPS if many else STEPS)
     if all(way is None for way in ways):
-        scratch = min(LARGEST_SCRATCH_BATCH, max(1, n // 10))
-        privacy = _set(privacy, expected_batch_size=float(n if head_only else scratch))
+        batch = n if head_only else min(SCRATCH_BATCH, n)
+        privacy = _set(privacy, expected_batch_size=float(batch))
     if head_only and not cache.fresh_views:
         few = config.model.backbone == "scatternet" or config.views.method == "none"
         least = views if few else max(CACHE_VIEWS, views)

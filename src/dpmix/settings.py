@@ -184,7 +184,7 @@ class PrivacyConfig(Section):
     expected_batch_size: float | None = Field(
         None,
         description="q*N, examples expected in a step; default N for a head on a backbone, else "
-        "N/10, at most 400",
+        "400, or N if that is less",
     )
     sampling_rate: float | None = Field(
         None, description="q itself, with --denominator, when N must not count as public"
