@@ -40,8 +40,7 @@ def load_run(root: Path, device: str = "auto") -> SavedRun:
         DpmixError: not a run's folder, or files that do not fit each other.
     """
     folder = RunFolder(root)
-    if not folder.config.is_file():
-        raise DpmixError(f"'{root}' is no run folder: it has no config.yaml; give a run's folder")
+    folder.refuse_if_missing(folder.config)
     saved = rebuild(Config.load(folder.config), folder.config, device)
     load_weights(folder.model, saved.model)
     return saved

@@ -238,6 +238,17 @@ def test_a_folder_whose_run_was_stopped_before_its_first_step_is_taken_over(tmp_
         opened(root, overwrite=False)
 
 
+def test_a_run_without_a_model_yet_is_told_from_no_run(tmp_path):
+    folder = RunFolder(tmp_path)
+    with pytest.raises(DpmixError, match=r"is no run folder: it has no privacy\.json"):
+        folder.refuse_if_missing(folder.privacy)
+    folder.checkpoints.mkdir()
+    with pytest.raises(DpmixError, match=f"stopped before .* dpmix train --resume {tmp_path}$"):
+        folder.refuse_if_missing(folder.privacy)
+    folder.privacy.write_text("{}")
+    folder.refuse_if_missing(folder.privacy)
+
+
 def test_a_folder_with_anything_in_it_is_refused_without_overwrite(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(DpmixError, match=r"not empty; give another --output, or --overwrite"):

@@ -58,8 +58,7 @@ def read_released(root: Path) -> ReleasedRun:
         DpmixError: no run, none with a model yet, or files that do not belong together.
     """
     folder = RunFolder(root)
-    if not folder.config.is_file():
-        raise DpmixError(f"'{root}' is no run folder with a model; give the folder of a run")
+    folder.refuse_if_missing(folder.config)
     statement = read_statement(folder.privacy)
     expect_hash(folder.model, statement.weights_sha256)
     expect_hash(folder.config, statement.config_sha256)

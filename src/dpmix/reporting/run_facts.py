@@ -46,11 +46,7 @@ def read_facts(folder: RunFolder) -> RunFacts:
     Raises:
         DpmixError: no run's folder, or a file that is missing or not as a run writes it.
     """
-    if not folder.privacy.is_file():
-        raise DpmixError(
-            f"'{folder.root}' is no run folder: it has no {folder.privacy.name}; give a run's "
-            "folder"
-        )
+    folder.refuse_if_missing(folder.privacy)
     statement = read_statement(folder.privacy)
     config = Config.load(folder.config)
     if config.input is None:

@@ -92,6 +92,23 @@ class RunFolder:
         if self.root.is_dir() and any(self.root.iterdir()) and not self._never_trained():
             self._refuse_unless_a_run(overwrite)
 
+    def refuse_if_missing(self, needed: Path) -> None:
+        """Refuse a folder without the file `needed`, which every run writes with its first model.
+
+        Raises:
+            DpmixError: no run's folder, or of a run that was stopped before.
+        """
+        if needed.is_file():
+            return
+        if self.checkpoints.is_dir():
+            raise DpmixError(
+                f"the run in '{self.root}' was stopped before its first evaluation and has no "
+                f"model yet; go on with it: dpmix train --resume {self.root}"
+            )
+        raise DpmixError(
+            f"'{self.root}' is no run folder: it has no {needed.name}; give a run's folder"
+        )
+
     def reopen(self, run_id: str) -> None:
         """Lock the folder to go on with the run in it.
 
