@@ -23,6 +23,12 @@ def test_sorted_visible_images_only(root):
     assert list(listed(root)) == ["a", "b"]
 
 
+def test_images_in_no_class_folder_are_told_of(root):
+    (root / "z.png").write_bytes(b"-")
+    with pytest.warns(UserWarning, match=r"1 image\(s\) in .* are left out, such as 'z.png'"):
+        assert "z.png" not in str(listed(root))
+
+
 def test_class_without_images(root):
     (root / "a" / "x.tif").unlink()
     with pytest.raises(DpmixError, match=r"a' holds no images"):

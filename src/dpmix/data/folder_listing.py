@@ -4,6 +4,7 @@ Guarantees: sorted, so every machine sees the same order; nothing hidden; nothin
 link reaches outside the data's root. The names of class folders count as public.
 """
 
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -17,7 +18,8 @@ SUFFIXES = frozenset(
 def list_classes(folder: Path, root: Path) -> dict[str, tuple[Path, ...]]:
     """Return the image files of every class folder in `folder`, both sorted by name.
 
-    Files beside the class folders and files that are not images by their suffix are left alone.
+    Files beside the class folders and files that are not images by their suffix are left alone; of
+    images there a warning tells.
 
     Args:
         folder: holds one folder per class.
@@ -27,11 +29,17 @@ def list_classes(folder: Path, root: Path) -> dict[str, tuple[Path, ...]]:
         DpmixError: no class folders, one without images or with folders or pipes of its own, a
             folder that cannot be read, or a symbolic link that is broken or leaves `root`.
     """
-    classes = {
-        entry.name: _images(entry, root) for entry in visible(folder, root) if entry.is_dir()
-    }
+    entries = visible(folder, root)
+    classes = {entry.name: _images(entry, root) for entry in entries if entry.is_dir()}
     if not classes:
         raise no_class_folders(folder)
+    loose = [entry for entry in entries if entry.is_file() and entry.suffix.lower() in SUFFIXES]
+    if loose:
+        warnings.warn(
+            f"{len(loose)} image(s) in '{folder}' lie in no class folder and are left out, such as "
+            f"'{loose[0].name}'",
+            stacklevel=2,
+        )
     return classes
 
 
