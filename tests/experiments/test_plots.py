@@ -43,11 +43,15 @@ def test_rows_that_differ_by_their_views_are_points_of_one_line(frame, tmp_path,
 def test_classes_and_curves_have_a_panel_an_epsilon(frame, tmp_path, drawn, draw):
     draw(frame, tmp_path / "p.png")
     panels = drawn[0].axes
-    assert [panel.get_title() for panel in panels] == ["d, m, epsilon 1", "d, m, epsilon 8"]
+    assert [panel.get_title() for panel in panels] == [
+        "d, m, epsilon 1, 2 seeds",
+        "d, m, epsilon 8, 2 seeds",
+    ]
+    assert panels[0].get_ylim() == panels[1].get_ylim()
     for panel in panels:
         assert panel.get_legend_handles_labels()[1] == ["K_DIFF 0", "K_DIFF 2", "K_DIFF 8"]
     draw(frame[frame["epsilon"] == 8], tmp_path / "p.png")
-    assert [panel.get_title() for panel in drawn[1].axes] == ["d, m"]
+    assert [panel.get_title() for panel in drawn[1].axes] == ["d, m, 2 seeds"]
 
 
 def test_more_rows_than_colours_are_told_apart_by_dashes_and_hatches(frame, tmp_path, drawn):

@@ -185,10 +185,12 @@ def _save(
     lines = math.ceil(len(parts) / columns)
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(_WIDTH * columns, _HEIGHT * lines), layout="constrained")
-        panels = figure.subplots(lines, columns, squeeze=False).flat
+        panels = figure.subplots(lines, columns, squeeze=False, sharey=bool(apart)).flat
         for axes, ((data, model, *values), part) in zip(panels, parts, strict=False):
             draw(axes, part)
             said = [f"{name} {short(value)}" for name, value in zip(apart, values, strict=True)]
+            seeds = part["seed"].nunique()
+            said += [f"{seeds} seeds"] if seeds > 1 else []
             axes.set_title(", ".join([data, model, *said]), fontsize=10)
         for empty in panels[len(parts) :]:
             empty.set_axis_off()

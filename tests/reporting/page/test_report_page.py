@@ -60,12 +60,21 @@ def test_it_holds_every_value_of_the_card():
                 assert part.strip(" )") in text, value
 
 
+def test_classes_whose_names_begin_alike_are_told_apart_in_the_matrix():
+    names = ("pneumonia, bacterial", "pneumonia, viral", "no finding")
+    (matrix,) = re.findall(
+        r'aria-label="Confusion matrix".*?</svg>', report_page(facts(names)), re.S
+    )
+    for name in names:
+        assert matrix.count(f">{name}<") == 2  # its row and its column
+
+
 def test_it_shows_what_was_measured_and_that_it_is_not_protected():
     run = facts()
     text = text_of(report_page(run))
     worst = run.metrics.worst_class
     assert f"{100 * run.metrics.accuracy:.2f} %" in text
-    assert f"{100 * worst.accuracy:.2f} % {worst.name}" in text
+    assert f"{100 * worst.accuracy:.2f} % class {worst.name}" in text
     assert f"{100 * run.metrics.calibration_error:.2f} %" in text
     assert "which the guarantee does not protect" in text
 
