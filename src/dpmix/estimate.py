@@ -14,7 +14,10 @@ from dpmix.privacy.clipping import clipped_gradient_sum
 from dpmix.privacy.fastest import choose_way
 from dpmix.privacy.way import Way
 from dpmix.reporting.summary import pool_rows
+from dpmix.reporting.views_in_words import views_in_words
+from dpmix.settings import OptimizerConfig
 from dpmix.training.loss import soft_cross_entropy
+from dpmix.views.spec import ViewSpec
 from dpmix.views.view_set import ViewSet
 
 PROBE_GROUPS = 8
@@ -113,7 +116,8 @@ def estimate_rows(parts: Assembly) -> list[tuple[str, str]]:
         ("data", data_line(parts.splits)),
         *_pretraining_rows(parts),
         *pool_rows(parts.pool_facts, parts.config.views.pool_role),
-        ("flip", "on" if parts.views.spec.flip else "off"),
+        ("views", _views_line(parts.views.spec)),
+        ("optimizer", _optimizer_line(parts.config.optimizer)),
         ("cost of a step", f"{groups:g} clipped gradients x {views} views = "
          f"{groups * views:g} forward and backward passes"),
         ("engine", f"{way}: {way.reason}"),
@@ -123,6 +127,18 @@ def estimate_rows(parts: Assembly) -> list[tuple[str, str]]:
         ("time", f"about {seconds:.2f} s a step, {_duration(seconds * parts.plan.steps)} in all "
          f"on {parts.device}"),
     ]  # fmt: skip
+
+
+def _views_line(spec: ViewSpec) -> str:
+    said = views_in_words(spec)
+    if spec.method == "none":
+        return said
+    return f"{said}; crop padding {spec.crop_padding}, flips {'on' if spec.flip else 'off'}"
+
+
+def _optimizer_line(chosen: OptimizerConfig) -> str:
+    momentum = "" if chosen.momentum is None else f", momentum {chosen.momentum:g}"
+    return f"{chosen.optimizer}, learning rate {chosen.learning_rate:g}{momentum}"
 
 
 def model_rows(parts: Assembly) -> list[tuple[str, str]]:
