@@ -180,15 +180,24 @@ def _select(
 
 
 def _listed(plan: Sweep) -> Table:
+    """The runs, each with the settings that not all share."""
     count = f"{len(plan.tries)} tries, then {len(plan.cells)}" if plan.tries else len(plan.cells)
-    title = f"{plan.title}: {count} runs"
-    table = Table("row", "settings", "run", title=title, box=None, pad_edge=False)
+    first, *others = (cell.settings for cell in (*plan.tries, *plan.cells))
+    shared = {name: value for name, value in first.items()
+              if all(name in one and one[name] == value for one in others)}  # fmt: skip
+    title = f"{plan.title}: {count} runs" + (f"\nall with {_said(shared)}" if shared else "")
+    table = Table("row", "settings", "run", title=title, title_justify="left", box=None,
+                  pad_edge=False)  # fmt: skip
+
+    def own(settings: Settings) -> str:
+        return _said({name: value for name, value in settings.items() if name not in shared})
+
     for cell in plan.tries:
-        table.add_row(cell.row, _said(cell.settings), cell.name)
+        table.add_row(cell.row, own(cell.settings), cell.name)
     for cell in plan.cells:
         # What a run is called depends on what is chosen for it.
         chosen = dict.fromkeys(plan.tuned, "as its tries say")
-        table.add_row(cell.row, _said(cell.settings | chosen), "" if chosen else cell.name)
+        table.add_row(cell.row, own(cell.settings | chosen), "" if chosen else cell.name)
     return table
 
 
