@@ -1,6 +1,7 @@
 """Choosing the best of k runs spends more than a run's epsilon; how much, by known cases."""
 
 import math
+import shutil
 
 import pytest
 
@@ -42,12 +43,25 @@ def runs(tmp_path_factory):
     return folder
 
 
-def test_costs_are_those_of_every_private_run_in_the_folder(runs):
+def test_costs_are_those_of_every_run_in_the_folder(runs, tmp_path):
     three, eight, every = choosing_costs(runs)
     assert [cost.epsilon for cost in (three, eight, every)] == [3.0, 8.0, None]
-    assert [cost.runs for cost in (three, eight, every)] == [2, 1, 3]
+    assert [cost.runs for cost in (three, eight, every)] == [2, 1, 4]
+    assert every.all_of_them == math.inf  # one of them has no privacy
+    shutil.copytree(runs, tmp_path / "private", ignore=shutil.ignore_patterns("d"))
+    three, eight, every = choosing_costs(tmp_path / "private")
+    assert every.runs == 3
     sigma = read_statement(runs / "a" / "privacy.json").noise_multiplier
     assert three.all_of_them == epsilon_pld(0.1, sigma, 2, 1e-5)
     assert three.by_selection == pytest.approx(epsilon_selected(0.1, sigma, 1, 1e-5, 2))
     assert every.all_of_them > eight.all_of_them and every.by_selection is None
     assert [cost.seeded for cost in (three, eight, every)] == [False, True, True]
+
+
+def test_runs_of_unlike_plans_have_no_selection(runs, tmp_path):
+    """The theorem is about one mechanism: the larger epsilon of the two would be too small."""
+    shutil.copytree(runs / "a", tmp_path / "a")
+    dpmix.fit(data="mnist5k", model="cnn-small", method="none", steps=2, epsilon=3,
+              expected_batch_size=400, learning_rate=0.1, output=str(tmp_path / "b"))  # fmt: skip
+    (both,) = choosing_costs(tmp_path)
+    assert both.runs == 2 and both.by_selection is None

@@ -1,5 +1,6 @@
 """`dpmix sweep`."""
 
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -231,6 +232,14 @@ def _print_costs(runs: Path, console: Console) -> None:
         selected = "" if cost.by_selection is None else shown_epsilon(cost.by_selection)
         table.add_row(one, str(cost.runs), shown_epsilon(cost.all_of_them), selected)
     console.print(table)
+    if math.isinf(costs[-1].all_of_them):
+        console.print("NOT PRIVATE: runs without privacy are among them; no epsilon covers these")
+    if (runs.parent / "best").is_dir():
+        console.print(
+            f"beside these, the best run of a private selection was published from here, in "
+            f"{runs.parent / 'best'}: its epsilon is not in these numbers, and adds to them",
+            soft_wrap=True,
+        )
     if any(cost.by_selection for cost in costs):
         console.print(
             "all looked at: what you have spent by this table. The best alone: had the others been "

@@ -23,11 +23,12 @@ class ChoosingCost:
     """Of the best of `runs` runs.
 
     Attributes:
-        epsilon: that each was trained for; None for runs of every epsilon.
+        epsilon: that each was trained for; None for runs of every epsilon, infinite included.
         delta: of all that follows.
         runs: how many there are, those included that were stopped.
         all_of_them: epsilon of all together, which whoever chose by looking at all has spent.
-        by_selection: of a private selection of as many on average; None where they differ.
+        by_selection: of a private selection of as many on average; None where their plans differ,
+            or what they had spent before.
         seeded: whether some have a seed, and so no fresh noise.
     """
 
@@ -40,23 +41,24 @@ class ChoosingCost:
 
 
 def choosing_costs(folder: Path) -> list[ChoosingCost]:
-    """The cost of choosing among all private runs that were ever made in a sweep's folder.
+    """The cost of choosing among all runs that were ever made in a sweep's folder `runs/`.
 
     By PLD, and of a private selection by Renyi DP. Runs on other data count too, which is an upper
-    bound, and so is to count a release that several runs had spent before with each of them.
+    bound, and so is to count a release that several runs had spent before with each of them. With
+    runs without privacy, all together have none. Nothing, where all are without.
 
     Raises:
         DpmixError: a run whose files can't be read.
     """
     found = [RunFolder(path.parent) for path in sorted(folder.glob("*/privacy.json"))]
-    told = [
-        (Config.load(run.config).privacy.epsilon, said)
-        for run in found
-        if (said := read_statement(run.privacy)).private
-    ]
-    epsilons = sorted({epsilon for epsilon, _ in told})
+    told = [(Config.load(run.config).privacy.epsilon, read_statement(run.privacy)) for run in found]
+    epsilons = sorted({epsilon for epsilon, said in told if said.private})
+    if not epsilons:
+        return []
     costs = [_cost(epsilon, [said for of, said in told if of == epsilon]) for epsilon in epsilons]
-    return costs if len(costs) < 2 else [*costs, _cost(None, [said for _, said in told])]
+    if len({epsilon for epsilon, _ in told}) > 1:
+        costs.append(_cost(None, [said for _, said in told]))
+    return costs
 
 
 def _cost(epsilon: float | None, told: list[Statement]) -> ChoosingCost:
@@ -65,17 +67,14 @@ def _cost(epsilon: float | None, told: list[Statement]) -> ChoosingCost:
         (said.sampling_rate, said.noise_multiplier, said.steps, tuple(said.spent_before))
         for said in told
     ]
+    alike = epsilon is not None and len(set(runs)) == 1
+    q, sigma, steps, spent = runs[0]
     return ChoosingCost(
         epsilon,
         delta,
         len(runs),
         epsilon_of_all(runs, delta),
-        None
-        if epsilon is None
-        else max(
-            epsilon_selected(q, sigma, steps, delta, len(runs), spent)
-            for q, sigma, steps, spent in set(runs)
-        ),
+        epsilon_selected(q, sigma, steps, delta, len(runs), spent) if alike else None,
         any(said.seeded for said in told),
     )
 
