@@ -10,6 +10,7 @@ from dpmix.experiments import selection_run
 from dpmix.experiments.cell_run import Outcome
 from dpmix.experiments.selection_run import candidates, select
 from dpmix.experiments.sweep_file import load_sweep
+from dpmix.training.run_folder import RunFolder
 
 SWEEP = """
 title: rates
@@ -32,12 +33,13 @@ def scored(monkeypatch, accuracy, sigma=1.0):
     })  # fmt: skip
 
 
-def workers(done, stop_after=None):
+def workers(done, stop_after=None, images=lambda root: "a b"):
     def work(runs):
         for cell, root in runs:
             if len(done) == stop_after:
                 raise KeyboardInterrupt
-            root.mkdir(exist_ok=True)
+            RunFolder(root).diagnostics.mkdir(parents=True, exist_ok=True)
+            RunFolder(root).data_hash.write_text(images(root))
             (root / "rate").write_text(str(cell.settings["learning_rate"]))
             done.append(root)
             yield Outcome(cell)
@@ -199,6 +201,15 @@ def test_a_run_that_fails_ends_the_selection_and_publishes_nothing(tmp_path):
 
     with pytest.raises(DpmixError, match="a run of the selection failed: no space"):
         select(among(tmp_path), 5.0, tmp_path / "out", failing, silent)
+    assert not (tmp_path / "out" / "best").exists()
+
+
+def test_runs_on_several_sets_of_images_publish_nothing(tmp_path, monkeypatch):
+    scored(monkeypatch, lambda cell, root: 0.5)
+    monkeypatch.setattr(selection_run, "number_of_runs", lambda *_: 3)
+    work = workers([], images=lambda root: root.name)
+    with pytest.raises(DpmixError, match="the images changed between the runs of the selection"):
+        select(among(tmp_path), 5.0, tmp_path / "out", work, silent)
     assert not (tmp_path / "out" / "best").exists()
 
 

@@ -23,6 +23,7 @@ from dpmix.experiments.sweep_file import Cell, Sweep
 from dpmix.experiments.workers import Runs
 from dpmix.privacy.private_selection import check_expected_runs, number_of_runs
 from dpmix.training.json_text import to_json
+from dpmix.training.run_folder import RunFolder
 
 NOTICE = (
     "PRIVATE. These are runs of a private selection. Its guarantee covers the best of them alone,\n"
@@ -111,6 +112,11 @@ def select(
     rows = [row_of(cell, root) for cell, root in runs]
     if len({tuple(row[name] for name in _PLAN) for row in rows}) > 1:
         raise DpmixError("the runs of the selection differ in their plan: nothing can be published")
+    if len({RunFolder(root).data_hash.read_text(encoding="utf-8") for _, root in runs}) > 1:
+        raise DpmixError(
+            "the images changed between the runs of the selection, whose guarantee is about one "
+            "set of images: nothing can be published; begin anew with another --output"
+        )
     scores = [(row["accuracy"], tie) for row, (_, tie) in zip(rows, drawn, strict=True)]
     # From here on no other run is ever published, whatever stops this.
     chosen = runs[scores.index(max(scores))][1]

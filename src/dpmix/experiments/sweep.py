@@ -1,6 +1,5 @@
 """Run a sweep: every run once, whatever stopped the sweep before; then one CSV of all results."""
 
-import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,11 +10,11 @@ from filelock import FileLock, Timeout
 
 from dpmix.errors import DpmixError
 from dpmix.experiments.cell_run import Outcome
+from dpmix.experiments.changed_between import tell_of_changes
 from dpmix.experiments.results import Row, row_of, write_results
 from dpmix.experiments.sweep_file import Cell
 from dpmix.experiments.workers import Runs
 from dpmix.resume import is_complete
-from dpmix.training.run_folder import RunFolder
 
 RUNS = "runs"
 Workers = Callable[[Runs], Iterator[Outcome]]
@@ -64,23 +63,8 @@ def run_cells(
         else:
             failed.append(outcome)
         report(so_far(), outcome)
-    _tell_of_other_images(cells, roots)
+    tell_of_changes(cells, roots)
     return failed
-
-
-def _tell_of_other_images(cells: tuple[Cell, ...], roots: dict[str, Path]) -> None:
-    """Runs of the same data settings are to be compared only where the images were the same."""
-    hashes: dict[str, set[str]] = defaultdict(set)
-    for cell in cells:
-        path = RunFolder(roots[cell.name]).data_hash
-        if path.is_file():
-            hashes[cell.config.data.model_dump_json()].add(path.read_text(encoding="utf-8"))
-    if any(len(found) > 1 for found in hashes.values()):
-        warnings.warn(
-            "the images changed between runs of this sweep, which are not to be compared; give "
-            "another --output to run all of them on the images of now",
-            stacklevel=1,
-        )
 
 
 def in_turns(cells: list[Cell]) -> list[Cell]:
