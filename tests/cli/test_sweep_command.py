@@ -93,11 +93,13 @@ def test_settings_are_chosen_on_images_held_out_and_then_tested(dpmix, file, tmp
 def test_runs_that_fail_are_told_and_the_others_kept(dpmix, tmp_path):
     path = tmp_path / "bad.yaml"
     (tmp_path / "no.npz").write_bytes(b"-")
-    path.write_text(SWEEP.replace("none: {method: none}", f"none: {{data: {tmp_path}/no.npz}}"))
+    bad = f"none: {{data: {tmp_path}/no.npz}}\n  huge: {{learning_rate: 1.0e+39}}"
+    path.write_text(SWEEP.replace("none: {method: none}", bad))
     folder = tmp_path / "out"
     status, out, _ = dpmix("sweep", path, "--output", folder, "--jobs", 1)
     assert status == 1
     assert "failed: none" in out and "no.npz" in out
+    assert "failed: huge" in out and "RuntimeError: " in out  # a library's error, not ours
     assert set(pd.read_csv(folder / "results.csv")["row"]) == {"self-aug"}
 
 

@@ -156,3 +156,19 @@ def test_csv_has_a_line_an_entry(results):
 def test_an_unknown_format_is_told(results):
     with pytest.raises(DpmixError, match="unknown format 'html'"):
         table_text(show(results)[0], "html")
+
+
+@pytest.mark.parametrize("name", ["method", "steps", "sampling_rate"])
+def test_settings_that_have_a_column_of_their_own_are_never_averaged_over(tmp_path, name):
+    made = rows(BASE) + rows(BETTER, row="b") + rows(SAME, row="b")
+    frame = pd.DataFrame(made).assign(**{name: [1] * 8 + [2] * 4})
+    frame.to_csv(tmp_path / "results.csv", index=False)
+    assert swept(frame) == [name]
+    (table,) = show(tmp_path / "results.csv")
+    assert list(table.rows) == [f"a, {name} 1", f"b, {name} 1", f"b, {name} 2"]
+    assert {entry.runs for (entry,) in table.rows.values()} == {4}
+
+
+def test_what_differs_with_the_row_alone_is_not_said_again():
+    frame = pd.DataFrame(rows(BASE) + rows(BETTER, row="b")).assign(method=["x"] * 4 + ["y"] * 4)
+    assert swept(frame) == []

@@ -9,7 +9,7 @@ import torch
 
 from dpmix.assembly import assemble
 from dpmix.config import Config
-from dpmix.errors import DpmixError
+from dpmix.errors import DpmixError, one_line
 from dpmix.experiments.sweep_file import Cell
 from dpmix.fit import fit, run
 from dpmix.resume import is_complete
@@ -49,6 +49,8 @@ def run_cell(cell: Cell, root: Path, threads: int | None, device: str | None) ->
             _finish(cell, root, device)
         except DpmixError as error:
             return Outcome(cell, str(error))
+        except Exception as error:  # of a library: the other runs are to be made all the same
+            return Outcome(cell, f"{type(error).__name__}: {one_line(error)}")
     said = tuple(str(one.message) for one in told if one.category is UserWarning)
     return Outcome(cell, warnings=said)
 

@@ -38,12 +38,12 @@ def row_of(cell: Cell, root: Path) -> Row:
     views = run.config.view_spec(flip=False)
     return {
         "row": cell.row,
-        "data": run.data_name,
         "model": measured.model,
         "method": said.method,
         "epsilon": cell.config.privacy.epsilon,
         "seed": cell.config.run.seed,
         **cell.swept,
+        "data": run.data_name,
         "accuracy": measured.accuracy,
         "worst_class_accuracy": measured.worst_class.accuracy,
         "calibration_error": measured.calibration_error,

@@ -12,7 +12,7 @@ from pathlib import Path
 from scipy.stats import false_discovery_control, ttest_rel
 
 from dpmix.errors import DpmixError, nearest
-from dpmix.experiments.results import FACTS, results_path
+from dpmix.experiments.results import FACTS, VIEWS, results_path
 from dpmix.extras import to_install
 
 try:
@@ -23,6 +23,8 @@ except ImportError:
 # Beside what the sweep varies: who ran, and what it came to.
 _GIVEN = ("data", "model")
 _FIRST_FACT = FACTS[0]
+# What a grid may vary that has a column of its own in every CSV.
+_ALSO_SWEPT = ("method", "steps", "sampling_rate", *VIEWS)
 
 
 @dataclass(frozen=True)
@@ -86,11 +88,19 @@ def read_results(source: Path) -> pd.DataFrame:
 
 
 def swept(frame: pd.DataFrame) -> list[str]:
-    """The settings that the grid varied: the columns between the identity and the facts."""
+    """The settings that the grid varied: epsilon, and the columns between identity and facts.
+
+    And those of `_ALSO_SWEPT` in which runs differ that are else alike but for their seeds.
+    """
     names = list(frame.columns)
     grid = names[names.index("seed") + 1 : names.index(_FIRST_FACT)]
     varying = ["epsilon"] if frame["epsilon"].nunique() > 1 else []
-    return varying + [name for name in grid if frame[name].nunique(dropna=False) > 1]
+    varying += [name for name in grid if frame[name].nunique(dropna=False) > 1]
+    for name in _ALSO_SWEPT:
+        alike = frame.groupby(["row", *_GIVEN, *varying], dropna=False)
+        if name in frame and name not in varying and alike[name].nunique(dropna=False).max() > 1:
+            varying.append(name)
+    return varying
 
 
 def tables(
