@@ -20,7 +20,12 @@ class DpmixError(ValueError):
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(_CONTROLS.sub(lambda found: ascii(found.group())[1:-1], message))
+        super().__init__(without_controls(message))
+
+
+def without_controls(message: str) -> str:
+    """What a terminal would obey, spelt out."""
+    return _CONTROLS.sub(lambda found: ascii(found.group())[1:-1], message)
 
 
 def one_line(error: BaseException, limit: int = 200) -> str:

@@ -233,6 +233,7 @@ MISTAKES = [
     (["train", "--epsilonn", "3"], "No such option: --epsilonn (Possible options: --epsilon)"),
     (["train", "--epsilon", "three"], "Invalid value for '--epsilon'"),
     (["predict"], "Missing argument"),
+    (["train", "--data", r"no/a:x:b/\[/c]/d"], r"no file or folder 'no/a:x:b/\[/c]/d'"),
     (["evaluate", "nowhere"], "is no run folder"),
     (["predict", "nowhere", "x.png"], "is no run folder"),
     (["predict", "nowhere", "x.png", "--output", "p.txt"], "ending in .csv or .json"),

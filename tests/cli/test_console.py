@@ -1,5 +1,7 @@
 """Lines that a command prints."""
 
+import pytest
+
 from dpmix.cli.console import stdout
 
 
@@ -15,3 +17,16 @@ def test_lines_are_folded_on_a_terminal(capsys, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     stdout().print("word " * 20)
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 40
+
+
+def test_text_is_printed_as_it_is(capsys):
+    stdout().print("scans :x: [bold]")
+    assert capsys.readouterr().out == "scans :x: [bold]\n"
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_terminal_obeys_no_files_name(dpmix, image_root):
+    (image_root / "train" / "\x1b]0;title\x07 [red]:x:.png").write_bytes(b"-")
+    _, _, err = dpmix("train", "--data", image_root, "--model", "cnn-small", "--dry-run")
+    assert "\x1b" not in err and "\x07" not in err
+    assert r"such as '\x1b]0;title\x07 [red]:x:.png'" in err

@@ -8,6 +8,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from dpmix.cli.audit import audit
 from dpmix.cli.calibrate import calibrate
@@ -24,7 +25,7 @@ from dpmix.cli.synthesize import synthesize
 from dpmix.cli.table import table
 from dpmix.cli.train import train
 from dpmix.cli.verify import verify
-from dpmix.errors import DpmixError
+from dpmix.errors import DpmixError, without_controls
 from dpmix.training.ranks import first_to_speak
 
 USER_ERROR = 2
@@ -95,17 +96,17 @@ def main() -> None:
 
 def _refuse(console: Console, message: str) -> NoReturn:
     if first_to_speak():
-        console.print(f"[bold red]error:[/] {_plain(message)}")
+        _say(console, "error", "bold red", message)
     sys.exit(USER_ERROR)
 
 
-def _plain(message: object) -> str:
-    """The message with its brackets escaped: rich would read them as markup."""
-    return str(message).replace("[", "\\[")
+def _say(console: Console, what: str, style: str, message: str) -> None:
+    # As text: rich would read brackets and colons in a name as markup.
+    console.print(Text.assemble((f"{what}:", style), " ", without_controls(message)))
 
 
 def _warn(console: Console) -> Callable[..., None]:
     def show(message: Warning | str, *_: Any, **__: Any) -> None:
-        console.print(f"[bold yellow]warning:[/] {_plain(message)}")
+        _say(console, "warning", "bold yellow", str(message))
 
     return show

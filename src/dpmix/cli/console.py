@@ -10,7 +10,7 @@ def stdout(quiet: bool = False) -> Console:
 
     Lines are folded on a terminal alone: in a file or a pipe a path is to stay in one piece.
     """
-    console = Console(markup=False, highlight=False, quiet=quiet)
+    console = Console(markup=False, emoji=False, highlight=False, quiet=quiet)
     if not console.is_terminal:
         console.width = NEVER_FOLDED
     return console

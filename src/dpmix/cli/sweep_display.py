@@ -10,6 +10,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from dpmix.errors import without_controls
 from dpmix.experiments.cell_run import Outcome
 from dpmix.experiments.results import Row
 
@@ -29,7 +30,7 @@ class SweepDisplay:
         self.rows = rows
         for warning in outcome.warnings if outcome else ():
             if warning not in self._told:
-                self._console.print(f"warning: {warning}")
+                self._console.print(f"warning: {without_controls(warning)}")
                 self._told.add(warning)
         self._live.update(_table(rows, self._total))
 
