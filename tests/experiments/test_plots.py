@@ -75,3 +75,13 @@ def test_views_that_do_not_tell_rows_apart_and_unknown_names_are_refused(frame, 
     for unknown in ("k_dif", "mixed_views"):  # of results without that column
         with pytest.raises(DpmixError, match=f"unknown name '{unknown}'"):
             draw_against(frame, tmp_path / "p.png", x=unknown, fact="accuracy")
+
+
+def test_any_name_of_a_row_is_drawn(frame, tmp_path, drawn):
+    named = frame.assign(row=frame["row"].replace({"K_DIFF 0": "_base", "K_DIFF 2": "a$b_{c$"}))
+    draw_curves(named, tmp_path / "p.png")
+    (legend,) = drawn[0].legends
+    assert [text.get_text().strip() for text in legend.get_texts()] == [
+        "_base", "a$b_{c$", "K_DIFF 8",
+    ]  # fmt: skip
+    drawn[0].draw_without_rendering()

@@ -29,7 +29,8 @@ _MARKERS = "osD^vPX"
 # Of a second and third round of the colours.
 _DASHES, _HATCHES = ("-", "--", ":"), ("", "//", "..")
 _STYLE: Any = {"axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "dpmix",
-          "axes.grid": True, "grid.color": "#e6e6e6", "axes.axisbelow": True}  # fmt: skip
+          "axes.grid": True, "grid.color": "#e6e6e6", "axes.axisbelow": True,
+          "text.parse_math": False}  # fmt: skip
 _MANY_CLASSES = 20
 _LEAST_RANGE = 2.0
 
@@ -137,7 +138,9 @@ def _one_line(frame: "pd.DataFrame", x: str) -> "pd.DataFrame":
 def _groups(part: "pd.DataFrame", names: list[str]) -> Iterator[tuple[str, "pd.DataFrame"]]:
     """Runs that are alike but for their seeds, and what to call them."""
     for values, line in part.groupby(names, sort=False, dropna=False):
-        yield label(dict(zip(names, values, strict=True)), names[1:]), line
+        name = label(dict(zip(names, values, strict=True)), names[1:])
+        # A legend leaves out what begins with an underscore.
+        yield f" {name}" if name.startswith("_") else name, line
 
 
 def _names_at_one_epsilon(frame: "pd.DataFrame") -> list[str]:

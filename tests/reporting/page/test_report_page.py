@@ -67,6 +67,8 @@ def test_classes_whose_names_begin_alike_are_told_apart_in_the_matrix():
     )
     for name in names:
         assert matrix.count(f">{name}<") == 2  # its row and its column
+    alike = ("adenocarcinoma of the left lung", "adenocarcinoma of the right lung")
+    assert ">adenocarcin…e right lung<" in report_page(facts(alike))
 
 
 def test_it_shows_what_was_measured_and_that_it_is_not_protected():
