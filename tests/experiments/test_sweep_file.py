@@ -100,6 +100,15 @@ def test_every_row_tries_the_same_values_on_images_held_out(tmp_path):
     assert {cell.config.data.validation_fraction for cell in sweep.cells} == {None}
 
 
+def test_data_sets_of_one_name_are_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for place in ("here", "there"):
+        (tmp_path / place / "scans").mkdir(parents=True)
+    text = "title: t\ngrid: {data: [here/scans, there/scans]}"
+    with pytest.raises(DpmixError, match="'here/scans' and 'there/scans' have the same name"):
+        load_sweep(written(tmp_path, text))
+
+
 def test_what_is_tuned_is_not_in_the_grid(tmp_path):
     text = TUNED.replace("epsilon: [1, 8]", "learning_rate: [1]")
     with pytest.raises(DpmixError, match="learning_rate is tuned and in the grid"):

@@ -184,6 +184,7 @@ def load_sweep(path: Path, scale: str | None = None, settings: Settings | None =
     tries = tuple(_cells(path, part.as_tries(part.tune))) if part.tune else ()
     for cell in (*tries, *cells):
         _refuse_mistakes(cell)
+    _refuse_namesakes(path, cells)
     return Sweep(file.title, cells, tries, part.tuned)
 
 
@@ -194,6 +195,19 @@ def _refuse_mistakes(cell: Cell) -> None:
     check_pool_settings(config.views)
     refuse_if_missing(config.data.data)
     refuse_unfit_epsilon(config.privacy.epsilon)
+
+
+def _refuse_namesakes(path: Path, cells: tuple[Cell, ...]) -> None:
+    """Results tell data sets apart by their names alone: a path can name a study or a person."""
+    of_name: dict[str, str] = {}
+    for cell in cells:
+        data = cell.config.data.data
+        other = of_name.setdefault(Path(data).name, data)
+        if other != data:
+            raise DpmixError(
+                f"sweep '{path}': data '{other}' and '{data}' have the same name, by which the "
+                "results would tell them apart; rename either"
+            )
 
 
 def _read(path: Path) -> _File:
