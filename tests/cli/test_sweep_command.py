@@ -190,6 +190,8 @@ def test_a_private_selection_leaves_one_run_and_no_trace_of_the_others(
     status, _, err = dpmix(*given)
     assert status == 2 and "is complete, and its best run was moved" in err
     assert "which the selection's epsilon does not count" in err
+    out = dpmix(*given[:4], "--jobs", 1)[1]
+    assert f"'{folder / 'best'}' was published by a private selection" in out
 
 
 def test_a_folder_that_is_in_use_or_no_folder_is_told(dpmix, file, tmp_path):

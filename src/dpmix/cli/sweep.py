@@ -219,6 +219,12 @@ def _said(settings: Settings) -> str:
 
 def _print_costs(runs: Path, console: Console) -> None:
     """What it costs to choose among the runs, or to look at them all."""
+    best = runs.parent / "best"
+    if best.is_dir():
+        console.print(
+            f"'{best}' was published by a private selection, whose epsilon adds to that of these",
+            soft_wrap=True,
+        )
     costs = [cost for cost in choosing_costs(runs) if cost.runs > 1]
     if not costs:
         return
@@ -234,12 +240,6 @@ def _print_costs(runs: Path, console: Console) -> None:
     console.print(table)
     if math.isinf(costs[-1].all_of_them):
         console.print("NOT PRIVATE: runs without privacy are among them; no epsilon covers these")
-    if (runs.parent / "best").is_dir():
-        console.print(
-            f"beside these, the best run of a private selection was published from here, in "
-            f"{runs.parent / 'best'}: its epsilon is not in these numbers, and adds to them",
-            soft_wrap=True,
-        )
     if any(cost.by_selection for cost in costs):
         console.print(
             "all looked at: what you have spent by this table. The best alone: had the others been "
