@@ -137,6 +137,11 @@ def test_it_takes_two_steps_on_a_miniature(dpmix, towers, names):
     ("name", "said"),
     [
         ("scratch-cifar10-self-aug", ["wrn-16-4, 2,7", "65536 forward and backward", "q 0.08192"]),
+        pytest.param(
+            "scratch-cifar10-mix-self",
+            ["wrn-16-4, 2,7", "139264 forward and backward", "q 0.08192"],
+            marks=pytest.mark.slow,
+        ),
         ("vit-b-16-cifar10-mix-diff", ["head: 5,130 of", "1,800,000 views", "36000 forward"]),
     ],
 )

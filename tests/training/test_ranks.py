@@ -176,14 +176,14 @@ def test_a_process_that_ends_and_is_told_to_still_says_why(monkeypatch):
         signal.signal(signal.SIGTERM, before)
 
 
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [0, 2])
 def test_a_process_that_is_killed_ends_all_with_one_message_and_the_run_goes_on(
     victim, command, tmp_path
 ):
     if victim:  # a head, whose features each process embeds for its own examples
         place = command.index("--model")
         command[place : place + 2] = ["--backbone", "random-conv", "--backbone-size", "12"]
-    process = torchrun(2, *command)
+    process = torchrun(3, *command)
     deadline = time.monotonic() + 60
     while not (tmp_path / "run" / "model.safetensors").exists():
         assert time.monotonic() < deadline and process.poll() is None, process.communicate()
@@ -193,7 +193,7 @@ def test_a_process_that_is_killed_ends_all_with_one_message_and_the_run_goes_on(
     assert process.returncode != 0
     assert errors.count("error: another process of this run ended, so all do") == 1, errors
     checkpoint = newest_checkpoint(tmp_path / "run" / "checkpoints")
-    assert checkpoint.step >= 50 and checkpoint.ranks == 2
+    assert checkpoint.step >= 50 and checkpoint.ranks == 3
     result = dpmix.fit(resume=tmp_path / "run")
     said = json.loads((result.folder / "privacy.json").read_text())
     assert said["complete"] and said["resumed_at"] == [checkpoint.step]
