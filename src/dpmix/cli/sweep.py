@@ -18,7 +18,7 @@ from dpmix.cli.sweep_display import live_results
 from dpmix.errors import DpmixError
 from dpmix.experiments.cell_run import Outcome
 from dpmix.experiments.choosing_cost import choosing_costs
-from dpmix.experiments.results import FACTS, RESULTS, Row
+from dpmix.experiments.results import BEST, FACTS, RESULTS, Row
 from dpmix.experiments.selection_run import HIDDEN, candidates, select
 from dpmix.experiments.sweep import RUNS, making, run_cells
 from dpmix.experiments.sweep_file import SEED, Cell, Settings, Sweep, load_sweep
@@ -219,7 +219,7 @@ def _said(settings: Settings) -> str:
 
 def _print_costs(runs: Path, console: Console) -> None:
     """What it costs to choose among the runs, or to look at them all."""
-    best = runs.parent / "best"
+    best = runs.parent / BEST
     if best.is_dir():
         console.print(
             f"'{best}' was published by a private selection, whose epsilon adds to that of these",

@@ -18,6 +18,8 @@ FACTS = ("accuracy", "worst_class_accuracy", "calibration_error")
 VIEWS = ("base_views", "mixed_views", "public_views")
 """How many views of an example there were, of each kind."""
 RESULTS = "results.csv"
+BEST = "best"
+"""Folder of the run that a private selection published."""
 # Beside these and FACTS stands every setting that the sweep varies.
 _IDENTITY = ("row", "data", "model", "method", "epsilon", "seed")
 _REST = (
@@ -43,7 +45,7 @@ def row_of(cell: Cell, root: Path) -> Row:
         "epsilon": cell.config.privacy.epsilon,
         "seed": cell.config.run.seed,
         **cell.swept,
-        "data": run.data_name,
+        "data": run.data_name,  # after what was swept, which can be whole paths
         "accuracy": measured.accuracy,
         "worst_class_accuracy": measured.worst_class.accuracy,
         "calibration_error": measured.calibration_error,
@@ -86,10 +88,10 @@ def results_path(source: Path) -> Path:
         DpmixError: neither.
     """
     path = source / RESULTS if source.is_dir() else source
-    if (source / "best").is_dir() and not path.exists():
+    if (source / BEST).is_dir() and not path.exists():
         raise DpmixError(
             f"'{source}' is of a private selection, which publishes its best run alone; see "
-            f"'{source / 'best'}'"
+            f"'{source / BEST}'"
         )
     if not path.is_file():
         raise DpmixError(f"no results at '{path}'; give the folder of a `dpmix sweep`, or its CSV")

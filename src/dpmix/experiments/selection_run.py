@@ -18,7 +18,7 @@ from typing import Any
 from dpmix.atomic_files import write_text
 from dpmix.errors import DpmixError
 from dpmix.experiments.cell_run import Outcome
-from dpmix.experiments.results import row_of
+from dpmix.experiments.results import BEST, row_of
 from dpmix.experiments.sweep_file import Cell, Sweep
 from dpmix.experiments.workers import Runs
 from dpmix.privacy.private_selection import check_expected_runs, number_of_runs
@@ -90,7 +90,7 @@ def select(
     Raises:
         DpmixError: the folder has a best run, another selection was begun in it, or a run failed.
     """
-    best, hidden = folder / "best", folder / HIDDEN
+    best, hidden = folder / BEST, folder / HIDDEN
     if best.exists() or (hidden / _CHOSEN).exists():
         chosen = _chosen(hidden)
         if not best.exists() and chosen is not None:

@@ -97,8 +97,10 @@ def swept(frame: pd.DataFrame) -> list[str]:
     varying = ["epsilon"] if frame["epsilon"].nunique() > 1 else []
     varying += [name for name in grid if frame[name].nunique(dropna=False) > 1]
     for name in _ALSO_SWEPT:
+        if name in varying or name not in frame:
+            continue
         alike = frame.groupby(["row", *_GIVEN, *varying], dropna=False)
-        if name in frame and name not in varying and alike[name].nunique(dropna=False).max() > 1:
+        if alike[name].nunique(dropna=False).max() > 1:
             varying.append(name)
     return varying
 

@@ -35,7 +35,7 @@ from dpmix.training.loss import soft_cross_entropy
 from dpmix.training.ranks import ALONE, Ranks
 from dpmix.training.released_gradients import mark_released, refuse_other_gradients
 from dpmix.training.step_diagnostics import StepDiagnostics
-from dpmix.training.wiring import check_wiring
+from dpmix.training.trainer_checks import refuse_unfit_parts
 from dpmix.views.microbatch import random_matching
 from dpmix.views.view_set import ViewSet
 from dpmix.views.view_source import ViewSource
@@ -98,7 +98,7 @@ class PrivateTrainer:
         views.check_data(data)
         check_private(model, views.view_shape(data.image_shape))
         self._ranks = ranks
-        check_wiring(plan, views.spec, optimizer, self.parameters, ranks)
+        refuse_unfit_parts(plan, views.spec, optimizer, self.parameters, ranks)
         ranks.refuse_unless_equal("plan", plan)
         ranks.refuse_unless_equal("views", views.spec)
         self._frozen = frozen_modules(model)

@@ -9,7 +9,7 @@ from dpmix.training.ranks import Ranks
 from dpmix.views.spec import ViewSpec
 
 
-def check_wiring(
+def refuse_unfit_parts(
     plan: PrivacyPlan,
     spec: ViewSpec,
     optimizer: Optimizer,
