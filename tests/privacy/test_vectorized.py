@@ -6,7 +6,7 @@ from torch import nn
 
 from dpmix.errors import DpmixError
 from dpmix.privacy import vectorized
-from dpmix.privacy.clipping import clipped_gradient_sum
+from dpmix.privacy.clipping import clipped_gradient_sum, sum_by
 from dpmix.training.loss import soft_cross_entropy
 
 
@@ -72,7 +72,5 @@ def test_examples_are_taken_in_chunks_that_bound_what_is_held(
 
     images, labels = torch.ones(5, views, 1, 2, 2), torch.full((5, views, 2), 0.5)
     monkeypatch.setattr(vectorized, bound, at_once)
-    clipped_gradient_sum(
-        Watched(4, 2), soft_cross_entropy, images, labels, 1.0, engine="vectorized"
-    )
+    sum_by("vectorized", Watched(4, 2), soft_cross_entropy, images, labels, 1.0)
     assert len(seen) == passes

@@ -77,14 +77,30 @@ class ClippedAccumulator:
         parts = self._sum.split(self._sizes)
         return [part.view(shape) for part, shape in zip(parts, self._shapes, strict=True)]
 
-    def add(self, gradients: list[Float[Tensor, "G ..."]]) -> Float[Tensor, " G"]:
-        """Clip each of the G rows over all tensors together and add them; return their norms."""
-        flat = [gradient.reshape(len(gradient), -1) for gradient in gradients]
-        return torch.cat(
-            [self._add(list(rows)) for rows in zip(*(g.split(_ROWS) for g in flat), strict=True)]
-        )
+    def add(
+        self, gradients: list[Float[Tensor, "R ..."]], count: int | None = None
+    ) -> Float[Tensor, " G"]:
+        """Clip rows over all tensors together and add them.
 
-    def _add(self, rows: list[Float[Tensor, "R ..."]]) -> Float[Tensor, " R"]:
+        Args:
+            gradients: R rows in each tensor. With the same R in every call, how a row is rounded
+                does not depend on how many of them count.
+            count: G, the rows that count, which come first; None: all.
+
+        Returns:
+            The norms of the G rows.
+        """
+        left = len(gradients[0]) if count is None else count
+        flat = [gradient.reshape(len(gradient), -1) for gradient in gradients]
+        norms = []
+        for rows in zip(*(g.split(_ROWS) for g in flat), strict=True):
+            if left <= 0:
+                break
+            norms.append(self._add(list(rows), left)[:left])
+            left -= len(rows[0])
+        return torch.cat(norms)
+
+    def _add(self, rows: list[Float[Tensor, "R ..."]], count: int) -> Float[Tensor, " R"]:
         blocks = self._blocks(len(rows[0]))
         squares = []
         for block in blocks:
@@ -92,6 +108,7 @@ class ClippedAccumulator:
             squares.append(_squared_norms(wide))
         norms: Tensor = torch.stack(squares).sum(dim=0).sqrt()
         roots = clip_root(norms, self._max_grad_norm)
+        roots[count:] = 0.0
         # Asking a GPU would make it wait.
         whole = norms.device.type == "cpu" and bool(roots.all())
         for block in blocks:

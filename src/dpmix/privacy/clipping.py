@@ -7,6 +7,7 @@ contributes zero. `tests/properties/test_sensitivity.py` checks it.
 """
 
 import logging
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -97,38 +98,88 @@ def clipped_gradient_sum(
         views: groups of views; one group, one clipped gradient.
         labels: soft labels.
         max_grad_norm: C; infinite leaves gradients unclipped.
-        engine: `examplewise`, `vectorized`, `linear` or `auto` (by the rule of `choose_engine`;
-            the reason goes to the log).
+        engine: `examplewise`, `vectorized`, `linear` or `auto` (by the rule of `choose_engine`).
+            `examplewise` takes the place of one that would let units move each other.
         view_chunk: at most so many views per forward pass (`examplewise`); exact, less memory.
-        example_chunk: at most so many groups at a time (`vectorized` and `linear`).
+        example_chunk: groups that are computed at a time (`vectorized` and `linear`).
 
     Raises:
         DpmixError: unknown engine, shapes that do not fit, a loss that is not one per view, a model
             that the engine asked for by name cannot run.
     """
+    _check(model, views, labels, max_grad_norm, engine)
+    used, reason = engine_that_runs(engine, model, loss, views, labels, example_chunk)
+    logger.debug("engine %s: %s", used, reason)
+    if engine not in ("auto", used):
+        warnings.warn(f"engine {reason}; engine {used} computes the same sum", stacklevel=2)
+    return sum_by(used, model, loss, views, labels, max_grad_norm, view_chunk, example_chunk)
+
+
+def sum_by(
+    engine: Engine,
+    model: nn.Module,
+    loss: Loss,
+    views: Float[Tensor, "G K *view"],
+    labels: Float[Tensor, "G K L"],
+    max_grad_norm: float,
+    view_chunk: int | None = None,
+    example_chunk: int | None = None,
+) -> ClippedSum:
+    """As `clipped_gradient_sum`, by an engine that `engine_that_runs` named, or on public views."""
     # The engines import this module's types, hence the late import.
     from dpmix.privacy.examplewise import examplewise_sum
-    from dpmix.privacy.linear import linear_sum
-    from dpmix.privacy.vectorized import vectorized_sum
+    from dpmix.privacy.linear import linear_sum, linear_units
+    from dpmix.privacy.vectorized import vectorized_sum, vectorized_units
 
-    _check(model, views, labels, max_grad_norm, engine)
-    # A routine may be chosen by a tensor's layout, which must not depend on how many groups there
-    # are: `expand` makes rows that lie on one another, and copies of one row do not.
-    views, labels = views.contiguous(), labels.contiguous()
-    if engine == "auto":
-        engine, reason = choose_engine(model, views.shape[1])
-        logger.debug("engine %s: %s", engine, reason)
-        if engine == "vectorized":
-            try:
-                return vectorized_sum(model, loss, views, labels, max_grad_norm, example_chunk)
-            except CannotRunError as error:
-                logger.debug("engine examplewise: %s", error)
-                engine = "examplewise"
     if engine == "linear":
-        return linear_sum(model, loss, views, labels, max_grad_norm, example_chunk)
+        units = example_chunk or linear_units(model, views)
+        return linear_sum(model, loss, views, labels, max_grad_norm, units)
     if engine == "vectorized":
-        return vectorized_sum(model, loss, views, labels, max_grad_norm, example_chunk)
+        units = example_chunk or vectorized_units(model, views)
+        return vectorized_sum(model, loss, views, labels, max_grad_norm, units)
     return examplewise_sum(model, loss, views, labels, max_grad_norm, view_chunk)
+
+
+def engine_that_runs(
+    engine: Engine,
+    model: nn.Module,
+    loss: Loss,
+    views: Float[Tensor, "G K *view"],
+    labels: Float[Tensor, "G K L"],
+    example_chunk: int | None = None,
+) -> tuple[Engine, str]:
+    """The engine that computes the sum, and why: `examplewise` where the one asked for must not.
+
+    Several units at once are computed only by an engine that a probe has seen to compute each as if
+    it were alone (`privacy/place_probe.py`). Arguments are as in `clipped_gradient_sum`; of views
+    and labels no value is read.
+
+    Raises:
+        DpmixError: the engine was asked for by name and cannot run the model.
+    """
+    from dpmix.privacy.linear import linear_numbers, linear_units
+    from dpmix.privacy.place_probe import why_not_apart
+    from dpmix.privacy.vectorized import vectorized_numbers, vectorized_units
+
+    chosen, reason = (
+        choose_engine(model, views.shape[1]) if engine == "auto" else (engine, "as asked for")
+    )
+    if chosen == "examplewise":
+        return chosen, reason
+    try:
+        if chosen == "linear":
+            units = example_chunk or linear_units(model, views)
+            refusal = why_not_apart(linear_numbers, model, loss, views, labels, units)
+        else:
+            units = example_chunk or vectorized_units(model, views)
+            refusal = why_not_apart(vectorized_numbers, model, loss, views, labels, units)
+    except CannotRunError as error:
+        if engine != "auto":
+            raise CannotRunError(f"engine {error}; use engine 'examplewise'") from error
+        return "examplewise", str(error)
+    if not refusal:
+        return chosen, reason
+    return "examplewise", f"{chosen} is not used: {refusal}"
 
 
 def choose_engine(model: nn.Module, views: int) -> tuple[Engine, str]:

@@ -1,8 +1,13 @@
-"""Engine `examplewise`: an example is a batch.
+"""Engine `examplewise`: a unit is a batch.
 
-The K views of one example fill the hardware, so a per-example gradient is one ordinary forward and
+The K views of one unit fill the hardware, so a per-unit gradient is one ordinary forward and
 backward over them. No hooks and no list of layers: exact for any `nn.Module`, at the memory of a
-K-image batch. Nothing crosses from one example to the next, dropout's coins included.
+K-image batch.
+
+Guarantee: a unit's gradient is the same to the bit, whatever other units there are. Each unit is
+copied to one buffer and computed there by itself, so that even the addresses are the same
+(`tests/properties/test_unit_isolation.py`). Dropout draws from one stream in the order of the
+units.
 """
 
 import torch
@@ -12,6 +17,7 @@ from torch import Tensor, nn
 from dpmix.errors import DpmixError
 from dpmix.privacy.clipped_accumulator import ClippedAccumulator
 from dpmix.privacy.clipping import ClippedSum, Loss, gradient_dtype, trainable
+from dpmix.privacy.unit_buffer import portions
 
 
 def examplewise_sum(
@@ -26,10 +32,8 @@ def examplewise_sum(
     parameters = list(trainable(model).values())
     total = ClippedAccumulator(parameters, max_grad_norm)
     norms, losses = [views.new_zeros(0)], [views.new_zeros(0)]
-    for group_views, group_labels in zip(views, labels, strict=True):
-        mean_loss, gradient = mean_gradient(
-            model, loss, group_views, group_labels, parameters, view_chunk
-        )
+    for unit, target, _ in portions(views, labels, 1):
+        mean_loss, gradient = mean_gradient(model, loss, unit[0], target[0], parameters, view_chunk)
         norms.append(total.add([part[None] for part in gradient]))
         losses.append(mean_loss[None])
     return ClippedSum(total.total, torch.cat(norms), torch.cat(losses), engine="examplewise")

@@ -6,6 +6,8 @@ of `choose_engine` instead.
 """
 
 import logging
+import math
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,11 +17,11 @@ from torch import nn
 
 from dpmix.models.activation_memory import activation_bytes
 from dpmix.models.preserved import preserved
-from dpmix.privacy.clipping import CannotRunError, Engine, Loss, choose_engine, trainable
+from dpmix.privacy.clipping import CannotRunError, Engine, Loss, engine_that_runs, trainable
 from dpmix.privacy.compiled import compiled_way
 from dpmix.privacy.linear import not_linear, trained_linear
-from dpmix.privacy.trial import trial
-from dpmix.privacy.vectorized import MAX_GRADIENT_NUMBERS
+from dpmix.privacy.trial import random_inputs, trial
+from dpmix.privacy.vectorized import MAX_GRADIENT_NUMBERS, vectorized_units
 from dpmix.privacy.way import Way
 
 # A run of fewer forward passes is over before the ways to compute it were tried.
@@ -69,17 +71,26 @@ def choose_way(
         return compiled_way(engine, model, loss, view_shape, views, view_chunk)
     if engine == "linear" and trained_linear(model) is None:
         raise not_linear()
-    if engine != "auto":
-        return Way(engine, view_chunk, reason="as asked for")
-    if repeatable or passes < WORTH_TRYING:
-        return by_rule(model, views, view_chunk)
+    if engine != "auto" or repeatable or passes < WORTH_TRYING:
+        return by_rule(engine, model, loss, view_shape, views, view_chunk)
     return fastest_way(model, loss, view_shape, views, view_chunk)
 
 
-def by_rule(model: nn.Module, views: int, view_chunk: int | None) -> Way:
-    """The way that depends on K and the model alone."""
-    engine, reason = choose_engine(model, views)
-    return Way(engine, view_chunk, reason=reason)
+def by_rule(
+    engine: Engine,
+    model: nn.Module,
+    loss: Loss,
+    view_shape: tuple[int, ...],
+    views: int,
+    view_chunk: int | None,
+) -> Way:
+    """The way that depends on the engine asked for, on K, the model and this machine alone."""
+    with preserved(model):
+        inputs = random_inputs(model, 1, view_shape, views)
+        runs, reason = engine_that_runs(engine, model, loss, *inputs)
+    if engine not in ("auto", runs):
+        warnings.warn(f"engine {reason}; engine {runs} computes the same sum", stacklevel=4)
+    return Way(runs, view_chunk, reason=reason)
 
 
 def fastest_way(
@@ -99,7 +110,7 @@ def fastest_way(
         view_chunk: at most so many views in one pass; None: as many as fit in the memory.
     """
     if trained_linear(model) is not None:
-        return by_rule(model, views, view_chunk)
+        return by_rule("auto", model, loss, view_shape, views, view_chunk)
     trained = list(trainable(model).values())
     device, numbers = trained[0].device, sum(p.numel() for p in trained)
     with preserved(model):
@@ -110,13 +121,23 @@ def fastest_way(
         if chunk is None and numbers <= MAX_GRADIENT_NUMBERS:
             ways.append(Way("vectorized"))
         seconds = _timed(ways, model, loss, view_shape, views, device)
-    best = ways[0]
-    for way in ways[1:]:
-        if seconds.get(way, float("inf")) < CLEARLY * seconds[best]:
-            best = way
+        best = ways[0]
+        for way in ways[1:]:
+            faster = seconds.get(way, float("inf")) < CLEARLY * seconds[best]
+            if faster and _may(way, model, loss, view_shape, views):
+                best = way
     tried = ", ".join(f"{way} {_shown(taken)}" for way, taken in seconds.items())
     logger.info("engine %s: an example took %s", best, tried)
     return replace(best, reason=f"fastest of {tried} an example")
+
+
+def _may(way: Way, model: nn.Module, loss: Loss, view_shape: tuple[int, ...], views: int) -> bool:
+    """Whether the way's engine passes the probe that keeps units apart."""
+    inputs = random_inputs(model, 1, view_shape, views)
+    runs, reason = engine_that_runs(way.engine, model, loss, *inputs)
+    if runs != way.engine:
+        logger.info("engine %s", reason)
+    return runs == way.engine
 
 
 def _timed(
@@ -127,14 +148,17 @@ def _timed(
     views: int,
     device: torch.device,
 ) -> dict[Way, float]:
-    """Seconds an example, the least of a few tries in turns; ways that can't be gone are absent."""
+    """Seconds an example, the least of a few tries in turns; what can't run is absent."""
     tries: dict[Way, Callable[[int], float]] = {}
     first: dict[Way, float] = {}
+    # The engine fills up a portion with zeros, so that a smaller one would take as long.
+    portion = vectorized_units(model, torch.empty(0, views, device=device))
     for way in ways:
-        tries[way] = trial(way, model, loss, view_shape, views)
         try:
+            tries[way] = trial(way, model, loss, view_shape, views)
+            least_units = portion if way.engine == "vectorized" else 2
             tries[way](1)  # warms up
-            first[way] = tries[way](2)
+            first[way] = tries[way](least_units)
         except CannotRunError as error:
             logger.debug("engine %s: %s", way, error)
     least = min(first.values())
@@ -145,7 +169,8 @@ def _timed(
     best = dict(first)
     for turn in range(rounds):
         for way in hopeful:
-            taken = tries[way](count)
+            units = math.ceil(count / portion) * portion if way.engine == "vectorized" else count
+            taken = tries[way](units)
             best[way] = min(taken, best[way]) if turn else taken
     return best
 

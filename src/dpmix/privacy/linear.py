@@ -1,22 +1,25 @@
 """Engine `linear`: for a model of which the last linear layer alone is trained, such as a head.
 
-With features x_k and residuals r_k (the loss's derivative by the logits), the gradient of an
-example's mean loss is the mean of the outer products r_k x_k^T, so it is one small matrix product
-an example and no backward pass. A handful of examples at a time stay in the processor's cache.
+With features x_k and residuals r_k (the loss's derivative by the logits), the gradient of a unit's
+mean loss is the mean of the outer products r_k x_k^T, so it is one small matrix product a unit and
+no backward pass. A handful of units at a time stay in the processor's cache.
 
-It is exact but for rounding: as under `vmap`, the logits of several examples are one float32
-product, whose last bits may depend on how many rows it has. On the CPUs tried only a row by itself
-takes another routine, so it is never multiplied by itself; a GPU's library chooses by shape. An
-example's own pass (`examplewise`) has no such neighbours.
+The logits of several units are one float32 product, whose last bits may depend on a row's address
+and on the number of rows. So units are computed R at a time in one buffer, with zeros where there
+are fewer, and rows are padded to whole cache lines. A probe sees to the rest
+(`privacy/place_probe.py`).
 
 With one view that gradient is never written down: its norm is the product of the two vectors' norms
-and the clipped sum is one matrix product over the examples (ghost clipping: Li et al. 2022, arXiv
+and the clipped sum is one matrix product over the units (ghost clipping: Li et al. 2022, arXiv
 2110.05679, section 4). With several views the same norm is a sum of products of either sign, which
 may cancel and come out too small, so that too little would be clipped: there each gradient is
 computed and measured.
 """
 
+from typing import NamedTuple
+
 import torch
+import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -24,11 +27,31 @@ from dpmix.errors import DpmixError
 from dpmix.privacy.clipped_accumulator import ClippedAccumulator, clip_root, sum_dtype
 from dpmix.privacy.clipping import ClippedSum, Loss
 from dpmix.privacy.examplewise import per_view_loss
-from dpmix.privacy.vectorized import not_alone
+from dpmix.privacy.unit_buffer import portions
 from dpmix.training.loss import soft_cross_entropy
 
-# Numbers of per-example gradients at once: megabytes on a CPU, what fills the device elsewhere.
+# Numbers of per-unit gradients at once: megabytes on a CPU, what fills the device elsewhere.
 _CPU_NUMBERS, _DEVICE_NUMBERS = 1 << 20, 1 << 25
+# Units at once: of more of them, the zeros that fill up a small batch would take longer.
+_MOST_UNITS = 64
+# Numbers in 64 bytes of float32, the line of a cache.
+_LINE = 16
+
+
+class _Pass(NamedTuple):
+    """What one forward pass says of R units.
+
+    Attributes:
+        features: the layer's inputs, padded with zeros to whole cache lines.
+        logits: the layer's outputs.
+        residuals: the mean loss's derivative by them.
+        losses: each unit's mean loss.
+    """
+
+    features: Float[Tensor, "R K E"]
+    logits: Float[Tensor, "R K L"]
+    residuals: Float[Tensor, "R K L"]
+    losses: Float[Tensor, " R"]
 
 
 def trained_linear(model: nn.Module) -> nn.Linear | None:
@@ -64,46 +87,70 @@ def linear_sum(
     views: Float[Tensor, "G K *view"],
     labels: Float[Tensor, "G K L"],
     max_grad_norm: float,
-    example_chunk: int | None,
+    units: int,
 ) -> ClippedSum:
-    """As `clipped_gradient_sum`; `example_chunk` bounds the examples of one pass.
+    """As `clipped_gradient_sum`; `units` are computed at a time, R.
 
     Raises:
         DpmixError: a model whose logits are not the output of its only trained layer.
     """
+    layer = _layer(model)
+    total = ClippedAccumulator(list(layer.parameters()), max_grad_norm)
+    sums = total.total
+    norms, losses = [views.new_zeros(0)], [views.new_zeros(0)]
+    for some, targets, count in portions(views, labels, units):
+        seen = _passed(model, layer, loss, some, targets)
+        if views.shape[1] == 1:
+            features = seen.features[:, 0, : layer.in_features]
+            norms.append(_add_outer(sums, seen.residuals[:, 0], features, max_grad_norm, count))
+        else:
+            norms.append(total.add(_gradients(layer, seen), count))
+        losses.append(seen.losses[:count])
+    return ClippedSum(sums, torch.cat(norms), torch.cat(losses), engine="linear")
+
+
+def linear_units(model: nn.Module, views: Float[Tensor, "G K *view"]) -> int:
+    """R, the units of a portion: a function of the model and of the shape of a unit alone."""
+    layer = _layer(model)
+    numbers = _CPU_NUMBERS if views.device.type == "cpu" else _DEVICE_NUMBERS
+    one_view = views.shape[1] == 1
+    held = layer.in_features if one_view else sum(p.numel() for p in layer.parameters())
+    return max(1, min(_MOST_UNITS, numbers // held))
+
+
+def linear_numbers(
+    model: nn.Module,
+    loss: Loss,
+    views: Float[Tensor, "R K *view"],
+    labels: Float[Tensor, "R K L"],
+) -> list[Float[Tensor, "R ..."]]:
+    """All that is computed of each unit."""
+    layer = _layer(model)
+    seen = _passed(model, layer, loss, views, labels)
+    return [*seen, *_gradients(layer, seen)]
+
+
+def _layer(model: nn.Module) -> nn.Linear:
     layer = trained_linear(model)
     if layer is None:
         raise not_linear()
-    numbers = _CPU_NUMBERS if views.device.type == "cpu" else _DEVICE_NUMBERS
-    parameters = list(layer.parameters())
-    one_view = views.shape[1] == 1
-    held = layer.in_features if one_view else sum(p.numel() for p in parameters)
-    chunk = example_chunk or max(1, numbers // held)
-    total = ClippedAccumulator(parameters, max_grad_norm)
-    sums = total.total
-    norms, losses = [views.new_zeros(0)], [views.new_zeros(0)]
-    for some_views, some_labels in zip(views.split(chunk), labels.split(chunk), strict=True):
-        if not len(some_views):
-            continue
-        features, residuals, values = _residuals(model, layer, loss, some_views, some_labels)
-        if one_view:
-            norms.append(_add_outer(sums, residuals[:, 0], features[:, 0], max_grad_norm))
-        else:
-            gradients = [torch.bmm(residuals.transpose(1, 2), features)]
-            if layer.bias is not None:
-                gradients.append(residuals.sum(dim=1))
-            norms.append(total.add(gradients))
-        losses.append(values)
-    return ClippedSum(sums, torch.cat(norms), torch.cat(losses), engine="linear")
+    return layer
+
+
+def _gradients(layer: nn.Linear, seen: _Pass) -> list[Float[Tensor, "R ..."]]:
+    """Each unit's gradient, by the layer's parameters."""
+    weight = torch.bmm(seen.residuals.transpose(1, 2), seen.features)[:, :, : layer.in_features]
+    return [weight] if layer.bias is None else [weight, seen.residuals.sum(dim=1)]
 
 
 def _add_outer(
     total: list[Tensor],
-    residuals: Float[Tensor, "G L"],
-    features: Float[Tensor, "G D"],
+    residuals: Float[Tensor, "R L"],
+    features: Float[Tensor, "R D"],
     max_grad_norm: float,
+    count: int,
 ) -> Float[Tensor, " G"]:
-    """Add the clipped outer products r x^T, and r for a bias, to `total`; return their norms."""
+    """Add the first `count` clipped outer products r x^T, and r for a bias; return their norms."""
     dtype = sum_dtype(features.device)
     residuals, features = residuals.to(dtype), features.to(dtype)
     if len(total) == 2:
@@ -111,48 +158,57 @@ def _add_outer(
     norms: Tensor = torch.linalg.vector_norm(residuals, dim=1) * torch.linalg.vector_norm(
         features, dim=1
     )
-    root = clip_root(norms, max_grad_norm)[:, None]
+    roots = clip_root(norms, max_grad_norm)
+    roots[count:] = 0.0
+    root = roots[:, None]
     clipped = torch.where(root > 0, residuals * root, 0.0).T @ torch.where(
         root > 0, features * root, 0.0
     )
     total[0] += clipped[:, : total[0].shape[1]]
     if len(total) == 2:
         total[1] += clipped[:, -1]
-    return norms
+    return norms[:count]
 
 
-def _residuals(
+def _passed(
     model: nn.Module,
     layer: nn.Linear,
     loss: Loss,
-    views: Float[Tensor, "G K *view"],
-    labels: Float[Tensor, "G K L"],
-) -> tuple[Float[Tensor, "G K D"], Float[Tensor, "G K L"], Float[Tensor, " G"]]:
-    """The layer's inputs, the mean loss's derivative by its outputs, and the mean loss."""
-    groups, count = views.shape[:2]
-    rows = groups * count
-    features, logits = _forward(model, layer, not_alone(views.flatten(0, 1)))
-    features, logits = features[:rows], logits[:rows].requires_grad_(True)
-    shape = (groups, count, -1)
+    views: Float[Tensor, "R K *view"],
+    labels: Float[Tensor, "R K L"],
+) -> _Pass:
+    shape = (*views.shape[:2], -1)
+    features, logits = _forward(model, layer, views.flatten(0, 1))
+    padding = -features.shape[1] % _LINE
+    if padding:
+        features = F.pad(features, (0, padding))
+        logits = F.linear(features, F.pad(layer.weight.detach(), (0, padding)), layer.bias).detach()
+    logits.requires_grad_(True)
     per_view = _losses(loss, logits.view(shape), labels)
     (residuals,) = torch.autograd.grad(per_view.sum(), logits)
-    mean_loss = per_view.detach().mean(dim=1)
-    return features.view(shape), residuals.view(shape) / count, mean_loss
+    return _Pass(
+        features=features.view(shape),
+        logits=logits.detach().view(shape),
+        residuals=residuals.view(shape) / views.shape[1],
+        losses=per_view.detach().mean(dim=1),
+    )
 
 
 def _losses(
-    loss: Loss, logits: Float[Tensor, "G K L"], labels: Float[Tensor, "G K L"]
-) -> Float[Tensor, "G K"]:
-    """Each view's loss. One that is not ours is given one example at a time.
+    loss: Loss, logits: Float[Tensor, "R K L"], labels: Float[Tensor, "R K L"]
+) -> Float[Tensor, "R K"]:
+    """Each view's loss. A loss that is not ours gets one unit at a time.
 
-    It may look at all rows that it sees, such as for the frequencies of labels, and those are then
-    an example's own.
+    It may look at all rows that it sees, such as for the frequencies of labels: those are then the
+    unit's own. Copies start at the address of any new tensor.
     """
     if loss is soft_cross_entropy:
         together = per_view_loss(loss, logits.flatten(0, 1), labels.flatten(0, 1))
         return together.view(logits.shape[:2])
     pairs = zip(logits, labels, strict=True)
-    return torch.stack([per_view_loss(loss, row, its_labels) for row, its_labels in pairs])
+    return torch.stack(
+        [per_view_loss(loss, row.clone(), its_labels.clone()) for row, its_labels in pairs]
+    )
 
 
 def _forward(

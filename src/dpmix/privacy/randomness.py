@@ -9,9 +9,12 @@ them all against a released model. A seed makes the noise recomputable by anyone
 there is no privacy against them, and every output of such a run says so.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from dpmix.privacy.secure_stream import SecureStream, Stream
 
@@ -66,6 +69,18 @@ class Randomness:
 
     def _spawned(self, key: tuple[int, ...], uses: int) -> list[np.random.SeedSequence]:
         return np.random.SeedSequence(self._root, spawn_key=key).spawn(uses)
+
+
+@contextmanager
+def torch_seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch's global generators for the body, and leave them as they were."""
+    gpus = range(torch.cuda.device_count()) if device.type == "cuda" else ()
+    mps = torch.mps.get_rng_state() if device.type == "mps" else None
+    with torch.random.fork_rng(devices=list(gpus)):
+        torch.manual_seed(seed)
+        yield
+    if mps is not None:
+        torch.mps.set_rng_state(mps)
 
 
 def _as_seed(stream: np.random.SeedSequence) -> int:

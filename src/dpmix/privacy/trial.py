@@ -4,10 +4,11 @@ import time
 from collections.abc import Callable
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from dpmix.models.memory_probe import copy_of
-from dpmix.privacy.clipping import Loss, clipped_gradient_sum
+from dpmix.privacy.clipping import Loss, sum_by
 from dpmix.privacy.way import Way
 
 
@@ -27,18 +28,13 @@ def trial(
         view_shape: of one view.
         views: K.
     """
-    device = next(model.parameters()).device
-    classes = _logits(model, torch.rand(1, *view_shape, device=device)).shape[-1]
     subject = copy_of(model) if way.channels_last else model
     called = way.prepare(subject)
 
     def run(examples: int) -> float:
-        images = torch.rand(examples, views, *view_shape, device=device)
-        labels = torch.full((examples, views, classes), 1 / classes, device=device)
+        images, labels = random_inputs(model, examples, view_shape, views)
         start = time.perf_counter()
-        part = clipped_gradient_sum(
-            called, loss, images, labels, 1.0, engine=way.engine, view_chunk=way.view_chunk
-        )
+        part = sum_by(way.engine, called, loss, images, labels, 1.0, way.view_chunk)
         # Reading a value back waits for the device to finish.
         part.norms.sum().item()
         return (time.perf_counter() - start) / examples
@@ -46,7 +42,12 @@ def trial(
     return run
 
 
-def _logits(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+def random_inputs(
+    model: nn.Module, examples: int, view_shape: tuple[int, ...], views: int
+) -> tuple[Float[Tensor, "G K *view"], Float[Tensor, "G K L"]]:
+    """Views of noise as the model takes them, and labels that say nothing."""
+    like = next(p for p in model.parameters() if p.is_floating_point())
+    images = torch.rand(examples, views, *view_shape, device=like.device).to(like.dtype)
     with torch.no_grad():
-        logits: torch.Tensor = model(images)
-    return logits
+        classes: int = model(images[0, :1]).shape[-1]
+    return images, torch.full((examples, views, classes), 1 / classes, device=like.device)

@@ -1,8 +1,12 @@
-"""Engine `vectorized`: `torch.func` over a chunk of examples, for small K and small models.
+"""Engine `vectorized`: `torch.func` over a portion of the units, for small K and small models.
 
-`vmap` keeps examples apart by construction; dropout draws fresh coins for each example. Memory is
-one gradient per example of the chunk.
+`vmap` keeps units apart as a function. To the bit it does so where a probe has seen it
+(`privacy/place_probe.py`): units are computed R at a time in one buffer, with zeros where there are
+fewer, so that only a unit's place among the R is left to matter. Dropout draws different numbers
+for each unit. Memory is one gradient for each unit of a portion.
 """
+
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
@@ -13,12 +17,13 @@ from dpmix.out_of_memory import is_out_of_memory
 from dpmix.privacy.clipped_accumulator import ClippedAccumulator
 from dpmix.privacy.clipping import CannotRunError, ClippedSum, Loss, trainable
 from dpmix.privacy.examplewise import per_view_loss
+from dpmix.privacy.unit_buffer import portions
 
-# Bound on the per-example gradients held at once, in numbers (128 MiB of float32).
-MAX_GRADIENT_NUMBERS = 1 << 25
-# Bound on the views of one vmap on a CPU: the activations of more of them leave its caches, and go
-# through buffers that the C library takes from the system and gives back at every operation.
-MAX_CPU_VIEWS = 256
+# Bound on the per-unit gradients held at once, in numbers (64 MiB of float32).
+MAX_GRADIENT_NUMBERS = 1 << 24
+# Bound on the views of one vmap. On a CPU the activations of more of them leave its caches; on a
+# GPU a larger portion is filled up with more zeros.
+MAX_CPU_VIEWS, MAX_DEVICE_VIEWS = 128, 1024
 
 
 def vectorized_sum(
@@ -27,51 +32,64 @@ def vectorized_sum(
     views: Float[Tensor, "G K *view"],
     labels: Float[Tensor, "G K L"],
     max_grad_norm: float,
-    example_chunk: int | None,
+    units: int,
 ) -> ClippedSum:
-    """As `clipped_gradient_sum`; `example_chunk` bounds the examples of one vmap."""
-    trained = trainable(model)
-    parameters = {name: p.detach() for name, p in trained.items()}
-    chunk = example_chunk or _fitting_examples(views, sum(p.numel() for p in parameters.values()))
-
-    def mean_loss(values: dict[str, Tensor], example: Tensor, target: Tensor) -> Tensor:
-        return per_view_loss(loss, functional_call(model, values, (example,)), target).mean()
-
-    per_example = vmap(grad_and_value(mean_loss), in_dims=(None, 0, 0), randomness="different")
-    total = ClippedAccumulator(list(trained.values()), max_grad_norm)
+    """As `clipped_gradient_sum`; `units` are computed at a time, R."""
+    total = ClippedAccumulator(list(trainable(model).values()), max_grad_norm)
     norms, losses = [views.new_zeros(0)], [views.new_zeros(0)]
-    for some_views, some_labels in zip(views.split(chunk), labels.split(chunk), strict=True):
-        if not len(some_views):
-            continue
-        try:
-            gradients, values = per_example(
-                parameters, not_alone(some_views), not_alone(some_labels)
-            )
-        except RuntimeError as error:
-            if is_out_of_memory(error):
-                raise
-            raise CannotRunError(
-                "engine vectorized cannot run this model: "
-                f"{str(error).splitlines()[0]}; use engine 'examplewise'"
-            ) from error
-        count = len(some_views)
-        norms.append(total.add([gradient[:count] for gradient in gradients.values()]))
-        losses.append(values[:count].detach())
+    for some, targets, count in portions(views, labels, units):
+        gradients, values, _ = _per_unit(model, loss, some, targets)
+        norms.append(total.add(gradients, count))
+        losses.append(values[:count])
     return ClippedSum(total.total, torch.cat(norms), torch.cat(losses), engine="vectorized")
 
 
-def _fitting_examples(views: Float[Tensor, "G K *view"], gradient_numbers: int) -> int:
-    fitting = MAX_GRADIENT_NUMBERS // gradient_numbers
-    if views.device.type == "cpu":
-        fitting = min(fitting, MAX_CPU_VIEWS // views.shape[1])
-    return max(1, fitting)
+def vectorized_units(model: nn.Module, views: Float[Tensor, "G K *view"]) -> int:
+    """R, the units of a portion: a function of the model and of the shape of a unit alone."""
+    numbers = sum(p.numel() for p in trainable(model).values())
+    most = MAX_CPU_VIEWS if views.device.type == "cpu" else MAX_DEVICE_VIEWS
+    return max(1, min(MAX_GRADIENT_NUMBERS // max(1, numbers), most // views.shape[1]))
 
 
-def not_alone(rows: Float[Tensor, "R *shape"]) -> Float[Tensor, "S *shape"]:
-    """The rows; twice, where there is one.
+def vectorized_numbers(
+    model: nn.Module,
+    loss: Loss,
+    views: Float[Tensor, "R K *view"],
+    labels: Float[Tensor, "R K L"],
+) -> list[Float[Tensor, "R ..."]]:
+    """All that is computed of each unit, with the same dropout for all of them.
 
-    A CPU multiplies a single row by another routine than one among several, with other last bits,
-    which large weights make a large part of the gradient. An example that loses its neighbour
-    would then give another gradient, which is more than that neighbour's share of the sum.
+    Raises:
+        CannotRunError: `vmap` can't run the model, or not with different dropout for each unit.
     """
-    return rows.repeat(2, *([1] * (rows.ndim - 1))) if len(rows) == 1 else rows
+    _per_unit(model, loss, views[:1], labels[:1])
+    gradients, values, logits = _per_unit(model, loss, views, labels, randomness="same")
+    return [*gradients, values, logits]
+
+
+def _per_unit(
+    model: nn.Module,
+    loss: Loss,
+    views: Float[Tensor, "R K *view"],
+    labels: Float[Tensor, "R K L"],
+    randomness: str = "different",
+) -> tuple[list[Float[Tensor, "R ..."]], Float[Tensor, " R"], Float[Tensor, "R K L"]]:
+    """Each unit's gradient of the mean loss, that loss, and its logits."""
+
+    def mean_loss(values: dict[str, Tensor], unit: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        logits = functional_call(model, values, (unit,))
+        return per_view_loss(loss, logits, target).mean(), logits.detach()
+
+    parameters = {name: p.detach() for name, p in trainable(model).items()}
+    per_unit: Callable[..., tuple[dict[str, Tensor], tuple[Tensor, Tensor]]] = vmap(
+        grad_and_value(mean_loss, has_aux=True), in_dims=(None, 0, 0), randomness=randomness
+    )
+    try:
+        gradients, (values, logits) = per_unit(parameters, views, labels)
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        raise CannotRunError(
+            f"vectorized cannot run this model: {(str(error).splitlines() or [''])[0]}"
+        ) from error
+    return list(gradients.values()), values.detach(), logits

@@ -1,0 +1,158 @@
+"""Whether an engine that computes several units at once computes each as if it were alone.
+
+Guarantee: an engine that passed gave each of many random units the same bits in many places of a
+portion, among ever other neighbours: gradient, loss and logits, under the loss of the run and under
+a linear one, which hides no bit. The routines of a processor add up in an order that depends on
+shapes, addresses and the number of threads, and not on the numbers that they add. So units of noise
+and random weights tell how private units and any later weights are computed. Nothing private is
+read.
+
+The weights are drawn at random, since the model's own may hide what happens: of a unit whose ReLUs
+are all off, nothing is seen. What the probe may miss is a difference in sums of a few terms, which
+rounds to the same bits for nearly all inputs. The test is
+`tests/properties/test_unit_isolation.py`.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from dpmix.errors import DpmixError
+from dpmix.models.memory_probe import copy_of
+from dpmix.models.preserved import RandomState
+from dpmix.out_of_memory import is_out_of_memory
+from dpmix.privacy.clipping import CannotRunError, Loss
+
+Numbers = Callable[[nn.Module, Loss, Tensor, Tensor], list[Tensor]]
+"""From a model, a loss and R units to all that an engine computes of each, [R, ...]."""
+
+MOVES = "a unit's gradient would depend on its place among the others, in its last bits"
+# Arrangements of the units that are tried. Small models showed a difference in three of four of
+# them or in none; large ones, with more sums to show it, need fewer.
+_ARRANGEMENTS, _OF_LARGE_MODELS, _LARGE = 12, 4, 1 << 21
+
+_seen: "WeakKeyDictionary[nn.Module, dict[tuple[Any, ...], tuple[Loss, str]]]" = WeakKeyDictionary()
+
+
+def why_not_apart(
+    numbers: Numbers,
+    model: nn.Module,
+    loss: Loss,
+    views: Float[Tensor, "G K *view"],
+    labels: Float[Tensor, "G K L"],
+    units: int,
+) -> str:
+    """Try an engine on noise, once for each model, loss, shape and number of threads.
+
+    Args:
+        numbers: of the engine.
+        model: on its device, in its modes; it is left as it was.
+        loss: as in `clipped_gradient_sum`.
+        views: their shape, dtype and device are looked at, and no value.
+        labels: as `views`.
+        units: R, computed at once.
+
+    Returns:
+        Why the engine must not be used, in a few words; empty where it may.
+
+    Raises:
+        CannotRunError: the engine can't run the model or the loss.
+    """
+    known = _seen.setdefault(model, {})
+    key = (numbers, id(loss), units, _looks(views), _looks(labels), *_conditions(model, views))
+    if key not in known:
+        apart = _tried(numbers, model, loss, views, labels, units)
+        known[key] = loss, "" if apart else MOVES  # with the loss, whose id is then taken
+    return known[key][1]
+
+
+def _looks(rows: Tensor) -> tuple[Any, ...]:
+    return (tuple(rows.shape[1:]), rows.dtype, rows.device)
+
+
+def _conditions(model: nn.Module, views: Tensor) -> tuple[Any, ...]:
+    """What decides on the routines, next to shapes."""
+    return (
+        torch.get_num_threads(),
+        torch.get_float32_matmul_precision(),
+        torch.is_autocast_enabled(views.device.type),
+        torch.get_autocast_dtype(views.device.type),
+        tuple((p.shape, p.stride(), p.dtype, p.requires_grad) for p in model.parameters()),
+        tuple(module.training for module in model.modules()),
+    )
+
+
+def _tried(
+    numbers: Numbers,
+    model: nn.Module,
+    loss: Loss,
+    views: Float[Tensor, "G K *view"],
+    labels: Float[Tensor, "G K L"],
+    units: int,
+) -> bool:
+    state = RandomState(model)
+    try:
+        subject = copy_of(model)
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.empty(units, *views.shape[1:], dtype=views.dtype, device=views.device)
+        soft = torch.rand(units, *labels.shape[1:], generator=generator).softmax(-1).to(labels)
+        held = units * sum(p.numel() for p in subject.parameters())
+        tries = _OF_LARGE_MODELS if held > _LARGE else _ARRANGEMENTS
+        # One unit has one place: it is tried whether the engine runs.
+        for place in range(tries if units > 1 else 1):
+            _draw_weights(subject, generator)
+            one = loss if place % 2 else _linear
+            if not _same_elsewhere(numbers, subject, one, noise, soft, generator):
+                return False
+    except DpmixError:
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CannotRunError(f"{numbers.__name__} failed on noise: {reason}") from error
+    finally:
+        state.replay()
+    return True
+
+
+def _same_elsewhere(
+    numbers: Numbers,
+    model: nn.Module,
+    loss: Loss,
+    views: Float[Tensor, "R K *view"],
+    labels: Float[Tensor, "R K L"],
+    generator: torch.Generator,
+) -> bool:
+    """Whether fresh units have the same bits in their places and in others."""
+    views.copy_(torch.randn(views.shape, generator=generator))
+    order = torch.randperm(len(views), generator=generator).to(views.device)
+    state = RandomState(model)
+    here = numbers(model, loss, views, labels)
+    state.replay()  # dropout draws the same masks again
+    there = numbers(model, loss, views[order], labels[order])
+    # What is not finite would hide the bits.
+    return all(
+        torch.equal(a[order], b) and bool(b.isfinite().all())
+        for a, b in zip(here, there, strict=True)
+    )
+
+
+def _linear(logits: Float[Tensor, "K L"], weights: Float[Tensor, "K L"]) -> Float[Tensor, " K"]:
+    """A loss whose gradient is the same for all logits, so that none of their bits is absorbed."""
+    return (logits * weights).sum(dim=-1)
+
+
+@torch.no_grad()
+def _draw_weights(model: nn.Module, generator: torch.Generator) -> None:
+    """Public random weights of a usual size."""
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            fan_in = math.prod(parameter.shape[1:]) if parameter.ndim > 1 else 1
+            drawn = torch.randn(parameter.shape, generator=generator) / math.sqrt(max(1, fan_in))
+            parameter.copy_(drawn)
