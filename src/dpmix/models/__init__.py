@@ -3,12 +3,10 @@
 from dpmix.models.check import check_private
 from dpmix.models.frozen import frozen_modules, train_mode
 from dpmix.models.parameter_count import parameter_count
-from dpmix.models.preserved import buffer_marks
 from dpmix.models.registry import MODEL_NAMES, build_model
 
 __all__ = [
     "MODEL_NAMES",
-    "buffer_marks",
     "build_model",
     "check_private",
     "frozen_modules",

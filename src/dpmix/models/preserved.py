@@ -65,9 +65,11 @@ def _held_by(path: str, module: nn.Module) -> Iterator[Held]:
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
-    """Compare shapes and values, where NaN equals NaN."""
+    """Compare kinds, shapes and values, where NaN equals NaN."""
     a = a.detach()
-    return a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all())
+    if (a.shape, a.dtype, a.device) != (b.shape, b.dtype, b.device):
+        return False
+    return torch.equal(a, b) or bool(((a == b) | ((a != a) & (b != b))).all())
 
 
 @contextmanager
@@ -103,8 +105,3 @@ class RandomState:
         torch.set_rng_state(self._cpu)
         for device, state in self._cuda.items():
             torch.cuda.set_rng_state(state, device)
-
-
-def buffer_marks(model: nn.Module) -> list[tuple[int, int]]:
-    """Identity and version of every buffer: they differ once a buffer was exchanged or written."""
-    return [(id(b), 0 if b.is_inference() else b._version) for b in model.buffers()]

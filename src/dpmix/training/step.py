@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from dpmix.data.source import ImageSource
 from dpmix.errors import DpmixError
-from dpmix.models import buffer_marks, check_private, frozen_modules, train_mode
+from dpmix.models import check_private, frozen_modules, train_mode
 from dpmix.out_of_memory import is_out_of_memory
 from dpmix.privacy.clipping import (
     ClippedSum,
@@ -27,11 +27,12 @@ from dpmix.privacy.clipping import (
 from dpmix.privacy.fastest import choose_way
 from dpmix.privacy.noise import GaussianNoise
 from dpmix.privacy.plan import PrivacyPlan
-from dpmix.privacy.randomness import Randomness, StepRandomness
+from dpmix.privacy.randomness import Randomness, StepRandomness, torch_seeded
 from dpmix.privacy.sampling import PoissonSampler
 from dpmix.training.earlier_trainers import tell_of_another_trainer
 from dpmix.training.json_text import to_json
 from dpmix.training.loss import soft_cross_entropy
+from dpmix.training.model_guard import ModelGuard, same_dtype
 from dpmix.training.ranks import ALONE, Ranks
 from dpmix.training.released_gradients import mark_released, refuse_other_gradients
 from dpmix.training.step_diagnostics import StepDiagnostics
@@ -118,6 +119,7 @@ class PrivateTrainer:
         )
         self._called = self.way.prepare(model)
         self.share_weights()
+        self._guard = ModelGuard(model, optimizer)
         refuse_other_gradients(optimizer)
         tell_of_another_trainer(model, optimizer)
 
@@ -191,9 +193,9 @@ class PrivateTrainer:
 
         Raises:
             DpmixError: all steps of the plan are done: one more would exceed its epsilon. Or the
-                process was forked since the trainer was made, a buffer of the model changed,
-                another process ended, or its weights came to differ. Or another thread is in a
-                step, which is not counted yet.
+                process was forked since the trainer was made, the model or the optimizer changed
+                in what `ModelGuard` watches, another process ended, or its weights came to differ.
+                Or another thread is in a step, which is not counted yet.
         """
         if not self._stepping.acquire(blocking=False):
             raise DpmixError("another thread is in a step of this trainer; step from one thread")
@@ -206,22 +208,18 @@ class PrivateTrainer:
         self._refuse_to_go_on()
         # At every step: a caller's own model.train() would wake frozen BatchNorm layers.
         train_mode(self.model, self._frozen)
-        buffers = buffer_marks(self.model)
+        self._guard.before_step()
         coins = self._randomness.step(self._steps_done)
-        # For dropout: a generator that the caller seeded has coins that others know.
-        torch.manual_seed(coins.model)
         drawn = self._sampler.draw(coins.sampling)
         total = zero_sum(self.parameters)
         parts = []
-        for examples in self._chunks(drawn, coins):
-            part = self._clipped_sum(examples, coins)
-            torch._foreach_add_(total, part.gradients)
-            parts.append(part)
-        if buffer_marks(self.model) != buffers:
-            raise DpmixError(
-                "a buffer of the model changed during the step, which holds private statistics "
-                "without noise. Nothing was released; drop this model and that layer"
-            )
+        # For dropout: others may know what a generator draws that the caller seeded.
+        with torch_seeded(coins.model, self.device):
+            for examples in self._chunks(drawn, coins):
+                part = self._clipped_sum(examples, coins)
+                torch._foreach_add_(total, part.gradients)
+                parts.append(part)
+        self._guard.after_gradients()
         self._ranks.add_up(total)
         # Counted before the release: a step that fails half-way is never forgotten.
         self._steps_done += 1
@@ -295,7 +293,7 @@ class PrivateTrainer:
         return clipped_gradient_sum(
             self._called,
             self.loss,
-            view_set.views,
+            same_dtype(view_set.views, self.model),
             view_set.labels,
             self.plan.max_grad_norm,
             engine=self.way.engine,

@@ -1,5 +1,7 @@
 """Do the plan, the views, the optimizer and the processes of a trainer fit together?"""
 
+import inspect
+
 from torch import nn
 from torch.optim import Optimizer
 
@@ -27,7 +29,7 @@ def refuse_unfit_parts(
 
     Raises:
         DpmixError: a plan made for another sensitivity, a method that joins examples in several
-            processes, or an optimizer over other parameters.
+            processes, or an optimizer over other parameters or that runs the model itself.
     """
     if plan.sensitivity_multiplier != spec.sensitivity_multiplier:
         raise DpmixError(
@@ -46,4 +48,11 @@ def refuse_unfit_parts(
         raise DpmixError(
             "the optimizer holds other parameters than the model's trainable ones; build it over "
             "[p for p in model.parameters() if p.requires_grad]"
+        )
+    closure = inspect.signature(type(optimizer).step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        raise DpmixError(
+            f"optimizer {type(optimizer).__name__} evaluates the loss itself, several times a "
+            "step, which no plan counts; use one that takes one gradient a step, such as "
+            "torch.optim.SGD or Adam"
         )
