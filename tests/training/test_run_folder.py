@@ -1,5 +1,6 @@
 """A folder in use is not trampled on, and no stop makes it lie or lose."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -264,6 +265,16 @@ def test_overwrite_takes_no_folder_that_holds_no_run(tmp_path):
 
 def test_what_is_private_is_for_its_owner_only(tmp_path):
     folder = opened(tmp_path / "run")
+    assert folder.diagnostics.stat().st_mode & 0o777 == 0o700
+
+
+def test_what_is_private_is_closed_from_its_first_moment(tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "chmod", lambda *_: None)  # to close it later is too late
+    before = os.umask(0)
+    try:
+        folder = opened(tmp_path / "run")
+    finally:
+        os.umask(before)
     assert folder.diagnostics.stat().st_mode & 0o777 == 0o700
 
 

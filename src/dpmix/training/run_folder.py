@@ -149,7 +149,7 @@ class RunFolder:
             ) from None
 
     def _enter(self) -> None:
-        self.diagnostics.mkdir(parents=True, exist_ok=True)
+        self.diagnostics.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.diagnostics.chmod(0o700)
         self._lock.acquire()
         remove_all(staged_for(self._released()))
