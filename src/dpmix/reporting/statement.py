@@ -49,15 +49,19 @@ def privacy_statement(
         resumed_at: the steps after which it was stopped and went on.
         processes: how many trained together.
     """
-    epsilon = plan.epsilon_after(steps)
+    at_stop = plan.epsilon_after(steps) if plan.private and steps < plan.steps else None
     pretrains = pool is not None and config.views.pool_role == "pretrain"
     said = {
         "private": plan.private,
         "run_id": run_id,
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
-        "guarantee": guarantee(plan, epsilon, config.run.seed),
-        "epsilon": epsilon,
-        "epsilon_rdp": plan.epsilon_rdp_after(steps),
+        "guarantee": guarantee(
+            plan, plan.epsilon, config.run.seed, None if at_stop is None else (steps, at_stop)
+        ),
+        # Of all planned steps: whoever stops a run may do so for what it has shown.
+        "epsilon": plan.epsilon,
+        "epsilon_rdp": plan.epsilon_rdp,
+        "epsilon_at_fixed_stop": at_stop,
         "delta": plan.delta,
         "neighbouring_relation": plan.neighbouring_relation,
         "mechanism": MECHANISM if plan.private else "none: neither clipping nor noise",
@@ -111,8 +115,21 @@ def _use_of_pool(views: ViewConfig) -> dict[str, Any]:
     return {"role": views.pool_role, "draw": views.pool_draw}
 
 
-def guarantee(plan: PrivacyPlan, epsilon: float, seed: int | None) -> str:
-    """The guarantee in one sentence, or that there is none."""
+def guarantee(
+    plan: PrivacyPlan,
+    epsilon: float,
+    seed: int | None,
+    stopped: tuple[int, float] | None = None,
+) -> str:
+    """The guarantee in a few sentences, or that there is none.
+
+    Args:
+        plan: what ran.
+        epsilon: of all its steps.
+        seed: of the run.
+        stopped: of a run that is not over, its steps and their epsilon, which holds only where it
+            was fixed beforehand to stop there.
+    """
     if not plan.private:
         return f"{NOT_PRIVATE}: trained without clipping and without noise."
     sentence = (
@@ -125,6 +142,14 @@ def guarantee(plan: PrivacyPlan, epsilon: float, seed: int | None) -> str:
         sentence += (
             " That includes the choice of this run as the best of a random number of runs, "
             f"{plan.expected_runs:g} on average."
+        )
+    if stopped is not None:
+        steps, of_these = stopped
+        sentence += (
+            f" It is the model of step {steps} of {plan.steps}: this epsilon is that of all "
+            f"{plan.steps} steps, and holds whatever made the run stop. Epsilon "
+            f"{shown_epsilon(of_these)} holds only if it was fixed beforehand to stop here, "
+            "whatever the run would show."
         )
     if seed is not None:
         sentence += (

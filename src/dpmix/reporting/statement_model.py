@@ -67,8 +67,16 @@ class Statement(Part):
     run_id: str
     written: str
     guarantee: str
-    epsilon: float | Infinite = Field(description="by the accountant, at delta")
+    epsilon: float | Infinite = Field(
+        description="by the accountant, at delta, of all planned steps: it holds wherever the run "
+        "is stopped"
+    )
     epsilon_rdp: float | Infinite
+    epsilon_at_fixed_stop: float | None = Field(
+        None,
+        description="of `steps` steps, where these are not all: it holds only if it was fixed "
+        "beforehand, whatever the run would show, to stop there",
+    )
     delta: float = Field(gt=0, lt=1)
     neighbouring_relation: Literal["add or remove one training example"]
     mechanism: str
