@@ -46,15 +46,19 @@ def privacy_statement(
         weights_sha256: of the weights' file that the statement is about.
         config_sha256: of the settings' file beside it.
         run_id: names the run.
-        resumed_at: the steps after which it was stopped and went on.
+        resumed_at: the steps after which it was stopped and went on; not said of a private
+            selection's run.
         processes: how many trained together.
     """
     at_stop = plan.epsilon_after(steps) if plan.private and steps < plan.steps else None
     pretrains = pool is not None and config.views.pool_role == "pretrain"
+    # When it was, and where it was stopped, tells which of a private selection's runs it is.
+    selected = plan.expected_runs is not None
+    resumed = () if selected else resumed_at
     said = {
         "private": plan.private,
         "run_id": run_id,
-        "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        "written": None if selected else datetime.now(UTC).isoformat(timespec="seconds"),
         "guarantee": guarantee(
             plan, plan.epsilon, config.run.seed, None if at_stop is None else (steps, at_stop)
         ),
@@ -76,13 +80,13 @@ def privacy_statement(
         "steps": steps,
         "planned_steps": plan.steps,
         "complete": steps == plan.steps,
-        "resumed_at": list(resumed_at),
+        "resumed_at": list(resumed),
         "processes": processes,
         "examples": plan.n,
         "weights_sha256": weights_sha256,
         "config_sha256": config_sha256,
         "seeded": config.run.seed is not None,
-        "assumptions": assumptions(config, plan, resumed_at, processes) if plan.private else [],
+        "assumptions": assumptions(config, plan, resumed, processes) if plan.private else [],
         "spent_before": list(plan.spent),
         "expected_runs": plan.expected_runs,
         "public_inputs": {
@@ -91,10 +95,14 @@ def privacy_statement(
             "pretrained_weights": "the public pool" if pretrains else None,
             "backbone": backbone and _facts(backbone, config),
         },
-        "versions": {"python": platform.python_version()}
-        | {name: version(name) for name in _LIBRARIES},
+        "versions": versions(),
     }
     return seal(said)
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of what a run's numbers come from."""
+    return {"python": platform.python_version()} | {name: version(name) for name in _LIBRARIES}
 
 
 def _facts(backbone: Backbone, config: Config) -> dict[str, Any]:
@@ -207,7 +215,8 @@ def assumptions(
             "Every run of the private selection drew its settings at random from a list that was "
             "fixed before, with this plan; the best one alone, by accuracy on the "
             f"{config.data.judged_on} images, is "
-            "published, and neither how many runs there were nor how long they took."
+            "published, and neither how many runs there were nor when they were made or how long "
+            "they took. Nobody saw what a run of it that was stopped had computed and lost."
         )
     if processes > 1:
         said.append("Nobody listened to what the processes of the run sent each other.")

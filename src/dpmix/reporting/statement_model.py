@@ -65,7 +65,7 @@ class Statement(Part):
 
     private: bool
     run_id: str
-    written: str
+    written: str | None = Field(description="when; not told of a private selection's run")
     guarantee: str
     epsilon: float | Infinite = Field(
         description="by the accountant, at delta, of all planned steps: it holds wherever the run "
