@@ -194,7 +194,6 @@ def _check_arithmetic(said: Statement, plan: PrivacyPlan, config: Config) -> Non
         ("accountant", said.accountant.name, plan.accountant),
         ("complete", said.complete, said.steps == said.planned_steps),
         ("steps", said.steps, min(said.steps, said.planned_steps)),
-        ("epsilon_at_fixed_stop", at_stop is None, said.complete),
         ("guarantee", said.guarantee, guarantee(
             plan, float(said.epsilon), config.run.seed, stopped)),
     ]  # fmt: skip

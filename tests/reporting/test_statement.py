@@ -6,10 +6,13 @@ import math
 import pytest
 
 from dpmix.config import Config
+from dpmix.errors import DpmixError
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.public.load import PoolFacts
 from dpmix.reporting.rounding import shown_epsilon
 from dpmix.reporting.statement import assumptions, guarantee, privacy_statement
+from dpmix.reporting.statement_model import read_statement, seal
+from dpmix.training.json_text import to_json
 
 PLAN = PrivacyPlan(
     sampling_rate=0.25,
@@ -64,6 +67,21 @@ def test_wherever_a_run_is_stopped_its_epsilon_is_that_of_the_plan(plan, steps):
     if at_stop is not None:
         assert f"Epsilon {shown_epsilon(at_stop)} {conditional}" in sentence
         assert sentence.count(shown_epsilon(at_stop)) == 1
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_a_statement_of_a_stop_without_its_condition_is_not_read(tmp_path, steps):
+    """As earlier versions wrote it: the epsilon of the steps so far, and no word more."""
+    path = tmp_path / "privacy.json"
+    said = stated(Config.load(method="none"), PLAN, steps=steps) | {"weights_sha256": "0" * 64}
+    said |= {"config_sha256": "0" * 64, "epsilon": PLAN.epsilon_after(steps)}
+    earlier = {name: said[name] for name in said if name != "epsilon_at_fixed_stop"}
+    path.write_text(to_json(seal(earlier)))
+    if steps == 4:
+        assert read_statement(path).epsilon == PLAN.epsilon
+        return
+    with pytest.raises(DpmixError, match=r"epsilon_at_fixed_stop is None.*dpmix train --resume"):
+        read_statement(path)
 
 
 def test_without_privacy_a_stop_has_no_epsilon():
