@@ -90,7 +90,7 @@ def main() -> None:
     classify = pipeline("image-classification", model=settings.folder)
     answers = [classify(image, top_k=1)[0]["label"] == names[label] for image, label in test_set]
     print(f"test accuracy {sum(answers) / len(answers):.2%} of {len(answers)} images")
-    print(f"epsilon {plan.epsilon_after(private.steps_done):.3f}, delta {plan.delta}")
+    print(f"epsilon {plan.epsilon:.3f}, delta {plan.delta}")
 
 
 if __name__ == "__main__":

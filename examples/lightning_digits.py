@@ -105,7 +105,8 @@ def main() -> None:
     trainer.fit(module, val_dataloaders=test_loader, ckpt_path=settings.resume)
     trainer.validate(module, test_loader)
     done = module.private.steps_done
-    print(f"epsilon {plan.epsilon_after(done):.3f}, delta {plan.delta}, after {done} steps")
+    # Of the whole plan: it holds wherever the trainer stops, early stopping included.
+    print(f"epsilon {plan.epsilon:.3f}, delta {plan.delta}, after {done} steps of {plan.steps}")
 
 
 if __name__ == "__main__":

@@ -87,6 +87,11 @@ def test_a_run_that_went_on_twice_has_two_releases(tmp_path):
     assert compare([run("late", "e", done=9), one]).together is not None
 
 
+def test_a_stopped_run_counts_with_all_its_planned_steps(folder):
+    stopped, whole = folder("a", steps=20, done=5), folder("b", steps=20)
+    assert compare([stopped, folder("c")]).together == compare([whole, folder("d")]).together
+
+
 def test_runs_without_privacy_or_of_a_seed_have_no_epsilon_together(folder):
     private = folder("a")
     assert compare([private, folder("b", epsilon=float("inf"))]).together is None

@@ -272,8 +272,9 @@ def test_a_run_that_dies_leaves_its_last_model_and_a_true_statement(image_root, 
     folder = tmp_path / "run"
     statement = json.loads((folder / "privacy.json").read_text())
     assert (statement["steps"], statement["planned_steps"], statement["complete"]) == (2, 6, False)
-    expected = epsilon_pld(10 / 80, statement["noise_multiplier"], 2, 1e-3)
-    assert statement["epsilon"] == pytest.approx(expected)
+    for name, steps in (("epsilon", 6), ("epsilon_at_fixed_stop", 2)):
+        expected = epsilon_pld(10 / 80, statement["noise_multiplier"], steps, 1e-3)
+        assert statement[name] == pytest.approx(expected)
     assert load_run(folder, "cpu").input.class_names == ("disc", "stripes")
     assert len((folder / "diagnostics" / "steps.jsonl").read_text().splitlines()) == 3
 

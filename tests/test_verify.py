@@ -16,6 +16,7 @@ from dpmix.fit import run as run_of
 from dpmix.privacy.accounting import epsilon_pld
 from dpmix.privacy.accounting_prv import epsilon_prv
 from dpmix.report import write_report
+from dpmix.reporting.rounding import shown_epsilon
 from dpmix.reporting.statement_model import SCHEMA, schema_text, seal
 from dpmix.verify import verify
 from example_audit import audit_of_run
@@ -89,7 +90,8 @@ def test_one_changed_byte_is_found(run, name, said):
     ({"examples": 400_000, "sampling_rate": 400 / 400_000}, "the settings ask for epsilon"),
     ({"denominator": 1.0, "sampling_rate": 1 / 4000}, "denominator"),
     ({"planned_steps": 1, "steps": 1}, "planned_steps"),
-    ({"steps": 1, "complete": False}, "PRV accountant"),
+    ({"steps": 1, "complete": False}, "epsilon_at_fixed_stop"),
+    ({"epsilon_at_fixed_stop": 1.0}, "epsilon_at_fixed_stop"),
     ({"steps": 3}, "complete|steps"),
     ({"planned_steps": 9}, "complete"),
     ({"sampling_rate": 0.5}, "sampling_rate"),
@@ -214,7 +216,62 @@ def test_checkpoints_of_later_steps_are_told(run, capsys, unchecked):
     (run / "checkpoints" / "step-00000009.pt").touch()
     app(["verify", str(run)], standalone_mode=False)
     shown = " ".join(capsys.readouterr().out.split())
-    assert "NOT covered by this epsilon: they are of step 9" in shown
+    assert "NOT covered by this epsilon: of step 9, more than were planned" in shown
+
+
+@pytest.fixture(scope="module")
+def stopped_once(tmp_path_factory):
+    """Stopped after its third step of six, with the model of its second."""
+    folder = tmp_path_factory.mktemp("stopped") / "run"
+
+    def stop(now):
+        if now.step == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        dpmix.fit(data="mnist5k", epsilon=3, steps=6, eval_every=2, checkpoint_every=1,
+                  expected_batch_size=400, device="cpu", output=str(folder), k_base=2,
+                  report=stop)  # fmt: skip
+    return folder
+
+
+@pytest.fixture
+def stopped(stopped_once, tmp_path):
+    return shutil.copytree(stopped_once, tmp_path / "stopped")
+
+
+def test_a_stopped_run_holds_with_the_epsilon_of_its_plan_first(stopped, capsys, unchecked):
+    found = verify(stopped)
+    low, _, high = found.prv
+    said = found.statement
+    assert said.steps == 2 and low <= said.epsilon <= high * 1.01
+    app(["verify", str(stopped)], standalone_mode=False)
+    shown = " ".join(capsys.readouterr().out.split())
+    whole, at_stop = shown_epsilon(said.epsilon), shown_epsilon(said.epsilon_at_fixed_stop)
+    claim = f"claimed epsilon {whole} ({at_stop} only if its stop was fixed beforehand), delta"
+    assert claim in shown and "6 planned steps, of which 2 were made" in shown
+    assert "of step 3: covered by the epsilon of all planned steps alone" in shown
+    card = (stopped / "MODEL_CARD.md").read_text()
+    assert f"| epsilon, only if it was fixed beforehand to stop after 2 steps | {at_stop} |" in card
+    assert card.index(whole) < card.index(at_stop)
+
+
+@pytest.mark.parametrize(("name", "forged", "found"), [
+    ("epsilon", lambda said: said["epsilon_at_fixed_stop"], "the statement's epsilon is"),
+    ("epsilon_at_fixed_stop", lambda said: said["epsilon_at_fixed_stop"] / 2,
+     "the statement's epsilon_at_fixed_stop is"),
+    ("epsilon_at_fixed_stop", lambda said: said["epsilon"] * 2, "by the PRV accountant"),
+    ("epsilon_at_fixed_stop", lambda said: None, "epsilon_at_fixed_stop is None"),
+])  # fmt: skip
+def test_neither_epsilon_of_a_stopped_run_can_be_another(stopped, name, forged, found):
+    said = json.loads((stopped / "privacy.json").read_text())
+    value = forged(said)
+    if value is not None:
+        old, new = shown_epsilon(said[name]), shown_epsilon(value)
+        said["guarantee"] = said["guarantee"].replace(old, new)
+    change(stopped, **{name: value, "guarantee": said["guarantee"]})
+    with pytest.raises(DpmixError, match=found):
+        verify(stopped)
 
 
 def test_a_run_without_privacy_is_not_verified(tmp_path):

@@ -139,7 +139,8 @@ def _together(runs: tuple[RunFacts, ...], data_differ: bool) -> tuple[float, flo
     if data_differ or len(said) < 2 or not fit:
         return None
     delta = max(one.delta for one in said)
-    trainings = tuple((one.sampling_rate, one.noise_multiplier, one.steps) for one in said)
+    # All that was planned: what a run showed may be why it was stopped.
+    trainings = tuple((one.sampling_rate, one.noise_multiplier, one.planned_steps) for one in said)
     # One release that several runs count is counted with each: an upper bound all the same.
     spent = tuple(sigma for one in said for sigma in one.spent_before)
     return epsilon_together(trainings, delta, spent), delta

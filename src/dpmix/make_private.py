@@ -52,7 +52,7 @@ def make_private(
     for _ in range(plan.steps):
         trainer.step()
         scheduler.step()
-    print(plan.epsilon_after(trainer.steps_done))
+    print(plan.epsilon)  # holds wherever you stop; `epsilon_after(t)` does not
     ```
 
     To go on later, save `trainer.state()` beside the state dicts of model and optimizer, make

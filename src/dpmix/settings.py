@@ -168,7 +168,10 @@ class CacheConfig(Section):
     cache_dtype: Literal["float16", "float32"] = Field(
         "float16", description="numbers of the cache: float16, float32"
     )
-    cache_dir: str = Field("runs/features", description="where caches lie; PRIVATE, shared by runs")
+    cache_dir: str = Field(
+        "runs/features",
+        description="where caches lie, in a folder closed to other users; PRIVATE, shared by runs",
+    )
     view_seed: int = Field(0, ge=0, description="of the cached views' coins; need not be secret")
 
 

@@ -43,7 +43,8 @@ class Verified:
 
     Attributes:
         statement: what it says.
-        prv: lower bound, estimate and upper bound of epsilon by the other accountant.
+        prv: lower bound, estimate and upper bound of epsilon, of all planned steps, by the other
+            accountant.
         checkpoint: step of the newest checkpoint that is still there, 0 if none is.
         audit_shown: whether the page shows the audit in the folder; None where there is none.
         word_for_word: whether card and page were compared with what the numbers give; otherwise a
@@ -180,7 +181,8 @@ def _plan_of(said: Statement, config: Config) -> PrivacyPlan:
 def _check_arithmetic(said: Statement, plan: PrivacyPlan, config: Config) -> None:
     """Every number that follows from others, and every setting that is stated again."""
     privacy = config.privacy
-    rate = said.sampling_rate
+    rate, at_stop = said.sampling_rate, said.epsilon_at_fixed_stop
+    stopped = None if at_stop is None else (said.steps, at_stop)
     pairs: list[tuple[str, object, object]] = [
         ("method", said.method, config.views.method),
         ("seeded", said.seeded, config.run.seed is not None),
@@ -192,8 +194,9 @@ def _check_arithmetic(said: Statement, plan: PrivacyPlan, config: Config) -> Non
         ("accountant", said.accountant.name, plan.accountant),
         ("complete", said.complete, said.steps == said.planned_steps),
         ("steps", said.steps, min(said.steps, said.planned_steps)),
-        ("guarantee", said.guarantee, guarantee(plan, float(said.epsilon), config.run.seed)),
-    ]
+        ("guarantee", said.guarantee, guarantee(
+            plan, float(said.epsilon), config.run.seed, stopped)),
+    ]  # fmt: skip
     if said.examples is not None:
         pairs.append(("sampling_rate", rate, said.denominator / said.examples))
     pairs += [
@@ -238,21 +241,30 @@ def _check_target(said: Statement, config: Config, plan: PrivacyPlan) -> None:
 
 
 def _check_epsilon(said: Statement, plan: PrivacyPlan) -> tuple[float, float, float]:
-    given = (said.sampling_rate, said.noise_multiplier, said.steps, said.delta)
-    spent = tuple(said.spent_before)
-    epsilon = float(said.epsilon)
-    for name, stated, follows in (
-        ("epsilon", epsilon, plan.epsilon_after(said.steps)),
-        ("epsilon_rdp", float(said.epsilon_rdp), plan.epsilon_rdp_after(said.steps)),
-    ):
-        if not stated >= follows * (1 - _SAME):
-            raise _broken(f"the statement's {name} is {stated:.6g}, but {follows:.6g} follows")
-    low, estimate, high = epsilon_prv(*given, spent)
+    epsilon, at_stop = float(said.epsilon), said.epsilon_at_fixed_stop
+    _check_least("epsilon", epsilon, plan.epsilon)
+    _check_least("epsilon_rdp", float(said.epsilon_rdp), plan.epsilon_rdp)
+    if at_stop is not None:
+        _check_least("epsilon_at_fixed_stop", at_stop, plan.epsilon_after(said.steps))
+        _check_by_prv("epsilon_at_fixed_stop", at_stop, plan, said.steps)
+    return _check_by_prv("epsilon", epsilon, plan, plan.steps)
+
+
+def _check_least(name: str, stated: float, follows: float) -> None:
+    if not stated >= follows * (1 - _SAME):
+        raise _broken(f"the statement's {name} is {stated:.6g}, but {follows:.6g} follows")
+
+
+def _check_by_prv(
+    name: str, stated: float, plan: PrivacyPlan, steps: int
+) -> tuple[float, float, float]:
+    given = (plan.sampling_rate, plan.noise_multiplier, steps, plan.delta)
+    low, estimate, high = epsilon_prv(*given, plan.spent)
     # The best of several runs has more than one of them, which is all that PRV can say.
     most = math.inf if plan.expected_runs is not None else high * (1 + _ROUNDED_UP)
-    if not low <= epsilon <= most:
+    if not low <= stated <= most:
         raise _broken(
-            f"the statement's epsilon is {epsilon:.6g}, but by the PRV accountant it lies between "
+            f"the statement's {name} is {stated:.6g}, but by the PRV accountant it lies between "
             f"{low:.6g} and {high:.6g}"
         )
     return low, estimate, high

@@ -12,6 +12,7 @@ from importlib import metadata
 import pytest
 
 from dpmix.config import LEAVES
+from dpmix.training.step import PrivateTrainer
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
@@ -285,6 +286,22 @@ def test_the_installed_command_and_the_module_exit_with_2():
         )
         assert done.returncode == 2
         assert "Traceback" not in done.stderr and done.stderr.startswith("error: method is 'x'")
+
+
+def test_a_stopped_run_says_which_epsilon_holds(dpmix, image_root, tmp_path, flags, monkeypatch):
+    step, made = PrivateTrainer.step, []
+
+    def stop(trainer):
+        made.append(1)
+        if len(made) == 3:
+            raise KeyboardInterrupt
+        return step(trainer)
+
+    monkeypatch.setattr(PrivateTrainer, "step", stop)
+    call = ("--data", image_root, "--output", tmp_path / "r", *flags, "--steps", "4")
+    status, out, _ = dpmix("train", *call, "--eval-every", "1")
+    assert status == 130 and "to go on after step 2: dpmix train --resume" in out
+    assert "epsilon 2.000 covers what it has published and the rest of its steps" in out
 
 
 def test_an_interrupted_run_says_where_its_model_is(image_root, tmp_path, flags):

@@ -240,6 +240,7 @@ def test_an_incomplete_run_says_so_and_so_does_its_statement(dpmix, image_root, 
     assert "is not complete: this is its model after 2 of 4 steps" in " ".join(err.split())
     said = json.loads((tmp_path / "e" / STATEMENT).read_text())
     assert not said["complete"] and said["guarantee"] in " ".join(out.split())
+    assert "its epsilon is 2.000 (" in " ".join(err.split())
 
 
 def test_a_run_without_privacy_says_so(dpmix, image_root, tmp_path, quick):

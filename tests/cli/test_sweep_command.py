@@ -106,8 +106,8 @@ def test_runs_that_fail_are_told_and_the_others_kept(dpmix, tmp_path):
 def test_a_stopped_sweep_goes_on_with_its_stopped_run(dpmix, file, tmp_path, monkeypatch):
     folder = tmp_path / "out"
 
-    def stopped(cell, root, threads, device):
-        outcome = run_cell(cell, root, threads, device)
+    def stopped(cell, root, threads, gpu):
+        outcome = run_cell(cell, root, threads, gpu)
         if len(list(root.parent.iterdir())) == 2:
             raise KeyboardInterrupt
         return outcome

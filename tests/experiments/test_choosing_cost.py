@@ -10,6 +10,7 @@ from dpmix.experiments.choosing_cost import choosing_costs, epsilon_of_all
 from dpmix.privacy.accounting import epsilon_gaussian, epsilon_pld
 from dpmix.privacy.private_selection import epsilon_selected
 from dpmix.reporting.statement_model import read_statement
+from example_facts import write_run
 
 
 def test_k_equal_runs_cost_one_of_k_times_the_steps():
@@ -65,3 +66,11 @@ def test_runs_of_unlike_plans_have_no_selection(runs, tmp_path):
               expected_batch_size=400, learning_rate=0.1, output=str(tmp_path / "b"))  # fmt: skip
     (both,) = choosing_costs(tmp_path)
     assert both.runs == 2 and both.by_selection is None
+
+
+def test_a_run_that_was_stopped_counts_with_all_its_planned_steps(tmp_path):
+    write_run(tmp_path / "stopped", steps=20, done=5)
+    write_run(tmp_path / "whole" / "run", steps=20)
+    (stopped,) = choosing_costs(tmp_path)
+    (whole,) = choosing_costs(tmp_path / "whole")
+    assert stopped.all_of_them == whole.all_of_them

@@ -2,11 +2,12 @@
 
 import os
 import signal
+from contextlib import contextmanager
 
 import pytest
 
 from dpmix.errors import DpmixError
-from dpmix.experiments import workers
+from dpmix.experiments import cell_run, workers
 from dpmix.experiments.cell_run import Outcome
 from dpmix.experiments.sweep_file import Cell
 
@@ -16,7 +17,7 @@ def cells(tmp_path, count):
 
 
 def test_every_run_is_made_in_a_process_of_its_own_with_its_share_of_cores(tmp_path, monkeypatch):
-    def run(cell, root, threads, device):
+    def run(cell, root, threads, gpu):
         return Outcome(cell, f"{os.getpid()} {threads}")
 
     monkeypatch.setattr(workers, "run_cell", run)
@@ -29,7 +30,7 @@ def test_every_run_is_made_in_a_process_of_its_own_with_its_share_of_cores(tmp_p
 
 
 def test_a_killed_process_is_told_and_what_was_done_is_kept(tmp_path, monkeypatch):
-    def run(cell, root, threads, device):
+    def run(cell, root, threads, gpu):
         if cell.row == "row 1":
             os.kill(os.getpid(), signal.SIGKILL)
         return Outcome(cell)
@@ -37,3 +38,27 @@ def test_a_killed_process_is_told_and_what_was_done_is_kept(tmp_path, monkeypatc
     monkeypatch.setattr(workers, "run_cell", run)
     with pytest.raises(DpmixError, match=r"was killed.*fewer --jobs"):
         [*workers.on_this_machine(cells(tmp_path, 3), 2)]
+
+
+def test_gpus_are_dealt_out_in_turn_and_no_setting_names_them(tmp_path, monkeypatch):
+    """A run publishes its settings."""
+    active, seen = [None], []
+
+    @contextmanager
+    def on(number):
+        active[0] = number
+        yield
+        active[0] = None
+
+    def assembled(config):
+        seen.append((active[0], config.run.device))
+
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device", on)
+    monkeypatch.setattr(cell_run, "assemble", assembled)
+    monkeypatch.setattr(cell_run, "run", lambda parts: None)
+    assert not any(outcome.error for outcome in workers.on_this_machine(cells(tmp_path, 3), 1))
+    named = Cell("named", {}, {"device": "cuda:1"}, None)
+    [*workers.on_this_machine([(named, tmp_path / "named")], 1)]
+    assert seen == [(0, "auto"), (1, "auto"), (0, "auto"), (None, "cuda:1")]

@@ -6,9 +6,13 @@ import math
 import pytest
 
 from dpmix.config import Config
+from dpmix.errors import DpmixError
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.public.load import PoolFacts
+from dpmix.reporting.rounding import shown_epsilon
 from dpmix.reporting.statement import assumptions, guarantee, privacy_statement
+from dpmix.reporting.statement_model import read_statement, seal
+from dpmix.training.json_text import to_json
 
 PLAN = PrivacyPlan(
     sampling_rate=0.25,
@@ -45,10 +49,45 @@ def test_every_number_is_the_plans_whatever_the_settings_say():
     assert said["private"] and said["complete"]
 
 
-def test_an_unfinished_run_states_what_it_has_spent():
-    said = stated(Config.load(), PLAN, steps=1)
-    assert (said["steps"], said["planned_steps"], said["complete"]) == (1, 4, False)
-    assert said["epsilon"] == PLAN.epsilon_after(1) < PLAN.epsilon
+@pytest.mark.parametrize("plan", [
+    PLAN, dataclasses.replace(PLAN, spent=(20.0,)), dataclasses.replace(PLAN, expected_runs=3.0),
+])  # fmt: skip
+@pytest.mark.parametrize("steps", [1, 2, 3, 4])
+def test_wherever_a_run_is_stopped_its_epsilon_is_that_of_the_plan(plan, steps):
+    """It may have been stopped for what it showed, and of fewer steps epsilon is then too small."""
+    said = stated(Config.load(), plan, steps=steps)
+    assert (said["steps"], said["planned_steps"], said["complete"]) == (steps, 4, steps == 4)
+    assert said["epsilon"] == plan.epsilon and said["epsilon_rdp"] == plan.epsilon_rdp
+    at_stop = said["epsilon_at_fixed_stop"]
+    assert at_stop == (None if steps == 4 else plan.epsilon_after(steps))
+    sentence = said["guarantee"]
+    assert sentence.startswith(f"The model is ({shown_epsilon(plan.epsilon)}, ")
+    conditional = "holds only if it was fixed beforehand to stop here"
+    assert (conditional in sentence) == (steps < 4)
+    if at_stop is not None:
+        assert f"Epsilon {shown_epsilon(at_stop)} {conditional}" in sentence
+        assert sentence.count(shown_epsilon(at_stop)) == 1
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_a_statement_of_a_stop_without_its_condition_is_not_read(tmp_path, steps):
+    """As earlier versions wrote it: the epsilon of the steps so far, and no word more."""
+    path = tmp_path / "privacy.json"
+    said = stated(Config.load(method="none"), PLAN, steps=steps) | {"weights_sha256": "0" * 64}
+    said |= {"config_sha256": "0" * 64, "epsilon": PLAN.epsilon_after(steps)}
+    earlier = {name: said[name] for name in said if name != "epsilon_at_fixed_stop"}
+    path.write_text(to_json(seal(earlier)))
+    if steps == 4:
+        assert read_statement(path).epsilon == PLAN.epsilon
+        return
+    with pytest.raises(DpmixError, match=r"epsilon_at_fixed_stop is None.*dpmix train --resume"):
+        read_statement(path)
+
+
+def test_without_privacy_a_stop_has_no_epsilon():
+    open_plan = dataclasses.replace(PLAN, noise_multiplier=0.0, max_grad_norm=math.inf)
+    said = stated(Config.load(), open_plan, steps=1)
+    assert said["epsilon"] == math.inf and said["epsilon_at_fixed_stop"] is None
 
 
 def test_the_sentence_names_both_numbers_a_seed_and_the_lack_of_privacy():
@@ -97,8 +136,9 @@ def test_what_is_held_out_or_left_out_is_said(settings, validation, part):
 def test_what_was_spent_before_is_in_every_epsilon_and_said():
     spent = dataclasses.replace(PLAN, spent=(20.0, 30.0))
     said = stated(Config.load(), spent, steps=1)
-    assert said["epsilon"] == spent.epsilon_after(1) > PLAN.epsilon_after(1)
-    assert said["epsilon_rdp"] == spent.epsilon_rdp_after(1) > PLAN.epsilon_rdp_after(1)
+    assert said["epsilon"] == spent.epsilon > PLAN.epsilon
+    assert said["epsilon_rdp"] == spent.epsilon_rdp > PLAN.epsilon_rdp
+    assert said["epsilon_at_fixed_stop"] == spent.epsilon_after(1) > PLAN.epsilon_after(1)
     assert said["spent_before"] == [20.0, 30.0]
     assert "That includes 2 earlier release(s)" in said["guarantee"]
     assert any("chosen by the earlier releases" in one for one in said["assumptions"])

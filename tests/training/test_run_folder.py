@@ -1,5 +1,6 @@
 """A folder in use is not trampled on, and no stop makes it lie or lose."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -158,7 +159,7 @@ def test_an_overwrite_leaves_the_new_run_alone_and_nothing_else_touched(tmp_path
         second.log_private({"mine": step})
     assert reads(second.private_log) == '{"mine": 1}\n{"mine": 2}\n'
     save(second, "2")
-    assert all(reads(path) == "2" for path in second._released())
+    assert all(reads(path) == "2" for path in second.handed_out())
     assert not second.previous.exists()
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
@@ -190,7 +191,7 @@ def test_what_stands_in_the_way_of_an_overwrite_is_named_and_the_model_kept(tmp_
     second = opened(tmp_path)
     with pytest.raises(DpmixError, match="cannot replace the files in"):
         save(second, "2")
-    assert all(reads(path) == "1" for path in second._released())
+    assert all(reads(path) == "1" for path in second.handed_out())
 
 
 def test_an_interrupted_save_leaves_no_litter(tmp_path, monkeypatch):
@@ -209,7 +210,7 @@ def test_a_full_disk_leaves_the_last_save(tmp_path, no_space):
     save(folder, "1")
     with pytest.raises(DpmixError, match="cannot write"):
         save(folder, "2" * 10_000)
-    assert all(reads(path) == "1" for path in folder._released())
+    assert all(reads(path) == "1" for path in folder.handed_out())
     assert not list(folder.root.glob(".*"))
 
 
@@ -264,6 +265,16 @@ def test_overwrite_takes_no_folder_that_holds_no_run(tmp_path):
 
 def test_what_is_private_is_for_its_owner_only(tmp_path):
     folder = opened(tmp_path / "run")
+    assert folder.diagnostics.stat().st_mode & 0o777 == 0o700
+
+
+def test_what_is_private_is_closed_from_its_first_moment(tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "chmod", lambda *_: None)  # to close it later is too late
+    before = os.umask(0)
+    try:
+        folder = opened(tmp_path / "run")
+    finally:
+        os.umask(before)
     assert folder.diagnostics.stat().st_mode & 0o777 == 0o700
 
 

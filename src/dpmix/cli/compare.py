@@ -11,6 +11,7 @@ from dpmix.cli.console import stdout
 from dpmix.comparison import Comparison
 from dpmix.comparison import compare as side_by_side
 from dpmix.reporting.page.compare_page import compare_page
+from dpmix.reporting.page.plain_words import claimed_epsilon
 from dpmix.reporting.rounding import shown_epsilon
 from dpmix.reporting.statement import NOT_PRIVATE
 from dpmix.reporting.summary import two_columns
@@ -47,7 +48,7 @@ def _table(found: Comparison) -> Table:
         table.add_row(
             name,
             said.method,
-            shown_epsilon(float(said.epsilon)) if said.private else NOT_PRIVATE,
+            claimed_epsilon(said) if said.private else NOT_PRIVATE,
             f"{measured.accuracy:.2%}",
             f"{measured.worst_class.name}: {measured.worst_class.accuracy:.2%}",
             f"{measured.calibration_error:.2%}",

@@ -86,7 +86,8 @@ def training_bar(
 
     `done` steps of the plan were taken before.
     """
-    spent = "epsilon <= {task.fields[epsilon]}" if plan.private else "NOT PRIVATE"
+    whole = shown_epsilon(plan.epsilon, 2)
+    spent = f"epsilon {{task.fields[epsilon]}} of {whole}" if plan.private else "NOT PRIVATE"
     with _bar(
         console,
         "steps",

@@ -18,6 +18,7 @@ from dpmix.errors import DpmixError
 from dpmix.estimate import cache_line, data_line, estimate_rows, model_rows
 from dpmix.experiments.recipes import recipe_path
 from dpmix.fit import run
+from dpmix.reporting.rounding import shown_epsilon
 from dpmix.reporting.summary import evaluation_rows, guarantee_rows, pool_rows, two_columns
 from dpmix.resume import is_complete, reassemble
 from dpmix.training.checkpoint import Checkpoint, newest_step
@@ -116,6 +117,13 @@ def _finish(parts: Assembly, console: Console, checkpoint: Checkpoint | None = N
                 f"stopped; to go on after step {step}: dpmix train --resume {parts.folder}",
                 soft_wrap=True,
             )
+            if parts.plan.private:
+                console.print(
+                    f"epsilon {shown_epsilon(parts.plan.epsilon)} covers what it has published and "
+                    "the rest of its steps; an epsilon of fewer steps holds only if it was fixed "
+                    "beforehand to stop there",
+                    soft_wrap=True,
+                )
         raise
     folder = RunFolder(parts.folder)
     places = [("run folder", str(folder.root)), ("page", str(folder.report))]

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from dpmix.cli.console import stdout
-from dpmix.reporting.rounding import shown_epsilon
+from dpmix.reporting.page.plain_words import claimed_epsilon
 from dpmix.reporting.summary import two_columns
 from dpmix.verify import Verified
 from dpmix.verify import verify as check
@@ -27,9 +27,9 @@ def verify(run: Annotated[Path, typer.Argument(help="a run's folder")]) -> None:
         two_columns(
             [
                 ("statement", f"as it was written; {_fit(found)}"),
-                ("claimed", f"epsilon {shown_epsilon(float(said.epsilon))}, delta {said.delta}"),
+                ("claimed", f"epsilon {claimed_epsilon(said)}, delta {said.delta}"),
                 ("from", f"sigma {said.noise_multiplier:.6g}, q {said.sampling_rate:.6g}, "
-                 f"{said.steps} of {said.planned_steps} planned steps, and "
+                 f"{said.planned_steps} planned steps, of which {said.steps} were made, and "
                  f"{len(said.spent_before)} earlier release(s) of the data"),
                 (f"{said.accountant.name} accountant", "gives the same again"),
                 ("PRV accountant", f"epsilon between {low:.4g} and {high:.4g}: the claim fits"
@@ -54,10 +54,14 @@ def _fit(found: Verified) -> str:
 
 def _later(found: Verified) -> list[tuple[str, str]]:
     """Checkpoints of a stopped run can be of later steps than its model."""
-    if found.checkpoint <= found.statement.steps:
+    said = found.statement
+    if found.checkpoint <= said.steps:
         return []
-    return [("checkpoints", f"NOT covered by this epsilon: they are of step {found.checkpoint}; "
-             "keep them to yourself, or finish the run with dpmix train --resume")]  # fmt: skip
+    if found.checkpoint <= said.planned_steps:
+        return [("checkpoints", f"of step {found.checkpoint}: covered by the epsilon of all "
+                 "planned steps alone")]  # fmt: skip
+    return [("checkpoints", f"NOT covered by this epsilon: of step {found.checkpoint}, more than "
+             "were planned; keep them to yourself")]  # fmt: skip
 
 
 def _audit(run: Path, found: Verified) -> list[tuple[str, str]]:

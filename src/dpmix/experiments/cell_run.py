@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,21 +33,21 @@ class Outcome:
     warnings: tuple[str, ...] = ()
 
 
-def run_cell(cell: Cell, root: Path, threads: int | None, device: str | None) -> Outcome:
+def run_cell(cell: Cell, root: Path, threads: int | None, gpu: int | None) -> Outcome:
     """Bring the run of `cell` in folder `root` to its end.
 
     Args:
         cell: the run.
         root: its folder.
         threads: of the processor that it may use; None: as many as there are.
-        device: the one to use; None: as its settings say.
+        gpu: which, where its settings name no device; None: the first.
     """
     if threads is not None:
         torch.set_num_threads(threads)
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always", UserWarning)
         try:
-            _finish(cell, root, device)
+            _finish(cell, root, gpu)
         except DpmixError as error:
             return Outcome(cell, str(error))
         except Exception as error:  # of a library: the other runs are to be made all the same
@@ -55,11 +56,21 @@ def run_cell(cell: Cell, root: Path, threads: int | None, device: str | None) ->
     return Outcome(cell, warnings=said)
 
 
-def _finish(cell: Cell, root: Path, device: str | None) -> None:
+def _finish(cell: Cell, root: Path, gpu: int | None) -> None:
     if root.is_dir() and is_complete(root):
         return
-    if newest_step(RunFolder(root).checkpoints) is not None:
-        fit(resume=root, device=device)
-    else:
-        settings = cell.settings | ({"device": device} if device else {})
-        run(assemble(Config.load(cell.base, **settings, output=os.fspath(root))))
+    with _on(gpu):
+        if newest_step(RunFolder(root).checkpoints) is not None:
+            fit(resume=root, device=cell.config.run.device)
+        else:
+            run(assemble(Config.load(cell.base, **cell.settings, output=os.fspath(root))))
+
+
+def _on(gpu: int | None) -> AbstractContextManager[object]:
+    """Let `cuda` be GPU number `gpu` meanwhile.
+
+    It is no setting: a run publishes those, and the number tells which of a private selection's
+    runs it was (`tests/experiments/test_selection_run.py`).
+    """
+    usable = gpu is not None and torch.cuda.is_available()
+    return torch.cuda.device(gpu) if usable else nullcontext()

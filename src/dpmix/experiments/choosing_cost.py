@@ -25,7 +25,7 @@ class ChoosingCost:
     Attributes:
         epsilon: that each was trained for; None for runs of every epsilon, infinite included.
         delta: of all that follows.
-        runs: how many there are, those included that were stopped.
+        runs: how many there are, those included that were stopped, with all their planned steps.
         all_of_them: epsilon of all together, which whoever chose by looking at all has spent.
         by_selection: of a private selection of as many on average; None where their plans differ,
             or what they had spent before.
@@ -64,7 +64,7 @@ def choosing_costs(folder: Path) -> list[ChoosingCost]:
 def _cost(epsilon: float | None, told: list[Statement]) -> ChoosingCost:
     delta = max(said.delta for said in told)
     runs = [
-        (said.sampling_rate, said.noise_multiplier, said.steps, tuple(said.spent_before))
+        (said.sampling_rate, said.noise_multiplier, said.planned_steps, tuple(said.spent_before))
         for said in told
     ]
     alike = epsilon is not None and len(set(runs)) == 1

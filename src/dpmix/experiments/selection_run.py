@@ -4,9 +4,16 @@ The protocol of `privacy/private_selection.py`, whose theorem needs all of this:
 are is drawn from its distribution; each draws its settings at random from the sweep's, with
 replacement; all have one plan; draws and noise are fresh; and nothing but the best run leaves.
 Whatever else there was lies in a closed folder and is deleted at the end.
+
+What leaves is the same function of the best run wherever that stood among the others and however
+many they were: the place is no randomness of the theorem's, and whoever learns it can be told far
+more than epsilon allows. So the public files alone leave, without the time of their making, and
+`privacy_statement` and `metrics` say nothing that depends on when, where or beside what a run was
+made (`tests/experiments/test_selection_run.py`, byte for byte).
 """
 
 import json
+import os
 import random
 import re
 import shutil
@@ -22,6 +29,8 @@ from dpmix.experiments.results import BEST, row_of
 from dpmix.experiments.sweep_file import Cell, Sweep
 from dpmix.experiments.workers import Runs
 from dpmix.privacy.private_selection import check_expected_runs, number_of_runs
+from dpmix.reporting.statement import versions
+from dpmix.reporting.statement_model import read_statement
 from dpmix.training.json_text import to_json
 from dpmix.training.run_folder import RunFolder
 
@@ -32,6 +41,11 @@ NOTICE = (
 HIDDEN = "selection"
 _CHOSEN = "chosen"
 _PLAN = ("sampling_rate", "sigma", "steps", "examples")
+# What training draws; all else in a statement follows from the settings and what is installed.
+_DRAWN = {"run_id", "weights_sha256", "sha256"}
+# 1980, the first moment that every archive can tell: from the start or the end of a run, and when
+# it was published, follows how many others there were.
+_NO_TIME = 315532800
 
 
 def candidates(sweep: Sweep, expected_runs: float) -> tuple[Cell, ...]:
@@ -104,14 +118,19 @@ def select(
     runs = [(among[index], hidden / f"run-{place}") for place, (index, _) in enumerate(drawn)]
     for done, outcome in enumerate(workers(runs), start=1):
         if outcome.error is not None:
-            # Which one it was tells how many there are, at least.
-            raise DpmixError(
-                f"a run of the selection failed: {re.sub(r'run-[0-9]+', 'run', outcome.error)}"
-            )
+            raise DpmixError(f"a run of the selection failed: {_without_its_place(outcome.error)}")
         report(done, len(runs))
     rows = [row_of(cell, root) for cell, root in runs]
     if len({tuple(row[name] for name in _PLAN) for row in rows}) > 1:
         raise DpmixError("the runs of the selection differ in their plan: nothing can be published")
+    if len({(cell.name, _told(root)) for cell, root in runs}) > len(
+        {cell.name for cell, _ in runs}
+    ):
+        raise DpmixError(
+            "the runs of the selection differ in what was left to the defaults, in the public pool "
+            "or in the versions of their libraries, which would tell the best one's place among "
+            "them: nothing can be published; begin again with another --output"
+        )
     if len({RunFolder(root).data_hash.read_text(encoding="utf-8") for _, root in runs}) > 1:
         raise DpmixError(
             "the images changed between the runs of the selection, whose guarantee is about one "
@@ -131,7 +150,26 @@ def _chosen(hidden: Path) -> Path | None:
     return hidden / name if name and (hidden / name).is_dir() else None
 
 
+def _told(root: Path) -> str:
+    """What a run tells but for what it drew: all runs of one candidate tell the same."""
+    return read_statement(RunFolder(root).privacy).model_dump_json(exclude=_DRAWN)
+
+
+def _without_its_place(error: str) -> str:
+    """Which run it was tells how many there are, at least."""
+    return re.sub(r"(run-|job )[0-9_]+", lambda name: name[1].strip("- "), error)
+
+
 def _published(chosen: Path, best: Path) -> Path:
+    """Move the public files of the run that was chosen, and nothing else; delete all the rest."""
+    public = RunFolder(chosen).handed_out()
+    for path in [*chosen.iterdir()]:
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path not in public:
+            path.unlink()
+    for path in (*chosen.iterdir(), chosen):
+        os.utime(path, (_NO_TIME, _NO_TIME))
     chosen.replace(best)
     shutil.rmtree(chosen.parent)
     return best
@@ -139,14 +177,19 @@ def _published(chosen: Path, best: Path) -> Path:
 
 def _drawn(among: tuple[Cell, ...], expected_runs: float, hidden: Path) -> list[tuple[int, float]]:
     """Which candidates are run, in order, each with a number that settles ties."""
-    key = {"candidates": [cell.name for cell in among], "expected_runs": expected_runs}
+    key = {
+        "candidates": [cell.name for cell in among],
+        "expected_runs": expected_runs,
+        "versions": versions(),
+    }
     path = hidden / "drawn.json"
     if path.is_file():
         kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if kept["of"] != key:
             raise DpmixError(
-                f"'{hidden}' holds a selection among other settings; finish that one first, or "
-                "give another --output"
+                f"'{hidden}' holds a selection among other settings, or one that was begun with "
+                "other versions of dpmix or its libraries; finish that one first, or give another "
+                "--output"
             )
         return [(index, tie) for index, tie in kept["runs"]]
     if any(hidden.glob("run-*")):
@@ -154,7 +197,7 @@ def _drawn(among: tuple[Cell, ...], expected_runs: float, hidden: Path) -> list[
             f"'{hidden}' holds runs and not what was drawn; delete it to begin anew, or give "
             "another --output"
         )
-    hidden.mkdir(parents=True, exist_ok=True)
+    hidden.mkdir(mode=0o700, parents=True, exist_ok=True)
     hidden.chmod(0o700)
     write_text(hidden / "PRIVATE.txt", NOTICE)
     coins = random.SystemRandom()

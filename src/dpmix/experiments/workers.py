@@ -83,7 +83,7 @@ def _outcome(job: Any, cell: Cell, logs: Path) -> Outcome:
     return Outcome(cell, f"job {job.job_id} died ({one_line(error)}); see its log in '{logs}'")
 
 
-def _device(index: int, cell: Cell) -> str | None:
-    """One of several GPUs, where the run's settings name none."""
+def _device(index: int, cell: Cell) -> int | None:
+    """The number of one of several GPUs, where the run's settings name none."""
     count = torch.cuda.device_count()
-    return f"cuda:{index % count}" if count > 1 and cell.config.run.device == "auto" else None
+    return index % count if count > 1 and cell.config.run.device == "auto" else None

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dpmix.errors import DpmixError
-from dpmix.reporting.rounding import shown_epsilon
+from dpmix.reporting.page.plain_words import claimed_epsilon
 from dpmix.reporting.statement_model import Statement, read_statement
 from dpmix.saved import SavedRun, load_run
 from dpmix.training.run_folder import RunFolder
@@ -71,8 +71,7 @@ def read_released(root: Path) -> ReleasedRun:
     if not statement.complete:
         warnings.warn(
             f"the run in '{root}' is not complete: this is its model after {statement.steps} of "
-            f"{statement.planned_steps} steps, of epsilon "
-            f"{shown_epsilon(float(statement.epsilon))}; later ones will spend more",
+            f"{statement.planned_steps} steps; its epsilon is {claimed_epsilon(statement)}",
             stacklevel=2,
         )
     return ReleasedRun(

@@ -170,7 +170,10 @@ class PrivacyPlan:
 
     @cached_property
     def epsilon(self) -> float:
-        """Epsilon of the whole run at `delta`, by `accountant` under add/remove-one."""
+        """Epsilon of the whole run at `delta`, by `accountant` under add/remove-one.
+
+        It holds wherever the run is stopped, and for whatever reason.
+        """
         return self.epsilon_after(self.steps)
 
     @cached_property
@@ -179,7 +182,11 @@ class PrivacyPlan:
         return self.epsilon_rdp_after(self.steps)
 
     def epsilon_after(self, steps: int) -> float:
-        """Epsilon at `delta` once `steps` of the plan's steps have been released."""
+        """Epsilon at `delta` of the first `steps` of the plan's steps.
+
+        It holds only for a number that was fixed beforehand. Who stops a run after a look at what
+        it released has chosen the number by that: state `epsilon` (docs/privacy.md, section 3).
+        """
         return epsilon_stated(*self._given(steps), self.expected_runs, self.spent)
 
     def epsilon_rdp_after(self, steps: int) -> float:

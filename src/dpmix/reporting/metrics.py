@@ -9,6 +9,9 @@ from dpmix.config import Config
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.training.loop import History
 
+# Where it ran, and which engine was the fastest there, depends on what else ran at the time.
+_NOT_TOLD = "not told of a private selection's run"
+
 
 def metrics(
     config: Config, plan: PrivacyPlan, history: History, parameters: int, engine: str
@@ -23,6 +26,9 @@ def metrics(
         engine: that computed the clipped sums.
     """
     assert history.last is not None
+    machine = f"{platform.machine()}, {torch.get_num_threads()} threads"
+    if plan.expected_runs is not None:
+        engine = machine = _NOT_TOLD
     worst, worst_accuracy = history.last.worst_class
     return {
         "private": plan.private,
@@ -42,5 +48,5 @@ def metrics(
         "curve": history.points,
         "seed": config.run.seed,
         "engine": engine,
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+        "machine": machine,
     }

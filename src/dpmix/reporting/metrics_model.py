@@ -28,7 +28,9 @@ class Point(Part):
     """An evaluation on the way."""
 
     step: int = Field(ge=1)
-    epsilon: float | Infinite
+    epsilon: float | Infinite = Field(
+        description="of a run that it was fixed beforehand to stop at this step"
+    )
     accuracy: Share
 
 

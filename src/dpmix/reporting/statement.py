@@ -46,18 +46,26 @@ def privacy_statement(
         weights_sha256: of the weights' file that the statement is about.
         config_sha256: of the settings' file beside it.
         run_id: names the run.
-        resumed_at: the steps after which it was stopped and went on.
+        resumed_at: the steps after which it was stopped and went on; not said of a private
+            selection's run.
         processes: how many trained together.
     """
-    epsilon = plan.epsilon_after(steps)
+    at_stop = plan.epsilon_after(steps) if plan.private and steps < plan.steps else None
     pretrains = pool is not None and config.views.pool_role == "pretrain"
+    # When it was, and where it was stopped, tells which of a private selection's runs it is.
+    selected = plan.expected_runs is not None
+    resumed = () if selected else resumed_at
     said = {
         "private": plan.private,
         "run_id": run_id,
-        "written": datetime.now(UTC).isoformat(timespec="seconds"),
-        "guarantee": guarantee(plan, epsilon, config.run.seed),
-        "epsilon": epsilon,
-        "epsilon_rdp": plan.epsilon_rdp_after(steps),
+        "written": None if selected else datetime.now(UTC).isoformat(timespec="seconds"),
+        "guarantee": guarantee(
+            plan, plan.epsilon, config.run.seed, None if at_stop is None else (steps, at_stop)
+        ),
+        # Of all planned steps: whoever stops a run may do so for what it has shown.
+        "epsilon": plan.epsilon,
+        "epsilon_rdp": plan.epsilon_rdp,
+        "epsilon_at_fixed_stop": at_stop,
         "delta": plan.delta,
         "neighbouring_relation": plan.neighbouring_relation,
         "mechanism": MECHANISM if plan.private else "none: neither clipping nor noise",
@@ -72,13 +80,13 @@ def privacy_statement(
         "steps": steps,
         "planned_steps": plan.steps,
         "complete": steps == plan.steps,
-        "resumed_at": list(resumed_at),
+        "resumed_at": list(resumed),
         "processes": processes,
         "examples": plan.n,
         "weights_sha256": weights_sha256,
         "config_sha256": config_sha256,
         "seeded": config.run.seed is not None,
-        "assumptions": assumptions(config, plan, resumed_at, processes) if plan.private else [],
+        "assumptions": assumptions(config, plan, resumed, processes) if plan.private else [],
         "spent_before": list(plan.spent),
         "expected_runs": plan.expected_runs,
         "public_inputs": {
@@ -87,10 +95,14 @@ def privacy_statement(
             "pretrained_weights": "the public pool" if pretrains else None,
             "backbone": backbone and _facts(backbone, config),
         },
-        "versions": {"python": platform.python_version()}
-        | {name: version(name) for name in _LIBRARIES},
+        "versions": versions(),
     }
     return seal(said)
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of what a run's numbers come from."""
+    return {"python": platform.python_version()} | {name: version(name) for name in _LIBRARIES}
 
 
 def _facts(backbone: Backbone, config: Config) -> dict[str, Any]:
@@ -111,8 +123,21 @@ def _use_of_pool(views: ViewConfig) -> dict[str, Any]:
     return {"role": views.pool_role, "draw": views.pool_draw}
 
 
-def guarantee(plan: PrivacyPlan, epsilon: float, seed: int | None) -> str:
-    """The guarantee in one sentence, or that there is none."""
+def guarantee(
+    plan: PrivacyPlan,
+    epsilon: float,
+    seed: int | None,
+    stopped: tuple[int, float] | None = None,
+) -> str:
+    """The guarantee in a few sentences, or that there is none.
+
+    Args:
+        plan: what ran.
+        epsilon: of all its steps.
+        seed: of the run.
+        stopped: of a run that is not over, its steps and their epsilon, which holds only where it
+            was fixed beforehand to stop there.
+    """
     if not plan.private:
         return f"{NOT_PRIVATE}: trained without clipping and without noise."
     sentence = (
@@ -125,6 +150,14 @@ def guarantee(plan: PrivacyPlan, epsilon: float, seed: int | None) -> str:
         sentence += (
             " That includes the choice of this run as the best of a random number of runs, "
             f"{plan.expected_runs:g} on average."
+        )
+    if stopped is not None:
+        steps, of_these = stopped
+        sentence += (
+            f" It is the model of step {steps} of {plan.steps}: this epsilon is that of all "
+            f"{plan.steps} steps, and holds whatever made the run stop. Epsilon "
+            f"{shown_epsilon(of_these)} holds only if it was fixed beforehand to stop here, "
+            "whatever the run would show."
         )
     if seed is not None:
         sentence += (
@@ -182,7 +215,8 @@ def assumptions(
             "Every run of the private selection drew its settings at random from a list that was "
             "fixed before, with this plan; the best one alone, by accuracy on the "
             f"{config.data.judged_on} images, is "
-            "published, and neither how many runs there were nor how long they took."
+            "published, and neither how many runs there were nor when they were made or how long "
+            "they took. Nobody saw what a run of it that was stopped had computed and lost."
         )
     if processes > 1:
         said.append("Nobody listened to what the processes of the run sent each other.")

@@ -9,7 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
 from dpmix.errors import DpmixError
 from dpmix.reporting.json_model import Infinite, Part, read_json
@@ -65,10 +65,18 @@ class Statement(Part):
 
     private: bool
     run_id: str
-    written: str
+    written: str | None = Field(description="when; not told of a private selection's run")
     guarantee: str
-    epsilon: float | Infinite = Field(description="by the accountant, at delta")
+    epsilon: float | Infinite = Field(
+        description="by the accountant, at delta, of all planned steps: it holds wherever the run "
+        "is stopped"
+    )
     epsilon_rdp: float | Infinite
+    epsilon_at_fixed_stop: float | None = Field(
+        None,
+        description="of `steps` steps, where these are not all: it holds only if it was fixed "
+        "beforehand, whatever the run would show, to stop there",
+    )
     delta: float = Field(gt=0, lt=1)
     neighbouring_relation: Literal["add or remove one training example"]
     mechanism: str
@@ -103,6 +111,17 @@ class Statement(Part):
     public_inputs: PublicInputs
     versions: dict[str, str]
     sha256: str = Field(pattern=_SHA256, description="of all the rest, as `seal` computes it")
+
+    @model_validator(mode="after")
+    def _says_what_a_stop_rests_on(self) -> "Statement":
+        """Earlier versions stated the epsilon of the steps so far, as if nobody had looked."""
+        if self.private and self.complete != (self.epsilon_at_fixed_stop is None):
+            raise ValueError(
+                f"complete is {self.complete} and epsilon_at_fixed_stop is "
+                f"{self.epsilon_at_fixed_stop}, which a run has until it is complete: dpmix train "
+                "--resume writes its statement again"
+            )
+        return self
 
 
 def seal(said: dict[str, Any]) -> dict[str, Any]:

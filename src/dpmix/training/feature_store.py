@@ -3,17 +3,17 @@
 Guarantees: a store is found only under the key that it was made with, compared in full; whatever
 stops its making, the rows that it counts are whole and on the disk, and the next run goes on after
 them; nothing is written before the space for all of it was seen. What it holds was computed from
-private images without noise: its folder says so and is closed to other users.
+private images without noise: its folder says so, and lies where `cache_home` closes it to others.
 """
 
 import json
+import os
 import shutil
 import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from hashlib import sha256
 from io import BufferedRandom
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from torch import Tensor
 
 from dpmix.atomic_files import write_text
 from dpmix.errors import DpmixError
+from dpmix.training.cache_home import store_folder
 from dpmix.training.json_text import to_json
 
 NOTICE = (
@@ -77,12 +78,15 @@ class FeatureStore:
         root: folder of all stores.
         key: what the rows are functions of; any change of it is another store.
         layout: of the rows.
+
+    Raises:
+        DpmixError: as `store_folder` raises.
     """
 
     def __init__(self, root: Path, key: dict[str, Any], layout: Layout) -> None:
         self.layout = layout
         self._text = to_json({"key": key, "layout": vars(layout)})
-        self.folder = root / sha256(self._text.encode()).hexdigest()[:20]
+        self.folder = store_folder(root, self._text)
         self._key_file = self.folder / "key.json"
         self._done_file = self.folder / "done.json"
         self._root = root
@@ -121,12 +125,7 @@ class FeatureStore:
         """
         lock = FileLock(self.folder / ".lock")
         try:
-            if not self.folder.parent.is_dir():
-                # How many caches there are can tell of a private selection's runs.
-                self.folder.parent.mkdir(parents=True, exist_ok=True)
-                self.folder.parent.chmod(0o700)
-            self.folder.mkdir(exist_ok=True)
-            self.folder.chmod(0o700)
+            self.folder.mkdir(mode=0o700, exist_ok=True)
             self._wait_for(lock)
         except OSError as error:
             raise self._unwritable(error) from None
@@ -227,8 +226,6 @@ class RowWriter:
 
     def sync(self) -> None:
         """Bring every row to the disk, then count it."""
-        import os
-
         for file in self._files:
             file.flush()
             os.fsync(file.fileno())

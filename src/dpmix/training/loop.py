@@ -20,7 +20,8 @@ class Progress:
     Attributes:
         step: steps released so far.
         steps: T.
-        epsilon: epsilon spent once the next evaluation is reached (PLD): an upper bound so far.
+        epsilon: of the steps up to the next evaluation. It holds for a run that it was fixed
+            beforehand to stop there; `plan.epsilon` holds wherever the run is stopped.
         evaluation: of the averaged weights, where one was made at this step.
     """
 

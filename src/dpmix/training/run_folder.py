@@ -149,10 +149,10 @@ class RunFolder:
             ) from None
 
     def _enter(self) -> None:
-        self.diagnostics.mkdir(parents=True, exist_ok=True)
+        self.diagnostics.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.diagnostics.chmod(0o700)
         self._lock.acquire()
-        remove_all(staged_for(self._released()))
+        remove_all(staged_for(self.handed_out()))
         self._write_notice()
 
     @contextmanager
@@ -263,8 +263,8 @@ class RunFolder:
         finally:
             self.close()
 
-    def _released(self) -> list[Path]:
-        """What a run hands out, weights first."""
+    def handed_out(self) -> list[Path]:
+        """What a run publishes, weights first."""
         return [self.model, self.privacy, self.metrics, self.card, self.report, self.config]
 
     def _set_aside(self) -> None:
@@ -274,12 +274,12 @@ class RunFolder:
         had set aside stays.
         """
         if not self.model.exists():
-            for path in self._released():
+            for path in self.handed_out():
                 path.unlink(missing_ok=True)
             return
         self._remove_previous()
         self.previous.mkdir(exist_ok=True)
-        weights, *described = self._released()
+        weights, *described = self.handed_out()
         # Copied before the weights move, so that `previous/` never holds weights alone.
         for path in described:
             if path.exists():
@@ -290,7 +290,7 @@ class RunFolder:
 
     def _remove_previous(self) -> None:
         if self.previous.is_dir():
-            for path in self._released():
+            for path in self.handed_out():
                 (self.previous / path.name).unlink(missing_ok=True)
             if not any(self.previous.iterdir()):
                 self.previous.rmdir()

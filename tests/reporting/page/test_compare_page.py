@@ -6,6 +6,7 @@ from html import unescape
 
 from dpmix.reporting.page.class_bars import MOST_SHOWN
 from dpmix.reporting.page.compare_page import compare_page
+from dpmix.reporting.rounding import shown_epsilon
 from example_facts import facts, not_private
 
 
@@ -45,6 +46,15 @@ def test_runs_without_privacy_or_with_a_seed_are_marked():
     assert page.count("<strong>") == 2
     assert "An epsilon holds for one run alone." in page
     assert text_of(page_of(not_private(), not_private())).count("NOT PRIVATE") == 4
+
+
+def test_a_stopped_run_is_compared_by_the_epsilon_of_its_plan():
+    run = facts(steps=20, done=5)
+    said = run.statement
+    whole, at_stop = shown_epsilon(said.epsilon), shown_epsilon(said.epsilon_at_fixed_stop)
+    text = text_of(page_of(facts(), run))
+    assert f"{whole} ({at_stop} only if its stop was fixed beforehand)" in text
+    assert text.count(at_stop) == 1
 
 
 def test_of_many_classes_those_that_differ_most_come_first():

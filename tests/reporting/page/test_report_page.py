@@ -98,8 +98,15 @@ def test_a_seeded_run_says_who_can_undo_the_noise():
 
 
 def test_a_run_that_is_not_over_says_so():
-    page = report_page(facts(steps=20, done=5))
-    assert "after step 5 of 20" in text_of(page) and "line dash" in page
+    run = facts(steps=20, done=5)
+    page, said = report_page(run), run.statement
+    text = text_of(page)
+    assert "after step 5 of 20. Its epsilon is that of all 20" in text and "line dash" in page
+    whole, at_stop = shown_epsilon(said.epsilon), shown_epsilon(said.epsilon_at_fixed_stop)
+    assert f"epsilon {whole} at delta" in text, "the number that is quoted holds wherever it stops"
+    conditional = "only if it was fixed beforehand to stop here"
+    assert f"epsilon, {conditional} {at_stop}" in text
+    assert conditional not in text_of(report_page(facts(steps=20)))
 
 
 def test_an_audit_is_told_in_plain_words_and_one_that_refutes_in_big_letters():

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from dpmix.reporting.page.class_bars import MOST_SHOWN, ClassBar, class_bars
 from dpmix.reporting.page.epsilon_curve import epsilon_curve
+from dpmix.reporting.page.plain_words import claimed_epsilon
 from dpmix.reporting.page.plot_area import PlotArea
 from dpmix.reporting.page.render import render
 from dpmix.reporting.run_facts import RunFacts
@@ -38,6 +39,7 @@ def compare_page(
         settings=settings,
         data=data,
         together=together,
+        claimed=[claimed_epsilon(run.statement) for run in runs],
         overall=[class_bars(run.metrics).overall for run in runs],
         classes=_by_class(runs),
         most_shown=MOST_SHOWN,

@@ -4,6 +4,7 @@ import math
 
 from dpmix.reporting.audit_model import AuditReport
 from dpmix.reporting.rounding import shown_epsilon
+from dpmix.reporting.statement_model import Statement
 
 
 def best_guess(epsilon: float, delta: float) -> float:
@@ -27,6 +28,14 @@ def meaning(epsilon: float, delta: float) -> str:
         f"whether one given image was among them, is right at most {percent:g} % of the time; a "
         "coin is right 50 % of the time."
     )
+
+
+def claimed_epsilon(statement: Statement) -> str:
+    """Epsilon as it is claimed: of all planned steps, and of fewer only with what that rests on."""
+    whole, at_stop = shown_epsilon(float(statement.epsilon)), statement.epsilon_at_fixed_stop
+    if at_stop is None:
+        return whole
+    return f"{whole} ({shown_epsilon(at_stop)} only if its stop was fixed beforehand)"
 
 
 def audit_verdict(audit: AuditReport) -> str:
