@@ -18,6 +18,7 @@ from dpmix.config import Config
 from dpmix.errors import DpmixError
 from dpmix.privacy.accounting_prv import epsilon_prv
 from dpmix.privacy.plan import PrivacyPlan
+from dpmix.privacy.repeats import epsilon_of_copies
 from dpmix.report import audited_facts
 from dpmix.reporting.model_card import model_card
 from dpmix.reporting.page.plain_words import audit_verdict
@@ -181,6 +182,8 @@ def _check_arithmetic(said: Statement, plan: PrivacyPlan, config: Config) -> Non
     """Every number that follows from others, and every setting that is stated again."""
     privacy = config.privacy
     rate = said.sampling_rate
+    repeats = (said.repeats.most, float(said.repeats.epsilon)) if said.repeats else None
+    sentence = guarantee(plan, float(said.epsilon), config.run.seed, repeats)
     pairs: list[tuple[str, object, object]] = [
         ("method", said.method, config.views.method),
         ("seeded", said.seeded, config.run.seed is not None),
@@ -192,7 +195,8 @@ def _check_arithmetic(said: Statement, plan: PrivacyPlan, config: Config) -> Non
         ("accountant", said.accountant.name, plan.accountant),
         ("complete", said.complete, said.steps == said.planned_steps),
         ("steps", said.steps, min(said.steps, said.planned_steps)),
-        ("guarantee", said.guarantee, guarantee(plan, float(said.epsilon), config.run.seed)),
+        ("guarantee", said.guarantee, sentence),
+        ("repeats", repeats, repeats if privacy.allow_repeats else None),
     ]
     if said.examples is not None:
         pairs.append(("sampling_rate", rate, said.denominator / said.examples))
@@ -204,7 +208,7 @@ def _check_arithmetic(said: Statement, plan: PrivacyPlan, config: Config) -> Non
         ("spent_before", len(said.spent_before), len(privacy.spent)),
         ("mechanism", said.mechanism, MECHANISM),
         ("assumptions", said.assumptions, assumptions(
-            config, plan, tuple(said.resumed_at), said.processes)),
+            config, plan, tuple(said.resumed_at), said.processes, repeats[0] if repeats else 1)),
         ("resumed_at", said.resumed_at, sorted(
             step for step in said.resumed_at if 0 <= step <= said.planned_steps)),
     ]  # fmt: skip
@@ -241,10 +245,14 @@ def _check_epsilon(said: Statement, plan: PrivacyPlan) -> tuple[float, float, fl
     given = (said.sampling_rate, said.noise_multiplier, said.steps, said.delta)
     spent = tuple(said.spent_before)
     epsilon = float(said.epsilon)
-    for name, stated, follows in (
+    pairs = [
         ("epsilon", epsilon, plan.epsilon_after(said.steps)),
         ("epsilon_rdp", float(said.epsilon_rdp), plan.epsilon_rdp_after(said.steps)),
-    ):
+    ]
+    if said.repeats:
+        follows = epsilon_of_copies(plan, said.repeats.most, said.steps)
+        pairs.append(("epsilon of repeats", float(said.repeats.epsilon), follows))
+    for name, stated, follows in pairs:
         if not stated >= follows * (1 - _SAME):
             raise _broken(f"the statement's {name} is {stated:.6g}, but {follows:.6g} follows")
     low, estimate, high = epsilon_prv(*given, spent)

@@ -11,6 +11,7 @@ from typing import Any
 from dpmix.config import Config
 from dpmix.models.backbone import Backbone
 from dpmix.privacy.plan import PrivacyPlan
+from dpmix.privacy.repeats import epsilon_of_copies
 from dpmix.public.load import PoolFacts
 from dpmix.reporting.rounding import shown_epsilon
 from dpmix.reporting.statement_model import seal
@@ -34,6 +35,7 @@ def privacy_statement(
     run_id: str,
     resumed_at: tuple[int, ...] = (),
     processes: int = 1,
+    copies: int = 1,
 ) -> dict[str, Any]:
     """State the guarantee of a model after `steps` of the plan's steps.
 
@@ -48,14 +50,16 @@ def privacy_statement(
         run_id: names the run.
         resumed_at: the steps after which it was stopped and went on.
         processes: how many trained together.
+        copies: how often the most frequent training image occurs.
     """
     epsilon = plan.epsilon_after(steps)
+    repeats = (copies, epsilon_of_copies(plan, copies, steps)) if copies > 1 else None
     pretrains = pool is not None and config.views.pool_role == "pretrain"
     said = {
         "private": plan.private,
         "run_id": run_id,
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
-        "guarantee": guarantee(plan, epsilon, config.run.seed),
+        "guarantee": guarantee(plan, epsilon, config.run.seed, repeats),
         "epsilon": epsilon,
         "epsilon_rdp": plan.epsilon_rdp_after(steps),
         "delta": plan.delta,
@@ -78,7 +82,10 @@ def privacy_statement(
         "weights_sha256": weights_sha256,
         "config_sha256": config_sha256,
         "seeded": config.run.seed is not None,
-        "assumptions": assumptions(config, plan, resumed_at, processes) if plan.private else [],
+        "assumptions": assumptions(config, plan, resumed_at, processes, copies)
+        if plan.private
+        else [],
+        "repeats": repeats and {"most": repeats[0], "epsilon": repeats[1]},
         "spent_before": list(plan.spent),
         "expected_runs": plan.expected_runs,
         "public_inputs": {
@@ -111,7 +118,9 @@ def _use_of_pool(views: ViewConfig) -> dict[str, Any]:
     return {"role": views.pool_role, "draw": views.pool_draw}
 
 
-def guarantee(plan: PrivacyPlan, epsilon: float, seed: int | None) -> str:
+def guarantee(
+    plan: PrivacyPlan, epsilon: float, seed: int | None, repeats: tuple[int, float] | None = None
+) -> str:
     """The guarantee in one sentence, or that there is none."""
     if not plan.private:
         return f"{NOT_PRIVATE}: trained without clipping and without noise."
@@ -119,6 +128,11 @@ def guarantee(plan: PrivacyPlan, epsilon: float, seed: int | None) -> str:
         f"The model is ({shown_epsilon(epsilon)}, {plan.delta})-differentially private with "
         "respect to adding or removing one training example."
     )
+    if repeats is not None:
+        sentence += (
+            f" One image occurs {repeats[0]} times in the training set: for the person in it, "
+            f"epsilon is {shown_epsilon(repeats[1])}."
+        )
     if plan.spent:
         sentence += f" That includes {len(plan.spent)} earlier release(s) of the same data."
     if plan.expected_runs is not None:
@@ -135,7 +149,11 @@ def guarantee(plan: PrivacyPlan, epsilon: float, seed: int | None) -> str:
 
 
 def assumptions(
-    config: Config, plan: PrivacyPlan, resumed_at: tuple[int, ...] = (), processes: int = 1
+    config: Config,
+    plan: PrivacyPlan,
+    resumed_at: tuple[int, ...] = (),
+    processes: int = 1,
+    copies: int = 1,
 ) -> list[str]:
     """What the guarantee takes for granted."""
     if plan.n is not None:
@@ -155,7 +173,10 @@ def assumptions(
         f"looking at the training images{but}; trying several settings on them costs privacy that "
         f"is not counted here{selected}.",
         "No other release of the training images was made than those counted here.",
-        "Each person contributes one training example.",
+        "Each person contributes one training example."
+        if copies == 1
+        else f"Each person contributes one training image, which occurs up to {copies} times. "
+        "That number was counted in the training images, and is published as it is.",
         "The test split is not protected: what is measured on it is published as measured."
         if data.validation_fraction is None
         else "The validation images, a fixed share of the training images that was not trained on, "
