@@ -36,7 +36,7 @@ def evaluation(names=("cat", "dog", "eel"), images=20, errors=0):
 
 
 def _texts(names=("cat", "dog", "eel"), *, epsilon=2.0, steps=5, done=None, errors=0, pool=None,
-           run_id="r", weights=DIGEST, resumed_at=(), **settings):  # fmt: skip
+           run_id="r", weights=DIGEST, resumed_at=(), copies=1, **settings):  # fmt: skip
     """The settings, and what a run writes of its guarantee and its accuracy."""
     plan = PrivacyPlan.calibrate(
         n=100, expected_batch_size=50.0, epsilon=epsilon, delta=1e-4, steps=steps
@@ -54,7 +54,7 @@ def _texts(names=("cat", "dog", "eel"), *, epsilon=2.0, steps=5, done=None, erro
     history = History(points, evaluation(names, errors=errors))
     said = privacy_statement(
         config, plan, pool=pool, backbone=None, steps=done, weights_sha256=weights,
-        config_sha256=DIGEST[::-1], run_id=run_id, resumed_at=resumed_at,
+        config_sha256=DIGEST[::-1], run_id=run_id, resumed_at=resumed_at, copies=copies,
     )  # fmt: skip
     return config, to_json(said), to_json(metrics(config, plan, history, 99, "examplewise"))
 

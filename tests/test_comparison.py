@@ -8,6 +8,7 @@ import pytest
 from dpmix.comparison import compare
 from dpmix.errors import DpmixError
 from dpmix.privacy.accounting import epsilon_pld, epsilon_together
+from dpmix.privacy.repeats import epsilon_of_copies_together
 from example_facts import write_run
 
 
@@ -70,6 +71,21 @@ def test_together_they_cost_more_than_one_and_less_than_the_sum(folder):
     assert 2 < epsilon < 3 and delta == 1e-4
     again = shutil.copytree(roots[0], roots[0].with_name("copy"))
     assert compare([roots[0], again]).together is None, "one run is one release"
+
+
+def test_who_is_repeated_has_an_epsilon_together_as_well(folder):
+    roots = [folder("a", copies=3, allow_repeats=True), folder("b", copies=3, allow_repeats=True)]
+    found = compare(roots)
+    said = found.runs[0].statement
+    one = (said.sampling_rate, said.noise_multiplier, said.steps)
+    assert found.repeated == (3, epsilon_of_copies_together((one, one), 3, 1e-4))
+    assert found.repeated[1] > said.repeats.epsilon > found.together[0]
+    assert compare([folder("c"), folder("d")]).repeated is None
+    others = compare([roots[0], folder("e", copies=2, allow_repeats=True)])
+    assert others.data == [("most frequent image", ["occurs 3 times", "occurs 2 times"])]
+    assert others.together is None and others.repeated is None
+    # Nothing is counted where nothing is claimed.
+    assert compare([roots[0], folder("f", epsilon=float("inf"))]).data == []
 
 
 def test_a_run_that_went_on_twice_has_two_releases(tmp_path):

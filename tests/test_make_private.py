@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorDataset
 from torchvision.transforms.functional import to_pil_image
 
 import dpmix
 from dpmix.data import load_splits, normalization
 from dpmix.errors import DpmixError
+from dpmix.privacy.repeats import epsilon_of_copies
 from small_run import CLASSES, linear, plan, source
 
 
@@ -215,6 +216,58 @@ def test_what_can_not_be_made_private_is_refused(model, settings, said):
         private(**({"run_plan": plan(), "model": model} | settings))
 
 
+class Cropped(TensorDataset):
+    """Its transform is random, so that one example differs whenever it is read."""
+
+    def __getitem__(self, index):
+        image, label = super().__getitem__(index)
+        return torch.randint(0, 256, image.shape, dtype=torch.uint8), label
+
+
+def repeated():
+    """Datasets of twelve examples or more in which one occurs three times."""
+    data, examples = source(), pairs(source())
+    cropped = Cropped(data.pixels, data.labels)
+    again = [*range(12), 4, 4]
+    equal = type(data)(data.pixels[again], data.labels[again].roll(1), CLASSES)
+    return {
+        "pixels": pairs(equal),
+        "a source of ours": equal,
+        "a subset": Subset(examples, again),
+        "a concatenation": ConcatDataset([examples, Subset(examples, [4]), Subset(examples, [4])]),
+        "a random transform": Subset(cropped, again),
+        "nested": ConcatDataset([cropped, Subset(ConcatDataset([cropped, cropped]), [16, -8])]),
+    }
+
+
+@pytest.mark.parametrize("name", repeated())
+def test_repeated_images_are_refused_or_their_epsilon_is_warned_of(name):
+    dataset, model = repeated()[name], linear()
+
+    def made(**settings):
+        optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+        return dpmix.make_private(
+            model, optimizer, dataset, plan=plan(**settings.pop("plan", {})),
+            views=dpmix.ViewSpec("none"), **settings,
+        )  # fmt: skip
+
+    larger = f"{epsilon_of_copies(plan(), 3, 4):.3f}"
+    with pytest.raises(DpmixError, match=rf"1 image .* 3 times \(image 4, .* epsilon is {larger}"):
+        made()
+    with pytest.warns(UserWarning, match=rf"occurs 3 times .* epsilon is {larger}"):
+        made(allow_repeats=True)
+    nothing_claimed = {"noise_multiplier": 0.0, "max_grad_norm": math.inf}
+    assert made(plan=nothing_claimed).step().drawn == len(dataset)
+
+
+def test_an_example_of_another_dataset_is_no_repeat(recwarn):
+    one, other = source(), source(seed=1)
+    joined = ConcatDataset([Cropped(one.pixels, one.labels), Cropped(other.pixels, other.labels)])
+    optimizer = torch.optim.SGD((model := linear()).parameters(), lr=1.0)
+    dpmix.make_private(model, optimizer, joined, plan=plan(), views=dpmix.ViewSpec("none"))
+    assert not [one for one in recwarn if "times" in str(one.message)]
+
+
 def test_views_by_name_alone_are_told_what_is_expected(unchecked):
     with pytest.raises(DpmixError, match=r"views is 'mix-self'; expected a dpmix.ViewSpec"):
         private(plan(), views="mix-self")
@@ -227,11 +280,13 @@ def test_an_infinite_norm_is_no_private_plan():
 
 def test_the_code_of_the_docs_runs(capsys):
     page = (Path(__file__).parents[1] / "docs/from-opacus.md").read_text()
-    begin, evaluation = re.findall(r"^```python\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE)
+    begin, evaluation, repeats = re.findall(
+        r"^```python\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE
+    )
     loop = textwrap.dedent(re.findall(r"    ```python\n(.*?)    ```", page, flags=re.DOTALL)[1])
     assert "dpmix.make_private" in loop
     fewer = loop.replace("steps=50", "steps=1").replace("batch_size=400", "batch_size=40")
-    code = "\n".join([begin, fewer, evaluation])
+    code = "\n".join([begin, fewer, evaluation, repeats])
     exec(compile(code, "from-opacus.md", "exec"), {})
     epsilon, right = map(float, re.findall(r"[\d.]+", capsys.readouterr().out))
     assert 2.9 < epsilon <= 3 and 0 <= right <= 1

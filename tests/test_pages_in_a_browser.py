@@ -55,7 +55,7 @@ PAGES = {
     "compare": lambda: compare_page(
         ["one", "another-" + "x" * 60, "third"], [facts(), facts(MANY), not_private()],
         settings=[("steps", ["1", "2", "3"])], data=[("classes", ["a", "b" * 80, "c"])],
-        together=None,
+        together=(2.0, 1e-4), repeated=(9, 47.8),
     ),
 }  # fmt: skip
 

@@ -8,6 +8,7 @@ from typing import Any
 from dpmix.config import LEAVES
 from dpmix.errors import DpmixError
 from dpmix.privacy.accounting import epsilon_together
+from dpmix.privacy.repeats import epsilon_of_copies_together
 from dpmix.report import audited_facts
 from dpmix.reporting.run_facts import RunFacts
 from dpmix.reporting.statement_model import Statement
@@ -33,6 +34,8 @@ class Comparison:
         data: what differs of the data; whether the images themselves do, no public file tells.
         together: (epsilon, delta) for whoever sees all of them; None where the data differ, a run
             is not private, is seeded or is the best of a private selection, or all are one.
+        repeated: where `together` is known and images are repeated, how often the most frequent
+            one occurs, and the epsilon of the person in it.
     """
 
     names: tuple[str, ...]
@@ -40,6 +43,7 @@ class Comparison:
     settings: list[Row]
     data: list[Row]
     together: tuple[float, float] | None
+    repeated: tuple[int, float] | None
 
 
 def compare(roots: Sequence[Path]) -> Comparison:
@@ -54,7 +58,10 @@ def compare(roots: Sequence[Path]) -> Comparison:
         raise DpmixError("a run was given twice to be compared with itself; give each folder once")
     runs = tuple(audited_facts(RunFolder(root)) for root in roots)
     data = _data(runs)
-    return Comparison(_names(roots), runs, _settings(runs), data, _together(runs, bool(data)))
+    said = [] if data else _released(runs)
+    return Comparison(
+        _names(roots), runs, _settings(runs), data, _together(said, 1), _repeated(said)
+    )
 
 
 def _names(roots: Sequence[Path]) -> tuple[str, ...]:
@@ -89,12 +96,20 @@ def _data(runs: tuple[RunFacts, ...]) -> list[Row]:
             ("image shape", [run.input.image_shape for run in runs]),
             ("classes", [", ".join(run.input.class_names) for run in runs]),
             ("training images N", [run.statement.examples for run in runs]),
+            ("most frequent image", [_times(run.statement) for run in runs]),
             ("judged on", [f"{run.metrics.images} {run.metrics.judged_on} images" for run in runs]),
         ]
     )
     # They tell apart what looks the same otherwise.
     per_class = [[sum(row.values()) for row in run.metrics.confusion.values()] for run in runs]
     return differing or _differing([("images by class", per_class)])
+
+
+def _times(said: Statement) -> str:
+    # It is counted where there is an epsilon to state.
+    if not said.private:
+        return _NOT_READ
+    return f"occurs {said.repeats.most} times" if said.repeats else "occurs once"
 
 
 def _differing(rows: Any) -> list[Row]:
@@ -130,17 +145,31 @@ def _is_part_of(one: Statement, other: Statement) -> bool:
     )
 
 
-def _together(runs: tuple[RunFacts, ...], data_differ: bool) -> tuple[float, float] | None:
+def _released(runs: tuple[RunFacts, ...]) -> list[Statement]:
+    """What was released of the same data, each once; nothing where no sum of it is known."""
     said = [run.statement for run in runs]
     copies = {(one.run_id, one.weights_sha256): one for one in said}.values()
     said = [one for one in copies if not any(_is_part_of(one, other) for other in copies)]
     # Runs of one seed share their noise: it does not compose. What a selection costs is no sum.
     fit = all(one.private and not one.seeded and one.expected_runs is None for one in said)
-    if data_differ or len(said) < 2 or not fit:
+    return said if len(said) > 1 and fit else []
+
+
+def _together(said: list[Statement], copies: int) -> tuple[float, float] | None:
+    """(epsilon, delta) of all that was released, for the person in `copies` equal images."""
+    if not said:
         return None
     delta = max(one.delta for one in said)
     # All that was planned: what a run showed may be why it was stopped.
     trainings = tuple((one.sampling_rate, one.noise_multiplier, one.planned_steps) for one in said)
     # One release that several runs count is counted with each: an upper bound all the same.
     spent = tuple(sigma for one in said for sigma in one.spent_before)
-    return epsilon_together(trainings, delta, spent), delta
+    if copies == 1:
+        return epsilon_together(trainings, delta, spent), delta
+    return epsilon_of_copies_together(trainings, copies, delta, spent), delta
+
+
+def _repeated(said: list[Statement]) -> tuple[int, float] | None:
+    copies = max((one.repeats.most for one in said if one.repeats), default=1)
+    together = _together(said, copies)
+    return (copies, together[0]) if together and copies > 1 else None

@@ -5,20 +5,25 @@ drawn, clipped, noised and counted, and the number of classes is what the model 
 the private labels hold.
 """
 
+import warnings
+
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from dpmix.data.digests import image_digests
 from dpmix.data.normalization import Normalization
 from dpmix.data.normalization import normalization as constants
+from dpmix.data.repeats import find_repeats
 from dpmix.data.source import ImageSource, TensorSource
-from dpmix.data.torch_dataset import PairDataset, Range, read_images
+from dpmix.data.torch_dataset import PairDataset, Range, example_origins, read_images
 from dpmix.errors import DpmixError
 from dpmix.models import check_private
 from dpmix.models.preserved import preserved
 from dpmix.models.probe import logits_of
 from dpmix.privacy.clipping import Engine, Loss
 from dpmix.privacy.plan import PrivacyPlan
+from dpmix.privacy.repeats import epsilon_of_copies, refuse_repeats
 from dpmix.public.pool import PublicPool
 from dpmix.training.loss import soft_cross_entropy
 from dpmix.training.step import PrivateTrainer
@@ -39,6 +44,7 @@ def make_private(
     seed: int | None = None,
     engine: Engine = "auto",
     view_chunk: int | None = None,
+    allow_repeats: bool = False,
 ) -> PrivateTrainer:
     """Make the steps of a training loop private.
 
@@ -74,10 +80,13 @@ def make_private(
         seed: makes a run repeatable, and its noise recomputable.
         engine: how gradients are computed.
         view_chunk: views per forward pass.
+        allow_repeats: train although some images occur more than once (equal pixels, or one example
+            twice in a `Subset` or a `ConcatDataset`), and warn of the larger epsilon of the person
+            in the most frequent one.
 
     Raises:
-        DpmixError: a plan for another number of examples, views by name alone, or as
-            `read_images`, `ViewBuilder` and `PrivateTrainer` raise.
+        DpmixError: a plan for another number of examples, views by name alone, repeated images,
+            or as `read_images`, `ViewBuilder` and `PrivateTrainer` raise.
     """
     if views is not None and not isinstance(views, ViewSpec):
         raise DpmixError(f"views is {views!r}; expected a dpmix.ViewSpec, such as "
@@ -88,6 +97,8 @@ def make_private(
             f"the plan is for {plan.n} training examples and the dataset has {len(source)}; give "
             "PrivacyPlan.calibrate(n=len(dataset))"
         )
+    if plan.private:
+        _check_repeats(dataset, source, plan, allow_repeats)
     if isinstance(normalization, str):
         normalization = constants(normalization, source.image_shape[0])
     return PrivateTrainer(
@@ -101,6 +112,25 @@ def make_private(
         engine=engine,
         view_chunk=view_chunk,
     )
+
+
+def _check_repeats(
+    dataset: PairDataset | ImageSource, source: ImageSource, plan: PrivacyPlan, allowed: bool
+) -> None:
+    origins = None if isinstance(dataset, ImageSource) else example_origins(dataset)
+    found = find_repeats(image_digests(source), origins)
+
+    def epsilon_of(copies: int) -> float:
+        return epsilon_of_copies(plan, copies, plan.steps)
+
+    if not allowed:
+        refuse_repeats(found, source, epsilon_of)
+    elif found.most > 1:
+        warnings.warn(
+            f"one image occurs {found.most} times in the dataset: for the person in it epsilon is "
+            f"{epsilon_of(found.most):.3f} after {plan.steps} steps, not {plan.epsilon:.3f}",
+            stacklevel=3,
+        )
 
 
 def _source(

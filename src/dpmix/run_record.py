@@ -113,6 +113,7 @@ class RunRecord:
             run_id=self._run_id,
             resumed_at=self._resumed_at,
             processes=parts.ranks.size,
+            copies=parts.copies,
         )
         trained = parameter_count(parts.model)
         numbers = metrics(parts.config, parts.plan, history, trained, engine)

@@ -202,6 +202,11 @@ class PrivacyConfig(Section):
         description="of a private selection, on average, that this run is one of: epsilon is then "
         "that of publishing the best (dpmix sweep --private-selection sets it)",
     )
+    allow_repeats: bool = Field(
+        False,
+        description="train although some images occur more than once, and state the larger epsilon "
+        "of the person in the most frequent one as well",
+    )
     spent: tuple[str, ...] = Field(
         (), description="report of a dpmix pool gap on these data, to count in epsilon; repeatable"
     )

@@ -18,6 +18,7 @@ from dpmix.config import Config
 from dpmix.errors import DpmixError
 from dpmix.privacy.accounting_prv import epsilon_prv
 from dpmix.privacy.plan import PrivacyPlan
+from dpmix.privacy.repeats import epsilon_of_copies
 from dpmix.report import audited_facts
 from dpmix.reporting.model_card import model_card
 from dpmix.reporting.page.plain_words import audit_verdict
@@ -183,6 +184,10 @@ def _check_arithmetic(said: Statement, plan: PrivacyPlan, config: Config) -> Non
     privacy = config.privacy
     rate, at_stop = said.sampling_rate, said.epsilon_at_fixed_stop
     stopped = None if at_stop is None else (said.steps, at_stop)
+    repeats = (said.repeats.most, float(said.repeats.epsilon)) if said.repeats else None
+    sentence = guarantee(
+        plan, float(said.epsilon), config.run.seed, stopped=stopped, repeats=repeats
+    )
     pairs: list[tuple[str, object, object]] = [
         ("method", said.method, config.views.method),
         ("seeded", said.seeded, config.run.seed is not None),
@@ -194,9 +199,9 @@ def _check_arithmetic(said: Statement, plan: PrivacyPlan, config: Config) -> Non
         ("accountant", said.accountant.name, plan.accountant),
         ("complete", said.complete, said.steps == said.planned_steps),
         ("steps", said.steps, min(said.steps, said.planned_steps)),
-        ("guarantee", said.guarantee, guarantee(
-            plan, float(said.epsilon), config.run.seed, stopped)),
-    ]  # fmt: skip
+        ("guarantee", said.guarantee, sentence),
+        ("repeats", repeats, repeats if privacy.allow_repeats else None),
+    ]
     if said.examples is not None:
         pairs.append(("sampling_rate", rate, said.denominator / said.examples))
     pairs += [
@@ -207,7 +212,7 @@ def _check_arithmetic(said: Statement, plan: PrivacyPlan, config: Config) -> Non
         ("spent_before", len(said.spent_before), len(privacy.spent)),
         ("mechanism", said.mechanism, MECHANISM),
         ("assumptions", said.assumptions, assumptions(
-            config, plan, tuple(said.resumed_at), said.processes)),
+            config, plan, tuple(said.resumed_at), said.processes, repeats[0] if repeats else 1)),
         ("resumed_at", said.resumed_at, sorted(
             step for step in said.resumed_at if 0 <= step <= said.planned_steps)),
     ]  # fmt: skip
@@ -247,6 +252,9 @@ def _check_epsilon(said: Statement, plan: PrivacyPlan) -> tuple[float, float, fl
     if at_stop is not None:
         _check_least("epsilon_at_fixed_stop", at_stop, plan.epsilon_after(said.steps))
         _check_by_prv("epsilon_at_fixed_stop", at_stop, plan, said.steps)
+    if said.repeats:
+        follows = epsilon_of_copies(plan, said.repeats.most, plan.steps)
+        _check_least("epsilon of repeats", float(said.repeats.epsilon), follows)
     return _check_by_prv("epsilon", epsilon, plan, plan.steps)
 
 

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -10,7 +11,8 @@ FORM = PixelForm((1, 4, 4), convert=False, resize=False, example="0")
 
 def test_fetches_by_index(png, encoded):
     files = encoded(*(png("L", 4, 4, seed) for seed in range(3)))
-    source = EncodedSource(files, torch.tensor([0, 1, 1]), ("a", "b"), FORM)
+    digests = np.zeros((3, 32), dtype=np.uint8)
+    source = EncodedSource(files, torch.tensor([0, 1, 1]), ("a", "b"), FORM, digests)
     everything = source.images(torch.arange(3))
     assert (len(source), source.image_shape) == (3, (1, 4, 4))
     assert torch.equal(source.images(torch.tensor([2, 0, 2])), everything[[2, 0, 2]])
@@ -19,4 +21,7 @@ def test_fetches_by_index(png, encoded):
 
 def test_labels_are_checked(png, encoded):
     with pytest.raises(DpmixError, match="label 2"):
-        EncodedSource(encoded(png("L", 4, 4)), torch.tensor([2]), ("a", "b"), FORM)
+        EncodedSource(
+            encoded(png("L", 4, 4)), torch.tensor([2]), ("a", "b"), FORM,
+            np.zeros((1, 32), dtype=np.uint8),
+        )  # fmt: skip

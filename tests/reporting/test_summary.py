@@ -11,12 +11,12 @@ from dpmix.training.evaluate import Evaluation
 EVALUATION = Evaluation(0.5, {"a": 0.75, "b": 0.25}, 1.5, 8, 0.125, {}, [])
 
 
-def rows(epsilon=2.0, seed=None, multiplier=1):
+def rows(epsilon=2.0, seed=None, multiplier=1, copies=1):
     plan = PrivacyPlan.calibrate(
         n=100, expected_batch_size=50, epsilon=epsilon, delta=1e-4, steps=5,
         sensitivity_multiplier=multiplier,
     )  # fmt: skip
-    return plan, dict(guarantee_rows(plan, "mix-self", seed))
+    return plan, dict(guarantee_rows(plan, "mix-self", seed, copies))
 
 
 def test_the_plan_is_said_line_by_line():
@@ -31,6 +31,8 @@ def test_the_plan_is_said_line_by_line():
 def test_a_seed_a_doubled_sensitivity_and_the_lack_of_privacy_are_said():
     assert "RESEARCH run" in rows(seed=4)[1]["seed"]
     assert "2C" in rows(multiplier=2)[1]["sensitivity"]
+    assert rows(copies=9)[1]["repeats"].startswith("one image occurs 9 times: epsilon ")
+    assert "repeats" not in rows()[1]
     open_rows = rows(epsilon=math.inf)[1]
     assert "NOT PRIVATE" in open_rows["privacy"] and "noise" not in open_rows
 

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from hashlib import sha256
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,6 +12,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from dpmix.config import Config
 from dpmix.data import ImageSource, Splits
+from dpmix.data.fingerprint import fingerprint
 from dpmix.data.subset import Subset
 from dpmix.models import check_private
 from dpmix.models.backbone import Backbone
@@ -48,6 +48,8 @@ class Assembly:
         cache: of those features; None trains on fresh views.
         ranks: the processes that train together.
         better: one line on a better backbone, where the user named none and this machine lacks it.
+        copies: how often the most frequent training image occurs; more than once only where the
+            user allowed it.
     """
 
     config: Config
@@ -64,6 +66,7 @@ class Assembly:
     cache: FeatureCache | None
     ranks: Ranks
     better: str | None
+    copies: int
 
     @property
     def folder(self) -> Path:
@@ -93,17 +96,18 @@ class Assembly:
         return self.model.head
 
     def fixed(self) -> str:
-        """What every process must have in common: settings but for places, and the data's labels.
+        """What every process must have in common: settings but for places, and the training data.
 
-        The images themselves are not compared: each process reads those of its own stretch only.
+        A process trains on its stretch of the images that it read itself, and one image in two
+        stretches would be a repeat that none of them sees.
         """
-        train, run = self.splits.train, self.config.run
+        run = self.config.run
         places = {"views": {"pool", "pool_labels"}, "model": {"backbone_weights"}}
         settings = self.config.model_dump(
             exclude={"data": True, "features": True, "run": True, **places}
         )
-        labels = sha256(train.labels.numpy().tobytes()).hexdigest()
-        data = (train.class_names, train.image_shape, labels, self.pool_sha256)
+        train = fingerprint(self.splits.train, self.splits.train_digests)
+        data = (train, self.pool_sha256)
         return f"{settings} {run.seed} {run.eval_every} {data}"
 
     def check(self) -> None:

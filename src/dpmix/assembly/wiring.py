@@ -12,6 +12,7 @@ from dpmix.assembly.stand_ins import Trial, pool_without_files, splits_without_d
 from dpmix.config import Config
 from dpmix.data import Splits, load_splits
 from dpmix.data.options import Progress
+from dpmix.data.repeats import find_repeats
 from dpmix.defaults import choose_image_size, choose_model, choose_rate, choose_recipe
 from dpmix.device import choose_device
 from dpmix.models.backbone import Backbone
@@ -19,6 +20,7 @@ from dpmix.models.backbones.best_reachable import how_to_do_better
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.privacy.randomness import Randomness
 from dpmix.privacy.release_record import read_spent
+from dpmix.privacy.repeats import epsilon_of_copies, refuse_repeats
 from dpmix.public.pool import PublicPool
 from dpmix.settings import InputConfig, PrivacyConfig
 from dpmix.training.features import FeatureCache
@@ -63,10 +65,14 @@ def assemble(
     )
     if backbone is not None:
         config = choose_image_size(config, backbone.module.input_size)
-    splits = _splits(config, progress, trial)
+    noise = splits_without_data(config.data, trial) if trial else None
+    splits = noise or _splits(config, progress)
     spec = config.view_spec(splits.flip)
     config = choose_recipe(config, len(splits.train), spec.views)
+    # A resumed run has the images that it began with, which `resume` compares.
+    allowed = config.privacy.allow_repeats or plan is not None
     plan = plan or calibrate(config.privacy, len(splits.train), spec)
+    copies = 1 if noise else _copies(splits, plan, allowed)
     config = choose_rate(config, plan)
     pretrains = config.views.pool_role == "pretrain"
     stand_in = pool_without_files(config.views, splits, trial) if trial else None
@@ -107,6 +113,7 @@ def assemble(
         cache=_cache(config, backbone, device),
         ranks=ranks,
         better=how_to_do_better(backbone.name) if backbone and not named else None,
+        copies=copies,
     )
 
 
@@ -117,7 +124,7 @@ def calibrate(privacy: PrivacyConfig, n: int, spec: ViewSpec) -> PrivacyPlan:
         n=n if n_is_public else None,
         sensitivity_multiplier=spec.sensitivity_multiplier,
         spent=read_spent(privacy.spent),
-        **privacy.model_dump(exclude={"spent"}),
+        **privacy.model_dump(exclude={"spent", "allow_repeats"}),
     )
 
 
@@ -163,10 +170,17 @@ def _pretraining(
     )
 
 
-def _splits(config: Config, progress: Progress | None, trial: Trial | None) -> Splits:
-    stand_in = splits_without_data(config.data, trial) if trial else None
-    if stand_in is not None:
-        return stand_in
+def _copies(splits: Splits, plan: PrivacyPlan, allowed: bool) -> int:
+    """How often the most frequent training image occurs; 1 where nothing is claimed."""
+    if not plan.private:
+        return 1
+    found = find_repeats(splits.train_digests)
+    if not allowed:
+        refuse_repeats(found, splits.train, lambda m: epsilon_of_copies(plan, m, plan.steps))
+    return found.most
+
+
+def _splits(config: Config, progress: Progress | None) -> Splits:
     return load_splits(progress=progress, **config.data.model_dump(exclude={"normalization"}))
 
 

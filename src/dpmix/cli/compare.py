@@ -14,7 +14,7 @@ from dpmix.reporting.page.compare_page import compare_page
 from dpmix.reporting.page.plain_words import claimed_epsilon
 from dpmix.reporting.rounding import shown_epsilon
 from dpmix.reporting.statement import NOT_PRIVATE
-from dpmix.reporting.summary import two_columns
+from dpmix.reporting.summary import repeats_row, two_columns
 
 
 def compare(
@@ -31,7 +31,7 @@ def compare(
         output,
         compare_page(
             found.names, found.runs, settings=found.settings, data=found.data,
-            together=found.together,
+            together=found.together, repeated=found.repeated,
         ),
     )  # fmt: skip
     console = stdout()
@@ -65,6 +65,8 @@ def _notes(found: Comparison) -> list[tuple[str, str]]:
         epsilon, delta = found.together
         spent = f"epsilon {shown_epsilon(epsilon)}, delta {delta}"
         rows.append(("all together", f"{spent}: for who sees them all, or the best by accuracy"))
+        if found.repeated:
+            rows.append(repeats_row(*found.repeated))
     else:
         rows.append(
             (

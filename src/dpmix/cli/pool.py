@@ -9,14 +9,16 @@ from rich.table import Table
 from dpmix.atomic_files import write_text
 from dpmix.cli.console import stdout
 from dpmix.cli.progress import counting_bar, decoding_bar
-from dpmix.data import load_splits
+from dpmix.data import Splits, load_splits
 from dpmix.data.class_list import class_list
 from dpmix.data.options import ReadOptions
+from dpmix.data.repeats import find_repeats
 from dpmix.device import choose_device
 from dpmix.errors import DpmixError
 from dpmix.gap.check import check_gap
 from dpmix.gap.report import Budget, gap_report, reserved
 from dpmix.models.backbones import load_backbone
+from dpmix.privacy.repeats import refuse_repeats
 from dpmix.public.class_map import class_map
 from dpmix.public.contact_sheet import PER_SHEET, write_sheets
 from dpmix.public.inspection import inspect_pool
@@ -130,6 +132,12 @@ def gap(
     ] = False,
     pool_labels: Labels = None,
     pool_unmapped: Unmapped = "refuse",
+    allow_repeats: Annotated[
+        bool,
+        typer.Option(
+            "--allow-repeats", help="read images that occur more than once, as in dpmix train"
+        ),
+    ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps")] = "auto",
 ) -> None:
     """Tell how far a pool is from your images, and whether to use it.
@@ -162,6 +170,7 @@ def gap(
             loaded = load_pool(path, train.class_names, train.image_shape, **chosen)
         else:
             loaded = load_pool_for(data, splits, path, **chosen)
+    repeats = _repeats(splits, budget, allow_repeats) if budget else None
     release = budget.record() if budget else None
     with reserved(output), counting_bar(console, "embedding images", "images") as progress:
         finding = check_gap(
@@ -170,7 +179,17 @@ def gap(
         )  # fmt: skip
         report = gap_report(
             finding, pool=loaded.facts, class_names=splits.train.class_names, backbone=features,
-            release=release,
+            release=release, repeats=repeats,
         )  # fmt: skip
         write_text(output, to_json(report))
-    console.print(two_columns(gap_rows(finding, release, output)))
+    console.print(two_columns(gap_rows(finding, release, repeats, output)))
+
+
+def _repeats(splits: Splits, budget: Budget, allowed: bool) -> tuple[int, float] | None:
+    """How often the most frequent private image occurs, and its epsilon; refused by default."""
+    found = find_repeats(splits.train_digests)
+    if not allowed:
+        refuse_repeats(found, splits.train, budget.epsilon_of_copies)
+    if found.most == 1:
+        return None
+    return found.most, budget.epsilon_of_copies(found.most)

@@ -246,6 +246,11 @@ def _print_costs(runs: Path, console: Console) -> None:
             "kept secret; a sweep with --private-selection adds the noise that brings that down to "
             "the epsilon of a run"
         )
+    if (copies := max(cost.copies for cost in costs)) > 1:
+        console.print(
+            f"both hold for a person whose image occurs once. One image occurs {copies} times, and "
+            "choosing costs the person in it more: dpmix compare of the runs says how much"
+        )
     if any(cost.seeded for cost in costs):
         console.print(
             "both hold for runs without a seed. These are SEEDED, for research: runs of one seed "

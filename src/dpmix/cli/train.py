@@ -172,4 +172,4 @@ def _saying_what_was_there(console: Console, embedding: Counted) -> Counted:
 
 
 def _plan_rows(parts: Assembly) -> list[tuple[str, str]]:
-    return guarantee_rows(parts.plan, parts.views.spec.method, parts.config.run.seed)
+    return guarantee_rows(parts.plan, parts.views.spec.method, parts.config.run.seed, parts.copies)

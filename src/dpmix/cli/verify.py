@@ -7,7 +7,8 @@ import typer
 
 from dpmix.cli.console import stdout
 from dpmix.reporting.page.plain_words import claimed_epsilon
-from dpmix.reporting.summary import two_columns
+from dpmix.reporting.statement_model import Statement
+from dpmix.reporting.summary import repeats_row, two_columns
 from dpmix.verify import Verified
 from dpmix.verify import verify as check
 
@@ -28,6 +29,7 @@ def verify(run: Annotated[Path, typer.Argument(help="a run's folder")]) -> None:
             [
                 ("statement", f"as it was written; {_fit(found)}"),
                 ("claimed", f"epsilon {claimed_epsilon(said)}, delta {said.delta}"),
+                *_repeats(said),
                 ("from", f"sigma {said.noise_multiplier:.6g}, q {said.sampling_rate:.6g}, "
                  f"{said.planned_steps} planned steps, of which {said.steps} were made, and "
                  f"{len(said.spent_before)} earlier release(s) of the data"),
@@ -50,6 +52,12 @@ def _fit(found: Verified) -> str:
         "weights and settings fit it. Numbers of metrics, card and page were NOT compared: dpmix "
         f"{found.statement.versions.get('dpmix')} wrote them, with other libraries than are here"
     )
+
+
+def _repeats(said: Statement) -> list[tuple[str, str]]:
+    if said.repeats is None:
+        return []
+    return [repeats_row(said.repeats.most, float(said.repeats.epsilon))]
 
 
 def _later(found: Verified) -> list[tuple[str, str]]:

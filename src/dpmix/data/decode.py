@@ -1,7 +1,8 @@
 """Encoded images to sources: every image is decoded once, so that every corrupt one is found.
 
 Guarantees: the sources hold only images that decode, in the order given, in one form. What fits in
-`MAX_BYTES_IN_MEMORY` is kept decoded; a larger set is decoded again on access.
+`MAX_BYTES_IN_MEMORY` is kept decoded. A larger set is decoded again on access; the digests of its
+pixels are kept.
 """
 
 from collections.abc import Sequence
@@ -9,10 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from dpmix.data.decode_pool import MAX_BYTES_IN_FLIGHT, decode_in_order
+from dpmix.data.digests import pixel_digest
 from dpmix.data.encoded import EncodedImages
 from dpmix.data.encoded_source import EncodedSource
 from dpmix.data.memory_budget import MemoryBudget
@@ -55,7 +57,7 @@ def decode_sources(
     """
     images = sum((part.images for part in parts[1:]), parts[0].images)
     form = _common_form(images, options)
-    pixels, corrupt = _decode_all(images, form, options)
+    pixels, digests, corrupt = _decode_all(images, form, options)
     if corrupt and not options.skip_corrupt:
         raise _corrupt_error(corrupt, images)
     kept = torch.tensor([i not in corrupt for i in range(len(images))], dtype=torch.bool)
@@ -64,13 +66,14 @@ def decode_sources(
     for part in parts:
         mine = kept[start : start + len(part.images)]
         labels, count = part.labels[mine], int(mine.sum())
+        encoded = part.images.take(mine.nonzero().flatten())
+        here = slice(kept_start, kept_start + count)
         if pixels is None:
-            encoded = part.images.take(mine.nonzero().flatten())
-            sources.append(EncodedSource(encoded, labels, class_names, form, options.workers))
-        else:
             sources.append(
-                TensorSource(pixels[kept_start : kept_start + count], labels, class_names)
+                EncodedSource(encoded, labels, class_names, form, digests[here], options.workers)
             )
+        else:
+            sources.append(TensorSource(pixels[here], labels, class_names, encoded.names))
         start, kept_start = start + len(mine), kept_start + count
     return sources, tuple(corrupt)
 
@@ -104,11 +107,15 @@ def _form_of(images: EncodedImages, index: int, options: ReadOptions) -> PixelFo
 
 def _decode_all(
     images: EncodedImages, form: PixelForm, options: ReadOptions
-) -> tuple[Tensor | None, dict[int, str]]:
-    """Return the pixels [kept, C, H, W] (None if too many bytes) and the corrupt ones' reasons."""
+) -> tuple[Tensor | None, UInt8[np.ndarray, "kept 32"], dict[int, str]]:
+    """Return pixels [kept, C, H, W], or None and digests [kept, 32]; and the corrupt ones' reasons.
+
+    Digests are those of `image_digests`; there are none of pixels that are returned.
+    """
     count = len(images)
     fits = count * int(np.prod(form.shape)) <= MAX_BYTES_IN_MEMORY
     pixels = np.empty((count if fits else 0, *form.shape), dtype=np.uint8)
+    digests = np.empty((0 if fits else count, 32), dtype=np.uint8)
     corrupt: dict[int, str] = {}
     done = 0
     for group in decode_in_order(images, range(count), form, options.workers):
@@ -117,10 +124,13 @@ def _decode_all(
                 corrupt[done] = str(decoded)
             elif fits:
                 pixels[done - len(corrupt)] = decoded
+            else:
+                digests[done - len(corrupt)] = np.frombuffer(pixel_digest(decoded), np.uint8)
             done += 1
         if options.progress is not None:
             options.progress(done, count)
-    return (torch.from_numpy(pixels[: count - len(corrupt)]) if fits else None), corrupt
+    kept = count - len(corrupt)
+    return (torch.from_numpy(pixels[:kept]) if fits else None), digests[:kept], corrupt
 
 
 def _corrupt_error(reasons: dict[int, str], images: EncodedImages) -> DpmixError:

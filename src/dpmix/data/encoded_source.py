@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+import numpy as np
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
@@ -20,6 +21,7 @@ class EncodedSource:
         labels: int64 [N] in 0..L-1.
         class_names: the L names.
         form: what every image is decoded to.
+        digests: uint8 [N, 32], the sha256 of every image's pixels in that form.
         workers: decoding threads; None: one per core.
 
     Raises:
@@ -31,6 +33,7 @@ class EncodedSource:
     labels: Int64[Tensor, " N"] = field(repr=False)
     class_names: tuple[str, ...]
     form: PixelForm
+    digests: UInt8[np.ndarray, "N 32"] = field(repr=False)
     workers: int | None = None
 
     def __post_init__(self) -> None:

@@ -5,41 +5,27 @@ It is computed from private images, so it stays beside what was made of them and
 
 from hashlib import sha256
 
-import PIL
-import torch
+import numpy as np
+from jaxtyping import UInt8
 
-from dpmix.data.encoded_source import EncodedSource
+from dpmix.data.digests import image_digests
 from dpmix.data.source import ImageSource
 from dpmix.data.splits import Splits
-from dpmix.data.subset import Subset
-
-_BATCH = 1024
 
 
 def data_hash(splits: Splits) -> str:
     """One line that tells the training and test images from any others."""
-    return f"{fingerprint(splits.train)} {fingerprint(splits.test)}\n"
+    return f"{fingerprint(splits.train, splits.train_digests)} {fingerprint(splits.test)}\n"
 
 
-def fingerprint(source: ImageSource) -> str:
+def fingerprint(source: ImageSource, digests: UInt8[np.ndarray, "N 32"] | None = None) -> str:
     """The sha256 of the images in order, their labels and the class names.
 
-    Images that stay encoded are hashed as they lie on the disk, with the form they are decoded to.
-
-    Raises:
-        DpmixError: a file changed or vanished since it was checked.
+    Args:
+        source: any; images that stay encoded are not decoded again.
+        digests: of its images, where they are known already.
     """
     digest = sha256(repr((source.class_names, source.image_shape, len(source))).encode())
     digest.update(source.labels.numpy().tobytes())
-    indices = source.indices if isinstance(source, Subset) else torch.arange(len(source))
-    whole = source.whole if isinstance(source, Subset) else source
-    if isinstance(whole, EncodedSource):
-        digest.update(repr((whole.form, PIL.__version__)).encode())
-        for index in indices.tolist():
-            with whole.encoded.open(index) as stream:
-                content = stream.read()
-            digest.update(len(content).to_bytes(8, "big") + content)
-    else:
-        for some in indices.split(_BATCH):
-            digest.update(whole.images(some).numpy().tobytes())
+    digest.update((image_digests(source) if digests is None else digests).tobytes())
     return digest.hexdigest()

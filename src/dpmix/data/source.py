@@ -46,6 +46,7 @@ class TensorSource:
         pixels: uint8 [N, C, H, W], C in {1, 3}.
         labels: int64 [N] in 0..L-1.
         class_names: the L names.
+        names: of the images, where they have any, for error messages.
 
     Raises:
         DpmixError: another dtype or shape, no images, as many labels as images not given, a label
@@ -56,6 +57,7 @@ class TensorSource:
     pixels: UInt8[Tensor, "N C H W"] = field(repr=False)
     labels: Int64[Tensor, " N"] = field(repr=False)
     class_names: tuple[str, ...]
+    names: tuple[str, ...] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         check_pixels(self.pixels)

@@ -7,13 +7,16 @@ between library versions: both order or place examples by sha256.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import sha256
 from typing import Literal
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Int64, UInt8
 from torch import Tensor
 
+from dpmix.data.digests import image_digests
 from dpmix.data.source import ImageSource
 from dpmix.errors import DpmixError
 
@@ -58,6 +61,11 @@ class Splits:
                     f"{self.name}: no {side} image of class {', '.join(absent)}; expected every "
                     "class in both splits: add images, or choose another share or number of them"
                 )
+
+    @cached_property
+    def train_digests(self) -> UInt8[np.ndarray, "N 32"]:
+        """The digest of every training image."""
+        return image_digests(self.train)
 
     def _check_alike(self) -> None:
         if self.train.class_names != self.test.class_names:

@@ -7,6 +7,7 @@ states alone: no range, mean or size is taken from other images.
 import operator
 import random
 import secrets
+from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
@@ -16,6 +17,7 @@ import torch
 from jaxtyping import Int64, Shaped, UInt8
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import ConcatDataset, Subset
 
 from dpmix.data.pixels import in_form, plain_channels
 from dpmix.errors import DpmixError
@@ -73,6 +75,32 @@ def read_images(
             )
         pixels[index], labels[index] = image, label
     return pixels, labels
+
+
+def example_origins(dataset: PairDataset) -> Int64[np.ndarray, " N"]:
+    """Number the examples of `dataset`: two have one number where they are one example.
+
+    `Subset` and `ConcatDataset` are seen through, however they are nested; an example of any other
+    dataset is told by its place.
+    """
+    numbers: dict[tuple[int, int], int] = {}
+    origins = (_origin(dataset, index) for index in range(len(dataset)))
+    return np.array([numbers.setdefault(one, len(numbers)) for one in origins], dtype=np.int64)
+
+
+def _origin(dataset: Any, index: int) -> tuple[int, int]:
+    """The dataset that example `index` comes from, by its id, and its place there."""
+    while True:
+        if index < 0:  # a Subset's indices may count from the end
+            index += len(dataset)
+        if isinstance(dataset, Subset):
+            dataset, index = dataset.dataset, int(dataset.indices[index])
+        elif isinstance(dataset, ConcatDataset):
+            part = bisect_right(dataset.cumulative_sizes, index)
+            before = dataset.cumulative_sizes[part - 1] if part else 0
+            dataset, index = dataset.datasets[part], index - before
+        else:
+            return id(dataset), index
 
 
 @contextmanager

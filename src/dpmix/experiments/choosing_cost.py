@@ -30,6 +30,8 @@ class ChoosingCost:
         by_selection: of a private selection of as many on average; None where their plans differ,
             or what they had spent before.
         seeded: whether some have a seed, and so no fresh noise.
+        copies: how often the most frequent training image occurs; the numbers are for one that
+            occurs once.
     """
 
     epsilon: float | None
@@ -38,6 +40,7 @@ class ChoosingCost:
     all_of_them: float
     by_selection: float | None
     seeded: bool
+    copies: int
 
 
 def choosing_costs(folder: Path) -> list[ChoosingCost]:
@@ -76,6 +79,7 @@ def _cost(epsilon: float | None, told: list[Statement]) -> ChoosingCost:
         epsilon_of_all(runs, delta),
         epsilon_selected(q, sigma, steps, delta, len(runs), spent) if alike else None,
         any(said.seeded for said in told),
+        max((said.repeats.most for said in told if said.repeats), default=1),
     )
 
 

@@ -17,6 +17,7 @@ from dpmix.models.backbone import Backbone
 from dpmix.privacy.accounting import calibrate_gaussian, epsilon_gaussian
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.privacy.release_record import ReleaseRecord
+from dpmix.privacy.repeats import epsilon_of_copies_together
 from dpmix.public.load import PoolFacts
 
 
@@ -44,6 +45,10 @@ class Budget:
         if not 0 < delta < 1:
             raise DpmixError(f"delta is {delta:g}; expected in (0, 1)")
         return cls(calibrate_gaussian(epsilon, delta), delta)
+
+    def epsilon_of_copies(self, copies: int) -> float:
+        """Epsilon of the person in `copies` equal images."""
+        return epsilon_of_copies_together((), copies, self.delta, (self.sigma,))
 
     def record(self) -> ReleaseRecord:
         """What a later run reads."""
@@ -88,8 +93,13 @@ def gap_report(
     class_names: tuple[str, ...],
     backbone: Backbone,
     release: ReleaseRecord | None,
+    repeats: tuple[int, float] | None,
 ) -> dict[str, Any]:
-    """The report as JSON values; `release` is None between public sets."""
+    """The report as JSON values; `release` is None between public sets.
+
+    `repeats` is how often the most frequent private image occurs, and the epsilon of the person in
+    it; None where none is repeated.
+    """
     found, floor = finding.found, finding.floor
     return {
         "advice": finding.advice.verdict,
@@ -106,4 +116,5 @@ def gap_report(
         "backbone": {"name": backbone.name, "provenance": backbone.provenance},
         "pool": pool.as_dict() | {"images_compared": finding.pool_images},
         "release": release and release.model_dump(),
+        "repeats": repeats and {"most": repeats[0], "epsilon": repeats[1]},
     }

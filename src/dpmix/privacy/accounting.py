@@ -12,6 +12,7 @@ from functools import cache, lru_cache, reduce
 import dp_accounting
 from dp_accounting import NeighboringRelation
 from dp_accounting.pld import privacy_loss_distribution
+from dp_accounting.pld.privacy_loss_distribution import PrivacyLossDistribution
 from dp_accounting.rdp import RdpAccountant
 from scipy.optimize import brentq
 
@@ -68,10 +69,15 @@ def _epsilon(
     if any(steps and sigma == 0 for _, sigma, steps in trainings):
         return math.inf
     losses = [
-        *(_loss(rate, sigma, loss_grid).self_compose(int(steps))
+        *(gaussian_loss(rate, sigma, loss_grid).self_compose(int(steps))
           for rate, sigma, steps in trainings if steps),
-        *(_loss(1.0, other, loss_grid) for other in spent),
+        *(gaussian_loss(1.0, other, loss_grid) for other in spent),
     ]  # fmt: skip
+    return epsilon_composed(losses, delta)
+
+
+def epsilon_composed(losses: list[PrivacyLossDistribution], delta: float) -> float:
+    """Epsilon at `delta` of releases with these privacy losses, all on one grid."""
     if not losses:
         return 0.0
     whole = reduce(lambda one, other: one.compose(other), losses)
@@ -80,10 +86,8 @@ def _epsilon(
 
 # A run asks for its epsilon at many steps; their one step is the costly part, and megabytes.
 @lru_cache(maxsize=8)
-def _loss(
-    sampling_rate: float, sigma: float, loss_grid: float
-) -> privacy_loss_distribution.PrivacyLossDistribution:
-    """The privacy loss of one release."""
+def gaussian_loss(sampling_rate: float, sigma: float, loss_grid: float) -> PrivacyLossDistribution:
+    """The privacy loss of one release, rounded up to multiples of `loss_grid`."""
     return privacy_loss_distribution.from_gaussian_mechanism(
         sigma,
         sampling_prob=sampling_rate,

@@ -11,6 +11,7 @@ from dpmix.public.inspection import PoolInspection
 from dpmix.public.manifest import Manifest
 from dpmix.public.pool_files import PoolFiles
 from dpmix.reporting.rounding import shown_epsilon
+from dpmix.reporting.summary import repeats_row
 
 _SHOWN = 3
 
@@ -79,8 +80,13 @@ def served_rows(found: PoolInspection, names: tuple[str, ...], targets: list[int
     return rows
 
 
-def gap_rows(finding: GapFinding, release: ReleaseRecord | None, output: Path) -> Rows:
-    """The verdict, the distances and what they cost."""
+def gap_rows(
+    finding: GapFinding,
+    release: ReleaseRecord | None,
+    repeats: tuple[int, float] | None,
+    output: Path,
+) -> Rows:
+    """The verdict, the distances and what they cost; `repeats` as in `gap_report`."""
     found, floor, advice = finding.found, finding.floor, finding.advice
     alone = " (noise alone: under {})" if release else ""
     rows = [
@@ -106,5 +112,6 @@ def gap_rows(finding: GapFinding, release: ReleaseRecord | None, output: Path) -
         *rows,
         ("spent", f"epsilon {shown_epsilon(release.epsilon)}, delta {release.delta} "
                   f"({release.neighbouring_relation})"),
+        *([repeats_row(*repeats)] if repeats else []),
         ("count it", f"dpmix train --spent {output} ..."),
     ]  # fmt: skip

@@ -11,6 +11,7 @@ from typing import Any
 from dpmix.config import Config
 from dpmix.models.backbone import Backbone
 from dpmix.privacy.plan import PrivacyPlan
+from dpmix.privacy.repeats import epsilon_of_copies
 from dpmix.public.load import PoolFacts
 from dpmix.reporting.rounding import shown_epsilon
 from dpmix.reporting.statement_model import seal
@@ -34,6 +35,7 @@ def privacy_statement(
     run_id: str,
     resumed_at: tuple[int, ...] = (),
     processes: int = 1,
+    copies: int = 1,
 ) -> dict[str, Any]:
     """State the guarantee of a model after `steps` of the plan's steps.
 
@@ -49,8 +51,10 @@ def privacy_statement(
         resumed_at: the steps after which it was stopped and went on; not said of a private
             selection's run.
         processes: how many trained together.
+        copies: how often the most frequent training image occurs.
     """
     at_stop = plan.epsilon_after(steps) if plan.private and steps < plan.steps else None
+    repeats = (copies, epsilon_of_copies(plan, copies, plan.steps)) if copies > 1 else None
     pretrains = pool is not None and config.views.pool_role == "pretrain"
     # When it was, and where it was stopped, tells which of a private selection's runs it is.
     selected = plan.expected_runs is not None
@@ -60,9 +64,13 @@ def privacy_statement(
         "run_id": run_id,
         "written": None if selected else datetime.now(UTC).isoformat(timespec="seconds"),
         "guarantee": guarantee(
-            plan, plan.epsilon, config.run.seed, None if at_stop is None else (steps, at_stop)
+            plan,
+            plan.epsilon,
+            config.run.seed,
+            stopped=None if at_stop is None else (steps, at_stop),
+            repeats=repeats,
         ),
-        # Of all planned steps: whoever stops a run may do so for what it has shown.
+        # Of all planned steps: who stops a run may do so for what it has shown.
         "epsilon": plan.epsilon,
         "epsilon_rdp": plan.epsilon_rdp,
         "epsilon_at_fixed_stop": at_stop,
@@ -86,7 +94,10 @@ def privacy_statement(
         "weights_sha256": weights_sha256,
         "config_sha256": config_sha256,
         "seeded": config.run.seed is not None,
-        "assumptions": assumptions(config, plan, resumed, processes) if plan.private else [],
+        "assumptions": assumptions(config, plan, resumed, processes, copies)
+        if plan.private
+        else [],
+        "repeats": repeats and {"most": repeats[0], "epsilon": repeats[1]},
         "spent_before": list(plan.spent),
         "expected_runs": plan.expected_runs,
         "public_inputs": {
@@ -127,7 +138,9 @@ def guarantee(
     plan: PrivacyPlan,
     epsilon: float,
     seed: int | None,
+    *,
     stopped: tuple[int, float] | None = None,
+    repeats: tuple[int, float] | None = None,
 ) -> str:
     """The guarantee in a few sentences, or that there is none.
 
@@ -137,6 +150,7 @@ def guarantee(
         seed: of the run.
         stopped: of a run that is not over, its steps and their epsilon, which holds only where it
             was fixed beforehand to stop there.
+        repeats: how often the most frequent training image occurs, and the epsilon of its person.
     """
     if not plan.private:
         return f"{NOT_PRIVATE}: trained without clipping and without noise."
@@ -144,6 +158,11 @@ def guarantee(
         f"The model is ({shown_epsilon(epsilon)}, {plan.delta})-differentially private with "
         "respect to adding or removing one training example."
     )
+    if repeats is not None:
+        sentence += (
+            f" One image occurs {repeats[0]} times in the training set: for the person in it, "
+            f"epsilon is {shown_epsilon(repeats[1])}."
+        )
     if plan.spent:
         sentence += f" That includes {len(plan.spent)} earlier release(s) of the same data."
     if plan.expected_runs is not None:
@@ -168,7 +187,11 @@ def guarantee(
 
 
 def assumptions(
-    config: Config, plan: PrivacyPlan, resumed_at: tuple[int, ...] = (), processes: int = 1
+    config: Config,
+    plan: PrivacyPlan,
+    resumed_at: tuple[int, ...] = (),
+    processes: int = 1,
+    copies: int = 1,
 ) -> list[str]:
     """What the guarantee takes for granted."""
     if plan.n is not None:
@@ -188,7 +211,10 @@ def assumptions(
         f"looking at the training images{but}; trying several settings on them costs privacy that "
         f"is not counted here{selected}.",
         "No other release of the training images was made than those counted here.",
-        "Each person contributes one training example.",
+        "Each person contributes one training example."
+        if copies == 1
+        else f"Each person contributes one training image, which occurs up to {copies} times. "
+        "That number was counted in the training images, and is published as it is.",
         "The test split is not protected: what is measured on it is published as measured."
         if data.validation_fraction is None
         else "The validation images, a fixed share of the training images that was not trained on, "

@@ -19,7 +19,7 @@ SCHEMA = Path(__file__).with_name("privacy.schema.json")
 _SHA256 = r"^[0-9a-f]{64}$"
 
 # Beyond these an accountant would not end.
-_MOST_STEPS, _MOST_SIGMA, _MOST_SPENT = 10**8, 1e7, 100
+_MOST_STEPS, _MOST_SIGMA, _MOST_SPENT, _MOST_COPIES = 10**8, 1e7, 100, 10**7
 
 
 class Accountant(Part):
@@ -58,6 +58,13 @@ class PublicInputs(Part):
     normalization: str
     pretrained_weights: str | None
     backbone: BackboneInput | None
+
+
+class RepeatedImage(Part):
+    """The training image that occurs most often."""
+
+    most: int = Field(ge=2, le=_MOST_COPIES, description="how often it occurs")
+    epsilon: float | Infinite = Field(description="of the person in it, at delta")
 
 
 class Statement(Part):
@@ -107,6 +114,9 @@ class Statement(Part):
     )
     expected_runs: float | None = Field(
         ge=1, description="of the private selection that this run is the best of"
+    )
+    repeats: RepeatedImage | None = Field(
+        description="where the run was allowed to train on images that occur more than once"
     )
     public_inputs: PublicInputs
     versions: dict[str, str]

@@ -4,6 +4,7 @@ from rich.table import Table
 
 from dpmix.data.splits import JudgedOn
 from dpmix.privacy.plan import PrivacyPlan
+from dpmix.privacy.repeats import epsilon_of_copies
 from dpmix.public.load import PoolFacts
 from dpmix.reporting.rounding import shown_epsilon, shown_sigma
 from dpmix.reporting.statement import NOT_PRIVATE
@@ -20,8 +21,10 @@ def two_columns(rows: list[tuple[str, str]]) -> Table:
     return table
 
 
-def guarantee_rows(plan: PrivacyPlan, method: str, seed: int | None) -> list[tuple[str, str]]:
-    """The plan, a line a fact."""
+def guarantee_rows(
+    plan: PrivacyPlan, method: str, seed: int | None, copies: int = 1
+) -> list[tuple[str, str]]:
+    """The plan, a line a fact; one training image occurs up to `copies` times."""
     rows = [
         (
             "privacy",
@@ -34,6 +37,8 @@ def guarantee_rows(plan: PrivacyPlan, method: str, seed: int | None) -> list[tup
     ]
     if not plan.private:
         rows = [("privacy", f"{NOT_PRIVATE}: no clipping, no noise (epsilon inf)")]
+    if copies > 1:
+        rows.insert(1, repeats_row(copies, epsilon_of_copies(plan, copies, plan.steps)))
     rows += [
         ("sampling", f"q {plan.sampling_rate:.6g}, expected batch {plan.expected_batch_size:g}"),
         ("steps", str(plan.steps)),
@@ -52,6 +57,12 @@ def guarantee_rows(plan: PrivacyPlan, method: str, seed: int | None) -> list[tup
     if seed is not None:
         rows.append(("seed", f"{seed}: a RESEARCH run, its noise can be recomputed from the seed"))
     return rows
+
+
+def repeats_row(copies: int, epsilon: float) -> tuple[str, str]:
+    """The image that occurs most often."""
+    shown = shown_epsilon(epsilon)
+    return "repeats", f"one image occurs {copies} times: epsilon {shown} for the person in it"
 
 
 def pool_rows(facts: PoolFacts | None, role: str) -> list[tuple[str, str]]:

@@ -12,7 +12,7 @@ from example_facts import facts, not_private
 
 def page_of(*runs, **changes):
     names = [f"run-{place}" for place in range(len(runs))]
-    found = {"settings": [], "data": [], "together": None} | changes
+    found = {"settings": [], "data": [], "together": None, "repeated": None} | changes
     return compare_page(names, runs, **found)
 
 
@@ -71,5 +71,5 @@ def test_of_many_classes_those_that_differ_most_come_first():
 def test_names_are_escaped():
     assert "<i>x" not in compare_page(
         ["<i>x", "y"], [facts(), facts()], settings=[("<i>x", ["<i>x", "1"])], data=[],
-        together=None,
+        together=None, repeated=None,
     )  # fmt: skip

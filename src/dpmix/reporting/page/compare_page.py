@@ -19,6 +19,7 @@ def compare_page(
     settings: list[Row],
     data: list[Row],
     together: tuple[float, float] | None,
+    repeated: tuple[int, float] | None,
 ) -> str:
     """Render the page.
 
@@ -28,6 +29,7 @@ def compare_page(
         settings: those that differ, with each run's value.
         data: what differs of the data.
         together: (epsilon, delta) for whoever sees all of the runs, where it is known.
+        repeated: how often the most frequent image occurs, and that epsilon of the person in it.
     """
     curves = [epsilon_curve(run.statement) for run in runs]
     highest = [curve.whole[-1][1] for curve in curves if curve]
@@ -40,6 +42,7 @@ def compare_page(
         data=data,
         together=together,
         claimed=[claimed_epsilon(run.statement) for run in runs],
+        repeated=repeated,
         overall=[class_bars(run.metrics).overall for run in runs],
         classes=_by_class(runs),
         most_shown=MOST_SHOWN,

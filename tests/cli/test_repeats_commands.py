@@ -1,0 +1,222 @@
+"""Images that occur more than once: refused with their numbers, or stated with them."""
+
+import json
+import shutil
+
+import pytest
+
+from dpmix.assembly import assemble
+from dpmix.config import Config
+from dpmix.errors import DpmixError
+from dpmix.fit import fit
+from dpmix.privacy.plan import PrivacyPlan
+from dpmix.privacy.repeats import epsilon_of_copies
+from dpmix.reporting.rounding import shown_epsilon
+from dpmix.reporting.statement_model import seal
+from dpmix.training.ranks import Ranks
+from dpmix.verify import verify
+
+pytestmark = pytest.mark.usefixtures("unchecked")
+
+TIMES = 4
+
+
+@pytest.fixture
+def oversampled(image_root):
+    """Two of the stripes are put in again: one once, the other three times, as another class."""
+    stripes, discs = (image_root / "train" / name for name in ("stripes", "disc"))
+    shutil.copy(stripes / "000.png", stripes / "100.png")
+    for place in range(TIMES - 1):
+        shutil.copy(stripes / "001.png", discs / f"10{place}.png")
+    return image_root
+
+
+def the_plan():
+    return PrivacyPlan.calibrate(
+        n=80 + TIMES, expected_batch_size=10, steps=2, epsilon=2, delta=1e-3
+    )
+
+
+def expected():
+    return epsilon_of_copies(the_plan(), TIMES, 2)
+
+
+def test_they_are_refused_before_anything_is_written(dpmix, oversampled, tmp_path, flags):
+    train = ("train", "--data", oversampled, "--output", tmp_path / "run", *flags)
+    for more in ((), ("--dry-run",)):
+        status, _, err = dpmix(*train, *more)
+        said = " ".join(err.split())
+        assert status == 2 and "Traceback" not in said
+        assert f"2 images occur more than once in the training set, the most frequent one " \
+               f"{TIMES} times ('train/disc/100.png'," in said  # fmt: skip
+        assert f"epsilon is {expected():.3f}, not {the_plan().epsilon:.3f}" in said
+        assert "Remove the copies" in said and "--allow-repeats" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_the_copies_it_trains_as_the_refusal_says(dpmix, oversampled, tmp_path, flags):
+    for path in oversampled.glob("train/*/10?.png"):
+        path.unlink()
+    status, out, err = dpmix("train", "--data", oversampled, "--output", tmp_path / "r", *flags)
+    assert (status, err) == (0, "") and "repeats" not in out
+    assert json.loads((tmp_path / "r" / "privacy.json").read_text())["repeats"] is None
+
+
+def test_what_is_left_out_or_not_protected_does_not_count(
+    dpmix, oversampled, tmp_path, quick, flags
+):
+    shutil.copytree(oversampled / "train" / "disc", oversampled / "test" / "disc",
+                    dirs_exist_ok=True)  # fmt: skip
+    for path in oversampled.glob("train/*/10?.png"):
+        path.unlink()
+    train = ("train", "--data", oversampled, *flags, "--output")
+    assert dpmix(*train, tmp_path / "test images")[0] == 0
+    for place in range(9):
+        shutil.copy(oversampled / "train" / "disc" / "000.png",
+                    oversampled / "train" / "disc" / f"20{place}.png")  # fmt: skip
+    assert dpmix(*train, tmp_path / "refused")[0] == 2
+    kept = assemble(Config.load(data=str(oversampled), epsilon=float("inf"), **{
+        name: value for name, value in quick.items() if name != "epsilon"
+    }))  # fmt: skip
+    assert kept.copies == 1, "nothing is claimed, so that nothing is counted"
+    part = {"data": str(oversampled), "train_images": 30, **quick}
+    wanted = "more than once in the training set, the most frequent one 3 times"
+    with pytest.raises(DpmixError, match=wanted):
+        assemble(Config.load(**part))
+
+
+@pytest.fixture
+def allowed(dpmix, oversampled, tmp_path, flags):
+    run = tmp_path / "run"
+    train = ("train", "--data", oversampled, "--output", run, *flags, "--allow-repeats")
+    status, out, err = dpmix(*train)
+    assert (status, err) == (0, ""), err
+    return run, out
+
+
+def test_allowed_they_are_stated_everywhere(dpmix, allowed, oversampled, tmp_path):
+    run, out = allowed
+    shown = shown_epsilon(expected())
+    assert f"one image occurs {TIMES} times: epsilon {shown} for the person in it" in out
+    said = json.loads((run / "privacy.json").read_text())
+    assert said["repeats"] == {"most": TIMES, "epsilon": expected()} and said["epsilon"] <= 2
+    sentence = f"One image occurs {TIMES} times in the training set: for the person in it, " \
+               f"epsilon is {shown}."  # fmt: skip
+    row = f"epsilon of the person whose image occurs {TIMES} times"
+    for name in ("MODEL_CARD.md", "report.html"):
+        text = (run / name).read_text()
+        assert sentence in text and row in text, name
+    assert any(f"up to {TIMES} times" in one for one in said["assumptions"])
+    status, out, err = dpmix("verify", run)
+    assert (status, err) == (0, "") and f"one image occurs {TIMES} times" in out
+    # The settings of the run train again, and keep the permission.
+    again = ("train", "--config", run / "config.yaml", "--output", tmp_path / "again")
+    assert dpmix(*again)[0] == 0
+
+
+def test_verify_finds_an_understated_epsilon_of_repeats(allowed):
+    run, _ = allowed
+    path = run / "privacy.json"
+    written = path.read_text()
+    # A forger who seals again and mends sentence and assumptions, but not the numbers.
+    said = json.loads(written)
+    said["guarantee"] = said["guarantee"].replace(shown_epsilon(expected()), "2.100")
+    said["repeats"]["epsilon"] = 2.1
+    said.pop("sha256")
+    path.write_text(json.dumps(seal(said)))
+    with pytest.raises(DpmixError, match=r"epsilon of repeats is 2.1, but \d"):
+        verify(run)
+    for change in ({"most": TIMES - 1, "epsilon": expected()}, None):
+        said = json.loads(written) | {"repeats": change}
+        said.pop("sha256")
+        path.write_text(json.dumps(seal(said)))
+        with pytest.raises(DpmixError, match=r"guarantee|assumptions"):
+            verify(run)
+
+
+def test_an_interrupted_run_goes_on_with_its_repeats(dpmix, oversampled, tmp_path, quick):
+    run = tmp_path / "run"
+
+    def stop(progress):
+        if progress.step == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(data=str(oversampled), output=str(run), allow_repeats=True, report=stop,
+            eval_every=1, **quick)  # fmt: skip
+    status, _, err = dpmix("train", "--resume", run)
+    assert (status, err) == (0, "")
+    assert json.loads((run / "privacy.json").read_text())["repeats"]["epsilon"] == expected()
+
+
+def test_copies_in_the_stretches_of_two_processes_are_found(oversampled, quick):
+    config = Config.load(data=str(oversampled), **quick)
+    for rank in range(2):
+        with pytest.raises(DpmixError, match=f"the most frequent one {TIMES} times"):
+            assemble(config, ranks=Ranks(rank, 2))
+
+
+def test_processes_that_read_other_images_are_told_apart(image_root, quick):
+    """Else an image of one process's stretch could be in that of another, and neither sees it."""
+
+    def fixed():
+        return assemble(Config.load(data=str(image_root), **quick)).fixed()
+
+    before = fixed()
+    stripes = image_root / "train" / "stripes"
+    shutil.copy(image_root / "test" / "stripes" / "000.png", stripes / "000.png")
+    assert fixed() != before
+
+
+def test_a_private_selection_refuses_and_states_them_as_well(oversampled, quick):
+    settings = {"data": str(oversampled), "expected_runs": 5.0, **quick}
+    with pytest.raises(DpmixError, match="2 images occur more than once"):
+        assemble(Config.load(**settings))
+    parts = assemble(Config.load(**settings, allow_repeats=True))
+    assert parts.copies == TIMES
+    assert epsilon_of_copies(parts.plan, parts.copies, parts.plan.steps) > TIMES * 2
+
+
+def test_runs_are_compared_with_what_they_cost_who_is_repeated(
+    dpmix, allowed, oversampled, tmp_path, flags, monkeypatch
+):
+    run, _ = allowed
+    train = ("train", "--data", oversampled, *flags, "--allow-repeats", "--output")
+    assert dpmix(*train, tmp_path / "other")[0] == 0
+    monkeypatch.chdir(tmp_path)
+    status, out, err = dpmix("compare", run, tmp_path / "other")
+    assert (status, err) == (0, "")
+    assert f"one image occurs {TIMES} times: epsilon" in out
+    page = (tmp_path / "compare.html").read_text()
+    assert f"One image occurs {TIMES} times in the training set: for the person in it" in page
+    assert f"(occurs {TIMES} times)" in page
+
+
+def test_a_gap_check_refuses_them_or_states_them(
+    dpmix, oversampled, public_root, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    check = ("pool", "gap", public_root, "--data", oversampled, "--spend", 1, "--delta", 1e-4)
+    status, _, err = dpmix(*check)
+    assert status == 2 and f"the most frequent one {TIMES} times" in " ".join(err.split())
+    assert not (tmp_path / "gap.json").exists()
+    status, out, err = dpmix(*check, "--allow-repeats")
+    assert (status, err) == (0, "") and f"one image occurs {TIMES} times: epsilon" in out
+    report = json.loads((tmp_path / "gap.json").read_text())
+    assert report["repeats"]["most"] == TIMES
+    assert report["repeats"]["epsilon"] > TIMES * report["release"]["epsilon"]
+
+
+def test_a_sweep_says_that_choosing_costs_who_is_repeated_more(dpmix, oversampled, tmp_path):
+    file = tmp_path / "sweep.yaml"
+    settings = f"{{data: '{oversampled}', model: cnn-small, steps: 1, method: none, delta: 0.001}}"
+    file.write_text(f"title: rates\nsettings: {settings}\ngrid: {{learning_rate: [0.1, 1.0]}}\n")
+    sweep = ("sweep", file, "--output", tmp_path / "out", "--jobs", 1)
+    status, out, err = dpmix(*sweep)
+    assert status == 1 and f"the most frequent one {TIMES} times" in " ".join((out + err).split())
+    file.write_text(file.read_text().replace("steps: 1", "steps: 1, allow_repeats: true"))
+    status, out, err = dpmix(*sweep)
+    assert (status, err) == (0, "")
+    assert f"One image occurs {TIMES} times, and choosing costs the person in it more" in " ".join(
+        out.split()
+    )

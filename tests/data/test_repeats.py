@@ -1,0 +1,166 @@
+"""Every repeated image is counted, in whatever form the images come."""
+
+import io
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch.utils.data import ConcatDataset, Subset, TensorDataset
+
+from dpmix.data import TensorSource, load_splits
+from dpmix.data import decode as module
+from dpmix.data.digests import image_digests
+from dpmix.data.encoded_source import EncodedSource
+from dpmix.data.narrowed import narrowed
+from dpmix.data.repeats import Repeats, find_repeats, image_name
+from dpmix.data.subset import Subset as Part
+from dpmix.data.torch_dataset import example_origins, read_images
+
+PIXELS = np.random.default_rng(3).integers(0, 256, (8, 3, 6, 6), dtype=np.uint8)
+CHOSEN = st.lists(st.integers(0, 7), min_size=2, max_size=20)
+few = settings(
+    max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+def expected(chosen):
+    """Of images at `chosen` in a set of different ones."""
+    counts = Counter(chosen)
+    return sum(count > 1 for count in counts.values()), max(counts.values())
+
+
+def found(digests, origins=None):
+    repeats = find_repeats(digests, origins)
+    assert len(repeats.places) == repeats.most
+    return repeats.images, repeats.most
+
+
+def in_memory(chosen):
+    # Labels differ between copies, which makes them no less equal.
+    labels = torch.arange(len(chosen)) % 2
+    return TensorSource(torch.from_numpy(PIXELS[chosen]), labels, ("a", "b"))
+
+
+@given(CHOSEN)
+def test_tensors_and_parts_of_them(chosen):
+    source = in_memory(chosen)
+    assert found(image_digests(source)) == expected(chosen)
+    part = Part.of(source, torch.arange(0, len(chosen), 2))
+    assert found(image_digests(part)) == expected(chosen[::2])
+    again = Part.of(source, torch.tensor([0, 1, 0]))
+    assert found(image_digests(again)) == expected([chosen[0], chosen[1], chosen[0]])
+
+
+def write_files(root, chosen):
+    """A folder in which copies have other names, classes and compressions."""
+    for side in ("train", "test"):
+        for place, image in enumerate(chosen if side == "train" else (0, 1)):
+            folder = root / side / "ab"[place % 2]
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(PIXELS[image].transpose(1, 2, 0)).save(
+                folder / f"{place}.png", compress_level=place % 3
+            )
+    return root
+
+
+@few
+@given(CHOSEN)
+def test_folders_in_memory_and_decoded_on_access(tmp_path_factory, chosen):
+    root = write_files(tmp_path_factory.mktemp("folder"), chosen)
+    splits = load_splits(str(root))
+    assert found(splits.train_digests) == expected(chosen)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "MAX_BYTES_IN_MEMORY", 1)
+        encoded = load_splits(str(root))
+        assert isinstance(encoded.train, EncodedSource)
+        patch.delattr("dpmix.data.encoded_source.decode_batch")  # they are not decoded again
+        assert np.array_equal(encoded.train_digests, splits.train_digests)
+        # The rarest classes and places are left out as they are of any source.
+        kept = narrowed(encoded, None, None, len(chosen) - 1) if len(chosen) > 2 else encoded
+        assert found(kept.train_digests) <= expected(chosen)
+
+
+@few
+@given(CHOSEN)
+def test_both_kinds_of_npz(tmp_path_factory, chosen):
+    folder = tmp_path_factory.mktemp("npz")
+    labels = np.arange(len(chosen)) % 2
+    arrays = PIXELS[chosen].transpose(0, 2, 3, 1)
+    np.savez(folder / "arrays.npz", x_train=arrays, y_train=labels, x_test=arrays[:2],
+             y_test=labels[:2])  # fmt: skip
+    assert found(load_splits(str(folder / "arrays.npz")).train_digests) == expected(chosen)
+
+    files = []
+    for place, image in enumerate(arrays):
+        stream = io.BytesIO()
+        Image.fromarray(image).save(stream, "PNG", compress_level=place % 3)
+        files.append(np.frombuffer(stream.getvalue(), np.uint8))
+    sides = {"train": len(files), "test": 2}
+    np.savez(folder / "encoded.npz", **{
+        f"{side}_{name}": value for side, count in sides.items() for name, value in (
+            ("jpeg", np.concatenate(files[:count])),
+            ("end", np.cumsum([len(file) for file in files[:count]])),
+            ("label", labels[:count]),
+        )
+    })  # fmt: skip
+    assert found(load_splits(str(folder / "encoded.npz")).train_digests) == expected(chosen)
+
+
+class Noisy(TensorDataset):
+    """A dataset whose random transform makes copies of an example differ."""
+
+    def __getitem__(self, index):
+        image, label = super().__getitem__(index)
+        return torch.randint(0, 256, image.shape, dtype=torch.uint8), label
+
+
+@given(CHOSEN)
+def test_subsets_and_concatenations_of_torch_are_seen_through(chosen):
+    whole = Noisy(torch.from_numpy(PIXELS), torch.arange(8) % 2)
+    other = Noisy(torch.from_numpy(PIXELS), torch.arange(8) % 2)
+    # The same places of another dataset, counted from its end, are other examples.
+    half = len(chosen) // 2
+    first, second = Subset(whole, chosen[:half]), Subset(whole, torch.tensor(chosen[half:]) - 8)
+    joined = ConcatDataset(
+        [first, Subset(ConcatDataset([other, second]), range(8, 8 + len(second)))]
+    )
+    origins = example_origins(joined)
+    assert found(image_digests_of(joined), origins) == expected(chosen)
+    both = ConcatDataset([joined, other])
+    assert found(image_digests_of(both), example_origins(both)) == expected(chosen)
+
+
+def image_digests_of(dataset):
+    pixels, labels = read_images(dataset)
+    return image_digests(TensorSource(pixels, labels, ("a", "b")))
+
+
+def test_an_image_is_one_by_its_pixels_or_by_its_place():
+    """Places 0 and 1 are one example, 1 and 2 are of one image: a random crop hid that of 0."""
+    digests = image_digests(in_memory([0, 1, 1, 2]))
+    assert find_repeats(digests, np.array([5, 5, 6, 7])) == Repeats(1, 3, (0, 1, 2))
+    assert find_repeats(digests, np.array([5, 8, 6, 7])) == Repeats(1, 2, (1, 2))
+    assert find_repeats(digests) == Repeats(1, 2, (1, 2))
+
+
+def test_one_pixel_more_is_another_image():
+    pixels = torch.zeros((2, 1, 5, 5), dtype=torch.uint8)
+    source = TensorSource(pixels.clone(), torch.tensor([0, 1]), ("a", "b"))
+    assert found(image_digests(source)) == (1, 2)
+    pixels[1, 0, 4, 4] = 1
+    assert found(image_digests(TensorSource(pixels, source.labels, ("a", "b")))) == (0, 1)
+
+
+def test_they_are_called_by_their_files(tmp_path):
+    train = load_splits(str(write_files(tmp_path, [0, 1, 2, 3, 0]))).train
+    places = find_repeats(image_digests(train)).places
+    assert [image_name(train, place) for place in places] == ["'train/a/0.png'", "'train/a/4.png'"]
+    assert image_name(in_memory([0, 1]), 1) == "image 1"
+
+
+def test_the_built_in_digits_have_none():
+    assert found(load_splits("mnist5k").train_digests) == (0, 1)
