@@ -6,7 +6,7 @@ from torch import nn
 
 from dpmix.errors import DpmixError
 from dpmix.models.head import LinearHead
-from dpmix.privacy.clipping import choose_engine, clipped_gradient_sum
+from dpmix.privacy.clipping import choose_engine, clipped_gradient_sum, sum_by
 from dpmix.privacy.linear import trained_linear
 from dpmix.training.loss import soft_cross_entropy
 
@@ -33,9 +33,7 @@ def models():
 def test_it_agrees_with_one_backward_pass_an_example(model, clip, chunk, views):
     x, labels = batch(views=views)
     one, two = (
-        clipped_gradient_sum(
-            model, soft_cross_entropy, x, labels, clip, engine=engine, example_chunk=chunk
-        )
+        sum_by(engine, model, soft_cross_entropy, x, labels, clip, example_chunk=chunk)
         for engine in ("linear", "examplewise")
     )
     assert one.engine == "linear"
