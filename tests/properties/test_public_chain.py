@@ -109,6 +109,6 @@ def test_parameters_that_were_added_later_stop_the_step_before_the_release():
     model = linear()
     run = trainer(plan(), model=model)
     model.late = torch.nn.Parameter(torch.ones(2))
-    with pytest.raises(RuntimeError):
+    with pytest.raises(DpmixError, match="after the trainer was made"):
         run.step()
     assert model.late.grad is None and run.steps_done == 0
