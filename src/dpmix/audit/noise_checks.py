@@ -29,7 +29,7 @@ class NoiseChecks:
         self, plan: PrivacyPlan, sizes: list[int], rounding: float, rng: np.random.Generator
     ) -> None:
         self._std, self._sizes = plan.noise_std, np.array([size for size in sizes if size])
-        # With little noise the grid is coarse beside it.
+        # The grid is coarse next to little noise.
         self._near = max(_NEAR, 2.0**-26 / plan.noise_multiplier, 16 * rounding)
         total = int(self._sizes.sum())
         kept = min(total, _KEPT_OF_A_STEP, max(2, _KEPT // plan.steps))
@@ -52,7 +52,7 @@ class NoiseChecks:
         squares = np.add.reduceat(x * x, np.cumsum(self._sizes) - self._sizes)
         self._squares += float(squares.sum())
         self._scales += two_sided(stats.chi2(self._sizes), squares).tolist()
-        # From here on in units of its own size, which is tested by itself.
+        # From here on in units of their own size, which is tested by itself.
         x = _of_size_one(x)
         length = float(np.linalg.norm(total))
         if length > 0:
@@ -76,7 +76,7 @@ class NoiseChecks:
         )
 
     def independence(self) -> Invariant:
-        """Whether every number is a normal one of its own, drawn without regard to the sum."""
+        """Whether the numbers are normal and independent of one another, of steps and of the sum."""
         rows = _of_size_one(np.stack(self._kept))
         repeats, expected = _repeats(rows.ravel(), self._near)
         tests = {

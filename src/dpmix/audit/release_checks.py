@@ -119,5 +119,5 @@ def _all_equal(some: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
 def _equal(one: Tensor, other: Tensor) -> bool:
     if torch.equal(one, other):
         return True
-    # Weights that came to nothing are no numbers, and still alike.
+    # Weights of a run that diverged are NaN, and still alike.
     return one.is_floating_point() and torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
