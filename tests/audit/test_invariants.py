@@ -48,7 +48,7 @@ def test_small_p_values_of_sound_noise_are_rare(p_values, sizes, steps):
     rng = np.random.default_rng(0)
     for _ in range(200):
         noise_of(sizes, steps, rng)
-    assert len(p_values) == 8
+    assert len(p_values) >= 8
     for what, found in p_values.items():
         small = sum(p < 0.02 for p in found)
         assert stats.binom(200, 0.02).sf(small - 1) > 1e-3, (what, small)

@@ -54,7 +54,7 @@ class DrawChecks:
         if self._twice:
             return exactly(name, "", failed)
         # Not their number itself: where N is not public, that would tell it.
-        found = f"in {steps} steps each example was drawn with probability q, independently"
+        found = f"those of {steps} steps, next to independent draws with probability q"
         return by_chance(name, found, self._tests(sizes, steps))
 
     def _tests(self, sizes: Int64[np.ndarray, " T"], steps: int) -> dict[str, float]:

@@ -76,7 +76,7 @@ class NoiseChecks:
         )
 
     def independence(self) -> Invariant:
-        """Whether the numbers are normal and independent of one another, of steps and of the sum."""
+        """Whether the numbers are normal, and independent of one another and of the sum."""
         rows = _of_size_one(np.stack(self._kept))
         repeats, expected = _repeats(rows.ravel(), self._near)
         tests = {
@@ -89,7 +89,7 @@ class NoiseChecks:
         if self._followed:
             z = np.array([*self._followed, sum(self._followed) / len(self._followed) ** 0.5])
             tests["the noise follows the gradients"] = worst_of(2 * stats.norm.sf(np.abs(z)))
-        found = "normal numbers that depend on no other number, step or gradient"
+        found = f"numbers of {len(rows)} steps, next to each other, to normal ones and to gradients"
         return by_chance("independent noise", found, tests)
 
 
