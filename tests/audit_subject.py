@@ -24,15 +24,18 @@ def plan(**changes):
     return PrivacyPlan(**(fields | changes))
 
 
-def trainer(run_plan, method="mix-self", examples=4, seed=0):
+def trainer(run_plan, method="mix-self", examples=4, seed=0, momentum=0.0):
     torch.manual_seed(0)
     pixels = torch.randint(0, 256, (examples, *SHAPE), dtype=torch.uint8)
-    data = TensorSource(pixels, torch.arange(examples) % len(CLASSES), CLASSES)
+    # In the order of a folder: class by class.
+    labels = (torch.arange(examples) % len(CLASSES)).sort().values
+    data = TensorSource(pixels, labels, CLASSES)
     model = nn.Sequential(nn.Flatten(), nn.Linear(5184, 8))
     spec = ViewSpec(method, k_base=2, k_self=2, crop_padding=1)
     return CanaryTrainer(
         model, data, plan=run_plan, views=ViewBuilder(spec, 8, normalization("half", 1)),
-        optimizer=torch.optim.SGD(model.parameters(), lr=0.1), engine="examplewise", seed=seed,
+        optimizer=torch.optim.SGD(model.parameters(), lr=0.1, momentum=momentum),
+        engine="examplewise", seed=seed,
     )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from torch import nn
 from dpmix.data.normalization import normalization
 from dpmix.data.source import TensorSource
 from dpmix.errors import DpmixError
+from dpmix.privacy.noise import GaussianNoise
 from dpmix.training.loss import soft_cross_entropy
 from dpmix.views import METHODS
 from small_run import CLASSES, linear, not_private, plan, source, trainer
@@ -97,6 +98,35 @@ def test_noise_differs_from_step_to_step_and_from_coordinate_to_coordinate():
     (one, _), (two, _) = released(run), released(run)
     assert abs(stats.spearmanr(one.numpy(), two.numpy()).statistic) < 0.4
     assert len(one.unique()) > len(one) // 2
+
+
+def test_the_optimizer_and_its_momentum_get_the_release_and_nothing_else(monkeypatch):
+    """To the bit: neither gradients, momentum nor weights hold anything of the clean sum."""
+    release, outputs, seen = GaussianNoise.release, [], []
+
+    def noted(self, *given):
+        outputs.append(release(self, *given))
+        return [one.clone() for one in outputs[-1]]
+
+    monkeypatch.setattr(GaussianNoise, "release", noted)
+    model = linear()
+    momentum = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.75)
+    run = trainer(plan(steps=6, sampling_rate=0.5), model=model, optimizer=momentum)
+    momentum.register_step_pre_hook(
+        lambda *_: seen.append([p.grad.clone() for p in run.parameters])
+    )
+    weights = [p.detach().clone() for p in run.parameters]
+    buffers = [torch.zeros_like(p) for p in weights]
+    for step in range(6):
+        run.step()
+        got = [one.to(p.dtype) for one, p in zip(outputs[step], run.parameters, strict=True)]
+        assert len(outputs) == len(seen) == step + 1
+        assert all(map(torch.equal, seen[step], got))
+        buffers = [0.75 * old + one for old, one in zip(buffers, got, strict=True)]
+        weights = [old - 0.5 * held for old, held in zip(weights, buffers, strict=True)]
+        kept = [momentum.state[p]["momentum_buffer"] for p in run.parameters]
+        assert all(map(torch.equal, kept, buffers))
+        assert all(map(torch.equal, run.parameters, weights))
 
 
 @pytest.mark.parametrize(

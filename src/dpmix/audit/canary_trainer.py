@@ -1,10 +1,11 @@
 """A trainer with canaries in gradient space: vectors of norm C that a release would betray.
 
-Canary i stands for an example whose clipped gradient is C times the unit vector of a parameter of
-its own, in every step. It is drawn like any example, with the plan's q, and its C is added to the
-sum, before the noise. A guesser who knows all other gradients of a step, which the threat model
-allows, is left with s ~ N(0, sigma^2), or N(1, sigma^2) where the canary was drawn, in units of C.
-Such "Dirac" canaries are the strongest: Nasr et al. 2023 (arXiv 2302.07956).
+Canary i stands for an example whose clipped gradient is C times the unit vector of a parameter that
+no other canary has, in every step. It is drawn like any example, with the plan's q, and its C is
+added to the sum, before the noise. A guesser who knows all other gradients of a step, which the
+threat model allows, looks at what the optimizer steps on and is left with s ~ N(0, sigma^2), or
+N(1, sigma^2) where the canary was drawn, in units of C. Such "Dirac" canaries are the strongest:
+Nasr et al. 2023 (arXiv 2302.07956).
 """
 
 import numpy as np
@@ -12,17 +13,27 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
+from dpmix.audit.ear import Ear, flat
 from dpmix.errors import DpmixError
+from dpmix.models import train_mode
 from dpmix.privacy.clipping import ClippedSum, zero_sum
-from dpmix.privacy.noise import GaussianNoise
 from dpmix.privacy.randomness import Randomness, StepRandomness
 from dpmix.privacy.sampling import PoissonSampler
-from dpmix.privacy.secure_stream import Stream
 from dpmix.training.step import PrivateTrainer
+from dpmix.training.step_diagnostics import StepDiagnostics
+from dpmix.views.view_source import ViewSource
 
 
 class CanaryTrainer(PrivateTrainer):
-    """A `PrivateTrainer` in which canaries were planted; for audits only."""
+    """A `PrivateTrainer` in which canaries were planted; for audits only.
+
+    Attributes:
+        ear: what was heard of the last step; from `plant` on.
+        members: N, canaries that are in included; from `plant` on.
+    """
+
+    ear: Ear
+    members: int
 
     def plant(self, included: Bool[np.ndarray, " M"], places: Int64[np.ndarray, " M"]) -> None:
         """Add the canaries that are `included`; call it once, before the first step.
@@ -40,59 +51,65 @@ class CanaryTrainer(PrivateTrainer):
                 f"{self.plan.noise_multiplier:g}; expected noise, and a method of sensitivity C"
             )
         self._places = torch.from_numpy(places)
-        self._members = torch.from_numpy(np.flatnonzero(included))
-        self._sampler = PoissonSampler(self.plan, len(self.data) + len(self._members))
-        self._ear = _Ear(self.plan.max_grad_norm, self._places, self._noise)
-        self._noise = self._ear
+        self._canaries = torch.from_numpy(np.flatnonzero(included))
+        self.members = len(self.data) + len(self._canaries)
+        self._sampler = PoissonSampler(self.plan, self.members)
+        self.ear = Ear(self.plan, self.parameters, self._noise)
+        self._noise = self.ear
 
     @property
     def heard(self) -> Float64[np.ndarray, " M"]:
-        """What the last step released of each canary: s."""
-        return self._ear.heard.numpy()
+        """What the optimizer got in the last step of each canary: s."""
+        seen, unit = self.ear.gradients or self.ear.released, self.plan.max_grad_norm
+        drawn = torch.zeros(len(self._places), dtype=torch.float64)
+        drawn[self._drawn_canaries(torch.cat([torch.empty(0).long(), *self.ear.examples]))] = 1
+        others = flat(self.ear.clipped)[self._places] - unit * drawn
+        return ((flat(seen)[self._places] * self.plan.denominator - others) / unit).numpy()
 
-    def norm_of(self, example: int) -> float:
-        """Norm of what one example adds to the sum of clipped gradients."""
-        coins = Randomness(None).step(0)
-        part = super()._clipped_sum(torch.tensor([example]), coins)
-        return float(torch.cat([g.flatten().double() for g in part.gradients]).norm())
+    def step(self) -> StepDiagnostics:
+        """As a `PrivateTrainer`, and heard."""
+        self.ear.begin()
+        hook = self.optimizer.register_step_pre_hook(self.ear.hear_optimizer)
+        try:
+            return super().step()
+        finally:
+            hook.remove()
+
+    def sum_of(
+        self, examples: Int64[Tensor, " E"], views: ViewSource, loudness: float
+    ) -> ClippedSum:
+        """The sum of clipped gradients of these `views` of `examples`, as a step computes it.
+
+        Args:
+            examples: of the data; no canaries.
+            views: instead of the trainer's.
+            loudness: the loss is multiplied by it, and so is each gradient before it is clipped.
+        """
+        own_views, own_loss = self.views, self.loss
+        self._views = views
+        if loudness != 1:
+            self.loss = lambda logits, soft: loudness * own_loss(logits, soft)
+        try:
+            train_mode(self.model, self._frozen)
+            return super()._clipped_sum(examples, Randomness(None).step(0))
+        finally:
+            self._views, self.loss = own_views, own_loss
 
     def _clipped_sum(self, examples: Int64[Tensor, " E"], coins: StepRandomness) -> ClippedSum:
-        own, canaries = (
-            examples[examples < len(self.data)],
-            examples[examples >= len(self.data)] - len(self.data),
-        )
+        own = examples[examples < len(self.data)]
         if len(own):
             part = super()._clipped_sum(own, coins)
         else:
             empty = torch.zeros(0)
             part = ClippedSum(zero_sum(self.parameters), empty, empty, engine=self.way.engine)
-        drawn = self._members[canaries]
-        _add_at(part.gradients, self._places[drawn], self.plan.max_grad_norm)
-        self._ear.drawn[drawn] += 1
+        places = self._places[self._drawn_canaries(examples)]
+        _add_at(part.gradients, places, self.plan.max_grad_norm)
+        self.ear.hear_clipped(examples, part.gradients)
         return part
 
-
-class _Ear(GaussianNoise):
-    """The noise, which notes what it releases at the canaries' places."""
-
-    def __init__(self, unit: float, places: Int64[Tensor, " M"], noise: GaussianNoise) -> None:
-        self._unit, self._places, self._inner = unit, places, noise
-        self.std, self.denominator = noise.std, noise.denominator
-        self.drawn = torch.zeros(len(places), dtype=torch.float64)
-        self.heard = torch.zeros(len(places), dtype=torch.float64)
-
-    def release(self, clipped_sum: list[Tensor], rng: Stream) -> list[Tensor]:
-        """As the noise that it listens to."""
-        released = self._inner.release(clipped_sum, rng)
-        others = _at(clipped_sum, self._places) - self._unit * self.drawn
-        self.heard = (_at(released, self._places) * self.denominator - others) / self._unit
-        self.drawn.zero_()
-        return released
-
-
-def _at(tensors: list[Tensor], places: Int64[Tensor, " M"]) -> Float64[Tensor, " M"]:
-    flat = torch.cat([tensor.detach().flatten().cpu() for tensor in tensors])
-    return flat.double()[places]
+    def _drawn_canaries(self, examples: Int64[Tensor, " E"]) -> Int64[Tensor, " D"]:
+        """Which canaries are among the `examples` of a step."""
+        return self._canaries[examples[examples >= len(self.data)] - len(self.data)]
 
 
 def _add_at(tensors: list[Tensor], places: Int64[Tensor, " D"], amount: float) -> None:

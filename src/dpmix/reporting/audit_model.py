@@ -18,6 +18,14 @@ class Finding(Part):
     name: str
     holds: bool
     found: str
+    tested: bool = Field(True, description="false where these settings allow no test")
+
+    @property
+    def verdict(self) -> str:
+        """In two or three words."""
+        if not self.tested:
+            return "not tested"
+        return "as planned" if self.holds else "NOT AS PLANNED"
 
 
 class AuditReport(Part):

@@ -115,6 +115,12 @@ def test_an_audit_is_told_in_plain_words_and_one_that_refutes_in_big_letters():
     text = text_of(page)
     assert "Not refuted: the strongest attack shows an epsilon of at least 1.500" in text
     assert "clipped gradients as planned : none above" in text and "2,000 canaries" in text
+    found = [("trained weights", False, "other ones", True), ("views", True, "one example", False)]
+    findings = (dict(zip(Finding.model_fields, one, strict=True)) for one in found)
+    changes = {"refuted": True, "invariants": tuple(Finding(**one) for one in findings)}
+    text = text_of(report_page(replace(run, audit=AUDIT.model_copy(update=changes))))
+    assert "did not do what its plan says (trained weights)" in text
+    assert "trained weights NOT AS PLANNED : other ones views not tested : one example" in text
     refuting = AUDIT.model_copy(update={"refuted": True, "two_worlds": 2.5})
     page = report_page(replace(run, audit=refuting))
     assert "<strong>AN AUDIT REFUTED THE GUARANTEE</strong>" in page

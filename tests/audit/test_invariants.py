@@ -1,0 +1,100 @@
+"""The tests of an audit accuse no sound mechanism: p-values are as rare as they say."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+import dpmix.audit.draw_checks as draw_checks
+import dpmix.audit.noise_checks as noise_checks
+from audit_subject import audit, plan
+from dpmix.audit.draw_checks import DrawChecks
+from dpmix.audit.invariants import RISK, by_chance, exactly, two_sided, worst_of
+from dpmix.audit.noise_checks import NoiseChecks
+
+
+@pytest.fixture
+def p_values(monkeypatch):
+    """Of every test that is made from here on, by what it looks for."""
+    seen = {}
+
+    def noted(name, found, tests):
+        for what, p in tests.items():
+            seen.setdefault(what, []).append(p)
+        return by_chance(name, found, tests)
+
+    for module in (noise_checks, draw_checks):
+        monkeypatch.setattr(module, "by_chance", noted)
+    return seen
+
+
+def noise_of(sizes, steps, rng):
+    tests = NoiseChecks(plan(steps=steps), sizes, 0.0, rng)
+    for _ in range(steps):
+        tests.hear(0.5 * rng.standard_normal(sum(sizes)), rng.standard_normal(sum(sizes)))
+    return tests.size(), tests.independence()
+
+
+def draws_of(examples, rate, steps, rng):
+    tests = DrawChecks(np.arange(examples) % 3, examples, rate)
+    for _ in range(steps):
+        tests.hear(np.flatnonzero(rng.random(examples) < rate))
+    return tests.found()
+
+
+@pytest.mark.parametrize(("sizes", "steps"), [([3], 2), ([50, 1], 8), ([700, 20], 3)])
+def test_small_p_values_of_sound_noise_are_rare(p_values, sizes, steps):
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        noise_of(sizes, steps, rng)
+    assert len(p_values) >= 8
+    for what, found in p_values.items():
+        small = sum(p < 0.02 for p in found)
+        assert stats.binom(200, 0.02).sf(small - 1) > 1e-3, (what, small)
+
+
+@pytest.mark.parametrize(
+    ("examples", "rate", "steps"), [(4, 0.02, 60), (60, 0.2, 40), (300, 0.05, 30), (40, 0.9, 8)]
+)
+def test_small_p_values_of_poisson_draws_are_rare(p_values, examples, rate, steps):
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        draws_of(examples, rate, steps, rng)
+    assert len(p_values) >= 7
+    for what, found in p_values.items():
+        small = sum(p < 0.02 for p in found)
+        assert stats.binom(200, 0.02).sf(small - 1) > 1e-3, (what, small)
+
+
+@settings(max_examples=50)
+@given(
+    st.lists(st.integers(1, 300), min_size=1, max_size=4), st.integers(1, 6), st.integers(0, 999),
+    st.floats(1e-3, 1), st.integers(1, 200),
+)  # fmt: skip
+def test_no_sizes_are_too_small_for_a_verdict(sizes, steps, seed, rate, examples):
+    rng = np.random.default_rng(seed)
+    assert all(one.holds for one in noise_of(sizes, steps, rng))
+    assert draws_of(examples, rate, steps, rng).holds
+
+
+def test_a_false_alarm_comes_less_than_once_in_ten_thousand_audits(p_values):
+    assert not audit(plan(sampling_rate=0.5, steps=4), canaries=50, runs=1).violated
+    assert len(p_values) * RISK < 1e-4 / 2
+
+
+def test_what_failed_is_named():
+    assert by_chance("noise", "as it is", {"one": 0.5, "two": 0.03}).found == ("as it is (p 0.06)")
+    found = by_chance("noise", "as it is", {"one": 1e-9, "two": 0.03})
+    assert not found.holds and found.found == "as it is (one: p 1e-09)"
+    assert not by_chance("noise", "", {"one": float("nan")}).holds
+    assert exactly("views", "all well", {"a": False, "b": False}).found == "all well"
+    found = exactly("views", "all well", {"a": True, "b": False, "c": True})
+    assert not found.holds and found.found == "a; c"
+
+
+def test_two_sided_p_values_are_those_of_both_tails():
+    assert two_sided(stats.norm(), 1.96) == pytest.approx(0.05, abs=1e-4)
+    assert two_sided(stats.binom(10, 0.5), 10) == pytest.approx(2 / 1024)
+    assert two_sided(stats.binom(10, 0.5), 5) == 1
+    assert worst_of([0.5, 0.01, 0.2]) == pytest.approx(0.03)
