@@ -8,7 +8,7 @@ from rich.table import Table
 
 from dpmix.atomic_files import write_text
 from dpmix.cli.console import stdout
-from dpmix.cli.progress import counting_bar, decoding_bar
+from dpmix.cli.progress import decoding_bar, share_bar
 from dpmix.data import load_splits
 from dpmix.data.class_list import class_list
 from dpmix.data.options import ReadOptions
@@ -163,7 +163,7 @@ def gap(
         else:
             loaded = load_pool_for(data, splits, path, **chosen)
     release = budget.record() if budget else None
-    with reserved(output), counting_bar(console, "embedding images", "images") as progress:
+    with reserved(output), share_bar(console, "embedding images") as progress:
         finding = check_gap(
             loaded.pool, splits.train, features,
             sigma=budget.sigma if budget else 0.0, device=where, report=progress,
