@@ -259,7 +259,9 @@ class RunConfig(Section):
     )
     tensorboard: bool = Field(False, description="write curves for TensorBoard")
     wandb: str | None = Field(
-        None, description="project of Weights & Biases to send curves to (WANDB_MODE=offline: keep)"
+        None,
+        description="project of Weights & Biases to send curves to, when the run ends "
+        "(WANDB_MODE=offline: keep)",
     )
     log_private_diagnostics: bool = Field(
         False,

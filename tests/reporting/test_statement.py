@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 
 import pytest
 
@@ -43,6 +44,10 @@ def test_every_number_is_the_plans_whatever_the_settings_say():
     assert said["noise_std"] == 2.0
     assert said["neighbouring_relation"] == "add or remove one training example"
     assert said["private"] and said["complete"]
+
+
+def test_a_statement_tells_the_day_and_not_how_long_steps_took():
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", stated(Config.load(), PLAN, steps=4)["written"])
 
 
 def test_an_unfinished_run_states_what_it_has_spent():

@@ -100,7 +100,7 @@ def _facts(found: GradientAudit | ImageAudit, kind: str, parts: Assembly) -> dic
     settings = parts.config.model_dump(mode="json", exclude={"run"})
     return {
         "kind": kind, "refuted": found.violated, **asdict(found), "plan": asdict(parts.plan),
-        "settings": settings, "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        "settings": settings, "written": datetime.now(UTC).date().isoformat(),
         "dpmix": metadata.version("dpmix"),
     }  # fmt: skip
 

@@ -54,7 +54,8 @@ def privacy_statement(
     said = {
         "private": plan.private,
         "run_id": run_id,
-        "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        # The day alone: when a run ends tells how long its steps took, and so how many were drawn.
+        "written": datetime.now(UTC).date().isoformat(),
         "guarantee": guarantee(plan, epsilon, config.run.seed),
         "epsilon": epsilon,
         "epsilon_rdp": plan.epsilon_rdp_after(steps),

@@ -1,9 +1,9 @@
 """Curves of a run in TensorBoard or Weights & Biases, through their own writers.
 
 Guarantee: what they are sent is public or covered by the guarantee: epsilon, and the accuracy and
-loss on images that are not protected, at each evaluation and no oftener, since the time between
-two steps tells how many examples were drawn. Only `log_private_diagnostics` adds what was computed
-without noise.
+loss on images that are not protected, at each evaluation. No point carries the time at which it was
+computed, since the time between two steps tells how many examples were drawn. Only
+`log_private_diagnostics` adds what was computed without noise.
 """
 
 from dpmix.tracking.open import open_trackers
