@@ -233,6 +233,8 @@ def test_the_command_shows_both_accountants_and_the_verdict(run, capsys, uncheck
 @pytest.mark.parametrize(("rate", "sigma", "steps", "delta", "spent"), [
     (0.01, 1.0, 1000, 1e-5, ()), (1.0, 13.9, 100, 1e-5, ()), (0.001, 0.6, 100, 1e-6, ()),
     (0.1, 3.0, 50, 1e-5, (20.0,)), (0.5, 100.0, 10, 1e-5, (50.0, 80.0)),
+    # Little noise, few steps, and losses that begin a little below -0.1.
+    (0.125, 0.4, 1, 1e-3, ()), (0.13, 0.4, 2, 1e-3, ()), (0.2, 0.5, 2, 1e-3, ()),
 ])  # fmt: skip
 def test_two_accountants_that_share_no_code_agree(rate, sigma, steps, delta, spent):
     low, estimate, high = epsilon_prv(rate, sigma, steps, delta, spent)
