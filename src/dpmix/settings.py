@@ -271,6 +271,12 @@ class RunConfig(Section):
     keep_checkpoints: int = Field(2, ge=1, description="so many of the last checkpoints are kept")
 
 
+PATHS = frozenset(
+    {"data", "data_root", "pool", "pool_labels", "backbone_weights", "cache_dir", "spent", "output"}
+)
+"""Settings that can hold a path, which is not to be published."""
+
+
 class InputConfig(Section):
     """What a trained model takes; written by a run, so that the model can be rebuilt."""
 

@@ -97,10 +97,9 @@ def audit(
 
 
 def _facts(found: GradientAudit | ImageAudit, kind: str, parts: Assembly) -> dict[str, Any]:
-    settings = parts.config.model_dump(mode="json", exclude={"run"})
     return {
         "kind": kind, "refuted": found.violated, **asdict(found), "plan": asdict(parts.plan),
-        "settings": settings, "written": datetime.now(UTC).date().isoformat(),
+        "settings": parts.config.published(), "written": datetime.now(UTC).date().isoformat(),
         "dpmix": metadata.version("dpmix"),
     }  # fmt: skip
 
