@@ -24,6 +24,6 @@ def audit_of_run(folder, **changes):
         "delta": statement["delta"], "one_run": 0.9, "two_worlds": 1.2, "confidence": 0.95,
         "canaries": 2000, "runs": 1,
         "invariants": [{"name": "noise in every step", "holds": True, "found": "as it should be"}],
-        "plan": plan, "settings": config.model_dump(mode="json", exclude={"run"}),
+        "plan": plan, "settings": config.published(),
         "written": "2026-01-02T03:04:05+00:00", "dpmix": "0.1.0",
     } | changes  # fmt: skip

@@ -56,6 +56,13 @@ def test_other_data_are_named(folder, change, name):
     assert [row[0] for row in found.data] == [name] and found.together is None
 
 
+def test_folders_of_another_name_differ_and_are_not_named(folder):
+    found = compare([folder("a", data="/x/scans"), folder("b", data="/x/hiv"),
+                     folder("c", data="/y/scans"), folder("d", data="mnist5k")])  # fmt: skip
+    one, other = "images in a folder (1)", "images in a folder (2)"
+    assert found.data == [("data set", [one, other, one, "mnist5k"])]
+
+
 def test_other_counts_of_the_classes_are_other_data(folder):
     roots = [folder("a"), folder("b")]
     said = json.loads((roots[1] / "metrics.json").read_text())

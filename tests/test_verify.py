@@ -3,9 +3,12 @@
 import json
 import math
 import shutil
+import time
+from hashlib import sha256
 
 import jsonschema
 import pytest
+import yaml
 
 import dpmix
 from dpmix.assembly import assemble
@@ -76,9 +79,11 @@ def test_one_changed_byte_is_found(run, name, said):
 @pytest.mark.parametrize(("fields", "said"), [
     ({"epsilon": 1.0}, "guarantee"),
     ({"epsilon_rdp": 1.0}, "epsilon_rdp is 1"),
+    ({"epsilon_rdp": "inf"}, "epsilon_rdp is inf"),
     ({"noise_multiplier": 2.0}, "noise_std"),
     ({"noise_multiplier": 2.0, "noise_std": 2.0}, "the settings ask for epsilon 3"),
-    ({"noise_multiplier": 1e300}, "noise_multiplier"),
+    ({"noise_multiplier": 0.5, "noise_std": 0.5}, "epsilon_rdp is"),
+    ({"epsilon": 1e300}, "guarantee"),
     ({"steps": 10**9, "planned_steps": 10**9}, "steps"),
     ({"epsilon_rdp": "nan"}, "epsilon_rdp"),
     ({"assumptions": []}, "assumptions"),
@@ -105,13 +110,88 @@ def test_one_changed_byte_is_found(run, name, said):
     ({"guarantee": "The model is (0.1, 1e-05)-differentially private."}, "guarantee"),
     ({"epsilon": "inf"}, "guarantee"),
     ({"private": "yes"}, "private"),
-    ({"examples": -4}, "sampling_rate"),
+    ({"examples": -4}, "examples"),
     ({"weights_sha256": "0" * 64}, "model.safetensors"),
     ({"extra": 1}, "extra"),
 ])  # fmt: skip
 def test_a_field_that_contradicts_the_rest_is_found_though_it_was_sealed_anew(run, fields, said):
     change(run, **fields)
     with pytest.raises(DpmixError, match=said):
+        verify(run)
+
+
+@pytest.mark.parametrize("sigma", [1e-308, 1e-6, 1e-3, 0.02, 0.0999, 1e8, 1e300, -1, "nan", "inf"])
+@pytest.mark.parametrize("field", ["noise_multiplier", "spent_before"])
+def test_noise_that_no_accountant_counts_is_refused_at_once(run, field, sigma):
+    change(run, **{field: sigma if field == "noise_multiplier" else [sigma]})
+    start = time.perf_counter()
+    with pytest.raises(DpmixError, match=f"{field}.*expected the file as it was written") as error:
+        verify(run)
+    assert time.perf_counter() - start < 5 and len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("field", [
+    "noise_multiplier", "noise_std", "sampling_rate", "delta", "denominator", "epsilon",
+    "epsilon_rdp", "max_grad_norm", "sensitivity", "steps", "planned_steps", "examples",
+    "processes", "expected_runs",
+])  # fmt: skip
+def test_no_number_makes_it_compute_for_minutes_or_fail_otherwise(run, field):
+    for value in (5e-324, 1e-12, 1e300, -1, 0, 10**7, 10**9, 10**400, "inf", "x", [1], True):
+        change(run, **{field: value})
+        start = time.perf_counter()
+        with pytest.raises(DpmixError) as error:
+            verify(run)
+        assert time.perf_counter() - start < 10 and len(str(error.value).splitlines()) == 1
+
+
+def test_a_rate_near_0_does_not_fail_otherwise_in_a_run_of_epochs(run):
+    settings = yaml.safe_load((run / "config.yaml").read_text())
+    settings["privacy"] |= {"steps": None, "epochs": 0.2}
+    text = yaml.safe_dump(settings, sort_keys=False)
+    (run / "config.yaml").write_text(text)
+    change(run, config_sha256=sha256(text.encode()).hexdigest(), sampling_rate=5e-324)
+    with pytest.raises(DpmixError, match="sampling_rate"):
+        verify(run)
+
+
+def test_a_run_of_an_epsilon_that_promises_nothing_is_refused_before_it_is_computed(run):
+    # All of it agrees, as a forger would make it.
+    settings = yaml.safe_load((run / "config.yaml").read_text())
+    settings["privacy"] |= {"steps": 10**6}
+    text = yaml.safe_dump(settings, sort_keys=False)
+    (run / "config.yaml").write_text(text)
+    change(
+        run, config_sha256=sha256(text.encode()).hexdigest(), steps=10**6, planned_steps=10**6,
+        noise_multiplier=0.1, noise_std=0.1, epsilon_rdp=1e12,
+    )  # fmt: skip
+    with pytest.raises(DpmixError, match="verify computes up to 10000: do not rely"):
+        verify(run)
+
+
+@pytest.mark.parametrize(("point", "fields", "said"), [
+    (0, {"epsilon": 0.1}, r"epsilon at step 1 in 'metrics.json' is 0.1, but 2\.\d+ follows"),
+    (0, {"epsilon": 9.0}, r"epsilon at step 1 in 'metrics.json' is 9, but 2\.\d+ follows"),
+    (0, {"epsilon": "inf"}, "epsilon at step 1 in 'metrics.json' is inf"),
+    (1, {"epsilon": 2.9}, "epsilon at step 2 in 'metrics.json' is 2.9"),
+    (1, {"step": 1}, "does not go up to step 2"),
+    (0, {"step": 2}, "does not go up to step 2"),
+    (1, {"step": 3}, "does not go up to step 2"),
+])  # fmt: skip
+def test_every_epsilon_of_the_curve_is_computed_again(run, point, fields, said):
+    path = run / "metrics.json"
+    numbers = json.loads(path.read_text())
+    assert [one["step"] for one in numbers["curve"]] == [1, 2]
+    numbers["curve"][point] |= fields
+    path.write_text(json.dumps(numbers))
+    write_report(run)  # as a forger would, so that the page agrees
+    with pytest.raises(DpmixError, match=said):
+        verify(run)
+
+
+def test_a_curve_that_was_emptied_is_found(run):
+    path = run / "metrics.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"curve": []}))
+    with pytest.raises(DpmixError, match="does not go up to step 2"):
         verify(run)
 
 
@@ -290,6 +370,8 @@ def test_the_command_shows_both_accountants_and_the_verdict(run, capsys, uncheck
 @pytest.mark.parametrize(("rate", "sigma", "steps", "delta", "spent"), [
     (0.01, 1.0, 1000, 1e-5, ()), (1.0, 13.9, 100, 1e-5, ()), (0.001, 0.6, 100, 1e-6, ()),
     (0.1, 3.0, 50, 1e-5, (20.0,)), (0.5, 100.0, 10, 1e-5, (50.0, 80.0)),
+    # Little noise, few steps, and losses that begin a little below -0.1.
+    (0.125, 0.4, 1, 1e-3, ()), (0.13, 0.4, 2, 1e-3, ()), (0.2, 0.5, 2, 1e-3, ()),
 ])  # fmt: skip
 def test_two_accountants_that_share_no_code_agree(rate, sigma, steps, delta, spent):
     low, estimate, high = epsilon_prv(rate, sigma, steps, delta, spent)

@@ -92,7 +92,7 @@ def _settings(runs: tuple[RunFacts, ...]) -> list[Row]:
 def _data(runs: tuple[RunFacts, ...]) -> list[Row]:
     differing = _differing(
         [
-            ("data set", [run.data_name for run in runs]),
+            ("data set", _data_names(runs)),
             ("image shape", [run.input.image_shape for run in runs]),
             ("classes", [", ".join(run.input.class_names) for run in runs]),
             ("training images N", [run.statement.examples for run in runs]),
@@ -110,6 +110,18 @@ def _times(said: Statement) -> str:
     if not said.private:
         return _NOT_READ
     return f"occurs {said.repeats.most} times" if said.repeats else "occurs once"
+
+
+def _data_names(runs: tuple[RunFacts, ...]) -> list[str]:
+    """Public names; different folders, whose own names are not published, are numbered."""
+    folders = [Path(run.config.data.data).name for run in runs]
+    distinct = list(dict.fromkeys(folders))
+    return [
+        run.data_name
+        if len(distinct) == 1 or run.data_name == run.config.data.data
+        else f"{run.data_name} ({distinct.index(folder) + 1})"
+        for run, folder in zip(runs, folders, strict=True)
+    ]
 
 
 def _differing(rows: Any) -> list[Row]:

@@ -10,9 +10,11 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from dpmix.data.load import public_name
 from dpmix.errors import DpmixError, nearest
 from dpmix.recipe_file import all_spent, drop_alternatives, read_recipe
 from dpmix.settings import (
+    PATHS,
     CacheConfig,
     DataConfig,
     InputConfig,
@@ -98,6 +100,16 @@ class Config(Section):
             pool_role="mix" if views.pool_role == "pretrain" else views.pool_role,
             **views.model_dump(exclude=elsewhere),
         )
+
+    def published(self) -> dict[str, dict[str, Any]]:
+        """The sections but `run` as JSON values, without a path; the data by its public name."""
+        sections = self.model_dump(mode="json", exclude={"run"})
+        shown = {
+            section: {leaf: value for leaf, value in (leaves or {}).items() if leaf not in PATHS}
+            for section, leaves in sections.items()
+        }
+        shown["data"]["data"] = public_name(self.data.data)
+        return shown
 
     def to_yaml(self) -> str:
         """The whole tree, readable by `load`, but for where the run was written.

@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from dpmix.assembly import Assembly
-from dpmix.data import Splits
 from dpmix.models import parameter_count, train_mode
 from dpmix.models.activation_memory import activation_bytes
 from dpmix.privacy.clipping import clipped_gradient_sum
@@ -113,7 +112,7 @@ def estimate_rows(parts: Assembly) -> list[tuple[str, str]]:
     return [
         *model_rows(parts),
         *([("better", parts.better)] if parts.better else []),
-        ("data", data_line(parts.splits)),
+        ("data", data_line(parts)),
         *_pretraining_rows(parts),
         *pool_rows(parts.pool_facts, parts.config.views.pool_role),
         ("views", _views_line(parts.views.spec)),
@@ -176,17 +175,21 @@ def cache_size(parts: Assembly) -> tuple[int, int, int]:
 
 
 def cache_line(parts: Assembly) -> str:
-    """How much is embedded, and where it lies."""
+    """How much is embedded, and where it lies. Its size would tell N, where that is private."""
     views, test, size = cache_size(parts)
-    return (
-        f"{views:,} views and {test:,} {parts.splits.judged_on} images, {size / 1e9:.2f} GB in "
-        f"{parts.config.features.cache_dir} (private)"
-    )
+    judged_on, place = parts.splits.judged_on, f"{parts.config.features.cache_dir} (private)"
+    if parts.plan.n is None:
+        assert parts.cache is not None
+        each = parts.cache.train_layout(parts.splits.train, parts.views).views
+        return f"{each} views of each training image and {test:,} {judged_on} images, in {place}"
+    return f"{views:,} views and {test:,} {judged_on} images, {size / 1e9:.2f} GB in {place}"
 
 
 def _cache_rows(parts: Assembly) -> list[tuple[str, str]]:
     if parts.cache is None:
         return []
+    if parts.plan.n is None:
+        return [("feature cache", cache_line(parts))]
     views, test, _ = cache_size(parts)
     seconds = (views + test) * parts.cache.seconds_per_view(
         parts.splits.train.image_shape, parts.views
@@ -201,11 +204,13 @@ def _pretraining_rows(parts: Assembly) -> list[tuple[str, str]]:
     return [("pretraining", f"{work.epochs} epochs, {work.steps} steps; not in the time below")]
 
 
-def data_line(splits: Splits) -> str:
-    """What was read, in one line."""
+def data_line(parts: Assembly) -> str:
+    """What was read, in one line, without N where that is private."""
+    splits = parts.splits
     channels, height, width = splits.train.image_shape
+    count = "training images (N is private)" if parts.plan.n is None else f"{parts.plan.n} training"
     return (
-        f"{splits.name}: {len(splits.train)} training and {len(splits.test)} {splits.judged_on} "
+        f"{splits.name}: {count} and {len(splits.test)} {splits.judged_on} "
         f"images of {len(splits.train.class_names)} classes, {height}x{width}, "
         f"{'grey' if channels == 1 else 'RGB'}"
     )

@@ -267,7 +267,9 @@ class RunConfig(Section):
     )
     tensorboard: bool = Field(False, description="write curves for TensorBoard")
     wandb: str | None = Field(
-        None, description="project of Weights & Biases to send curves to (WANDB_MODE=offline: keep)"
+        None,
+        description="project of Weights & Biases to send curves to, when the run ends "
+        "(WANDB_MODE=offline: keep)",
     )
     log_private_diagnostics: bool = Field(
         False,
@@ -275,6 +277,12 @@ class RunConfig(Section):
         "images WITHOUT noise",
     )
     keep_checkpoints: int = Field(2, ge=1, description="so many of the last checkpoints are kept")
+
+
+PATHS = frozenset(
+    {"data", "data_root", "pool", "pool_labels", "backbone_weights", "cache_dir", "spent", "output"}
+)
+"""Settings that can hold a path, which is not to be published."""
 
 
 class InputConfig(Section):

@@ -7,6 +7,7 @@ the training did what its statement says: for that there is `dpmix audit`.
 
 import json
 import math
+import sys
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from importlib.metadata import version
@@ -35,6 +36,8 @@ _SAME = 1e-6
 _ROUNDED_UP = 0.01
 # How far below its target calibration may end, at an epsilon of a few hundredths.
 _CALIBRATED = 0.03
+# By Renyi DP: of more, the other accountants take minutes and gigabytes.
+_MOST_EPSILON = 1e4
 _DRAWN_BY = ("dpmix", "numpy", "dp-accounting")
 
 
@@ -60,7 +63,9 @@ class Verified:
 
 
 def verify(root: Path) -> Verified:
-    """Check the run at `root`: hashes, arithmetic, settings, card, page, and epsilon, twice.
+    """Check the run at `root`: hashes, arithmetic, settings, card, page, and every epsilon.
+
+    The model's own is computed by a second accountant too.
 
     Of a private selection's best run, the second accountant checks a lower bound alone: one run's.
 
@@ -77,9 +82,11 @@ def verify(root: Path) -> Verified:
         raise DpmixError(f"'{root}' is NOT PRIVATE and says so: there is no guarantee to verify")
     plan = _plan_of(said, config)
     _check_arithmetic(said, plan, config)
+    _check_rdp(said, plan)
     _check_target(said, config, plan)
     prv = _check_epsilon(said, plan)
     facts = audited_facts(folder)
+    _check_curve(facts, plan)
     _check_card(folder, said, config)
     audit_shown = _check_page(folder, facts)
     checkpoint = newest_step(folder.checkpoints) or 0
@@ -226,13 +233,35 @@ def _check_arithmetic(said: Statement, plan: PrivacyPlan, config: Config) -> Non
 
 
 def _steps_of(epochs: float | None, rate: float) -> int:
-    return max(1, round((epochs or 0) / rate))
+    # Of a rate near 0 there would be no end of them.
+    return max(1, round(min((epochs or 0) / rate, 1e18)))
 
 
 def _equal(stated: object, follows: object) -> bool:
     if isinstance(stated, int | float) and isinstance(follows, int | float):
         return math.isclose(stated, follows, rel_tol=_SAME)
     return stated == follows
+
+
+def _check_rdp(said: Statement, plan: PrivacyPlan) -> None:
+    """Renyi DP comes first: it is cheap, and tells too little noise before PLD meets it."""
+    _refuse_other(
+        "the statement's epsilon_rdp", said.epsilon_rdp, plan.epsilon_rdp_after(said.steps)
+    )
+    if not plan.epsilon_rdp <= _MOST_EPSILON:
+        raise DpmixError(
+            f"epsilon_rdp of the whole run is {plan.epsilon_rdp:.6g}, which promises nothing; "
+            f"verify computes up to {_MOST_EPSILON:g}: do not rely on this run"
+        )
+
+
+def _refuse_other(
+    name: str, stated: float | str, follows: float, most: float = sys.float_info.max
+) -> None:
+    """Refuse an epsilon that is less than what follows, or above `most`."""
+    epsilon = float(stated)
+    if not follows * (1 - _SAME) <= epsilon <= most:
+        raise _broken(f"{name} is {epsilon:.6g}, but {follows:.6g} follows")
 
 
 def _check_target(said: Statement, config: Config, plan: PrivacyPlan) -> None:
@@ -247,20 +276,16 @@ def _check_target(said: Statement, config: Config, plan: PrivacyPlan) -> None:
 
 def _check_epsilon(said: Statement, plan: PrivacyPlan) -> tuple[float, float, float]:
     epsilon, at_stop = float(said.epsilon), said.epsilon_at_fixed_stop
-    _check_least("epsilon", epsilon, plan.epsilon)
-    _check_least("epsilon_rdp", float(said.epsilon_rdp), plan.epsilon_rdp)
+    _refuse_other("the statement's epsilon", epsilon, plan.epsilon)
     if at_stop is not None:
-        _check_least("epsilon_at_fixed_stop", at_stop, plan.epsilon_after(said.steps))
+        _refuse_other(
+            "the statement's epsilon_at_fixed_stop", at_stop, plan.epsilon_after(said.steps)
+        )
         _check_by_prv("epsilon_at_fixed_stop", at_stop, plan, said.steps)
     if said.repeats:
         follows = epsilon_of_copies(plan, said.repeats.most, plan.steps)
-        _check_least("epsilon of repeats", float(said.repeats.epsilon), follows)
+        _refuse_other("the statement's epsilon of repeats", float(said.repeats.epsilon), follows)
     return _check_by_prv("epsilon", epsilon, plan, plan.steps)
-
-
-def _check_least(name: str, stated: float, follows: float) -> None:
-    if not stated >= follows * (1 - _SAME):
-        raise _broken(f"the statement's {name} is {stated:.6g}, but {follows:.6g} follows")
 
 
 def _check_by_prv(
@@ -276,3 +301,15 @@ def _check_by_prv(
             f"{low:.6g} and {high:.6g}"
         )
     return low, estimate, high
+
+
+def _check_curve(facts: RunFacts, plan: PrivacyPlan) -> None:
+    """Every epsilon against steps, which whoever has an earlier model of the run goes by."""
+    curve = facts.metrics.curve
+    steps = [point.step for point in curve]
+    if steps != sorted({*steps}) or steps[-1:] != [facts.statement.steps]:
+        raise _broken(f"the curve in 'metrics.json' does not go up to step {facts.statement.steps}")
+    for point in curve:
+        name = f"the curve's epsilon at step {point.step} in 'metrics.json'"
+        follows = plan.epsilon_after(point.step)
+        _refuse_other(name, point.epsilon, follows, follows * (1 + _ROUNDED_UP))

@@ -83,7 +83,7 @@ def test_an_extra_augmentation_trains_and_is_written_down(dpmix, tmp_path, kind)
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (("--train-images", 4001), "train_images is 4001, and there are 4000 to train on"),
+        (("--train-images", 4001), "train_images is 4001; expected 1 or more, and no more than"),
         (("--classes", 11), "classes is 11; mnist5k has 10: expected 2 to 10"),
         (("--validation-fraction", 1.5), "validation_fraction is 1.5"),
         (("--train-images", 3), "no train image of class"),

@@ -42,13 +42,13 @@ def runs(tmp_path_factory):
         for side, (source, every) in sides.items()
         for kind, tensor in (("x", source.pixels[:, 0]), ("y", source.labels))
     }
-    np.savez(root / "digits.npz", **arrays)
+    np.savez(root / "place-of-a-study.npz", **arrays)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for name, settings in RUNS.items():
             cache = {"cache_dir": str(root / "cache")} if "backbone" in settings else {}
             package.fit(
-                data=str(root / "digits.npz"),
+                data=str(root / "place-of-a-study.npz"),
                 output=str(root / name),
                 **SETTINGS,
                 **settings,

@@ -33,7 +33,10 @@ def draw(dpmix, models, here):
 def test_class_names_become_a_pool_that_trains(dpmix, draw, here, image_root, flags):
     status, out, err = draw("--data", image_root, "--image-size", 12)
     assert (status, err) == (0, "")
-    assert "pool: 4 images, 4 of them new" in out and "sd with files" in out
+    assert (
+        "pool: 4 images, 4 of them new" in out
+        and "a local StableDiffusionPipeline with files" in out
+    )
     assert sorted(p.name for p in (here / "pool").iterdir() if p.is_dir()) == ["disc", "stripes"]
     assert Image.open(here / "pool" / "disc" / "00001.png").size == (12, 12)
     train = ("train", "--data", image_root, "--method", "mix-diff", "--pool", "pool", *flags)
@@ -41,7 +44,10 @@ def test_class_names_become_a_pool_that_trains(dpmix, draw, here, image_root, fl
     assert (status, err) == (0, "")
     statement = json.loads((here / "run" / "privacy.json").read_text())
     pool = statement["public_inputs"]["pool"]
-    assert pool["model"].startswith("sd with files") and pool["licence"] == "openrail"
+    assert (
+        pool["model"].startswith("a local StableDiffusionPipeline with files")
+        and pool["licence"] == "openrail"
+    )
     assert len(pool["manifest_sha256"]) == 64
     status, out, _ = dpmix(*train, "--dry-run")
     assert status == 0 and "pool: 4 images, role mix" in out

@@ -28,7 +28,7 @@ def drawn(terminal, private=True):
 
 def test_a_terminal_sees_steps_rate_epsilon_and_accuracy():
     text = drawn(terminal=True)
-    for said in ("training", "2/4", "steps/s", "epsilon 1.25 of 1.00", "test 62.5%", "50/100"):
+    for said in ("training", "2/4", "steps/s", "epsilon 1.25 of 1.00", "test 62.5%", "50%"):
         assert said in text
 
 

@@ -35,18 +35,18 @@ def test_parts_keep_their_own_images_and_labels(png, encoded):
 
 def test_all_corrupt_images_are_found_and_named(png, encoded):
     files = [b"broken", png(), png()[:60], png(), b""]
-    with pytest.raises(DpmixError, match=r"3 of 5 .*'0' .*'2' .*'4' .*--skip-corrupt"):
+    with pytest.raises(DpmixError, match=r"^3 image.*'0' .*'2' .*'4' .*--skip-corrupt"):
         decode_sources(parts(encoded, files), ("a", "b"), ReadOptions())
 
 
 def test_all_are_named_and_ten_reasons_given(png, encoded):
     files = [png()] + [b"broken"] * 12
-    with pytest.raises(DpmixError, match=r"12 of 13 .*'10' \([^']*, '11', '12'; repair"):
+    with pytest.raises(DpmixError, match=r"^12 image.*'10' \([^']*, '11', '12'; repair"):
         decode_sources(parts(encoded, files), ("a", "b"), ReadOptions())
 
 
 def test_nothing_decodes(encoded):
-    with pytest.raises(DpmixError, match="2 of 2 images cannot be decoded"):
+    with pytest.raises(DpmixError, match=r"2 image\(s\) cannot be decoded"):
         decode_sources(parts(encoded, [b"x", b"y"]), ("a", "b"), SKIP)
 
 
@@ -81,7 +81,7 @@ def test_a_large_set_stays_encoded_and_gives_the_same_pixels(png, encoded, monke
 
 def test_corrupt_images_are_found_in_a_large_set_too(png, encoded, monkeypatch):
     monkeypatch.setattr(decode, "MAX_BYTES_IN_MEMORY", 0)
-    with pytest.raises(DpmixError, match="1 of 2 images"):
+    with pytest.raises(DpmixError, match="1 image"):
         decode_sources(parts(encoded, [png(), b"broken"]), ("a", "b"), ReadOptions())
 
 

@@ -190,7 +190,7 @@ def test_encoded_without_a_test_split(save, encoded_arrays):
 def test_corrupt_encoded_images_are_named_or_skipped(save, encoded_arrays, png):
     train = joined("train", [png(), b"broken", png(seed=1)], [0, 1, 1])
     path = save(**encoded_arrays | train)
-    with pytest.raises(DpmixError, match=r"1 of 5 .*'train_jpeg\[1\]'"):
+    with pytest.raises(DpmixError, match=r"^1 image.*'train_jpeg\[1\]'"):
         npz_splits(path, PLAIN)
     splits = npz_splits(path, ReadOptions(skip_corrupt=True))
     assert (splits.skipped, len(splits.train), splits.train.labels.tolist()) == (1, 2, [0, 1])

@@ -4,6 +4,7 @@ import pytest
 
 from dpmix.errors import DpmixError
 from dpmix.experiments.sweep_file import load_sweep
+from dpmix.settings import PATHS
 
 SWEEP = """
 title: two methods
@@ -100,13 +101,22 @@ def test_every_row_tries_the_same_values_on_images_held_out(tmp_path):
     assert {cell.config.data.validation_fraction for cell in sweep.cells} == {None}
 
 
-def test_data_sets_of_one_name_are_refused(tmp_path, monkeypatch):
+def test_data_sets_that_the_results_could_not_tell_apart_are_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for place in ("here", "there"):
-        (tmp_path / place / "scans").mkdir(parents=True)
-    text = "title: t\ngrid: {data: [here/scans, there/scans]}"
-    with pytest.raises(DpmixError, match="'here/scans' and 'there/scans' have the same name"):
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+    text = "title: t\ngrid: {data: [here, there]}"
+    with pytest.raises(DpmixError, match="'here' and 'there' are both 'images in a folder'"):
         load_sweep(written(tmp_path, text))
+
+
+@pytest.mark.parametrize("name", sorted(PATHS - {"data", "output"}))
+@pytest.mark.parametrize("where", [
+    "grid: {%s: [a, b]}", "grid: {seed: [1]}\ntune: {grid: {%s: [a]}, validation_fraction: 0.2}",
+])  # fmt: skip
+def test_a_grid_has_no_paths_which_would_be_named_in_the_results(tmp_path, name, where):
+    with pytest.raises(DpmixError, match=f"{name} is in the grid, whose values the results show"):
+        load_sweep(written(tmp_path, "title: t\n" + where % name))
 
 
 def test_what_is_tuned_is_not_in_the_grid(tmp_path):

@@ -92,7 +92,7 @@ def test_a_budget_that_can_tell_nothing_is_refused_before_a_private_image_is_rea
     private, backbone, monkeypatch
 ):
     monkeypatch.setattr(type(private), "images", lambda self, index: 1 / 0)
-    said = r"with 2000 images in 4 classes, noise of 400 would drown .* nothing was spent"
+    said = r"too few images for noise of 400, which would drown .* nothing was spent"
     with pytest.raises(DpmixError, match=said) as error:
         check("twin", private, backbone, 400.0)
     enough = float(str(error.value).split("noise is about ")[1].split()[0])

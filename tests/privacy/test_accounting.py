@@ -100,6 +100,22 @@ def test_a_guarantee_that_asks_for_nearly_no_noise_is_refused(epsilon, delta):
         calibrate_sigma(0.001, 1, epsilon, delta)
 
 
+@pytest.mark.parametrize("sigma", [5e-324, 1e-6, 1e-3, 0.02, 0.0999])
+def test_less_noise_than_can_be_counted_is_refused_at_once(sigma):
+    with pytest.raises(DpmixError, match=r"less noise than the accountant can count; give 0\.1"):
+        epsilon_pld(0.1, sigma, 2, 1e-5)
+    with pytest.raises(DpmixError, match=r"less noise than the accountant can count; give 0\.1"):
+        epsilon_pld(0.1, 1.0, 2, 1e-5, (sigma,))
+
+
+@pytest.mark.slow
+def test_no_calibrated_noise_is_less_than_can_be_counted():
+    least = epsilon_pld(1.0, 0.1, 1, 1e-5)
+    assert 0.1 <= calibrate_sigma(1.0, 1, 0.97 * least, 1e-5) < 0.11
+    with pytest.raises(DpmixError, match="almost no noise"):
+        calibrate_sigma(1.0, 1, 1.03 * least, 1e-5)
+
+
 def test_a_guarantee_out_of_reach_is_refused():
     with pytest.raises(DpmixError, match="out of reach in 1000000000 steps"):
         calibrate_sigma(1.0, 10**9, 1e-6, 1e-12)

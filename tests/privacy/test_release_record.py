@@ -39,7 +39,7 @@ def test_one_release_counts_once(report):
         read_spent((report(), report("copy.json")))
 
 
-@pytest.mark.parametrize("sigma", [0, -1.0, float("inf"), float("nan"), "x", None])
+@pytest.mark.parametrize("sigma", [0, -1.0, 1e-6, 0.02, float("inf"), float("nan"), "x", None])
 def test_a_noise_multiplier_that_means_nothing_is_refused(report, sigma):
     with pytest.raises(DpmixError, match="records no private release"):
         read_spent((report(noise_multiplier=sigma),))

@@ -1,6 +1,7 @@
 """The manifest against the files that it describes."""
 
 import json
+import re
 
 import pytest
 
@@ -86,7 +87,7 @@ def test_a_file_of_that_name_that_is_no_manifest_is_refused(pool, change):
 def test_a_model_is_identified_by_its_revision_or_by_its_files():
     assert MODEL.model_copy(update={"revision": "12ab"}).identity == "painter at 12ab"
     changed = MODEL.model_copy(update={"files": {"a": "1", "b": "3"}})
-    assert MODEL.identity.startswith("painter with files ")
+    assert re.fullmatch(r"a local \w+ with files [0-9a-f]{16}", MODEL.identity)
     assert MODEL.identity != changed.identity
 
 

@@ -15,6 +15,7 @@ def test_rounded_up_and_exact_where_it_can_be():
     assert shown_epsilon(0.12345, digits=4) == "0.1235"
     assert shown_epsilon(0.0) == "0.000"
     assert shown_epsilon(math.inf) == "inf"
+    assert float(shown_epsilon(1.7e308)) == 1.7e308 and float(shown_sigma(1.7e308)) == 1.7e308
 
 
 @given(st.floats(0, 1e6), st.integers(0, 6))

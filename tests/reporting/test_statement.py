@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 
 import pytest
 
@@ -88,6 +89,10 @@ def test_without_privacy_a_stop_has_no_epsilon():
     open_plan = dataclasses.replace(PLAN, noise_multiplier=0.0, max_grad_norm=math.inf)
     said = stated(Config.load(), open_plan, steps=1)
     assert said["epsilon"] == math.inf and said["epsilon_at_fixed_stop"] is None
+
+
+def test_a_statement_tells_the_day_and_not_how_long_steps_took():
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", stated(Config.load(), PLAN, steps=4)["written"])
 
 
 def test_the_sentence_names_both_numbers_a_seed_and_the_lack_of_privacy():

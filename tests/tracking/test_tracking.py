@@ -1,5 +1,6 @@
 """Curves: what is sent, and what is never sent."""
 
+import re
 import sys
 import time
 
@@ -10,6 +11,7 @@ import dpmix
 from dpmix.config import Config
 from dpmix.errors import DpmixError
 from dpmix.tracking.open import shown
+from dpmix.tracking.wandb import WeightsAndBiases
 
 PUBLIC = {"epsilon", "test_accuracy", "test_loss"}
 
@@ -58,6 +60,36 @@ def test_a_run_that_goes_on_goes_on_with_its_curves(tmp_path, settings):
     dpmix.fit(resume=tmp_path / "run")
     steps = [step for step, _ in curves(tmp_path / "run" / "tensorboard")["test_accuracy"]]
     assert steps == [2, 4, 6]
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_no_point_of_tensorboard_tells_how_long_steps_took(tmp_path, settings, private):
+    dpmix.fit(
+        tensorboard=True, log_private_diagnostics=private, report=lambda _: time.sleep(0.02),
+        **settings,
+    )  # fmt: skip
+    (log,) = (tmp_path / "run").rglob("events.*")
+    events = EventAccumulator(str(log.parent)).Reload()
+    points = [e for tag in events.Tags()["scalars"] for e in events.Scalars(tag)]
+    assert len(points) >= 9 and len({e.wall_time for e in points}) == 1
+
+
+def test_no_point_of_wandb_tells_how_long_steps_took(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    tracker = WeightsAndBiases("study", "a-run", tmp_path, {})
+    for step in (1, 2, 3):
+        tracker.log(step, {"test_accuracy": step / 3})
+        time.sleep(0.5)
+    tracker.close()
+    (log,) = (tmp_path / "wandb").glob("offline-run-*/run-*.wandb")
+    deadline = time.monotonic() + 20
+    while (sent := log.read_bytes()).count(b"test_accuracy") < 3 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    for clock, digits in ((b"_timestamp", rb"1\.\d+e\+09"), (b"_runtime", rb"\d+\.\d+")):
+        times = {
+            float(found) for found in re.findall(clock + rb"[^\d]{1,6}(" + digits + rb")", sent)
+        }
+        assert times and max(times) - min(times) < 0.5, (clock, times)
 
 
 @pytest.mark.parametrize("private", [False, True])

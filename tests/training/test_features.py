@@ -185,7 +185,7 @@ def test_other_data_than_its_own_is_refused(tmp_path, backbone):
     cached = cache(tmp_path, backbone).embed_train(
         source(), builder(ViewSpec("none"), backbone), quiet
     )
-    with pytest.raises(DpmixError, match="holds 5 examples with other labels than the 4"):
+    with pytest.raises(DpmixError, match="holds examples with other labels"):
         cached.check_data(source(4))
 
 

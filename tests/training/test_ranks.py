@@ -116,7 +116,7 @@ def test_shards_are_disjoint_whole_and_of_nearly_equal_size(examples, size):
 
 
 def test_more_processes_than_examples_are_refused():
-    with pytest.raises(DpmixError, match="3 processes for 2 training examples"):
+    with pytest.raises(DpmixError, match="3 processes and fewer training examples"):
         Ranks(1, 3).bounds(2)
 
 

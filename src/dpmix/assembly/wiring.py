@@ -11,6 +11,7 @@ from dpmix.assembly.pool import check_pool_settings, read_pool
 from dpmix.assembly.stand_ins import Trial, pool_without_files, splits_without_data
 from dpmix.config import Config
 from dpmix.data import Splits, load_splits
+from dpmix.data.load import public_name
 from dpmix.data.options import Progress
 from dpmix.data.repeats import find_repeats
 from dpmix.defaults import choose_image_size, choose_model, choose_rate, choose_recipe
@@ -188,4 +189,7 @@ def _output(config: Config) -> Path:
     if config.run.output is not None:
         return Path(config.run.output)
     started = datetime.now().strftime("%Y%m%d-%H%M%S-%f")
-    return Path("runs") / f"{Path(config.data.data).stem}-{config.views.method}-{started}"
+    data = config.data.data
+    # Pages name runs by their folders.
+    name = Path(data).name.removeprefix("hf:") if public_name(data) == data else "images"
+    return Path("runs") / f"{name}-{config.views.method}-{started}"

@@ -4,10 +4,10 @@ Where things lie and how they are computed may differ: the audit may have run on
 """
 
 import math
-from pathlib import Path
 from typing import Any
 
 from dpmix.config import LEAVES, Config
+from dpmix.data.load import public_name
 from dpmix.errors import DpmixError
 from dpmix.reporting.audit_model import AuditReport, read_audit
 from dpmix.reporting.statement_model import Statement
@@ -50,9 +50,8 @@ def _settings(audit: AuditReport, config: Config) -> list[tuple[str, Any, Any]]:
         # What was spent is compared as numbers, in the plan.
         if section in own and name not in FREE | {"spent"}
     ]
-    data = Path(theirs.get("data", {}).get("data", "")).name
     return [
-        ("data", data, Path(config.data.data).name),
+        ("data", theirs.get("data", {}).get("data"), public_name(config.data.data)),
         ("input", theirs.get("input"), own["input"]),
         *compared,
     ]

@@ -15,7 +15,7 @@ from dpmix.audit.image_canaries import ImageAudit, ImageKind
 from dpmix.audit.run_audit import audit_by_gradients, audit_by_images, refuse_unfit
 from dpmix.cli.console import stdout
 from dpmix.cli.flags import setting_flags_but
-from dpmix.cli.progress import counting_bar, decoding_bar
+from dpmix.cli.progress import counting_bar, decoding_bar, share_bar
 from dpmix.config import Config
 from dpmix.errors import DpmixError, nearest
 from dpmix.experiments.recipes import recipe_path
@@ -83,7 +83,7 @@ def audit(
     refuse_unfit(parts)
     with counting_bar(console, "auditing", "steps") as stepping:
         if canary_kind == "gradient":
-            with counting_bar(console, "embedding views", "views") as embedding:
+            with share_bar(console, "embedding views") as embedding:
                 views = embedded_views(parts, embedding)
             found: GradientAudit | ImageAudit = audit_by_gradients(
                 parts, views, canaries, runs, confidence, stepping
@@ -99,10 +99,9 @@ def audit(
 
 
 def _facts(found: GradientAudit | ImageAudit, kind: str, parts: Assembly) -> dict[str, Any]:
-    settings = parts.config.model_dump(mode="json", exclude={"run"})
     return {
         "kind": kind, "refuted": found.violated, **asdict(found), "plan": asdict(parts.plan),
-        "settings": settings, "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        "settings": parts.config.published(), "written": datetime.now(UTC).date().isoformat(),
         "dpmix": metadata.version("dpmix"),
     }  # fmt: skip
 

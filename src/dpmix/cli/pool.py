@@ -8,7 +8,7 @@ from rich.table import Table
 
 from dpmix.atomic_files import write_text
 from dpmix.cli.console import stdout
-from dpmix.cli.progress import counting_bar, decoding_bar
+from dpmix.cli.progress import decoding_bar, share_bar
 from dpmix.data import Splits, load_splits
 from dpmix.data.class_list import class_list
 from dpmix.data.options import ReadOptions
@@ -172,7 +172,7 @@ def gap(
             loaded = load_pool_for(data, splits, path, **chosen)
     repeats = _repeats(splits, budget, allow_repeats) if budget else None
     release = budget.record() if budget else None
-    with reserved(output), counting_bar(console, "embedding images", "images") as progress:
+    with reserved(output), share_bar(console, "embedding images") as progress:
         finding = check_gap(
             loaded.pool, splits.train, features,
             sigma=budget.sigma if budget else 0.0, device=where, report=progress,

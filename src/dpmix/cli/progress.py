@@ -1,4 +1,7 @@
-"""Progress bars for long work: rate and time left; silent where the output is no terminal."""
+"""Progress bars for long work: rate and time left; silent where the output is no terminal.
+
+Guarantee: no bar of work on private images shows how many there are.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -11,6 +14,7 @@ from rich.progress import (
     ProgressColumn,
     Task,
     TaskID,
+    TaskProgressColumn,
     TextColumn,
     TimeRemainingColumn,
 )
@@ -39,12 +43,15 @@ class RateColumn(ProgressColumn):
         return Text(f"{speed:.2f} {self.unit}/s" if speed else f"- {self.unit}/s")
 
 
-def _bar(console: Console, unit: str, *more: ProgressColumn) -> Progress:
+def _counted(unit: str) -> tuple[ProgressColumn, ...]:
+    return MofNCompleteColumn(table_column=_LINE), RateColumn(unit)
+
+
+def _bar(console: Console, shown: tuple[ProgressColumn, ...], *more: ProgressColumn) -> Progress:
     return Progress(
         TextColumn("{task.description}", table_column=_LINE),
         BarColumn(bar_width=None, table_column=Column(min_width=4, max_width=40)),
-        MofNCompleteColumn(table_column=_LINE),
-        RateColumn(unit),
+        *shown,
         TimeRemainingColumn(table_column=_LINE),
         *more,
         console=console,
@@ -55,16 +62,29 @@ def _bar(console: Console, unit: str, *more: ProgressColumn) -> Progress:
 
 def decoding_bar(console: Console) -> AbstractContextManager[Callable[[int, int], None]]:
     """A bar for decoding images; yields the callback (done, total)."""
-    return counting_bar(console, "reading images", "images")
+    return share_bar(console, "reading images")
+
+
+def counting_bar(
+    console: Console, what: str, unit: str
+) -> AbstractContextManager[Callable[[int, int], None]]:
+    """A bar for `what`, counted in `unit`; yields the callback (done, total)."""
+    return _filled(_bar(console, _counted(unit)), what)
+
+
+def share_bar(console: Console, what: str) -> AbstractContextManager[Callable[[int, int], None]]:
+    """A bar for work on private images; yields the callback (done, total).
+
+    It shows the share that is done: with a count, or a rate in images, it would show N, which can
+    be private (`tests/cli/test_private_n.py`).
+    """
+    return _filled(_bar(console, (TaskProgressColumn(table_column=_LINE),)), what)
 
 
 @contextmanager
-def counting_bar(console: Console, what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar for `what`, counted in `unit`; yields the callback (done, total).
-
-    A count that starts again, as a second set of images does, gets a bar of its own.
-    """
-    with _bar(console, unit) as bar:
+def _filled(bar: Progress, what: str) -> Iterator[Callable[[int, int], None]]:
+    """A count that starts again, as a second set of images does, gets another line."""
+    with bar:
         tasks: list[TaskID] = []
         before = 0
 
@@ -90,7 +110,7 @@ def training_bar(
     spent = f"epsilon {{task.fields[epsilon]}} of {whole}" if plan.private else "NOT PRIVATE"
     with _bar(
         console,
-        "steps",
+        _counted("steps"),
         TextColumn(spent, table_column=_LINE),
         TextColumn("{task.fields[accuracy]}", table_column=_LINE),
     ) as bar:

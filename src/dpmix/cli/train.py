@@ -11,7 +11,7 @@ from dpmix.assembly import Assembly, assemble
 from dpmix.assembly.stand_ins import Trial, miniature
 from dpmix.cli.console import stdout
 from dpmix.cli.flags import setting_flags_but
-from dpmix.cli.progress import counting_bar, decoding_bar, training_bar
+from dpmix.cli.progress import counting_bar, decoding_bar, share_bar, training_bar
 from dpmix.config import Config
 from dpmix.data.options import Progress as Counted
 from dpmix.errors import DpmixError
@@ -135,7 +135,7 @@ def _train(
 ) -> list[tuple[str, str]]:
     """Run it with its progress shown; return what is to be said of the result."""
     done, judged_on = checkpoint.step if checkpoint else 0, parts.splits.judged_on
-    console.print(f"{data_line(parts.splits)}; writing to {parts.folder}", soft_wrap=True)
+    console.print(f"{data_line(parts)}; writing to {parts.folder}", soft_wrap=True)
     for name, value in model_rows(parts):
         console.print(f"{name}: {value}")
     if parts.cache is not None:
@@ -144,7 +144,7 @@ def _train(
         console.print(parts.better, soft_wrap=True)
     with (
         counting_bar(console, "pretraining on the pool", "steps") as pretraining,
-        counting_bar(console, "embedding views", "views") as embedding,
+        share_bar(console, "embedding views") as embedding,
         training_bar(console, parts.plan, done, judged_on) as report,
     ):
         said = _saying_what_was_there(console, embedding)
@@ -157,14 +157,15 @@ def _train(
 
 
 def _saying_what_was_there(console: Console, embedding: Counted) -> Counted:
-    """`embedding`, which first hears of the training views; say how many of them a cache held."""
+    """`embedding`, which first hears of the training views; say what share a cache held."""
     heard = False
 
     def update(done: int, total: int) -> None:
         nonlocal heard
         if done and not heard:
-            left = f"going on after {done:,} views" if done < total else "found whole"
-            console.print(f"feature cache: {left}")
+            # A share, since the number of views would tell N.
+            found = f"{done / total:.0%} was there" if done < total else "found whole"
+            console.print(f"feature cache: {found}")
         heard = True
         embedding(done, total)
 

@@ -138,7 +138,8 @@ def _corrupt_error(reasons: dict[int, str], images: EncodedImages) -> DpmixError
         f"'{images.names[index]}'" + (f" ({reason})" if place < _REASONS_SHOWN else "")
         for place, (index, reason) in enumerate(reasons.items())
     )
+    # Without how many there are in all: N can be private.
     return DpmixError(
-        f"{len(reasons)} of {len(images)} images cannot be decoded: {named}; "
-        "repair them, or leave them out with --skip-corrupt"
+        f"{len(reasons)} image(s) cannot be decoded: {named}; repair them, or leave them out with "
+        "--skip-corrupt"
     )

@@ -4,6 +4,7 @@ Guarantees: nothing is downloaded unless asked for, no code of a data set is run
 images stay in the library's memory-mapped files: a set larger than memory can be read.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,15 +27,21 @@ def hugging_face_splits(name: str, options: ReadOptions, download: bool) -> Spli
     """Load the train and test (or validation) split of the data set `name`.
 
     Args:
-        name: on the hub, as owner/name, or a folder that `datasets.load_dataset` reads.
+        name: on the hub, as owner/name, or a folder that `datasets.load_dataset` reads, as a path
+            that can't be taken for a name on the hub.
         options: how images are read.
         download: fetch what the local cache lacks.
 
     Raises:
         DpmixError: `datasets` is missing, the set is not there or can't be fetched, it has no train
-            and test split, not one column of images and one of classes, and as `decode_sources`
-            raises.
+            and test split, not one column of images and one of classes, the name is one of the hub
+            and of a folder too, and as `decode_sources` raises.
     """
+    if is_hub_name(name) and Path(name).exists():
+        raise DpmixError(
+            f"data '{PREFIX}{name}' is a name on the hub, and there is a folder '{name}' too; give "
+            f"'{PREFIX}./{name}' for the folder, or rename the folder"
+        )
     sides = _loaded(name, download)
     test = next((side for side in TEST_NAMES if side in sides), None)
     if "train" not in sides or test is None:
@@ -47,6 +54,11 @@ def hugging_face_splits(name: str, options: ReadOptions, download: bool) -> Spli
     (train_source, test_source), corrupt = decode_sources(parts, classes, options)
     title = Path(name).name
     return Splits(title, train_source, test_source, flip=True, skipped=len(corrupt))
+
+
+def is_hub_name(name: str) -> bool:
+    """Whether `name` is one on the hub, as owner/name, and no path."""
+    return re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name) is not None
 
 
 def _loaded(name: str, download: bool) -> Any:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dpmix.data.folder import folder_splits
-from dpmix.data.hugging_face import PREFIX, hugging_face_splits
+from dpmix.data.hugging_face import PREFIX, hugging_face_splits, is_hub_name
 from dpmix.data.mnist import mnist5k
 from dpmix.data.narrowed import narrowed
 from dpmix.data.npz import npz_splits
@@ -92,6 +92,19 @@ def _whole(
 
 def _named(data: str) -> bool:
     return data in BUILT_IN or data in TORCHVISION_SETS or data.startswith(PREFIX)
+
+
+def public_name(data: str) -> str:
+    """What published files call the data set `data`: a public set's name, or what kind it is.
+
+    Never a part of a path: a folder's own name can tell a study or a diagnosis.
+    """
+    if data in BUILT_IN or data in TORCHVISION_SETS:
+        return data
+    if data.startswith(PREFIX):
+        hub = is_hub_name(data.removeprefix(PREFIX))
+        return data if hub else "images in a Hugging Face data set"
+    return "images in an .npz file" if Path(data).suffix == ".npz" else "images in a folder"
 
 
 def refuse_if_missing(data: str) -> None:

@@ -64,8 +64,8 @@ def _some(train: ImageSource, count: int) -> Subset:
     """The first of a fixed order, so that a smaller set is part of a larger; as they lay."""
     if not 1 <= count <= len(train):
         raise DpmixError(
-            f"train_images is {count}, and there are {len(train)} to train on: expected 1 to "
-            f"{len(train)}"
+            f"train_images is {count}; expected 1 or more, and no more than there are to train on: "
+            "give fewer, or leave it out to train on all"
         )
     order = sorted(range(len(train)), key=lambda i: sha256(f"train:{i}".encode()).digest())
     return Subset.of(train, torch.tensor(sorted(order[:count])))

@@ -38,12 +38,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dpmix.assembly.pool import check_pool_settings, reads_pool
 from dpmix.config import Config
-from dpmix.data.load import refuse_if_missing
+from dpmix.data.load import public_name, refuse_if_missing
 from dpmix.defaults import choose_model
 from dpmix.errors import DpmixError, nearest
 from dpmix.experiments.recipes import recipe_path
 from dpmix.privacy.plan import refuse_unfit_epsilon
-from dpmix.settings import ViewConfig
+from dpmix.settings import PATHS, ViewConfig
 from dpmix.training.json_text import to_json
 from dpmix.yaml_file import read_mapping
 
@@ -198,15 +198,16 @@ def _refuse_mistakes(cell: Cell) -> None:
 
 
 def _refuse_namesakes(path: Path, cells: tuple[Cell, ...]) -> None:
-    """Results tell data sets apart by their names alone: a path can name a study or a person."""
+    """Results tell data sets apart by what is published of them, which is no part of a path."""
     of_name: dict[str, str] = {}
     for cell in cells:
         data = cell.config.data.data
-        other = of_name.setdefault(Path(data).name, data)
+        name = public_name(data)
+        other = of_name.setdefault(name, data)
         if other != data:
             raise DpmixError(
-                f"sweep '{path}': data '{other}' and '{data}' have the same name, by which the "
-                "results would tell them apart; rename either"
+                f"sweep '{path}': data '{other}' and '{data}' are both '{name}' in the results, "
+                "which name no path; make a sweep of each: --set data=PATH --output FOLDER"
             )
 
 
@@ -251,6 +252,13 @@ def _refuse_unfit(path: Path, row: str, own: Settings, grid: dict[str, list[Any]
     for name in (*own, *grid):
         if name in _ELSEWHERE["run"]:
             raise DpmixError(f"sweep '{path}': {name} is not for a row or a grid; leave it out")
+    for name in grid:
+        # `data` has a column of its own, by its public name.
+        if name in PATHS - {"data"}:
+            raise DpmixError(
+                f"sweep '{path}': {name} is in the grid, whose values the results show, and they "
+                f"name no path; make a row of each value, such as rows: {{a: {{{name}: PATH}}}}"
+            )
 
 
 def _recipe(path: Path, base: str) -> Path:

@@ -160,7 +160,7 @@ def _refuse_idle_spending(ours: Moments, count: int, sigma: float) -> None:
     while _noise_floor(ours, expected, enough).class_ratio >= NEAR and enough > _LEAST_SIGMA:
         enough /= 2
     raise DpmixError(
-        f"with {count} images in {classes} classes, noise of {sigma:.3g} would drown any answer; "
+        f"there are too few images for noise of {sigma:.3g}, which would drown any answer; "
         f"nothing was spent: give a larger --spend, so that the noise is about {enough:.2g} (an "
         f"epsilon of {epsilon_gaussian(enough, 1e-6):.2g} at delta 1e-6)"
     )

@@ -29,8 +29,8 @@ SIGMA_TOLERANCE = 2e-4
 # deviation is q / sigma or more, and so adds a few parts in 10,000 to epsilon.
 LOSS_GRID, COARSEST_LOSS_GRID, PART_OF_LOSS = 1e-4, 1e-3, 0.05
 
-# Less noise than this is asked for only where delta is so large that it nearly allows an example's
-# release in full; the cost of accounting grows with 1 / sigma^2.
+# The accountant's range. Less noise is asked for only where delta is so large that it nearly allows
+# an example's release in full; the cost of accounting grows with 1 / sigma^2.
 MIN_SIGMA = 0.1
 MAX_SIGMA = 1e6
 
@@ -87,7 +87,16 @@ def epsilon_composed(losses: list[PrivacyLossDistribution], delta: float) -> flo
 # A run asks for its epsilon at many steps; their one step is the costly part, and megabytes.
 @lru_cache(maxsize=8)
 def gaussian_loss(sampling_rate: float, sigma: float, loss_grid: float) -> PrivacyLossDistribution:
-    """The privacy loss of one release, rounded up to multiples of `loss_grid`."""
+    """The privacy loss of one release, rounded up to multiples of `loss_grid`.
+
+    Raises:
+        DpmixError: so little noise that the loss would fill the memory.
+    """
+    if sigma < MIN_SIGMA:
+        raise DpmixError(
+            f"sigma {sigma:g} is less noise than the accountant can count; give {MIN_SIGMA:g} or "
+            "more, below which a guarantee is empty"
+        )
     return privacy_loss_distribution.from_gaussian_mechanism(
         sigma,
         sampling_prob=sampling_rate,
@@ -156,10 +165,10 @@ def calibrate_sigma(
     def excess(sigma: float) -> float:
         return epsilon_pld(sampling_rate, sigma, steps, delta, spent, loss_grid=grid) - epsilon
 
-    low = high * 0.8
+    low = max(MIN_SIGMA, high * 0.8)
     while excess(low) <= 0:
-        high, low = low, low * 0.8
-        refuse_nearly_no_noise(low, epsilon, delta)
+        refuse_nearly_no_noise(0.0 if low == MIN_SIGMA else low, epsilon, delta)
+        high, low = low, max(MIN_SIGMA, low * 0.8)
     while excess(high) > 0:
         low, high = high, high * 1.1
     tolerance = SIGMA_TOLERANCE * low

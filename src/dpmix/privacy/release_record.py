@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dpmix.errors import DpmixError
-from dpmix.privacy.accounting import epsilon_gaussian
+from dpmix.privacy.accounting import MIN_SIGMA, epsilon_gaussian
 from dpmix.privacy.plan import PrivacyPlan
 
 
@@ -22,7 +22,7 @@ class ReleaseRecord(BaseModel):
 
     what: str
     written: str
-    noise_multiplier: float = Field(gt=0, allow_inf_nan=False)
+    noise_multiplier: float = Field(ge=MIN_SIGMA, allow_inf_nan=False)
     epsilon: float
     delta: float = Field(gt=0, lt=1)
     neighbouring_relation: str

@@ -26,7 +26,7 @@ class PoolFacts:
     """What a run says of its pool; nothing of it is private.
 
     Attributes:
-        name: the last part of its path: a whole path can name a study or a person.
+        name: the last part of its path, for the terminal alone.
         images: how many were used.
         contents_sha256: of the pixels and labels as they were used.
         manifest_sha256: of the manifest, where there is one.
@@ -48,8 +48,8 @@ class PoolFacts:
     classes_without: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
+        """For JSON that is published: a folder's name can tell a study or a diagnosis."""
+        return {field: value for field, value in asdict(self).items() if field != "name"}
 
 
 @dataclass(frozen=True, eq=False)

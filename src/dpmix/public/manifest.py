@@ -37,12 +37,12 @@ class ModelRecord(Part):
 
     @property
     def identity(self) -> str:
-        """Name and revision; of a local folder, the hash of its files' hashes."""
+        """Name and revision; of a local folder, not its name but the hash of its files' hashes."""
         if self.revision is not None:
             return f"{self.name} at {self.revision}"
         files = sorted((self.files or {}).items())
         listed = "".join(f"{file} {digest}\n" for file, digest in files)
-        return f"{self.name} with files {sha256(listed.encode()).hexdigest()[:16]}"
+        return f"a local {self.pipeline} with files {sha256(listed.encode()).hexdigest()[:16]}"
 
 
 class Session(Part):

@@ -39,8 +39,8 @@ def read_json(path: Path, kind: type[T], what: str) -> T:
         problem = error.errors()[0]
         where = ".".join(str(part) for part in problem["loc"]) or "the file"
         raise DpmixError(
-            f"'{path}' is no {what} of this version of dpmix: {where}: {problem['msg']}; expected "
-            "the file as it was written"
+            f"'{path}' is no {what} of this version of dpmix: {where}: "
+            f"{problem['msg'].removeprefix('Value error, ')}; expected the file as it was written"
         ) from None
     json.loads(text, object_pairs_hook=_refuse_repeats(path))
     return said

@@ -1,12 +1,12 @@
 """`MODEL_CARD.md`: what a person needs to know who is handed the model."""
 
 import re
-from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from dpmix.config import Config
+from dpmix.data.load import public_name
 from dpmix.reporting.rounding import shown_epsilon, shown_sigma
 from dpmix.reporting.views_in_words import views_in_words
 
@@ -22,11 +22,12 @@ def model_card(config: Config, statement: dict[str, Any], numbers: dict[str, Any
     )
     environment.filters |= {"epsilon": shown_epsilon, "sigma": shown_sigma, "cell": _cell}
     template = environment.get_template("model_card.md.j2")
-    # The name alone: a path can name a study or a person.
-    data_name = Path(config.data.data).name
-    views = views_in_words(config.view_spec(flip=False))
     return template.render(
-        config=config, statement=statement, numbers=numbers, data_name=data_name, views=views
+        config=config,
+        statement=statement,
+        numbers=numbers,
+        data_name=public_name(config.data.data),
+        views=views_in_words(config.view_spec(flip=False)),
     )
 
 

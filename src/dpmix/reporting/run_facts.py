@@ -1,9 +1,9 @@
 """What a run's public files say of it: all that its page is made of."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from dpmix.config import Config
+from dpmix.data.load import public_name
 from dpmix.errors import DpmixError
 from dpmix.reporting.audit_model import AuditReport
 from dpmix.reporting.metrics_model import Metrics, read_metrics
@@ -30,8 +30,8 @@ class RunFacts:
 
     @property
     def data_name(self) -> str:
-        """The name alone: a path can name a study or a person."""
-        return Path(self.config.data.data).name
+        """What the data set is called."""
+        return public_name(self.config.data.data)
 
     @property
     def input(self) -> InputConfig:

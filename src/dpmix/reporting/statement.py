@@ -62,7 +62,8 @@ def privacy_statement(
     said = {
         "private": plan.private,
         "run_id": run_id,
-        "written": None if selected else datetime.now(UTC).isoformat(timespec="seconds"),
+        # The day alone: when a run ends tells how long its steps took, and so how many were drawn.
+        "written": None if selected else datetime.now(UTC).date().isoformat(),
         "guarantee": guarantee(
             plan,
             plan.epsilon,

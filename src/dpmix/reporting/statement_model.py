@@ -7,19 +7,32 @@ and no other; and it is, to the last character that counts, as it was written.
 import json
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from dpmix.errors import DpmixError
+from dpmix.privacy.accounting import MIN_SIGMA
 from dpmix.reporting.json_model import Infinite, Part, read_json
 from dpmix.training.json_text import to_json
 
 SCHEMA = Path(__file__).with_name("privacy.schema.json")
 _SHA256 = r"^[0-9a-f]{64}$"
 
-# Beyond these an accountant would not end.
-_MOST_STEPS, _MOST_SIGMA, _MOST_SPENT, _MOST_COPIES = 10**8, 1e7, 100, 10**7
+# Beyond these an accountant takes minutes, or more memory than there is.
+_MOST_STEPS, _MOST_SIGMA, _MOST_SPENT, _MOST_COPIES = 10**7, 1e7, 100, 10**7
+_MOST_EXAMPLES = 10**15
+
+
+def _countable(sigma: float) -> float:
+    """Refuse noise outside the accountant's range; 0 is none, of a run that is not private."""
+    if sigma != 0 and not MIN_SIGMA <= sigma <= _MOST_SIGMA:
+        raise ValueError(f"{sigma:g} is outside the accountant's range, {MIN_SIGMA:g} to "
+                         f"{_MOST_SIGMA:g}")  # fmt: skip
+    return sigma
+
+
+Sigma = Annotated[float, AfterValidator(_countable)]
 
 
 class Accountant(Part):
@@ -91,9 +104,7 @@ class Statement(Part):
     accountant: Accountant
     sampling_rate: float = Field(gt=0, le=1, description="q, of Poisson sampling")
     denominator: float = Field(gt=0, description="what the noisy sum is divided by")
-    noise_multiplier: float = Field(
-        ge=0, le=_MOST_SIGMA, description="sigma: noise_std / sensitivity"
-    )
+    noise_multiplier: Sigma = Field(description="sigma: noise_std / sensitivity")
     max_grad_norm: float | Infinite = Field(description="C")
     sensitivity: float | Infinite = Field(description="of the released sum")
     noise_std: float = Field(ge=0)
@@ -104,12 +115,14 @@ class Statement(Part):
     complete: bool
     resumed_at: list[int]
     processes: int = Field(ge=1)
-    examples: int | None = Field(description="N, where it counts as public")
+    examples: int | None = Field(
+        ge=1, le=_MOST_EXAMPLES, description="N, where it counts as public"
+    )
     weights_sha256: str = Field(pattern=_SHA256)
     config_sha256: str = Field(pattern=_SHA256)
     seeded: bool
     assumptions: list[str]
-    spent_before: list[float] = Field(
+    spent_before: list[Sigma] = Field(
         max_length=_MOST_SPENT, description="sigmas of earlier releases, counted in epsilon"
     )
     expected_runs: float | None = Field(

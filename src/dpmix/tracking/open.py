@@ -10,8 +10,6 @@ from dpmix.tracking.tracker import Tracker
 from dpmix.tracking.wandb import WeightsAndBiases
 from dpmix.training.run_folder import RunFolder
 
-_PATHS = {"pool", "pool_labels", "backbone_weights", "spent"}
-
 
 def open_trackers(config: Config, folder: RunFolder, run_id: str, step: int) -> list[Tracker]:
     """Begin, or go on after `step` steps.
@@ -43,10 +41,9 @@ def open_trackers(config: Config, folder: RunFolder, run_id: str, step: int) -> 
 
 def shown(config: Config) -> dict[str, Any]:
     """Settings that name no path, host or data set."""
-    sections = config.model_dump(mode="json", include={"views", "model", "privacy", "optimizer"})
+    sections = config.published()
     return {
         leaf: value
-        for section in sections.values()
-        for leaf, value in section.items()
-        if leaf not in _PATHS
+        for section in ("views", "model", "privacy", "optimizer")
+        for leaf, value in sections[section].items()
     }

@@ -11,6 +11,9 @@ from dpmix.extras import to_install
 class WeightsAndBiases:
     """One run of `project`, under the run's own id; a run that goes on adds to it.
 
+    Points are sent when the run ends or stops: wandb notes when each arrives, which would clock the
+    steps. A killed process has sent none of its own.
+
     WANDB_MODE=offline keeps it on this machine until `wandb sync`.
 
     Args:
@@ -24,6 +27,7 @@ class WeightsAndBiases:
     """
 
     def __init__(self, project: str, run_id: str, folder: Path, config: dict[str, Any]) -> None:
+        self._held: list[tuple[int, dict[str, float]]] = []
         try:
             import wandb
         except ImportError:
@@ -47,9 +51,11 @@ class WeightsAndBiases:
             ) from None
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Add a point to the curves in `values`."""
-        self._run.log(dict(values), step=step)
+        """Hold a point of the curves in `values` until `close`."""
+        self._held.append((step, dict(values)))
 
     def close(self) -> None:
-        """Send what is left."""
+        """Send all points."""
+        for step, values in self._held:
+            self._run.log(values, step=step)
         self._run.finish()

@@ -107,7 +107,7 @@ class FeatureStore:
                 for name, count in self.layout.numbers.items()
             )
             if not whole or not 0 <= rows <= self.layout.rows:
-                raise ValueError(f"files shorter than {rows} rows")
+                raise ValueError("its files are shorter than it says")
         except FileNotFoundError:
             return 0
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -177,10 +177,10 @@ class FeatureStore:
         needed = self.layout.bytes * (self.layout.rows - done) // self.layout.rows
         free = shutil.disk_usage(self.folder).free
         if needed > free:
+            # Without how much it needs, which would tell N: that can be private.
             raise DpmixError(
-                f"the feature cache needs {needed / 1e9:.1f} GB more and '{self._root}' has "
-                f"{free / 1e9:.1f} GB; give another --cache-dir, fewer --cache-views, or "
-                "--fresh-views"
+                f"the feature cache needs more than the {free / 1e9:.1f} GB that are free in "
+                f"'{self._root}'; give another --cache-dir, fewer --cache-views, or --fresh-views"
             )
 
     def _unwritable(self, error: OSError) -> DpmixError:

@@ -77,8 +77,8 @@ class CachedViews:
         """
         if not torch.equal(data.labels, self.labels):
             raise DpmixError(
-                f"the feature cache holds {len(self.labels)} examples with other labels than the "
-                f"{len(data)} of the data; make it from the same data"
+                "the feature cache holds examples with other labels than those of the data; make "
+                "it from the same data"
             )
 
     def of(

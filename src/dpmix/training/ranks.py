@@ -57,8 +57,8 @@ class Ranks:
         """
         if examples < self.size:
             raise DpmixError(
-                f"{self.size} processes for {examples} training examples; expected one example or "
-                "more for each: give torchrun a smaller --nproc-per-node"
+                f"there are {self.size} processes and fewer training examples; expected one "
+                "example or more for each: give torchrun a smaller --nproc-per-node"
             )
         return examples * self.rank // self.size, examples * (self.rank + 1) // self.size
 

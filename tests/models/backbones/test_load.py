@@ -68,7 +68,7 @@ def test_a_torchvision_classifier_from_a_file_of_torchs_own(tmp_path):
     with torch.inference_mode():
         assert torch.allclose(backbone.module(x), model(x), rtol=1e-3, atol=1e-3)
     assert backbone.embedding_size == 512
-    assert backbone.provenance == "torchvision resnet18, mine.pth"
+    assert backbone.provenance == "torchvision resnet18, weights of a local file"
 
 
 def test_an_image_tower_of_open_clip_from_a_file(tmp_path):

@@ -10,7 +10,7 @@ from dpmix.data.normalization import Normalization
 from dpmix.errors import DpmixError, nearest
 from dpmix.extras import to_install
 from dpmix.models.backbone import Backbone, Embedder
-from dpmix.models.backbones.request import RANDOM, BackboneRequest
+from dpmix.models.backbones.request import OWN_WEIGHTS, RANDOM, BackboneRequest
 from dpmix.models.backbones.weights_file import (
     NAMES,
     hub_weights,
@@ -103,5 +103,5 @@ def _provenance(request: BackboneRequest, config: Any, path: Path | None) -> str
     if path is None:
         return RANDOM
     if request.weights is not None:
-        return f"open_clip {request.model}, {request.weights.name}"
+        return f"open_clip {request.model}, {OWN_WEIGHTS}"
     return f"open_clip {request.model}, {config.get('hf_hub') or config.get('url')}"

@@ -6,6 +6,9 @@ from pathlib import Path
 RANDOM = "random weights in place of its own, which were not looked for"
 """Where the weights of a network come from that is only tried."""
 
+OWN_WEIGHTS = "weights of a local file"
+"""Where they come from if the user gave a file: its name is not published, its hash is."""
+
 
 @dataclass(frozen=True)
 class BackboneRequest:

@@ -8,7 +8,7 @@ from dpmix.data.normalization import Normalization
 from dpmix.errors import DpmixError, nearest
 from dpmix.extras import to_install
 from dpmix.models.backbone import Backbone, Embedder
-from dpmix.models.backbones.request import RANDOM, BackboneRequest
+from dpmix.models.backbones.request import OWN_WEIGHTS, RANDOM, BackboneRequest
 from dpmix.models.backbones.weights_file import (
     NAMES,
     hub_weights,
@@ -88,5 +88,5 @@ def _provenance(name: str, config: Any, request: BackboneRequest) -> str:
     if not request.pretrained:
         return RANDOM
     if request.weights is not None:
-        return f"timm {name}, {request.weights.name}"
+        return f"timm {name}, {OWN_WEIGHTS}"
     return f"timm {name}, {config.hf_hub_id or config.url}"

@@ -14,7 +14,7 @@ from torch import nn
 from dpmix.data.normalization import Normalization, normalization
 from dpmix.errors import DpmixError, nearest, one_line
 from dpmix.models.backbone import Backbone, Embedder
-from dpmix.models.backbones.request import RANDOM, BackboneRequest
+from dpmix.models.backbones.request import OWN_WEIGHTS, RANDOM, BackboneRequest
 from dpmix.models.backbones.weights_file import (
     local_weights,
     read_state_dict,
@@ -58,7 +58,7 @@ def torchvision_tower(request: BackboneRequest) -> Backbone:
             else url_weights(f"torchvision:{name}", best.url, download=request.download)
         )
         _load(model, path, layer)
-        provenance = f"torchvision {name}, {path.name if given else best}"
+        provenance = f"torchvision {name}, {OWN_WEIGHTS if given else best}"
     _set(model, layer, nn.Identity())
     constants = Normalization(tuple(preset.mean), tuple(preset.std))
     return Backbone(f"torchvision:{name}", Embedder(model, size), constants, provenance, LICENCE)
