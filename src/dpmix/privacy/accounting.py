@@ -68,6 +68,12 @@ def _epsilon(
 ) -> float:
     if any(steps and sigma == 0 for _, sigma, steps in trainings):
         return math.inf
+    least = min([*(sigma for _, sigma, steps in trainings if steps), *spent], default=math.inf)
+    if least < MIN_SIGMA:  # its losses would fill the memory
+        raise DpmixError(
+            f"sigma {least:g} is less noise than the accountant can count; give {MIN_SIGMA:g} or "
+            "more, below which a guarantee is empty"
+        )
     losses = [
         *(gaussian_loss(rate, sigma, loss_grid).self_compose(int(steps))
           for rate, sigma, steps in trainings if steps),
@@ -87,16 +93,7 @@ def epsilon_composed(losses: list[PrivacyLossDistribution], delta: float) -> flo
 # A run asks for its epsilon at many steps; their one step is the costly part, and megabytes.
 @lru_cache(maxsize=8)
 def gaussian_loss(sampling_rate: float, sigma: float, loss_grid: float) -> PrivacyLossDistribution:
-    """The privacy loss of one release, rounded up to multiples of `loss_grid`.
-
-    Raises:
-        DpmixError: so little noise that the loss would fill the memory.
-    """
-    if sigma < MIN_SIGMA:
-        raise DpmixError(
-            f"sigma {sigma:g} is less noise than the accountant can count; give {MIN_SIGMA:g} or "
-            "more, below which a guarantee is empty"
-        )
+    """The privacy loss of one release, rounded up to multiples of `loss_grid`."""
     return privacy_loss_distribution.from_gaussian_mechanism(
         sigma,
         sampling_prob=sampling_rate,
