@@ -190,22 +190,22 @@ def test_removing_a_unit_leaves_the_gradients_of_the_others_as_they_were_to_the_
     assert len(one.norms) == len(images)
 
 
-def odd_places_round_otherwise(model, loss, views, labels):
-    values, *others = vectorized_numbers(model, loss, views, labels)
+def odd_places_round_otherwise(model, loss, views, labels, alike):
+    values, *others = vectorized_numbers(model, loss, views, labels, alike)
     values = values.clone()
     values[1::2] *= 1 + 2**-23
     return [values, *others]
 
 
-def the_last_rounds_otherwise(model, loss, views, labels):
-    *others, logits = vectorized_numbers(model, loss, views, labels)
+def the_last_rounds_otherwise(model, loss, views, labels, alike):
+    *others, logits = vectorized_numbers(model, loss, views, labels, alike)
     logits = logits.clone()
     logits[-1, 0, 0] *= 1 + 2**-23
     return [*others, logits]
 
 
-def neighbours_count(model, loss, views, labels):
-    return vectorized_numbers(model, loss, views + 1e-7 * views.roll(1, dims=0), labels)
+def neighbours_count(model, loss, views, labels, alike):
+    return vectorized_numbers(model, loss, views + 1e-7 * views.roll(1, dims=0), labels, alike)
 
 
 @pytest.mark.parametrize(
@@ -220,6 +220,51 @@ def test_the_probe_refuses_planted_coupling(planted, asleep):
     inputs = torch.zeros(1, 4, 1, 8, 8), torch.zeros(1, 4, 16)
     assert why_not_apart(vectorized_numbers, net, soft_cross_entropy, *inputs, 16) == ""
     assert why_not_apart(planted, net, soft_cross_entropy, *inputs, 16) == MOVES
+
+
+class Rounds(nn.Module):
+    def forward(self, x):
+        return x.round()
+
+
+class Gates(nn.Module):
+    def forward(self, x):
+        return (x > 20).float()
+
+
+class Brief(nn.Module):
+    def forward(self, x):
+        return x.bfloat16().float()
+
+
+@pytest.mark.parametrize("hiding", [
+    nn.Threshold(20.0, 0.0), nn.Hardshrink(20.0), Rounds(), Gates(), Brief(),
+], ids=lambda layer: type(layer).__name__)  # fmt: skip
+@pytest.mark.parametrize("numbers", [vectorized_numbers, linear_numbers])
+def test_a_model_that_hides_bits_from_the_probe_does_not_pass(hiding, numbers):
+    """Behind such a layer noise tells nothing of what the run's own weights let through."""
+    net = nn.Sequential(nn.Linear(64, 16), hiding, nn.Linear(16, 16))
+    net[0].requires_grad_(False)
+    inputs = torch.zeros(1, 2, 64), torch.zeros(1, 2, 16)
+    assert why_not_apart(numbers, net, soft_cross_entropy, *inputs, 16) == MOVES
+    plain = nn.Sequential(net[0], nn.ReLU(), net[2])
+    assert why_not_apart(numbers, plain, soft_cross_entropy, *inputs, 16) == ""
+
+
+@pytest.mark.parametrize("hiding", [nn.Threshold(20.0, 0.0), Rounds()], ids=["gate", "rounds"])
+def test_no_unit_moves_another_behind_what_hides_bits(hiding):
+    images = permuted(49)
+    net = at_a_kink(images)
+    with torch.no_grad():
+        net[0].bias[0] += 20.0 if isinstance(hiding, nn.Threshold) else 0.5
+    net[1] = hiding
+    refuse_any_move(net, images, 2, "auto")
+
+
+def test_half_precision_does_not_pass():
+    net = nn.Linear(64, 16).bfloat16()
+    inputs = torch.zeros(1, 2, 64, dtype=torch.bfloat16), torch.zeros(1, 2, 16)
+    assert why_not_apart(linear_numbers, net, soft_cross_entropy, *inputs, 16) == MOVES
 
 
 def test_the_probe_leaves_no_trace_and_looks_again_for_other_threads():

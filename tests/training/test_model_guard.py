@@ -18,7 +18,13 @@ class WarmUp(nn.Module):
         self.layer = nn.Linear(36, 3)
         self.register_buffer("mean", torch.zeros(3))
         self.plain = torch.zeros(3)
-        self.write, self.quiet = write, True
+        self.write, self.quiet, self.extra = write, True, []
+
+    def get_extra_state(self):
+        return self.extra
+
+    def set_extra_state(self, state):
+        self.extra = state
 
     def forward(self, x):
         logits = self.layer(x.flatten(1))
@@ -45,11 +51,26 @@ def of_a_parameter(model, value):
     model.layer.bias.data.add_(value)
 
 
+def a_sign_of_zero(model, value):
+    model.mean.copy_(torch.tensor([-0.0, 0.0, 0.0]))
+
+
+def extra_state(model, value):
+    model.extra = value.tolist()
+
+
+def another_gradient(model, value):
+    model.layer.bias.grad = value
+
+
 def by_set(model, value):
     model.mean.set_(value.clone())
 
 
 WRITES = {
+    "a sign of zero": a_sign_of_zero,
+    "extra state": extra_state,
+    "a gradient": another_gradient,
     "copy_": lambda model, value: model.mean.copy_(value),
     ".data.copy_": lambda model, value: model.mean.data.copy_(value),
     ".data =": lambda model, value: setattr(model.mean, "data", value),
@@ -77,7 +98,23 @@ def test_a_step_in_which_a_value_changes_releases_nothing(how):
     with pytest.raises(DpmixError, match=r"changed during the step.*Nothing was released"):
         run.step()
     assert torch.equal(model.layer.weight, weights)
+    model.quiet = True
+    with pytest.raises(DpmixError, match="no other step is taken"):
+        run.step()
     assert run.steps_done == 1
+    assert not any(value.any() for value in (model.mean, model.plain))
+
+
+def test_an_interrupt_in_a_step_in_which_a_value_changed_ends_the_trainer_too():
+    model = WarmUp(WRITES["copy_"])
+    run = trainer(plan(), model=model, engine="examplewise")
+    model.quiet = False
+    sound, run.loss = run.loss, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+    with pytest.raises(DpmixError, match="changed during the step"):
+        run.step()
+    model.quiet, run.loss = True, sound
+    with pytest.raises(DpmixError, match="no other step is taken"):
+        run.step()
 
 
 def test_values_that_the_caller_changes_between_steps_are_public_and_pass():
@@ -152,6 +189,18 @@ def exchange(model, optimizer):
     model[1].weight = nn.Parameter(model[1].weight.detach().clone())
 
 
+class Watched(nn.Linear):
+    pass
+
+
+def another_class(model, optimizer):
+    model[3].__class__ = Watched
+
+
+def another_layer(model, optimizer):
+    model[2] = nn.Tanh()
+
+
 def add_group(model, optimizer):
     optimizer.add_param_group({"params": [model[3].weight]})
 
@@ -160,7 +209,9 @@ def double(model, optimizer):
     model.double()
 
 
-@pytest.mark.parametrize("change", [freeze, unfreeze, exchange, add_group, double])
+@pytest.mark.parametrize(
+    "change", [freeze, unfreeze, exchange, add_group, double, another_class, another_layer]
+)
 def test_parts_that_change_after_the_trainer_was_made_are_refused_before_a_step(change):
     model = nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.ReLU(), nn.Linear(8, 3))
     model[3].weight.requires_grad_(False)

@@ -123,11 +123,13 @@ def linear_numbers(
     loss: Loss,
     views: Float[Tensor, "R K *view"],
     labels: Float[Tensor, "R K L"],
+    alike: bool,
 ) -> list[Float[Tensor, "R ..."]]:
-    """All that is computed of each unit."""
+    """All that is computed of each unit; without dropout units are always `alike`."""
     layer = _layer(model)
     seen = _passed(model, layer, loss, views, labels)
-    return [*seen, *_gradients(layer, seen)]
+    # With one view no gradient is written down.
+    return [*seen, *(_gradients(layer, seen) if views.shape[1] > 1 else ())]
 
 
 def _layer(model: nn.Module) -> nn.Linear:
@@ -179,10 +181,6 @@ def _passed(
 ) -> _Pass:
     shape = (*views.shape[:2], -1)
     features, logits = _forward(model, layer, views.flatten(0, 1))
-    padding = -features.shape[1] % _LINE
-    if padding:
-        features = F.pad(features, (0, padding))
-        logits = F.linear(features, F.pad(layer.weight.detach(), (0, padding)), layer.bias).detach()
     logits.requires_grad_(True)
     per_view = _losses(loss, logits.view(shape), labels)
     (residuals,) = torch.autograd.grad(per_view.sum(), logits)
@@ -213,18 +211,29 @@ def _losses(
 
 def _forward(
     model: nn.Module, layer: nn.Linear, views: Float[Tensor, "V *view"]
-) -> tuple[Float[Tensor, "V D"], Float[Tensor, "V L"]]:
-    """What goes into the layer and what the model returns, which must be what comes out of it."""
+) -> tuple[Float[Tensor, "V E"], Float[Tensor, "V L"]]:
+    """What goes into the layer, padded, and what the model returns, which must be what comes out.
+
+    The layer multiplies padded rows meanwhile: its own product would round a row by its address.
+    """
     seen: list[tuple[Tensor, Tensor]] = []
-    handle = layer.register_forward_hook(lambda _, given, out: seen.append((given[0], out)))
+
+    def padded(given: Tensor) -> Tensor:
+        padding = (0, -layer.in_features % _LINE)
+        rows = F.pad(given, padding) if padding[1] else given
+        weight = F.pad(layer.weight, padding) if padding[1] else layer.weight
+        seen.append((rows, F.linear(rows, weight, layer.bias)))
+        return seen[-1][1]
+
+    vars(layer)["forward"] = padded
     try:
         with torch.no_grad():
             logits = model(views)
     finally:
-        handle.remove()
+        del vars(layer)["forward"]
     if len(seen) != 1 or seen[0][1] is not logits:
         raise DpmixError(
             f"engine linear: the output of {type(model).__name__} is not that of its trained "
             "linear layer; use --engine examplewise"
         )
-    return seen[0][0], logits
+    return seen[0]

@@ -56,14 +56,15 @@ def vectorized_numbers(
     loss: Loss,
     views: Float[Tensor, "R K *view"],
     labels: Float[Tensor, "R K L"],
+    alike: bool,
 ) -> list[Float[Tensor, "R ..."]]:
-    """All that is computed of each unit, with the same dropout for all of them.
+    """All that is computed of each unit; `alike`: with the same dropout for all of them.
 
     Raises:
-        CannotRunError: `vmap` can't run the model, or not with different dropout for each unit.
+        CannotRunError: `vmap` can't run the model, or not with such dropout.
     """
-    _per_unit(model, loss, views[:1], labels[:1])
-    gradients, values, logits = _per_unit(model, loss, views, labels, randomness="same")
+    randomness = "same" if alike else "different"
+    gradients, values, logits = _per_unit(model, loss, views, labels, randomness)
     return [*gradients, values, logits]
 
 

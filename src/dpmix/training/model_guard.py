@@ -1,13 +1,16 @@
 """What of a model must not change: its parts between steps, its values while a step looks at data.
 
 Guarantees (`tests/training/test_model_guard.py`): a step is refused before it reads any image where
-since the trainer was made a parameter was frozen, unfrozen, exchanged, moved or given to the
-optimizer, or a hook was added, which would see single units without noise. And a step releases
-nothing after which a parameter, a buffer or a plain tensor attribute of the model holds another
-value, however it was written, or the state dict another entry.
+since the trainer was made a parameter or a layer was frozen, unfrozen, exchanged, moved or given to
+the optimizer, or a hook was added, which would see single units without noise. And a step releases
+nothing after which a parameter, its gradient, a buffer or a plain tensor attribute of the model
+holds another value, to the bit and however it was written, or the state dict another entry or extra
+state. The values are put back, and no other step is taken.
 """
 
+import pickle
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -36,20 +39,48 @@ class ModelGuard:
         self._model, self._optimizer = model, optimizer
         self._parts = _parts(model, optimizer)
         self._hooks = set(_hooks(model))
-        self._values: list[Held] = []
-        self._names: list[str] = []
+        self._broken = ""
 
-    def before_step(self) -> None:
-        """Refuse parts that changed, and remember all values.
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Refuse parts that changed before, and values that change inside.
 
         Raises:
-            DpmixError: a parameter or a hook is not what it was when the trainer was made.
+            DpmixError: a parameter, a layer or a hook is not what it was when the trainer was made;
+                or a value changed inside, in this step or in an earlier one.
         """
+        self._refuse_changed_parts()
+        values, gradients = held_tensors(self._model), _gradients(self._model)
+        names, extras = list(self._model.state_dict()), _extras(self._model)
+        try:
+            yield
+        finally:
+            what = _first_changed(values)
+            if _gradients(self._model) != gradients:
+                what = what or "the gradient of a parameter"
+            if list(self._model.state_dict()) != names or _extras(self._model) != extras:
+                what = what or "the model's state dict"
+            if what:
+                for held in values:
+                    held.restore()
+                self._broken = what
+                self._refuse_broken()
+
+    def _refuse_broken(self) -> None:
+        if self._broken:
+            raise DpmixError(
+                f"{self._broken} changed during the step, so it holds private statistics without "
+                "noise. Nothing was released, and no other step is taken; drop this model and "
+                "what changes it"
+            )
+
+    def _refuse_changed_parts(self) -> None:
+        self._refuse_broken()
         if _parts(self._model, self._optimizer) != self._parts:
             raise DpmixError(
-                "parameters were frozen, unfrozen, exchanged, moved or added to the optimizer "
-                "after the trainer was made for them; change them first, and then make optimizer "
-                "and trainer"
+                "parameters or layers were frozen, unfrozen, exchanged, moved or added to the "
+                "optimizer after the trainer was made for them; change them first, and then make "
+                "optimizer and trainer"
             )
         for place, kind, _ in sorted(set(_hooks(self._model)) - self._hooks):
             raise DpmixError(
@@ -57,34 +88,37 @@ class ModelGuard:
                 "examples without noise: remove it (wandb.unwatch(model)), and log the weights "
                 "after a step instead"
             )
-        self._values, self._names = held_tensors(self._model), list(self._model.state_dict())
 
-    def after_gradients(self) -> None:
-        """Refuse values that changed since `before_step`.
 
-        Raises:
-            DpmixError: naming the first of them.
-        """
-        changed = (
-            f"{held.kind} '{held.name}' of {layer_name(held.path, held.module)}"
-            for held in self._values
-            if held.changed()
-        )
-        what = next(changed, None)
-        if what is None and list(self._model.state_dict()) != self._names:
-            what = "the set of names in the model's state dict"
-        self._values = []
-        if what is not None:
-            raise DpmixError(
-                f"{what} changed during the step, so it holds private statistics without noise. "
-                "Nothing was released; drop this model and what changes it"
-            )
+def _first_changed(values: list[Held]) -> str:
+    changed = (
+        f"{held.kind} '{held.name}' of {layer_name(held.path, held.module)}"
+        for held in values
+        if held.changed()
+    )
+    return next(changed, "")
+
+
+def _gradients(model: nn.Module) -> list[tuple[int, int] | None]:
+    """Identity and version of each parameter's gradient."""
+    held = (parameter.grad for parameter in model.parameters())
+    return [None if gradient is None else (id(gradient), gradient._version) for gradient in held]
+
+
+def _extras(model: nn.Module) -> dict[str, bytes]:
+    """What modules put into the state dict that is no tensor of theirs."""
+    state = model.state_dict()
+    return {name: pickle.dumps(state[name]) for name in state if name.endswith("_extra_state")}
 
 
 def _parts(model: nn.Module, optimizer: Optimizer) -> list[Any]:
     trained = trainable(model)
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    return [held, *((name, id(p), p.dtype, p.device, p.shape) for name, p in trained.items())]
+    return [
+        held,
+        *((name, id(p), p.dtype, p.device, p.shape) for name, p in trained.items()),
+        *((path, id(module), type(module)) for path, module in model.named_modules()),
+    ]
 
 
 def _hooks(model: nn.Module) -> Iterator[Hook]:

@@ -29,6 +29,7 @@ from dpmix.privacy.noise import GaussianNoise
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.privacy.randomness import Randomness, StepRandomness, torch_seeded
 from dpmix.privacy.sampling import PoissonSampler
+from dpmix.privacy.secure_stream import Stream
 from dpmix.training.earlier_trainers import tell_of_another_trainer
 from dpmix.training.json_text import to_json
 from dpmix.training.loss import soft_cross_entropy
@@ -175,7 +176,8 @@ class PrivateTrainer:
 
     def share_weights(self) -> None:
         """Give every process the weights of rank 0."""
-        floating = [t for t in self.model.state_dict().values() if t.is_floating_point()]
+        state = self.model.state_dict().values()  # extra state can be of any type
+        floating = [t for t in state if isinstance(t, Tensor) and t.is_floating_point()]
         self._ranks.share(floating)
 
     def __reduce__(self) -> NoReturn:
@@ -208,23 +210,13 @@ class PrivateTrainer:
         self._refuse_to_go_on()
         # At every step: a caller's own model.train() would wake frozen BatchNorm layers.
         train_mode(self.model, self._frozen)
-        self._guard.before_step()
-        coins = self._randomness.step(self._steps_done)
-        drawn = self._sampler.draw(coins.sampling)
-        total = zero_sum(self.parameters)
-        parts = []
-        # For dropout: others may know what a generator draws that the caller seeded.
-        with torch_seeded(coins.model, self.device):
-            for examples in self._chunks(drawn, coins):
-                part = self._clipped_sum(examples, coins)
-                torch._foreach_add_(total, part.gradients)
-                parts.append(part)
-        self._guard.after_gradients()
+        with self._guard.watching():
+            drawn, total, parts, noise = self._summed()
         self._ranks.add_up(total)
         # Counted before the release: a step that fails half-way is never forgotten.
         self._steps_done += 1
         # The noise is rank 0's: the others' sums, without it, go no further.
-        noisy = self._noise.release(total, coins.noise) if self._ranks.first else total
+        noisy = self._noise.release(total, noise) if self._ranks.first else total
         released = [g.to(p.dtype) for p, g in zip(self.parameters, noisy, strict=True)]
         self._ranks.share(released)
         for parameter, gradient in zip(self.parameters, released, strict=True):
@@ -234,7 +226,32 @@ class PrivateTrainer:
         self._optimizer.zero_grad(set_to_none=True)
         if self._steps_done % STEPS_BETWEEN_COMPARISONS == 0 or self._steps_done == self.plan.steps:
             self._ranks.refuse_to_diverge(self.parameters)
-        return StepDiagnostics.of(parts, len(drawn), self.plan.max_grad_norm)
+        return StepDiagnostics.of(parts, drawn, self.plan.max_grad_norm)
+
+    def _summed(self) -> tuple[int, list[Tensor], list[ClippedSum], Stream]:
+        """Draw and clip: how many were drawn, the clipped sum, its parts, the noise to come.
+
+        Where memory runs out all of it is done again in a way that needs less, from the draw on:
+        the engines round differently, so that no sum may be made by two of them.
+        """
+        while True:
+            coins = self._randomness.step(self._steps_done)
+            drawn = self._sampler.draw(coins.sampling)
+            total = zero_sum(self.parameters)
+            parts = []
+            try:
+                # For dropout: others may know what a generator draws that the caller seeded.
+                with torch_seeded(coins.model, self.device):
+                    for examples in self._chunks(drawn, coins):
+                        part = self._clipped_sum(examples, coins)
+                        torch._foreach_add_(total, part.gradients)
+                        parts.append(part)
+                return len(drawn), total, parts, coins.noise
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            # Outside of the handler, whose error holds what the failed pass had allocated.
+            self._take_less_memory()
 
     def _refuse_to_go_on(self) -> None:
         if os.getpid() != self._process:
@@ -261,18 +278,10 @@ class PrivateTrainer:
         return [chunk for chunk in drawn.split(groups * members) if len(chunk)]
 
     def _clipped_sum(self, examples: Int64[Tensor, " E"], coins: StepRandomness) -> ClippedSum:
-        view_set = self.views.of(self.data, examples, coins.views, self.device)
-        while True:
-            try:
-                return self._sum_of(view_set)
-            except (MemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error):
-                    raise
-            # Outside of the handler, whose error holds what the failed pass had allocated.
-            self._take_less_memory()
+        return self._sum_of(self.views.of(self.data, examples, coins.views, self.device))
 
     def _take_less_memory(self) -> None:
-        """Go on with one example and a quarter of its views at a time, exactly; but once.
+        """Take one example and a quarter of its views at a time from now on; but once.
 
         Raises:
             DpmixError: that was done before.
@@ -285,9 +294,7 @@ class PrivateTrainer:
         self._short_of_memory = True
         chunk = max(1, (self.way.view_chunk or self.views.spec.views) // 4)
         self.way = replace(self.way, engine="examplewise", view_chunk=chunk)
-        warnings.warn(
-            f"out of memory: going on with engine {self.way}, to the same result", stacklevel=2
-        )
+        warnings.warn(f"out of memory: the step is done again with engine {self.way}", stacklevel=2)
 
     def _sum_of(self, view_set: ViewSet) -> ClippedSum:
         return clipped_gradient_sum(
