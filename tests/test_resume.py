@@ -8,6 +8,8 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -235,6 +237,92 @@ def test_damaged_checkpoints_are_passed_over_but_no_published_step_is_done_twice
     older.unlink()
     with pytest.raises(DpmixError, match=r"a model of step 2 was published.*released twice"):
         dpmix.fit(resume=back)
+
+
+def states_in_save(monkeypatch, save, folder, into, settings):
+    """Train; copy what a kill would leave at each rename or removal of the save of that number."""
+    begun, real = [0], RunFolder.save
+
+    def copying(original):
+        def call(self, *args, **kwargs):
+            shutil.copytree(folder, into / str(len(list(into.iterdir()))))
+            return original(self, *args, **kwargs)
+
+        return call
+
+    def watched(self, **writers):
+        begun[0] += 1
+        with pytest.MonkeyPatch.context() as patch:
+            for name in ("replace", "unlink", "rmdir") if begun[0] == save else ():
+                patch.setattr(Path, name, copying(getattr(Path, name)))
+            real(self, **writers)
+
+    into.mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "save", watched)
+        dpmix.fit(output=str(folder), **settings)
+    return sorted(into.iterdir())
+
+
+@pytest.mark.parametrize(("save", "overwrites"), [(1, False), (1, True), (2, False)])
+def test_killed_at_any_instant_of_a_save_it_goes_on(
+    tmp_path, settings, save, overwrites, monkeypatch
+):
+    settings |= {"steps": save, "eval_every": 1, "method": "none", "seed": None}
+    folder, seen = tmp_path / "run", set()
+    if overwrites:
+        dpmix.fit(output=str(folder), **settings)
+    settings |= {"overwrite": overwrites}
+    for state in states_in_save(monkeypatch, save, folder, tmp_path / "states", settings):
+        model, said = state / "model.safetensors", state / "privacy.json"
+        digest = sha256(model.read_bytes()).hexdigest() if model.exists() else None
+        stated = statement(state)["weights_sha256"] if said.exists() else None
+        seen.add("none" if digest is None else "own" if digest == stated else "older")
+        _, checkpoint = reassemble(state)  # is not refused
+        assert checkpoint.step == save
+    assert {"own", "none" if save == 1 else "older"} <= seen
+
+
+def test_a_model_without_its_statement_is_not_resumed(tmp_path, settings):
+    folder = stopped(tmp_path / "run", 3, settings | {"seed": None})
+    newer, earlier = tmp_path / "newer", tmp_path / "earlier"
+    for twin in (newer, earlier):
+        shutil.copytree(folder, twin)
+    (folder / "privacy.json").rename(tmp_path / "privacy.json")
+    with pytest.raises(
+        DpmixError, match=r"model\.safetensors' is there, and '.*' does not say what"
+    ):
+        dpmix.fit(resume=folder)
+    # The remedy helps.
+    (tmp_path / "privacy.json").rename(folder / "privacy.json")
+    dpmix.fit(resume=folder)
+    # Nor if the model is gone as well: that of step 2 was published.
+    for name in ("privacy.json", "model.safetensors"):
+        (newer / name).unlink()
+    with pytest.raises(DpmixError, match=r"a model of step 2 was published, and '.*' does not say"):
+        dpmix.fit(resume=newer)
+    # Nor with the statement of another run.
+    other = stopped(tmp_path / "other", 3, settings | {"seed": None})
+    shutil.copy(other / "privacy.json", earlier / "privacy.json")
+    with pytest.raises(DpmixError, match="a model of step 2 was published"):
+        dpmix.fit(resume=earlier)
+
+
+@pytest.mark.parametrize("model", ["missing", "another"])
+def test_a_statement_without_its_model_is_not_resumed(tmp_path, settings, model):
+    folder = stopped(tmp_path / "run", 3, settings | {"seed": None})
+    path = folder / "model.safetensors"
+    kept = path.read_bytes()
+    path.unlink()
+    if model == "another":
+        path.write_bytes(kept + b" ")
+    with pytest.raises(DpmixError, match=r"is of step 2, and '.*' is not its model: later steps"):
+        dpmix.fit(resume=folder)
+    path.write_bytes(kept)
+    dpmix.fit(resume=folder)
+    path.unlink()
+    with pytest.raises(DpmixError, match=r"is complete, but '.*model\.safetensors' is missing"):
+        dpmix.fit(resume=folder)
 
 
 def test_a_damaged_checkpoint_never_outlives_a_good_one(tmp_path, settings):

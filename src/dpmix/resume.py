@@ -1,5 +1,6 @@
 """Going on with a stopped run: the same plan, data, pool and model, or not at all."""
 
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,20 @@ def is_complete(root: Path, **settings: Any) -> bool:
     return complete
 
 
+def refuse_lost_model(root: Path) -> None:
+    """Refuse a complete run whose model is gone: there is nothing to resume, and nothing to load.
+
+    Raises:
+        DpmixError: it is gone.
+    """
+    model = RunFolder(root).model
+    if not model.is_file():
+        raise DpmixError(
+            f"the run in '{root}' is complete, but '{model}' is missing; restore it, or start a "
+            "new run"
+        )
+
+
 def reassemble(
     root: Path, decoding: Counted | None = None, ranks: Ranks = ALONE, **settings: Any
 ) -> tuple[Assembly, Checkpoint]:
@@ -56,6 +71,7 @@ def reassemble(
     if not folder.diagnostics.is_dir():
         raise DpmixError(f"'{root}' is no run folder; give the folder of the run to go on with")
     if is_complete(root, **settings):
+        refuse_lost_model(root)
         raise DpmixError(
             f"the run in '{root}' is complete: there is nothing left to do; load its model"
         )
@@ -114,21 +130,50 @@ def _refuse_other_ranks(checkpoint: Checkpoint, config: Config, ranks: Ranks) ->
 
 
 def _refuse_to_go_back(folder: RunFolder, checkpoint: Checkpoint) -> None:
-    """Steps that were published, done again with other noise, would be released twice."""
-    released = folder.released()
-    told = released is not None and released.run_id == checkpoint.run_id
-    if not told and newest_step(folder.checkpoints) != checkpoint.step:
+    """Steps that were published, done again with other noise, would be released twice.
+
+    The statement tells which were. A save writes it after the checkpoint of its step and before its
+    weights (`RunFolder.save`). So what a stop can leave is: no statement before the first save; or,
+    at the very step of the newest checkpoint, a statement beside the weights of an earlier step, or
+    beside none. Anything else was removed, restored or copied, and is refused.
+    """
+    released, step = folder.released(), checkpoint.step
+    if released is None or released.run_id != checkpoint.run_id:
+        reason = _published(folder, checkpoint, told_of_another=released is not None)
+        if reason:
+            raise DpmixError(
+                f"{reason}, and '{folder.privacy}' does not say what was published of the run: "
+                "its steps could be released twice. Restore it as the run wrote it, or start a new "
+                "run"
+            )
+        return
+    if released.steps > step:
         raise DpmixError(
-            f"the last checkpoint that can be read is of step {checkpoint.step}, there are later "
-            f"ones, and '{folder.privacy}' does not say what was published of the run: its steps "
-            "could be released twice. Restore either, or start a new run"
-        )
-    if released is not None and told and released.steps > checkpoint.step:
-        raise DpmixError(
-            f"the last checkpoint that can be read is of step {checkpoint.step}, but a model of "
+            f"the last checkpoint that can be read is of step {step}, but a model of "
             f"step {released.steps} was published: the steps between would be released twice. "
             "Restore the newer checkpoint, or start a new run"
         )
+    if released.steps < step and _sha256(folder.model) != released.weights_sha256:
+        raise DpmixError(
+            f"'{folder.privacy}' is of step {released.steps}, and '{folder.model}' is not its "
+            "model: later steps may have been published, and could be released twice. Restore both "
+            "as the run wrote them, or start a new run"
+        )
+
+
+def _published(folder: RunFolder, checkpoint: Checkpoint, told_of_another: bool) -> str | None:
+    """Why the run may have published something that no statement tells, if it may."""
+    evaluated = [point["step"] for point in checkpoint.history["points"]]
+    if folder.model.exists() and not told_of_another:
+        return f"'{folder.model}' is there"
+    if newest_step(folder.checkpoints) != checkpoint.step:
+        return f"there are later checkpoints than that of step {checkpoint.step}, the last readable"
+    earlier = [step for step in evaluated if step < checkpoint.step]
+    return f"a model of step {earlier[-1]} was published" if earlier else None
+
+
+def _sha256(path: Path) -> str | None:
+    return sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 
 def _refuse_other_data(folder: RunFolder, splits: Splits) -> None:

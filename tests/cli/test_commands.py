@@ -325,3 +325,13 @@ def test_an_interrupted_run_says_where_its_model_is(image_root, tmp_path, flags)
     assert process.returncode == 130
     assert err.strip() == "interrupted"
     assert not list((tmp_path / "r").glob(".*.part"))
+
+
+def test_a_complete_run_is_not_resumed_and_a_lost_model_is_said(dpmix, flags, image_root, tmp_path):
+    run = tmp_path / "run"
+    assert dpmix("train", "--data", image_root, "--output", run, *flags)[0] == 0
+    status, out, _ = dpmix("train", "--resume", run)
+    assert status == 0 and "is complete: there is nothing left to do" in out
+    (run / "model.safetensors").unlink()
+    status, _, err = dpmix("train", "--resume", run)
+    assert status == 2 and "is complete, but" in err and "model.safetensors' is missing" in err

@@ -43,8 +43,8 @@ def train(dpmix, data, tmp_path, monkeypatch):
              "--method", "self-aug", "--k-base", 2, "--epsilon", 2, "--device", "cpu",
              "--cache-dir", tmp_path / "features")  # fmt: skip
 
-    def call(*flags):
-        status, out, err = dpmix("train", *given, *flags)
+    def call(*flags, command="train"):
+        status, out, err = dpmix(command, *given, *flags)
         return status, re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", out + err)
 
     return call
@@ -106,6 +106,13 @@ def test_a_run_that_is_resumed_with_half_a_cache_does_not_tell_it(
     status, out, err = dpmix("train", "--resume", run)
     assert status == 0 and re.search(r"4\d% was there", out), out
     assert not told(out + err), out
+
+
+def test_an_audit_does_not_tell_it(train, tmp_path):
+    report = tmp_path / "audit.json"
+    flags = (*HEAD, "--canaries", 20, "--report", report)
+    status, printed = train(*flags, command="audit")
+    assert status in (0, 1) and "canaries" in printed and not told(printed + report.read_text())
 
 
 @pytest.mark.parametrize(("flags", "said"), [

@@ -20,7 +20,7 @@ from dpmix.experiments.recipes import recipe_path
 from dpmix.fit import run
 from dpmix.reporting.rounding import shown_epsilon
 from dpmix.reporting.summary import evaluation_rows, guarantee_rows, pool_rows, two_columns
-from dpmix.resume import is_complete, reassemble
+from dpmix.resume import is_complete, reassemble, refuse_lost_model
 from dpmix.training.checkpoint import Checkpoint, newest_step
 from dpmix.training.ranks import Ranks, join, leave
 from dpmix.training.run_folder import InUseError, RunFolder
@@ -96,6 +96,7 @@ def _smoke(chosen: Config, console: Console, ranks: Ranks) -> None:
 
 def _resume(root: Path, console: Console, ranks: Ranks, settings: dict[str, Any]) -> None:
     if is_complete(root, **settings):
+        refuse_lost_model(root)
         console.print(f"the run in {root} is complete: there is nothing left to do")
         return
     with decoding_bar(console) as decoding:

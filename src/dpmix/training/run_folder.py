@@ -35,11 +35,13 @@ class Released:
         run_id: of the run.
         steps: of the model beside it.
         complete: whether those are all.
+        weights_sha256: of the model's file.
     """
 
     run_id: str
     steps: int
     complete: bool
+    weights_sha256: str
 
 
 class InUseError(DpmixError):
@@ -139,7 +141,12 @@ class RunFolder:
         """
         try:
             said = json.loads(self.privacy.read_text(encoding="utf-8"))
-            return Released(said.get("run_id", ""), int(said["steps"]), bool(said["complete"]))
+            return Released(
+                said.get("run_id", ""),
+                int(said["steps"]),
+                bool(said["complete"]),
+                said.get("weights_sha256", ""),
+            )
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, AttributeError) as error:
