@@ -1,5 +1,6 @@
 # ruff: noqa: NPY002  (the legacy generator is what transforms draw from)
 import random
+import warnings
 
 import numpy as np
 import pytest
@@ -97,6 +98,15 @@ class Shaken:
         return torch.tensor([int(255 * coin) for coin in coins], dtype=torch.uint8)[None, None], 0
 
 
+def test_a_random_transform_is_warned_of_since_it_hides_copies_and_a_fixed_one_is_not():
+    with pytest.warns(UserWarning, match="transform is random.*copies of an image can't be found"):
+        read_images(Shaken(30))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read_images([(torch.zeros(1, 4, 4, dtype=torch.uint8), 0)] * 2)
+
+
+@pytest.mark.filterwarnings("ignore:the dataset's transform is random")
 def test_the_callers_seed_decides_no_coin_of_a_transform_and_its_generators_are_left_alone():
     def seeded():
         torch.manual_seed(0)

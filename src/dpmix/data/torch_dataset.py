@@ -7,6 +7,7 @@ states alone: no range, mean or size is taken from other images.
 import operator
 import random
 import secrets
+import warnings
 from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -74,6 +75,12 @@ def read_images(
                 "(C x H x W); expected one size: resize, crop and convert them in its transform"
             )
         pixels[index], labels[index] = image, label
+    if not torch.equal(pixels[0], first):
+        warnings.warn(
+            "the dataset's transform is random: it was applied once to each image, and copies of "
+            "an image can't be found by their pixels; leave it out: the views crop and mirror",
+            stacklevel=4,
+        )
     return pixels, labels
 
 
