@@ -5,7 +5,7 @@ rows there are. A model at a kink, such as a ReLU near zero under large weights,
 bit into another gradient. So a unit that is computed where its neighbours leave room for it moves
 with them, by far more than C in all.
 
-Guarantee: a unit is computed at an address and beside a number of rows that are functions of public
+Guarantee: a unit is computed at an address and with a number of rows that are functions of public
 shapes alone. The rows that no unit fills are zeros. With one unit at a time, all of its computation
 is then the same for any neighbours (`tests/properties/test_unit_isolation.py`); with several, its
 place is left, which `place_probe` tries.

@@ -127,7 +127,7 @@ def _hooks(model: nn.Module) -> Iterator[Hook]:
         for name, kind in _HOOKS.items():
             yield from ((place, kind, key) for key in getattr(module, name))
         if "forward" in vars(module):
-            yield place, "forward of its own", id(vars(module)["forward"])
+            yield place, "replaced forward", id(vars(module)["forward"])
         for name, parameter in module.named_parameters(recurse=False):
             for key in parameter._backward_hooks or ():
                 yield place, f"hook on the gradient of '{name}'", key
