@@ -166,13 +166,14 @@ def engine_that_runs(
     )
     if chosen == "examplewise":
         return chosen, reason
+    numbers, at_once = (
+        (linear_numbers, linear_units)
+        if chosen == "linear"
+        else (vectorized_numbers, vectorized_units)
+    )
     try:
-        if chosen == "linear":
-            units = example_chunk or linear_units(model, views)
-            refusal = why_not_apart(linear_numbers, model, loss, views, labels, units)
-        else:
-            units = example_chunk or vectorized_units(model, views)
-            refusal = why_not_apart(vectorized_numbers, model, loss, views, labels, units)
+        units = example_chunk or at_once(model, views)
+        refusal = why_not_apart(numbers, model, loss, views, labels, units)
     except CannotRunError as error:
         if engine != "auto":
             raise CannotRunError(f"engine {error}; use engine 'examplewise'") from error
