@@ -1,5 +1,6 @@
 """`fit`: settings in, a trained private model and its folder out."""
 
+import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -13,6 +14,7 @@ from dpmix.config import Config
 from dpmix.data.options import Progress as Counted
 from dpmix.errors import DpmixError
 from dpmix.privacy.plan import PrivacyPlan
+from dpmix.reporting.summary import divergence
 from dpmix.resume import reassemble
 from dpmix.run_record import RunRecord
 from dpmix.training.checkpoint import Checkpoint
@@ -70,8 +72,13 @@ def fit(
         if recipe is not None:
             raise DpmixError("a recipe and a run to resume were both given; give one")
         parts, checkpoint = reassemble(resume, decoding, **settings)
-        return run(parts, report, checkpoint=checkpoint)
-    return run(assemble(Config.load(recipe, **settings).by_itself(), decoding), report)
+    else:
+        parts = assemble(Config.load(recipe, **settings).by_itself(), decoding)
+        checkpoint = None
+    result = run(parts, report, checkpoint=checkpoint)
+    if result.evaluation.diverged:
+        warnings.warn(divergence(result.evaluation.loss, parts.splits.judged_on), stacklevel=2)
+    return result
 
 
 def run(

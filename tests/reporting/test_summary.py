@@ -1,6 +1,7 @@
 """The tables that the command line prints."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -42,3 +43,13 @@ def test_accuracy_and_worst_class(judged_on):
     said = dict(evaluation_rows(EVALUATION, judged_on))
     assert said[f"{judged_on} accuracy"] == "50.00% of 8 images (EMA weights)"
     assert said["worst class"] == "b: 25.00%"
+
+
+@pytest.mark.parametrize(
+    ("loss", "failed"),
+    [(2.3, False), (99, False), (101, True), (math.inf, True), (math.nan, True)],
+)
+def test_a_run_whose_loss_grew_without_bound_is_called_failed(loss, failed):
+    said = dict(evaluation_rows(replace(EVALUATION, loss=loss), "test"))
+    assert ("FAILED" in said) is failed
+    assert not failed or "lower --learning-rate" in said["FAILED"]

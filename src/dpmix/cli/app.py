@@ -13,6 +13,7 @@ from rich.text import Text
 from dpmix.cli.audit import audit
 from dpmix.cli.calibrate import calibrate
 from dpmix.cli.compare import compare
+from dpmix.cli.console import USER_ERROR
 from dpmix.cli.evaluate import evaluate
 from dpmix.cli.export import export
 from dpmix.cli.plot import plot
@@ -28,7 +29,6 @@ from dpmix.cli.verify import verify
 from dpmix.errors import DpmixError, without_controls
 from dpmix.training.ranks import first_to_speak
 
-USER_ERROR = 2
 INTERRUPTED = 130
 
 # What a misspelt command, flag or value raises; typer names its subclass only.

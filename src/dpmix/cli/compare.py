@@ -49,7 +49,7 @@ def _table(found: Comparison) -> Table:
             name,
             said.method,
             claimed_epsilon(said) if said.private else NOT_PRIVATE,
-            f"{measured.accuracy:.2%}",
+            f"{'FAILED, diverged: ' if measured.diverged else ''}{measured.accuracy:.2%}",
             f"{measured.worst_class.name}: {measured.worst_class.accuracy:.2%}",
             f"{measured.calibration_error:.2%}",
         )

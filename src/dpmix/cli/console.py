@@ -3,6 +3,7 @@
 from rich.console import Console
 
 NEVER_FOLDED = 10_000
+USER_ERROR = 2  # exit status
 
 
 def stdout(quiet: bool = False) -> Console:

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from dpmix.assembly import Assembly, assemble
 from dpmix.assembly.stand_ins import Trial, miniature
-from dpmix.cli.console import stdout
+from dpmix.cli.console import USER_ERROR, stdout
 from dpmix.cli.flags import setting_flags_but
 from dpmix.cli.progress import counting_bar, decoding_bar, share_bar, training_bar
 from dpmix.config import Config
@@ -22,6 +22,7 @@ from dpmix.reporting.rounding import shown_epsilon
 from dpmix.reporting.summary import evaluation_rows, guarantee_rows, pool_rows, two_columns
 from dpmix.resume import is_complete, reassemble, refuse_lost_model
 from dpmix.training.checkpoint import Checkpoint, newest_step
+from dpmix.training.evaluate import Evaluation
 from dpmix.training.ranks import Ranks, join, leave
 from dpmix.training.run_folder import InUseError, RunFolder
 
@@ -108,7 +109,7 @@ def _resume(root: Path, console: Console, ranks: Ranks, settings: dict[str, Any]
 def _finish(parts: Assembly, console: Console, checkpoint: Checkpoint | None = None) -> None:
     """Train; say what came of it, or how to go on."""
     try:
-        rows = _train(parts, console, checkpoint)
+        evaluation, rows = _train(parts, console, checkpoint)
     except InUseError:
         raise
     except BaseException:
@@ -129,12 +130,14 @@ def _finish(parts: Assembly, console: Console, checkpoint: Checkpoint | None = N
     folder = RunFolder(parts.folder)
     places = [("run folder", str(folder.root)), ("page", str(folder.report))]
     console.print(two_columns([*rows, *places]))
+    if evaluation.diverged:
+        raise typer.Exit(USER_ERROR)
 
 
 def _train(
     parts: Assembly, console: Console, checkpoint: Checkpoint | None = None
-) -> list[tuple[str, str]]:
-    """Run it with its progress shown; return what is to be said of the result."""
+) -> tuple[Evaluation, list[tuple[str, str]]]:
+    """Run it with its progress shown; return what came of it, and the rows that state it."""
     done, judged_on = checkpoint.step if checkpoint else 0, parts.splits.judged_on
     console.print(f"{data_line(parts)}; writing to {parts.folder}", soft_wrap=True)
     for name, value in model_rows(parts):
@@ -150,7 +153,7 @@ def _train(
     ):
         said = _saying_what_was_there(console, embedding)
         result = run(parts, report, pretraining, said, checkpoint)
-    return [
+    return result.evaluation, [
         *evaluation_rows(result.evaluation, judged_on),
         *_plan_rows(parts),
         *pool_rows(parts.pool_facts, parts.config.views.pool_role),

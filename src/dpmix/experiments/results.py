@@ -24,8 +24,8 @@ BEST = "best"
 _IDENTITY = ("row", "data", "model", "method", "epsilon", "seed")
 _REST = (
     "worst_class", *VIEWS, "judged_on", "images", "sigma", "sampling_rate", "steps", "examples",
-    "class_accuracy", "tuned", "curve", "private", "engine", "machine", "dpmix", "torch", "config",
-    "weights_sha256",
+    "class_accuracy", "tuned", "curve", "diverged", "private", "engine", "machine", "dpmix",
+    "torch", "config", "weights_sha256",
 )  # fmt: skip
 
 
@@ -60,6 +60,7 @@ def row_of(cell: Cell, root: Path) -> Row:
         "class_accuracy": json.dumps(measured.class_accuracy),
         "tuned": json.dumps(cell.tuned),
         "curve": json.dumps([[point.step, point.accuracy] for point in measured.curve]),
+        "diverged": measured.diverged,
         "private": said.private,
         "engine": measured.engine,
         "machine": measured.machine,

@@ -77,6 +77,8 @@ def _csv(table: ResultTable) -> str:
 def _caption(table: ResultTable) -> str:
     runs = {entry.runs for entries in table.rows.values() for entry in entries if entry}
     said = f"{table.fact.replace('_', ' ')} in %, "
+    if table.diverged:
+        said = f"{table.diverged} run(s) DIVERGED, lower their learning rate; {said}"
     if max(runs) == 1:
         return said + "one seed"
     many = f"{min(runs)}" if len(runs) == 1 else f"{min(runs)} to {max(runs)}"

@@ -57,6 +57,7 @@ class ResultTable:
         columns: its values.
         rows: name of each row -> its entries by column; None where nothing was run.
         against: the row that the others are compared with.
+        diverged: how many of the runs diverged, so that their accuracy means nothing.
     """
 
     title: str
@@ -65,6 +66,7 @@ class ResultTable:
     columns: list[object]
     rows: dict[str, list[Entry | None]]
     against: str
+    diverged: int = 0
 
 
 def read_results(source: Path) -> pd.DataFrame:
@@ -163,7 +165,9 @@ def _table(
         ]
         for label in labels
     }
-    return ResultTable(title, fact, columns, values, rows, chosen)
+    # A CSV of an earlier version has no such column.
+    diverged = int(part["diverged"].sum()) if "diverged" in part else 0
+    return ResultTable(title, fact, columns, values, rows, chosen, diverged)
 
 
 def _compared(ours: "pd.Series[float]", theirs: "pd.Series[float] | None") -> tuple[float, float]:

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from dpmix.data.splits import JudgedOn
 from dpmix.reporting.json_model import Infinite, Part, Share, read_json
+from dpmix.training.evaluate import has_diverged
 
 
 class WorstClass(Part):
@@ -55,6 +56,11 @@ class Metrics(Part):
     seed: int | None
     engine: str
     machine: str
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the training diverged, so that the accuracy means nothing."""
+        return has_diverged(float(self.evaluation_loss))
 
 
 def read_metrics(path: Path) -> Metrics:

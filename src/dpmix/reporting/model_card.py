@@ -9,6 +9,7 @@ from dpmix.config import Config
 from dpmix.data.load import public_name
 from dpmix.reporting.rounding import shown_epsilon, shown_sigma
 from dpmix.reporting.views_in_words import views_in_words
+from dpmix.training.evaluate import has_diverged
 
 
 def model_card(config: Config, statement: dict[str, Any], numbers: dict[str, Any]) -> str:
@@ -20,7 +21,9 @@ def model_card(config: Config, statement: dict[str, Any], numbers: dict[str, Any
         autoescape=False,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"epsilon": shown_epsilon, "sigma": shown_sigma, "cell": _cell}
+    environment.filters |= {
+        "epsilon": shown_epsilon, "sigma": shown_sigma, "cell": _cell, "diverged": has_diverged,
+    }  # fmt: skip
     template = environment.get_template("model_card.md.j2")
     return template.render(
         config=config,

@@ -79,10 +79,22 @@ def pool_rows(facts: PoolFacts | None, role: str) -> list[tuple[str, str]]:
     return [("public pool", said)]
 
 
+FAILED = "FAILED"
+
+
+def divergence(loss: float, judged_on: JudgedOn) -> str:
+    """What went wrong in a run that diverged, and what helps."""
+    return (
+        f"the training diverged, so its accuracy means nothing: {judged_on} loss {loss:.3g}; lower "
+        "--learning-rate"
+    )
+
+
 def evaluation_rows(evaluation: Evaluation, judged_on: JudgedOn) -> list[tuple[str, str]]:
     """Accuracy on the test split, or on the validation images."""
     name, accuracy = evaluation.worst_class
     return [
+        *([(FAILED, divergence(evaluation.loss, judged_on))] if evaluation.diverged else []),
         (
             f"{judged_on} accuracy",
             f"{evaluation.accuracy:.2%} of {evaluation.images} images (EMA weights)",

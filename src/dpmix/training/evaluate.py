@@ -12,6 +12,13 @@ from dpmix.data.normalization import Normalization
 from dpmix.data.source import ImageSource
 
 BATCH, BINS = 256, 15
+# A guess among L classes has a loss of ln L, below 7 for a thousand.
+LARGEST_LOSS = 100.0
+
+
+def has_diverged(loss: float) -> bool:
+    """Whether a mean cross-entropy on held-out images says that training diverged."""
+    return not loss <= LARGEST_LOSS  # which holds for nan too
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,11 @@ class Evaluation:
     def worst_class(self) -> tuple[str, float]:
         """Name and accuracy of the class with the lowest accuracy."""
         return min(self.class_accuracy.items(), key=lambda item: item[1])
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the loss is so large, or not finite, that the accuracy means nothing."""
+        return has_diverged(self.loss)
 
 
 def evaluate(

@@ -1,0 +1,44 @@
+"""A run that diverges is called failed wherever its accuracy stands."""
+
+import csv
+
+import pytest
+
+from dpmix import fit
+
+pytestmark = pytest.mark.usefixtures("unchecked")
+
+
+def test_every_output_of_a_diverged_run_says_so(dpmix, digits_npz, flags, tmp_path):
+    root, other = tmp_path / "run", tmp_path / "other"
+    common = ["train", "--data", digits_npz, *flags, "--method", "none", "--epsilon", "inf"]
+    status, out, err = dpmix(*common, "--learning-rate", 1e6, "--output", root)
+    assert (status, err) == (2, "")
+    assert "FAILED" in out and "lower --learning-rate" in out
+    # The remedy works.
+    status, out, _ = dpmix(*common, "--learning-rate", 0.01, "--output", other)
+    assert status == 0 and "FAILED" not in out
+    assert "FAILED" in dpmix("evaluate", root)[1]
+    _, compared, _ = dpmix("compare", root, other, "--output", tmp_path / "compare.html")
+    assert compared.count("FAILED") == 1
+    pages = (root / "MODEL_CARD.md", root / "report.html", tmp_path / "compare.html")
+    assert all("FAILED" in page.read_text() for page in pages)
+    assert not any("FAILED" in (other / page.name).read_text() for page in pages[:2])
+
+
+def test_fit_warns(digits_npz, quick, tmp_path):
+    with pytest.warns(UserWarning, match="the training diverged"):
+        fit(data=str(digits_npz), **quick | {"epsilon": float("inf"), "learning_rate": 1e6},
+            output=str(tmp_path / "run"))  # fmt: skip
+
+
+def test_a_sweep_counts_its_diverged_runs(dpmix, digits_npz, quick, tmp_path):
+    sweep = tmp_path / "s.yaml"
+    settings = quick | {"data": str(digits_npz), "epsilon": "inf", "method": "none"}
+    lines = ", ".join(f"{name}: {value}" for name, value in settings.items())
+    sweep.write_text(f"title: t\nsettings: {{{lines}}}\ngrid: {{learning_rate: [0.01, 1.0e+6]}}\n")
+    status, _, err = dpmix("sweep", sweep, "--output", tmp_path / "out")
+    assert status == 0, err
+    rows = list(csv.DictReader((tmp_path / "out" / "results.csv").open()))
+    assert [row["diverged"] for row in rows] == ["False", "True"]
+    assert "1 run(s) DIVERGED" in dpmix("table", tmp_path / "out")[1]
