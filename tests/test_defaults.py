@@ -129,6 +129,17 @@ def test_what_was_given_stays():
     assert choose_recipe(rate, 100, 34).privacy.expected_batch_size is None
 
 
+def test_delta_follows_n_where_n_is_public():
+    def delta(n, **settings):
+        return choose_recipe(chosen(model="cnn-small", **settings), n, 34).privacy.delta
+
+    assert [delta(n) for n in (5, 10_000, 20_000, 10**6)] == [1e-5, 1e-5, 5e-6, 1e-7]
+    assert delta(10**6, delta=1e-3) == 1e-3
+    assert delta(10**6, sampling_rate=0.1, denominator=9) == 1e-5, "it would tell N"
+    plan = PrivacyPlan.calibrate(n=10**6, expected_batch_size=1000, steps=5, epsilon=3)
+    assert plan.delta == 1e-7
+
+
 @pytest.mark.parametrize(("n", "steps"), [(25_000, 50), (25_001, 100)])
 def test_a_head_takes_more_steps_on_many_images_if_their_number_is_public(n, steps):
     assert choose_recipe(chosen(backbone="random-conv"), n, 34).privacy.steps == steps

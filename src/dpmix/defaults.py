@@ -11,7 +11,7 @@ from dpmix.config import Config
 from dpmix.data.load import has_sizes_of_its_own
 from dpmix.errors import DpmixError
 from dpmix.models.backbones.best_reachable import best_reachable
-from dpmix.privacy.plan import PrivacyPlan
+from dpmix.privacy.plan import PrivacyPlan, default_delta
 from dpmix.settings import ModelConfig, Section, ViewConfig
 from dpmix.training.features import CACHE_VIEWS
 from dpmix.views.spec import Method
@@ -116,8 +116,9 @@ def choose_recipe(config: Config, n: int, views: int) -> Config:
     privacy, cache = config.privacy, config.features
     head_only = config.model.backbone is not None and config.model.trainable == "head"
     ways = (privacy.expected_batch_size, privacy.sampling_rate, privacy.denominator)
+    n_is_public = privacy.sampling_rate is None
+    privacy = _set(privacy, delta=_first(privacy.delta, default_delta(n if n_is_public else None)))
     if privacy.steps is None and privacy.epochs is None:
-        n_is_public = privacy.sampling_rate is None
         many = head_only and n_is_public and n > MANY_IMAGES
         privacy = _set(privacy, steps=MORE_STEPS if many else STEPS)
     if all(way is None for way in ways):

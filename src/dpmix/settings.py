@@ -182,7 +182,10 @@ class PrivacyConfig(Section):
         3.0,
         description="privacy budget; 'inf' trains WITHOUT privacy or clipping: lower the rate then",
     )
-    delta: float = Field(1e-5, description="delta of the guarantee; keep it well under 1/N")
+    delta: float | None = Field(
+        None,
+        description="delta of the guarantee, well under 1/N; default min(1e-5, 1 / (10 N))",
+    )
     max_grad_norm: float = Field(1.0, description="C: every example's gradient is clipped to it")
     expected_batch_size: float | None = Field(
         None,

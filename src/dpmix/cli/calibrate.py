@@ -17,7 +17,9 @@ def calibrate(
     expected_batch_size: Annotated[float, typer.Option(help="q*N, examples expected in a step")],
     steps: Annotated[int | None, typer.Option(help="T, training steps")] = None,
     epochs: Annotated[float | None, typer.Option(help="T as expected passes over the data")] = None,
-    delta: Annotated[float, typer.Option(help="delta; keep it well under 1/N")] = 1e-5,
+    delta: Annotated[
+        float | None, typer.Option(help="delta, well under 1/N; default min(1e-5, 1 / (10 N))")
+    ] = None,
     epsilon: Annotated[
         list[float] | None, typer.Option(help="target; repeat for more rows. Default: 1 2 4 8")
     ] = None,
@@ -42,7 +44,7 @@ def calibrate(
     plans += [replace(silent, noise_multiplier=s, max_grad_norm=1.0) for s in sigma or []]
     table = Table(
         "sigma", "epsilon (PLD)", "epsilon (RDP)",
-        caption=f"q {silent.sampling_rate:g}, {silent.steps} steps, delta {delta:g}",
+        caption=f"q {silent.sampling_rate:g}, {silent.steps} steps, delta {silent.delta:g}",
     )  # fmt: skip
     for row in sorted(plans, key=lambda plan: -plan.noise_multiplier):
         epsilons = (shown_epsilon(value, 4) for value in (row.epsilon, row.epsilon_rdp))

@@ -19,6 +19,13 @@ from dpmix.privacy.private_selection import (
     epsilon_stated,
 )
 
+LARGEST_DELTA = 1e-5
+
+
+def default_delta(n: int | None) -> float:
+    """Delta where none is given: min(1e-5, 1 / (10 n)); 1e-5 where N is not public (None)."""
+    return LARGEST_DELTA if n is None else min(LARGEST_DELTA, 1 / (10 * n))
+
 
 @dataclass(frozen=True)
 class PrivacyPlan:
@@ -84,7 +91,7 @@ class PrivacyPlan:
         cls,
         *,
         epsilon: float,
-        delta: float,
+        delta: float | None = None,
         n: int | None = None,
         expected_batch_size: float | None = None,
         sampling_rate: float | None = None,
@@ -104,7 +111,7 @@ class PrivacyPlan:
 
         Args:
             epsilon: target; `inf` gives `not_private`.
-            delta: target; a warning says why it should be below 1 / n.
+            delta: target; None: `default_delta`. A warning says why it should be below 1 / n.
             n: N, the number of training examples.
             expected_batch_size: q * N.
             sampling_rate: q.
@@ -125,6 +132,8 @@ class PrivacyPlan:
         rate, divisor = _sampling(n, expected_batch_size, sampling_rate, denominator)
         total = _steps(steps, epochs, rate)
         refuse_unfit_epsilon(epsilon)
+        if delta is None:
+            delta = default_delta(n)
         if n is not None and 1 / n <= delta < 1 and epsilon < math.inf:
             warnings.warn(
                 f"delta {delta:g} is not below 1/N = {1 / n:.1e}: releasing one whole record in N "
