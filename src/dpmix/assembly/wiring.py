@@ -18,7 +18,7 @@ from dpmix.data.repeats import find_repeats
 from dpmix.defaults import choose_image_size, choose_model, choose_rate, choose_recipe
 from dpmix.device import choose_device
 from dpmix.models.backbone import Backbone
-from dpmix.models.backbones.best_reachable import how_to_do_better
+from dpmix.models.backbones.best_reachable import other_backbones
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.privacy.randomness import Randomness
 from dpmix.privacy.release_record import read_spent
@@ -120,7 +120,7 @@ def assemble(
         backbone=backbone,
         cache=_cache(config, backbone, device),
         ranks=ranks,
-        better=how_to_do_better(backbone.name) if backbone and not named else None,
+        hint=other_backbones(backbone.name) if backbone and not named else None,
         copies=copies,
     )
 
