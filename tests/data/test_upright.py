@@ -158,7 +158,7 @@ def test_a_stack_gives_its_first_frame_and_is_warned_of_once(kind, tmp_path):
     frames = [noise(seed=i) for i in range(3)]
     stack = stored(frames[0], kind, save_all=True, append_images=frames[1:])
     single = stored(frames[0], "JPEG" if kind == "MPO" else kind)
-    said = r"2 image\(s\), such as '1', .*more than one frame: the first is read"
+    said = r"2 image\(s\), such as '1', .*more than one frame, and the first is read"
     with pytest.warns(UserWarning, match=said) as seen:
         (source,), _ = decode_sources(
             [part(single, stack, stack)], ("a", "b"), ReadOptions(channels=3)
@@ -236,3 +236,17 @@ def test_the_tag_of_a_picture_that_was_turned_is_gone():
     image = Image.open(BytesIO(stored(noise(), "TIFF", 6)))
     once = upright(image, "it")
     assert np.array_equal(np.asarray(upright(once, "it")), np.asarray(once))
+
+
+def test_how_a_picture_is_read_depends_on_no_other():
+    files = [
+        stored(noise(height, width, seed), "PNG", tag)
+        for seed, (height, width, tag) in enumerate(
+            [(8, 8, None), (8, 13, 6), (30, 4, 3), (11, 10, None), (9, 8, 5)]
+        )
+    ]
+    options = ReadOptions(image_size=8)
+    (together,), _ = decode_sources([part(*files)], ("a", "b"), options)
+    for index, file in enumerate(files):
+        (alone,), _ = decode_sources([part(file)], ("a", "b"), options)
+        assert torch.equal(alone.pixels[0], together.pixels[index])

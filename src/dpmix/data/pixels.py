@@ -2,8 +2,9 @@
 
 Guarantees: an image is judged by its header before a pixel is decoded, an image of more than
 `MAX_PIXELS` is never decoded, and nothing of any other image is read: how a picture is turned and
-fitted follows from its own tag and size. Only formats with decoders in Pillow's own process are
-opened. Of several frames the first is read. Colour profiles (ICC) are ignored.
+fitted follows from its own tag and size (`tests/data/test_upright.py`). Only formats with decoders
+in Pillow's own process are opened. Of several frames the first is read. Colour profiles (ICC) are
+ignored.
 """
 
 from collections.abc import Iterator

@@ -37,12 +37,20 @@ class Remarks:
     def warn(self, stacklevel: int = 2) -> None:
         """Warn once of each kind, with their number and an example."""
         for names, what in (
-            (self.stacks, "more than one frame: the first is read. Save other frames as files"),
-            (self.broken_tags, "an orientation tag that can't be read: not turned. Save it anew"),
+            (
+                self.stacks,
+                "hold more than one frame, and the first is read: save the others as separate "
+                "files to use them",
+            ),
+            (
+                self.broken_tags,
+                "have an orientation tag that can't be read, and are not turned: save those that "
+                "lie on their side again, upright",
+            ),
         ):
             if names:
                 warnings.warn(
-                    f"{len(names)} image(s), such as '{min(names)}', with {what}",
+                    f"{len(names)} image(s), such as '{min(names)}', {what}",
                     stacklevel=stacklevel + 1,
                 )
 
