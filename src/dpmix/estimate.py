@@ -12,6 +12,7 @@ from dpmix.models.activation_memory import activation_bytes
 from dpmix.privacy.clipping import clipped_gradient_sum
 from dpmix.privacy.fastest import choose_way
 from dpmix.privacy.way import Way
+from dpmix.reporting.pictures_in_words import pictures_in_words
 from dpmix.reporting.summary import pool_rows
 from dpmix.reporting.views_in_words import views_in_words
 from dpmix.settings import OptimizerConfig
@@ -111,8 +112,9 @@ def estimate_rows(parts: Assembly) -> list[tuple[str, str]]:
     groups = parts.plan.expected_batch_size / parts.views.spec.examples_per_group
     return [
         *model_rows(parts),
-        *([("better", parts.better)] if parts.better else []),
+        *([("hint", parts.hint)] if parts.hint else []),
         ("data", data_line(parts)),
+        ("pictures", pictures_line(parts)),
         *_pretraining_rows(parts),
         *pool_rows(parts.pool_facts, parts.config.views.pool_role),
         ("views", _views_line(parts.views.spec)),
@@ -132,7 +134,7 @@ def _views_line(spec: ViewSpec) -> str:
     said = views_in_words(spec)
     if spec.method == "none":
         return said
-    return f"{said}; crop padding {spec.crop_padding}, flips {'on' if spec.flip else 'off'}"
+    return f"{said}; crop padding {spec.crop_padding}"
 
 
 def _optimizer_line(chosen: OptimizerConfig) -> str:
@@ -207,13 +209,16 @@ def _pretraining_rows(parts: Assembly) -> list[tuple[str, str]]:
 def data_line(parts: Assembly) -> str:
     """What was read, in one line, without N where that is private."""
     splits = parts.splits
-    channels, height, width = splits.train.image_shape
     count = "training images (N is private)" if parts.plan.n is None else f"{parts.plan.n} training"
     return (
         f"{splits.name}: {count} and {len(splits.test)} {splits.judged_on} "
-        f"images of {len(splits.train.class_names)} classes, {height}x{width}, "
-        f"{'grey' if channels == 1 else 'RGB'}"
+        f"images of {len(splits.train.class_names)} classes"
     )
+
+
+def pictures_line(parts: Assembly) -> str:
+    """What happens to the pictures, in one line."""
+    return pictures_in_words(parts.config, parts.splits, parts.views.spec)
 
 
 def _duration(seconds: float) -> str:

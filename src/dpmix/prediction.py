@@ -64,7 +64,7 @@ def predictions(
 ) -> Iterator[Prediction]:
     """Classify `files` in order, a bounded batch at a time."""
     names, position = saved.input.class_names, 0
-    for pixels in decode_files(files, saved.input.image_shape):
+    for pixels in decode_files(files, saved.input.image_shape, saved.input.reading):
         with torch.inference_mode():
             scores = saved.model(saved.normalization(pixels.to(device))).float().softmax(dim=1)
         for row in scores.cpu().tolist():

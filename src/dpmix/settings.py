@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from dpmix.data.pixels import Reading
 from dpmix.data.splits import JudgedOn
 from dpmix.models.head import FeatureNorm
 from dpmix.models.trainable import Trainable
@@ -40,7 +41,9 @@ class DataConfig(Section):
         "0.2",
     )
     image_size: int | None = Field(
-        None, description="resize the shorter side to this many pixels and crop the centre square"
+        None,
+        description="make every image a square of this many pixels: resized, and cut to the centre "
+        "or, where that would cut off more than a tenth, padded with its own border",
     )
     channels: int | None = Field(None, description="convert every image to 1 (grey) or 3 (RGB)")
     classes: int | None = Field(
@@ -294,3 +297,4 @@ class InputConfig(Section):
     image_shape: tuple[int, int, int]
     class_names: tuple[str, ...]
     backbone_sha256: str | None = None
+    reading: Reading = 1  # of runs from before there was another

@@ -77,8 +77,10 @@ def test_dry_run_prints_plan_size_and_time_and_writes_nothing(dpmix, image_root,
     for said in (
         "epsilon 2.000",
         "parameters",
-        "80 training and 20 test images of 2 classes, 12x12, grey",
-        "crop padding 2, flips on",
+        "80 training and 20 test images of 2 classes",
+        "12x12 as stored, grey as stored, mirrored at random",
+        "test images: the test folder",
+        "crop padding 2",
         "SGD, learning rate ",
         "10 clipped gradients x 4 views",
         "engine",
@@ -86,6 +88,16 @@ def test_dry_run_prints_plan_size_and_time_and_writes_nothing(dpmix, image_root,
     ):
         assert said in out
     assert not (tmp_path / "r").exists()
+
+
+def test_train_prints_it_once_and_a_dry_run_too(dpmix, image_root, tmp_path, flags):
+    call = ("train", "--data", image_root, *flags, "--output", tmp_path / "run")
+    for more in ((), ("--dry-run",)):
+        status, out, err = dpmix(*call, *more)
+        assert status == 0, err
+        assert out.count("pictures") == 1
+        for once in ("12x12", "mirrored", "grey as stored"):
+            assert out.count(once) == 1
 
 
 def test_a_dry_run_reads_the_weights_that_are_given(dpmix, image_root, tmp_path):
@@ -103,7 +115,7 @@ def test_a_dry_run_says_what_training_would_need(dpmix, image_root, monkeypatch)
     call = ("train", "--data", image_root, "--method", "mix-diff", "--delta", "1e-3", "--dry-run")
     status, out, err = dpmix(*call)
     assert (status, err) == (0, "")
-    assert "random-conv is weak; without public weights: pip install '.[scatternet]'" in out
+    assert "other backbones may do better or worse on your kind of image" in out
     assert "noise (to train, give --pool)" in out
 
 

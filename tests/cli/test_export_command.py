@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import sys
+import tempfile
 import warnings
 import zipfile
 from hashlib import sha256
@@ -14,11 +15,15 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from PIL import Image
+from hypothesis import given
+from hypothesis import settings as limits
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
 
 import dpmix as package
 from dpmix.data import decode_files, load_splits
 from dpmix.export.hub_classifier import HubClassifier
+from pictures import noise_picture
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
@@ -251,9 +256,12 @@ def test_a_run_without_privacy_says_so(dpmix, image_root, tmp_path, quick):
     assert "NOT PRIVATE" in (tmp_path / "e" / STATEMENT).read_text()
 
 
-def test_the_code_of_the_docs_runs_where_it_is_used(exported, tmp_path, monkeypatch, capsys):
+def code_of_the_docs():
     page = (Path(__file__).parents[2] / "docs/using.md").read_text()
-    code = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)[0]  # the second: see `loaded`
+    return re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)[0]  # the second: see `loaded`
+
+
+def test_the_code_of_the_docs_runs_where_it_is_used(exported, tmp_path, monkeypatch, capsys):
     folder, _ = exported("from-scratch", "onnx")
     folder.rename(tmp_path / "model")
     middle = load_splits("mnist5k").test.pixels[0, 0].numpy()
@@ -261,7 +269,43 @@ def test_the_code_of_the_docs_runs_where_it_is_used(exported, tmp_path, monkeypa
     Image.fromarray(wide).save(tmp_path / "photo.png")
     monkeypatch.chdir(tmp_path)
     names = {}
-    exec(compile(code, "using.md", "exec"), names)
-    np.testing.assert_array_equal(names["pixels"][0], middle)  # cropped as `dpmix predict` does
+    exec(compile(code_of_the_docs(), "using.md", "exec"), names)
+    (expected,) = decode_files([tmp_path / "photo.png"], (1, 28, 28))
+    np.testing.assert_array_equal(names["pixels"], expected[0])
     guarantee = json.loads((tmp_path / "model" / STATEMENT).read_text())["guarantee"]
     assert re.fullmatch(r"\d \| " + re.escape(guarantee) + "\n", capsys.readouterr().out)
+
+
+def test_the_code_of_a_hub_folder_runs(exported, tmp_path, monkeypatch, capsys):
+    folder, _ = exported("from-scratch", "hub")
+    (code,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+    noise_picture("RGB", 31, 50, 0).save(tmp_path / "photo.png")
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(code.replace("NAME_OR_FOLDER", str(folder)), names)
+    (expected,) = decode_files([tmp_path / "photo.png"], (1, 28, 28))
+    assert torch.equal(names["images"], expected)
+    assert re.fullmatch(r"\['\d'\]\n", capsys.readouterr().out)
+
+
+@limits(deadline=None, max_examples=200)
+@given(
+    *[st.integers(1, 70)] * 2, *[st.integers(8, 40)] * 2, st.sampled_from(["L", "RGB"]),
+    st.sampled_from([None, *range(9)]),
+)  # fmt: skip
+def test_the_code_of_the_docs_makes_the_pixels_that_predict_makes(
+    height, width, new_height, new_width, mode, tag
+):
+    code = code_of_the_docs()
+    reading = code[code.index("photo = ") : code.index("(logits,)")]
+    tags = Image.Exif()
+    if tag is not None:
+        tags[0x0112] = tag
+    names = {"np": np, "Image": Image, "ImageOps": ImageOps, "channels": 1 if mode == "L" else 3}
+    names |= {"height": new_height, "width": new_width}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "photo.png")
+        noise_picture(mode, height, width, 0).save(path, exif=tags)
+        exec(reading.replace("photo.png", str(path)), names)
+        (expected,) = decode_files([path], (names["channels"], new_height, new_width))
+    np.testing.assert_array_equal(names["pixels"], expected[0])

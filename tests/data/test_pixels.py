@@ -11,8 +11,15 @@ from PIL import Image
 
 from dpmix.data import pixels
 from dpmix.data.memory_budget import MemoryBudget
-from dpmix.data.pixels import PixelForm, UnreadableImageError, decode_pixels, plain_channels
+from dpmix.data.pixels import (
+    PixelForm,
+    UnreadableImageError,
+    decode_pixels,
+    in_form,
+    plain_channels,
+)
 from dpmix.errors import DpmixError
+from pictures import noise_picture
 
 BUDGET = MemoryBudget(2**30)
 
@@ -111,11 +118,42 @@ def test_resizing_keeps_a_flat_colour_and_the_shape(height, width, new_height, n
     assert (result == np.array([10, 200, 90])[:, None, None]).all()
 
 
-def test_resizing_equals_resize_then_centre_crop(picture):
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_nearly_the_same_proportions_are_resized_and_cut_to_the_centre(picture, mode):
+    image = picture(mode, 20, 22)
+    whole = np.atleast_3d(np.asarray(image.resize((110, 100), Image.Resampling.BICUBIC)))
+    shape = (1 if mode == "L" else 3, 100, 100)
+    result = decode(stored(image), shape, resize=True)
+    assert np.array_equal(result, whole[:, 5:105].transpose(2, 0, 1))
+
+
+def test_by_the_first_rule_every_image_is_cut_to_the_centre(picture):
     image = picture("RGB", 16, 32)
     whole = np.asarray(image.resize((16, 8), Image.Resampling.BICUBIC))
-    result = decode(stored(image), (3, 8, 8), resize=True)
+    result = in_form(image, (3, 8, 8), reading=1)
     assert np.array_equal(result, whole[:, 4:12].transpose(2, 0, 1))
+    assert not np.array_equal(result, in_form(image, (3, 8, 8)))
+
+
+@settings(deadline=None)
+@given(*[st.integers(1, 40)] * 2, *[st.integers(4, 24)] * 2, st.sampled_from(["L", "RGB"]))
+def test_of_other_proportions_nothing_is_cut_off(height, width, new_height, new_width, mode):
+    """The whole image, resized by Pillow alone, lies inside; around it are its border pixels."""
+    image = noise_picture(mode, height, width, 0)
+    result = in_form(image, (1 if mode == "L" else 3, new_height, new_width))
+    assert result.shape[1:] == (new_height, new_width)
+    one, other = height * new_width, width * new_height
+    if max(one, other) / min(one, other) <= 1.1:
+        assert np.array_equal(result, in_form(image, result.shape, reading=1))
+        return
+    scale = min(new_height / height, new_width / width)
+    inner = [max(1, round(side * scale)) for side in (height, width)]
+    whole = np.atleast_3d(np.asarray(image.resize(inner[::-1], Image.Resampling.BICUBIC)))
+    before = [(new_height - inner[0]) // 2, (new_width - inner[1]) // 2]
+    after = [new_height - inner[0] - before[0], new_width - inner[1] - before[1]]
+    padding = [*zip(before, after, strict=True), (0, 0)]
+    assert 0 in [sum(pair) for pair in padding[:2]]  # one side is filled
+    assert np.array_equal(result, np.pad(whole, padding, mode="edge").transpose(2, 0, 1))
 
 
 @pytest.mark.parametrize("mode", ["I;16", "I", "F"])

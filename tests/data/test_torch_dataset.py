@@ -107,6 +107,7 @@ def test_a_random_transform_is_warned_of_since_it_hides_copies_and_a_fixed_one_i
 
 
 @pytest.mark.filterwarnings("ignore:the dataset's transform is random")
+@pytest.mark.usefixtures("unchecked")
 def test_the_callers_seed_decides_no_coin_of_a_transform_and_its_generators_are_left_alone():
     def seeded():
         torch.manual_seed(0)

@@ -47,7 +47,7 @@ class Assembly:
         backbone: whose features the model trains on, if any.
         cache: of those features; None trains on fresh views.
         ranks: the processes that train together.
-        better: one line on a better backbone, where the user named none and this machine lacks it.
+        hint: one line on other backbones, where the user named none.
         copies: how often the most frequent training image occurs; more than once only where the
             user allowed it.
     """
@@ -65,7 +65,7 @@ class Assembly:
     backbone: Backbone | None
     cache: FeatureCache | None
     ranks: Ranks
-    better: str | None
+    hint: str | None
     copies: int
 
     @property

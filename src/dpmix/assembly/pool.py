@@ -6,6 +6,7 @@ from pathlib import Path
 from dpmix.config import Config
 from dpmix.data import Splits
 from dpmix.data.options import Progress, ReadOptions
+from dpmix.data.pixels import Reading
 from dpmix.errors import DpmixError
 from dpmix.public.load import LoadedPool, load_pool_for
 from dpmix.settings import ViewConfig
@@ -40,8 +41,10 @@ def reads_pool(config: Config) -> bool:
     )
 
 
-def read_pool(config: Config, splits: Splits, progress: Progress | None) -> LoadedPool | None:
-    """The pool, if there is one.
+def read_pool(
+    config: Config, splits: Splits, progress: Progress | None, reading: Reading
+) -> LoadedPool | None:
+    """The pool, if there is one, its images read by the rule `reading`.
 
     Raises:
         DpmixError: a class without images that `same-class` draws need, and as `load_pool_for`
@@ -58,7 +61,10 @@ def read_pool(config: Config, splits: Splits, progress: Progress | None) -> Load
         labels_csv=Path(views.pool_labels).expanduser() if views.pool_labels else None,
         unmapped=views.pool_unmapped,
         options=ReadOptions(
-            skip_corrupt=data.skip_corrupt, workers=data.workers, progress=progress
+            skip_corrupt=data.skip_corrupt,
+            workers=data.workers,
+            progress=progress,
+            reading=reading,
         ),
     )
     if views.method == "mix-diff":

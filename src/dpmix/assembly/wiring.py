@@ -13,11 +13,12 @@ from dpmix.config import Config
 from dpmix.data import Splits, load_splits
 from dpmix.data.load import public_name
 from dpmix.data.options import Progress
+from dpmix.data.pixels import READING, Reading
 from dpmix.data.repeats import find_repeats
 from dpmix.defaults import choose_image_size, choose_model, choose_rate, choose_recipe
 from dpmix.device import choose_device
 from dpmix.models.backbone import Backbone
-from dpmix.models.backbones.best_reachable import how_to_do_better
+from dpmix.models.backbones.best_reachable import other_backbones
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.privacy.randomness import Randomness
 from dpmix.privacy.release_record import read_spent
@@ -66,8 +67,11 @@ def assemble(
     )
     if backbone is not None:
         config = choose_image_size(config, backbone.module.input_size)
+    # A resumed run reads its pictures as it began.
+    begun = config.input if plan is not None else None
+    reading = begun.reading if begun is not None else READING
     noise = splits_without_data(config.data, trial) if trial else None
-    splits = noise or _splits(config, progress)
+    splits = noise or _splits(config, progress, reading)
     spec = config.view_spec(splits.flip)
     config = choose_recipe(config, len(splits.train), spec.views)
     # A resumed run has the images that it began with, which `resume` compares.
@@ -77,7 +81,7 @@ def assemble(
     config = choose_rate(config, plan)
     pretrains = config.views.pool_role == "pretrain"
     stand_in = pool_without_files(config.views, splits, trial) if trial else None
-    loaded = stand_in or read_pool(config, splits, progress)
+    loaded = stand_in or read_pool(config, splits, progress, reading)
     pool = loaded.pool if loaded else None
     mixes_pool = config.views.method == "mix-diff" or not (pretrains or whitens(config))
     views = _views(config, splits, spec, pool if mixes_pool else None, backbone)
@@ -95,7 +99,10 @@ def assemble(
             "views": config.views.model_copy(update={"flip": spec.flip}),
             "run": config.run.model_copy(update={"output": str(_output(config))}),
             "input": InputConfig(
-                image_shape=shape, class_names=class_names, backbone_sha256=identity
+                image_shape=shape,
+                class_names=class_names,
+                backbone_sha256=identity,
+                reading=reading,
             ),
         }
     )
@@ -113,7 +120,7 @@ def assemble(
         backbone=backbone,
         cache=_cache(config, backbone, device),
         ranks=ranks,
-        better=how_to_do_better(backbone.name) if backbone and not named else None,
+        hint=other_backbones(backbone.name) if backbone and not named else None,
         copies=copies,
     )
 
@@ -181,8 +188,9 @@ def _copies(splits: Splits, plan: PrivacyPlan, allowed: bool) -> int:
     return found.most
 
 
-def _splits(config: Config, progress: Progress | None) -> Splits:
-    return load_splits(progress=progress, **config.data.model_dump(exclude={"normalization"}))
+def _splits(config: Config, progress: Progress | None, reading: Reading) -> Splits:
+    settings = config.data.model_dump(exclude={"normalization"})
+    return load_splits(progress=progress, reading=reading, **settings)
 
 
 def _output(config: Config) -> Path:

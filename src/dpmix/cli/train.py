@@ -15,7 +15,7 @@ from dpmix.cli.progress import counting_bar, decoding_bar, share_bar, training_b
 from dpmix.config import Config
 from dpmix.data.options import Progress as Counted
 from dpmix.errors import DpmixError
-from dpmix.estimate import cache_line, data_line, estimate_rows, model_rows
+from dpmix.estimate import cache_line, data_line, estimate_rows, model_rows, pictures_line
 from dpmix.experiments.recipes import recipe_path
 from dpmix.fit import run
 from dpmix.reporting.rounding import shown_epsilon
@@ -140,12 +140,13 @@ def _train(
     """Run it with its progress shown; return what came of it, and the rows that state it."""
     done, judged_on = checkpoint.step if checkpoint else 0, parts.splits.judged_on
     console.print(f"{data_line(parts)}; writing to {parts.folder}", soft_wrap=True)
+    console.print(f"pictures: {pictures_line(parts)}", soft_wrap=True)
     for name, value in model_rows(parts):
         console.print(f"{name}: {value}")
     if parts.cache is not None:
         console.print(f"feature cache: {cache_line(parts)}")
-    if parts.better:
-        console.print(parts.better, soft_wrap=True)
+    if parts.hint:
+        console.print(parts.hint, soft_wrap=True)
     with (
         counting_bar(console, "pretraining on the pool", "steps") as pretraining,
         share_bar(console, "embedding views") as embedding,

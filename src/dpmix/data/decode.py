@@ -26,8 +26,10 @@ from dpmix.data.pixels import (
     decode_pixels,
     opened,
     plain_channels,
+    turned_upright,
 )
 from dpmix.data.source import ImageSource, TensorSource
+from dpmix.data.upright import Remarks
 from dpmix.errors import DpmixError
 
 MAX_BYTES_IN_MEMORY = 4 * 2**30
@@ -45,7 +47,7 @@ class EncodedPart:
 def decode_sources(
     parts: Sequence[EncodedPart], class_names: tuple[str, ...], options: ReadOptions
 ) -> tuple[list[ImageSource], tuple[int, ...]]:
-    """Decode `parts` together into one source each, all of one form.
+    """Decode `parts` together into one source each, all of one form; warn of what is not used.
 
     Returns:
         The sources, and which images were left out as corrupt (none unless `skip_corrupt`), counted
@@ -95,10 +97,10 @@ def _form_of(images: EncodedImages, index: int, options: ReadOptions) -> PixelFo
         channels = options.channels or plain_channels(image)
         if channels is None:
             raise colour_refusal(image, name)
-        height, width = (size, size) if size else (image.height, image.width)
+        width, height = (size, size) if size else turned_upright(image, name, options.reading).size
     form = PixelForm(
         (channels, height, width), convert=options.channels is not None, resize=size is not None,
-        example=name,
+        example=name, reading=options.reading,
     )  # fmt: skip
     with images.open(index) as stream:
         decode_pixels(stream, name, form, MemoryBudget(MAX_BYTES_IN_FLIGHT))
@@ -117,8 +119,8 @@ def _decode_all(
     pixels = np.empty((count if fits else 0, *form.shape), dtype=np.uint8)
     digests = np.empty((0 if fits else count, 32), dtype=np.uint8)
     corrupt: dict[int, str] = {}
-    done = 0
-    for group in decode_in_order(images, range(count), form, options.workers):
+    remarks, done = Remarks(), 0
+    for group in decode_in_order(images, range(count), form, options.workers, remarks):
         for decoded in group:
             if isinstance(decoded, UnreadableImageError):
                 corrupt[done] = str(decoded)
@@ -129,6 +131,7 @@ def _decode_all(
             done += 1
         if options.progress is not None:
             options.progress(done, count)
+    remarks.warn()
     kept = count - len(corrupt)
     return (torch.from_numpy(pixels[:kept]) if fits else None), digests[:kept], corrupt
 

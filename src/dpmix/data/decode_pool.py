@@ -20,6 +20,7 @@ from torch import Tensor
 from dpmix.data.encoded import EncodedImages
 from dpmix.data.memory_budget import MemoryBudget
 from dpmix.data.pixels import PixelForm, UnreadableImageError, decode_pixels
+from dpmix.data.upright import Remarks
 from dpmix.errors import DpmixError
 
 MAX_BYTES_IN_FLIGHT = 512 * 2**20
@@ -31,12 +32,23 @@ Decoded = UInt8[np.ndarray, "C H W"] | UnreadableImageError
 
 
 def decode_in_order(
-    images: EncodedImages, indices: Sequence[int], form: PixelForm, workers: int | None
+    images: EncodedImages,
+    indices: Sequence[int],
+    form: PixelForm,
+    workers: int | None,
+    remarks: Remarks | None = None,
 ) -> Iterator[list[Decoded]]:
     """Yield the pixels of `images` at `indices` in groups, in order; corrupt ones as their error.
 
     Pillow releases Python's lock while it decodes, so threads use all cores. To be iterated at
     once: Pillow's warning about decompression bombs counts as an error until it ends.
+
+    Args:
+        images: encoded.
+        indices: which of them.
+        form: what each is decoded to.
+        workers: threads; None: one per core, 16 at most.
+        remarks: is added to.
 
     Raises:
         DpmixError: as `decode_pixels` and `EncodedImages.open` raise, for the first such image.
@@ -48,13 +60,14 @@ def decode_in_order(
     budget = MemoryBudget(MAX_BYTES_IN_FLIGHT)
 
     def work(part: Sequence[int]) -> list[Decoded]:
-        return [_decode(images, index, form, budget) for index in part]
+        return [_decode(images, index, form, budget, remarks) for index in part]
 
     pending: deque[Future[list[Decoded]]] = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
+            warnings.filterwarnings("ignore", "(possibly )?corrupt EXIF data")  # see `Remarks`
             for start in range(0, len(indices), group):
                 if len(pending) == window:
                     yield pending.popleft().result()
@@ -66,7 +79,11 @@ def decode_in_order(
 
 
 def decode_batch(
-    images: EncodedImages, indices: Sequence[int], form: PixelForm, workers: int | None
+    images: EncodedImages,
+    indices: Sequence[int],
+    form: PixelForm,
+    workers: int | None,
+    remarks: Remarks | None = None,
 ) -> UInt8[Tensor, "B C H W"]:
     """Decode all of `images` at `indices` into one tensor.
 
@@ -75,7 +92,7 @@ def decode_batch(
     """
     pixels = np.empty((len(indices), *form.shape), dtype=np.uint8)
     row = 0
-    for group in decode_in_order(images, indices, form, workers):
+    for group in decode_in_order(images, indices, form, workers, remarks):
         for decoded in group:
             if isinstance(decoded, UnreadableImageError):
                 raise DpmixError(
@@ -87,9 +104,15 @@ def decode_batch(
     return torch.from_numpy(pixels)
 
 
-def _decode(images: EncodedImages, index: int, form: PixelForm, budget: MemoryBudget) -> Decoded:
+def _decode(
+    images: EncodedImages,
+    index: int,
+    form: PixelForm,
+    budget: MemoryBudget,
+    remarks: Remarks | None,
+) -> Decoded:
     try:
         with images.open(index) as stream:
-            return decode_pixels(stream, images.names[index], form, budget)
+            return decode_pixels(stream, images.names[index], form, budget, remarks)
     except UnreadableImageError as error:
         return error

@@ -63,4 +63,10 @@ def described_splits(name: str, image_size: int | None, channels: int | None) ->
         DescribedSource(torch.arange(count) % numbers.classes, classes, (channels or 3, size, size))
         for count in (numbers.train, numbers.test)
     )
-    return Splits(f"{name} (not here: by its published numbers)", train, test, flip=True)
+    return Splits(
+        f"{name} (not here: by its published numbers)",
+        train,
+        test,
+        flip=True,
+        held_out="as published",
+    )

@@ -17,7 +17,7 @@ from dpmix.data.pixels import in_form
 def fit_images(
     images: UInt8[Tensor, "N C H W"], options: ReadOptions
 ) -> UInt8[Tensor, "N C2 H2 W2"]:
-    """Apply `channels`, then `image_size` (bicubic with antialias, centre crop), where set."""
+    """Apply `channels`, then `image_size` where set: each image as `in_form` fits it."""
     _, channels, height, width = images.shape
     size = options.image_size
     form = (options.channels or channels, *((size, size) if size else (height, width)))
@@ -26,5 +26,5 @@ def fit_images(
     fitted = np.empty((len(images), *form), dtype=np.uint8)
     for row, image in enumerate(images.numpy()):
         picture = Image.fromarray(image[0] if channels == 1 else image.transpose(1, 2, 0))
-        fitted[row] = in_form(picture, form)
+        fitted[row] = in_form(picture, form, options.reading)
     return torch.from_numpy(fitted)

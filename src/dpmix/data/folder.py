@@ -31,10 +31,15 @@ def folder_splits(root: Path, options: ReadOptions, test_fraction: float | None)
     sides = [entry.name for entry in visible(root, root) if entry.name in _SIDES and entry.is_dir()]
     if sides:
         names, parts = _given_split(root, sides, test_fraction)
+        held_out = "the test folder"
     else:
+        share = TEST_FRACTION if test_fraction is None else test_fraction
+        held_out = f"{100 * share:g}% of the files, each by the hash of its path"
         names, parts = _drawn_split(root, test_fraction)
     (train, test), corrupt = decode_sources(parts, names, options)
-    return Splits(root.resolve().name, train, test, flip=True, skipped=len(corrupt))
+    return Splits(
+        root.resolve().name, train, test, flip=True, skipped=len(corrupt), held_out=held_out
+    )
 
 
 def class_folders(root: Path) -> tuple[tuple[str, ...], EncodedPart]:

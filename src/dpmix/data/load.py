@@ -10,6 +10,7 @@ from dpmix.data.mnist import mnist5k
 from dpmix.data.narrowed import narrowed
 from dpmix.data.npz import npz_splits
 from dpmix.data.options import Progress, ReadOptions
+from dpmix.data.pixels import READING, Reading
 from dpmix.data.splits import Splits
 from dpmix.data.torchvision_sets import EQUAL_SIZES, TORCHVISION_SETS, torchvision_splits
 from dpmix.errors import DpmixError, nearest
@@ -32,6 +33,7 @@ def load_splits(
     classes: int | None = None,
     validation_fraction: float | None = None,
     train_images: int | None = None,
+    reading: Reading = READING,
 ) -> Splits:
     """Load the data set `data`; a built-in name goes before a file or folder of that name.
 
@@ -49,12 +51,13 @@ def load_splits(
         classes: as in `narrowed`, like the arguments after it.
         validation_fraction: share of the training images to judge on.
         train_images: how many to train on.
+        reading: the rule by which a picture becomes pixels.
 
     Raises:
         DpmixError: nothing of that name, data that is not as expected, or an option that does not
             apply to this kind of data.
     """
-    options = ReadOptions(image_size, channels, skip_corrupt, workers, progress)
+    options = ReadOptions(image_size, channels, skip_corrupt, workers, progress, reading)
     splits = _whole(data, options, test_fraction, data_root, download)
     for name in splits.train.class_names:
         if not name.isprintable():

@@ -36,7 +36,7 @@ def mnist5k(options: ReadOptions) -> Splits:
         TensorSource(pixels[side], labels[side], CLASS_NAMES)
         for side in stratified_split(labels, _TEST_COUNT, _SPLIT_SEED)
     )
-    return Splits("mnist5k", train, test, flip=False)
+    return Splits("mnist5k", train, test, flip=False, held_out="1,000 by a fixed rule")
 
 
 def _rows() -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:

@@ -42,7 +42,14 @@ def narrowed(
         train = splits.train
         held = hashed_split([f"validation:{i}" for i in range(len(train))], validation_fraction)
         rest, validation = (Subset.of(train, side.nonzero().flatten()) for side in (~held, held))
-        splits = replace(splits, train=rest, test=validation, judged_on="validation")
+        splits = replace(
+            splits,
+            train=rest,
+            test=validation,
+            judged_on="validation",
+            held_out=f"{100 * validation_fraction:g}% of the training images, each by the hash of "
+            "its place",
+        )
     if train_images is not None:
         splits = replace(splits, train=_some(splits.train, train_images))
     return splits

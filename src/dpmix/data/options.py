@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from dpmix.data.pixels import READING, Reading
 from dpmix.errors import DpmixError
 
 Progress = Callable[[int, int], None]
@@ -14,11 +15,12 @@ class ReadOptions:
     """Choices that hold for every image of a data set.
 
     Attributes:
-        image_size: S: shorter side resized to S, then the centre S x S pixels; None: as stored.
+        image_size: S: every image is fitted to S x S pixels as `in_form` says; None: as stored.
         channels: 1 (grey) or 3 (RGB): every image is converted; None: as stored.
         skip_corrupt: leave out images that cannot be decoded instead of refusing the data set.
         workers: decoding threads; None: one per core, 16 at most.
         progress: told how far a long decode is.
+        reading: the rule by which a picture becomes pixels, see `READING`.
 
     Raises:
         DpmixError: a value out of range.
@@ -29,6 +31,7 @@ class ReadOptions:
     skip_corrupt: bool = False
     workers: int | None = None
     progress: Progress | None = None
+    reading: Reading = READING
 
     def __post_init__(self) -> None:
         if self.image_size is not None and self.image_size < 1:

@@ -32,6 +32,7 @@ class Splits:
         train: the examples that the guarantee is about.
         test: examples for evaluation only.
         judged_on: what those are: a test split, or training images held out for tuning.
+        held_out: which those are and by what rule, in words; it tells nothing of any image.
         flip: whether a horizontal flip keeps a label's meaning by default.
         skipped: how many corrupt images were left out.
 
@@ -46,6 +47,7 @@ class Splits:
     flip: bool
     skipped: int = 0
     judged_on: JudgedOn = "test"
+    held_out: str = "the split that the data come with"
 
     def __post_init__(self) -> None:
         self._check_alike()

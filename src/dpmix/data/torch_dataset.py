@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, Subset
 
 from dpmix.data.pixels import in_form, plain_channels
+from dpmix.data.upright import Remarks, upright
 from dpmix.errors import DpmixError
 
 Range = tuple[float, float]
@@ -40,6 +41,10 @@ def read_images(
     dataset: PairDataset, value_range: Range | None = None
 ) -> tuple[UInt8[Tensor, "N C H W"], Int64[Tensor, " N"]]:
     """Read every pair of `dataset` into memory, as 8-bit pixels and labels.
+
+    A PIL image that still carries an orientation tag is turned upright. That is once, for whatever
+    turned it before has dropped the tag: `ImageOps.exif_transpose`, the library `datasets`, and
+    Pillow's TIFF decoder. A tensor has no tag and is taken as it is.
 
     What the dataset's own random transforms do, they do once: augmentation is the views' part.
     Each item has coins of its own, from the operating system: with a generator that the caller
@@ -64,17 +69,19 @@ def read_images(
         raise DpmixError(f"dataset {type(dataset).__name__} is empty; expected an example or more")
     with _coins_of_its_own():
         first = _pair(dataset, 0, value_range)[0]
+    remarks = Remarks()
     labels = torch.empty(len(dataset), dtype=torch.int64)
     pixels = torch.empty((len(dataset), *first.shape), dtype=torch.uint8)
     for index in range(len(dataset)):
         with _coins_of_its_own():
-            image, label = _pair(dataset, index, value_range)
+            image, label = _pair(dataset, index, value_range, remarks)
         if image.shape != first.shape:
             raise DpmixError(
                 f"image {index} of the dataset is {_size(image)} and image 0 {_size(first)} "
                 "(C x H x W); expected one size: resize, crop and convert them in its transform"
             )
         pixels[index], labels[index] = image, label
+    remarks.warn(stacklevel=4)
     if not torch.equal(pixels[0], first):
         warnings.warn(
             "the dataset's transform is random: it was applied once to each image, and copies of "
@@ -128,7 +135,7 @@ def _coins_of_its_own() -> Iterator[None]:
 
 
 def _pair(
-    dataset: PairDataset, index: int, value_range: Range | None
+    dataset: PairDataset, index: int, value_range: Range | None, remarks: Remarks | None = None
 ) -> tuple[UInt8[Tensor, "C H W"], int]:
     item = dataset[index]
     if not isinstance(item, tuple | list) or len(item) != 2:
@@ -137,15 +144,18 @@ def _pair(
             "label): wrap the dataset in one that returns pairs"
         )
     image, label = item
+    name = f"image {index} of the dataset"
     try:
-        return _pixels(image, f"image {index} of the dataset", value_range), operator.index(label)
+        return _pixels(image, name, value_range, remarks), operator.index(label)
     except TypeError:
         raise DpmixError(
             f"label {index} of the dataset is a {type(label).__name__}; expected an integer class"
         ) from None
 
 
-def _pixels(image: object, name: str, value_range: Range | None) -> UInt8[Tensor, "C H W"]:
+def _pixels(
+    image: object, name: str, value_range: Range | None, remarks: Remarks | None
+) -> UInt8[Tensor, "C H W"]:
     if isinstance(image, Image.Image):
         channels = plain_channels(image)
         if channels is None:
@@ -153,7 +163,8 @@ def _pixels(image: object, name: str, value_range: Range | None) -> UInt8[Tensor
                 f"{name} is {image.mode}; expected 8-bit grey or RGB: convert('L') or "
                 "convert('RGB') in its transform"
             )
-        return torch.tensor(in_form(image, (channels, image.height, image.width)))
+        turned = upright(image, name, remarks)
+        return torch.tensor(in_form(turned, (channels, turned.height, turned.width)))
     if not isinstance(image, Tensor):
         raise DpmixError(
             f"{name} is a {type(image).__name__}; expected a PIL image or a tensor [C, H, W]"

@@ -145,7 +145,8 @@ def _pet(name: str, root: Path, options: ReadOptions) -> Splits:
         parts.append(_part(folder, paths, labels))
     classes = tuple(names[label].replace("_", " ") for label in sorted(names))
     train, test = (torch.arange(len(part.labels)) for part in parts)
-    return _decoded(name, classes, parts[0], parts[1], train, test, options)
+    official = "the official list"
+    return _decoded(name, classes, parts[0], parts[1], train, test, options, official)
 
 
 TORCHVISION_SETS: dict[str, _Set] = {
@@ -179,13 +180,16 @@ def _decoded(
     train: Tensor,
     test: Tensor,
     options: ReadOptions,
+    held_out: str = "one in five, by a fixed rule",
 ) -> Splits:
     parts = [
         EncodedPart(part.images.take(index), part.labels[index])
         for part, index in ((train_part, train), (test_part, test))
     ]
     (train_source, test_source), corrupt = decode_sources(parts, names, options)
-    return Splits(name, train_source, test_source, flip=True, skipped=len(corrupt))
+    return Splits(
+        name, train_source, test_source, flip=True, skipped=len(corrupt), held_out=held_out
+    )
 
 
 def _class_folders(folder: Path) -> tuple[tuple[str, ...], EncodedPart]:

@@ -21,6 +21,8 @@ _WEIGHTS = "model.safetensors"
 class HubClassifier(ImageClassifier, PyTorchModelHubMixin):
     """Images uint8 [B, C, H, W] to logits [B, L]; `class_names` says which.
 
+    `dpmix.data.decode_files(paths, model.image_shape, model.reading)` reads files as the run did.
+
     Args:
         settings: sections of a run's settings, from the folder's config.json.
         download: fetch the weights of a public backbone that are not on this machine.

@@ -22,13 +22,18 @@ _USE = """
 ## How to use it
 
 ```python
+from pathlib import Path
+
 import torch
+from dpmix.data import decode_files
 from dpmix.export.hub_classifier import HubClassifier
 
 model = HubClassifier.from_pretrained("NAME_OR_FOLDER")
-with torch.inference_mode():
-    logits = model(images)
-print([model.class_names[i] for i in logits.argmax(dim=1)])
+files = [Path("photo.png")]
+for images in decode_files(files, model.image_shape, model.reading):  # pictures, as in training
+    with torch.inference_mode():
+        logits = model(images)
+    print([model.class_names[i] for i in logits.argmax(dim=1)])
 ```
 
 - {input}

@@ -14,6 +14,7 @@ class ImageClassifier(nn.Module):
         self.network = saved.model
         self.normalization = saved.normalization
         self.image_shape = saved.input.image_shape
+        self.reading = saved.input.reading
         self.class_names = saved.input.class_names
         self.eval()
 

@@ -7,12 +7,22 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
+from dpmix.data.pixels import Reading
 from dpmix.errors import DpmixError
 from dpmix.reporting.page.plain_words import claimed_epsilon
 from dpmix.reporting.statement_model import Statement, read_statement
 from dpmix.saved import SavedRun, load_run
 from dpmix.training.run_folder import RunFolder
 from dpmix.verify import bytes_of, expect_hash
+
+_CUT = "scaled until they cover {size} (bicubic) and cut to their centre"
+_FIT: dict[Reading, str] = {
+    1: f"other sizes are first {_CUT}; orientation tags are ignored",
+    2: f"pictures are first turned upright by their orientation tags; other sizes are then {_CUT}, "
+    "or where width / height differs by more than a tenth scaled until all is inside, with the "
+    "border pixels repeated around it",
+}
+"""How pictures become the input, by the rule that the run was trained by."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +50,7 @@ class ReleasedRun:
         colours = "grey" if channels == 1 else "RGB"
         return (
             f"images: uint8 [batch, {channels}, {height}, {width}], {colours}, 0..255, not "
-            f"normalised; other sizes are scaled until they cover {height} x {width} (bicubic) and "
-            "cut to their centre first"
+            f"normalised; {_FIT[self.saved.input.reading].format(size=f'{height} x {width}')}"
         )
 
     @property

@@ -13,7 +13,8 @@ from hashlib import sha256
 from dpmix.data.decode_pool import MAX_BYTES_IN_FLIGHT
 from dpmix.data.encoded import EncodedImages
 from dpmix.data.memory_budget import MemoryBudget
-from dpmix.data.pixels import PixelForm, UnreadableImageError, decode_pixels, opened
+from dpmix.data.pixels import PixelForm, UnreadableImageError, decode_pixels, opened, turned_upright
+from dpmix.data.upright import Remarks
 from dpmix.errors import DpmixError
 from dpmix.public.pool_files import PoolFiles
 
@@ -56,10 +57,12 @@ def inspect_pool(files: PoolFiles, report: Callable[[int, int], None]) -> PoolIn
     images, labels = files.images, files.part.labels.tolist()
     budget = MemoryBudget(MAX_BYTES_IN_FLIGHT)
     facts: list[ImageFacts] = []
+    remarks = Remarks()
     with ThreadPoolExecutor(os.cpu_count()) as workers:
-        for one in workers.map(lambda i: _facts(images, i, budget), range(len(images))):
+        for one in workers.map(lambda i: _facts(images, i, budget, remarks), range(len(images))):
             facts.append(one)
             report(len(facts), len(images))
+    remarks.warn()
     groups: dict[bytes, list[int]] = {}
     for index, one in enumerate(facts):
         if one.pixels_sha256 is not None:
@@ -77,14 +80,15 @@ def inspect_pool(files: PoolFiles, report: Callable[[int, int], None]) -> PoolIn
     )
 
 
-def _facts(images: EncodedImages, index: int, budget: MemoryBudget) -> ImageFacts:
+def _facts(images: EncodedImages, index: int, budget: MemoryBudget, remarks: Remarks) -> ImageFacts:
     name = images.names[index]
     try:
         with images.open(index) as stream, opened(stream, name) as image:
-            size = (image.height, image.width)
+            turned = turned_upright(image, name)
+            size = (turned.height, turned.width)
         form = PixelForm((3, *size), convert=True, resize=False, example=name)
         with images.open(index) as stream:
-            pixels = decode_pixels(stream, name, form, budget)
+            pixels = decode_pixels(stream, name, form, budget, remarks)
     except UnreadableImageError as error:
         return ImageFacts(None, None, str(error))
     except DpmixError as error:

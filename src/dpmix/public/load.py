@@ -1,6 +1,6 @@
 """A pool's files to the pool that a run draws from, and the facts that its statement gives."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -86,7 +86,7 @@ def load_pool(
         image_shape: of the private images.
         labels_csv: as in `class_map`.
         unmapped: as in `class_map`.
-        options: `skip_corrupt`, `workers` and `progress` of them are heeded.
+        options: all but `image_size` and `channels` of them are heeded.
 
     Raises:
         DpmixError: pool images of another shape than the private ones, and as `open_pool`,
@@ -96,10 +96,7 @@ def load_pool(
     targets = class_map(files.class_names, class_names, labels_csv=labels_csv, unmapped=unmapped)
     part = _used(files.part, torch.tensor(targets))
     channels, height, width = image_shape
-    options = ReadOptions(
-        height if height == width else None, channels, options.skip_corrupt, options.workers,
-        options.progress,
-    )  # fmt: skip
+    options = replace(options, image_size=height if height == width else None, channels=channels)
     (source,), corrupt = decode_sources([part], files.class_names, options)
     if source.image_shape != image_shape:
         raise DpmixError(

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from dpmix.models.backbones import best_reachable as module
-from dpmix.models.backbones.best_reachable import CLIP, best_reachable, how_to_do_better
+from dpmix.models.backbones.best_reachable import CLIP, best_reachable, other_backbones
 
 
 def test_the_best_that_is_there_is_chosen(monkeypatch):
@@ -20,14 +20,28 @@ def test_the_best_that_is_there_is_chosen(monkeypatch):
     assert best_reachable() == "random-conv"
 
 
-def test_it_says_how_to_do_better():
-    assert how_to_do_better(CLIP) is None
-    assert "--download" in how_to_do_better("scatternet")
-    assert ".[scatternet]" in how_to_do_better("random-conv")
-    assert ".[scatternet]" not in how_to_do_better("mobilenet-v2-offline")
+def test_the_hint_names_what_is_at_hand_and_promises_nothing(monkeypatch):
+    monkeypatch.setattr(module, "_has_clip", lambda: False)
+    monkeypatch.setattr(module, "offline_weights", lambda: "a path")
+    monkeypatch.setattr(module, "_imports", lambda _: True)
+    assert other_backbones(CLIP) is None
+    for chosen, other in (
+        ("mobilenet-v2-offline", "--backbone scatternet"),
+        ("scatternet", "--backbone mobilenet-v2-offline"),
+    ):
+        said = other_backbones(chosen)
+        assert f"{other}, or " in said and f"--backbone {chosen}" not in said
+        assert said.endswith(f"--backbone {CLIP} --download")
+        assert "may do better or worse on your kind of image" in said
+        assert ".[scatternet]" not in said
+    assert ".[scatternet]" not in other_backbones("random-conv")
+    monkeypatch.setattr(module, "offline_weights", lambda: None)
+    monkeypatch.setattr(module, "_imports", lambda _: False)
+    assert ".[scatternet]" in other_backbones("random-conv")
+    assert "mobilenet" not in other_backbones("random-conv")
 
 
 @pytest.mark.parametrize("there", [True, False])
 def test_it_asks_for_no_package_that_is_there(monkeypatch, there):
     monkeypatch.setattr(module, "find_spec", lambda _: there or None)
-    assert (".[backbones]" in how_to_do_better("scatternet")) != there
+    assert (".[backbones]" in other_backbones("scatternet")) != there

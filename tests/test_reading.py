@@ -1,0 +1,119 @@
+"""A run is judged, predicted with and resumed by the rule by which its own pictures were read."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+import dpmix
+from dpmix.assembly import wiring
+from dpmix.data import decode_files, load_splits
+from dpmix.data.pixels import READING
+from dpmix.device import choose_device
+from dpmix.export.released_run import read_released
+from dpmix.fit import run
+from dpmix.prediction import predictions
+from dpmix.resume import reassemble
+from dpmix.saved import load_run, test_source
+from dpmix.training.evaluate import evaluate
+from pictures import CLASSES, draw
+
+test_source.__test__ = False  # pytest would take it for a test
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Wide pictures that lie on their side, by a tag that says so."""
+    rng = np.random.default_rng(3)
+    for side, count in (("train", 12), ("test", 6)):
+        for label, name in enumerate(CLASSES):
+            folder = tmp_path / "photos" / side / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                wide = np.hstack([draw(label, rng), rng.integers(0, 256, (12, 9), dtype=np.uint8)])
+                tags = Image.Exif()
+                tags[0x0112] = 6
+                Image.fromarray(wide).save(folder / f"{i}.png", exif=tags)
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def settings(photos, quick):
+    return quick | {
+        "data": str(photos), "image_size": 12, "steps": 4, "eval_every": 2, "checkpoint_every": 1,
+        "device": "cpu", "seed": 7,
+    }  # fmt: skip
+
+
+def as_it_was_written(folder):
+    """Take out what runs did not record when there was one rule."""
+    config = (folder / "config.yaml").read_text()
+    assert "  reading: 1\n" in config
+    (folder / "config.yaml").write_text(config.replace("  reading: 1\n", ""))
+
+
+@pytest.mark.parametrize("reading", [1, 2])
+def test_a_run_is_judged_and_predicted_with_as_it_was_trained(
+    photos, settings, tmp_path, monkeypatch, reading
+):
+    monkeypatch.setattr(wiring, "READING", reading)
+    result = dpmix.fit(output=str(tmp_path / "run"), **settings)
+    if reading == 1:
+        as_it_was_written(tmp_path / "run")
+    saved = load_run(tmp_path / "run", "cpu")
+    assert saved.input.reading == reading
+    for data in (None, str(photos)):
+        source = test_source(saved, data, None, False)
+        expected = load_splits(str(photos), image_size=12, reading=reading).test.pixels
+        assert torch.equal(source.pixels, expected)
+        again = evaluate(saved.model, source, saved.normalization, choose_device("cpu"))
+        assert again.loss == pytest.approx(result.evaluation.loss)
+    files = sorted((photos / "test").rglob("*.png"))
+    (pixels,) = decode_files(files, (1, 12, 12), reading)
+    (others,) = decode_files(files, (1, 12, 12), 3 - reading)
+    assert not torch.equal(pixels, others)
+    with torch.inference_mode():
+        scores = saved.model(saved.normalization(pixels)).softmax(dim=1)
+    given = [one.probabilities for one in predictions(saved, files, torch.device("cpu"))]
+    np.testing.assert_allclose(given, scores, atol=1e-6)
+
+
+@pytest.mark.parametrize("reading", [1, 2])
+def test_a_stopped_run_reads_its_pictures_as_it_began(settings, tmp_path, monkeypatch, reading):
+    class StoppedError(Exception):
+        pass
+
+    def stop(now):
+        if now.step == 2:
+            raise StoppedError
+
+    monkeypatch.setattr(wiring, "READING", reading)
+    dpmix.fit(output=str(tmp_path / "whole"), **settings)
+    with pytest.raises(StoppedError):
+        dpmix.fit(output=str(tmp_path / "run"), report=stop, **settings)
+    monkeypatch.setattr(wiring, "READING", READING)
+    parts, checkpoint = reassemble(tmp_path / "run")
+    assert parts.config.input.reading == reading
+    run(parts, checkpoint=checkpoint)
+    whole, resumed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "run"))
+    assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
+
+
+def test_a_new_run_from_an_old_runs_settings_reads_by_the_new_rule(settings, tmp_path, monkeypatch):
+    monkeypatch.setattr(wiring, "READING", 1)
+    dpmix.fit(output=str(tmp_path / "old"), **settings)
+    monkeypatch.setattr(wiring, "READING", READING)
+    new = dpmix.fit(tmp_path / "old" / "config.yaml", output=str(tmp_path / "new"))
+    assert new.config.input.reading == READING
+
+
+@pytest.mark.parametrize(("reading", "said"), [(1, "cut to their centre"), (2, "upright")])
+def test_an_export_says_by_which_rule_its_pictures_are_to_be_read(
+    settings, tmp_path, monkeypatch, reading, said
+):
+    monkeypatch.setattr(wiring, "READING", reading)
+    dpmix.fit(output=str(tmp_path / "run"), **settings)
+    words = read_released(tmp_path / "run").input
+    assert said in words
+    assert ("orientation tags are ignored" in words) == (reading == 1)
