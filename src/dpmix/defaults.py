@@ -12,7 +12,7 @@ from dpmix.data.load import has_sizes_of_its_own
 from dpmix.errors import DpmixError
 from dpmix.models.backbones.best_reachable import best_reachable
 from dpmix.privacy.plan import PrivacyPlan, default_delta
-from dpmix.settings import ModelConfig, Section, ViewConfig
+from dpmix.settings import ModelConfig, PrivacyConfig, Section, ViewConfig
 from dpmix.training.features import CACHE_VIEWS
 from dpmix.views.spec import Method
 
@@ -35,12 +35,18 @@ METHOD_ON: dict[str, Method] = {
 
 MOMENTUM = 0.9
 STEPS = 50
-SCRATCH_BATCH = 400  # docs/results.md has the measurements
+# From scratch; docs/defaults.md has the measurements.
+SCRATCH_BATCH, MOST_SCRATCH_STEPS = 2048, 400
+IMAGES_PER_STEP = 250  # over epsilon
+MOST_EPSILON = 8.0  # that more steps are taken for
+VIEWS_OF_A_RUN, MOST_SCRATCH_VIEWS = 200_000, 8
+# Where other parts of a backbone than its head train.
+FINETUNE_BATCH = 400
 MANY_IMAGES, MORE_STEPS = 25_000, 100  # of a head
 # docs/defaults.md has the measurements.
 SCRATCH_WEIGHT_NOISE = 0.15
 LARGEST_SCRATCH_RATE = 10.0
-SCRATCH_RATE_WITHOUT_PRIVACY = 1.0
+SCRATCH_RATE_WITHOUT_PRIVACY = 0.2
 # Of a head on features of length one.
 WEIGHT_NOISE = 2.0
 LARGEST_HEAD_RATE = 64.0
@@ -111,18 +117,62 @@ def choose_image_size(config: Config, backbone_size: int) -> Config:
     return _set(config, data=_set(data, image_size=backbone_size))
 
 
+def choose_few_views(config: Config, given: ViewConfig, n: int) -> Config:
+    """Settle K_BASE of `cnn-small`, whose views of all steps together are as many for any N.
+
+    Args:
+        config: of `choose_model`.
+        given: the views that the user asked for.
+        n: N, the number of training examples.
+    """
+    of_small = config.model.model == "cnn-small" and config.views.method == "self-aug"
+    if not of_small or given.k_base is not None or not _n_is_public(config.privacy):
+        return config
+    k_base = min(MOST_SCRATCH_VIEWS, max(1, round(VIEWS_OF_A_RUN / _draws(config.privacy, n))))
+    return _set(config, views=_set(config.views, k_base=k_base))
+
+
+def _draws(privacy: PrivacyConfig, n: int) -> float:
+    """How many examples all steps from scratch are expected to draw."""
+    if privacy.epochs is not None:
+        return privacy.epochs * n
+    batch = _first(privacy.expected_batch_size, min(SCRATCH_BATCH, n))
+    return float(batch * _first(privacy.steps, scratch_steps(n, privacy.epsilon)))
+
+
+def scratch_steps(n: int, epsilon: float) -> int:
+    """T from scratch: with more images or a larger epsilon the noise allows more steps.
+
+    At the rate's bound it takes about N epsilon / 280 steps until the noise of all steps together
+    is what `_rate` allows; more steps would need smaller ones.
+    """
+    wanted = n * min(epsilon, MOST_EPSILON) / IMAGES_PER_STEP
+    if math.isinf(epsilon):
+        wanted = MOST_SCRATCH_STEPS  # no noise asks for fewer
+    return round(min(MOST_SCRATCH_STEPS, max(STEPS, wanted)))
+
+
+def _n_is_public(privacy: PrivacyConfig) -> bool:
+    return privacy.sampling_rate is None
+
+
 def choose_recipe(config: Config, n: int, views: int) -> Config:
-    """Settle batch, steps and the size of the cache, for N examples and K views a step."""
+    """Settle delta, batch, steps and the size of the cache, for N examples and K views a step."""
     privacy, cache = config.privacy, config.features
-    head_only = config.model.backbone is not None and config.model.trainable == "head"
+    from_scratch = config.model.backbone is None
+    head_only = not from_scratch and config.model.trainable == "head"
     ways = (privacy.expected_batch_size, privacy.sampling_rate, privacy.denominator)
-    n_is_public = privacy.sampling_rate is None
-    privacy = _set(privacy, delta=_first(privacy.delta, default_delta(n if n_is_public else None)))
+    public_n = n if _n_is_public(privacy) else None
+    privacy = _set(privacy, delta=_first(privacy.delta, default_delta(public_n)))
     if privacy.steps is None and privacy.epochs is None:
-        many = head_only and n_is_public and n > MANY_IMAGES
-        privacy = _set(privacy, steps=MORE_STEPS if many else STEPS)
+        steps = STEPS
+        if public_n is not None and from_scratch:
+            steps = scratch_steps(public_n, privacy.epsilon)
+        elif public_n is not None and head_only and public_n > MANY_IMAGES:
+            steps = MORE_STEPS
+        privacy = _set(privacy, steps=steps)
     if all(way is None for way in ways):
-        batch = n if head_only else min(SCRATCH_BATCH, n)
+        batch = n if head_only else min(SCRATCH_BATCH if from_scratch else FINETUNE_BATCH, n)
         privacy = _set(privacy, expected_batch_size=float(batch))
     if head_only and not cache.fresh_views:
         few = config.model.backbone == "scatternet" or config.views.method == "none"

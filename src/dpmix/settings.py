@@ -86,7 +86,7 @@ class ViewConfig(Section):
     k_base: int | None = Field(
         None,
         description="K_BASE: self-augmentations of each image; default 16 (scatternet and "
-        "cnn-small 4, or 8 for self-aug)",
+        "cnn-small 4, or 8 for self-aug; cnn-small on many images fewer, to 1)",
     )
     k_self: int | None = Field(
         None,
@@ -192,8 +192,8 @@ class PrivacyConfig(Section):
     max_grad_norm: float = Field(1.0, description="C: every example's gradient is clipped to it")
     expected_batch_size: float | None = Field(
         None,
-        description="q*N, examples expected in a step; default N for a head on a backbone, else "
-        "400, or N if that is less",
+        description="q*N, examples expected in a step; default N for a head on a backbone, from "
+        "scratch 2,048, else 400; at most N",
     )
     sampling_rate: float | None = Field(
         None, description="q itself, with --denominator, when N must not count as public"
@@ -201,7 +201,11 @@ class PrivacyConfig(Section):
     denominator: float | None = Field(
         None, description="divides the noisy sum; only with --sampling-rate"
     )
-    steps: int | None = Field(None, description="T, training steps; default 50")
+    steps: int | None = Field(
+        None,
+        description="T, training steps; default 50 (a head on more than 25,000 images: 100); from "
+        "scratch N epsilon / 250, but 50 to 400",
+    )
     epochs: float | None = Field(None, description="T as expected passes over the data")
     expected_runs: float | None = Field(
         None,

@@ -15,7 +15,13 @@ from dpmix.data.load import public_name
 from dpmix.data.options import Progress
 from dpmix.data.pixels import READING, Reading
 from dpmix.data.repeats import find_repeats
-from dpmix.defaults import choose_image_size, choose_model, choose_rate, choose_recipe
+from dpmix.defaults import (
+    choose_few_views,
+    choose_image_size,
+    choose_model,
+    choose_rate,
+    choose_recipe,
+)
 from dpmix.device import choose_device
 from dpmix.models.backbone import Backbone
 from dpmix.models.backbones.best_reachable import other_backbones
@@ -61,7 +67,7 @@ def assemble(
     device = choose_device(config.run.device)
     check_pool_settings(config.views)
     named = config.model.backbone is not None
-    config = choose_model(config)
+    asked, config = config.views, choose_model(config)
     backbone = load(
         config, device, pretrained=trial is None or config.model.backbone_weights is not None
     )
@@ -72,6 +78,7 @@ def assemble(
     reading = begun.reading if begun is not None else READING
     noise = splits_without_data(config.data, trial) if trial else None
     splits = noise or _splits(config, progress, reading)
+    config = choose_few_views(config, asked, len(splits.train))
     spec = config.view_spec(splits.flip)
     config = choose_recipe(config, len(splits.train), spec.views)
     # A resumed run has the images that it began with, which `resume` compares.
