@@ -31,15 +31,23 @@ Decoded = UInt8[np.ndarray, "C H W"] | UnreadableImageError
 
 
 def decode_in_order(
-    images: EncodedImages, indices: Sequence[int], form: PixelForm, workers: int | None
+    images: EncodedImages,
+    indices: Sequence[int],
+    form: PixelForm,
+    workers: int | None,
+    *,
+    refused_too: bool = False,
 ) -> Iterator[list[Decoded]]:
     """Yield the pixels of `images` at `indices` in groups, in order; corrupt ones as their error.
+
+    With `refused_too`, images that are refused for another reason are yielded so as well.
 
     Pillow releases Python's lock while it decodes, so threads use all cores. To be iterated at
     once: Pillow's warning about decompression bombs counts as an error until it ends.
 
     Raises:
-        DpmixError: as `decode_pixels` and `EncodedImages.open` raise, for the first such image.
+        DpmixError: as `decode_pixels` and `EncodedImages.open` raise, for the first such image,
+            unless `refused_too`.
     """
     workers = workers or min(os.cpu_count() or 1, _MAX_WORKERS)
     results = max(1, MAX_BYTES_IN_FLIGHT // int(np.prod(form.shape)))
@@ -48,7 +56,7 @@ def decode_in_order(
     budget = MemoryBudget(MAX_BYTES_IN_FLIGHT)
 
     def work(part: Sequence[int]) -> list[Decoded]:
-        return [_decode(images, index, form, budget) for index in part]
+        return [_decode(images, index, form, budget, refused_too) for index in part]
 
     pending: deque[Future[list[Decoded]]] = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
@@ -87,9 +95,15 @@ def decode_batch(
     return torch.from_numpy(pixels)
 
 
-def _decode(images: EncodedImages, index: int, form: PixelForm, budget: MemoryBudget) -> Decoded:
+def _decode(
+    images: EncodedImages, index: int, form: PixelForm, budget: MemoryBudget, refused_too: bool
+) -> Decoded:
     try:
         with images.open(index) as stream:
             return decode_pixels(stream, images.names[index], form, budget)
     except UnreadableImageError as error:
         return error
+    except DpmixError as error:
+        if refused_too:
+            return UnreadableImageError(str(error))
+        raise
