@@ -39,7 +39,9 @@ def hugging_face_splits(name: str, options: ReadOptions, download: bool) -> Spli
             name is one of the hub and of a folder too, and as `decode_sources` raises.
     """
     if not is_hub_name(name):
-        name = str(local_path(name))
+        path = local_path(name)
+        # Not in general: a path loses its ./, which tells it from a name on the hub.
+        name = str(path) if name.startswith("~") else name
     place, configuration = named_parts(name)
     if is_hub_name(name) and Path(place).exists():
         raise DpmixError(
