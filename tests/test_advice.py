@@ -311,6 +311,13 @@ def test_a_model_with_one_output_gets_two(kind):
     private(OneOutput(found(r"or return (torch\.cat\(.*\))$", message)), labels, kind).step()
 
 
+@pytest.mark.parametrize("answer", ["z[:, 0]", "z.squeeze()"])
+def test_a_model_that_drops_its_only_output_gets_two(answer):
+    labels = torch.from_numpy(Y)
+    message = said_by(lambda: private(OneOutput(answer), labels))
+    private(OneOutput(found(r"(torch\.cat\(.*\))$", message)), labels).step()
+
+
 def test_a_model_of_too_few_outputs_gets_more():
     labels = torch.tensor([0, 1, 2, 3, 0, 1])
     message = said_by(lambda: private(OneOutput(outputs=2), labels))

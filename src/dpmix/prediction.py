@@ -11,6 +11,7 @@ import torch
 
 from dpmix.data import decode_files
 from dpmix.data.folder_listing import SUFFIXES, list_images, warn_of_left_out
+from dpmix.data.local_path import local_path
 from dpmix.errors import DpmixError
 from dpmix.saved import SavedRun
 from dpmix.training.json_text import to_json
@@ -38,7 +39,7 @@ def image_files(paths: Sequence[Path]) -> list[Path]:
     """
     files: list[Path] = []
     left_out: list[Path] = []
-    for path in paths:
+    for path in (local_path(str(path)) for path in paths):
         if path.is_dir():
             images, others = list_images(path)
             files += images

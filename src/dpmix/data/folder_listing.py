@@ -136,8 +136,8 @@ def _readable(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise DpmixError(
-            f"'{path}' cannot be read ({error.strerror}); expected a readable folder: check that "
-            "it is there, and its permissions"
+            f"'{path}' cannot be read ({error.strerror}); expected a folder that can be listed, "
+            "with all in it: check its permissions, and that it is there"
         ) from error
 
 

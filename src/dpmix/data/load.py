@@ -80,8 +80,8 @@ def _whole(
         return folder_splits(path, options, test_fraction)
     if test_fraction is not None:
         raise DpmixError(
-            f"--test-fraction {test_fraction} does not apply to data '{data}', which has its own "
-            "test split; leave it out"
+            f"--test-fraction {test_fraction} does not apply to data '{data}', which is no folder "
+            "of images; leave it out"
         )
     if data in BUILT_IN:
         return _built_in(data, options)
