@@ -77,6 +77,12 @@ def test_folder_inside_a_class(root):
         listed(root)
 
 
+def test_splits_inside_a_class_are_told_from_a_folder_of_images(root):
+    (root / "a" / "Test").mkdir()
+    with pytest.raises(DpmixError, match="put the splits outside, as Test/a"):
+        listed(root)
+
+
 def test_links_inside_the_root_are_followed(root):
     (root / "a" / "y.png").symlink_to(root / "b" / "2.PNG")
     assert listed(root)["a"] == ["x.tif", "y.png"]

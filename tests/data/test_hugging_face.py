@@ -125,6 +125,28 @@ def test_a_test_split_without_any_label_gives_way_to_validation(tmp_path, label,
         load_splits(alone)
 
 
+def test_a_set_that_does_not_load_says_why(tmp_path):
+    """The innermost reason: the library's outermost is only that there was one."""
+    data = stored(tmp_path / "set", train=rows(6), test=rows(2))
+    (tmp_path / "set" / "test.parquet").write_bytes(b"no parquet at all, but long enough")
+    with pytest.raises(DpmixError, match=r"can't be loaded \(.*[Pp]arquet.*\); expected a folder"):
+        load_splits(data)
+
+
+@pytest.mark.parametrize("several", ["image", "label"])
+def test_several_to_a_row_are_refused(tmp_path, several):
+    kinds = {"image": datasets.Image(), "label": datasets.ClassLabel(names=NAMES)}
+    table = {"image": [image for image, _ in rows(4)], "label": [0, 1, 0, 1]}
+    kinds[several] = datasets.Sequence(kinds[several])
+    table[several] = [[value, value] for value in table[several]]
+    (tmp_path / "set").mkdir()
+    for side in ("train", "test"):
+        made = datasets.Dataset.from_dict(table, features=datasets.Features(kinds))
+        made.to_parquet(tmp_path / "set" / f"{side}.parquet")
+    with pytest.raises(DpmixError, match=r"a list of \w+ in a row; several per image are not"):
+        load_splits(f"hf:{tmp_path / 'set'}")
+
+
 def test_images_without_classes_are_refused(tmp_path):
     for side in ("train", "test"):
         (tmp_path / "flat" / side).mkdir(parents=True)

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -48,9 +50,14 @@ def test_unknown_names_get_a_hint():
         load_splits("mnist")
 
 
-@pytest.mark.parametrize("data", ["gone.npz", "some/where", "/no/such/folder"])
+@pytest.mark.parametrize("data", [
+    "gone.npz", "GONE.NPZ", "some/where", "/no/such/folder", "hf:./gone", "hf:/gone:few",
+    "hf:~/gone",
+])  # fmt: skip
 def test_missing_paths_are_called_missing(data):
-    with pytest.raises(DpmixError, match=f"no file or folder '{data}'"):
+    said = {"hf:/gone:few": "/gone", "hf:~/gone": str(Path.home() / "gone")}
+    place = said.get(data, data.removeprefix("hf:"))
+    with pytest.raises(DpmixError, match=f"no file or folder '{place}'"):
         load_splits(data)
 
 

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from dpmix.data.corrupt import corrupt_error
+from dpmix.data.corrupt import corrupt_error, counted
 from dpmix.data.decode_pool import MAX_BYTES_IN_FLIGHT, decode_in_order
 from dpmix.data.digests import pixel_digest
 from dpmix.data.encoded import EncodedImages
@@ -29,6 +29,7 @@ from dpmix.data.pixels import (
     plain_channels,
 )
 from dpmix.data.source import ImageSource, TensorSource
+from dpmix.errors import DpmixError
 
 MAX_BYTES_IN_MEMORY = 4 * 2**30
 
@@ -85,6 +86,8 @@ def _common_form(images: EncodedImages, options: ReadOptions) -> PixelForm:
             return _form_of(images, index, options)
         except UnreadableImageError as error:
             reasons[images.names[index]] = str(error)
+    if options.skip_corrupt:
+        raise DpmixError(f"{counted(reasons)}, and no other is there; expected an image to read")
     raise corrupt_error(reasons)
 
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dpmix.data.class_names import plain_name
+from dpmix.data.split_names import side_of
 from dpmix.errors import DpmixError
 
 SUFFIXES = frozenset({
@@ -144,10 +145,15 @@ def _readable(path: Path) -> Iterator[None]:
 def _images_of_class(folder: Path, root: Path) -> tuple[tuple[Path, ...], list[Path]]:
     entries = visible(folder, root)
     if inner := folders_of(entries):
+        name = inner[0].name
+        remedy = (
+            f"move its images up, or give '{folder}' as the data if its folders are the classes"
+            if side_of(name) is None
+            else f"put the splits outside, as {name}/{folder.name}, or give '{folder}' as the data "
+            "if it holds the splits"
+        )
         raise DpmixError(
-            f"class folder '{folder}' holds a folder, '{inner[0].name}'; expected image files "
-            f"only: move its images up, or give '{folder}' as the data if its folders are the "
-            "classes"
+            f"class folder '{folder}' holds a folder, '{name}'; expected image files only: {remedy}"
         )
     _refuse_what_is_no_file(entries)
     images = tuple(entry for entry in entries if is_image(entry))

@@ -55,7 +55,9 @@ def labelled_part(
         )
     contents = _contents(side, image)
     names = tuple(f"{name}[{i}]" for i in range(len(contents)))
-    return EncodedPart(EncodedImages(names, tuple(contents)), torch.tensor(labels))
+    return EncodedPart(
+        EncodedImages(names, tuple(contents)), torch.tensor(labels, dtype=torch.int64)
+    )
 
 
 def has_no_class(side: Any, label: str) -> bool:
@@ -93,6 +95,11 @@ def _only(where: str, wanted: str, kinds: Any, kind: type, made: str) -> str:
         raise DpmixError(
             f"{where} has several {wanted} columns: {', '.join(found)}; expected one, or one "
             f"called '{wanted}': {copy_of('SPLIT', renamed)}"
+        )
+    if any(isinstance(getattr(value, "feature", None), kind) for value in kinds.values()):
+        raise DpmixError(
+            f"{where} has a list of {kind.__name__} in a row; several per image are not supported "
+            "yet: expected one image and one class in a row"
         )
     column = wanted if wanted in kinds else "COLUMN"
     raise DpmixError(

@@ -43,6 +43,8 @@ def hugging_face_splits(name: str, options: ReadOptions, download: bool) -> Spli
         # Not in general: a path loses its ./, which tells it from a name on the hub.
         name = str(path) if name.startswith("~") else name
     place, configuration = named_parts(name)
+    if not is_hub_name(name) and not Path(place).exists():
+        raise DpmixError(f"no file or folder '{place}'; expected a data set there: check the path")
     if is_hub_name(name) and Path(place).exists():
         raise DpmixError(
             f"data '{PREFIX}{name}' is a name on the hub, and there is a folder '{place}' too; "
@@ -108,7 +110,10 @@ def _refusal(
             f"{where} has the configurations {', '.join(known)}; expected one of them: give "
             f"{PREFIX}{place}:{known[0]}"
         )
-    said = f"{where} can't be loaded ({one_line(error)})"
+    reason: BaseException = error
+    while reason.__cause__ is not None:  # the outermost says only that there was an error
+        reason = reason.__cause__
+    said = f"{where} can't be loaded ({one_line(reason)})"
     if not is_hub_name(place):
         return DpmixError(
             f"{said}; expected a folder that "
