@@ -8,7 +8,8 @@ the private labels hold.
 import warnings
 
 import torch
-from torch import nn
+from jaxtyping import Int64
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dpmix.data.digests import image_digests
@@ -86,7 +87,8 @@ def make_private(
 
     Raises:
         DpmixError: a plan for another number of examples, views by name alone, repeated images,
-            or as `read_images`, `ViewBuilder` and `PrivateTrainer` raise.
+            labels that the model has no output for, or as `read_images`, `ViewBuilder` and
+            `PrivateTrainer` raise.
     """
     if views is not None and not isinstance(views, ViewSpec):
         raise DpmixError(f"views is {views!r}; expected a dpmix.ViewSpec, such as "
@@ -137,10 +139,41 @@ def _source(
     model: nn.Module, dataset: PairDataset | ImageSource, value_range: Range | None
 ) -> ImageSource:
     if isinstance(dataset, ImageSource):
+        outputs, classes = _classes(model, dataset.image_shape), len(dataset.class_names)
+        _refuse_labels(dataset.labels, outputs)
+        if outputs != classes:
+            raise DpmixError(
+                f"the model has {outputs} outputs and the dataset {classes} class names; expected "
+                f"one output for each (nn.Linear(D, {classes}))"
+            )
         return dataset
     pixels, labels = read_images(dataset, value_range)
     classes = _classes(model, tuple(pixels.shape[1:]))
+    _refuse_labels(labels, classes)
     return TensorSource(pixels, labels, tuple(str(label) for label in range(classes)))
+
+
+def _refuse_labels(labels: Int64[Tensor, " N"], outputs: int) -> None:
+    """Refuse labels that are no classes or that the model has no output for."""
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0:
+        raise DpmixError(
+            f"a label of the dataset is {low}; expected classes numbered from 0: leave such images "
+            "out, with torch.utils.data.Subset"
+        )
+    if outputs == 1 and high <= 1:
+        raise DpmixError(
+            "the model has one output and the labels are 0 and 1: give it two outputs "
+            "(nn.Linear(D, 2)), or return torch.cat([torch.zeros_like(z), z], 1)"
+        )
+    if high >= outputs:
+        from_one = low >= 1 and high - low < outputs
+        remedy = f"give the model {high + 1} outputs (nn.Linear(D, {high + 1}))"
+        raise DpmixError(
+            f"label {high} is out of range; expected 0..{outputs - 1}, one for each of the model's "
+            f"{outputs} output(s): "
+            + (f"the labels start at {low}, so give label - {low}" if from_one else remedy)
+        )
 
 
 def _classes(model: nn.Module, image_shape: tuple[int, ...]) -> int:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +10,14 @@ from pathlib import Path
 import torch
 
 from dpmix.data import decode_files
-from dpmix.data.folder_listing import SUFFIXES
+from dpmix.data.folder_listing import SUFFIXES, list_images, warn_of_left_out
+from dpmix.data.local_path import local_path
 from dpmix.errors import DpmixError
 from dpmix.saved import SavedRun
 from dpmix.training.json_text import to_json
+
+# Control characters, and what stands in a name for bytes that are not UTF-8.
+_NOT_PLAIN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -27,18 +32,23 @@ class Prediction:
 def image_files(paths: Sequence[Path]) -> list[Path]:
     """The files given, and the images in and below the folders given, in sorted order.
 
+    A folder is listed as for training (`list_images`); a warning says what is left out in it.
+
     Raises:
-        DpmixError: a path that does not exist, or no image at all.
+        DpmixError: a path that does not exist, no image at all, or as `list_images` raises.
     """
     files: list[Path] = []
-    for path in paths:
+    left_out: list[Path] = []
+    for path in (local_path(str(path)) for path in paths):
         if path.is_dir():
-            found = (p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-            files += sorted(found)
+            images, others = list_images(path)
+            files += images
+            left_out += others
         elif path.is_file():
             files.append(path)
         else:
             raise DpmixError(f"no file or folder '{path}'; expected images there: check the path")
+    warn_of_left_out(left_out)
     if not files:
         shown = ", ".join(str(path) for path in paths)
         raise DpmixError(f"no image in '{shown}'; expected {', '.join(sorted(SUFFIXES))}")
@@ -60,17 +70,43 @@ def check_output(output: Path, overwrite: bool) -> None:
 
 
 def predictions(
-    saved: SavedRun, files: Sequence[Path], device: torch.device
+    saved: SavedRun,
+    files: Sequence[Path],
+    device: torch.device,
+    skipped: dict[Path, str] | None = None,
 ) -> Iterator[Prediction]:
-    """Classify `files` in order, a bounded batch at a time."""
+    """Classify `files` in order, a bounded batch at a time.
+
+    Args:
+        saved: the model.
+        files: as `image_files` lists them.
+        device: where the model is.
+        skipped: as in `decode_files`.
+
+    Raises:
+        DpmixError: as `decode_files` raises.
+    """
     names, position = saved.input.class_names, 0
-    for pixels in decode_files(files, saved.input.image_shape, saved.input.reading):
+    reading = saved.input.reading
+    for pixels in decode_files(files, saved.input.image_shape, reading, skipped=skipped):
         with torch.inference_mode():
             scores = saved.model(saved.normalization(pixels.to(device))).float().softmax(dim=1)
         for row in scores.cpu().tolist():
+            while skipped and files[position] in skipped:
+                position += 1
             best = max(range(len(row)), key=row.__getitem__)
-            yield Prediction(str(files[position]), names[best], tuple(row))
+            yield Prediction(written_path(files[position]), names[best], tuple(row))
             position += 1
+
+
+def written_path(path: Path) -> str:
+    """`path` as CSV and JSON have it.
+
+    A name with control characters, or with bytes that are not UTF-8, can't stand in a text file:
+    its path is written as a `file:` URI, which holds such bytes as %XX. No other path begins so,
+    since `Path` has no double slash.
+    """
+    return path.absolute().as_uri() if _NOT_PLAIN.search(str(path)) else str(path)
 
 
 def as_csv(rows: Sequence[Prediction], class_names: Sequence[str]) -> str:

@@ -31,7 +31,7 @@ class DataConfig(Section):
     data: str = Field(
         "mnist5k",
         description="a folder of images, an .npz file, mnist5k, or one of torchvision's sets: "
-        "cifar10, cifar100, eurosat, caltech256, sun397, pet; or hf:NAME",
+        "cifar10, cifar100, eurosat, caltech256, sun397, pet; or hf:NAME, hf:NAME:CONFIGURATION",
     )
     data_root: str = Field("data", description="where torchvision keeps its data sets")
     download: bool = Field(False, description="fetch a named set that is not there")

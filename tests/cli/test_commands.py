@@ -3,11 +3,14 @@
 import csv
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
 from importlib import metadata
+from pathlib import Path
+from urllib.parse import unquote_to_bytes
 
 import pytest
 
@@ -200,6 +203,51 @@ def test_predict_takes_images_of_any_size_and_colour(dpmix, trained, tmp_path):
     status, out, err = dpmix("predict", trained[0], tmp_path / "photo.jpg")
     assert status == 0, err
     assert len(out.splitlines()) == 2
+
+
+def test_predict_leaves_out_bad_files_where_asked_for(dpmix, trained, image_root, tmp_path):
+    (bad,) = (image_root / "test" / "disc").glob("*3.png")
+    bad.write_bytes(b"junk")
+    call = ("predict", trained[0], image_root / "test", "--output", tmp_path / "out.csv")
+    status, _, err = dpmix(*call)
+    assert status == 2 and f"1 image(s) cannot be decoded: '{bad}'" in err
+    assert not (tmp_path / "out.csv").exists()
+    status, out, err = dpmix(*call, "--skip-corrupt")
+    assert status == 0 and "19 predictions" in out
+    assert f"left out: 1 image(s) cannot be decoded: '{bad}'" in err
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "out.csv").read_text())))
+    whole = sorted(path for path in (image_root / "test").rglob("*.png") if path != bad)
+    assert [row["image"] for row in rows] == list(map(str, whole))
+    discs = [row["prediction"] for row in rows]
+    status, out, _ = dpmix("predict", trained[0], *whole)
+    assert [row["prediction"] for row in csv.DictReader(io.StringIO(out))] == discs
+
+
+NAMES = [b"caf\xe9.png", b"a\nb.png", b"\x1b[31m.png", "caf\u00e9\u202f\\x.png".encode()]
+
+
+@pytest.mark.parametrize("form", ["csv", "json", "screen"])
+def test_predict_writes_any_name_and_it_can_be_read_back(dpmix, trained, tmp_path, form):
+    from PIL import Image
+
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name in NAMES:
+        Image.new("L", (12, 12)).save(photos / os.fsdecode(name))
+    more = () if form == "screen" else ("--output", tmp_path / f"p.{form}")
+    status, out, err = dpmix("predict", trained[0], photos, *more)
+    assert status == 0, err
+    text = out if form == "screen" else (tmp_path / f"p.{form}").read_text(encoding="utf-8")
+    rows = json.loads(text) if form == "json" else list(csv.DictReader(io.StringIO(text)))
+    read = {os.fsencode(_path_of(row["image"]).name) for row in rows}
+    assert read == set(NAMES)
+    assert str(photos / "caf\u00e9\u202f\\x.png") in {row["image"] for row in rows}
+
+
+def _path_of(written):
+    """As docs/using.md says."""
+    uri = written.startswith("file://")
+    return Path(os.fsdecode(unquote_to_bytes(written.removeprefix("file://"))) if uri else written)
 
 
 def test_calibrate_shows_both_directions(dpmix):

@@ -46,8 +46,9 @@ def test_all_are_named_and_ten_reasons_given(png, encoded):
 
 
 def test_nothing_decodes(encoded):
-    with pytest.raises(DpmixError, match=r"2 image\(s\) cannot be decoded"):
+    with pytest.raises(DpmixError, match=r"2 image\(s\) cannot be decoded") as refused:
         decode_sources(parts(encoded, [b"x", b"y"]), ("a", "b"), SKIP)
+    assert "--skip-corrupt" not in str(refused.value)  # which was given
 
 
 @pytest.mark.parametrize("limit", [2**30, 0])

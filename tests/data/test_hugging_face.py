@@ -5,8 +5,10 @@ import builtins
 import numpy as np
 import pytest
 import torch
+from pyarrow import parquet
 
 from dpmix.data import load_splits
+from dpmix.data.load import public_name
 from dpmix.errors import DpmixError
 from pictures import noise_picture
 
@@ -60,17 +62,143 @@ def test_options_apply(write):
     assert splits.train.image_shape == (1, 5, 5)
 
 
-def test_of_several_class_columns_label_is_taken(write):
-    assert len(load_splits(write({"train": 4, "test": 2}, ("image", "coarse", "label"))).train) == 4
+def test_of_several_columns_those_called_image_and_label_are_taken(write):
+    columns = ("image", "image2", "coarse", "label")
+    assert len(load_splits(write({"train": 4, "test": 2}, columns)).train) == 4
+
+
+def stored(root, **sides):
+    """root/<side>.parquet of `sides`, each a list of (image, label)."""
+    root.mkdir(parents=True, exist_ok=True)
+    features = datasets.Features(
+        {"image": datasets.Image(), "label": datasets.ClassLabel(names=NAMES)}
+    )
+    for side, rows in sides.items():
+        table = {"image": [row[0] for row in rows], "label": [row[1] for row in rows]}
+        made = datasets.Dataset.from_dict(table, features=features)
+        parquet.write_table(made.data.table, root / f"{side}.parquet")  # lost files stay lost
+    return f"hf:{root}"
+
+
+def rows(count, seed=0):
+    return [(noise_picture("RGB", 8, 9, seed + i), i % 2) for i in range(count)]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def test_a_row_without_an_image_counts_as_corrupt(tmp_path):
+    train, test = rows(6), rows(4, seed=50)
+    lost = {"bytes": None, "path": "gone/1.png"}
+    bad = [*train[:3], (None, 1), *train[3:], (lost, 0)]
+    data = stored(tmp_path / "set", train=bad, test=test)
+    with pytest.raises(DpmixError, match=r"^2 image.*'train\[3\]' \(the row has no image\), "
+                       r"'train\[7\]' \(its file 'gone/1.png' is not there\)"):  # fmt: skip
+        load_splits(data)
+    splits = load_splits(data, skip_corrupt=True)
+    assert splits.skipped == 2
+    whole = load_splits(stored(tmp_path / "whole", train=train, test=test))
+    everything = torch.arange(6)
+    assert torch.equal(splits.train.images(everything), whole.train.images(everything))
+    assert torch.equal(splits.train.labels, whole.train.labels)
+
+
+@pytest.mark.parametrize("label", [None, -1])
+@pytest.mark.parametrize("side", ["train", "test"])
+def test_a_row_without_a_class_is_named(tmp_path, label, side):
+    sides = {"train": rows(6), "test": rows(4, seed=50)}
+    sides[side][2] = (sides[side][2][0], label)
+    with pytest.raises(DpmixError, match=rf"split '{side}' has the label {label} in row 2; "):
+        load_splits(stored(tmp_path / "set", **sides))
+
+
+@pytest.mark.parametrize("label", [None, -1])
+def test_a_test_split_without_any_label_gives_way_to_validation(tmp_path, label, unchecked):
+    secret = [(image, label) for image, _ in rows(4, seed=50)]
+    data = stored(tmp_path / "set", train=rows(6), test=secret, validation=rows(2, seed=90))
+    with pytest.warns(UserWarning, match="'test' has no labels and is not used"):
+        assert len(load_splits(data).test) == 2
+    alone = stored(tmp_path / "alone", train=rows(6), test=secret)
+    with pytest.raises(DpmixError, match=rf"split 'test' has the label {label} in row 0 \(and 3"):
+        load_splits(alone)
+
+
+def test_a_set_that_does_not_load_says_why(tmp_path):
+    """The innermost reason: the library's outermost is only that there was one."""
+    data = stored(tmp_path / "set", train=rows(6), test=rows(2))
+    (tmp_path / "set" / "test.parquet").write_bytes(b"no parquet at all, but long enough")
+    with pytest.raises(DpmixError, match=r"can't be loaded \(.*[Pp]arquet.*\); expected a folder"):
+        load_splits(data)
+
+
+@pytest.mark.parametrize("several", ["image", "label"])
+def test_several_to_a_row_are_refused(tmp_path, several):
+    kinds = {"image": datasets.Image(), "label": datasets.ClassLabel(names=NAMES)}
+    table = {"image": [image for image, _ in rows(4)], "label": [0, 1, 0, 1]}
+    kinds[several] = datasets.Sequence(kinds[several])
+    table[several] = [[value, value] for value in table[several]]
+    (tmp_path / "set").mkdir()
+    for side in ("train", "test"):
+        made = datasets.Dataset.from_dict(table, features=datasets.Features(kinds))
+        made.to_parquet(tmp_path / "set" / f"{side}.parquet")
+    with pytest.raises(DpmixError, match=r"a list of \w+ in a row; several per image are not"):
+        load_splits(f"hf:{tmp_path / 'set'}")
+
+
+def test_images_without_classes_are_refused(tmp_path):
+    for side in ("train", "test"):
+        (tmp_path / "flat" / side).mkdir(parents=True)
+        for seed in range(3):
+            noise_picture("RGB", 8, 8, seed).save(tmp_path / "flat" / side / f"{seed}.png")
+    with pytest.raises(DpmixError, match=r"label None in row 0 \(and 2 more\)|no column of kind"):
+        load_splits(f"hf:{tmp_path / 'flat'}")
+
+
+def configured(root):
+    """A set of two configurations, `few` and `many`."""
+    lines = ["---", "configs:"]
+    for name, count in (("few", 4), ("many", 6)):
+        stored(root / name, train=rows(count), test=rows(2, seed=50))
+        lines += [f"- config_name: {name}", "  data_files:"]
+        for side in ("train", "test"):
+            lines += [f"  - split: {side}", f"    path: {name}/{side}*"]
+    (root / "README.md").write_text("\n".join([*lines, "---"]))
+    return f"hf:{root}"
+
+
+@pytest.mark.parametrize(("name", "count"), [("few", 4), ("many", 6)])
+def test_a_configuration_is_chosen_by_its_name(tmp_path, name, count):
+    assert len(load_splits(f"{configured(tmp_path / 'set')}:{name}").train) == count
+
+
+@pytest.mark.parametrize("more", ["", ":none"])
+def test_configurations_are_named(tmp_path, more):
+    data = configured(tmp_path / "set")
+    with pytest.raises(DpmixError, match=f"configurations few, many; .* give {data}:few"):
+        load_splits(data + more)
+
+
+def test_a_folder_with_a_colon_in_its_name_is_a_folder(tmp_path):
+    stored(tmp_path / "study:few", train=rows(4), test=rows(2, seed=50))
+    assert len(load_splits(f"hf:{tmp_path / 'study:few'}").train) == 4
+
+
+def test_a_configuration_of_a_public_set_is_public():
+    assert public_name("hf:owner/name:few") == "hf:owner/name:few"
+    assert "study" not in public_name("hf:./study:few")
+    assert "study" not in public_name("hf:/data/study:few")
 
 
 @pytest.mark.parametrize(
     ("splits", "columns", "said"),
     [
-        ({"train": 4}, ("image", "label"), "has the splits train; expected 'train' and one of"),
-        ({"train": 4, "test": 2}, ("image",), r"the class columns \[\]"),
-        ({"train": 4, "test": 2}, ("image", "fine", "coarse"), r"\['fine', 'coarse'\]"),
-        ({"train": 4, "test": 2}, ("image", "image2", "label"), r"\['image', 'image2'\]"),
+        ({"train": 4}, ("image", "label"), "has the splits train; expected 'train', and 'test' or"),
+        ({"train": 4, "test": 2}, ("image",), r"no column of kind ClassLabel, only: image"),
+        ({"train": 4, "test": 2}, ("label",), r"no column of kind Image, only: label \(int64\)"),
+        ({"train": 4, "test": 2}, ("image", "fine", "coarse"), "label columns: fine, coarse"),
+        ({"train": 4, "test": 2}, ("image1", "image2", "label"), "image columns: image1, image2"),
     ],
 )
 def test_a_set_without_what_is_needed_is_refused(write, splits, columns, said):

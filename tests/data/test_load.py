@@ -1,7 +1,10 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from dpmix.data import load_splits
+from dpmix.data.class_list import class_list
 from dpmix.errors import DpmixError
 
 
@@ -47,10 +50,27 @@ def test_unknown_names_get_a_hint():
         load_splits("mnist")
 
 
-@pytest.mark.parametrize("data", ["gone.npz", "some/where", "/no/such/folder"])
+@pytest.mark.parametrize("data", [
+    "gone.npz", "GONE.NPZ", "some/where", "/no/such/folder", "hf:./gone", "hf:/gone:few",
+    "hf:~/gone",
+])  # fmt: skip
 def test_missing_paths_are_called_missing(data):
-    with pytest.raises(DpmixError, match=f"no file or folder '{data}'"):
+    said = {"hf:/gone:few": "/gone", "hf:~/gone": str(Path.home() / "gone")}
+    place = said.get(data, data.removeprefix("hf:"))
+    with pytest.raises(DpmixError, match=f"no file or folder '{place}'"):
         load_splits(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [("~no-such-user/x", "the home folder of no known user"), ("a/" * 3000, "cannot be looked at")],
+)
+def test_paths_that_cannot_be_looked_at_are_one_line(data, said):
+    for text in (data, f"hf:./{data}" if data[0] != "~" else f"hf:{data}"):
+        with pytest.raises(DpmixError, match=said):
+            load_splits(text)
+        with pytest.raises(DpmixError, match=r"no known|looked at|read apart"):
+            class_list(text)
 
 
 def test_a_file_of_another_kind(tmp_path):

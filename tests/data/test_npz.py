@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from dpmix.data.load import load_splits, public_name
 from dpmix.data.npz import npz_splits
 from dpmix.data.options import ReadOptions
 from dpmix.errors import DpmixError
@@ -78,10 +79,23 @@ def test_options_apply_to_arrays(save):
         ({"x_train": np.zeros((4, 3, 5, 3), dtype=np.uint8)}, r"\[4, 3, 5, 3\]"),
         ({"x_train": np.zeros((0, 6, 5), dtype=np.uint8)}, "at least one image"),
         ({"y_train": np.array([0, 1, 1])}, "3 labels for 4 images"),
-        ({"y_train": np.array([0.0, 1, 0, 1])}, "float64"),
-        ({"y_train": np.array([[0], [1], [0], [1]])}, r"int64 \[4, 1\]"),
-        ({"y_train": np.array([0, -1, 0, 1])}, r"-1\.\.1"),
+        ({"y_train": np.array([0.0, 1, 0.5, 1])}, r"the label 0\.5 in row 2; expected classes"),
+        ({"y_train": np.array([0, 1, np.nan, 1])}, r"the label nan in row 2; expected classes"),
+        ({"y_train": np.array([0, 1, np.inf, np.nan])}, r"label inf in row 2 \(and 1 more\)"),
+        ({"y_train": np.array([0, 1j, 0, 1])}, "complex128"),
+        ({"y_train": np.zeros((4, 2), int)}, r"\[4, 2\]: several labels per image are not"),
+        ({"y_train": np.zeros((4, 1, 1), int)}, r"int64 \[4, 1, 1\]"),
+        ({"y_train": np.array(["a", "b", "a", "b"])}, "'y_train' holds text; expected numbers"),
+        ({"y_train": np.array([0, -1, 0, 1])}, "the label -1 in row 1; expected classes"),
         ({"y_train": np.array([0, 2**40, 0, 1])}, "numbered from 0"),
+        (
+            {"y_train": np.array([0, 2, 0, 2]), "y_test": np.array([0, 2, 0, 2])},
+            "label 1 is that of no image",
+        ),
+        (
+            {"y_train": np.array([1, 2, 1, 2]), "y_test": np.array([1, 2, 1, 2])},
+            "the labels start at 1; expected classes numbered from 0: save y - 1",
+        ),
         ({"y_train": np.array([0, 2**30, 0, 1])}, "without gaps"),
         ({"classes": np.array(["only"])}, "label 1 is out of range"),
         ({"classes": np.array([7, 8])}, "list of text"),
@@ -99,8 +113,63 @@ def test_refuses_arrays_of_another_kind(save, changed, said):
 def test_a_missing_array_is_named(save, missing):
     content = arrays()
     del content[missing]
-    with pytest.raises(DpmixError, match=f"no array '{missing}'"):
+    with pytest.raises(DpmixError, match=f"(no array|but neither) '{missing}'"):
         npz_splits(save(**content), PLAIN)
+
+
+KEYS = [("x_{}", "y_{}"), ("X_{}", "y_{}"), ("{}_images", "{}_labels")]
+LABELS = {
+    "whole numbers": lambda y: y,
+    "in a column": lambda y: y[:, None].astype(np.uint8),  # as MedMNIST has them
+    "floats": lambda y: y.astype(np.float32),
+    "truths": lambda y: y.astype(bool),
+}
+
+
+@pytest.mark.parametrize("keys", KEYS, ids=[key[0] for key in KEYS])
+@pytest.mark.parametrize("kind", LABELS)
+def test_every_name_and_kind_of_array_reads_the_same(save, keys, kind):
+    content = arrays()
+    splits = npz_splits(save(**{
+        key.format(side): LABELS[kind](content[f"y_{side}"]) if place else content[f"x_{side}"]
+        for side in ("train", "test") for place, key in enumerate(keys)
+    }), PLAIN)  # fmt: skip
+    for side, source in (("train", splits.train), ("test", splits.test)):
+        assert source.labels.tolist() == content[f"y_{side}"].tolist()
+        assert np.array_equal(source.images(torch.arange(4))[:, 0].numpy(), content[f"x_{side}"])
+
+
+@pytest.mark.parametrize("keys", KEYS, ids=[key[0] for key in KEYS])
+@pytest.mark.parametrize("test", ["test", None])
+@pytest.mark.parametrize("validation", ["val", "valid", "validation"])
+def test_validation_images_are_judged_on_where_there_are_no_test_images(
+    save, unchecked, keys, test, validation
+):
+    images, labels = keys
+    content = {}
+    for grey, side in enumerate(filter(None, ("train", test, validation))):
+        content[images.format(side)] = np.full((4, 6, 5), grey, dtype=np.uint8)
+        content[labels.format(side)] = np.arange(4) % 2
+    if test:  # what is not used is not looked at
+        content[labels.format(validation)] = np.array([object()])
+    said = f"'{validation}' is not used" if test else f"is judged on '{validation}'"
+    with pytest.warns(UserWarning, match=said):
+        splits = npz_splits(save(**content), PLAIN)
+    for grey, source in enumerate((splits.train, splits.test)):
+        assert (source.images(torch.arange(4)) == grey).all()
+
+
+def test_two_layouts_in_one_file_are_refused(save):
+    content = arrays()
+    with pytest.raises(DpmixError, match="has 'x_train' and 'train_images'; expected training"):
+        npz_splits(save(**content, train_images=content["x_train"]), PLAIN)
+
+
+def test_the_suffix_may_be_written_large(save):
+    path = save(**arrays())
+    large = path.rename(path.with_suffix(".NPZ"))
+    assert len(load_splits(str(large)).train) == 4
+    assert public_name(str(large)) == public_name(str(path))
 
 
 def test_skip_corrupt_does_not_apply_to_arrays(save):
@@ -109,7 +178,7 @@ def test_skip_corrupt_does_not_apply_to_arrays(save):
 
 
 def test_neither_layout(save):
-    with pytest.raises(DpmixError, match="neither 'x_train' nor 'train_jpeg', only: other"):
+    with pytest.raises(DpmixError, match="nor 'train_jpeg', only: other"):
         npz_splits(save(other=np.zeros(3)), PLAIN)
 
 
@@ -144,6 +213,7 @@ def test_a_member_that_is_no_array(tmp_path):
     path = tmp_path / "set.npz"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("x_train", "text")
+        archive.writestr("x_test", "text")
     with pytest.raises(DpmixError, match="'x_train' is not an array"):
         npz_splits(path, PLAIN)
 

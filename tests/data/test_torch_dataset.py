@@ -38,6 +38,16 @@ def test_grey_images_have_one_channel():
     assert read_images([(GREY, 0)])[0].tolist() == [[[[7] * 6] * 4]]
 
 
+@pytest.mark.parametrize("kind", [
+    int, float, np.int16, np.float32,
+    lambda y: np.array([y], np.uint8), lambda y: np.array([y], float),
+    torch.tensor, lambda y: torch.tensor([y]), lambda y: torch.tensor([float(y)]),
+])  # fmt: skip
+def test_labels_of_one_whole_number_are_integers(kind):
+    _, labels = read_images(pairs([GREY] * 3, [kind(y) for y in (0, 2, 1)]))
+    assert labels.tolist() == [0, 2, 1]
+
+
 def test_datasets_and_subsets_of_torch_are_read():
     whole = TensorDataset(PIXELS, torch.tensor([0, 2, 1, 0, 2]))
     pixels, labels = read_images(Subset(whole, [3, 1]))
@@ -67,7 +77,11 @@ class Stream(IterableDataset):
     (pairs([RGB[0]]), r"image 0 of the dataset is a ndarray; expected a PIL image or a tensor"),
     (pairs([PIXELS[0, 0]]), r"image 0 of the dataset has shape \[4, 6\]"),
     ([{"image": GREY, "label": 0}], r"item 0 of the dataset is a dict; expected a pair"),
-    ([(GREY, 0.5)], r"label 0 of the dataset is a float; expected an integer class"),
+    ([(GREY, 0.5)], r"label 0 of the dataset is 0.5; expected an integer class"),
+    ([(GREY, torch.tensor([torch.nan]))], r"label 0 of the dataset is nan; expected an integer"),
+    ([(GREY, None)], r"label 0 of the dataset is a NoneType; expected an integer class: leave out"),
+    ([(GREY, torch.tensor([0, 1]))], r"label 0 .* \[2\]: several labels per image are not"),
+    ([(GREY, np.array([[1]]))], r"label 0 .* \[1, 1\]: several labels per image are not"),
     ([], "dataset list is empty"),
     (Stream(), "dataset Stream has no length"),
 ])  # fmt: skip

@@ -1,5 +1,7 @@
 """Pool classes to private classes: by name, by file, or as the caller chose."""
 
+from unicodedata import normalize
+
 import pytest
 
 from dpmix.errors import DpmixError
@@ -25,6 +27,12 @@ def test_equal_names_match_whatever_their_order():
 def test_a_file_maps_leaves_out_and_leaves_the_rest_to_their_names(csv_file):
     path = csv_file('pool_class,class\n"moth, night",bee\n\nstone,\n')
     assert class_map(("ant", "moth, night", "stone"), NAMES, labels_csv=path) == [0, 1, LEFT_OUT]
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_names_in_the_file_match_in_either_unicode_form(csv_file, form):
+    path = csv_file(normalize(form, "pool_class,class\nmélèze,forêt\n"))
+    assert class_map(("mélèze",), ("blé", "forêt"), labels_csv=path) == [1]
 
 
 def test_a_file_goes_before_an_equal_name_and_may_start_with_a_byte_order_mark(csv_file):

@@ -207,4 +207,5 @@ def _output(config: Config) -> Path:
     data = config.data.data
     # Pages name runs by their folders.
     name = Path(data).name.removeprefix("hf:") if public_name(data) == data else "images"
+    name = name.replace(":", "-")  # before a configuration; not every system has it in names
     return Path("runs") / f"{name}-{config.views.method}-{started}"

@@ -1,5 +1,6 @@
 """`dpmix predict`."""
 
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -7,6 +8,7 @@ import typer
 
 from dpmix.atomic_files import write_text
 from dpmix.cli.console import stdout
+from dpmix.data.corrupt import counted
 from dpmix.device import choose_device
 from dpmix.prediction import as_csv, as_json, check_output, image_files, predictions
 from dpmix.saved import load_run
@@ -21,15 +23,25 @@ def predict(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="replace the output file if it is there")
     ] = False,
+    skip_corrupt: Annotated[
+        bool, typer.Option("--skip-corrupt", help="leave out files that cannot be read")
+    ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps")] = "auto",
 ) -> None:
-    """Classify images: a row each with the class and every class's probability."""
+    """Classify images: a row each with the class and every class's probability.
+
+    A file's name that is not plain text is written as a file: URI.
+    """
     if output is not None:
         check_output(output, overwrite)
     saved = load_run(run, device)
-    rows = list(predictions(saved, image_files(images), choose_device(device)))
+    skipped: dict[Path, str] | None = {} if skip_corrupt else None
+    rows = list(predictions(saved, image_files(images), choose_device(device), skipped))
+    if skipped:
+        reasons = {str(path): reason for path, reason in skipped.items()}
+        warnings.warn(f"left out: {counted(reasons)}", stacklevel=2)
     if output is None:
-        typer.echo(as_csv(rows, saved.input.class_names), nl=False)
+        typer.echo(as_csv(rows, saved.input.class_names).encode(), nl=False)
         return
     form = as_json if output.suffix == ".json" else as_csv
     write_text(output, form(rows, saved.input.class_names))

@@ -4,12 +4,12 @@ Guarantee: no image and no label is read, and no image file's name: the names ar
 or of an array of text, which count as public everywhere in this package.
 """
 
-from pathlib import Path
-
 from dpmix.data.folder import class_folder_names
+from dpmix.data.hugging_face import PREFIX
 from dpmix.data.load import nothing_found
+from dpmix.data.local_path import local_path
 from dpmix.data.mnist import CLASS_NAMES
-from dpmix.data.npz_archive import NpzArchive
+from dpmix.data.npz_archive import NpzArchive, is_npz
 from dpmix.data.torchvision_sets import TORCHVISION_SETS
 from dpmix.errors import DpmixError
 
@@ -27,15 +27,15 @@ def class_list(data: str) -> tuple[str, ...]:
     """
     if data in _BUILT_IN:
         return _BUILT_IN[data]
-    if data in TORCHVISION_SETS:
+    if data in TORCHVISION_SETS or data.startswith(PREFIX):
         raise DpmixError(
             f"the class names of data set '{data}' are not read apart from its images; name the "
             "classes by hand"
         )
-    path = Path(data).expanduser()
+    path = local_path(data)
     if path.is_dir():
         return class_folder_names(path)
-    if not (path.suffix == ".npz" and path.is_file()):
+    if not (is_npz(path) and path.is_file()):
         raise nothing_found(data, path)
     with NpzArchive(path) as archive:
         names = archive.class_names()

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
+from dpmix.data.corrupt import corrupt_error, counted
 from dpmix.data.decode_pool import MAX_BYTES_IN_FLIGHT, decode_in_order
 from dpmix.data.digests import pixel_digest
 from dpmix.data.encoded import EncodedImages
@@ -33,7 +34,6 @@ from dpmix.data.upright import Remarks
 from dpmix.errors import DpmixError
 
 MAX_BYTES_IN_MEMORY = 4 * 2**30
-_REASONS_SHOWN = 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +61,7 @@ def decode_sources(
     form = _common_form(images, options)
     pixels, digests, corrupt = _decode_all(images, form, options)
     if corrupt and not options.skip_corrupt:
-        raise _corrupt_error(corrupt, images)
+        raise corrupt_error({images.names[i]: reason for i, reason in corrupt.items()})
     kept = torch.tensor([i not in corrupt for i in range(len(images))], dtype=torch.bool)
     sources: list[ImageSource] = []
     start = kept_start = 0
@@ -82,13 +82,15 @@ def decode_sources(
 
 def _common_form(images: EncodedImages, options: ReadOptions) -> PixelForm:
     """The form of the first image that decodes, as far as the options leave it open."""
-    reasons: dict[int, str] = {}
+    reasons: dict[str, str] = {}
     for index in range(len(images)):
         try:
             return _form_of(images, index, options)
         except UnreadableImageError as error:
-            reasons[index] = str(error)
-    raise _corrupt_error(reasons, images)
+            reasons[images.names[index]] = str(error)
+    if options.skip_corrupt:
+        raise DpmixError(f"{counted(reasons)}, and no other is there; expected an image to read")
+    raise corrupt_error(reasons)
 
 
 def _form_of(images: EncodedImages, index: int, options: ReadOptions) -> PixelForm:
@@ -134,15 +136,3 @@ def _decode_all(
     remarks.warn()
     kept = count - len(corrupt)
     return (torch.from_numpy(pixels[:kept]) if fits else None), digests[:kept], corrupt
-
-
-def _corrupt_error(reasons: dict[int, str], images: EncodedImages) -> DpmixError:
-    named = ", ".join(
-        f"'{images.names[index]}'" + (f" ({reason})" if place < _REASONS_SHOWN else "")
-        for place, (index, reason) in enumerate(reasons.items())
-    )
-    # Without how many there are in all: N can be private.
-    return DpmixError(
-        f"{len(reasons)} image(s) cannot be decoded: {named}; repair them, or leave them out with "
-        "--skip-corrupt"
-    )

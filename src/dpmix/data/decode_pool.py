@@ -37,6 +37,8 @@ def decode_in_order(
     form: PixelForm,
     workers: int | None,
     remarks: Remarks | None = None,
+    *,
+    refused_too: bool = False,
 ) -> Iterator[list[Decoded]]:
     """Yield the pixels of `images` at `indices` in groups, in order; corrupt ones as their error.
 
@@ -49,9 +51,11 @@ def decode_in_order(
         form: what each is decoded to.
         workers: threads; None: one per core, 16 at most.
         remarks: is added to.
+        refused_too: yield images that are refused for another reason as their error as well.
 
     Raises:
-        DpmixError: as `decode_pixels` and `EncodedImages.open` raise, for the first such image.
+        DpmixError: as `decode_pixels` and `EncodedImages.open` raise, for the first such image,
+            unless `refused_too`.
     """
     workers = workers or min(os.cpu_count() or 1, _MAX_WORKERS)
     results = max(1, MAX_BYTES_IN_FLIGHT // int(np.prod(form.shape)))
@@ -60,7 +64,7 @@ def decode_in_order(
     budget = MemoryBudget(MAX_BYTES_IN_FLIGHT)
 
     def work(part: Sequence[int]) -> list[Decoded]:
-        return [_decode(images, index, form, budget, remarks) for index in part]
+        return [_decode(images, index, form, budget, remarks, refused_too) for index in part]
 
     pending: deque[Future[list[Decoded]]] = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
@@ -110,9 +114,14 @@ def _decode(
     form: PixelForm,
     budget: MemoryBudget,
     remarks: Remarks | None,
+    refused_too: bool,
 ) -> Decoded:
     try:
         with images.open(index) as stream:
             return decode_pixels(stream, images.names[index], form, budget, remarks)
     except UnreadableImageError as error:
         return error
+    except DpmixError as error:
+        if refused_too:
+            return UnreadableImageError(str(error))
+        raise

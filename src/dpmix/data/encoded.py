@@ -7,7 +7,15 @@ from pathlib import Path
 from jaxtyping import Int64
 from torch import Tensor
 
+from dpmix.data.pixels import UnreadableImageError
 from dpmix.errors import DpmixError
+
+
+@dataclass(frozen=True)
+class Missing:
+    """In place of an image that its data set names but does not hold, and why: it is corrupt."""
+
+    reason: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,7 +28,7 @@ class EncodedImages:
     """
 
     names: tuple[str, ...]
-    contents: tuple[Path | memoryview, ...]
+    contents: tuple[Path | memoryview | Missing, ...]
 
     def __len__(self) -> int:
         return len(self.names)
@@ -29,17 +37,22 @@ class EncodedImages:
         """Open image `index` for reading.
 
         Raises:
+            UnreadableImageError: it is `Missing`.
             DpmixError: the file is gone or may not be read; such a file is not called corrupt.
         """
         content = self.contents[index]
+        if isinstance(content, Missing):
+            raise UnreadableImageError(content.reason)
         if isinstance(content, memoryview):
             return BytesIO(content)
         try:
             return content.open("rb")
         except OSError as error:
+            gone = isinstance(error, FileNotFoundError)
+            remedy = "put it back" if gone else "check its permissions"
             raise DpmixError(
-                f"image '{self.names[index]}' cannot be read ({error.strerror}); "
-                "expected a readable file: check its permissions"
+                f"image '{self.names[index]}' cannot be read ({error.strerror}: '{content}'); "
+                f"expected a readable file: {remedy}"
             ) from error
 
     def take(self, indices: Int64[Tensor, " B"]) -> "EncodedImages":

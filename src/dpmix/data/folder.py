@@ -1,41 +1,50 @@
 """Image folders: `root/{train,test}/<class>/*`, or `root/<class>/*` with a test fraction."""
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from dpmix.data.class_names import plain_name
 from dpmix.data.decode import EncodedPart, decode_sources
 from dpmix.data.encoded import EncodedImages
-from dpmix.data.folder_listing import list_classes, no_class_folders, visible
+from dpmix.data.folder_listing import (
+    folders_of,
+    list_classes,
+    no_class_folders,
+    visible,
+    warn_of_left_out,
+)
 from dpmix.data.options import ReadOptions
+from dpmix.data.split_names import Side, judged_side, named_sides, side_of
 from dpmix.data.splits import Splits, hashed_split
 from dpmix.errors import DpmixError
 
-_SIDES = ("train", "test")
 TEST_FRACTION = 0.2
 
 
 def folder_splits(root: Path, options: ReadOptions, test_fraction: float | None) -> Splits:
     """Read both splits; classes are named and numbered by their sorted folder names.
 
-    With `test_fraction` every file decides by its own path whether it is a test file, see
-    `hashed_split`.
+    Folders called train and test (or validation, or alike: `side_of`) are splits. With
+    `test_fraction` every folder is a class, whatever it is called, and every file decides by its
+    own path whether it is a test file, see `hashed_split`.
 
     Raises:
         DpmixError: the layout and `test_fraction` do not fit each other, train and test classes
             differ, and as `list_classes` and `decode_sources` raise.
     """
-    _check_folder(root)
-    sides = [entry.name for entry in visible(root, root) if entry.name in _SIDES and entry.is_dir()]
-    if sides:
-        names, parts = _given_split(root, sides, test_fraction)
+    folders = _folders(root, root)
+    if test_fraction is None and any(side_of(name) for name in folders):
+        names, parts, left_out = _given_split(root, folders)
         held_out = "the test folder"
     else:
         share = TEST_FRACTION if test_fraction is None else test_fraction
         held_out = f"{100 * share:g}% of the files, each by the hash of its path"
-        names, parts = _drawn_split(root, test_fraction)
+        names, parts, left_out = _drawn_split(root, folders, test_fraction)
+    warn_of_left_out(left_out)
     (train, test), corrupt = decode_sources(parts, names, options)
     return Splits(
         root.resolve().name, train, test, flip=True, skipped=len(corrupt), held_out=held_out
@@ -49,21 +58,33 @@ def class_folders(root: Path) -> tuple[tuple[str, ...], EncodedPart]:
         DpmixError: as `list_classes` raises.
     """
     _check_folder(root)
-    return _part(root, root)
+    names, part, left_out = _part(root, root)
+    warn_of_left_out(left_out)
+    return names, part
 
 
 def class_folder_names(root: Path) -> tuple[str, ...]:
     """The class names of `root/{train,test}/<class>/` or `root/<class>/`; no file is looked at.
 
     Raises:
-        DpmixError: no such folder, or no class folders in it.
+        DpmixError: no such folder, no class folders in it, or two folders of one split.
     """
-    _check_folder(root)
-    folder = root / "train" if (root / "train").is_dir() else root
-    names = tuple(entry.name for entry in visible(folder, root) if entry.is_dir())
+    folders = _folders(root, root)
+    sides = named_sides(folders, f"data folder '{root}'")
+    splits = [_folders(root / sides[side], root) for side in ("train", "test", "val")
+              if side in sides]  # fmt: skip
+    inner = next(filter(None, splits), None)
+    if inner is None:
+        _refuse_splits_as_classes(root, folders)
+    names = tuple(sorted({plain_name(name) for name in inner or folders}))
     if not names:
-        raise no_class_folders(folder)
+        raise no_class_folders(root)
     return names
+
+
+def _folders(folder: Path, root: Path) -> list[str]:
+    _check_folder(folder)
+    return [entry.name for entry in folders_of(visible(folder, root))]
 
 
 def _check_folder(root: Path) -> None:
@@ -71,54 +92,101 @@ def _check_folder(root: Path) -> None:
         raise DpmixError(f"no folder '{root}'; expected a folder of images: check the path")
 
 
-def _given_split(
-    root: Path, sides: list[str], test_fraction: float | None
-) -> tuple[tuple[str, ...], list[EncodedPart]]:
-    for side in _SIDES:
-        if side not in sides:
+_Read = tuple[tuple[str, ...], list[EncodedPart], list[Path]]
+"""Class names, the training and test part, and the files that are no images."""
+
+
+def _given_split(root: Path, folders: list[str]) -> _Read:
+    where = f"data folder '{root}'"
+    sides = named_sides(folders, where)
+    _refuse_without_classes(root, folders, sides)
+    if "train" not in sides:
+        found = ", ".join(f"'{name}'" for name in sides.values())
+        raise DpmixError(
+            f"{where} has {found} but no 'train' folder; expected one next to it: add it"
+        )
+    if len(sides) == 1:
+        inner = root / sides["train"]
+        raise DpmixError(
+            f"{where} has '{inner.name}' but no 'test' folder; expected one next to it, called "
+            f"test or val: add it, or hold out a share: --data {inner} --test-fraction 0.2"
+        )
+    train, test = sides["train"], judged_side(sides, where)
+    assert test is not None
+    if others := [name for name in folders if side_of(name) is None]:
+        warnings.warn(f"{where}: no split, so left out: {', '.join(others)}", stacklevel=3)
+    names, train_part, left_out = _part(root / train, root)
+    test_names, test_part, more = _part(root / test, root)
+    for here, there, side in ((names, test_names, train), (test_names, names, test)):
+        if alone := sorted(set(here) - set(there)):
             raise DpmixError(
-                f"data folder '{root}' has '{sides[0]}' but no '{side}' folder; expected both, or "
-                "class folders with --test-fraction"
+                f"{where}: class {', '.join(alone)} is in '{side}' only; expected the same class "
+                f"folders in '{train}' and '{test}': add the missing one, or remove it"
             )
-    if test_fraction is not None:
-        raise DpmixError(
-            f"--test-fraction {test_fraction} does not apply: data folder '{root}' has a train and "
-            "a test folder; leave it out"
-        )
-    (names, train), (test_names, test) = (_part(root / side, root) for side in _SIDES)
-    if names != test_names:
-        differ = sorted(set(names) ^ set(test_names))
-        raise DpmixError(
-            f"data folder '{root}': class {', '.join(differ)} is in one of train and test only; "
-            "expected the same class folders in both"
-        )
-    return names, [train, test]
+    return names, [train_part, test_part], [*left_out, *more]
 
 
-def _drawn_split(
-    root: Path, test_fraction: float | None
-) -> tuple[tuple[str, ...], list[EncodedPart]]:
-    names, whole = _part(root, root)
+def _drawn_split(root: Path, folders: list[str], test_fraction: float | None) -> _Read:
+    _refuse_splits_as_classes(root, folders)
+    for name in folders:
+        if side_of(name) and _folders(root / name, root):
+            raise DpmixError(
+                f"--test-fraction {test_fraction} does not apply: '{name}' in data folder '{root}' "
+                f"is a split with class folders; leave it out, or give --data {root / name}"
+            )
+    names, whole, left_out = _part(root, root)
     if test_fraction is None:
         test_fraction = TEST_FRACTION
         warnings.warn(
             f"data folder '{root}' has no train and test folders: one image in five, by the hash "
             "of its path, is held out for testing, and the guarantee does not cover those; "
             "--test-fraction sets the share",
-            stacklevel=2,
+            stacklevel=3,
         )
     is_test = hashed_split(whole.images.names, test_fraction)
-    return names, [_taken(whole, side.nonzero().flatten()) for side in (~is_test, is_test)]
+    parts = [_taken(whole, side.nonzero().flatten()) for side in (~is_test, is_test)]
+    return names, parts, left_out
 
 
-def _part(folder: Path, root: Path) -> tuple[tuple[str, ...], EncodedPart]:
-    """The class names and all images of `folder`, named by their posix path relative to `root`."""
-    classes = list_classes(folder, root)
+def _refuse_without_classes(root: Path, folders: list[str], sides: Mapping[Side, str]) -> None:
+    """Refuse a split that holds no class folders, with what helps in its case."""
+    inner = {side: _folders(root / name, root) for side, name in sides.items()}
+    flat = [sides[side] for side, held in inner.items() if not held]
+    if not flat:
+        return
+    _refuse_splits_as_classes(root, folders)
+    said = f"data folder '{root}': '{flat[0]}' is the name of a split but holds no class folders"
+    if not any(inner.values()):
+        raise DpmixError(
+            f"{said}; if it is a class, give --test-fraction 0.2: then every folder is a class"
+        )
+    share = f": --data {root / sides['train']} --test-fraction 0.2" if inner.get("train") else ""
+    raise DpmixError(
+        f"{said}; expected one folder of images per class in it: sort its images into such, or "
+        f"leave it out and test on a share of the others{share}"
+    )
+
+
+def _refuse_splits_as_classes(root: Path, folders: list[str]) -> None:
+    """Refuse a folder of splits alone that hold no class folders: there are no classes."""
+    if not folders or not all(side_of(name) for name in folders):
+        return
+    if not any(_folders(root / name, root) for name in folders):
+        raise DpmixError(
+            f"data folder '{root}' has splits without class folders: {', '.join(folders)}; "
+            f"expected one folder of images per class in each, such as {folders[0]}/cats and "
+            f"{folders[0]}/dogs"
+        )
+
+
+def _part(folder: Path, root: Path) -> tuple[tuple[str, ...], EncodedPart, list[Path]]:
+    """Class names, images of `folder` named by their posix path relative to `root`, other files."""
+    classes, left_out = list_classes(folder, root)
     paths = tuple(path for images in classes.values() for path in images)
     names = tuple(path.relative_to(root).as_posix() for path in paths)
     counts = torch.tensor([len(images) for images in classes.values()])
     labels = torch.arange(len(classes)).repeat_interleave(counts)
-    return tuple(classes), EncodedPart(EncodedImages(names, paths), labels)
+    return tuple(classes), EncodedPart(EncodedImages(names, paths), labels), left_out
 
 
 def _taken(part: EncodedPart, indices: Tensor) -> EncodedPart:

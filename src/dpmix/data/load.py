@@ -6,9 +6,11 @@ from pathlib import Path
 
 from dpmix.data.folder import folder_splits
 from dpmix.data.hugging_face import PREFIX, hugging_face_splits, is_hub_name
+from dpmix.data.local_path import local_path
 from dpmix.data.mnist import mnist5k
 from dpmix.data.narrowed import narrowed
 from dpmix.data.npz import npz_splits
+from dpmix.data.npz_archive import is_npz
 from dpmix.data.options import Progress, ReadOptions
 from dpmix.data.pixels import READING, Reading
 from dpmix.data.splits import Splits
@@ -38,8 +40,8 @@ def load_splits(
     """Load the data set `data`; a built-in name goes before a file or folder of that name.
 
     Args:
-        data: a name in `BUILT_IN` or `TORCHVISION_SETS`, ``hf:NAME``, a path ending in ``.npz``,
-            or a folder.
+        data: a name in `BUILT_IN` or `TORCHVISION_SETS`, ``hf:NAME``, ``hf:NAME:CONFIGURATION``, a
+            path ending in ``.npz``, or a folder.
         test_fraction: share of test files, for a folder of classes without train and test folders.
         image_size: as in `ReadOptions`, like the arguments after it.
         channels: 1 or 3.
@@ -81,8 +83,8 @@ def _whole(
         return folder_splits(path, options, test_fraction)
     if test_fraction is not None:
         raise DpmixError(
-            f"--test-fraction {test_fraction} does not apply to data '{data}', which has its own "
-            "test split; leave it out"
+            f"--test-fraction {test_fraction} does not apply to data '{data}', which is no folder "
+            "of images; leave it out"
         )
     if data in BUILT_IN:
         return _built_in(data, options)
@@ -107,7 +109,7 @@ def public_name(data: str) -> str:
     if data.startswith(PREFIX):
         hub = is_hub_name(data.removeprefix(PREFIX))
         return data if hub else "images in a Hugging Face data set"
-    return "images in an .npz file" if Path(data).suffix == ".npz" else "images in a folder"
+    return "images in an .npz file" if is_npz(Path(data)) else "images in a folder"
 
 
 def refuse_if_missing(data: str) -> None:
@@ -116,8 +118,10 @@ def refuse_if_missing(data: str) -> None:
     Raises:
         DpmixError: neither a name nor a folder nor an `.npz` file.
     """
-    path = Path(data).expanduser()
-    if not (_named(data) or path.is_dir() or (path.suffix == ".npz" and path.is_file())):
+    if _named(data):
+        return
+    path = local_path(data)
+    if not (path.is_dir() or (is_npz(path) and path.is_file())):
         raise nothing_found(data, path)
 
 
@@ -127,7 +131,7 @@ def has_sizes_of_its_own(data: str) -> bool:
         return False
     if data in TORCHVISION_SETS or data.startswith(PREFIX):
         return data not in EQUAL_SIZES
-    return Path(data).expanduser().is_dir()
+    return local_path(data).is_dir()
 
 
 def _built_in(data: str, options: ReadOptions) -> Splits:
@@ -139,8 +143,11 @@ def _built_in(data: str, options: ReadOptions) -> Splits:
 def nothing_found(data: str, path: Path) -> DpmixError:
     """The error for data that is neither built in nor a folder nor an `.npz` file."""
     if path.exists():
-        return DpmixError(f"data '{data}' is neither a folder nor an .npz file; expected either")
-    if os.sep in data or "/" in data or path.suffix == ".npz":
+        return DpmixError(
+            f"data '{data}' is neither a folder nor an .npz file; expected either: unpack an "
+            "archive first, or save arrays with numpy.savez"
+        )
+    if os.sep in data or "/" in data or is_npz(path):
         return DpmixError(f"no file or folder '{data}'; expected the data there: check the path")
     return DpmixError(
         f"unknown data '{data}'; expected a folder, an .npz file or a built-in name: "

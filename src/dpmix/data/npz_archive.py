@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from dpmix.data.class_names import plain_name
 from dpmix.errors import DpmixError
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -81,27 +82,36 @@ class NpzArchive:
         return value
 
     def labels(self, name: str, count: int) -> Int64[Tensor, " N"]:
-        """Read the labels `name` of `count` images: any integer type, none negative.
+        """Read the labels `name` of `count` images: whole numbers, [N] or [N, 1], none negative.
 
         Raises:
-            DpmixError: another type, shape or length, or a negative label.
+            DpmixError: another type, shape or length, or a label that is no class, such as NaN.
         """
         value = self.array(name)
-        if value.dtype.kind not in "iu" or value.ndim != 1:
+        where = f"{self.path.name}: '{name}'"
+        if value.ndim == 2 and value.shape[1] == 1:
+            value = value[:, 0]
+        if value.dtype.kind in "US":
             raise DpmixError(
-                f"{self.path.name}: '{name}' is {value.dtype} {list(value.shape)}; "
-                "expected one whole number per image"
+                f"{where} holds text; expected numbers from 0, and the names as 'class_names': "
+                "np.array([CLASSES.index(name) for name in y]), where CLASSES is fixed beforehand"
+            )
+        if value.ndim == 2 and value.shape[1] > 1:
+            raise DpmixError(
+                f"{where} is {list(value.shape)}: several labels per image are not supported yet; "
+                "expected one whole number per image, of one-hot rows y.argmax(axis=1)"
+            )
+        if value.dtype.kind not in "iufb" or value.ndim != 1:
+            raise DpmixError(
+                f"{where} is {value.dtype} {list(value.shape)}; expected one whole number per image"
             )
         if len(value) != count:
             raise DpmixError(
-                f"{self.path.name}: '{name}' holds {len(value)} labels for {count} images; "
-                "expected as many"
+                f"{where} holds {len(value)} labels for {count} images; expected as many"
             )
-        if count and not 0 <= int(value.min()) <= int(value.max()) < 2**31:
-            raise DpmixError(
-                f"{self.path.name}: '{name}' ranges over {value.min()}..{value.max()}; "
-                "expected classes numbered from 0"
-            )
+        if value.dtype.kind == "f":
+            value = value.astype(np.float64)
+        _refuse_no_class(value, where)
         return torch.from_numpy(value.astype(np.int64))
 
     def class_names(self, *labels: Int64[Tensor, " _"]) -> tuple[str, ...]:
@@ -114,10 +124,7 @@ class NpzArchive:
         key = next((key for key in ("class_names", "classes", "names") if key in self), None)
         if key is None:
             if highest >= sum(map(len, labels)):
-                raise DpmixError(
-                    f"{self.path.name}: label {highest} is beyond the number of images; expected "
-                    "classes numbered from 0 without gaps: renumber them"
-                )
+                raise self._gap(highest, "is beyond the number of images")
             return tuple(str(label) for label in range(highest + 1))
         value = self.array(key)
         if value.dtype.kind != "U" or value.ndim != 1:
@@ -128,9 +135,51 @@ class NpzArchive:
         if highest >= len(value):
             raise DpmixError(
                 f"{self.path.name}: label {highest} is out of range; expected 0..{len(value) - 1}, "
-                f"one for each name in '{key}'"
+                f"one for each name in '{key}': number the classes from 0, or add names"
             )
-        return tuple(value.tolist())
+        return tuple(plain_name(name) for name in value.tolist())
+
+    def refuse_gaps(self, *labels: Int64[Tensor, " _"]) -> None:
+        """Refuse labels that do not start at 0, or that skip a number.
+
+        Raises:
+            DpmixError: they do.
+        """
+        used = np.unique(np.concatenate([part.numpy() for part in labels]))
+        if not len(used) or used[-1] == len(used) - 1:
+            return
+        if used[-1] - used[0] == len(used) - 1:
+            raise DpmixError(
+                f"{self.path.name}: the labels start at {used[0]}; expected classes numbered from "
+                f"0: save y - {used[0]}"
+            )
+        missing = int(np.flatnonzero(used != np.arange(len(used)))[0])
+        raise self._gap(missing, "is that of no image")
+
+    def _gap(self, label: int, what: str) -> DpmixError:
+        return DpmixError(
+            f"{self.path.name}: label {label} {what}; expected classes numbered from 0 without "
+            "gaps: save np.searchsorted(USED, y), where USED is the sorted list of labels in use"
+        )
+
+
+def is_npz(path: Path) -> bool:
+    """Whether `path` is that of an `.npz` file, by its suffix in any case."""
+    return path.suffix.lower() == ".npz"
+
+
+def _refuse_no_class(labels: Array, where: str) -> None:
+    good = (labels >= 0) & (labels < 2**31)  # no NaN is
+    if labels.dtype.kind == "f":
+        good &= labels == np.floor(labels)
+    if not good.all():
+        rows = np.flatnonzero(~good)
+        more = f" (and {len(rows) - 1} more)" if len(rows) > 1 else ""
+        raise DpmixError(
+            f"{where} has the label {labels[rows[0]]} in row {rows[0]}{more}; expected classes "
+            "numbered from 0: leave such images out, as x[y >= 0] and y[y >= 0] do, or give them a "
+            "class"
+        )
 
 
 def _not_npz(path: Path) -> DpmixError:

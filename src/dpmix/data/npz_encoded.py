@@ -12,21 +12,16 @@ from dpmix.data.splits import Splits
 from dpmix.errors import DpmixError
 
 
-def encoded_splits(archive: NpzArchive, options: ReadOptions) -> Splits:
-    """Read and decode the files of both splits; the test split is `test_*` or `val_*`.
+def encoded_splits(archive: NpzArchive, train: str, test: str, options: ReadOptions) -> Splits:
+    """Read and decode the files of both splits, `train` and `test` as the file calls them.
 
     Raises:
         DpmixError: an array is missing or of another kind than expected, and as `decode_sources`
             raises.
     """
-    test = "test" if "test_jpeg" in archive else "val"
-    if f"{test}_jpeg" not in archive:
-        raise DpmixError(
-            f"{archive.path.name} has 'train_jpeg' but neither 'test_jpeg' nor 'val_jpeg'; "
-            "expected a test split in the same layout"
-        )
-    parts = [encoded_part(archive, side) for side in ("train", test)]
+    parts = [encoded_part(archive, side) for side in (train, test)]
     names = archive.class_names(*(part.labels for part in parts))
+    archive.refuse_gaps(*(part.labels for part in parts))
     (train_source, test_source), corrupt = decode_sources(parts, names, options)
     return Splits(archive.path.stem, train_source, test_source, flip=True, skipped=len(corrupt))
 

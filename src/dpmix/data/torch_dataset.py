@@ -20,11 +20,13 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Subset
 
+from dpmix.data.eight_bits import in_eight_bits
 from dpmix.data.pixels import in_form, plain_channels
 from dpmix.data.upright import Remarks, upright
 from dpmix.errors import DpmixError
 
 Range = tuple[float, float]
+_DEEP = ("I", "F")
 
 
 # Checkable: the tests check annotations while the code runs.
@@ -52,7 +54,7 @@ def read_images(
 
     Args:
         dataset: pairs of an image and a label: a PIL image (grey or RGB) or a tensor [C, H, W], and
-            an integer.
+            whole number.
         value_range: what black and white are in tensors of floats, such as (0, 1) after `ToTensor`;
             they are rounded to 8 bits. None refuses floats.
 
@@ -144,12 +146,29 @@ def _pair(
             "label): wrap the dataset in one that returns pairs"
         )
     image, label = item
-    name = f"image {index} of the dataset"
+    pixels = _pixels(image, f"image {index} of the dataset", value_range, remarks)
+    return pixels, _class(label, f"label {index} of the dataset")
+
+
+def _class(label: object, name: str) -> int:
+    """A whole number, in whatever it is wrapped: MedMNIST's datasets give arrays of one element."""
+    if isinstance(label, Tensor | np.ndarray):
+        if label.shape not in ((), (1,)):
+            raise DpmixError(
+                f"{name} has shape {list(label.shape)}: several labels per image are not supported "
+                "yet; expected one integer class, of a one-hot row its argmax()"
+            )
+        label = label.item()
+    if isinstance(label, float | np.floating) and label.is_integer():
+        label = int(label)
     try:
-        return _pixels(image, name, value_range, remarks), operator.index(label)
+        return operator.index(label)  # type: ignore[arg-type]
     except TypeError:
+        said = label if isinstance(label, float | np.floating) else f"a {type(label).__name__}"
+        remedy = "CLASSES.index(label), where CLASSES is fixed beforehand"
         raise DpmixError(
-            f"label {index} of the dataset is a {type(label).__name__}; expected an integer class"
+            f"{name} is {said}; expected an integer class"
+            + (f": {remedy}" if isinstance(label, str) else ": leave out images without one")
         ) from None
 
 
@@ -159,18 +178,26 @@ def _pixels(
     if isinstance(image, Image.Image):
         channels = plain_channels(image)
         if channels is None:
+            deep = image.mode in _DEEP or image.mode.startswith("I;")
+            remedy = (
+                f"Image.fromarray({in_eight_bits('image')})" if deep else "image.convert('RGB')"
+            )
+            fixed = ", by a range that is fixed beforehand" if deep else ""
             raise DpmixError(
-                f"{name} is {image.mode}; expected 8-bit grey or RGB: convert('L') or "
-                "convert('RGB') in its transform"
+                f"{name} is {image.mode}; expected 8-bit grey or RGB: give {remedy}{fixed}, or the "
+                "same in its transform"
             )
         turned = upright(image, name, remarks)
         return torch.tensor(in_form(turned, (channels, turned.height, turned.width)))
     if not isinstance(image, Tensor):
         raise DpmixError(
-            f"{name} is a {type(image).__name__}; expected a PIL image or a tensor [C, H, W]"
+            f"{name} is a {type(image).__name__}; expected a PIL image or a tensor [C, H, W]: an "
+            "array [H, W] or [H, W, 3] of uint8 becomes one by Image.fromarray(image)"
         )
     if image.ndim != 3 or image.shape[0] not in (1, 3) or 0 in image.shape:
-        raise DpmixError(f"{name} has shape {list(image.shape)}; expected [C, H, W] with C 1 or 3")
+        raise DpmixError(
+            f"{name} has shape {list(image.shape)}; expected [C, H, W] with C 1 or 3{_how(image)}"
+        )
     if image.dtype == torch.uint8:
         return image
     return _eight_bits(image, name, value_range)
@@ -179,7 +206,12 @@ def _pixels(
 def _eight_bits(
     image: Shaped[Tensor, "C H W"], name: str, value_range: Range | None
 ) -> UInt8[Tensor, "C H W"]:
-    if not image.is_floating_point() or value_range is None:
+    if not image.is_floating_point():
+        raise DpmixError(
+            f"{name} is {image.dtype}, whose range is not known; expected uint8, or floats with a "
+            "range that is fixed beforehand: give image.float() and value_range=(0, 4095)"
+        )
+    if value_range is None:
         raise DpmixError(
             f"{name} is {image.dtype}, whose range is not known; expected uint8: leave ToTensor "
             "and Normalize out of its transform, or state the range of floats: value_range=(0, 1)"
@@ -191,6 +223,16 @@ def _eight_bits(
             "within: leave Normalize out of its transform (the views normalise), or state another"
         )
     return ((image.double() - low) / (high - low) * 255).round().to(torch.uint8)
+
+
+def _how(image: Tensor) -> str:
+    """How the image of another shape gets the right one, where that is plain."""
+    shape = tuple(image.shape)
+    if len(shape) == 2:
+        return ": give image[None]"
+    if len(shape) == 3 and shape[2] in (1, 3):
+        return ": give image.permute(2, 0, 1)"
+    return ": give image[:3]" if len(shape) == 3 and shape[0] == 4 else ""
 
 
 def _size(image: Tensor) -> str:

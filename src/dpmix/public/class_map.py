@@ -8,6 +8,7 @@ import csv
 from pathlib import Path
 from typing import Literal, get_args
 
+from dpmix.data.class_names import plain_name
 from dpmix.errors import DpmixError, nearest
 
 UNLABELLED = -1
@@ -82,7 +83,7 @@ def _read(
         )
     targets: dict[str, int] = {}
     for number, row in enumerate(rows[1:], start=2):
-        cells = [cell.strip() for cell in row]
+        cells = [plain_name(cell.strip()) for cell in row]
         where = f"pool labels '{path}', row {number}"
         if len(cells) != len(HEADER):
             raise DpmixError(f"{where} has {len(cells)} cells; expected {len(HEADER)}")

@@ -9,7 +9,7 @@ from pathlib import Path
 from dpmix.data.decode import EncodedPart
 from dpmix.data.encoded import EncodedImages
 from dpmix.data.folder import class_folders
-from dpmix.data.npz_archive import NpzArchive
+from dpmix.data.npz_archive import NpzArchive, is_npz
 from dpmix.data.npz_encoded import encoded_part
 from dpmix.data.source import check_labels
 from dpmix.errors import DpmixError
@@ -54,7 +54,7 @@ def open_pool(path: Path, *, verify: bool = True) -> PoolFiles:
     """
     if path.is_dir():
         return _open_folder(path, verify)
-    if path.suffix == ".npz" and path.is_file():
+    if is_npz(path) and path.is_file():
         return _open_npz(path)
     raise DpmixError(
         f"no public pool '{path}'; expected a folder with one folder of images per class, or an "

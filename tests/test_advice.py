@@ -1,0 +1,366 @@
+"""What an error advises helps: each is followed to the letter, as it stands in the message."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import dpmix
+from dpmix.data import load_splits
+from dpmix.data.torch_dataset import read_images
+from dpmix.errors import DpmixError
+from dpmix.models import check_private
+from pictures import noise_picture
+
+pytestmark = pytest.mark.usefixtures("unchecked")
+
+
+def said_by(attempt):
+    with pytest.raises(DpmixError) as refused:
+        attempt()
+    message = str(refused.value)
+    assert message.count("\n") <= 1
+    return message
+
+
+def found(pattern, message):
+    match = re.search(pattern, message)
+    assert match, f"{pattern} is not in: {message}"
+    return match[1]
+
+
+# Flags
+
+
+def flags_in(message):
+    """The flags that the last part of a message names, as settings."""
+    advice = message.split("; ", 1)[1]
+    settings = {}
+    for name, value in re.findall(r"--([a-z-]+)(?: ([^\s,:;)(]+))?", advice):
+        key = name.replace("-", "_")
+        kinds = {"image_size": int, "channels": int, "test_fraction": float, "data": str}
+        if key == "skip_corrupt":
+            settings[key] = True
+        elif value and key not in settings:
+            settings[key] = kinds[key](value)
+    return settings
+
+
+def write(root, *places, mode="RGB", size=(8, 8)):
+    for seed, place in enumerate(places):
+        (root / place).parent.mkdir(parents=True, exist_ok=True)
+        noise_picture(mode, *size, seed=len(place) * 100 + seed).save(root / place)
+
+
+def many(*folders, count=20):
+    return [f"{folder}/{i}.png" for folder in folders for i in range(count)]
+
+
+SPLIT = ("train/a", "train/b", "test/a", "test/b")
+
+FOLDERS = {
+    "a class called train": lambda root: write(root, *many("bus", "car", "train")),
+    "no test folder": lambda root: write(root, *many("train/a", "train/b")),
+    "test images without classes": lambda root: write(root, *many("train/a", "train/b", "test")),
+    "several sizes": lambda root: (
+        write(root, *many(*SPLIT, count=2)),
+        write(root, "train/a/large.png", size=(40, 50)),
+    ),
+    "several colours": lambda root: (
+        write(root, *many(*SPLIT, count=2)),
+        write(root, "train/a/grey.png", mode="L"),
+    ),
+    "transparent": lambda root: write(root, *many(*SPLIT, count=2), mode="RGBA"),
+    "corrupt": lambda root: (
+        write(root, *many(*SPLIT, count=2)),
+        (root / "train/a/bad.png").write_bytes(b"junk"),
+    ),
+}
+
+
+@pytest.mark.parametrize("build", FOLDERS.values(), ids=FOLDERS)
+def test_flags_help(tmp_path, build):
+    root = tmp_path / "data"
+    build(root)
+    message = said_by(lambda: load_splits(str(root)))
+    settings = {"data": str(root)} | flags_in(message)
+    assert settings != {"data": str(root)}
+    assert len(load_splits(**settings).train) > 1
+
+
+def test_a_flag_that_does_not_apply_is_left_out(tmp_path):
+    root = tmp_path / "data"
+    write(root, *many(*SPLIT))
+    message = said_by(lambda: load_splits(str(root), test_fraction=0.2))
+    assert "leave it out" in message
+    assert load_splits(str(root))
+    assert load_splits(found(r"--data (\S+)$", message), test_fraction=0.2)
+
+
+def test_the_folder_that_holds_the_classes_is_named(tmp_path):
+    root = tmp_path / "data"
+    write(root, *[f"inner/{place}" for place in many(*SPLIT)])
+    message = said_by(lambda: load_splits(str(root)))
+    assert load_splits(found("give '(.*)' as the data", message))
+
+
+# Arrays
+
+
+def save(path, x, y):
+    np.savez(path, x_train=x, y_train=y, x_test=x, y_test=y)
+    return lambda: load_splits(str(path))
+
+
+X = np.random.default_rng(0).integers(0, 256, (6, 8, 8), dtype=np.uint8)
+Y = np.arange(6) % 2
+
+ARRAYS = {
+    "labels from 1": (X, Y + 1, r"save (y - 1)$", "y"),
+    "labels from 7": (X, Y + 7, r"save (y - 7)$", "y"),
+    "gaps": (X, Y * 3, r"save (np.searchsorted\(USED, y\))", "y"),
+    "gaps beyond the images": (X, Y * 2**20, r"save (np.searchsorted\(USED, y\))", "y"),
+    "text": (X, np.array(["cat", "dog"])[Y], r"(np\.array\(.*\]\)), where", "y"),
+    "one-hot rows": (X, np.eye(2)[Y], r"one-hot rows (y.*)$", "y"),
+    "12 bits": (X.astype(np.uint16) * 16, Y, r"such as (np.*)$", "x"),
+}
+
+
+@pytest.mark.parametrize(("x", "y", "pattern", "changed"), ARRAYS.values(), ids=ARRAYS)
+def test_python_for_arrays_helps(tmp_path, x, y, pattern, changed):
+    message = said_by(save(tmp_path / "set.npz", x, y))
+    names = {"np": np, "x": x, "y": y, "USED": sorted(set(y.flat)), "CLASSES": ["cat", "dog"]}
+    names[changed] = eval(found(pattern, message), names)
+    splits = save(tmp_path / "set.npz", names["x"], names["y"])()
+    assert splits.train.labels.tolist() == Y.tolist()
+    if changed == "x":
+        off = splits.train.images(torch.arange(6))[:, 0].numpy().astype(int) - X
+        assert np.abs(off).max() <= 1
+
+
+@pytest.mark.parametrize("missing", [-1, np.nan])
+def test_images_without_a_class_are_left_out(tmp_path, missing):
+    y = np.array([0, 1, 0, 1, missing, 1])
+    message = said_by(save(tmp_path / "set.npz", X, y))
+    for name in "xy":
+        found(rf"({name}\[y >= 0\])", message)
+    assert len(save(tmp_path / "set.npz", X[y >= 0], y[y >= 0])().train) == 5
+
+
+# Data sets of the hub
+
+
+def hub_set(root, features, rows, sides=("train", "test")):
+    datasets = pytest.importorskip("datasets")
+    root.mkdir()
+    for side in sides:
+        made = datasets.Dataset.from_dict(rows, features=datasets.Features(features))
+        made.to_parquet(root / f"{side}.parquet")
+    return lambda: load_splits(f"hf:{root}")
+
+
+def hub_cases():
+    datasets = pytest.importorskip("datasets")
+    image, label = datasets.Image(), datasets.ClassLabel(names=["cat", "dog"])
+    pictures = [noise_picture("RGB", 8, 8, seed) for seed in range(20)]
+    kind, rows = {"image": image, "label": label}, {"image": pictures, "label": [0, 1] * 10}
+    number, text = datasets.Value("int64"), datasets.Value("string")
+    odd, both = [0, 1] * 9 + [0, None], ("train", "test")
+    return {
+        "no class": (kind, rows | {"label": odd}, both),
+        "no class, -1": (kind, rows | {"label": [-1] + [0, 1] * 9 + [1]}, both),
+        "numbers": (kind | {"label": number}, rows, both),
+        "text": (kind | {"label": text}, rows | {"label": ["cat", "dog"] * 10}, both),
+        "several": ({"image": image, "fine": label, "coarse": label},
+                    {"image": pictures, "fine": [0, 1] * 10, "coarse": [0] * 20}, both),
+        "several images": ({"one": image, "two": image, "label": label},
+                           {"one": pictures, "two": pictures, "label": [0, 1] * 10}, both),
+        "no test split": (kind, rows, ("train",)),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("case", [
+    "no class", "no class, -1", "numbers", "text", "several", "several images", "no test split",
+])  # fmt: skip
+def test_a_copy_as_it_is_told_helps(tmp_path, monkeypatch, case):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.chdir(tmp_path)
+    features, rows, sides = hub_cases()[case]
+    message = said_by(hub_set(tmp_path / "first", features, rows, sides))
+    code = found(r"of a copy: (DATA.*\))$", message)
+    (tmp_path / "FOLDER").mkdir()
+    data = datasets.load_dataset(str(tmp_path / "first"))
+    for side in ("train", "test"):
+        line = re.sub(r"\['(SPLIT|train|test)'\]", f"['{side if side in data else 'train'}']", code)
+        line = re.sub(r"FOLDER/\w+", f"FOLDER/{side}", line)
+        names = {"datasets": datasets, "DATA": data, "CLASSES": ["cat", "dog"], "SIDE": side}
+        eval(line, names)
+    assert "give hf:./FOLDER" in message
+    assert load_splits("hf:./FOLDER").train.class_names == ("cat", "dog")
+
+
+def test_a_configuration_as_it_is_told_helps(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    features, rows, _ = hub_cases()["no test split"]
+    lines = ["---", "configs:"]
+    for name in ("one", "two"):
+        hub_set(tmp_path / name, features, rows)
+        lines += [f"- config_name: {name}", "  data_files:"]
+        lines += [f"  - split: {side}\n    path: {name}/{side}*" for side in ("train", "test")]
+    (tmp_path / "README.md").write_text("\n".join([*lines, "---"]))
+    message = said_by(lambda: load_splits(f"hf:{tmp_path}"))
+    assert len(load_splits(found(r"give (hf:\S+)$", message)).train) == 20
+
+
+# Datasets of torch
+
+
+MODES = ("RGBA", "LA", "CMYK", "YCbCr", "HSV", "I", "I;16", "F")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_python_for_pil_images_helps(mode):
+    if mode in ("I", "I;16", "F"):
+        ramp = np.linspace(0, 4095, 64).reshape(8, 8)
+        kind = {"I": np.int32, "I;16": np.uint16, "F": np.float32}[mode]
+        image = Image.fromarray(ramp.astype(kind))
+    else:
+        image = noise_picture("RGB", 8, 8, 0).convert(mode)
+    assert image.mode == mode
+    message = said_by(lambda: read_images([(image, 0)]))
+    code = found(r"give (.*?\)), (?:by|or)", message)
+    mended = eval(code, {"image": image, "Image": Image, "np": np})
+    pixels, _ = read_images([(mended, 0)])
+    assert len(pixels.unique()) > 50  # not made white
+
+
+IMAGES = {
+    "array": (np.zeros((8, 8, 3), np.uint8), r"by (Image\.fromarray\(image\))"),
+    "grey array": (np.zeros((8, 8), np.uint8), r"by (Image\.fromarray\(image\))"),
+    "no channel": (torch.zeros(8, 8, dtype=torch.uint8), r"give (.*)$"),
+    "channels last": (torch.zeros(8, 8, 3, dtype=torch.uint8), r"give (.*)$"),
+    "four channels": (torch.zeros(4, 8, 8, dtype=torch.uint8), r"give (.*)$"),
+    "wide integers": (torch.full((1, 8, 8), 4000), r"give (.*?) and value_range"),
+    "floats": (torch.full((1, 8, 8), 0.5), r"()value_range"),
+}
+
+
+@pytest.mark.parametrize(("image", "pattern"), IMAGES.values(), ids=IMAGES)
+def test_python_for_images_helps(image, pattern):
+    message = said_by(lambda: read_images([(image, 0)]))
+    code = found(pattern, message) or "image"
+    mended = eval(code, {"image": image, "Image": Image})
+    bounds = re.search(r"value_range=\((\d+), (\d+)\)", message)
+    value_range = (float(bounds[1]), float(bounds[2])) if bounds else None
+    pixels, _ = read_images([(mended, 0)], value_range)
+    assert pixels.shape[2:] == (8, 8)
+
+
+@pytest.mark.parametrize(("label", "pattern"), [
+    ("dog", r": (CLASSES.index\(label\))"), (torch.tensor([0, 1]), r"its (argmax\(\))"),
+    (np.array([0, 1]), r"its (argmax\(\))"),
+])  # fmt: skip
+def test_python_for_labels_helps(label, pattern):
+    grey = Image.new("L", (4, 4))
+    code = found(pattern, said_by(lambda: read_images([(grey, label)])))
+    code = code if "label" in code else f"label.{code}"
+    mended = eval(code, {"label": label, "CLASSES": ["cat", "dog"]})
+    assert read_images([(grey, mended)])[1].tolist() == [1]
+
+
+# Models
+
+
+class OneOutput(nn.Module):
+    """As for `BCEWithLogitsLoss`; `answer` is Python of its output z."""
+
+    def __init__(self, answer="z", outputs=1):
+        super().__init__()
+        self.layer = nn.Linear(64, outputs)
+        self.answer = answer
+
+    def forward(self, x):
+        return eval(self.answer, {"torch": torch, "z": self.layer(x.flatten(1))})
+
+
+def private(model, labels, kind="pairs"):
+    pixels = torch.from_numpy(X)[:, None]
+    data = torch.utils.data.TensorDataset(pixels, labels)
+    if kind == "source":
+        data = dpmix.data.TensorSource(pixels, labels, ("cat", "dog"))
+    plan = dpmix.PrivacyPlan.calibrate(
+        n=6, epsilon=3, delta=1e-2, steps=1, expected_batch_size=2
+    )  # fmt: skip
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    views = dpmix.ViewSpec("none")
+    return dpmix.make_private(model, optimizer, data, plan=plan, views=views)
+
+
+@pytest.mark.parametrize("kind", ["pairs", "source"])
+def test_a_model_with_one_output_gets_two(kind):
+    labels = torch.from_numpy(Y)
+    message = said_by(lambda: private(OneOutput(), labels, kind))
+    assert "the model has one output and the labels are 0 and 1: give it two outputs" in message
+    outputs = int(found(r"nn\.Linear\(D, (\d)\)", message))
+    private(OneOutput(outputs=outputs), labels, kind).step()
+    private(OneOutput(found(r"or return (torch\.cat\(.*\))$", message)), labels, kind).step()
+
+
+@pytest.mark.parametrize("answer", ["z[:, 0]", "z.squeeze()"])
+def test_a_model_that_drops_its_only_output_gets_two(answer):
+    labels = torch.from_numpy(Y)
+    message = said_by(lambda: private(OneOutput(answer), labels))
+    private(OneOutput(found(r"(torch\.cat\(.*\))$", message)), labels).step()
+
+
+def test_a_model_of_too_few_outputs_gets_more():
+    labels = torch.tensor([0, 1, 2, 3, 0, 1])
+    message = said_by(lambda: private(OneOutput(outputs=2), labels))
+    outputs = int(found(r"nn\.Linear\(D, (\d)\)", message))
+    private(OneOutput(outputs=outputs), labels).step()
+
+
+def test_labels_of_a_dataset_that_start_at_one_start_at_zero():
+    labels = torch.from_numpy(Y) + 1
+    code = found(r"give (label - 1)$", said_by(lambda: private(OneOutput(outputs=2), labels)))
+    private(OneOutput(outputs=2), eval(code, {"label": labels})).step()
+
+
+def test_a_source_of_other_classes_than_outputs_says_how_many():
+    labels = torch.from_numpy(Y)
+    message = said_by(lambda: private(OneOutput(outputs=3), labels, "source"))
+    outputs = int(found(r"nn\.Linear\(D, (\d)\)", message))
+    private(OneOutput(outputs=outputs), labels, "source").step()
+
+
+def frozen(layer):
+    return layer.eval().requires_grad_(False)
+
+
+LAYERS = {
+    "freeze a BatchNorm": (nn.BatchNorm2d(4), "freeze it: .eval() and .requires_grad_(False)",
+                           lambda: frozen(nn.BatchNorm2d(4))),
+    "GroupNorm": (nn.BatchNorm2d(4), "replace it by GroupNorm", lambda: nn.GroupNorm(2, 4)),
+    "running statistics": (nn.InstanceNorm2d(4, track_running_stats=True),
+                           "track_running_stats=False",
+                           lambda: nn.InstanceNorm2d(4, track_running_stats=False)),
+    "no parameter": (None, "unfreeze a layer with .requires_grad_(True)", nn.Identity),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("bad", "advice", "mended"), LAYERS.values(), ids=LAYERS)
+def test_what_is_said_of_a_layer_helps(bad, advice, mended):
+    def model(layer):
+        return nn.Sequential(
+            nn.Conv2d(1, 4, 3), layer, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
+        )
+
+    network = model(bad) if bad is not None else model(nn.Identity()).requires_grad_(False)
+    assert advice in said_by(lambda: check_private(network, (1, 8, 8)))
+    network = model(mended()) if bad is not None else network.requires_grad_(True)
+    check_private(network, (1, 8, 8))
