@@ -103,7 +103,7 @@ def test_a_dry_run_says_what_training_would_need(dpmix, image_root, monkeypatch)
     call = ("train", "--data", image_root, "--method", "mix-diff", "--delta", "1e-3", "--dry-run")
     status, out, err = dpmix(*call)
     assert (status, err) == (0, "")
-    assert "random-conv is weak; without public weights: pip install '.[scatternet]'" in out
+    assert "no better backbone is at hand; " in out
     assert "noise (to train, give --pool)" in out
 
 

@@ -1,7 +1,5 @@
 """Which backbone a machine without a network can load."""
 
-import sys
-
 import pytest
 
 from dpmix.models.backbones import best_reachable as module
@@ -15,16 +13,13 @@ def test_the_best_that_is_there_is_chosen(monkeypatch):
     monkeypatch.setattr(module, "offline_weights", lambda: "a path")
     assert best_reachable() == "mobilenet-v2-offline"
     monkeypatch.setattr(module, "offline_weights", lambda: None)
-    assert best_reachable() in ("scatternet", "random-conv")
-    monkeypatch.setitem(sys.modules, "kymatio.torch", None)
-    assert best_reachable() == "random-conv"
+    assert best_reachable() == "scatternet"
 
 
 def test_it_says_how_to_do_better():
     assert how_to_do_better(CLIP) is None
     assert "--download" in how_to_do_better("scatternet")
-    assert ".[scatternet]" in how_to_do_better("random-conv")
-    assert ".[scatternet]" not in how_to_do_better("mobilenet-v2-offline")
+    assert "--download" in how_to_do_better("mobilenet-v2-offline")
 
 
 @pytest.mark.parametrize("there", [True, False])
