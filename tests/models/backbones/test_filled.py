@@ -115,6 +115,20 @@ def test_the_classifier_may_be_missing_or_another(name, tmp_path):
     assert load(name, other, tmp_path).weights_sha256 == expected
 
 
+@pytest.mark.parametrize("name", ["timm:levit_128s", "timm:eva02_tiny_patch14_224",
+                                  "torchvision:mnasnet0_5"])  # fmt: skip
+def test_classifiers_of_several_layers_or_of_none_as_published(name, tmp_path):
+    library, model = name.split(":")
+    if library == "timm":
+        network = timm.create_model(model, num_classes=7)
+    else:
+        from torchvision.models import get_model
+
+        network = get_model(model, weights=None, num_classes=7)
+    one, two = (load(name, network.state_dict(), tmp_path) for _ in range(2))
+    assert one.weights_sha256 == two.weights_sha256
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_weights_that_are_not_finite_are_refused(name, bad, tmp_path):

@@ -21,7 +21,9 @@ _NAMED = 3
 
 
 @contextmanager
-def filled(path: Path, network: str, *, published: bool) -> Iterator[None]:
+def filled(
+    path: Path, network: str, *, published: bool, head: tuple[str, ...] = ()
+) -> Iterator[None]:
     """Refuse, in the body, any `load_state_dict` that leaves a tensor out.
 
     Libraries rename and resize what they read first, so only their own call knows what counts.
@@ -31,6 +33,7 @@ def filled(path: Path, network: str, *, published: bool) -> Iterator[None]:
         network: what it is loaded into, for messages.
         published: these are the library's own weights for the network. Some hold more than it
             takes, such as another head; that is warned of.
+        head: how the names of a classifier's tensors begin, which the network is without.
 
     Raises:
         DpmixError: a tensor of the network that the file lacks, or, unless published, one of the
@@ -42,7 +45,8 @@ def filled(path: Path, network: str, *, published: bool) -> Iterator[None]:
         nonlocal calls
         calls += 1
         gaps = plain(self, state, strict=False, assign=assign)
-        check_filled(path, network, gaps.missing_keys, gaps.unexpected_keys, published=published)
+        no_place = [key for key in gaps.unexpected_keys if not key.startswith(head)]
+        check_filled(path, network, gaps.missing_keys, no_place, published=published)
         return gaps
 
     nn.Module.load_state_dict = load  # type: ignore[method-assign, assignment]

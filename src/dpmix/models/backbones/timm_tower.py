@@ -41,7 +41,11 @@ def timm_tower(request: BackboneRequest) -> Backbone:
     keywords: dict[str, Any] = {"num_classes": 0}
     if request.input_size and config.fixed_input_size:
         keywords["img_size"] = request.input_size
-    model = _loaded(timm, path, request, keywords) if path else timm.create_model(name, **keywords)
+    model = (
+        _loaded(timm, path, request, config, keywords)
+        if path
+        else timm.create_model(name, **keywords)
+    )
     return Backbone(
         name=f"timm:{name}",
         module=Embedder(model, request.input_size or config.input_size[1]),
@@ -51,10 +55,12 @@ def timm_tower(request: BackboneRequest) -> Backbone:
     )
 
 
-def _loaded(timm: Any, path: Path, request: BackboneRequest, keywords: dict[str, Any]) -> nn.Module:
+def _loaded(
+    timm: Any, path: Path, request: BackboneRequest, config: Any, keywords: dict[str, Any]
+) -> nn.Module:
     name, network = request.model, f"timm:{request.model}"
     try:
-        with filled(path, network, published=request.weights is None):
+        with filled(path, network, published=request.weights is None, head=_head(config)):
             model: nn.Module = timm.create_model(
                 name, pretrained=True, pretrained_cfg_overlay={"file": str(path)}, **keywords
             )
@@ -66,6 +72,13 @@ def _loaded(timm: Any, path: Path, request: BackboneRequest, keywords: dict[str,
         raise unfit(path, error) from error
     refuse_resized(path, network, given, model, resized=request.input_size is not None)
     return model
+
+
+def _head(config: Any) -> tuple[str, ...]:
+    """How the names of a classifier begin: all of it, a norm of its own included."""
+    named = config.classifier or ()
+    layers = (named,) if isinstance(named, str) else named
+    return tuple(f"{layer.partition('.')[0]}." for layer in layers)
 
 
 def _timm() -> Any:

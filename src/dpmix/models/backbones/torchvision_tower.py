@@ -119,11 +119,15 @@ def _last_linear(name: str, model: nn.Module) -> str:
 
 def _load(model: nn.Module, path: Path, layer: str, network: str) -> None:
     """Fill all but the classifier's own last layer."""
-    state = {k: v for k, v in read_state_dict(path).items() if not k.startswith(f"{layer}.")}
+    state = read_state_dict(path)
+    # In place: some networks read the version that torch keeps in the dictionary.
+    for key in [key for key in state if key.startswith(f"{layer}.")]:
+        del state[key]
     try:
         missing, unexpected = model.load_state_dict(state, strict=False)
-    except RuntimeError as error:
-        raise unfit(path, error) from None
+    # A network's own loader raises errors of any kind for a file of another.
+    except Exception as error:
+        raise unfit(path, error) from error
     lacking = [key for key in missing if not key.startswith(f"{layer}.")]
     check_filled(path, network, lacking, unexpected)
 
