@@ -78,12 +78,14 @@ class Scattering(nn.Module):
         """Return the transform: the average, then first order, then second, by scale and angle."""
         images = x.flatten(0, 1)
         spectrum = _spectrum(images, self.mirrored_rows, self.mirrored_columns)
-        fine = _modulus(spectrum[:, None] * self.fine, self.inverse)
         average = _smooth(images[:, None], self.mirrored_low)
-        first = [_smooth(fine, self.low), self._coarse(spectrum)]
-        # Angle by angle, so that what is in work fits a core's cache.
-        second = [self._coarse(_spectrum(one, self.rows, self.columns)) for one in fine.unbind(1)]
-        made = torch.cat([average, *first, *second], dim=1)
+        first, second = [], []
+        # Angle by angle, so that what is in work is small, and fits a core's cache.
+        for wavelet in self.fine.split(1):
+            waves = _modulus(spectrum[:, None] * wavelet, self.inverse)
+            first.append(_smooth(waves, self.low))
+            second.append(self._coarse(_spectrum(waves.squeeze(1), self.rows, self.columns)))
+        made = torch.cat([average, *first, self._coarse(spectrum), *second], dim=1)
         return made.view(*x.shape[:2], *made.shape[1:])
 
     def _coarse(self, spectrum: Float[Tensor, "N M 2 M"]) -> Float[Tensor, "N 8 s s"]:
