@@ -36,7 +36,8 @@ def evaluation(names=("cat", "dog", "eel"), images=20, errors=0):
 
 
 def _texts(names=("cat", "dog", "eel"), *, epsilon=2.0, steps=5, done=None, errors=0, pool=None,
-           run_id="r", weights=DIGEST, resumed_at=(), copies=1, **settings):  # fmt: skip
+           run_id="r", weights=DIGEST, resumed_at=(), copies=1, shape=(3, 8, 8),
+           **settings):  # fmt: skip
     """The settings, and what a run writes of its guarantee and its accuracy."""
     plan = PrivacyPlan.calibrate(
         n=100, expected_batch_size=50.0, epsilon=epsilon, delta=1e-4, steps=steps
@@ -47,7 +48,7 @@ def _texts(names=("cat", "dog", "eel"), *, epsilon=2.0, steps=5, done=None, erro
            "epsilon": epsilon, "delta": 1e-4, "expected_batch_size": 50, "steps": steps,
            "learning_rate": 1.0, "normalization": "half"} | settings
     ).model_copy(
-        update={"input": InputConfig(image_shape=(3, 8, 8), class_names=tuple(names))}
+        update={"input": InputConfig(image_shape=shape, class_names=tuple(names))}
     )  # fmt: skip
     done = done or steps
     points = [{"step": done, "epsilon": plan.epsilon_after(done), "accuracy": 0.5}]

@@ -1,10 +1,13 @@
 """What differs between runs, and what they cost together."""
 
 import json
+import re
 import shutil
 
+import numpy as np
 import pytest
 
+import dpmix
 from dpmix.comparison import compare
 from dpmix.errors import DpmixError
 from dpmix.privacy.accounting import epsilon_pld, epsilon_together
@@ -56,6 +59,57 @@ def test_other_data_are_named(folder, change, name):
     assert [row[0] for row in found.data] == [name] and found.together is None
 
 
+@pytest.mark.parametrize("shapes", [[(3, 8, 8), (1, 8, 8)], [(3, 8, 8), (3, 32, 32), (1, 4, 9)]])
+def test_size_and_channels_are_settings_and_the_data_are_the_same(folder, shapes):
+    found = compare([folder(str(place), shape=shape) for place, shape in enumerate(shapes)])
+    assert found.settings == [("image shape", [str(shape) for shape in shapes])]
+    assert found.data == [] and found.why_not is None
+    alike = compare([folder(f"alike-{place}") for place in range(len(shapes))])
+    assert found.together == alike.together is not None
+
+
+def test_what_is_equal_once_it_is_grey_is_no_other_data(folder):
+    repeated = folder("a", copies=3, allow_repeats=True, shape=(1, 8, 8))
+    found = compare([repeated, folder("b")])
+    assert found.data == [] and found.together is not None
+    assert found.repeated == (3, epsilon_of_copies_together(trainings(found), 3, 1e-4))
+
+
+def trainings(found):
+    return tuple(
+        (run.statement.sampling_rate, run.statement.noise_multiplier, run.statement.planned_steps)
+        for run in found.runs
+    )
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_real_runs_on_one_file_have_an_epsilon_together(tmp_path):
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (60, 16, 16, 3), dtype=np.uint8), np.arange(60) % 2
+    np.savez(tmp_path / "data.npz", x_train=images[:40], y_train=labels[:40], x_test=images[40:],
+             y_test=labels[40:])  # fmt: skip
+    forms = {"colour": {}, "grey": {"channels": 1}, "small": {"image_size": 12}}
+    for name, form in forms.items():
+        dpmix.fit(
+            data=str(tmp_path / "data.npz"), model="cnn-small", method="none", epsilon=4,
+            delta=1e-3, steps=2, expected_batch_size=10, output=str(tmp_path / name), **form,
+        )  # fmt: skip
+    found = compare([tmp_path / name for name in forms])
+    assert found.data == [] and "image shape" in dict(found.settings)
+    assert found.together == (epsilon_together(trainings(found), 1e-3), 1e-3)
+
+
+@pytest.mark.parametrize(("change", "reason"), [
+    ({"epsilon": float("inf")}, "'b' was trained without privacy: leave such runs out"),
+    ({"seed": 1}, "'b' is seeded, and runs of one seed share their noise"),
+    ({"data": "/x/others"}, r"'b' differs from 'a' in data set \(images in a folder \(2\); "),
+    ({"names": ("cat", "dog", "fox")}, r"'b' differs from 'a' in classes .* epsilon \d.* at most"),
+])  # fmt: skip
+def test_the_run_without_which_there_would_be_an_epsilon_is_named(folder, change, reason):
+    found = compare([folder("a"), folder("b", **change), folder("c")])
+    assert found.together is None and re.match(reason, found.why_not)
+
+
 def test_folders_of_another_name_differ_and_are_not_named(folder):
     found = compare([folder("a", data="/x/scans"), folder("b", data="/x/hiv"),
                      folder("c", data="/y/scans"), folder("d", data="mnist5k")])  # fmt: skip
@@ -77,7 +131,8 @@ def test_together_they_cost_more_than_one_and_less_than_the_sum(folder):
     epsilon, delta = compare(roots).together
     assert 2 < epsilon < 3 and delta == 1e-4
     again = shutil.copytree(roots[0], roots[0].with_name("copy"))
-    assert compare([roots[0], again]).together is None, "one run is one release"
+    copied = compare([roots[0], again])
+    assert copied.together is None and "all are one release" in copied.why_not
 
 
 def test_who_is_repeated_has_an_epsilon_together_as_well(folder):

@@ -1,4 +1,11 @@
-"""Runs side by side: how their settings and data differ, and what all of them together cost."""
+"""Runs side by side: how their settings and data differ, and what all of them together cost.
+
+Guarantee: only public files are read. No hash of the images is in any: it would let someone who has
+all images but one test for that one. So data are the same here if all that is public of them is,
+and that is what they are before a run resizes them or changes their channels. The epsilon of all
+together does not rest on it: it is a composition, which holds for a person with one image in each
+run's data, whatever the others are (`tests/test_comparison.py`).
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +17,7 @@ from dpmix.errors import DpmixError
 from dpmix.privacy.accounting import epsilon_together
 from dpmix.privacy.repeats import epsilon_of_copies_together
 from dpmix.report import audited_facts
+from dpmix.reporting.rounding import shown_epsilon
 from dpmix.reporting.run_facts import RunFacts
 from dpmix.reporting.statement_model import Statement
 from dpmix.resume import FREE
@@ -30,10 +38,10 @@ class Comparison:
     Attributes:
         names: of their folders.
         runs: what their public files say.
-        settings: those that differ, with each run's value.
+        settings: those that differ, with each run's value; the form of the images is one of them.
         data: what differs of the data; whether the images themselves do, no public file tells.
-        together: (epsilon, delta) for whoever sees all of them; None where the data differ, a run
-            is not private, is seeded or is the best of a private selection, or all are one.
+        together: (epsilon, delta) for whoever sees all of them, where it is known.
+        why_not: which run is the reason that it is not known, or that the data differ.
         repeated: where `together` is known and images are repeated, how often the most frequent
             one occurs, and the epsilon of the person in it.
     """
@@ -43,6 +51,7 @@ class Comparison:
     settings: list[Row]
     data: list[Row]
     together: tuple[float, float] | None
+    why_not: str | None
     repeated: tuple[int, float] | None
 
 
@@ -56,11 +65,12 @@ def compare(roots: Sequence[Path]) -> Comparison:
         raise DpmixError(f"{len(roots)} run was given to compare; give two or more folders of runs")
     if len({root.resolve() for root in roots}) < len(roots):
         raise DpmixError("a run was given twice to be compared with itself; give each folder once")
-    runs = tuple(audited_facts(RunFolder(root)) for root in roots)
-    data = _data(runs)
-    said = [] if data else _released(runs)
+    runs, names = tuple(audited_facts(RunFolder(root)) for root in roots), _names(roots)
+    data, said = _data(runs), _released(runs)
+    why_not = _no_sum(names, runs, said) or (_other_data(names, data[0], said) if data else None)
+    said = [] if why_not else said
     return Comparison(
-        _names(roots), runs, _settings(runs), data, _together(said, 1), _repeated(said)
+        names, runs, _settings(runs), data, _together(said, 1), why_not, _repeated(said)
     )
 
 
@@ -76,7 +86,8 @@ def _names(roots: Sequence[Path]) -> tuple[str, ...]:
 def _settings(runs: tuple[RunFacts, ...]) -> list[Row]:
     # Whether a pool is pretrained on is no matter of the method.
     unread = [run.config.view_spec(flip=False).unread - {"pool_role"} for run in runs]
-    return _differing(
+    form = _differing([("image shape", [run.input.image_shape for run in runs])])
+    return form + _differing(
         (
             leaf,
             [
@@ -90,13 +101,15 @@ def _settings(runs: tuple[RunFacts, ...]) -> list[Row]:
 
 
 def _data(runs: tuple[RunFacts, ...]) -> list[Row]:
+    # Images that differ can be equal once they are grey, or small.
+    one_form = len({run.input.image_shape for run in runs}) == 1
+    repeats = [("most frequent image", [_times(run.statement) for run in runs])]
     differing = _differing(
         [
             ("data set", _data_names(runs)),
-            ("image shape", [run.input.image_shape for run in runs]),
             ("classes", [", ".join(run.input.class_names) for run in runs]),
             ("training images N", [run.statement.examples for run in runs]),
-            ("most frequent image", [_times(run.statement) for run in runs]),
+            *(repeats if one_form else []),
             ("judged on", [f"{run.metrics.images} {run.metrics.judged_on} images" for run in runs]),
         ]
     )
@@ -158,13 +171,47 @@ def _is_part_of(one: Statement, other: Statement) -> bool:
 
 
 def _released(runs: tuple[RunFacts, ...]) -> list[Statement]:
-    """What was released of the same data, each once; nothing where no sum of it is known."""
+    """What was released, each once."""
     said = [run.statement for run in runs]
     copies = {(one.run_id, one.weights_sha256): one for one in said}.values()
-    said = [one for one in copies if not any(_is_part_of(one, other) for other in copies)]
-    # Runs of one seed share their noise: it does not compose. What a selection costs is no sum.
-    fit = all(one.private and not one.seeded and one.expected_runs is None for one in said)
-    return said if len(said) > 1 and fit else []
+    return [one for one in copies if not any(_is_part_of(one, other) for other in copies)]
+
+
+def _no_sum(
+    names: tuple[str, ...], runs: tuple[RunFacts, ...], said: list[Statement]
+) -> str | None:
+    """Which runs have no epsilon that adds up with others', if any."""
+    faults = [
+        f"'{name}' {fault}"
+        for name, run in zip(names, runs, strict=True)
+        if (fault := _fault(run.statement))
+    ]
+    if faults:
+        return f"{'; '.join(faults)}: leave such runs out"
+    return "all are one release: one run, copied or stopped earlier" if len(said) < 2 else None
+
+
+def _fault(said: Statement) -> str | None:
+    if not said.private:
+        return "was trained without privacy"
+    if said.seeded:
+        return "is seeded, and runs of one seed share their noise, which does not add up"
+    selected = said.expected_runs is not None
+    return "is the best of a private selection, whose cost is no sum" if selected else None
+
+
+def _other_data(names: tuple[str, ...], row: Row, said: list[Statement]) -> str:
+    """The first run that was not trained on the first one's data, and what holds all the same."""
+    what, values = row
+    place = next(place for place, value in enumerate(values) if value != values[0])
+    bound = _together(said, 1)
+    assert bound is not None
+    epsilon, delta = bound
+    return (
+        f"'{names[place]}' differs from '{names[0]}' in {what} ({values[place]}; {values[0]}); a "
+        "person with one image in the data of each run has epsilon "
+        f"{shown_epsilon(epsilon)} at most, at delta {delta}"
+    )
 
 
 def _together(said: list[Statement], copies: int) -> tuple[float, float] | None:

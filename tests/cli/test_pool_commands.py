@@ -4,7 +4,11 @@ import json
 import shutil
 
 import pytest
+import torch
 from PIL import Image
+
+from dpmix.public.diffusion_model import load_model
+from dpmix.public.pool_files import open_pool
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
@@ -241,3 +245,23 @@ def test_a_gap_check_refuses_a_pool_that_is_private(dpmix, here, image_root, pub
     status, _, err = dpmix(*check, public_root)
     assert status == 2 and "not public: 1 of its images" in err
     assert not list(here.iterdir())
+
+
+def test_a_model_that_draws_black_leaves_nothing_and_the_remedy_works(tmp_path, models, dpmix):
+    """Half precision, as on a GPU, of a model that overflows in it alone."""
+    model = load_model(
+        str(models / "sd"), revision=None, download=False, licence=None,
+        device=torch.device("cpu"), dtype=torch.float32, attention_slicing=False,
+    )  # fmt: skip
+    with torch.no_grad():  # beyond 65,504, the largest number of float16
+        model.pipe.vae.decoder.conv_in.weight.mul_(1e6)
+    model.pipe.save_pretrained(tmp_path / "model")
+    call = ("synthesize", "--model", tmp_path / "model", "--class", "cat", "--steps", "1",
+            "--images-per-class", "2", "--output", tmp_path / "pool")  # fmt: skip
+    status, _, said = dpmix(*call, "--dtype", "float16")
+    assert status == 2 and "drew in float16 is not finite" in said, said
+    assert "give --dtype float32" in said and len(said.splitlines()) <= 2
+    assert not list((tmp_path / "pool").rglob("*.png"))
+    status, _, said = dpmix(*call, "--dtype", "float32")
+    assert (status, said) == (0, "")
+    assert len(open_pool(tmp_path / "pool").images) == 2

@@ -44,7 +44,6 @@ def test_a_backbone_takes_its_own_resizing_along(size):
     agree(Pixels(backbone.module, backbone.normalization), (3, size, size))
 
 
-@pytest.mark.slow
 def test_scatternet_can_be_traced():
     backbone = load_backbone("scatternet", torch.device("cpu"))
     agree(Pixels(backbone.module, backbone.normalization), (3, 28, 28))

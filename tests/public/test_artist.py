@@ -1,5 +1,7 @@
 """Asking real (tiny) pipelines for images."""
 
+from operator import attrgetter
+
 import numpy as np
 import pytest
 import torch
@@ -132,3 +134,37 @@ def test_a_pipeline_that_can_be_asked_for_no_class_is_refused(hand, unconditiona
     chosen = {"template": "{class}", "size": None, "steps": None, "guidance": None}
     with pytest.raises(DpmixError, match="DDPMPipeline draws neither from a prompt nor"):
         artist(DiffusionModel(unconditional, record), (CAT,), **chosen)
+
+
+@pytest.mark.parametrize("part", ["unet", "vae.decoder"])
+@pytest.mark.parametrize(
+    ("dtype", "remedy"),
+    [(torch.float32, "another --model"), (torch.bfloat16, "give --dtype float32, with another")],
+)
+def test_what_is_not_finite_is_no_image(hand, part, dtype, remedy):
+    broken = hand("sd")
+    broken.model.pipe.to(dtype)
+    with torch.no_grad():
+        next(attrgetter(part)(broken.model.pipe).parameters()).fill_(float("nan"))
+    with pytest.raises(DpmixError, match=f"of class 'dog' .* is not finite, .*{remedy}"):
+        broken.draw([Sketch(DOG, 1), Sketch(CAT, 2)])
+
+
+@pytest.mark.parametrize("name", ["sd", "dit"])
+@pytest.mark.parametrize("level", [0.0, -9.0, 9.0])
+def test_an_image_of_one_colour_is_no_image(hand, name, level):
+    broken = hand(name)
+    with torch.no_grad():
+        last = broken.model.pipe.vae.decoder.conv_out
+        last.weight.zero_()
+        last.bias.fill_(level)
+    with pytest.raises(DpmixError, match=r"of class 'cat' .* in float32 is of one colour, so"):
+        broken.draw([Sketch(CAT, 1)])
+
+
+def test_pixels_are_those_that_the_pipeline_would_save(hand):
+    one = hand("sd")
+    seed = torch.Generator("cpu").manual_seed(1)
+    asked = one.arguments([Sketch(CAT, 1)]) | {"output_type": "pil"}
+    expected = one.model.pipe(**asked, generator=[seed]).images[0]
+    assert (pixels(one.draw([Sketch(CAT, 1)])[0]) == pixels(expected)).all()

@@ -66,3 +66,10 @@ def test_progress_counts_every_image(class_folder):
         open_pool(class_folder("pool", {"ant": 3})), lambda *step: seen.append(step)
     )  # fmt: skip
     assert seen == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_images_of_one_colour_are_named(class_folder):
+    root = class_folder("pool", {"ant": 2, "bee": 1})
+    for place, colour in (("ant/black.png", 0), ("bee/white.jpg", 255)):
+        Image.new("L", (8, 8), colour).save(root / place)
+    assert inspect(root).plain == ("ant/black.png", "bee/white.jpg")

@@ -87,3 +87,12 @@ def test_progress_is_reported(class_folder):
     load_pool(class_folder("pool", {"ant": 3}), NAMES, (3, 8, 8), options=options)
     assert seen[-1] == (3, 3)
     assert torch.tensor(seen).shape[1] == 2
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_of_one_colour_are_warned_of(class_folder, channels):
+    root = class_folder("pool", {"ant": 2, "bee": 1})
+    Image.new("RGB", (8, 8), (9, 9, 9)).save(root / "ant" / "grey.png")
+    said = r"1 of 4 images of the public pool '.*pool' are of one colour \(ant/grey.png\); look"
+    with pytest.warns(UserWarning, match=said):
+        load_pool(root, NAMES, (channels, 8, 8), options=PLAIN)

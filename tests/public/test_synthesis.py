@@ -301,3 +301,30 @@ def test_the_journal_is_readable_lines(tmp_path, hand):
     head, *lines = map(json.loads, (tmp_path / "pool" / JOURNAL).read_text().splitlines())
     assert head["settings"]["steps"] == 1
     assert [line["file"] for line in lines if "file" in line] == ["cat/00000.png", "cat/00001.png"]
+
+
+class Overflowing(Artist):
+    """Its model yields no finite number from the fourth image on."""
+
+    def draw(self, sketches):
+        if sketches[0].drawn.name == "dog":
+            with torch.no_grad():
+                next(self.model.pipe.unet.parameters()).fill_(float("nan"))
+        return super().draw(sketches)
+
+
+def test_a_batch_that_is_no_picture_is_not_written_and_what_was_drawn_is_kept(tmp_path, models):
+    def make(kind):
+        model = load_model(
+            str(models / "sd"), revision=None, download=False, licence=None,
+            device=torch.device("cpu"), dtype=torch.float32, attention_slicing=False,
+        )  # fmt: skip
+        good = artist(model, CLASSES, template=SETTINGS.template, size=None, steps=1, guidance=None)
+        return kind(good.model, good.describe, good.arguments)
+
+    with pytest.raises(DpmixError, match="not finite"):
+        run(tmp_path / "pool", make(Overflowing), batch=3)
+    kept = files(tmp_path / "pool")
+    assert sorted(kept) == [f"cat/{i:05}.png" for i in range(3)]
+    assert run(tmp_path / "pool", make(Artist), batch=3).fresh == 3
+    assert kept.items() <= files(tmp_path / "pool").items()

@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -28,6 +30,7 @@ from dpmix.views import ViewSpec
 from rank_worker import RATE, SEED, STEPS, N, data, model, plan, trainer, views
 
 WORKER = Path(rank_worker.__file__)
+README = Path(__file__).parents[2] / "README.md"
 
 
 def torchrun(size, *command, **options):
@@ -204,3 +207,42 @@ def test_a_users_mistake_is_said_once(command):
     _, errors = process.communicate(timeout=60)
     assert process.returncode != 0
     assert errors.count("error: ") == 1 and "--pool" in errors
+
+
+def readmes_line(pattern):
+    """The words of the README's only line that matches."""
+    (line,) = re.findall(pattern, README.read_text(encoding="utf-8"), re.MULTILINE)
+    return line.split()
+
+
+def test_the_readmes_line_joins_machines(tmp_path):
+    """Two agents, each as on a machine of its own, train one run of two processes."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    words = readmes_line(r"^ +(torchrun --nnodes .+ -m dpmix train) \.\.\.$")
+    for flag, value in (("--nnodes", "2"), ("--nproc-per-node", "1")):
+        words[words.index(flag) + 1] = value
+    endpoint = words.index("--rdzv-endpoint") + 1
+    assert words[endpoint].startswith("HOST:")
+    words[endpoint] = f"localhost:{port}"
+    command = [
+        sys.executable, "-m", "torch.distributed.run", *words[1:], "--data", "mnist5k",
+        "--steps", "2", "--expected-batch-size", "8", "--method", "none", "--epsilon", "3",
+        "--device", "cpu", "--output", str(tmp_path / "run"),
+    ]  # fmt: skip
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    agents = [
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE,
+                         stderr=subprocess.STDOUT, text=True)
+        for _ in range(2)
+    ]  # fmt: skip
+    try:
+        said = [agent.communicate(timeout=150)[0] for agent in agents]
+    finally:
+        for agent in agents:
+            agent.kill()
+    assert [agent.returncode for agent in agents] == [0, 0], "\n".join(said)
+    statement = json.loads((tmp_path / "run" / "privacy.json").read_text())
+    assert (statement["processes"], statement["complete"]) == (2, True)
+    assert sum("report.html" in one for one in said) == 1, said  # the first alone speaks

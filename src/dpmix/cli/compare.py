@@ -31,7 +31,7 @@ def compare(
         output,
         compare_page(
             found.names, found.runs, settings=found.settings, data=found.data,
-            together=found.together, repeated=found.repeated,
+            together=found.together, why_not=found.why_not, repeated=found.repeated,
         ),
     )  # fmt: skip
     console = stdout()
@@ -68,12 +68,6 @@ def _notes(found: Comparison) -> list[tuple[str, str]]:
         if found.repeated:
             rows.append(repeats_row(*found.repeated))
     else:
-        rows.append(
-            (
-                "all together",
-                "no epsilon: it is only told of private runs on the same "
-                "data, without seeds, none of them the best of a selection",
-            )
-        )
+        rows.append(("all together", f"no epsilon: {found.why_not}"))
     names = ", ".join(name for name, _ in found.settings) or "none"
     return [*rows, ("settings that differ", names)]

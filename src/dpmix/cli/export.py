@@ -25,7 +25,8 @@ def export(
     from dpmix.export import export_run
 
     console = stdout()
-    with console.status("writing and checking the whole network: some take minutes"):
+    console.print(f"writing the whole network as {format}, and comparing it with the run's ...")
+    with console.status("half a minute for most networks, minutes for large ones"):
         exported = export_run(run, format, output, overwrite)
     console.print(f"{', '.join(exported.files)} in {output}")
     console.print(

@@ -2,7 +2,8 @@
 
 Guarantees: each image starts from noise of its own seed, drawn on the CPU, so neither the batch nor
 the device decides what it shows; an image that the pipeline's safety checker blacked out comes back
-as None, never as an image.
+as None, never as an image; and one that is not finite or of one colour, as half precision makes
+them where it overflows, is an error (`tests/public/test_artist.py`).
 """
 
 import inspect
@@ -10,7 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from jaxtyping import Float
 from PIL import Image
 
 from dpmix.errors import DpmixError, nearest, one_line
@@ -39,7 +42,8 @@ class Artist:
         """Draw a batch, in order; None for an image that the safety checker withheld.
 
         Raises:
-            DpmixError: too little memory, or a pipeline that refuses or fails.
+            DpmixError: too little memory, a pipeline that refuses or fails, or an image that is not
+                finite or of one colour.
         """
         pipe = self.model.pipe
         seeds = [torch.Generator("cpu").manual_seed(sketch.seed) for sketch in sketches]
@@ -55,9 +59,30 @@ class Artist:
             ) from error
         withheld = getattr(made, "nsfw_content_detected", None) or [False] * len(made.images)
         return [
-            None if hidden else image.convert("RGB")
-            for image, hidden in zip(made.images, withheld, strict=True)
+            None if hidden else self._picture(pixels, sketch)
+            for pixels, hidden, sketch in zip(made.images, withheld, sketches, strict=True)
         ]
+
+    def _picture(self, pixels: Float[np.ndarray, "H W C"], sketch: Sketch) -> Image.Image:
+        if not np.isfinite(pixels).all():
+            raise self._no_picture(sketch, "is not finite")
+        levels = (pixels * 255).round().astype(np.uint8)
+        if (levels == levels[:1, :1]).all():
+            raise self._no_picture(sketch, "is of one colour")
+        return Image.fromarray(levels.squeeze()).convert("RGB")
+
+    def _no_picture(self, sketch: Sketch, fault: str) -> DpmixError:
+        dtype = str(self.model.pipe.dtype).removeprefix("torch.")
+        remedy = (
+            "try other --steps, --guidance or --draw-size, or another --model"
+            if dtype == "float32"
+            else f"{dtype} overflows in some models: give --dtype float32"
+        )
+        return DpmixError(
+            f"an image of class '{sketch.drawn.name}' that {self.model.record.pipeline} drew in "
+            f"{dtype} {fault}, so it was not written; {remedy}, with another --output if images "
+            "were drawn before (they are kept)"
+        )
 
 
 def artist(
@@ -97,7 +122,7 @@ def artist(
         raise DpmixError(
             f"{model.record.pipeline} has no {', '.join(sorted(missing))}; leave that setting out"
         )
-    common["output_type"] = "pil"
+    common["output_type"] = "np"  # as 8 bits, a NaN would be black
     if "prompt" in accepted and needed <= {"prompt"}:
         return Artist(
             model,

@@ -95,8 +95,9 @@ def default_dtype(device: torch.device) -> str:
 def out_of_memory(device: torch.device) -> DpmixError:
     """The error for a model or a batch that does not fit."""
     return DpmixError(
-        f"too little memory on {device} to draw (what is drawn is kept); give a smaller --batch "
-        "or --draw-size, --attention-slicing, --dtype float16, or a smaller model"
+        f"too little memory on {device} to draw (what is drawn is kept); give a smaller --batch or "
+        "--attention-slicing; or, with another --output, a smaller --draw-size or model, or "
+        "--dtype bfloat16"
     )
 
 

@@ -21,11 +21,12 @@ from dpmix.public.pool_files import PoolFiles
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """One image: (height, width) and the sha256 of its RGB pixels, or why it can't be read."""
+    """One image: (height, width), the sha256 of its RGB pixels, or why it can't be read."""
 
     size: tuple[int, int] | None
     pixels_sha256: bytes | None
     reason: str | None
+    plain: bool = False
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class PoolInspection:
             keep.
         conflicting: how many of these groups span classes.
         corrupt: why, by image name.
+        plain: images of one colour.
     """
 
     counts: dict[str, int]
@@ -46,6 +48,7 @@ class PoolInspection:
     repeated: tuple[tuple[str, ...], ...]
     conflicting: int
     corrupt: dict[str, str]
+    plain: tuple[str, ...]
 
 
 def inspect_pool(files: PoolFiles, report: Callable[[int, int], None]) -> PoolInspection:
@@ -77,6 +80,7 @@ def inspect_pool(files: PoolFiles, report: Callable[[int, int], None]) -> PoolIn
         corrupt={
             images.names[i]: one.reason for i, one in enumerate(facts) if one.reason is not None
         },
+        plain=tuple(images.names[i] for i, one in enumerate(facts) if one.plain),
     )
 
 
@@ -96,4 +100,5 @@ def _facts(images: EncodedImages, index: int, budget: MemoryBudget, remarks: Rem
             raise
         return ImageFacts(None, None, str(error))
     digest = sha256(repr(size).encode() + pixels.tobytes())
-    return ImageFacts(size, digest.digest(), None)
+    plain = bool((pixels == pixels[:, :1, :1]).all())
+    return ImageFacts(size, digest.digest(), None, plain)

@@ -1,5 +1,6 @@
 """A pool's files to the pool that a run draws from, and the facts that its statement gives."""
 
+import warnings
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -19,6 +20,7 @@ from dpmix.public.pool import PublicPool
 from dpmix.public.pool_files import PoolFiles, open_pool
 
 _BATCH = 1024
+_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,7 @@ def load_pool(
         )
     pool = PublicPool(stored_pixels(source), torch.tensor(targets)[source.labels])
     names = tuple(name for i, name in enumerate(part.images.names) if i not in corrupt)
+    _warn_of_plain(path, pool, names)
     left_out = len(files.images) - len(part.images)
     return LoadedPool(pool, names, _facts(files, pool, class_names, left_out))
 
@@ -132,6 +135,22 @@ def load_pool_for(
     )  # fmt: skip
     refuse_overlap(loaded.pool, loaded.names, splits)
     return loaded
+
+
+def _warn_of_plain(path: Path, pool: PublicPool, names: tuple[str, ...]) -> None:
+    """Images of one colour are what a diffusion model draws where its numbers overflow."""
+    flat = torch.cat([
+        (batch == batch[:, :, :1, :1]).flatten(1).all(dim=1) for batch in pool.images.split(_BATCH)
+    ])  # fmt: skip
+    plain = [names[place] for place in flat.nonzero().flatten().tolist()]
+    if plain:
+        more = ", ..." if len(plain) > _SHOWN else ""
+        warnings.warn(
+            f"{len(plain)} of {len(names)} images of the public pool '{path}' are of one colour "
+            f"({', '.join(plain[:_SHOWN])}{more}); look with dpmix pool inspect '{path}', and "
+            "remove what shows nothing, or draw the pool again with --dtype float32",
+            stacklevel=2,
+        )
 
 
 def _used(part: EncodedPart, targets: torch.Tensor) -> EncodedPart:

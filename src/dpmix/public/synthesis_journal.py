@@ -61,11 +61,11 @@ class SynthesisJournal:
         """What is there so far; nothing is changed but for half-written files, which go.
 
         Raises:
-            DpmixError: a folder that holds something else, or a pool made with other settings.
+            DpmixError: a folder that holds something else, or images drawn with other settings.
         """
         remove_all([*self.root.glob(".*.part"), *self.root.glob("*/.*.part")])
         before, images, own = self._recorded()
-        if before is not None:
+        if before is not None and (images or own):
             self._check_same(before.settings, settings)
         return Begun(
             sessions=before.sessions if before else (),

@@ -30,11 +30,17 @@ def inspection_rows(files: PoolFiles, found: PoolInspection) -> Rows:
     ]
     if found.conflicting:
         rows.append(("conflicts", f"{found.conflicting} images are in more than one class"))
+    if found.plain:
+        rows.append(("OF ONE COLOUR", f"{len(found.plain)} images{_few(found.plain)}"))
     if found.corrupt:
         named = [f"{name} ({why})" for name, why in list(found.corrupt.items())[:_SHOWN]]
         more = ", ..." if len(found.corrupt) > _SHOWN else ""
         rows.append(("CORRUPT", f"{len(found.corrupt)}: {', '.join(named)}{more}"))
     return rows
+
+
+def _few(names: tuple[str, ...]) -> str:
+    return f" ({', '.join(names[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''})"
 
 
 def _range(low: int, high: int) -> str:

@@ -3,15 +3,13 @@
 import pytest
 import torch
 
-pytest.importorskip("kymatio", exc_type=ImportError)
-
 from dpmix.models.backbones import scatternet_whitening as whitening
-from dpmix.models.backbones.scatternet import scattering
+from dpmix.models.backbones.scattering import Scattering
 
 
 @pytest.fixture(scope="module")
 def transform():
-    scatter = scattering(32)
+    scatter = Scattering(32)
     return lambda images: scatter(images).flatten(1, 2)
 
 

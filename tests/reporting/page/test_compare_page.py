@@ -12,7 +12,13 @@ from example_facts import facts, not_private
 
 def page_of(*runs, **changes):
     names = [f"run-{place}" for place in range(len(runs))]
-    found = {"settings": [], "data": [], "together": None, "repeated": None} | changes
+    found = {
+        "settings": [],
+        "data": [],
+        "together": None,
+        "why_not": None,
+        "repeated": None,
+    } | changes
     return compare_page(names, runs, **found)
 
 
@@ -37,6 +43,12 @@ def test_what_must_not_be_compared_is_said_in_big_letters():
     page = page_of(facts(), facts(("cat", "fox")), data=[("classes", ["a", "b"])])
     assert "<strong>THE DATA DIFFER</strong>" in page
     assert "THE DATA DIFFER" not in page_of(facts(), facts())
+
+
+def test_why_there_is_no_epsilon_of_all_is_said():
+    page = page_of(facts(), not_private(), why_not="'run-1' was trained without privacy")
+    assert "No epsilon of all together: 'run-1' was trained without privacy." in text_of(page)
+    assert "all together" not in page_of(facts(), facts(), together=(2.0, 1e-4))
 
 
 def test_runs_without_privacy_or_with_a_seed_are_marked():
@@ -71,5 +83,5 @@ def test_of_many_classes_those_that_differ_most_come_first():
 def test_names_are_escaped():
     assert "<i>x" not in compare_page(
         ["<i>x", "y"], [facts(), facts()], settings=[("<i>x", ["<i>x", "1"])], data=[],
-        together=None, repeated=None,
+        together=None, why_not=None, repeated=None,
     )  # fmt: skip

@@ -50,7 +50,8 @@ def load_backbone(
         input_size: S in pixels; None: the backbone's own.
 
     Raises:
-        DpmixError: an unknown name, a missing package, or weights that are missing or do not fit.
+        DpmixError: an unknown name, a missing package, or weights that are missing, do not fit or
+            are not finite.
     """
     prefix, _, model = name.partition(":")
     if name in BUILT_IN:
@@ -67,5 +68,18 @@ def load_backbone(
         raise DpmixError(f"unknown backbone '{name}': {nearest(name, known)}")
     loaded = build(BackboneRequest(model, weights, pretrained, download, input_size))
     loaded = frozen(loaded, device)
+    _refuse_if_not_finite(loaded)
     _ = loaded.embedding_size  # refuses what can't embed an image, here and not mid-way
     return loaded
+
+
+def _refuse_if_not_finite(backbone: Backbone) -> None:
+    """Weights with a NaN load like any others, and every feature is NaN then."""
+    # Buffers can hold infinities by design, as masks of attention do; BatchNorm's are folded.
+    for name, weight in backbone.module.named_parameters():
+        if not weight.isfinite().all():
+            raise DpmixError(
+                f"the weights of backbone '{backbone.name}' are not finite "
+                f"('{name.removeprefix('body.')}'); the file is damaged or its training diverged: "
+                "give another --backbone-weights, or another backbone"
+            )

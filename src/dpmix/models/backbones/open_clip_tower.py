@@ -10,6 +10,7 @@ from dpmix.data.normalization import Normalization
 from dpmix.errors import DpmixError, nearest
 from dpmix.extras import to_install
 from dpmix.models.backbone import Backbone, Embedder
+from dpmix.models.backbones.filled import filled, refuse_resized
 from dpmix.models.backbones.request import OWN_WEIGHTS, RANDOM, BackboneRequest
 from dpmix.models.backbones.weights_file import (
     NAMES,
@@ -41,17 +42,7 @@ def open_clip_tower(request: BackboneRequest) -> Backbone:
             f"open_clip:{name}/WEIGHTS: {nearest(tag, tags)}"
         )
     path = _weights(request, config) if request.pretrained else None
-    try:
-        with _quiet():
-            model = open_clip.create_model(
-                name,
-                pretrained=str(path) if path else None,
-                load_weights=path is not None,
-                force_image_size=request.input_size,
-            )
-    # open_clip's loaders raise nearly anything for a file of another network.
-    except Exception as error:
-        raise unfit(path or Path(name), error) from error
+    model = _made(open_clip, name, path, request)
     constants = config or open_clip.get_model_preprocess_cfg(model)
     size = model.visual.image_size
     return Backbone(
@@ -61,6 +52,29 @@ def open_clip_tower(request: BackboneRequest) -> Backbone:
         provenance=_provenance(request, config, path),
         licence="as stated on the weights' page (LAION's: MIT)",
     )
+
+
+def _made(open_clip: Any, name: str, path: Path | None, request: BackboneRequest) -> Any:
+    def make(**options: Any) -> Any:
+        with _quiet():
+            return open_clip.create_model(name, force_image_size=request.input_size, **options)
+
+    if path is None:
+        return make(load_weights=False)
+    network = f"open_clip:{name}"
+    try:
+        with filled(path, network, published=request.weights is None):
+            model = make(pretrained=str(path))
+        given = open_clip.factory.load_state_dict(str(path))
+    except DpmixError:
+        raise
+    # open_clip's loaders raise nearly anything for a file of another network.
+    except Exception as error:
+        raise unfit(path, error) from error
+    # The text tower is not used.
+    image = {key: value for key, value in given.items() if key.startswith("visual.")}
+    refuse_resized(path, network, image, model, resized=request.input_size is not None)
+    return model
 
 
 def _open_clip() -> Any:

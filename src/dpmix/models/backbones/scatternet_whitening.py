@@ -73,8 +73,8 @@ def measure(transform: Transform) -> dict[str, Tensor]:
 
 
 if __name__ == "__main__":
-    from dpmix.models.backbones.scatternet import scattering
+    from dpmix.models.backbones.scattering import Scattering
 
     with torch.inference_mode():
-        transform = scattering(SIZE)
+        transform = Scattering(SIZE)
         save_file(measure(lambda images: transform(images).flatten(1, 2)), FILE)

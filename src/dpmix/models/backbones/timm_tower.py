@@ -4,10 +4,13 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from dpmix.data.normalization import Normalization
 from dpmix.errors import DpmixError, nearest
 from dpmix.extras import to_install
 from dpmix.models.backbone import Backbone, Embedder
+from dpmix.models.backbones.filled import filled, refuse_resized
 from dpmix.models.backbones.request import OWN_WEIGHTS, RANDOM, BackboneRequest
 from dpmix.models.backbones.weights_file import (
     NAMES,
@@ -38,16 +41,11 @@ def timm_tower(request: BackboneRequest) -> Backbone:
     keywords: dict[str, Any] = {"num_classes": 0}
     if request.input_size and config.fixed_input_size:
         keywords["img_size"] = request.input_size
-    try:
-        model = timm.create_model(
-            name,
-            pretrained=path is not None,
-            pretrained_cfg_overlay={"file": str(path)} if path else None,
-            **keywords,
-        )
-    # timm's loaders raise nearly anything for a file of another network.
-    except Exception as error:
-        raise unfit(path or Path(name), error) from error
+    model = (
+        _loaded(timm, path, request, config, keywords)
+        if path
+        else timm.create_model(name, **keywords)
+    )
     return Backbone(
         name=f"timm:{name}",
         module=Embedder(model, request.input_size or config.input_size[1]),
@@ -55,6 +53,32 @@ def timm_tower(request: BackboneRequest) -> Backbone:
         provenance=_provenance(name, config, request),
         licence=config.license or "not stated by timm",
     )
+
+
+def _loaded(
+    timm: Any, path: Path, request: BackboneRequest, config: Any, keywords: dict[str, Any]
+) -> nn.Module:
+    name, network = request.model, f"timm:{request.model}"
+    try:
+        with filled(path, network, published=request.weights is None, head=_head(config)):
+            model: nn.Module = timm.create_model(
+                name, pretrained=True, pretrained_cfg_overlay={"file": str(path)}, **keywords
+            )
+        given = timm.models.load_state_dict(str(path))
+    except DpmixError:
+        raise
+    # timm's loaders raise nearly anything for a file of another network.
+    except Exception as error:
+        raise unfit(path, error) from error
+    refuse_resized(path, network, given, model, resized=request.input_size is not None)
+    return model
+
+
+def _head(config: Any) -> tuple[str, ...]:
+    """How the names of a classifier begin: all of it, a norm of its own included."""
+    named = config.classifier or ()
+    layers = (named,) if isinstance(named, str) else named
+    return tuple(f"{layer.partition('.')[0]}." for layer in layers)
 
 
 def _timm() -> Any:

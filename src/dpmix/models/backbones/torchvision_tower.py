@@ -12,8 +12,9 @@ from typing import Any
 from torch import nn
 
 from dpmix.data.normalization import Normalization, normalization
-from dpmix.errors import DpmixError, nearest, one_line
+from dpmix.errors import DpmixError, nearest
 from dpmix.models.backbone import Backbone, Embedder
+from dpmix.models.backbones.filled import check_filled
 from dpmix.models.backbones.request import OWN_WEIGHTS, RANDOM, BackboneRequest
 from dpmix.models.backbones.weights_file import (
     local_weights,
@@ -57,7 +58,7 @@ def torchvision_tower(request: BackboneRequest) -> Backbone:
             if given
             else url_weights(f"torchvision:{name}", best.url, download=request.download)
         )
-        _load(model, path, layer)
+        _load(model, path, layer, f"torchvision:{name}")
         provenance = f"torchvision {name}, {OWN_WEIGHTS if given else best}"
     _set(model, layer, nn.Identity())
     constants = Normalization(tuple(preset.mean), tuple(preset.std))
@@ -116,16 +117,19 @@ def _last_linear(name: str, model: nn.Module) -> str:
     return linear[-1]
 
 
-def _load(model: nn.Module, path: Path, layer: str) -> None:
+def _load(model: nn.Module, path: Path, layer: str, network: str) -> None:
     """Fill all but the classifier's own last layer."""
-    state = {k: v for k, v in read_state_dict(path).items() if not k.startswith(f"{layer}.")}
+    state = read_state_dict(path)
+    # In place: some networks read the version that torch keeps in the dictionary.
+    for key in [key for key in state if key.startswith(f"{layer}.")]:
+        del state[key]
     try:
         missing, unexpected = model.load_state_dict(state, strict=False)
-    except RuntimeError as error:
-        raise unfit(path, error) from None
-    wrong = [key for key in missing if not key.startswith(f"{layer}.")] + list(unexpected)
-    if wrong:
-        raise unfit(path, ValueError(f"'{one_line(ValueError(wrong[0]))}' is missing or unknown"))
+    # A network's own loader raises errors of any kind for a file of another.
+    except Exception as error:
+        raise unfit(path, error) from error
+    lacking = [key for key in missing if not key.startswith(f"{layer}.")]
+    check_filled(path, network, lacking, unexpected)
 
 
 def _set(model: nn.Module, path: str, layer: nn.Module) -> None:

@@ -19,6 +19,7 @@ def compare_page(
     settings: list[Row],
     data: list[Row],
     together: tuple[float, float] | None,
+    why_not: str | None,
     repeated: tuple[int, float] | None,
 ) -> str:
     """Render the page.
@@ -29,6 +30,7 @@ def compare_page(
         settings: those that differ, with each run's value.
         data: what differs of the data.
         together: (epsilon, delta) for whoever sees all of the runs, where it is known.
+        why_not: why it is not known, with the run's name.
         repeated: how often the most frequent image occurs, and that epsilon of the person in it.
     """
     curves = [epsilon_curve(run.statement) for run in runs]
@@ -41,6 +43,7 @@ def compare_page(
         settings=settings,
         data=data,
         together=together,
+        why_not=why_not,
         claimed=[claimed_epsilon(run.statement) for run in runs],
         repeated=repeated,
         overall=[class_bars(run.metrics).overall for run in runs],

@@ -1,0 +1,47 @@
+"""The scattering transform gives kymatio's numbers."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dpmix.models.backbones.scattering import PATHS, Scattering
+
+# Grey images: two of noise whose spectrum falls, two digits, white noise, an edge, white, a dot;
+# and what kymatio 0.3.0's `Scattering2D(J=2, shape=(S, S), L=8)` of torch makes of them / 255.
+GOLDEN = np.load(Path(__file__).with_name("scattering_golden.npz"))
+
+
+@pytest.mark.parametrize("name", ["small", "large"])
+def test_the_numbers_are_kymatios(name):
+    images, expected = (torch.from_numpy(GOLDEN[name + end]) for end in ("", "_scattered"))
+    transform = Scattering(images.shape[-1])
+    with torch.no_grad():
+        made = transform(images[:, None] / 255)
+    assert made.shape == (len(images), 1, *expected.shape[1:])
+    torch.testing.assert_close(made[:, 0], expected, rtol=0, atol=1e-6)
+
+
+@given(
+    quarter=st.integers(2, 10),
+    count=st.integers(1, 3),
+    channels=st.integers(1, 3),
+    level=st.floats(0, 1),
+)
+@settings(max_examples=15, deadline=None)
+def test_a_plain_image_is_its_own_average_and_has_no_waves(quarter, count, channels, level):
+    size = 4 * quarter
+    with torch.no_grad():
+        made = Scattering(size)(torch.full((count, channels, size, size), level))
+    assert made.shape == (count, channels, PATHS, quarter, quarter)
+    # The Gaussian's norm takes 3.1415 for pi, as kymatio does.
+    assert torch.allclose(made[:, :, 0], torch.tensor(level).float(), atol=1e-3)
+    assert made[:, :, 1:].abs().max() < 1e-5
+
+
+def test_its_constants_are_no_part_of_the_weights():
+    assert not Scattering(16).state_dict()
+    assert Scattering(16).to(torch.float64).inverse.dtype == torch.float64
