@@ -4,7 +4,13 @@ import pytest
 
 from dpmix import defaults
 from dpmix.config import Config
-from dpmix.defaults import choose_image_size, choose_model, choose_rate, choose_recipe
+from dpmix.defaults import (
+    choose_few_views,
+    choose_image_size,
+    choose_model,
+    choose_rate,
+    choose_recipe,
+)
 from dpmix.errors import DpmixError
 from dpmix.privacy.plan import PrivacyPlan
 
@@ -104,10 +110,41 @@ def test_files_are_resized_to_the_backbone_and_arrays_are_not(class_folder, digi
         assert choose_image_size(chosen(data=equal), 96).data.image_size is None
 
 
-@pytest.mark.parametrize(("n", "batch"), [(5, 5), (400, 400), (50_000, 400)])
-def test_the_batch_from_scratch_is_400_or_everything(n, batch):
-    privacy = choose_recipe(chosen(model="cnn-small"), n, 34).privacy
-    assert (privacy.expected_batch_size, privacy.steps) == (batch, 50)
+@pytest.mark.parametrize(
+    ("n", "epsilon", "batch", "steps", "k_base"),
+    [
+        (5, 3, 5, 50, 8),
+        (500, 3, 500, 50, 8),
+        (4_000, 1, 2048, 50, 2),
+        (4_000, 3, 2048, 50, 2),
+        (4_000, 8, 2048, 128, 1),
+        (20_000, 3, 2048, 240, 1),
+        (50_000, 1, 2048, 200, 1),
+        (50_000, 8, 2048, 400, 1),
+        (10**7, 3, 2048, 400, 1),
+        (4_000, float("inf"), 2048, 400, 1),
+    ],
+)
+def test_the_recipe_from_scratch_follows_n_and_epsilon(n, epsilon, batch, steps, k_base):
+    config = chosen(model="cnn-small", epsilon=epsilon)
+    config = choose_few_views(config, Config().views, n)
+    privacy = choose_recipe(config, n, 8).privacy
+    assert (privacy.expected_batch_size, privacy.steps) == (batch, steps)
+    assert (config.views.method, config.views.k_base) == ("self-aug", k_base)
+
+
+def test_views_from_scratch_follow_what_was_given():
+    def k_base(n=50_000, **settings):
+        asked = Config.load(model="cnn-small", **settings)
+        return choose_few_views(choose_model(asked), asked.views, n).views.k_base
+
+    assert k_base(k_base=5) == 5
+    assert k_base(method="mix-self") == 4 and k_base(n=10) == 8
+    assert k_base(expected_batch_size=400, steps=50) == 8
+    assert k_base(expected_batch_size=400, epochs=1) == 4
+    assert k_base(sampling_rate=0.1, denominator=9) == 8, "it would tell N"
+    scratch = choose_recipe(chosen(model="wrn-16-4", sampling_rate=0.1, denominator=9), 50_000, 34)
+    assert scratch.privacy.steps == 50, "it would tell N"
 
 
 def test_the_batch_of_a_head_is_everything():
@@ -188,4 +225,4 @@ def test_from_scratch_the_rate_is_near_those_that_were_published(sigma, steps, p
     assert settled(optimizer="Adam").momentum is None
     assert settled(optimizer_options={"momentum": 0.3}).momentum is None
     assert rate(0.01) == 1 and rate(0.01, momentum=0) == 10
-    assert rate(0) == 0.1 and rate(0, momentum=0) == 1  # nothing is clipped
+    assert rate(0) == 0.02 and rate(0, momentum=0) == 0.2  # nothing is clipped
