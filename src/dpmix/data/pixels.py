@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
+from dpmix.data.eight_bits import in_eight_bits
 from dpmix.data.memory_budget import MemoryBudget
 from dpmix.data.upright import Remarks, upright
 from dpmix.errors import DpmixError
@@ -143,7 +144,7 @@ def opened(stream: BufferedReader | BytesIO, name: str) -> Iterator[Image.Image]
         if _is_deep(image):
             raise DpmixError(
                 f"image '{name}' has more than 8 bits a channel (mode {image.mode}); expected "
-                "8-bit: rescale it first, by a range that is not taken from the data set"
+                f"8-bit: save {in_eight_bits('image')}, whose range is fixed beforehand"
             )
         yield image
 
