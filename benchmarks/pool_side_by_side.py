@@ -18,6 +18,7 @@ import torch
 
 import dpmix
 
+RECIPE = {"model": "cnn-small", "expected_batch_size": 400, "steps": 50}
 VIEWS = {"k_base": 16, "k_self": 18}
 METHODS = {
     "self-aug, 34 views": {"method": "self-aug", "k_base": 34},
@@ -54,7 +55,9 @@ def run(data: Path, pool: dict[str, str], seed: int, folder: Path, **settings) -
     """Accuracy, and the median seconds of a step."""
     public = pool if "pool_role" in settings or settings["method"] == "mix-diff" else {}
     output = folder / f"{seed}-{'-'.join(map(str, settings.values()))}"
-    result = dpmix.fit(data=str(data), output=str(output), seed=seed, **settings, **public)
+    result = dpmix.fit(
+        data=str(data), output=str(output), seed=seed, **RECIPE, **settings, **public
+    )
     log = (result.folder / "diagnostics" / "steps.jsonl").read_text().splitlines()
     seconds = [json.loads(line)["seconds"] for line in log]
     return result.evaluation.accuracy, statistics.median(seconds)

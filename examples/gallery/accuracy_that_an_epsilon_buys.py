@@ -30,8 +30,8 @@ def main() -> None:
         with TemporaryDirectory() as folder:
             run = dpmix.fit(
                 data="mnist5k", model="cnn-small", method="mix-self", k_base=2, k_self=2,
-                epsilon=epsilon, steps=settings.steps, seed=0, output=folder,
-                overwrite=True,
+                epsilon=epsilon, expected_batch_size=400, steps=settings.steps, seed=0,
+                output=folder, overwrite=True,
             )  # fmt: skip
         measured = run.evaluation
         classes = list(measured.class_accuracy)

@@ -52,7 +52,7 @@ def train(
 ) -> None:
     """Train a private image classifier.
 
-    With no flags: Self-Aug (8 views) on 5,000 handwritten digits at epsilon 3, in half a minute.
+    With no flags: Self-Aug (2 views) on 5,000 handwritten digits at epsilon 3, in about a minute.
 
     Your own images: `dpmix train --data FOLDER --epsilon 3`
     """
