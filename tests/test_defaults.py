@@ -171,6 +171,7 @@ def test_delta_follows_n_where_n_is_public():
         return choose_recipe(chosen(model="cnn-small", **settings), n, 34).privacy.delta
 
     assert [delta(n) for n in (5, 10_000, 20_000, 10**6)] == [1e-5, 1e-5, 5e-6, 1e-7]
+    assert delta(45_000) == 2.2e-6 <= 1 / 450_000
     assert delta(10**6, delta=1e-3) == 1e-3
     assert delta(10**6, sampling_rate=0.1, denominator=9) == 1e-5, "it would tell N"
     plan = PrivacyPlan.calibrate(n=10**6, expected_batch_size=1000, steps=5, epsilon=3)

@@ -11,6 +11,7 @@ from dpmix.models import parameter_count, train_mode
 from dpmix.models.activation_memory import activation_bytes
 from dpmix.privacy.clipping import clipped_gradient_sum
 from dpmix.privacy.fastest import choose_way
+from dpmix.privacy.vectorized import vectorized_units
 from dpmix.privacy.way import Way
 from dpmix.reporting.pictures_in_words import pictures_in_words
 from dpmix.reporting.summary import pool_rows
@@ -46,6 +47,11 @@ def seconds_per_step(parts: Assembly, way: Way) -> float:
         )
         return again / fewest * parts.plan.expected_batch_size
     groups = PROBE_GROUPS if parts.cache is None else PROBE_ROWS
+    if way.engine == "vectorized":
+        # It fills up a portion with zeros, so that fewer groups would take as long.
+        groups = vectorized_units(
+            parts.trained, torch.empty(0, parts.views.spec.views, device=parts.device)
+        )
     examples = groups * fewest
     times = sorted(_seconds_of_pass(parts, way, called, examples, rng) for _ in range(REPEATS))
     return times[REPEATS // 2] / examples * parts.plan.expected_batch_size

@@ -8,6 +8,7 @@ from a loader or a drawn batch. Adding one example to the data changes neither t
 import math
 import warnings
 from dataclasses import dataclass, replace
+from decimal import ROUND_DOWN, Context, Decimal
 from functools import cached_property
 from typing import ClassVar
 
@@ -23,8 +24,14 @@ LARGEST_DELTA = 1e-5
 
 
 def default_delta(n: int | None) -> float:
-    """Delta where none is given: min(1e-5, 1 / (10 n)); 1e-5 where N is not public (None)."""
-    return LARGEST_DELTA if n is None else min(LARGEST_DELTA, 1 / (10 * n))
+    """Delta where none is given: min(1e-5, 1 / (10 n)) rounded down to two digits.
+
+    Where N is not public (None), 1e-5.
+    """
+    if n is None or n < 1:  # which `calibrate` refuses
+        return LARGEST_DELTA
+    two_digits = Context(prec=2, rounding=ROUND_DOWN)
+    return min(LARGEST_DELTA, float(two_digits.divide(Decimal(1), Decimal(10 * n))))
 
 
 @dataclass(frozen=True)
