@@ -36,7 +36,8 @@ METHOD_ON: dict[str, Method] = {
 MOMENTUM = 0.9
 STEPS = 50
 # From scratch; docs/defaults.md has the measurements.
-SCRATCH_BATCH, MOST_SCRATCH_STEPS = 2048, 400
+SCRATCH_BATCH, MOST_SCRATCH_STEPS = 2048, 800
+SCRATCH_STEPS_WITHOUT_PRIVACY = 400
 IMAGES_PER_STEP = 250  # over epsilon
 MOST_EPSILON = 8.0  # that more steps are taken for
 VIEWS_OF_A_RUN, MOST_SCRATCH_VIEWS = 200_000, 8
@@ -148,7 +149,7 @@ def scratch_steps(n: int, epsilon: float) -> int:
     """
     wanted = n * min(epsilon, MOST_EPSILON) / IMAGES_PER_STEP
     if math.isinf(epsilon):
-        wanted = MOST_SCRATCH_STEPS  # no noise asks for fewer
+        wanted = SCRATCH_STEPS_WITHOUT_PRIVACY
     return round(min(MOST_SCRATCH_STEPS, max(STEPS, wanted)))
 
 

@@ -204,7 +204,7 @@ class PrivacyConfig(Section):
     steps: int | None = Field(
         None,
         description="T, training steps; default 50 (a head on more than 25,000 images: 100); from "
-        "scratch N epsilon / 250, but 50 to 400",
+        "scratch N epsilon / 250, but 50 to 800",
     )
     epochs: float | None = Field(None, description="T as expected passes over the data")
     expected_runs: float | None = Field(
