@@ -1,5 +1,7 @@
 """What a run does where the user said nothing."""
 
+import math
+
 import pytest
 
 from dpmix import defaults
@@ -146,6 +148,18 @@ def test_views_from_scratch_follow_what_was_given():
     assert k_base(sampling_rate=0.1, denominator=9) == 8, "it would tell N"
     scratch = choose_recipe(chosen(model="wrn-16-4", sampling_rate=0.1, denominator=9), 50_000, 34)
     assert scratch.privacy.steps == 50, "it would tell N"
+
+
+@pytest.mark.parametrize("name", ["epochs", "steps", "expected_batch_size"])
+@pytest.mark.parametrize("value", [0, -1, math.nan, math.inf])
+def test_numbers_of_no_sense_are_left_to_the_plan_which_names_them(name, value):
+    if name == "steps" and not math.isfinite(value):
+        return  # no whole number
+    asked = Config.load(model="cnn-small", **{name: value})
+    config = choose_recipe(choose_few_views(choose_model(asked), asked.views, 100), 100, 4)
+    given = config.privacy.model_dump(exclude={"allow_repeats"})
+    with pytest.raises(DpmixError, match=f"{name} is"):
+        PrivacyPlan.calibrate(n=100, **given)
 
 
 def test_the_batch_of_a_head_is_everything():

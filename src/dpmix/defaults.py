@@ -129,7 +129,10 @@ def choose_few_views(config: Config, given: ViewConfig, n: int) -> Config:
     of_small = config.model.model == "cnn-small" and config.views.method == "self-aug"
     if not of_small or given.k_base is not None or not _n_is_public(config.privacy):
         return config
-    k_base = min(MOST_SCRATCH_VIEWS, max(1, round(VIEWS_OF_A_RUN / _draws(config.privacy, n))))
+    draws = _draws(config.privacy, n)
+    if not draws > 0:  # the plan refuses what makes it so, NaN included, by its name
+        return config
+    k_base = min(MOST_SCRATCH_VIEWS, max(1, round(VIEWS_OF_A_RUN / draws)))
     return _set(config, views=_set(config.views, k_base=k_base))
 
 

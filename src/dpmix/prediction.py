@@ -2,6 +2,8 @@
 
 import csv
 import io
+import math
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -59,10 +61,16 @@ def check_output(output: Path, overwrite: bool) -> None:
     """Refuse a file that predictions can't or should not go to, before any work is done.
 
     Raises:
-        DpmixError: a name that says neither CSV nor JSON, or a file that is there already.
+        DpmixError: a name that says neither CSV nor JSON, a folder that is not there or can't be
+            written to, or a file that is there already.
     """
     if output.suffix not in (".csv", ".json"):
         raise DpmixError(f"output is '{output}'; expected a name ending in .csv or .json")
+    if output.is_dir() or not os.access(output.absolute().parent, os.W_OK):
+        raise DpmixError(
+            f"output '{output}' can't be written; give a file in a folder that exists and that you "
+            "may write to"
+        )
     if output.exists() and not overwrite:
         raise DpmixError(
             f"output '{output}' is there already; give another --output, or --overwrite"
@@ -84,7 +92,7 @@ def predictions(
         skipped: as in `decode_files`.
 
     Raises:
-        DpmixError: as `decode_files` raises.
+        DpmixError: a model whose probabilities are not finite, and as `decode_files` raises.
     """
     names, position = saved.input.class_names, 0
     reading = saved.input.reading
@@ -94,6 +102,11 @@ def predictions(
         for row in scores.cpu().tolist():
             while skipped and files[position] in skipped:
                 position += 1
+            if not all(map(math.isfinite, row)):
+                raise DpmixError(
+                    f"the model's probabilities of '{files[position]}' are not finite, so it names "
+                    "no class: its training diverged; train again with a lower --learning-rate"
+                )
             best = max(range(len(row)), key=row.__getitem__)
             yield Prediction(written_path(files[position]), names[best], tuple(row))
             position += 1

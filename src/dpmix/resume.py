@@ -84,7 +84,11 @@ def reassemble(
     _refuse_to_go_back(folder, checkpoint)
     output = config.run.model_copy(update={"output": str(root)})
     parts = assemble(
-        config.model_copy(update={"run": output}), decoding, plan=checkpoint.plan, ranks=ranks
+        config.model_copy(update={"run": output}),
+        decoding,
+        plan=checkpoint.plan,
+        ranks=ranks,
+        recorded=True,
     )
     for name, now, then in (
         ("input", parts.config.input, before.input),

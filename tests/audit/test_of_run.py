@@ -77,3 +77,17 @@ def test_something_else_is_refused(folder, text):
     made = facts()
     with pytest.raises(DpmixError, match=r"audit.json' is no audit of this version of dpmix"):
         audit_of(folder, made.config, made.statement)
+
+
+def test_an_audit_from_before_there_were_two_readings_is_one_of_the_first(folder):
+    said, made = audit_of_run(folder.root), facts(data="/here/scans")
+    del said["settings"]["input"]["reading"]
+    folder.audit.write_text(json.dumps(said))
+    for reading in (1, 2):
+        read = made.config.input.model_copy(update={"reading": reading})
+        config = made.config.model_copy(update={"input": read})
+        if reading == 1:
+            assert audit_of(folder, config, made.statement)
+        else:
+            with pytest.raises(DpmixError, match="its input is"):
+                audit_of(folder, config, made.statement)

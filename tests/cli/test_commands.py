@@ -223,6 +223,21 @@ def test_predict_leaves_out_bad_files_where_asked_for(dpmix, trained, image_root
     assert [row["prediction"] for row in csv.DictReader(io.StringIO(out))] == discs
 
 
+def test_predict_of_nothing_but_bad_files_fails(dpmix, trained, tmp_path):
+    (tmp_path / "bad.png").write_bytes(b"junk")
+    status, out, err = dpmix("predict", trained[0], tmp_path / "bad.png", "--skip-corrupt")
+    assert (status, out) == (2, "") and "no other is there" in err
+
+
+@pytest.mark.parametrize("place", ["gone/out.csv", "folder.csv"])
+def test_predict_refuses_a_place_it_cannot_write_to_before_it_works(dpmix, tmp_path, place):
+    (tmp_path / "folder.csv").mkdir()
+    call = ("predict", tmp_path / "no-run", tmp_path, "--output", tmp_path / place, "--overwrite")
+    status, _, err = dpmix(*call)
+    assert status == 2 and "can't be written; give a file in a folder that exists" in err
+    assert not list(tmp_path.glob(".*"))
+
+
 NAMES = [b"caf\xe9.png", b"a\nb.png", b"\x1b[31m.png", "caf\u00e9\u202f\\x.png".encode()]
 
 

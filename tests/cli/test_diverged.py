@@ -3,6 +3,7 @@
 import csv
 
 import pytest
+from PIL import Image
 
 from dpmix import fit
 
@@ -19,6 +20,9 @@ def test_every_output_of_a_diverged_run_says_so(dpmix, digits_npz, flags, tmp_pa
     status, out, _ = dpmix(*common, "--learning-rate", 0.01, "--output", other)
     assert status == 0 and "FAILED" not in out
     assert "FAILED" in dpmix("evaluate", root)[1]
+    status, out, _ = dpmix("train", "--resume", root)
+    assert status == 2 and "FAILED" in out
+    assert dpmix("train", "--resume", other)[0] == 0
     _, compared, _ = dpmix("compare", root, other, "--output", tmp_path / "compare.html")
     assert compared.count("FAILED") == 1
     pages = (root / "MODEL_CARD.md", root / "report.html", tmp_path / "compare.html")
@@ -42,3 +46,15 @@ def test_a_sweep_counts_its_diverged_runs(dpmix, digits_npz, quick, tmp_path):
     rows = list(csv.DictReader((tmp_path / "out" / "results.csv").open()))
     assert [row["diverged"] for row in rows] == ["False", "True"]
     assert "1 run(s) DIVERGED" in dpmix("table", tmp_path / "out")[1]
+    for shown in (["table", tmp_path / "out", "--format", "csv"],
+                  ["plot", tmp_path / "out", "--output", tmp_path / "a.png"]):  # fmt: skip
+        assert "1 run(s) DIVERGED" in dpmix(*shown)[2]
+
+
+def test_a_model_that_diverged_names_no_class(dpmix, digits_npz, flags, tmp_path):
+    root, photo = tmp_path / "run", tmp_path / "photo.png"
+    Image.new("L", (28, 28), 9).save(photo)
+    dpmix("train", "--data", digits_npz, *flags, "--method", "none", "--epsilon", "inf",
+          "--learning-rate", 1e30, "--output", root)  # fmt: skip
+    status, out, err = dpmix("predict", root, photo)
+    assert (status, out) == (2, "") and "not finite" in err

@@ -257,3 +257,30 @@ def test_class_folder_names_of_a_folder_without_classes_are_refused(tmp_path):
         class_folder_names(tmp_path)
     with pytest.raises(DpmixError, match="no folder"):
         class_folder_names(tmp_path / "gone")
+
+
+@pytest.mark.parametrize(("link", "to", "fraction"), [
+    ("test", "train", None), ("test/b", "../train/b", None),
+    ("test/a/9.png", "../../train/a/0.png", None), ("a/linked-{}.png", "0.png", 0.5),
+])  # fmt: skip
+def test_a_file_that_links_put_into_both_splits_is_refused(class_folder, link, to, fraction):
+    sides = [""] if fraction else ["train", "test"]
+    root = class_folder(
+        "scans", {f"{side}/{name}".strip("/"): 4 for side in sides for name in "ab"}
+    )
+    for i in range(8):  # one of them falls on the other side than what it is a link to
+        place = root / link.format(i)
+        if place.is_dir() and not place.is_symlink():
+            shutil.rmtree(place)
+        if not place.exists():
+            place.symlink_to(to)
+    with pytest.raises(DpmixError, match=r"is the training image .*, by a symbolic link.*: remove"):
+        folder_splits(root, PLAIN, fraction)
+
+
+@pytest.mark.parametrize("name", ["test", "val", "Validation set"])
+def test_what_is_judged_on_is_called_by_its_folders_name(class_folder, unchecked, name):
+    root = class_folder(
+        "scans", {f"{side}/{label}": 1 for side in ("train", name) for label in "ab"}
+    )
+    assert folder_splits(root, PLAIN, None).held_out == f"the {name} folder"

@@ -38,11 +38,11 @@ def among(tmp_path, text=SWEEP, expected_runs=5.0):
     return candidates(load_sweep(path), expected_runs)
 
 
-def scored(monkeypatch, accuracy, sigma=1.0):
+def scored(monkeypatch, accuracy, sigma=1.0, diverged=lambda cell, root: False):
     """Runs that are folders alone, with a score of our choosing: the protocol is what is tested."""
     monkeypatch.setattr(selection_run, "row_of", lambda cell, root: {
         "accuracy": accuracy(cell, root), "sigma": sigma, "sampling_rate": 0.1, "steps": 1,
-        "examples": 10,
+        "examples": 10, "diverged": diverged(cell, root),
     })  # fmt: skip
     monkeypatch.setattr(selection_run, "_told", lambda root: "")
 
@@ -204,6 +204,18 @@ def test_ties_are_settled_by_coins_and_not_by_order(tmp_path, monkeypatch):
         select(cells, 5.0, tmp_path / f"out-{index}", fake_workers([]), silent)
     # Each of four is first in 10 of 40 on average; none at all has a chance of 1e-5.
     assert {name for name in moved if name.startswith("run-")} == {f"run-{i}" for i in range(4)}
+
+
+def test_a_run_that_diverged_is_not_chosen_while_another_did_not(tmp_path, monkeypatch):
+    cells = among(tmp_path)
+    monkeypatch.setattr(selection_run, "number_of_runs", lambda mean, uniform: 30)
+
+    def rate(cell, root):
+        return cell.settings["learning_rate"]
+
+    scored(monkeypatch, rate, diverged=lambda cell, root: rate(cell, root) == 0.3)
+    best = select(cells, 5.0, tmp_path / "out", fake_workers([]), silent)
+    assert RunFolder(best).config.read_text() == "0.2"
 
 
 def test_candidates_are_drawn_with_equal_chances(tmp_path, monkeypatch):

@@ -21,9 +21,14 @@ def sweep(tmp_path):
     return load_sweep(path)
 
 
-def tried(sweep, accuracy):
+def tried(sweep, accuracy, diverged=lambda *_, **__: False):
     return [
-        {"row": cell.row, **cell.swept, "accuracy": accuracy(cell.row, **cell.swept)}
+        {
+            "row": cell.row,
+            **cell.swept,
+            "accuracy": accuracy(cell.row, **cell.swept),
+            "diverged": diverged(cell.row, **cell.swept),
+        }
         for cell in sweep.tries
     ]
 
@@ -44,6 +49,17 @@ def test_the_best_mean_over_seeds_wins_for_each_row_and_epsilon(sweep):
 def test_the_first_of_equals_wins(sweep):
     cells = tuned_cells(sweep, tried(sweep, lambda *_, **__: 0.5))
     assert {cell.config.optimizer.learning_rate for cell in cells} == {0.5}
+
+
+def test_values_with_a_try_that_diverged_lose_to_all_without(sweep):
+    def accuracy(row, epsilon, learning_rate, seed):
+        return 0.9 if learning_rate == 0.5 else 0.1
+
+    def diverged(row, epsilon, learning_rate, seed):
+        return learning_rate == 0.5 and seed == 8
+
+    cells = tuned_cells(sweep, tried(sweep, accuracy, diverged))
+    assert {cell.config.optimizer.learning_rate for cell in cells} == {2}
 
 
 def test_a_row_whose_tries_all_failed_is_named(sweep):

@@ -46,6 +46,7 @@ def assemble(
     trial: Trial | None = None,
     plan: PrivacyPlan | None = None,
     ranks: Ranks = ALONE,
+    recorded: bool = False,
 ) -> Assembly:
     """Read the data, calibrate the plan, build the rest.
 
@@ -57,6 +58,8 @@ def assemble(
             `config` is a `miniature`.
         plan: of the run that these parts go on with; None calibrates one.
         ranks: the processes that train together.
+        recorded: read pictures by the rule that `config` records, where it is that of a run; a new
+            run reads them by the newest.
 
     Raises:
         DpmixError: any setting or data that can't be meant.
@@ -73,9 +76,7 @@ def assemble(
     )
     if backbone is not None:
         config = choose_image_size(config, backbone.module.input_size)
-    # A resumed run reads its pictures as it began.
-    begun = config.input if plan is not None else None
-    reading = begun.reading if begun is not None else READING
+    reading = config.input.reading if recorded and config.input is not None else READING
     noise = splits_without_data(config.data, trial) if trial else None
     splits = noise or _splits(config, progress, reading)
     config = choose_few_views(config, asked, len(splits.train))

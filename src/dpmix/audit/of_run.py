@@ -52,7 +52,8 @@ def _settings(audit: AuditReport, config: Config) -> list[tuple[str, Any, Any]]:
     ]
     return [
         ("data", theirs.get("data", {}).get("data"), public_name(config.data.data)),
-        ("input", theirs.get("input"), own["input"]),
+        # Audits from before there was another reading do not say theirs.
+        ("input", {"reading": 1} | theirs.get("input", {}), own["input"]),
         *compared,
     ]
 

@@ -79,7 +79,7 @@ def audit(
     its_own = chosen.run.model_copy(update={"output": None, "seed": None})
     chosen = chosen.model_copy(update={"run": its_own})
     with decoding_bar(console) as decoding:
-        parts = assemble(chosen, decoding)
+        parts = assemble(chosen, decoding, recorded=True)
     refuse_unfit(parts)
     with counting_bar(console, "auditing", "steps") as stepping:
         if canary_kind == "gradient":

@@ -33,7 +33,7 @@ def plot(
 ) -> None:
     """Draw a sweep's results: means, with bands or bars of one standard deviation over seeds."""
     from dpmix.experiments.plots import draw_against, draw_classes, draw_curves
-    from dpmix.experiments.tables import read_results
+    from dpmix.experiments.tables import read_results, warn_of_diverged
 
     if kind not in get_args(Kind):
         raise DpmixError(f"unknown kind '{kind}': {nearest(kind, get_args(Kind))}")
@@ -42,6 +42,7 @@ def plot(
             f"--kind {kind} draws accuracy; leave out --fact and --x, or take --kind against"
         )
     frame = read_results(results)
+    warn_of_diverged(frame)
     for path in output:
         if kind == "against":
             draw_against(frame, path, x=x, fact=fact)

@@ -8,7 +8,7 @@ import typer
 
 from dpmix.atomic_files import write_text
 from dpmix.cli.console import stdout
-from dpmix.data.corrupt import counted
+from dpmix.data.corrupt import counted, nothing_left
 from dpmix.device import choose_device
 from dpmix.prediction import as_csv, as_json, check_output, image_files, predictions
 from dpmix.saved import load_run
@@ -39,6 +39,8 @@ def predict(
     rows = list(predictions(saved, image_files(images), choose_device(device), skipped))
     if skipped:
         reasons = {str(path): reason for path, reason in skipped.items()}
+        if not rows:
+            raise nothing_left(reasons)
         warnings.warn(f"left out: {counted(reasons)}", stacklevel=2)
     if output is None:
         typer.echo(as_csv(rows, saved.input.class_names).encode(), nl=False)

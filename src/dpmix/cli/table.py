@@ -24,7 +24,10 @@ def table(
 ) -> None:
     """Print a sweep's results as the paper lays them out: mean and std, with paired tests."""
     from dpmix.experiments.table_text import table_text
-    from dpmix.experiments.tables import read_results, tables
+    from dpmix.experiments.tables import read_results, tables, warn_of_diverged
 
-    made = tables(read_results(results), fact=fact, columns=columns, against=against)
+    frame = read_results(results)
+    if form == "csv":  # which has no caption
+        warn_of_diverged(frame)
+    made = tables(frame, fact=fact, columns=columns, against=against)
     typer.echo("\n".join(table_text(one, form) for one in made), nl=False)

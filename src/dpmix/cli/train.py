@@ -18,8 +18,16 @@ from dpmix.errors import DpmixError
 from dpmix.estimate import cache_line, data_line, estimate_rows, model_rows, pictures_line
 from dpmix.experiments.recipes import recipe_path
 from dpmix.fit import run
+from dpmix.reporting.metrics_model import read_metrics
 from dpmix.reporting.rounding import shown_epsilon
-from dpmix.reporting.summary import evaluation_rows, guarantee_rows, pool_rows, two_columns
+from dpmix.reporting.summary import (
+    FAILED,
+    divergence,
+    evaluation_rows,
+    guarantee_rows,
+    pool_rows,
+    two_columns,
+)
 from dpmix.resume import is_complete, reassemble, refuse_lost_model
 from dpmix.training.checkpoint import Checkpoint, newest_step
 from dpmix.training.evaluate import Evaluation
@@ -99,11 +107,22 @@ def _resume(root: Path, console: Console, ranks: Ranks, settings: dict[str, Any]
     if is_complete(root, **settings):
         refuse_lost_model(root)
         console.print(f"the run in {root} is complete: there is nothing left to do")
+        _exit_if_diverged(RunFolder(root), console)
         return
     with decoding_bar(console) as decoding:
         parts, checkpoint = reassemble(root, decoding, ranks, **settings)
     console.print(f"going on after step {checkpoint.step} of {parts.plan.steps}")
     _finish(parts, console, checkpoint)
+
+
+def _exit_if_diverged(folder: RunFolder, console: Console) -> None:
+    """Say again that a complete run failed, with the exit status that it had."""
+    if not folder.metrics.is_file():
+        return
+    told = read_metrics(folder.metrics)
+    if told.diverged:
+        console.print(f"{FAILED}: {divergence(float(told.evaluation_loss), told.judged_on)}")
+        raise typer.Exit(USER_ERROR)
 
 
 def _finish(parts: Assembly, console: Console, checkpoint: Checkpoint | None = None) -> None:

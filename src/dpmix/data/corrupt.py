@@ -17,6 +17,11 @@ def corrupt_error(reasons: Mapping[str, str]) -> DpmixError:
     return DpmixError(f"{counted(reasons)}; repair them, or leave them out with --skip-corrupt")
 
 
+def nothing_left(reasons: Mapping[str, str]) -> DpmixError:
+    """The error for images of which none can be decoded, where such are left out."""
+    return DpmixError(f"{counted(reasons)}, and no other is there; expected an image to read")
+
+
 def counted(reasons: Mapping[str, str]) -> str:
     """How many images can't be decoded, and which."""
     # Without how many there are in all: N can be private.

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from dpmix.data.corrupt import corrupt_error, counted
+from dpmix.data.corrupt import corrupt_error, nothing_left
 from dpmix.data.decode_pool import MAX_BYTES_IN_FLIGHT, decode_in_order
 from dpmix.data.digests import pixel_digest
 from dpmix.data.encoded import EncodedImages
@@ -31,7 +31,6 @@ from dpmix.data.pixels import (
 )
 from dpmix.data.source import ImageSource, TensorSource
 from dpmix.data.upright import Remarks
-from dpmix.errors import DpmixError
 
 MAX_BYTES_IN_MEMORY = 4 * 2**30
 
@@ -89,7 +88,7 @@ def _common_form(images: EncodedImages, options: ReadOptions) -> PixelForm:
         except UnreadableImageError as error:
             reasons[images.names[index]] = str(error)
     if options.skip_corrupt:
-        raise DpmixError(f"{counted(reasons)}, and no other is there; expected an image to read")
+        raise nothing_left(reasons)
     raise corrupt_error(reasons)
 
 

@@ -1,7 +1,7 @@
 """Image folders: `root/{train,test}/<class>/*`, or `root/<class>/*` with a test fraction."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -34,16 +34,15 @@ def folder_splits(root: Path, options: ReadOptions, test_fraction: float | None)
 
     Raises:
         DpmixError: the layout and `test_fraction` do not fit each other, train and test classes
-            differ, and as `list_classes` and `decode_sources` raise.
+            differ, links put a file into both splits, and as `list_classes` and `decode_sources`
+            raise.
     """
     folders = _folders(root, root)
     if test_fraction is None and any(side_of(name) for name in folders):
-        names, parts, left_out = _given_split(root, folders)
-        held_out = "the test folder"
+        names, parts, left_out, held_out = _given_split(root, folders)
     else:
-        share = TEST_FRACTION if test_fraction is None else test_fraction
-        held_out = f"{100 * share:g}% of the files, each by the hash of its path"
-        names, parts, left_out = _drawn_split(root, folders, test_fraction)
+        names, parts, left_out, held_out = _drawn_split(root, folders, test_fraction)
+    _refuse_shared(parts[0], parts[1], f"data folder '{root}'")
     warn_of_left_out(left_out)
     (train, test), corrupt = decode_sources(parts, names, options)
     return Splits(
@@ -92,8 +91,8 @@ def _check_folder(root: Path) -> None:
         raise DpmixError(f"no folder '{root}'; expected a folder of images: check the path")
 
 
-_Read = tuple[tuple[str, ...], list[EncodedPart], list[Path]]
-"""Class names, the training and test part, and the files that are no images."""
+_Read = tuple[tuple[str, ...], list[EncodedPart], list[Path], str]
+"""Class names, the training and test part, the files that are no images, `Splits.held_out`."""
 
 
 def _given_split(root: Path, folders: list[str]) -> _Read:
@@ -123,7 +122,24 @@ def _given_split(root: Path, folders: list[str]) -> _Read:
                 f"{where}: class {', '.join(alone)} is in '{side}' only; expected the same class "
                 f"folders in '{train}' and '{test}': add the missing one, or remove it"
             )
-    return names, [train_part, test_part], [*left_out, *more]
+    return names, [train_part, test_part], [*left_out, *more], f"the {test} folder"
+
+
+def _refuse_shared(train: EncodedPart, test: EncodedPart, where: str) -> None:
+    """Refuse a file that links put into both splits: it is judged on without protection."""
+    ours = {path.resolve(): name for name, path in _files(train)}
+    for name, path in _files(test):
+        if (other := ours.get(path.resolve())) is not None:
+            raise DpmixError(
+                f"{where}: '{name}' is the training image '{other}', by a symbolic link; expected "
+                "splits that share no file: remove the link"
+            )
+
+
+def _files(part: EncodedPart) -> Iterator[tuple[str, Path]]:
+    for name, content in zip(part.images.names, part.images.contents, strict=True):
+        assert isinstance(content, Path)
+        yield name, content
 
 
 def _drawn_split(root: Path, folders: list[str], test_fraction: float | None) -> _Read:
@@ -145,7 +161,8 @@ def _drawn_split(root: Path, folders: list[str], test_fraction: float | None) ->
         )
     is_test = hashed_split(whole.images.names, test_fraction)
     parts = [_taken(whole, side.nonzero().flatten()) for side in (~is_test, is_test)]
-    return names, parts, left_out
+    held_out = f"{100 * test_fraction:g}% of the files, each by the hash of its path"
+    return names, parts, left_out, held_out
 
 
 def _refuse_without_classes(root: Path, folders: list[str], sides: Mapping[Side, str]) -> None:

@@ -136,7 +136,11 @@ def select(
             "the images changed between the runs of the selection, whose guarantee is about one "
             "set of images: nothing can be published; begin anew with another --output"
         )
-    scores = [(row["accuracy"], tie) for row, (_, tie) in zip(rows, drawn, strict=True)]
+    # The accuracy of a run that diverged means nothing.
+    scores = [
+        (not row["diverged"], row["accuracy"], tie)
+        for row, (_, tie) in zip(rows, drawn, strict=True)
+    ]
     # From here on no other run is ever published, whatever stops this.
     chosen = runs[scores.index(max(scores))][1]
     write_text(hidden / _CHOSEN, chosen.name)

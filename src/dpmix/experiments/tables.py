@@ -5,6 +5,7 @@ are adjusted for their number (Benjamini & Hochberg), since of twenty comparison
 by chance.
 """
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,6 +90,22 @@ def read_results(source: Path) -> pd.DataFrame:
     return frame
 
 
+def number_diverged(frame: pd.DataFrame) -> int:
+    """How many of the runs diverged, so that their accuracy means nothing."""
+    # A CSV of an earlier version has no such column.
+    return int(frame["diverged"].sum()) if "diverged" in frame else 0
+
+
+def warn_of_diverged(frame: pd.DataFrame) -> None:
+    """Warn where what is shown has no words of its own for runs that diverged."""
+    if count := number_diverged(frame):
+        warnings.warn(
+            f"{count} run(s) DIVERGED, so that their accuracy means nothing: lower their "
+            "learning rate, or leave them out",
+            stacklevel=2,
+        )
+
+
 def swept(frame: pd.DataFrame) -> list[str]:
     """The settings that the grid varied: epsilon, and the columns between identity and facts.
 
@@ -165,9 +182,7 @@ def _table(
         ]
         for label in labels
     }
-    # A CSV of an earlier version has no such column.
-    diverged = int(part["diverged"].sum()) if "diverged" in part else 0
-    return ResultTable(title, fact, columns, values, rows, chosen, diverged)
+    return ResultTable(title, fact, columns, values, rows, chosen, number_diverged(part))
 
 
 def _compared(ours: "pd.Series[float]", theirs: "pd.Series[float] | None") -> tuple[float, float]:

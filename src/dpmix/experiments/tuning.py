@@ -13,6 +13,8 @@ from dpmix.experiments.sweep_file import SEED, Cell, Settings, Sweep
 from dpmix.training.json_text import to_json
 
 TRIES = "tuning.csv"
+Scores = dict[str, dict[str, list[tuple[bool, float]]]]
+"""Whether each try diverged, and its accuracy, by its row and grid values, then by its settings."""
 
 
 def tuned_cells(sweep: Sweep, tried: list[Row]) -> tuple[Cell, ...]:
@@ -20,28 +22,31 @@ def tuned_cells(sweep: Sweep, tried: list[Row]) -> tuple[Cell, ...]:
 
     Args:
         sweep: with tries.
-        tried: their results. Among equals the first in the file's order wins.
+        tried: their results. Among equals the first in the file's order wins, and values with a
+            try that diverged lose to all without: its accuracy means nothing.
 
     Raises:
         DpmixError: a run for which no try came to its end.
     """
-    scores: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    scores: Scores = defaultdict(lambda: defaultdict(list))
     values: dict[str, Settings] = {}
     names = sweep.cells[0].swept.keys() - {SEED}
     for row in tried:
         chosen = {name: row[name] for name in sweep.tuned}
         values[to_json(chosen)] = chosen
         group = to_json([row["row"], {name: row[name] for name in sorted(names)}])
-        scores[group][to_json(chosen)].append(row["accuracy"])
+        scores[group][to_json(chosen)].append((row["diverged"], row["accuracy"]))
     return tuple(_tuned(cell, scores, values) for cell in sweep.cells)
 
 
-def _tuned(
-    cell: Cell, scores: dict[str, dict[str, list[float]]], values: dict[str, Settings]
-) -> Cell:
+def _tuned(cell: Cell, scores: Scores, values: dict[str, Settings]) -> Cell:
     place = {name: value for name, value in sorted(cell.swept.items()) if name != SEED}
     found = scores.get(to_json([cell.row, place]))
     if not found:
         raise DpmixError(f"row '{cell.row}' at {place}: none of its tries came to an end")
-    best = values[max(found, key=lambda chosen: statistics.mean(found[chosen]))]
+    best = values[max(found, key=lambda chosen: _rank(found[chosen]))]
     return replace(cell, settings=cell.settings | best, tuned=best)
+
+
+def _rank(tries: list[tuple[bool, float]]) -> tuple[bool, float]:
+    return not any(diverged for diverged, _ in tries), statistics.mean(one for _, one in tries)
