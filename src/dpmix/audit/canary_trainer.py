@@ -8,6 +8,8 @@ N(1, sigma^2) where the canary was drawn, in units of C. Such "Dirac" canaries a
 Nasr et al. 2023 (arXiv 2302.07956).
 """
 
+import warnings
+
 import numpy as np
 import torch
 from jaxtyping import Bool, Float64, Int64
@@ -91,7 +93,10 @@ class CanaryTrainer(PrivateTrainer):
             self.loss = lambda logits, soft: loudness * own_loss(logits, soft)
         try:
             train_mode(self.model, self._frozen)
-            return super()._clipped_sum(examples, Randomness(None).step(0))
+            with warnings.catch_warnings():
+                # An infinite loss passes no probe, so another engine takes the sum.
+                warnings.filterwarnings("ignore", message="engine .* is not used")
+                return super()._clipped_sum(examples, Randomness(None).step(0))
         finally:
             self._views, self.loss = own_views, own_loss
 
