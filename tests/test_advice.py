@@ -125,7 +125,8 @@ ARRAYS = {
     "gaps beyond the images": (X, Y * 2**20, r"save (np.searchsorted\(USED, y\))", "y"),
     "text": (X, np.array(["cat", "dog"])[Y], r"(np\.array\(.*\]\)), where", "y"),
     "one-hot rows": (X, np.eye(2)[Y], r"one-hot rows (y.*)$", "y"),
-    "12 bits": (X.astype(np.uint16) * 16, Y, r"such as (np.*)$", "x"),
+    "12 bits": (X.astype(np.uint16) * 16, Y, r"such as (np.*?) where", "x"),
+    "floats": (X / 255, Y, r"such as (np.*?) where", "x"),
 }
 
 
@@ -142,12 +143,21 @@ def test_python_for_arrays_helps(tmp_path, x, y, pattern, changed):
 
 
 @pytest.mark.parametrize("missing", [-1, np.nan])
-def test_images_without_a_class_are_left_out(tmp_path, missing):
-    y = np.array([0, 1, 0, 1, missing, 1])
+@pytest.mark.parametrize("shape", [(6,), (6, 1)])
+def test_images_without_a_class_are_left_out(tmp_path, missing, shape):
+    y = np.array([0, 1, 0, 1, missing, 1]).reshape(shape)
     message = said_by(save(tmp_path / "set.npz", X, y))
-    for name in "xy":
-        found(rf"({name}\[y >= 0\])", message)
-    assert len(save(tmp_path / "set.npz", X[y >= 0], y[y >= 0])().train) == 5
+    names = {"np": np, "x": X, "y": y}
+    exec(found(r"as (keep = .*?);", message), names)
+    kept = [eval(found(rf"({name}\[keep\])", message), names) for name in "xy"]
+    assert len(save(tmp_path / "set.npz", *kept)().train) == 5
+
+
+def test_labels_from_1_are_told_so_whether_or_not_there_are_names(tmp_path):
+    arrays = {"x_train": X, "y_train": Y + 1, "x_test": X, "y_test": Y + 1}
+    for names in ({}, {"class_names": np.array(["cat", "dog"])}):
+        np.savez(tmp_path / "set.npz", **arrays, **names)
+        assert "save y - 1" in said_by(lambda: load_splits(str(tmp_path / "set.npz")))
 
 
 # Data sets of the hub

@@ -183,7 +183,7 @@ class PrivacyConfig(Section):
 
     epsilon: float = Field(
         3.0,
-        description="privacy budget; 'inf' trains WITHOUT privacy or clipping: lower the rate then",
+        description="privacy budget, default 3; 'inf' trains WITHOUT privacy or clipping",
     )
     delta: float | None = Field(
         None,

@@ -37,7 +37,7 @@ def test_given_splits(given):
     assert splits.train.class_names == ("cat", "dog")
     assert splits.train.labels.tolist() == [0, 0, 1, 1, 1]
     assert splits.test.labels.tolist() == [0, 1, 1]
-    assert (splits.name, splits.flip, splits.skipped) == ("root", True, 0)
+    assert (splits.name, splits.flip) == ("root", True)
     expected = np.array(Image.open(given / "test" / "dog" / "1.png")).transpose(2, 0, 1)
     assert np.array_equal(splits.test.images(torch.tensor([2]))[0].numpy(), expected)
 
@@ -232,8 +232,9 @@ def test_corrupt_files_of_both_splits_are_named_or_skipped(given, truncate):
     truncate(given / "test" / "dog" / "1.png")
     with pytest.raises(DpmixError, match=r"^2 image.*'train/dog/0\.png'.*'test/dog/1\.png'"):
         folder_splits(given, PLAIN, None)
-    splits = folder_splits(given, ReadOptions(skip_corrupt=True), None)
-    assert (splits.skipped, len(splits.train), len(splits.test)) == (2, 4, 2)
+    with pytest.warns(UserWarning, match=r"^left out: 2 image.*'train/dog/0\.png'"):
+        splits = folder_splits(given, ReadOptions(skip_corrupt=True), None)
+    assert (len(splits.train), len(splits.test)) == (4, 2)
 
 
 def test_a_class_that_skipping_empties_is_named(given, truncate):

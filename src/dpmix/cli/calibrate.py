@@ -39,14 +39,15 @@ def calibrate(
             delta=delta,
         )
 
-    silent = plan(inf)
-    plans = [plan(target) for target in epsilon or ([] if sigma else [1.0, 2.0, 4.0, 8.0])]
-    plans += [replace(silent, noise_multiplier=s, max_grad_norm=1.0) for s in sigma or []]
+    silent, console = plan(inf), stdout()
     table = Table(
         "sigma", "epsilon (PLD)", "epsilon (RDP)",
         caption=f"q {silent.sampling_rate:g}, {silent.steps} steps, delta {silent.delta:g}",
     )  # fmt: skip
-    for row in sorted(plans, key=lambda plan: -plan.noise_multiplier):
-        epsilons = (shown_epsilon(value, 4) for value in (row.epsilon, row.epsilon_rdp))
-        table.add_row(shown_sigma(row.noise_multiplier), *epsilons)
-    stdout().print(table)
+    with console.status("some seconds a row"):
+        plans = [plan(target) for target in epsilon or ([] if sigma else [1.0, 2.0, 4.0, 8.0])]
+        plans += [replace(silent, noise_multiplier=s, max_grad_norm=1.0) for s in sigma or []]
+        for row in sorted(plans, key=lambda plan: -plan.noise_multiplier):
+            epsilons = (shown_epsilon(value, 4) for value in (row.epsilon, row.epsilon_rdp))
+            table.add_row(shown_sigma(row.noise_multiplier), *epsilons)
+    console.print(table)

@@ -64,7 +64,7 @@ def _notes(found: Comparison) -> list[tuple[str, str]]:
     if found.together:
         epsilon, delta = found.together
         spent = f"epsilon {shown_epsilon(epsilon)}, delta {delta}"
-        rows.append(("all together", f"{spent}: for who sees them all, or the best by accuracy"))
+        rows.append(("all together", f"{spent}: if all of them, or only the best, are published"))
         if found.repeated:
             rows.append(repeats_row(*found.repeated))
     else:

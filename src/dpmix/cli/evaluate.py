@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from dpmix.cli.console import stdout
+from dpmix.cli.console import USER_ERROR, stdout
 from dpmix.cli.progress import decoding_bar
 from dpmix.device import choose_device
 from dpmix.reporting.summary import evaluation_rows, two_columns
@@ -44,3 +44,5 @@ def evaluate(
     classes = [(name, f"{share:.2%}") for name, share in evaluation.class_accuracy.items()]
     judged_on = saved.config.data.judged_on if data is None else "test"
     console.print(two_columns([*evaluation_rows(evaluation, judged_on), *classes]))
+    if evaluation.diverged:
+        raise typer.Exit(USER_ERROR)

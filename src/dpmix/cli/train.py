@@ -80,8 +80,6 @@ def train(
         with decoding_bar(console) as decoding:
             trial: Trial | None = "dry-run" if dry_run else None
             parts = assemble(chosen, decoding, trial=trial, ranks=ranks)
-        if parts.splits.skipped:
-            console.print(f"left out {parts.splits.skipped} corrupt images")
         if dry_run:
             parts.check()
             console.print(two_columns([*_plan_rows(parts), *estimate_rows(parts)]))

@@ -5,6 +5,7 @@ Guarantees: the sources hold only images that decode, in the order given, in one
 pixels are kept.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from dpmix.data.corrupt import corrupt_error, nothing_left
+from dpmix.data.corrupt import corrupt_error, counted, nothing_left
 from dpmix.data.decode_pool import MAX_BYTES_IN_FLIGHT, decode_in_order
 from dpmix.data.digests import pixel_digest
 from dpmix.data.encoded import EncodedImages
@@ -61,6 +62,9 @@ def decode_sources(
     pixels, digests, corrupt = _decode_all(images, form, options)
     if corrupt and not options.skip_corrupt:
         raise corrupt_error({images.names[i]: reason for i, reason in corrupt.items()})
+    if corrupt:
+        said = counted({images.names[i]: reason for i, reason in corrupt.items()})
+        warnings.warn(f"left out: {said}", stacklevel=2)
     kept = torch.tensor([i not in corrupt for i in range(len(images))], dtype=torch.bool)
     sources: list[ImageSource] = []
     start = kept_start = 0

@@ -44,10 +44,8 @@ def folder_splits(root: Path, options: ReadOptions, test_fraction: float | None)
         names, parts, left_out, held_out = _drawn_split(root, folders, test_fraction)
     _refuse_shared(parts[0], parts[1], f"data folder '{root}'")
     warn_of_left_out(left_out)
-    (train, test), corrupt = decode_sources(parts, names, options)
-    return Splits(
-        root.resolve().name, train, test, flip=True, skipped=len(corrupt), held_out=held_out
-    )
+    (train, test), _ = decode_sources(parts, names, options)
+    return Splits(root.resolve().name, train, test, flip=True, held_out=held_out)
 
 
 def class_folders(root: Path) -> tuple[tuple[str, ...], EncodedPart]:

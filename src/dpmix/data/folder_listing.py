@@ -82,8 +82,8 @@ def warn_of_left_out(files: Sequence[Path]) -> None:
     """Say in one warning how many `files` are no images by their suffix, and of which kinds."""
     if files:
         warnings.warn(
-            f"{len(files)} file(s) are left out, such as '{files[0]}': {_kinds(files)}; images are "
-            f"read from {', '.join(sorted(SUFFIXES))}",
+            f"{len(files)} file(s) are left out, such as '{files[0]}': {_kinds(files)}; to use "
+            f"them, convert them to one of {', '.join(sorted(SUFFIXES))}",
             stacklevel=2,
         )
 

@@ -68,9 +68,9 @@ def hugging_face_splits(name: str, options: ReadOptions, download: bool) -> Spli
         labelled_part(where, loaded[side], side, image, label, len(classes))
         for side in (sides["train"], test)
     ]
-    (train_source, test_source), corrupt = decode_sources(parts, classes, options)
+    (train_source, test_source), _ = decode_sources(parts, classes, options)
     title = Path(place).name + (f" {configuration}" if configuration else "")
-    return Splits(title, train_source, test_source, flip=True, skipped=len(corrupt))
+    return Splits(title, train_source, test_source, flip=True)
 
 
 def named_parts(name: str) -> tuple[str, str | None]:

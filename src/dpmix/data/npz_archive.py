@@ -133,9 +133,12 @@ class NpzArchive:
                 "expected a list of text, one name per class"
             )
         if highest >= len(value):
+            lowest = min(int(part.min()) for part in labels if len(part))
+            if lowest > 0:
+                raise self._starts_at(lowest)
             raise DpmixError(
                 f"{self.path.name}: label {highest} is out of range; expected 0..{len(value) - 1}, "
-                f"one for each name in '{key}': number the classes from 0, or add names"
+                f"one for each name in '{key}': add the names that are missing"
             )
         return tuple(plain_name(name) for name in value.tolist())
 
@@ -149,12 +152,15 @@ class NpzArchive:
         if not len(used) or used[-1] == len(used) - 1:
             return
         if used[-1] - used[0] == len(used) - 1:
-            raise DpmixError(
-                f"{self.path.name}: the labels start at {used[0]}; expected classes numbered from "
-                f"0: save y - {used[0]}"
-            )
+            raise self._starts_at(int(used[0]))
         missing = int(np.flatnonzero(used != np.arange(len(used)))[0])
         raise self._gap(missing, "is that of no image")
+
+    def _starts_at(self, lowest: int) -> DpmixError:
+        return DpmixError(
+            f"{self.path.name}: the labels start at {lowest}; expected classes numbered from 0: "
+            f"save y - {lowest}"
+        )
 
     def _gap(self, label: int, what: str) -> DpmixError:
         return DpmixError(
@@ -177,8 +183,8 @@ def _refuse_no_class(labels: Array, where: str) -> None:
         more = f" (and {len(rows) - 1} more)" if len(rows) > 1 else ""
         raise DpmixError(
             f"{where} has the label {labels[rows[0]]} in row {rows[0]}{more}; expected classes "
-            "numbered from 0: leave such images out, as x[y >= 0] and y[y >= 0] do, or give them a "
-            "class"
+            "numbered from 0: leave such images out, as keep = np.ravel(y) >= 0; x[keep], y[keep] "
+            "do, or give them a class"
         )
 
 

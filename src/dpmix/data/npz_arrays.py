@@ -50,9 +50,10 @@ def _images(archive: NpzArchive, name: str, options: ReadOptions) -> UInt8[Tenso
     value = archive.array(name)
     where = f"{archive.path.name}: '{name}'"
     if value.dtype != np.uint8:
+        white = 1 if value.dtype.kind == "f" else 4095
         raise DpmixError(
             f"{where} is {value.dtype}; expected uint8 0..255: rescale it by a range that is fixed "
-            f"beforehand, such as {in_eight_bits('x')}"
+            f"beforehand, such as {in_eight_bits('x', white)} where {white} is white"
         )
     if 0 in value.shape:
         raise DpmixError(f"{where} has shape {list(value.shape)}; expected at least one image")

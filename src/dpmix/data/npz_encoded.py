@@ -22,8 +22,8 @@ def encoded_splits(archive: NpzArchive, train: str, test: str, options: ReadOpti
     parts = [encoded_part(archive, side) for side in (train, test)]
     names = archive.class_names(*(part.labels for part in parts))
     archive.refuse_gaps(*(part.labels for part in parts))
-    (train_source, test_source), corrupt = decode_sources(parts, names, options)
-    return Splits(archive.path.stem, train_source, test_source, flip=True, skipped=len(corrupt))
+    (train_source, test_source), _ = decode_sources(parts, names, options)
+    return Splits(archive.path.stem, train_source, test_source, flip=True)
 
 
 def encoded_part(archive: NpzArchive, side: str) -> EncodedPart:

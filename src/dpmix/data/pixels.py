@@ -144,7 +144,7 @@ def opened(stream: BufferedReader | BytesIO, name: str) -> Iterator[Image.Image]
         if _is_deep(image):
             raise DpmixError(
                 f"image '{name}' has more than 8 bits a channel (mode {image.mode}); expected "
-                f"8-bit: save {in_eight_bits('image')}, whose range is fixed beforehand"
+                f"8-bit: save Image.fromarray({in_eight_bits('image')}), by a fixed range"
             )
         yield image
 

@@ -34,7 +34,6 @@ class Splits:
         judged_on: what those are: a test split, or training images held out for tuning.
         held_out: which those are and by what rule, in words; it tells nothing of any image.
         flip: whether a horizontal flip keeps a label's meaning by default.
-        skipped: how many corrupt images were left out.
 
     Raises:
         DpmixError: one class only, a class absent from a side, or sides that differ in image
@@ -45,7 +44,6 @@ class Splits:
     train: ImageSource
     test: ImageSource
     flip: bool
-    skipped: int = 0
     judged_on: JudgedOn = "test"
     held_out: str = "the split that the data come with"
 
@@ -61,7 +59,7 @@ class Splits:
             if absent:
                 raise DpmixError(
                     f"{self.name}: no {side} image of class {', '.join(absent)}; expected every "
-                    "class in both splits: add images, or choose another share or number of them"
+                    "class in both splits: add images, take the class out, or choose another share"
                 )
 
     @cached_property

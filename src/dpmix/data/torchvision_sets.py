@@ -186,10 +186,8 @@ def _decoded(
         EncodedPart(part.images.take(index), part.labels[index])
         for part, index in ((train_part, train), (test_part, test))
     ]
-    (train_source, test_source), corrupt = decode_sources(parts, names, options)
-    return Splits(
-        name, train_source, test_source, flip=True, skipped=len(corrupt), held_out=held_out
-    )
+    (train_source, test_source), _ = decode_sources(parts, names, options)
+    return Splits(name, train_source, test_source, flip=True, held_out=held_out)
 
 
 def _class_folders(folder: Path) -> tuple[tuple[str, ...], EncodedPart]:

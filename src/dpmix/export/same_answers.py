@@ -35,6 +35,11 @@ def largest_difference(model: nn.Module, answer: Answer, images: UInt8[Tensor, "
     for part in (images, images[:1]):
         with torch.inference_mode():
             expected, given = model(part), answer(part)
+        if not expected.isfinite().all():
+            raise DpmixError(
+                "the run's own answers are not finite: its training diverged; train again with a "
+                "lower --learning-rate, and export that"
+            )
         difference = float((given - expected).abs().max())
         allowed = TOLERANCE * max(1.0, float(expected.abs().max()))
         if not difference <= allowed:

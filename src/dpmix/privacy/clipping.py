@@ -111,7 +111,8 @@ def clipped_gradient_sum(
     used, reason = engine_that_runs(engine, model, loss, views, labels, example_chunk)
     logger.debug("engine %s: %s", used, reason)
     if engine not in ("auto", used):
-        warnings.warn(f"engine {reason}; engine {used} computes the same sum", stacklevel=2)
+        slower = f"engine {used} computes the same sum, more slowly"
+        warnings.warn(f"engine {reason}; {slower}", stacklevel=2)
     return sum_by(used, model, loss, views, labels, max_grad_norm, view_chunk, example_chunk)
 
 

@@ -262,7 +262,7 @@ class PrivateTrainer:
         if self.steps_done >= self.plan.steps:
             raise DpmixError(
                 f"all {self.plan.steps} steps of the plan are done; another would exceed its "
-                f"epsilon: calibrate a plan with more steps"
+                "epsilon: calibrate a plan with more steps, and train a fresh model by it"
             )
 
     def _chunks(
