@@ -18,7 +18,7 @@ from torch import Tensor
 from dpmix.audit.ear import Ear, flat
 from dpmix.errors import DpmixError
 from dpmix.models import train_mode
-from dpmix.privacy.clipping import ClippedSum, zero_sum
+from dpmix.privacy.clipping import ClippedSum, Loss, zero_sum
 from dpmix.privacy.randomness import Randomness, StepRandomness
 from dpmix.privacy.sampling import PoissonSampler
 from dpmix.training.step import PrivateTrainer
@@ -52,6 +52,7 @@ class CanaryTrainer(PrivateTrainer):
                 f"gradient canaries can't audit method {self.views.spec.method} at sigma "
                 f"{self.plan.noise_multiplier:g}; expected noise, and a method of sensitivity C"
             )
+        self._louder: dict[float, Loss] = {}
         self._places = torch.from_numpy(places)
         self._canaries = torch.from_numpy(np.flatnonzero(included))
         self.members = len(self.data) + len(self._canaries)
@@ -90,7 +91,7 @@ class CanaryTrainer(PrivateTrainer):
         own_views, own_loss = self.views, self.loss
         self._views = views
         if loudness != 1:
-            self.loss = lambda logits, soft: loudness * own_loss(logits, soft)
+            self.loss = self._louder.setdefault(loudness, _times(loudness, own_loss))
         try:
             train_mode(self.model, self._frozen)
             with warnings.catch_warnings():
@@ -115,6 +116,10 @@ class CanaryTrainer(PrivateTrainer):
     def _drawn_canaries(self, examples: Int64[Tensor, " E"]) -> Int64[Tensor, " D"]:
         """Which canaries are among the `examples` of a step."""
         return self._canaries[examples[examples >= len(self.data)] - len(self.data)]
+
+
+def _times(loudness: float, loss: Loss) -> Loss:
+    return lambda logits, soft: loudness * loss(logits, soft)
 
 
 def _add_at(tensors: list[Tensor], places: Int64[Tensor, " D"], amount: float) -> None:

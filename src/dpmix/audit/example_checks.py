@@ -72,15 +72,22 @@ class ExampleChecks:
         loud = [norm >= least for norm in raw]
         alone = torch.zeros((), dtype=torch.float64)
         for one, norm, counts in zip(group, raw, loud, strict=True):
-            total, _ = self._sum(one[None], views, _LOUD * self._bound / norm if norm else 1.0)
+            total, _ = self._sum(one[None], views, self._loudness(norm) if norm else 1.0)
             alone = alone + total if counts else alone
         if not compare or sum(loud) < 2 or not self._repeatable(group[:1], views):
             return
-        loudness = _LOUD * self._bound / min(norm for norm in raw if norm >= least)
+        loudness = self._loudness(min(norm for norm in raw if norm >= least))
         together, _ = self._sum(group[torch.tensor(loud)], views, loudness)
         kernels = _CPU_KERNELS if trainer.device.type == "cpu" else _KERNELS
         self._joined |= float((together - alone).norm()) > kernels * self._bound * sum(loud)
         self._compared = True
+
+    def _loudness(self, norm: float) -> float:
+        """What makes a gradient of that norm surely longer than C: a power of two.
+
+        The engine tries every new loss on noise first, which takes a second: so there are few.
+        """
+        return 2.0 ** math.ceil(math.log2(_LOUD * self._bound / norm))
 
     def clipping(self) -> Invariant:
         """Whether none added more than C, nor another vector next to others than by itself."""
