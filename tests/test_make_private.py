@@ -280,13 +280,16 @@ def test_an_infinite_norm_is_no_private_plan():
 
 def test_the_code_of_the_docs_runs(capsys):
     page = (Path(__file__).parents[1] / "docs/from-opacus.md").read_text()
-    begin, evaluation, repeats = re.findall(
+    begin, evaluation, repeats, weighted = re.findall(
         r"^```python\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE
     )
     loop = textwrap.dedent(re.findall(r"    ```python\n(.*?)    ```", page, flags=re.DOTALL)[1])
     assert "dpmix.make_private" in loop
     fewer = loop.replace("steps=50", "steps=1").replace("batch_size=400", "batch_size=40")
-    code = "\n".join([begin, fewer, evaluation, repeats])
-    exec(compile(code, "from-opacus.md", "exec"), {})
+    code = "\n".join([begin, fewer, evaluation, repeats, weighted])
+    names = {}
+    exec(compile(code, "from-opacus.md", "exec"), names)
+    values = names["weighted"](torch.zeros(2, 2), torch.eye(2))  # one a view, by its weight
+    assert values.tolist() == pytest.approx([0.15 * math.log(2), 0.0167 * math.log(2)])
     epsilon, right = map(float, re.findall(r"[\d.]+", capsys.readouterr().out))
     assert 2.9 < epsilon <= 3 and 0 <= right <= 1
