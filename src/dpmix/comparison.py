@@ -40,7 +40,7 @@ class Comparison:
         runs: what their public files say.
         settings: those that differ, with each run's value; the form of the images is one of them.
         data: what differs of the data; whether the images themselves do, no public file tells.
-        together: (epsilon, delta) for whoever sees all of them, where it is known.
+        together: (epsilon, delta) of publishing all of them, where it is known.
         why_not: which run is the reason that it is not known, or that the data differ.
         repeated: where `together` is known and images are repeated, how often the most frequent
             one occurs, and the epsilon of the person in it.

@@ -127,7 +127,7 @@ def choose_few_views(config: Config, given: ViewConfig, n: int) -> Config:
         n: N, the number of training examples.
     """
     of_small = config.model.model == "cnn-small" and config.views.method == "self-aug"
-    if not of_small or given.k_base is not None or not _n_is_public(config.privacy):
+    if not of_small or given.k_base is not None or not config.privacy.n_is_public:
         return config
     draws = _draws(config.privacy, n)
     if not draws > 0:  # the plan refuses what makes it so, NaN included, by its name
@@ -150,14 +150,10 @@ def scratch_steps(n: int, epsilon: float) -> int:
     At the rate's bound it takes about N epsilon / 280 steps until the noise of all steps together
     is what `_rate` allows; more steps would need smaller ones.
     """
-    wanted = n * min(epsilon, MOST_EPSILON) / IMAGES_PER_STEP
     if math.isinf(epsilon):
-        wanted = SCRATCH_STEPS_WITHOUT_PRIVACY
+        return SCRATCH_STEPS_WITHOUT_PRIVACY
+    wanted = n * min(epsilon, MOST_EPSILON) / IMAGES_PER_STEP
     return round(min(MOST_SCRATCH_STEPS, max(STEPS, wanted)))
-
-
-def _n_is_public(privacy: PrivacyConfig) -> bool:
-    return privacy.sampling_rate is None
 
 
 def choose_recipe(config: Config, n: int, views: int) -> Config:
@@ -166,7 +162,7 @@ def choose_recipe(config: Config, n: int, views: int) -> Config:
     from_scratch = config.model.backbone is None
     head_only = not from_scratch and config.model.trainable == "head"
     ways = (privacy.expected_batch_size, privacy.sampling_rate, privacy.denominator)
-    public_n = n if _n_is_public(privacy) else None
+    public_n = n if privacy.n_is_public else None
     privacy = _set(privacy, delta=_first(privacy.delta, default_delta(public_n)))
     if privacy.steps is None and privacy.epochs is None:
         steps = STEPS

@@ -221,6 +221,11 @@ class PrivacyConfig(Section):
         (), description="report of a dpmix pool gap on these data, to count in epsilon; repeatable"
     )
 
+    @property
+    def n_is_public(self) -> bool:
+        """Whether N may be stated: neither a rate nor a denominator took its place."""
+        return self.sampling_rate is None and self.denominator is None
+
 
 class OptimizerConfig(Section):
     """How the released gradients are used; none of it affects privacy."""

@@ -135,9 +135,8 @@ def assemble(
 
 def calibrate(privacy: PrivacyConfig, n: int, spec: ViewSpec) -> PrivacyPlan:
     """The plan that the settings ask for on `n` training examples."""
-    n_is_public = privacy.sampling_rate is None and privacy.denominator is None
     return PrivacyPlan.calibrate(
-        n=n if n_is_public else None,
+        n=n if privacy.n_is_public else None,
         sensitivity_multiplier=spec.sensitivity_multiplier,
         spent=read_spent(privacy.spent),
         **privacy.model_dump(exclude={"spent", "allow_repeats"}),

@@ -60,11 +60,11 @@ def decode_sources(
     images = sum((part.images for part in parts[1:]), parts[0].images)
     form = _common_form(images, options)
     pixels, digests, corrupt = _decode_all(images, form, options)
-    if corrupt and not options.skip_corrupt:
-        raise corrupt_error({images.names[i]: reason for i, reason in corrupt.items()})
     if corrupt:
-        said = counted({images.names[i]: reason for i, reason in corrupt.items()})
-        warnings.warn(f"left out: {said}", stacklevel=2)
+        reasons = {images.names[i]: reason for i, reason in corrupt.items()}
+        if not options.skip_corrupt:
+            raise corrupt_error(reasons)
+        warnings.warn(f"left out: {counted(reasons)}", stacklevel=2)
     kept = torch.tensor([i not in corrupt for i in range(len(images))], dtype=torch.bool)
     sources: list[ImageSource] = []
     start = kept_start = 0

@@ -83,11 +83,7 @@ def decode_in_order(
 
 
 def decode_batch(
-    images: EncodedImages,
-    indices: Sequence[int],
-    form: PixelForm,
-    workers: int | None,
-    remarks: Remarks | None = None,
+    images: EncodedImages, indices: Sequence[int], form: PixelForm, workers: int | None
 ) -> UInt8[Tensor, "B C H W"]:
     """Decode all of `images` at `indices` into one tensor.
 
@@ -96,7 +92,7 @@ def decode_batch(
     """
     pixels = np.empty((len(indices), *form.shape), dtype=np.uint8)
     row = 0
-    for group in decode_in_order(images, indices, form, workers, remarks):
+    for group in decode_in_order(images, indices, form, workers):
         for decoded in group:
             if isinstance(decoded, UnreadableImageError):
                 raise DpmixError(

@@ -30,7 +30,7 @@ _SUFFIXES_SHOWN = 5
 def list_classes(folder: Path, root: Path) -> tuple[dict[str, tuple[Path, ...]], list[Path]]:
     """Return the image files of every class folder in `folder`, and the files that are no images.
 
-    Both are sorted by name; the suffix says what is an image. Files beside the class folders are
+    Both are sorted by name; the suffix says what is an image. Files next to the class folders are
     left alone; a warning counts the images among them.
 
     Args:

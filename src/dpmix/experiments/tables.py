@@ -97,7 +97,7 @@ def number_diverged(frame: pd.DataFrame) -> int:
 
 
 def warn_of_diverged(frame: pd.DataFrame) -> None:
-    """Warn where what is shown has no words of its own for runs that diverged."""
+    """Warn of runs that diverged, where what is shown does not name them."""
     if count := number_diverged(frame):
         warnings.warn(
             f"{count} run(s) DIVERGED, so that their accuracy means nothing: lower their "

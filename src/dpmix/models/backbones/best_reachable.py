@@ -24,8 +24,9 @@ def other_backbones(chosen: str) -> str | None:
     """One line on what to try instead of `chosen`, where this machine lacks the paper's."""
     if chosen == CLIP:
         return None
-    others = [f"--backbone {name}" for name in _at_hand() if name != chosen]
-    if not _has_clip():
+    there = list(_at_hand())
+    others = [f"--backbone {name}" for name in there if name != chosen]
+    if CLIP not in there:
         install = "" if find_spec("open_clip") else f"{to_install('backbones')} and "
         others.append(f"{install}--backbone {CLIP} --download")
     return (

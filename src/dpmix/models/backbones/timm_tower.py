@@ -75,7 +75,7 @@ def _loaded(
 
 
 def _head(config: Any) -> tuple[str, ...]:
-    """How the names of a classifier begin: all of it, a norm of its own included."""
+    """How the names of a classifier begin: all of it, with its norm layer."""
     named = config.classifier or ()
     layers = (named,) if isinstance(named, str) else named
     return tuple(f"{layer.partition('.')[0]}." for layer in layers)
