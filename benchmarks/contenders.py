@@ -14,12 +14,12 @@ import torchvision
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
+from dpmix.clipping.engine import clipped_gradient_sum
+from dpmix.clipping.loss import soft_cross_entropy
+from dpmix.clipping.types import Way
 from dpmix.models import build_model
-from dpmix.models.fold_batch_norm import fold_batch_norm
-from dpmix.models.weight_standardization import WSConv2d
-from dpmix.privacy.clipping import clipped_gradient_sum
-from dpmix.privacy.way import Way
-from dpmix.training.loss import soft_cross_entropy
+from dpmix.models.backbones.backbone import fold_batch_norm
+from dpmix.models.wide_resnet import WSConv2d
 
 CLASSES = 10
 Runs = Callable[[], list[Tensor]]

@@ -16,12 +16,11 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 from dpmix.data import load_splits
-from dpmix.data.options import ReadOptions
-from dpmix.gap.check import compare_features
-from dpmix.gap.report import Budget
-from dpmix.models.backbone import Backbone, load_backbone
-from dpmix.public.load import load_pool
-from dpmix.public.pool import PublicPool
+from dpmix.data.image import ReadOptions
+from dpmix.models.backbones.backbone import Backbone, load_backbone
+from dpmix.pool.load import load_pool
+from dpmix.pool.pool import PublicPool
+from dpmix.pool.score import Budget, compare_features
 
 CPU = torch.device("cpu")
 PRIVATE, POOL = 5000, 2000

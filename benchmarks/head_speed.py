@@ -19,8 +19,8 @@ import torch
 from dpmix.data import TensorSource
 from dpmix.models.head import LinearHead
 from dpmix.privacy.plan import PrivacyPlan
-from dpmix.training.features import CachedViews
-from dpmix.training.step import PrivateTrainer
+from dpmix.training.feature_cache import CachedViews
+from dpmix.training.trainer import PrivateTrainer
 from dpmix.views import ViewSpec
 
 N, M, D, L, BATCH = 50_000, 36, 1280, 10, 1000

@@ -15,11 +15,11 @@ from unittest.mock import patch
 import torch
 import yaml
 
-from dpmix.assembly import assemble
-from dpmix.config import Config
-from dpmix.privacy.clipped_accumulator import ClippedAccumulator
-from dpmix.public.pool import PublicPool
-from dpmix.training import step as step_module
+from dpmix.clipping.accumulator import ClippedAccumulator
+from dpmix.pool.pool import PublicPool
+from dpmix.runs.build import assemble
+from dpmix.runs.config import Config
+from dpmix.training import trainer as step_module
 
 CLIP = "clip and add"
 

@@ -26,8 +26,8 @@ from pathlib import Path
 import torch
 
 from contenders import CLASSES, MODELS, WAYS, Runs, non_private_way, private_way
-from dpmix.privacy.fastest import fastest_way
-from dpmix.training.loss import soft_cross_entropy
+from dpmix.clipping.engine import fastest_way
+from dpmix.clipping.loss import soft_cross_entropy
 
 C = 1.0
 BATCHES = (4, 8, 16, 32, 64, 128, 272)

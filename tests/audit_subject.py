@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from dpmix.audit.canary_trainer import CanaryTrainer
-from dpmix.audit.gradient_audit import audit_gradients
+from dpmix.audit.audit import audit_gradients
+from dpmix.audit.canaries import CanaryTrainer
 from dpmix.data.normalization import normalization
 from dpmix.data.source import TensorSource
 from dpmix.privacy.plan import PrivacyPlan

@@ -2,7 +2,7 @@
 
 import json
 
-from dpmix.config import Config
+from dpmix.runs.config import Config
 
 
 def audit_of_run(folder, **changes):

@@ -4,19 +4,16 @@ import math
 
 import numpy as np
 
-from dpmix.config import Config
+from dpmix.files import to_json
 from dpmix.privacy.plan import PrivacyPlan
-from dpmix.report import write_report
-from dpmix.reporting.metrics import metrics
-from dpmix.reporting.metrics_model import Metrics
-from dpmix.reporting.run_facts import RunFacts
-from dpmix.reporting.statement import privacy_statement
-from dpmix.reporting.statement_model import Statement
-from dpmix.settings import InputConfig
+from dpmix.reports.metrics import Metrics, metrics
+from dpmix.reports.page import RunFacts, write_report
+from dpmix.reports.statement import Statement, privacy_statement
+from dpmix.runs.config import Config
+from dpmix.runs.folder import RunFolder
+from dpmix.runs.settings import InputConfig
 from dpmix.training.evaluate import Evaluation
-from dpmix.training.json_text import to_json
 from dpmix.training.loop import History
-from dpmix.training.run_folder import RunFolder
 
 DIGEST = "0123456789abcdef" * 4
 

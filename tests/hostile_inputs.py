@@ -19,14 +19,14 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from dpmix.config import Config
 from dpmix.data import load_splits
+from dpmix.pool.load import open_pool
 from dpmix.privacy.plan import PrivacyPlan
-from dpmix.privacy.release_record import read_spent
-from dpmix.public.pool_files import open_pool
-from dpmix.reporting.statement_model import read_statement
-from dpmix.saved import load_run
-from dpmix.training.checkpoint import Checkpoint
+from dpmix.privacy.prior_releases import read_spent
+from dpmix.reports.statement import read_statement
+from dpmix.runs.checkpoint import Checkpoint
+from dpmix.runs.config import Config
+from dpmix.runs.load import load_run
 
 Call = Callable[[], object]
 CASES: dict[str, Callable[[Path], Call]] = {}

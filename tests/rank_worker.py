@@ -11,12 +11,12 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-import dpmix.training.step as step_module
+import dpmix.training.trainer as step_module
 from dpmix import PrivacyPlan, PrivateTrainer, ViewBuilder, ViewSpec
 from dpmix.data import TensorSource, normalization
-from dpmix.data.subset import Subset
+from dpmix.data.splits import Subset
 from dpmix.errors import DpmixError
-from dpmix.training.ranks import Ranks, join, leave
+from dpmix.training.distributed import Ranks, join, leave
 
 N, STEPS, SEED = 13, 4, 11
 RATE = 0.25

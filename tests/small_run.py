@@ -9,7 +9,7 @@ from torch import nn
 from dpmix.data.normalization import normalization
 from dpmix.data.source import TensorSource
 from dpmix.privacy.plan import PrivacyPlan
-from dpmix.training.step import PrivateTrainer
+from dpmix.training.trainer import PrivateTrainer
 from dpmix.views import ViewBuilder, ViewSpec
 
 SHAPE = (1, 6, 6)

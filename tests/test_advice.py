@@ -9,10 +9,10 @@ from PIL import Image
 from torch import nn
 
 import dpmix
+from dpmix.clipping.model_check import check_private
 from dpmix.data import load_splits
 from dpmix.data.torch_dataset import read_images
 from dpmix.errors import DpmixError
-from dpmix.models import check_private
 from pictures import noise_picture
 
 pytestmark = pytest.mark.usefixtures("unchecked")

@@ -2,8 +2,8 @@
 
 import pytest
 
-from dpmix.atomic_files import stage, stage_all, text_writer, write_text
 from dpmix.errors import DpmixError
+from dpmix.files import stage, stage_all, text_writer, write_text
 
 
 def names(folder):

@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from dpmix.errors import DpmixError
-from dpmix.out_of_memory import is_out_of_memory
+from dpmix.errors import DpmixError, is_out_of_memory
 from small_run import plan, source, trainer
 
 PETABYTE = 1 << 50

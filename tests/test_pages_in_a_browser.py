@@ -9,9 +9,9 @@ from dataclasses import replace
 
 import pytest
 
-from dpmix.reporting.audit_model import AuditReport
-from dpmix.reporting.page.compare_page import compare_page
-from dpmix.reporting.page.report_page import report_page
+from dpmix.reports.audit_report import AuditReport
+from dpmix.reports.compare import compare_page
+from dpmix.reports.page import report_page
 from example_facts import facts, not_private
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

@@ -7,15 +7,15 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import dpmix
-from dpmix.assembly import wiring
 from dpmix.data import decode_files, load_splits
-from dpmix.data.pixels import READING
-from dpmix.device import choose_device
-from dpmix.export.released_run import read_released
-from dpmix.fit import run
-from dpmix.prediction import predictions
-from dpmix.resume import reassemble
-from dpmix.saved import load_run, test_source
+from dpmix.data.image import READING
+from dpmix.runs import build as wiring
+from dpmix.runs.build import choose_device
+from dpmix.runs.fit import run
+from dpmix.runs.load import load_run, test_source
+from dpmix.runs.predict import predictions
+from dpmix.runs.released_run import read_released
+from dpmix.runs.resume import reassemble
 from dpmix.training.evaluate import evaluate
 from pictures import CLASSES, draw
 

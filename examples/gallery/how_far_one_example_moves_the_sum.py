@@ -18,10 +18,10 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 import dpmix
+from dpmix.clipping.loss import soft_cross_entropy
 from dpmix.data import load_splits
 from dpmix.data.normalization import normalization
 from dpmix.models import build_model
-from dpmix.training.loss import soft_cross_entropy
 
 C = 0.1  # small enough that every gradient is clipped
 

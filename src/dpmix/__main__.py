@@ -1,6 +1,6 @@
 """`python -m dpmix`, which `torchrun -m dpmix` needs too."""
 
-from dpmix.cli import main
+from dpmix.cli.app import main
 
 if __name__ == "__main__":
     main()

@@ -1,13 +1,25 @@
-"""The one error that a user can cause, and the nearest-name hint it carries."""
+"""What a model hub's failures mean, each in one line with its remedy.
+
+Guarantee: nothing here fetches anything.
+"""
 
 import difflib
 import re
 import textwrap
 from collections.abc import Iterable
 
+import torch
+
+# The one error that a user can cause, and the nearest-name hint it carries.
+
+
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+
+
 # All but the line feed, which our own lines end in.
 _CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029]")
+
+
 _MANY = 20
 
 
@@ -45,3 +57,70 @@ def nearest(name: str, known: Iterable[str]) -> str:
     if len(names) > _MANY:
         known_names = f"expected one of {len(names)}"
     return f"{hint} {known_names}".strip()
+
+
+# Optional parts of dpmix, and the command that installs one which is missing.
+
+
+def to_install(extra: str) -> str:
+    """The command, from the source: on PyPI the name dpmix belongs to another project."""
+    return f"pip install '.[{extra}]' in dpmix's source folder"
+
+
+# Telling an allocation that failed from every other error.
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed, on any device."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and (
+        "can't allocate memory" in text or "not enough memory" in text or "out of memory" in text
+    )
+
+
+def hub_error(model: str, error: Exception, *, download: bool, elsewhere: str) -> DpmixError:
+    """The error for `model` that could not be had from the hub or its local cache.
+
+    Args:
+        model: its hub name.
+        error: what huggingface_hub, or a library on top of it, raised.
+        download: whether fetching was allowed.
+        elsewhere: how to bring the model by hand.
+    """
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    chain = _chain(error)
+    if any(isinstance(cause, GatedRepoError) for cause in chain):
+        return DpmixError(
+            f"model '{model}' is gated: accept its licence on its page and log in (hf auth login), "
+            f"or {elsewhere}"
+        )
+    if any(isinstance(cause, RevisionNotFoundError) for cause in chain):
+        return DpmixError(f"model '{model}' has no such revision; check --revision")
+    if any(isinstance(cause, RepositoryNotFoundError) for cause in chain):
+        return DpmixError(
+            f"no model '{model}' on the hub, or it is private and you are not logged in; check the "
+            f"name, log in (hf auth login), or {elsewhere}"
+        )
+    if not download:
+        return DpmixError(
+            f"no folder '{model}', and no model of that name in the hub's local cache; give "
+            f"--download to fetch it, or {elsewhere}"
+        )
+    reason = one_line(chain[-1])
+    return DpmixError(f"model '{model}' can't be fetched ({reason}); no network? {elsewhere}")
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """The error and what caused it, outermost first."""
+    causes, current = [], error
+    while current is not None and current not in causes:
+        causes.append(current)
+        current = current.__cause__ or current.__context__  # type: ignore[assignment]
+    return causes

@@ -11,7 +11,7 @@ from torch import nn
 
 from audit_subject import plan, trainer
 from dpmix.audit.example_checks import ExampleChecks, of_every_class
-from dpmix.training.features import CachedViews
+from dpmix.training.feature_cache import CachedViews
 from dpmix.views import ViewSpec
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from audit_subject import audit, plan, trainer
-from dpmix.audit.gradient_audit import log_likelihood_ratio
+from dpmix.audit.audit import log_likelihood_ratio
 from dpmix.errors import DpmixError
 from dpmix.privacy.accounting import epsilon_pld
 

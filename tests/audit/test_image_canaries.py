@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from dpmix.audit.image_canaries import WithCanaries, audit_images, make_canaries
+from dpmix.audit.canaries import WithCanaries, audit_images, make_canaries
 from dpmix.data.source import TensorSource
 from dpmix.errors import DpmixError
 

@@ -6,12 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-import dpmix.audit.draw_checks as draw_checks
 import dpmix.audit.noise_checks as noise_checks
+import dpmix.audit.release_checks as draw_checks
 from audit_subject import audit, plan
-from dpmix.audit.draw_checks import DrawChecks
 from dpmix.audit.invariants import RISK, by_chance, exactly, two_sided, worst_of
 from dpmix.audit.noise_checks import NoiseChecks
+from dpmix.audit.release_checks import DrawChecks
 
 
 @pytest.fixture

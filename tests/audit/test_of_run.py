@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from dpmix.audit.of_run import audit_of
+from dpmix.audit.audit import audit_of
 from dpmix.errors import DpmixError
-from dpmix.training.run_folder import RunFolder
+from dpmix.runs.folder import RunFolder
 from example_audit import audit_of_run
 from example_facts import facts, write_run
 

@@ -13,21 +13,21 @@ import pytest
 import torch
 
 import dpmix.audit.witness as witness
-import dpmix.privacy.clipped_accumulator as accumulators
-import dpmix.privacy.examplewise as engine
+import dpmix.clipping.accumulator as accumulators
+import dpmix.clipping.examplewise as engine
 import dpmix.privacy.noise as noise
 import dpmix.privacy.plan as plans
-import dpmix.training.step as steps
+import dpmix.training.trainer as steps
 from audit_subject import audit, plan
+from dpmix.clipping.accumulator import ClippedAccumulator
 from dpmix.data import load_splits
-from dpmix.data.options import ReadOptions
+from dpmix.data.image import ReadOptions
 from dpmix.errors import DpmixError
-from dpmix.privacy.clipped_accumulator import ClippedAccumulator
+from dpmix.pool.load import load_pool_for
 from dpmix.privacy.noise import GaussianNoise
 from dpmix.privacy.sampling import PoissonSampler
-from dpmix.public.load import load_pool_for
-from dpmix.training.ranks import Ranks
-from dpmix.training.step import PrivateTrainer
+from dpmix.training.distributed import Ranks
+from dpmix.training.trainer import PrivateTrainer
 from dpmix.views import ViewBuilder
 
 SAMPLED = plan(sampling_rate=0.2, steps=40, noise_multiplier=1.5)
@@ -452,5 +452,5 @@ def test_a_pool_that_holds_a_private_image(image_root, public_root, monkeypatch)
 
     with pytest.raises(DpmixError, match="the public pool is not public: 1 of its images"):
         load()
-    monkeypatch.setattr("dpmix.public.load.refuse_overlap", lambda *_: None)
+    monkeypatch.setattr("dpmix.pool.load.refuse_overlap", lambda *_: None)
     assert any("copied" in name for name in load().names)

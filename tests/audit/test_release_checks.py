@@ -6,7 +6,7 @@ import torch
 
 from audit_subject import plan, trainer
 from dpmix.audit.release_checks import ReleaseChecks
-from dpmix.config import Config
+from dpmix.runs.config import Config
 from dpmix.training.optimizer import _OPTIMIZERS, build_optimizer, build_schedule
 
 

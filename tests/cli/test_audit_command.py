@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from dpmix.assembly import wiring
 from dpmix.privacy.noise import GaussianNoise
-from dpmix.report import audited_facts
-from dpmix.training.run_folder import RunFolder
+from dpmix.reports.page import audited_facts
+from dpmix.runs import build as wiring
+from dpmix.runs.folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 

@@ -14,8 +14,8 @@ from urllib.parse import unquote_to_bytes
 
 import pytest
 
-from dpmix.config import LEAVES
-from dpmix.training.step import PrivateTrainer
+from dpmix.runs.config import LEAVES
+from dpmix.training.trainer import PrivateTrainer
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
@@ -114,7 +114,7 @@ def test_a_dry_run_reads_the_weights_that_are_given(dpmix, image_root, tmp_path)
 
 
 def test_a_dry_run_says_what_training_would_need(dpmix, image_root, monkeypatch):
-    monkeypatch.setattr("dpmix.defaults.best_reachable", lambda: "random-conv")
+    monkeypatch.setattr("dpmix.runs.defaults.best_reachable", lambda: "random-conv")
     call = ("train", "--data", image_root, "--method", "mix-diff", "--delta", "1e-3", "--dry-run")
     status, out, err = dpmix(*call)
     assert (status, err) == (0, "")

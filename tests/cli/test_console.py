@@ -2,7 +2,7 @@
 
 import pytest
 
-from dpmix.cli.console import stdout
+from dpmix.cli.progress import stdout
 
 
 def test_a_path_in_a_file_stays_in_one_piece(capsys, monkeypatch):

@@ -22,7 +22,7 @@ from PIL import Image, ImageOps
 
 import dpmix as package
 from dpmix.data import decode_files, load_splits
-from dpmix.export.hub_classifier import HubClassifier
+from dpmix.runs.hub_classifier import HubClassifier
 from pictures import noise_picture
 
 pytestmark = pytest.mark.usefixtures("unchecked")
@@ -220,7 +220,7 @@ def test_a_missing_package_is_named_with_its_extra(
     dpmix, runs, tmp_path, monkeypatch, missing, form
 ):
     monkeypatch.setitem(sys.modules, missing, None)
-    monkeypatch.delitem(sys.modules, "dpmix.export.hub_classifier", raising=False)
+    monkeypatch.delitem(sys.modules, "dpmix.runs.hub_classifier", raising=False)
     call = ("export", runs / "from-scratch", "--format", form, "--output", tmp_path / "e")
     status, _, err = dpmix(*call)
     assert status == 2 and f"needs the package {missing}: pip install '.[export]'" in err

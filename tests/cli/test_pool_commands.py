@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from dpmix.public.diffusion_model import load_model
-from dpmix.public.pool_files import open_pool
+from dpmix.pool.diffusion_model import load_model
+from dpmix.pool.load import open_pool
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 

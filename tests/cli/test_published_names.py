@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dpmix.data import load_splits
-from dpmix.data.load import BUILT_IN, public_name
+from dpmix.data.named import BUILT_IN, public_name
 from dpmix.data.torchvision_sets import TORCHVISION_SETS
 from pictures import write_class_folders
 

@@ -6,14 +6,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dpmix.assembly import network
-from dpmix.assembly.stand_ins import miniature
-from dpmix.assembly.wiring import calibrate
-from dpmix.config import Config
-from dpmix.data.described import KNOWN
-from dpmix.device import choose_device
-from dpmix.experiments.recipes import recipe_names, recipe_path
-from dpmix.training.features import FeatureCache
+from dpmix.data.torchvision_sets import KNOWN
+from dpmix.runs import parts as network
+from dpmix.runs.build import calibrate, choose_device
+from dpmix.runs.config import Config
+from dpmix.runs.recipes import recipe_names, recipe_path
+from dpmix.runs.stand_ins import miniature
+from dpmix.training.feature_cache import FeatureCache
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 EPSILONS = (1, 2, 4, 8)
@@ -81,7 +80,7 @@ def dry_runs():
 @pytest.fixture
 def quick_tries(monkeypatch):
     """A dry run times a step; how well is not what these tests are about."""
-    monkeypatch.setattr("dpmix.privacy.fastest.SECONDS_PER_TRY", 0.01)
+    monkeypatch.setattr("dpmix.clipping.engine.SECONDS_PER_TRY", 0.01)
 
 
 @pytest.mark.parametrize("names", recipes_of_one_plan(), ids=lambda names: names[0])

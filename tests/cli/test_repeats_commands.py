@@ -5,16 +5,15 @@ import shutil
 
 import pytest
 
-from dpmix.assembly import assemble
-from dpmix.config import Config
+from dpmix.clipping.repeats import epsilon_of_copies
 from dpmix.errors import DpmixError
-from dpmix.fit import fit
 from dpmix.privacy.plan import PrivacyPlan
-from dpmix.privacy.repeats import epsilon_of_copies
-from dpmix.reporting.rounding import shown_epsilon
-from dpmix.reporting.statement_model import seal
-from dpmix.training.ranks import Ranks
-from dpmix.verify import verify
+from dpmix.reports.statement import seal, shown_epsilon
+from dpmix.reports.verify import verify
+from dpmix.runs.build import assemble
+from dpmix.runs.config import Config
+from dpmix.runs.fit import fit
+from dpmix.training.distributed import Ranks
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 

@@ -10,8 +10,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from dpmix.experiments.cell_run import run_cell
-from dpmix.experiments.sweep import making
+from dpmix.sweeps.run import making, run_cell
 
 SWEEP = """
 title: two methods
@@ -64,7 +63,7 @@ def test_a_sweep_is_run_collected_shown_and_drawn(dpmix, file, tmp_path, monkeyp
 
     # Given again, there is nothing left to do; the CSV is made from the runs alone.
     (folder / "results.csv").unlink()
-    monkeypatch.setattr("dpmix.experiments.cell_run.fit", None)
+    monkeypatch.setattr("dpmix.sweeps.run.fit", None)
     assert dpmix("sweep", file, "--output", folder, "--jobs", 1)[0] == 0
     assert pd.read_csv(folder / "results.csv").equals(frame)
 
@@ -113,7 +112,7 @@ def test_a_stopped_sweep_goes_on_with_its_stopped_run(dpmix, file, tmp_path, mon
         return outcome
 
     with monkeypatch.context() as patch:
-        patch.setattr("dpmix.experiments.workers.run_cell", stopped)
+        patch.setattr("dpmix.sweeps.run.run_cell", stopped)
         _, out, _ = dpmix("sweep", file, "--output", folder, "--jobs", 1)
     assert "stopped, 1 of 4 runs are done; the same command goes on" in out
     assert len(pd.read_csv(folder / "results.csv")) == 1
@@ -174,7 +173,7 @@ def test_images_that_changed_between_runs_are_told(dpmix, file, digits_npz, tmp_
 def test_a_private_selection_leaves_one_run_and_no_trace_of_the_others(
     dpmix, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("dpmix.experiments.selection_run.number_of_runs", lambda mean, coin: 2)
+    monkeypatch.setattr("dpmix.sweeps.selection.number_of_runs", lambda mean, coin: 2)
     path, folder = tmp_path / "rates.yaml", tmp_path / "out"
     path.write_text(SELECTION)
     given = ("sweep", path, "--output", folder, "--private-selection", "--expected-runs", 2,

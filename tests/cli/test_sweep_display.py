@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from dpmix.cli.sweep_display import live_results
+from dpmix.cli.sweep import live_results
 
 RUN = {"row": "none", "epsilon": 3.0, "accuracy": 0.5}
 

@@ -6,7 +6,7 @@ from io import BytesIO
 import pytest
 from PIL import Image
 
-from dpmix.data.encoded import EncodedImages
+from dpmix.data.decode_pool import EncodedImages
 from pictures import noise_picture
 
 

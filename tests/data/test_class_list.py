@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from dpmix.data.class_list import class_list
-from dpmix.data.load import BUILT_IN, load_splits
+from dpmix.data.named import BUILT_IN, class_list, load_splits
 from dpmix.errors import DpmixError
 
 

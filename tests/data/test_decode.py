@@ -4,7 +4,7 @@ import torch
 from dpmix.data import decode
 from dpmix.data.decode import EncodedPart, decode_sources
 from dpmix.data.encoded_source import EncodedSource
-from dpmix.data.options import ReadOptions
+from dpmix.data.image import ReadOptions
 from dpmix.data.source import TensorSource
 from dpmix.errors import DpmixError
 

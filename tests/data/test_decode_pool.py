@@ -6,7 +6,7 @@ import torch
 
 from dpmix.data import decode_pool
 from dpmix.data.decode_pool import decode_batch, decode_in_order
-from dpmix.data.pixels import PixelForm, UnreadableImageError
+from dpmix.data.image import PixelForm, UnreadableImageError
 from dpmix.errors import DpmixError
 
 FORM = PixelForm((1, 4, 4), convert=False, resize=False, example="0")

@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-from dpmix.data.described import KNOWN, described_splits
 from dpmix.data.source import ImageSource
-from dpmix.data.torchvision_sets import TEST_SHARE, TORCHVISION_SETS
+from dpmix.data.torchvision_sets import KNOWN, TEST_SHARE, TORCHVISION_SETS, described_splits
 from dpmix.errors import DpmixError
 
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from dpmix.data.encoded import EncodedImages
+from dpmix.data.decode_pool import EncodedImages
 from dpmix.errors import DpmixError
 
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from dpmix.data.encoded_source import EncodedSource
-from dpmix.data.pixels import PixelForm
+from dpmix.data.image import PixelForm
 from dpmix.errors import DpmixError
 
 FORM = PixelForm((1, 4, 4), convert=False, resize=False, example="0")

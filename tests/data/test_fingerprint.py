@@ -7,7 +7,7 @@ from dpmix.data import TensorSource, load_splits
 from dpmix.data import decode as module
 from dpmix.data.encoded_source import EncodedSource
 from dpmix.data.fingerprint import fingerprint
-from dpmix.data.subset import Subset
+from dpmix.data.splits import Subset
 
 
 def test_pixels_labels_order_and_names_count():

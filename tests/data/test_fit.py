@@ -5,10 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dpmix.data.fit import fit_images
-from dpmix.data.memory_budget import MemoryBudget
-from dpmix.data.options import ReadOptions
-from dpmix.data.pixels import PixelForm, decode_pixels
+from dpmix.data.image import MemoryBudget, PixelForm, ReadOptions, decode_pixels, fit_images
 
 
 def noise(*shape):

@@ -12,7 +12,7 @@ from PIL import Image
 
 from dpmix.data.decode import decode_sources
 from dpmix.data.folder import class_folder_names, class_folders, folder_splits
-from dpmix.data.options import ReadOptions
+from dpmix.data.image import ReadOptions
 from dpmix.data.split_names import side_of
 from dpmix.errors import DpmixError
 from pictures import noise_picture, write_class_folders

@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from dpmix.data.folder_listing import SUFFIXES, list_classes, list_images
-from dpmix.data.pixels import FORMATS
+from dpmix.data.image import FORMATS
 from dpmix.errors import DpmixError
 
 

@@ -8,7 +8,7 @@ import torch
 from pyarrow import parquet
 
 from dpmix.data import load_splits
-from dpmix.data.load import public_name
+from dpmix.data.named import public_name
 from dpmix.errors import DpmixError
 from pictures import noise_picture
 

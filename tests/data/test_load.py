@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dpmix.data import load_splits
-from dpmix.data.class_list import class_list
+from dpmix.data.named import class_list
 from dpmix.errors import DpmixError
 
 

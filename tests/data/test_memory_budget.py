@@ -2,7 +2,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from dpmix.data.memory_budget import MemoryBudget
+from dpmix.data.image import MemoryBudget
 
 
 def test_threads_together_stay_within_the_limit():

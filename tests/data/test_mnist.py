@@ -3,8 +3,8 @@ import sys
 import pytest
 import torch
 
-from dpmix.data.mnist import mnist5k
-from dpmix.data.options import ReadOptions
+from dpmix.data.image import ReadOptions
+from dpmix.data.named import mnist5k
 from dpmix.errors import DpmixError
 
 SUM_OF_TEST_PIXELS = 26101008

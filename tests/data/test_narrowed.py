@@ -9,7 +9,7 @@ import torch
 from dpmix.data import Splits, TensorSource, load_splits
 from dpmix.data import decode as decoding
 from dpmix.data.encoded_source import EncodedSource
-from dpmix.data.narrowed import narrowed
+from dpmix.data.splits import narrowed
 from dpmix.errors import DpmixError
 
 TRAIN, TEST = 600, 90

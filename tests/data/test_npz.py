@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from dpmix.data.load import load_splits, public_name
+from dpmix.data.image import ReadOptions
+from dpmix.data.named import load_splits, public_name
 from dpmix.data.npz import npz_splits
-from dpmix.data.options import ReadOptions
 from dpmix.errors import DpmixError
 
 PLAIN = ReadOptions()

@@ -1,6 +1,6 @@
 import pytest
 
-from dpmix.data.options import ReadOptions
+from dpmix.data.image import ReadOptions
 from dpmix.errors import DpmixError
 
 

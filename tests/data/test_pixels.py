@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dpmix.data import pixels
-from dpmix.data.memory_budget import MemoryBudget
-from dpmix.data.pixels import (
+from dpmix.data import image as pixels
+from dpmix.data.image import (
+    MemoryBudget,
     PixelForm,
     UnreadableImageError,
     decode_pixels,

@@ -13,11 +13,10 @@ from torch.utils.data import ConcatDataset, Subset, TensorDataset
 
 from dpmix.data import TensorSource, load_splits
 from dpmix.data import decode as module
-from dpmix.data.digests import image_digests
 from dpmix.data.encoded_source import EncodedSource
-from dpmix.data.narrowed import narrowed
-from dpmix.data.repeats import Repeats, find_repeats, image_name
-from dpmix.data.subset import Subset as Part
+from dpmix.data.fingerprint import Repeats, find_repeats, image_name
+from dpmix.data.splits import Subset as Part
+from dpmix.data.splits import image_digests, narrowed
 from dpmix.data.torch_dataset import example_origins, read_images
 
 PIXELS = np.random.default_rng(3).integers(0, 256, (8, 3, 6, 6), dtype=np.uint8)

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from dpmix.data import stream
-from dpmix.data.stream import decode_files
+from dpmix.data import decode as stream
+from dpmix.data.decode import decode_files
 from dpmix.errors import DpmixError
 
 

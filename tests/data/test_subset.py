@@ -2,7 +2,7 @@ import torch
 
 from dpmix.data import TensorSource
 from dpmix.data.source import ImageSource
-from dpmix.data.subset import Subset
+from dpmix.data.splits import Subset
 
 
 def source():

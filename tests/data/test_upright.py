@@ -14,11 +14,9 @@ from PIL import Image, ImageOps
 
 from dpmix.data import decode_files, load_splits
 from dpmix.data.decode import EncodedPart, decode_sources
-from dpmix.data.encoded import EncodedImages
+from dpmix.data.decode_pool import EncodedImages
 from dpmix.data.fingerprint import data_hash
-from dpmix.data.memory_budget import MemoryBudget
-from dpmix.data.options import ReadOptions
-from dpmix.data.pixels import PixelForm, decode_pixels
+from dpmix.data.image import MemoryBudget, PixelForm, ReadOptions, decode_pixels
 from dpmix.data.torch_dataset import read_images
 from dpmix.data.upright import Remarks, upright
 

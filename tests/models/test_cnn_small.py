@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dpmix.models.cnn_small import SmallCNN
-from dpmix.models.parameter_count import parameter_count
+from dpmix.models.registry import parameter_count
 
 
 def test_parameter_count_by_hand():

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from dpmix.errors import DpmixError
-from dpmix.models.plain_attention import PlainAttention, open_attention
+from dpmix.models.finetune import PlainAttention, open_attention
 
 
 @pytest.mark.parametrize("batch_first", [True, False])

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from dpmix.clipping.model_check import check_private
 from dpmix.errors import DpmixError
-from dpmix.models import MODEL_NAMES, build_model, check_private, parameter_count
+from dpmix.models import MODEL_NAMES, build_model, parameter_count
 from dpmix.models.wide_resnet import WideResNet
 
 

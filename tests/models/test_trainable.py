@@ -4,15 +4,14 @@ import pytest
 import torch
 from torch import nn
 
+from dpmix.clipping.engine import clipped_gradient_sum
+from dpmix.clipping.loss import soft_cross_entropy
+from dpmix.clipping.model_check import check_private
 from dpmix.errors import DpmixError
-from dpmix.models import check_private, parameter_count
-from dpmix.models.backbone import Embedder
-from dpmix.models.classifier import BackboneClassifier, public_names, trained_state
-from dpmix.models.fold_batch_norm import fold_batch_norm
-from dpmix.models.head import LinearHead
-from dpmix.models.trainable import TRAINABLE, choose_trainable
-from dpmix.privacy.clipping import clipped_gradient_sum
-from dpmix.training.loss import soft_cross_entropy
+from dpmix.models import parameter_count
+from dpmix.models.backbones.backbone import Embedder, fold_batch_norm
+from dpmix.models.finetune import TRAINABLE, choose_trainable
+from dpmix.models.head import BackboneClassifier, LinearHead, public_names, trained_state
 
 SIZE = 32
 

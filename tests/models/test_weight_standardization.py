@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.func import functional_call, grad, vmap
 
-from dpmix.models.weight_standardization import WSConv2d
+from dpmix.models.wide_resnet import WSConv2d
 
 
 def plain_formula(conv: WSConv2d) -> np.ndarray:

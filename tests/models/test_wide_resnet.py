@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dpmix.errors import DpmixError
-from dpmix.models.parameter_count import parameter_count
+from dpmix.models.registry import parameter_count
 from dpmix.models.wide_resnet import SHORTCUTS, WideResNet
 
 

@@ -12,7 +12,7 @@ from scipy import stats
 
 from dpmix.privacy.noise import GaussianNoise, _grid, _whole_noise, with_noise
 from dpmix.privacy.plan import PrivacyPlan
-from dpmix.privacy.secure_stream import SecureStream
+from dpmix.privacy.randomness import SecureStream
 
 PLAN = PrivacyPlan(
     sampling_rate=0.5,

@@ -11,7 +11,7 @@ from torch import nn
 from dpmix.data import TensorSource, normalization
 from dpmix.errors import DpmixError
 from dpmix.privacy.plan import PrivacyPlan
-from dpmix.training.step import PrivateTrainer
+from dpmix.training.trainer import PrivateTrainer
 from dpmix.views import ViewBuilder, ViewSpec
 
 QUICK = {"epsilon": 2.0, "delta": 1e-4, "steps": 5}

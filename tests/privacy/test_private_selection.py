@@ -13,11 +13,7 @@ from scipy.optimize import brentq
 from dpmix.errors import DpmixError
 from dpmix.privacy.accounting import RDP_ORDERS, epsilon_rdp
 from dpmix.privacy.plan import PrivacyPlan
-from dpmix.privacy.private_selection import (
-    calibrate_selected,
-    epsilon_selected,
-    number_of_runs,
-)
+from dpmix.privacy.selection import calibrate_selected, epsilon_selected, number_of_runs
 
 
 def by_hand(q, sigma, steps, delta, mean):

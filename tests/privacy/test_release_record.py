@@ -6,7 +6,7 @@ import pytest
 
 from dpmix.errors import DpmixError
 from dpmix.privacy.accounting import epsilon_gaussian
-from dpmix.privacy.release_record import read_spent
+from dpmix.privacy.prior_releases import read_spent
 
 RECORD = {
     "what": "gap check", "written": "2026-01-01T00:00:00", "noise_multiplier": 12.5,

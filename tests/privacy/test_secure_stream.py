@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dpmix.privacy.randomness import Randomness
-from dpmix.privacy.secure_stream import SecureStream
+from dpmix.privacy.randomness import Randomness, SecureStream
 
 N = 400_000
 

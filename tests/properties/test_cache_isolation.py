@@ -9,13 +9,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dpmix.clipping.engine import clipped_gradient_sum
+from dpmix.clipping.loss import soft_cross_entropy
 from dpmix.data import TensorSource
 from dpmix.models.backbones import load_backbone
 from dpmix.models.head import LinearHead
-from dpmix.privacy.clipping import clipped_gradient_sum
-from dpmix.public.pool import PublicPool
-from dpmix.training.features import FeatureCache
-from dpmix.training.loss import soft_cross_entropy
+from dpmix.pool.pool import PublicPool
+from dpmix.training.feature_cache import FeatureCache
 from dpmix.views import ViewBuilder, ViewSpec
 from dpmix.views.extra_augment import ExtraAugment
 

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dpmix.data.normalization import normalization
-from dpmix.public.pool import PublicPool
+from dpmix.pool.pool import PublicPool
 from dpmix.views import METHODS, ViewBuilder, ViewSpec
-from dpmix.views.coins import ViewCoins
+from dpmix.views.draws import ViewCoins
 from dpmix.views.extra_augment import ExtraAugment
 
 L = 3

@@ -11,7 +11,7 @@ import dpmix
 from dpmix.errors import DpmixError
 from dpmix.privacy.noise import GaussianNoise
 from dpmix.privacy.sampling import PoissonSampler
-from dpmix.training.step import PrivateTrainer
+from dpmix.training.trainer import PrivateTrainer
 from small_run import linear, plan, source, trainer
 
 WIRED = {"sampling_rate", "noise_multiplier", "noise_std", "sigma", "denominator",

@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from dpmix.clipping.engine import sum_by
+from dpmix.clipping.loss import soft_cross_entropy
 from dpmix.data.normalization import normalization
-from dpmix.privacy.clipping import sum_by
-from dpmix.public.pool import PublicPool
-from dpmix.training.loss import soft_cross_entropy
+from dpmix.pool.pool import PublicPool
 from dpmix.views import ViewBuilder, ViewSet, ViewSpec
-from dpmix.views.microbatch import random_matching
+from dpmix.views.mixup import random_matching
 
 L = 3
 SHAPE = (1, 6, 5)

@@ -11,11 +11,11 @@ import torch
 from scipy import stats
 from torch import nn
 
+from dpmix.clipping.loss import soft_cross_entropy
 from dpmix.data.normalization import normalization
 from dpmix.data.source import TensorSource
 from dpmix.errors import DpmixError
 from dpmix.privacy.noise import GaussianNoise
-from dpmix.training.loss import soft_cross_entropy
 from dpmix.views import METHODS
 from small_run import CLASSES, linear, not_private, plan, source, trainer
 

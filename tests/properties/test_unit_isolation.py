@@ -13,14 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from dpmix.clipping.accumulator import ClippedAccumulator
+from dpmix.clipping.engine import clipped_gradient_sum, engine_that_runs
+from dpmix.clipping.linear import linear_numbers
+from dpmix.clipping.loss import soft_cross_entropy
+from dpmix.clipping.place_probe import MOVES, why_not_apart
+from dpmix.clipping.vectorized import vectorized_numbers
 from dpmix.models import build_model
 from dpmix.models.head import LinearHead
-from dpmix.privacy.clipped_accumulator import ClippedAccumulator
-from dpmix.privacy.clipping import clipped_gradient_sum, engine_that_runs
-from dpmix.privacy.linear import linear_numbers
-from dpmix.privacy.place_probe import MOVES, why_not_apart
-from dpmix.privacy.vectorized import vectorized_numbers
-from dpmix.training.loss import soft_cross_entropy
 
 UNITS = 200
 ENGINES = ("examplewise", "vectorized", "linear")

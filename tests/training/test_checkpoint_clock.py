@@ -2,8 +2,8 @@
 
 import time
 
-from dpmix.settings import RunConfig
-from dpmix.training.checkpoint import Checkpoints
+from dpmix.runs.checkpoint import Checkpoints
+from dpmix.runs.settings import RunConfig
 
 
 def test_a_clock_that_jumps_makes_no_checkpoint_due_and_none_late(tmp_path, monkeypatch):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from dpmix.training.dp_adam import DPAdamBC
+from dpmix.training.optimizer import DPAdamBC
 
 
 def steps(optimizer, parameter, gradients):

@@ -9,8 +9,8 @@ import torch
 from dpmix.data import TensorSource
 from dpmix.errors import DpmixError
 from dpmix.models.backbones import load_backbone
-from dpmix.public.pool import PublicPool
-from dpmix.training.features import FeatureCache, example_rng
+from dpmix.pool.pool import PublicPool
+from dpmix.training.feature_cache import FeatureCache, example_rng
 from dpmix.views import ViewBuilder, ViewSpec
 
 CPU = torch.device("cpu")

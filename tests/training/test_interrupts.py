@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from dpmix.training.interrupts import gentle_interrupts
+from dpmix.training.loop import gentle_interrupts
 
 
 def test_the_first_is_noted_and_the_second_interrupts():

@@ -8,7 +8,7 @@ from dpmix.privacy.plan import PrivacyPlan
 from dpmix.training.ema import Ema
 from dpmix.training.evaluate import evaluate
 from dpmix.training.loop import History, train
-from dpmix.training.step import PrivateTrainer
+from dpmix.training.trainer import PrivateTrainer
 from dpmix.views import ViewBuilder, ViewSpec
 
 

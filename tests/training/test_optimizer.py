@@ -5,9 +5,8 @@ from torch import nn
 
 from dpmix.errors import DpmixError
 from dpmix.privacy.plan import PrivacyPlan
-from dpmix.settings import OptimizerConfig
-from dpmix.training.dp_adam import DPAdamBC
-from dpmix.training.optimizer import build_optimizer, build_schedule
+from dpmix.runs.settings import OptimizerConfig
+from dpmix.training.optimizer import DPAdamBC, build_optimizer, build_schedule
 
 PLAN = PrivacyPlan(
     sampling_rate=0.5, denominator=8.0, steps=4, noise_multiplier=2.0, max_grad_norm=3.0,

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from dpmix.data.normalization import normalization
-from dpmix.public.class_map import UNLABELLED
-from dpmix.public.pool import PublicPool
+from dpmix.pool.class_map import UNLABELLED
+from dpmix.pool.pool import PublicPool
 from dpmix.training.pretrain import BATCH, Pretraining
 from dpmix.views import ViewBuilder, ViewSpec
 

@@ -16,16 +16,16 @@ import torch
 
 import dpmix
 import rank_worker
-from dpmix.data.subset import Subset
+from dpmix.clipping.engine import clipped_gradient_sum
+from dpmix.clipping.loss import soft_cross_entropy
+from dpmix.data.splits import Subset
 from dpmix.errors import DpmixError
-from dpmix.privacy.clipping import clipped_gradient_sum
 from dpmix.privacy.noise import GaussianNoise
 from dpmix.privacy.randomness import Randomness
 from dpmix.privacy.sampling import PoissonSampler
-from dpmix.training import ranks
-from dpmix.training.checkpoint import newest_checkpoint
-from dpmix.training.loss import soft_cross_entropy
-from dpmix.training.ranks import ALONE, Ranks, first_to_speak, join
+from dpmix.runs.checkpoint import newest_checkpoint
+from dpmix.training import distributed as ranks
+from dpmix.training.distributed import ALONE, Ranks, first_to_speak, join
 from dpmix.views import ViewSpec
 from rank_worker import RATE, SEED, STEPS, N, data, model, plan, trainer, views
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from dpmix.errors import DpmixError
-from dpmix.training.released_gradients import mark_released, refuse_other_gradients
+from dpmix.training.gradient_guard import mark_released, refuse_other_gradients
 
 
 def guarded():

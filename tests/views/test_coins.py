@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy import stats
 
-from dpmix.views.coins import PUBLIC_BITS, ViewCoins, draw_coins
+from dpmix.views.draws import PUBLIC_BITS, ViewCoins, draw_coins
 from dpmix.views.extra_augment import COINS
 from dpmix.views.spec import METHODS, ViewSpec
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from dpmix.errors import DpmixError
 from dpmix.views import ViewSpec
-from dpmix.views.enlarged import enlarged, kinds
+from dpmix.views.spec import enlarged, kinds
 
 SPECS = st.one_of(
     st.builds(ViewSpec, st.just("self-aug"), k_base=st.integers(1, 20)),

@@ -9,7 +9,7 @@ import torch
 from scipy import stats
 from scipy.optimize import linprog
 
-from dpmix.views.microbatch import random_matching
+from dpmix.views.mixup import random_matching
 
 LEAST_P = 1e-3  # the seeds are fixed
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dpmix.errors import DpmixError
-from dpmix.views.self_augment import reflect_pad, self_augment
+from dpmix.views.augment import reflect_pad, self_augment
 
 
 def crop(image, top, left, padding):

@@ -6,8 +6,8 @@ import torch
 
 from dpmix.data.normalization import normalization
 from dpmix.errors import DpmixError
-from dpmix.public.class_map import UNLABELLED
-from dpmix.public.pool import PublicPool
+from dpmix.pool.class_map import UNLABELLED
+from dpmix.pool.pool import PublicPool
 from dpmix.views import METHODS, ViewBuilder, ViewSpec
 from dpmix.views.extra_augment import extra_augment
 

@@ -12,6 +12,8 @@ from jaxtyping import Float64
 from scipy import stats
 
 _LARGEST_EPSILON = 100.0
+
+
 _FEW = 4
 
 

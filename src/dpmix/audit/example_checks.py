@@ -14,18 +14,21 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from dpmix.audit.canary_trainer import CanaryTrainer
-from dpmix.audit.ear import flat
+from dpmix.audit.canaries import CanaryTrainer, flat
 from dpmix.audit.invariants import Invariant, exactly
 from dpmix.data.source import ImageSource
+from dpmix.views.builder import ViewSet
 from dpmix.views.spec import ViewSpec
-from dpmix.views.view_set import ViewSet
 
 # Examples of each class at least, and in all; and of a group whose views are built together.
 _OF_A_CLASS, _IN_ALL, _TOGETHER = 2, 32, 8
+
+
 # Norms and sums are float64, but of gradients in float32; kernels may differ with the batch's size,
 # and round to TF32 off the CPU.
 _ROUNDING, _CPU_KERNELS, _KERNELS = 1e-5, 1e-3, 1e-2
+
+
 # Gradients are made this long, in C. Those that were shorter than the second, or than this part of
 # the longest, are mostly rounding by then.
 _LOUD, _AUDIBLE, _PART = 100.0, 1e-3, 1e-2

@@ -4,13 +4,17 @@ import numpy as np
 from jaxtyping import Float64
 from scipy import stats
 
-from dpmix.audit.echo import Echo
+from dpmix.audit.canaries import Echo
 from dpmix.audit.invariants import Invariant, by_chance, two_sided, worst_of
 from dpmix.privacy.plan import PrivacyPlan
 
 # Numbers that are kept of all steps, and of one.
 _KEPT, _KEPT_OF_A_STEP, _ROWS = 1 << 22, 1 << 12, 1 << 9
+
+
 _EDGES = np.array([0.0, 0.1, 0.25, 0.5, 0.75, 1, 1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5, np.inf])
+
+
 # Two numbers this near are one, in standard deviations: many steps of the grid of `GaussianNoise`.
 _NEAR = 2.0**-24
 

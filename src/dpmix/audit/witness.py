@@ -5,16 +5,15 @@ import math
 import numpy as np
 import torch
 
-from dpmix.audit.canary_trainer import CanaryTrainer
-from dpmix.audit.draw_checks import DrawChecks
+from dpmix.audit.canaries import CanaryTrainer
 from dpmix.audit.example_checks import ExampleChecks
 from dpmix.audit.invariants import Invariant, exactly
 from dpmix.audit.noise_checks import NoiseChecks
-from dpmix.audit.release_checks import ReleaseChecks
+from dpmix.audit.release_checks import DrawChecks, ReleaseChecks
+from dpmix.clipping.accumulator import sum_dtype
 from dpmix.errors import DpmixError
-from dpmix.privacy.accounting_prv import epsilon_prv
-from dpmix.privacy.clipped_accumulator import sum_dtype
 from dpmix.privacy.plan import PrivacyPlan
+from dpmix.reports.prv import epsilon_prv
 
 
 class Witness:

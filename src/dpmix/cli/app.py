@@ -10,29 +10,22 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from dpmix.cli.audit import audit
-from dpmix.cli.calibrate import calibrate
-from dpmix.cli.compare import compare
-from dpmix.cli.console import USER_ERROR
-from dpmix.cli.evaluate import evaluate
-from dpmix.cli.export import export
-from dpmix.cli.plot import plot
-from dpmix.cli.pool import pool
-from dpmix.cli.predict import predict
-from dpmix.cli.recipes import recipes
-from dpmix.cli.report import report
-from dpmix.cli.sweep import sweep
-from dpmix.cli.synthesize import synthesize
-from dpmix.cli.table import table
-from dpmix.cli.train import train
-from dpmix.cli.verify import verify
+from dpmix.cli.pool import pool, synthesize
+from dpmix.cli.privacy import audit, calibrate
+from dpmix.cli.progress import USER_ERROR
+from dpmix.cli.reports import compare, report, verify
+from dpmix.cli.sweep import plot, sweep, table
+from dpmix.cli.train import recipes, train
+from dpmix.cli.use import evaluate, export, predict
 from dpmix.errors import DpmixError, without_controls
-from dpmix.training.ranks import first_to_speak
+from dpmix.training.distributed import first_to_speak
 
 INTERRUPTED = 130
 
+
 # What a misspelt command, flag or value raises; typer names its subclass only.
 _UsageError: Any = typer.BadParameter.__base__
+
 
 app = typer.Typer(
     add_completion=False,
@@ -73,7 +66,11 @@ for _command in (
     plot,
 ):
     app.command()(_command)
+
+
 app.add_typer(pool)
+
+
 app.add_typer(recipes)
 
 

@@ -10,7 +10,7 @@ import typer
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from dpmix.config import SECTIONS
+from dpmix.runs.config import SECTIONS
 
 
 def setting_flags_but(*left_out: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

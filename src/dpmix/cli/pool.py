@@ -1,4 +1,4 @@
-"""`dpmix pool inspect` and `dpmix pool gap`."""
+"""`dpmix synthesize`."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -6,38 +6,52 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from dpmix.atomic_files import write_text
-from dpmix.cli.console import stdout
-from dpmix.cli.progress import decoding_bar, share_bar
-from dpmix.data import Splits, load_splits
-from dpmix.data.class_list import class_list
-from dpmix.data.options import ReadOptions
-from dpmix.data.repeats import find_repeats
-from dpmix.device import choose_device
-from dpmix.errors import DpmixError
-from dpmix.gap.check import check_gap
-from dpmix.gap.report import Budget, gap_report, reserved
-from dpmix.models.backbones import load_backbone
-from dpmix.privacy.repeats import refuse_repeats
-from dpmix.public.class_map import class_map
-from dpmix.public.contact_sheet import PER_SHEET, write_sheets
-from dpmix.public.inspection import inspect_pool
-from dpmix.public.load import load_pool, load_pool_for
-from dpmix.public.overlap import refuse_private_path
-from dpmix.public.pool_files import PoolFiles, open_pool
-from dpmix.reporting.pool_summary import gap_rows, inspection_rows, provenance_rows, served_rows
-from dpmix.reporting.summary import two_columns
-from dpmix.training.json_text import to_json
+from dpmix.cli.progress import counting_bar, decoding_bar, share_bar, stdout
+from dpmix.clipping.repeats import refuse_repeats
+from dpmix.data.fingerprint import find_repeats
+from dpmix.data.image import ReadOptions
+from dpmix.data.named import class_list, load_splits
+from dpmix.data.splits import Splits
+from dpmix.errors import DpmixError, nearest
+from dpmix.files import to_json, write_text
+from dpmix.models.backbones.load import load_backbone
+from dpmix.pool.class_map import class_map
+from dpmix.pool.diffusion_model import DTYPES, artist, default_dtype, load_model
+from dpmix.pool.generate import SynthesisSettings
+from dpmix.pool.generate import synthesize as draw
+from dpmix.pool.inspect import (
+    PER_SHEET,
+    gap_rows,
+    inspect_pool,
+    inspection_rows,
+    provenance_rows,
+    served_rows,
+    write_sheets,
+)
+from dpmix.pool.load import PoolFiles, load_pool, load_pool_for, open_pool
+from dpmix.pool.overlap import refuse_private_path
+from dpmix.pool.prompts import PoolClass, as_classes, read_classes, template_text
+from dpmix.pool.score import Budget, check_gap, gap_report, reserved
+from dpmix.reports.summary import two_columns
+from dpmix.runs.build import choose_device
+
+# `dpmix pool inspect` and `dpmix pool gap`.
+
 
 pool = typer.Typer(name="pool", help="Look at a public pool, and at how far it is from your data.")
+
 
 PoolPath = Annotated[
     Path, typer.Argument(help="the pool: a folder of class folders, or an .npz of JPEGs")
 ]
+
+
 Labels = Annotated[
     Path | None,
     typer.Option("--pool-labels", help="CSV of pool_class,class: which class each stands for"),
 ]
+
+
 Unmapped = Annotated[
     str,
     typer.Option(
@@ -193,3 +207,123 @@ def _repeats(splits: Splits, budget: Budget, allowed: bool) -> tuple[int, float]
     if found.most == 1:
         return None
     return found.most, budget.epsilon_of_copies(found.most)
+
+
+PROMPTS_SHOWN = 3
+
+
+def synthesize(
+    model: Annotated[
+        str, typer.Option(help="a diffusers pipeline: a folder, or a hub name such as owner/name")
+    ],
+    output: Annotated[Path, typer.Option(help="folder of the pool; goes on with one begun before")],
+    class_: Annotated[
+        list[str] | None, typer.Option("--class", help="a class to draw; repeatable")
+    ] = None,
+    classes_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="text file, a class a line: 'name', or 'name: phrase' for the prompt; for a "
+            "class-conditional model the phrase is its label, or '#281', its number"
+        ),
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="a data set whose class names to take; no image is read")
+    ] = None,
+    template: Annotated[
+        str,
+        typer.Option(help="prompt with {class}, or its name: photo, eurosat, pet, scene, digit"),
+    ] = "photo",
+    images_per_class: Annotated[int, typer.Option(help="images of each class")] = 100,
+    draw_size: Annotated[
+        int | None, typer.Option(help="pixels a side to draw; default: the model's own")
+    ] = None,
+    image_size: Annotated[
+        int | None, typer.Option(help="pixels a side to save; default: as drawn")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="denoising steps; default: the model's own")
+    ] = None,
+    guidance: Annotated[
+        float | None, typer.Option(help="guidance scale; default: the model's own")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="of the pool; every image has its own from it")] = 0,
+    batch: Annotated[int, typer.Option(help="images drawn at a time")] = 4,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps")] = "auto",
+    dtype: Annotated[
+        str, typer.Option(help="float32, float16, bfloat16; auto: half precision on CUDA alone")
+    ] = "auto",
+    attention_slicing: Annotated[
+        bool, typer.Option("--attention-slicing", help="less memory, slower")
+    ] = False,
+    download: Annotated[
+        bool, typer.Option("--download", help="fetch the model from the hub if it is not there")
+    ] = False,
+    revision: Annotated[
+        str | None, typer.Option(help="branch, tag or commit of a model on the hub")
+    ] = None,
+    licence: Annotated[
+        str | None, typer.Option(help="of the model; default: as its README says")
+    ] = None,
+) -> None:
+    """Draw a public pool with a diffusion model, from class names alone.
+
+    Stopped, it goes on where it was when the same command is given again.
+
+    `dpmix synthesize --model FOLDER --class cat --class dog --output pool`
+    """
+    console = stdout()
+    classes = _classes(class_, classes_file, data)
+    if data is not None:
+        refuse_private_path(output, Path(data).expanduser())
+    text = template_text(template)
+    where = choose_device(device)
+    kind = default_dtype(where) if dtype == "auto" else dtype
+    if kind not in DTYPES:
+        raise DpmixError(f"unknown dtype '{kind}': {nearest(kind, [*DTYPES, 'auto'])}")
+    settings = SynthesisSettings(text, draw_size, image_size, steps, guidance, seed, kind)
+    loaded = load_model(
+        model,
+        revision=revision,
+        download=download,
+        licence=licence,
+        device=where,
+        dtype=DTYPES[kind],
+        attention_slicing=attention_slicing,
+    )
+    hand = artist(
+        loaded, classes, template=text, size=draw_size, steps=steps, guidance=guidance
+    )  # fmt: skip
+    told = [hand.describe(one) for one in classes]
+    more = f" and {len(told) - PROMPTS_SHOWN} more" if len(told) > PROMPTS_SHOWN else ""
+    console.print(f"drawing: {'; '.join(told[:PROMPTS_SHOWN])}{more}")
+    with counting_bar(console, "drawing images", "images") as report:
+        drawn = draw(
+            output, hand, classes, settings,
+            images_per_class=images_per_class, batch=batch, report=report,
+        )  # fmt: skip
+    rate = f", {drawn.fresh / drawn.seconds:.2f} images/s" if drawn.fresh else ""
+    console.print(
+        two_columns(
+            [
+                ("pool", f"{output}: {drawn.images} images, {drawn.fresh} of them new{rate}"),
+                ("drawn by", loaded.record.identity),
+                ("look at it", f"dpmix pool inspect {output}"),
+                ("use it", f"dpmix train --method mix-diff --pool {output} ..."),
+            ]
+        )
+    )
+
+
+def _classes(
+    names: list[str] | None, classes_file: Path | None, data: str | None
+) -> tuple[PoolClass, ...]:
+    given = [source for source in (names, classes_file, data) if source]
+    if len(given) != 1:
+        raise DpmixError(
+            f"{len(given)} sources of class names given; expected exactly one of --class (more "
+            "than once), --classes-file and --data"
+        )
+    if names:
+        return as_classes(tuple(names))
+    return read_classes(classes_file) if classes_file else as_classes(class_list(str(data)))

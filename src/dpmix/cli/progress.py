@@ -23,8 +23,28 @@ from rich.text import Text
 
 from dpmix.data.splits import JudgedOn
 from dpmix.privacy.plan import PrivacyPlan
-from dpmix.reporting.rounding import shown_epsilon
+from dpmix.reports.statement import shown_epsilon
 from dpmix.training.loop import Progress as TrainingProgress
+
+# Standard output of the command line.
+
+
+NEVER_FOLDED = 10_000
+
+
+USER_ERROR = 2  # exit status
+
+
+def stdout(quiet: bool = False) -> Console:
+    """Prints text as it is: a class or a folder may be named like markup.
+
+    Lines are folded on a terminal alone: in a file or a pipe a path is to stay in one piece.
+    """
+    console = Console(markup=False, emoji=False, highlight=False, quiet=quiet)
+    if not console.is_terminal:
+        console.width = NEVER_FOLDED
+    return console
+
 
 # A column that never breaks over two lines; the bar gives way instead.
 _LINE = Column(no_wrap=True)

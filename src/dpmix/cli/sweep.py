@@ -1,34 +1,178 @@
 """`dpmix sweep`."""
 
 import math
+import statistics
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args
 
 import typer
 import yaml
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
-from dpmix.cli.console import stdout
-from dpmix.cli.progress import counting_bar
-from dpmix.cli.sweep_display import live_results
-from dpmix.errors import DpmixError
-from dpmix.experiments.cell_run import Outcome
-from dpmix.experiments.choosing_cost import choosing_costs
-from dpmix.experiments.results import BEST, FACTS, RESULTS, Row
-from dpmix.experiments.selection_run import HIDDEN, candidates, select
-from dpmix.experiments.sweep import RUNS, making, run_cells
-from dpmix.experiments.sweep_file import SEED, Cell, Settings, Sweep, load_sweep
-from dpmix.experiments.sweeps import sweep_path
-from dpmix.experiments.tuning import TRIES, tuned_cells
-from dpmix.experiments.workers import default_jobs, on_cluster, on_this_machine
-from dpmix.reporting.rounding import shown_epsilon
-from dpmix.reporting.statement_model import read_statement
-from dpmix.reporting.summary import two_columns
-from dpmix.training.run_folder import RunFolder
+from dpmix.cli.progress import counting_bar, stdout
+from dpmix.errors import DpmixError, nearest, without_controls
+from dpmix.reports.statement import read_statement, shown_epsilon
+from dpmix.reports.summary import two_columns
+from dpmix.runs.folder import RunFolder
+from dpmix.sweeps.cost import choosing_costs
+from dpmix.sweeps.grid import SEED, Cell, Settings, Sweep, load_sweep, sweep_path
+from dpmix.sweeps.run import (
+    BEST,
+    FACTS,
+    RESULTS,
+    RUNS,
+    TRIES,
+    VIEWS,
+    Outcome,
+    Row,
+    default_jobs,
+    making,
+    on_cluster,
+    on_this_machine,
+    run_cells,
+    tuned_cells,
+)
+from dpmix.sweeps.selection import HIDDEN, candidates, select
+
+# What a sweep shows while it runs: how many runs are done, and the accuracy of every row.
+
+
+class SweepDisplay:
+    """The rows so far, as a table that is drawn anew with each of them."""
+
+    def __init__(self, console: Console, live: Live, total: int) -> None:
+        self.rows: list[Row] = []
+        self._console, self._live, self._total = console, live, total
+        self._told: set[str] = set()
+
+    def show(self, rows: list[Row], outcome: Outcome | None) -> None:
+        """Draw `rows`; say what the run of `outcome` warned of, once."""
+        if rows and outcome is None:
+            self._console.print(f"{len(rows)} of {self._total} were there already")
+        self.rows = rows
+        for warning in outcome.warnings if outcome else ():
+            if warning not in self._told:
+                self._console.print(f"warning: {without_controls(warning)}")
+                self._told.add(warning)
+        self._live.update(_table(rows, self._total))
+
+
+@contextmanager
+def live_results(console: Console, total: int) -> Iterator[SweepDisplay]:
+    """Show a sweep of `total` runs; silent where the output is no terminal."""
+    shown = console if console.is_terminal else Console(quiet=True)
+    with Live(console=shown, transient=True) as live:
+        display = SweepDisplay(console, live, total)
+        try:
+            yield display
+        except KeyboardInterrupt:
+            done = f"{len(display.rows)} of {total} runs are done"
+            console.print(f"stopped, {done}; the same command goes on")
+            raise
+
+
+def _table(rows: list[Row], total: int) -> RenderableType:
+    done = f"{len(rows)} of {total} runs"
+    if not rows:
+        return Text(done)
+    by_row: dict[str, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        by_row[row["row"]][row["epsilon"]].append(row["accuracy"])
+    epsilons = sorted({row["epsilon"] for row in rows})
+    table = Table(
+        "", *(f"epsilon {epsilon:g}" for epsilon in epsilons), box=None, pad_edge=False,
+        caption=done, caption_justify="left",
+    )  # fmt: skip
+    for name, cells in by_row.items():
+        table.add_row(name, *(_cell(cells[epsilon]) for epsilon in epsilons))
+    return table
+
+
+def _cell(accuracies: list[float]) -> str:
+    if not accuracies:
+        return ""
+    return f"{statistics.mean(accuracies):.1%} ({len(accuracies)})"
+
+
+# `dpmix table`.
+
+
+def table(
+    results: Annotated[Path, typer.Argument(help="folder of a `dpmix sweep`, or its CSV")],
+    *,
+    form: Annotated[
+        str, typer.Option("--format", help="markdown, latex (needs booktabs) or csv")
+    ] = "markdown",
+    fact: Annotated[str, typer.Option(help=f"what to show: {', '.join(FACTS)}")] = FACTS[0],
+    columns: Annotated[
+        str | None, typer.Option(help="the setting for the columns; default: epsilon")
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option(help="row that the others are compared with; default: the first")
+    ] = None,
+) -> None:
+    """Print a sweep's results as the paper lays them out: mean and std, with paired tests."""
+    from dpmix.sweeps.table import read_results, table_text, tables, warn_of_diverged
+
+    frame = read_results(results)
+    if form == "csv":  # which has no caption
+        warn_of_diverged(frame)
+    made = tables(frame, fact=fact, columns=columns, against=against)
+    typer.echo("\n".join(table_text(one, form) for one in made), nl=False)
+
+
+# `dpmix plot`.
+
+
+Kind = Literal["against", "classes", "curves"]
+
+
+def plot(
+    results: Annotated[Path, typer.Argument(help="folder of a `dpmix sweep`, or its CSV")],
+    *,
+    output: Annotated[
+        list[Path], typer.Option(help="picture to write: .png, .svg or .pdf; repeatable")
+    ],
+    kind: Annotated[
+        str,
+        typer.Option(help="against (a setting), classes (a bar each), curves (over the steps)"),
+    ] = "against",
+    x: Annotated[
+        str | None,
+        typer.Option(
+            help="the setting on the horizontal axis, such as k_base; or, where rows differ by "
+            f"them, {', '.join(VIEWS)}; default: epsilon"
+        ),
+    ] = None,
+    fact: Annotated[str, typer.Option(help=f"what to draw: {', '.join(FACTS)}")] = FACTS[0],
+) -> None:
+    """Draw a sweep's results: means, with bands or bars of one standard deviation over seeds."""
+    from dpmix.sweeps.plot import draw_against, draw_classes, draw_curves
+    from dpmix.sweeps.table import read_results, warn_of_diverged
+
+    if kind not in get_args(Kind):
+        raise DpmixError(f"unknown kind '{kind}': {nearest(kind, get_args(Kind))}")
+    if kind != "against" and (fact != FACTS[0] or x is not None):
+        raise DpmixError(
+            f"--kind {kind} draws accuracy; leave out --fact and --x, or take --kind against"
+        )
+    frame = read_results(results)
+    warn_of_diverged(frame)
+    for path in output:
+        if kind == "against":
+            draw_against(frame, path, x=x, fact=fact)
+        else:
+            (draw_classes if kind == "classes" else draw_curves)(frame, path)
+        stdout().print(f"wrote {path}")
+
 
 FAILED = 1
 
@@ -120,8 +264,7 @@ def _sweep(
     plan: Sweep, folder: Path, workers: Callable[..., Iterator[Outcome]], console: Console
 ) -> None:
     # They need a library that the rest does not: its lack is told before anything runs.
-    from dpmix.experiments.table_text import table_text
-    from dpmix.experiments.tables import read_results, tables
+    from dpmix.sweeps.table import read_results, table_text, tables
 
     cells = plan.cells
     untried: list[Outcome] = []

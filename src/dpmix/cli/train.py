@@ -5,22 +5,25 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+import yaml
 from rich.console import Console
+from rich.syntax import Syntax
+from rich.table import Table
 
-from dpmix.assembly import Assembly, assemble
-from dpmix.assembly.stand_ins import Trial, miniature
-from dpmix.cli.console import USER_ERROR, stdout
 from dpmix.cli.flags import setting_flags_but
-from dpmix.cli.progress import counting_bar, decoding_bar, share_bar, training_bar
-from dpmix.config import Config
-from dpmix.data.options import Progress as Counted
+from dpmix.cli.progress import (
+    USER_ERROR,
+    counting_bar,
+    decoding_bar,
+    share_bar,
+    stdout,
+    training_bar,
+)
+from dpmix.data.image import Progress as Counted
 from dpmix.errors import DpmixError
-from dpmix.estimate import cache_line, data_line, estimate_rows, model_rows, pictures_line
-from dpmix.experiments.recipes import recipe_path
-from dpmix.fit import run
-from dpmix.reporting.metrics_model import read_metrics
-from dpmix.reporting.rounding import shown_epsilon
-from dpmix.reporting.summary import (
+from dpmix.reports.metrics import read_metrics
+from dpmix.reports.statement import shown_epsilon
+from dpmix.reports.summary import (
     FAILED,
     divergence,
     evaluation_rows,
@@ -28,11 +31,45 @@ from dpmix.reporting.summary import (
     pool_rows,
     two_columns,
 )
-from dpmix.resume import is_complete, reassemble, refuse_lost_model
-from dpmix.training.checkpoint import Checkpoint, newest_step
+from dpmix.runs.build import assemble
+from dpmix.runs.checkpoint import Checkpoint, newest_step
+from dpmix.runs.config import Config, read_recipe
+from dpmix.runs.estimate import cache_line, data_line, estimate_rows, model_rows, pictures_line
+from dpmix.runs.fit import run
+from dpmix.runs.folder import InUseError, RunFolder
+from dpmix.runs.parts import Assembly
+from dpmix.runs.recipes import network, recipe_names, recipe_path
+from dpmix.runs.resume import is_complete, reassemble, refuse_lost_model
+from dpmix.runs.stand_ins import Trial, miniature
+from dpmix.training.distributed import Ranks, join, leave
 from dpmix.training.evaluate import Evaluation
-from dpmix.training.ranks import Ranks, join, leave
-from dpmix.training.run_folder import InUseError, RunFolder
+
+# `dpmix recipes`: the settings of the paper's experiments.
+
+
+recipes = typer.Typer(name="recipes", help="Show the recipes that come with the package.")
+
+
+@recipes.command(name="list")
+def list_recipes() -> None:
+    """List them; `dpmix train --config NAME --epsilon 1` runs one."""
+    table = Table(box=None, pad_edge=False)
+    for heading in ("recipe: network, data, method", "trains"):
+        table.add_column(heading, overflow="fold")
+    for name in recipe_names():
+        table.add_row(name, network(name))
+    stdout().print(table)
+
+
+@recipes.command()
+def show(
+    name: Annotated[str, typer.Argument(help="a name of `dpmix recipes list`, or a YAML file")],
+) -> None:
+    """Print every setting of a recipe, those that it inherits included."""
+    text = yaml.safe_dump(read_recipe(recipe_path(name)), sort_keys=False)
+    console, text = stdout(), text.rstrip()
+    coloured = Syntax(text, "yaml", background_color="default")
+    console.print(coloured if console.is_terminal else text)
 
 
 @setting_flags_but("expected_runs")

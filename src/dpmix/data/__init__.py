@@ -4,11 +4,11 @@ Everything arrives as `ImageSource`s of uint8 pixels behind one `Splits`; no sta
 is ever computed here.
 """
 
-from dpmix.data.load import load_splits
+from dpmix.data.decode import decode_files
+from dpmix.data.named import load_splits
 from dpmix.data.normalization import Normalization, normalization
 from dpmix.data.source import ImageSource, TensorSource
 from dpmix.data.splits import Splits
-from dpmix.data.stream import decode_files
 
 __all__ = [
     "ImageSource",

@@ -8,25 +8,122 @@ much of decoded results that nobody has taken yet.
 import os
 import warnings
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from io import BufferedReader, BytesIO
+from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8
 from PIL import Image
 from torch import Tensor
 
-from dpmix.data.encoded import EncodedImages
-from dpmix.data.memory_budget import MemoryBudget
-from dpmix.data.pixels import PixelForm, UnreadableImageError, decode_pixels
+from dpmix.data.image import MemoryBudget, PixelForm, UnreadableImageError, decode_pixels
 from dpmix.data.upright import Remarks
 from dpmix.errors import DpmixError
 
+# Image files that are not decoded yet: on disk, or as bytes in memory.
+
+
+@dataclass(frozen=True)
+class Missing:
+    """In place of an image that its data set names but does not hold, and why: it is corrupt."""
+
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedImages:
+    """N encoded images with the name that error messages give each.
+
+    Attributes:
+        names: such as ``cats/1.png`` or ``train_jpeg[7]``.
+        contents: a file's path, or its bytes.
+    """
+
+    names: tuple[str, ...]
+    contents: tuple[Path | memoryview | Missing, ...]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def open(self, index: int) -> BufferedReader | BytesIO:
+        """Open image `index` for reading.
+
+        Raises:
+            UnreadableImageError: it is `Missing`.
+            DpmixError: the file is gone or may not be read; such a file is not called corrupt.
+        """
+        content = self.contents[index]
+        if isinstance(content, Missing):
+            raise UnreadableImageError(content.reason)
+        if isinstance(content, memoryview):
+            return BytesIO(content)
+        try:
+            return content.open("rb")
+        except OSError as error:
+            gone = isinstance(error, FileNotFoundError)
+            remedy = "put it back" if gone else "check its permissions"
+            raise DpmixError(
+                f"image '{self.names[index]}' cannot be read ({error.strerror}: '{content}'); "
+                f"expected a readable file: {remedy}"
+            ) from error
+
+    def take(self, indices: Int64[Tensor, " B"]) -> "EncodedImages":
+        """The images at `indices`, in that order."""
+        at = indices.tolist()
+        return EncodedImages(tuple(self.names[i] for i in at), tuple(self.contents[i] for i in at))
+
+    def __add__(self, other: "EncodedImages") -> "EncodedImages":
+        return EncodedImages(self.names + other.names, self.contents + other.contents)
+
+
+# What is said of images that can't be decoded, in training and in prediction.
+
+
+_REASONS_SHOWN = 10
+
+
+_NAMES_SHOWN = 50
+
+
+def corrupt_error(reasons: Mapping[str, str]) -> DpmixError:
+    """The error for images that can't be decoded.
+
+    Args:
+        reasons: the name of each and why not; ten reasons and fifty names are shown.
+    """
+    return DpmixError(f"{counted(reasons)}; repair them, or leave them out with --skip-corrupt")
+
+
+def nothing_left(reasons: Mapping[str, str]) -> DpmixError:
+    """The error for images of which none can be decoded, where such are left out."""
+    return DpmixError(f"{counted(reasons)}, and no other is there; expected an image to read")
+
+
+def counted(reasons: Mapping[str, str]) -> str:
+    """How many images can't be decoded, and which."""
+    # Without how many there are in all: N can be private.
+    named = ", ".join(
+        f"'{name}'" + (f" ({reason})" if place < _REASONS_SHOWN else "")
+        for place, (name, reason) in enumerate(reasons.items())
+        if place < _NAMES_SHOWN
+    )
+    more = f" and {len(reasons) - _NAMES_SHOWN} more" if len(reasons) > _NAMES_SHOWN else ""
+    return f"{len(reasons)} image(s) cannot be decoded: {named}{more}"
+
+
 MAX_BYTES_IN_FLIGHT = 512 * 2**20
+
+
 _MAX_WORKERS = 16
+
+
 # Small images are handed over in groups: a task of its own costs as much as decoding one.
 _MAX_GROUP = 64
+
 
 Decoded = UInt8[np.ndarray, "C H W"] | UnreadableImageError
 

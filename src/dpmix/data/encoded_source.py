@@ -6,9 +6,8 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from dpmix.data.decode_pool import decode_batch
-from dpmix.data.encoded import EncodedImages
-from dpmix.data.pixels import PixelForm
+from dpmix.data.decode_pool import EncodedImages, decode_batch
+from dpmix.data.image import PixelForm
 from dpmix.data.source import check_labels
 
 

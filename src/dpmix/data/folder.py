@@ -7,9 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dpmix.data.class_names import plain_name
 from dpmix.data.decode import EncodedPart, decode_sources
-from dpmix.data.encoded import EncodedImages
+from dpmix.data.decode_pool import EncodedImages
 from dpmix.data.folder_listing import (
     folders_of,
     list_classes,
@@ -17,8 +16,8 @@ from dpmix.data.folder_listing import (
     visible,
     warn_of_left_out,
 )
-from dpmix.data.options import ReadOptions
-from dpmix.data.split_names import Side, judged_side, named_sides, side_of
+from dpmix.data.image import ReadOptions
+from dpmix.data.split_names import Side, judged_side, named_sides, plain_name, side_of
 from dpmix.data.splits import Splits, hashed_split
 from dpmix.errors import DpmixError
 
@@ -90,6 +89,8 @@ def _check_folder(root: Path) -> None:
 
 
 _Read = tuple[tuple[str, ...], list[EncodedPart], list[Path], str]
+
+
 """Class names, the training and test part, the files that are no images, `Splits.held_out`."""
 
 

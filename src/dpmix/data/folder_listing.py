@@ -1,9 +1,4 @@
-"""The image files of a folder: of classes for training and pools, of any depth for prediction.
-
-Guarantees: sorted, so every machine sees the same order; nothing hidden and no known litter;
-nothing that a symbolic link reaches outside the data's root; a file is taken or left out for its
-own name alone, and what is left out is returned. The names of class folders count as public.
-"""
+"""The path that a text on the command line means."""
 
 import warnings
 from collections import Counter
@@ -11,18 +6,30 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from dpmix.data.class_names import plain_name
-from dpmix.data.split_names import side_of
+from dpmix.data.split_names import plain_name, side_of
 from dpmix.errors import DpmixError
+
+# The image files of a folder: of classes for training and pools, of any depth for prediction.
+#
+# Guarantees: sorted, so every machine sees the same order; nothing hidden and no known litter;
+# nothing that a symbolic link reaches outside the data's root; a file is taken or left out for its
+# own name alone, and what is left out is returned. The names of class folders count as public.
+
 
 SUFFIXES = frozenset({
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".dib", ".webp", ".tif", ".tiff",
     ".gif", ".ppm", ".pgm", ".pbm", ".pnm",
 })  # fmt: skip
+
+
 """Of the formats that are opened (`data/pixels.py`), in any case of their letters."""
 
+
 LITTER = frozenset({"__macosx", "@eadir", "thumbs.db", "ehthumbs.db", "desktop.ini"})
+
+
 """What systems leave among images, in any case; passed over in silence, as hidden names are."""
+
 
 _SUFFIXES_SHOWN = 5
 
@@ -218,3 +225,24 @@ def _check_links(entries: Iterable[Path], root: Path) -> None:
                 f"'{entry}' is a symbolic link out of the data folder '{root}'; "
                 "expected files inside it: copy the target in"
             )
+
+
+def local_path(text: str) -> Path:
+    """`text` as a path, its ~ expanded; whether anything is there can be asked without an error.
+
+    Raises:
+        DpmixError: the home folder of no user, or a place that may not be looked at.
+    """
+    try:
+        path = Path(text).expanduser()
+        path.exists()
+    except RuntimeError:
+        raise DpmixError(
+            f"'{text}' begins with the home folder of no known user; expected ~/ or a whole path"
+        ) from None
+    except OSError as error:
+        raise DpmixError(
+            f"'{text}' cannot be looked at ({error.strerror}); expected a path: check it, and the "
+            "permissions of the folders around it"
+        ) from None
+    return path

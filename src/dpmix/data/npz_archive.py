@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from dpmix.data.class_names import plain_name
+from dpmix.data.split_names import plain_name
 from dpmix.errors import DpmixError
 
 Array = np.ndarray[Any, np.dtype[Any]]

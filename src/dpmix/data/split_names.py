@@ -8,12 +8,28 @@ import re
 import warnings
 from collections.abc import Iterable, Mapping
 from typing import Literal
+from unicodedata import normalize
 
 from dpmix.errors import DpmixError
 
+# One form for a class's name, so that names that look the same are the same.
+
+
+def plain_name(name: str) -> str:
+    """`name` in Unicode's form NFC.
+
+    Some systems store an accented letter as one character and others as two, so that the folders
+    of one class can have two names. Plain text stays as it is.
+    """
+    return normalize("NFC", name)
+
+
 Side = Literal["train", "test", "val"]
 
+
 _SIDES: tuple[Side, ...] = ("train", "test", "val")
+
+
 _NAMES = re.compile(
     r"(?:(train|training)|(test|testing)|(val|valid|validation))(?:[ _-]?set)?", re.IGNORECASE
 )

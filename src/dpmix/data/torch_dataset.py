@@ -20,12 +20,13 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Subset
 
-from dpmix.data.eight_bits import in_eight_bits
-from dpmix.data.pixels import in_form, plain_channels
+from dpmix.data.image import in_eight_bits, in_form, plain_channels
 from dpmix.data.upright import Remarks, upright
 from dpmix.errors import DpmixError
 
 Range = tuple[float, float]
+
+
 _DEEP = ("I", "F")
 
 

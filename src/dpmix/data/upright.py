@@ -18,7 +18,11 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+
 _AS_STORED = (0, 1)  # 0 is written for "not known"
+
+
 _EMPTY_EXIF = 14  # bytes of the headers before the number of tags
 
 

@@ -1,14 +1,11 @@
-"""Models: built by name, and checked for what private training cannot bear."""
+"""Models, built by name, and the frozen backbones that they can stand on."""
 
-from dpmix.models.check import check_private
-from dpmix.models.frozen import frozen_modules, train_mode
-from dpmix.models.parameter_count import parameter_count
-from dpmix.models.registry import MODEL_NAMES, build_model
+from dpmix.models.registry import MODEL_NAMES, build_model, parameter_count
+from dpmix.models.train_mode import frozen_modules, train_mode
 
 __all__ = [
     "MODEL_NAMES",
     "build_model",
-    "check_private",
     "frozen_modules",
     "parameter_count",
     "train_mode",

@@ -10,9 +10,11 @@ The layer order (weight-standardised convolution, ReLU, GroupNorm) is that of De
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dpmix.models.weight_standardization import WSConv2d
+from dpmix.models.wide_resnet import WSConv2d
 
 _GROUPS = 4
+
+
 _GRID = 4  # the pooled map is 4x4 whatever the image size
 
 

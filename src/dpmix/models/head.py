@@ -1,7 +1,7 @@
-"""The trainable linear layer on a backbone's features, and the fixed map before it.
+"""A public backbone with a private head, and which of their weights a run's file holds.
 
-Guarantees that the fixed map reads one example's features and public constants alone, and that
-training starts from zero weights: there is nothing of chance in a head.
+Guarantees that the file of a run holds every weight that private training changed, and no frozen
+weight of the backbone: those are public, large, and known by their hash.
 """
 
 from typing import Literal, get_args
@@ -11,9 +11,20 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dpmix.errors import DpmixError, nearest
+from dpmix.models.backbones.backbone import Embedder
+
+# The trainable linear layer on a backbone's features, and the fixed map before it.
+#
+# Guarantees that the fixed map reads one example's features and public constants alone, and that
+# training starts from zero weights: there is nothing of chance in a head.
+
 
 FeatureNorm = Literal["none", "unit", "whiten"]
+
+
 _SHORTEST = 1e-12
+
+
 FEATURE_NORMS: tuple[str, ...] = get_args(FeatureNorm)
 
 
@@ -67,3 +78,34 @@ class LinearHead(nn.Module):
             x = x * (self.length / x.norm(dim=-1, keepdim=True).clamp(min=_SHORTEST))
         logits: Tensor = self.linear(x)
         return logits
+
+
+_BACKBONE = "backbone."
+
+
+class BackboneClassifier(nn.Module):
+    """Normalised images [B, 3, H, W] to logits [B, L]."""
+
+    def __init__(self, backbone: Embedder, head: LinearHead) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+
+    def forward(self, x: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B L"]:
+        """Return the logits."""
+        logits: Tensor = self.head(self.backbone(x))
+        return logits
+
+
+def trained_state(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The part of a state dict of `model` that does not come with its public backbone."""
+    public = public_names(model)
+    return {name: tensor for name, tensor in state.items() if name not in public}
+
+
+def public_names(model: nn.Module) -> set[str]:
+    """Names in the state dict of what is frozen in a backbone; none for other models."""
+    if not isinstance(model, BackboneClassifier):
+        return set()
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    return {name for name in model.state_dict() if name.startswith(_BACKBONE)} - trained

@@ -1,8 +1,4 @@
-"""Models by name.
-
-Guarantees that a model is one file and one line of the table below, and that a wrong name, size
-or option is refused before anything is built.
-"""
+"""How many numbers a private step releases: the P of every per-example gradient."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +9,11 @@ from torch import nn
 from dpmix.errors import DpmixError, nearest
 from dpmix.models.cnn_small import SmallCNN
 from dpmix.models.wide_resnet import SHORTCUTS, WideResNet
+
+# Models by name.
+#
+# Guarantees that a model is one file and one line of the table below, and that a wrong name, size
+# or option is refused before anything is built.
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,10 @@ _MODELS = {
     "wrn-40-4": _Entry(partial(WideResNet, 40, 4), SHORTCUTS),
 }
 
+
 MODEL_NAMES: tuple[str, ...] = tuple(_MODELS)
+
+
 """Every name that ``build_model`` knows."""
 
 
@@ -63,3 +67,8 @@ def build_model(
             f"shortcut '{shortcut}': model '{name}' has no shortcut; leave it out, or use {having}"
         )
     return entry.build(in_channels=in_channels, num_classes=num_classes, shortcut=shortcut)
+
+
+def parameter_count(model: nn.Module) -> int:
+    """Return P, the number of trainable scalars; a shared parameter counts once."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)

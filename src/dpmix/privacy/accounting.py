@@ -21,18 +21,24 @@ from dpmix.errors import DpmixError
 # Integer orders have a closed form; the fractional ones need a series that may not converge.
 RDP_ORDERS = (*range(2, 64), *range(64, 256, 8), 256, 512, 1024)
 
+
 # The search stops within this fraction of sigma: epsilon then lies well inside 0.5 % of its target.
 SIGMA_TOLERANCE = 2e-4
+
 
 # Privacy losses are rounded up to this grid. A coarser one bounds epsilon from above just as well
 # and is many times as fast: the search uses one of a twentieth of a step's own loss, whose standard
 # deviation is q / sigma or more, and so adds a few parts in 10,000 to epsilon.
 LOSS_GRID, COARSEST_LOSS_GRID, PART_OF_LOSS = 1e-4, 1e-3, 0.05
 
+
 # The accountant's range. Less noise is asked for only where delta is so large that it nearly allows
 # an example's release in full; the cost of accounting grows with 1 / sigma^2.
 MIN_SIGMA = 0.1
+
+
 MAX_SIGMA = 1e6
+
 
 # The accountant cuts tails of mass 1e-15, so it can't tell what holds at a delta near that.
 MIN_DELTA = 1e-12
@@ -40,7 +46,10 @@ MIN_DELTA = 1e-12
 
 Spent = tuple[float, ...]
 
+
 Training = tuple[float, float, int]
+
+
 """Sampling rate, sigma and steps."""
 
 

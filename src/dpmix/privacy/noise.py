@@ -25,10 +25,12 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from dpmix.privacy.plan import PrivacyPlan
-from dpmix.privacy.secure_stream import Stream
+from dpmix.privacy.randomness import Stream
 
 # Bits below the sensitivity, while noise and sum leave so many within a float64's 53.
 _BITS, _NOISE_BITS, _SUM_BITS = 30, 44, 48
+
+
 # Standard deviation of the fine part of the noise, in units of the grid.
 _FINE = 2.0**20
 

@@ -14,11 +14,7 @@ from typing import ClassVar
 
 from dpmix.errors import DpmixError
 from dpmix.privacy.accounting import Spent, calibrate_sigma, epsilon_rdp
-from dpmix.privacy.private_selection import (
-    calibrate_selected,
-    check_expected_runs,
-    epsilon_stated,
-)
+from dpmix.privacy.selection import calibrate_selected, check_expected_runs, epsilon_stated
 
 LARGEST_DELTA = 1e-5
 

@@ -10,7 +10,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from dpmix.privacy.plan import PrivacyPlan
-from dpmix.privacy.secure_stream import Stream
+from dpmix.privacy.randomness import Stream
 
 # Coins thrown together: for a billion examples they would fill 8 GB.
 _AT_ONCE = 1 << 22

@@ -17,11 +17,15 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from dpmix.atomic_files import write_text
 from dpmix.errors import DpmixError
+from dpmix.files import write_text
 
 _CLOSED = 0o700
+
+
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
+
+
 _NAME = 20
 
 

@@ -12,6 +12,8 @@ from dpmix.data.normalization import Normalization
 from dpmix.data.source import ImageSource
 
 BATCH, BINS = 256, 15
+
+
 # A guess among L classes has a loss of ln L, below 7 for a thousand.
 LARGEST_LOSS = 100.0
 

@@ -24,17 +24,20 @@ from filelock import FileLock, Timeout
 from jaxtyping import Float
 from torch import Tensor
 
-from dpmix.atomic_files import write_text
 from dpmix.errors import DpmixError
+from dpmix.files import to_json, write_text
 from dpmix.training.cache_home import store_folder
-from dpmix.training.json_text import to_json
 
 NOTICE = (
     "PRIVATE. The features in this folder were computed from private images without noise.\n"
     "The privacy guarantee does not cover them: do not share them. Delete the folder to free the "
     "space.\n"
 )
+
+
 _SECONDS_BETWEEN_SYNCS = 5.0
+
+
 DTYPES: dict[str, type[np.float16] | type[np.float32]] = {
     "float16": np.float16,
     "float32": np.float32,

@@ -1,7 +1,10 @@
 """The training loop: steps, evaluations, and a releasable model on disk at each of them."""
 
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -10,7 +13,33 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from dpmix.training.ema import Ema
 from dpmix.training.evaluate import Evaluation
-from dpmix.training.step import PrivateTrainer
+from dpmix.training.trainer import PrivateTrainer
+
+# Ctrl-C between steps, so that nothing a step has done is lost.
+
+
+@contextmanager
+def gentle_interrupts() -> Iterator[Callable[[], bool]]:
+    """Yield a function that says whether Ctrl-C was pressed; a second one interrupts at once.
+
+    Outside the main thread, where signals can't be heard, it never was.
+    """
+    pressed = False
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: pressed
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def note(*_: Any) -> None:
+        nonlocal pressed
+        pressed = True
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @dataclass(frozen=True)

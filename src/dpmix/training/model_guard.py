@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from dpmix.clipping.model_check import Held, held_tensors
+from dpmix.clipping.types import trainable
 from dpmix.errors import DpmixError
-from dpmix.models.layer_name import layer_name
-from dpmix.models.preserved import Held, held_tensors
-from dpmix.privacy.clipping import trainable
+from dpmix.models.train_mode import layer_name
 
 _HOOKS = {
     "_forward_pre_hooks": "forward pre-hook",
@@ -28,7 +28,11 @@ _HOOKS = {
     "_backward_pre_hooks": "backward pre-hook",
     "_backward_hooks": "backward hook",
 }
+
+
 Hook = tuple[str, str, int]
+
+
 """The place of a hook, its kind, and torch's number of it."""
 
 

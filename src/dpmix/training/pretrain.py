@@ -12,13 +12,15 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR
 
-from dpmix.models import train_mode
-from dpmix.privacy.clipping import trainable
-from dpmix.public.pool import PublicPool
-from dpmix.training.loss import soft_cross_entropy
-from dpmix.views import ViewBuilder
+from dpmix.clipping.loss import soft_cross_entropy
+from dpmix.clipping.types import trainable
+from dpmix.models.train_mode import train_mode
+from dpmix.pool.pool import PublicPool
+from dpmix.views.builder import ViewBuilder
 
 BATCH = 128
+
+
 LEARNING_RATE = 3e-3
 
 

@@ -1,6 +1,6 @@
 """Examples to views: self-augmentation, mixup inside one example, and the spec of every method."""
 
+from dpmix.views.builder import ViewBuilder, ViewSet
 from dpmix.views.spec import METHODS, ViewSpec
-from dpmix.views.view_set import ViewBuilder, ViewSet
 
 __all__ = ["METHODS", "ViewBuilder", "ViewSet", "ViewSpec"]

@@ -24,30 +24,53 @@ from torch import Tensor
 
 ExtraAugment = Literal["none", "color-jitter", "affine", "cutout", "noise", "blur", "all"]
 
+
 Rows = Float32[Tensor, "R C H W"]
+
+
 Coin = Float32[Tensor, "R 1 1 1"]
 
+
 JITTER, HUE = 0.4, 0.1
+
+
 """Largest change of brightness, contrast and saturation, and of the hue as a share of the colour
 circle: SimCLR's for CIFAR-10 (Chen et al. 2020, strength 0.5)."""
 
+
 DEGREES, SHIFT, SCALE = 10, 0.1, 0.1
+
+
 """Largest rotation, shift as a share of a side, and change of size: mild choices of our own, for
 torchvision's `RandomAffine` has no defaults but black outside the image, which is kept."""
 
+
 CUTOUT_SHARE = 1 / 4
+
+
 """Side of the square over the image's: 8 of 32 pixels, best on CIFAR-100 in DeVries and Taylor 2017
 (arXiv 1708.04552)."""
 
+
 NOISE = 0.1
+
+
 """Standard deviation over the pixel range, then clipped: torchvision's `GaussianNoise`."""
 
+
 BLUR, BLUR_REACH = (0.1, 2.0), 0.05
+
+
 """Standard deviation in pixels: torchvision's `GaussianBlur`; and how far the kernel reaches to
 either side over the image's, a tenth in all: SimCLR's."""
 
+
 _MID_GREY, _WHITE = 127.5, 255.0
+
+
 _NOISE_TABLE = 1 << 20
+
+
 # A power of two: a coin below 1 times it rounds to no more than the last place.
 _BLURS = 1024
 
@@ -205,8 +228,13 @@ AUGMENTATIONS: dict[str, tuple[Callable[..., Rows], int]] = {
     "noise": (_noise, 1),
     "cutout": (_cutout, 2),
 }
+
+
 """name -> function of rows and coins, and how many coins; in the order of `all`: what moves, its
 light, the lens, the sensor, what stands before it."""
 
+
 COINS = sum(count for _, count in AUGMENTATIONS.values())
+
+
 """Coins of one view."""

@@ -1,15 +1,29 @@
-"""`ViewSpec`: which views of an example are made, and what that does to the sensitivity."""
+"""M views for a method that averages K of them a step: the same kinds, in the same proportions.
 
-from dataclasses import dataclass
+Guarantee: of each kind (self-augmented, public, mixed) there are at least as many as a step takes.
+"""
+
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
+from dpmix.data.splits import shares
 from dpmix.errors import DpmixError, nearest
 from dpmix.views.extra_augment import ExtraAugment
 
+# `ViewSpec`: which views of an example are made, and what that does to the sensitivity.
+
+
 Method = Literal["none", "self-aug", "mix-self", "mix-diff", "microbatch-mixup"]
+
+
 Average = Literal["all", "mixed-only"]
+
+
 PoolDraw = Literal["uniform", "same-class", "other-class"]
+
+
 PoolRole = Literal["mix", "extra"]
+
 
 _CHOICES = {
     "average": Average,
@@ -17,10 +31,20 @@ _CHOICES = {
     "pool_draw": PoolDraw,
     "pool_role": PoolRole,
 }
+
+
 METHODS: tuple[str, ...] = get_args(Method)
+
+
 MIXING: frozenset[str] = frozenset({"mix-self", "mix-diff", "microbatch-mixup"})
+
+
 _OF_AUGMENTING = frozenset({"k_base", "crop_padding", "flip", "extra_augment"})
+
+
 _OF_MIXING = frozenset({"k_self", "mixup_alpha", "average"})
+
+
 _OF_PUBLIC = frozenset({"k_diff", "pool_draw", "pool_role"})
 
 
@@ -170,3 +194,36 @@ class ViewSpec:
         `microbatch-mixup`: `views/microbatch.py` proves it.
         """
         return self.examples_per_group
+
+
+def kinds(spec: ViewSpec) -> tuple[int, int, int]:
+    """How many views of each kind enter the average: self-augmented, public, mixed; in order."""
+    if spec.average == "mixed-only":
+        return 0, 0, spec.mixed_views
+    return spec.base_views, spec.public_views, spec.mixed_views
+
+
+def enlarged(spec: ViewSpec, views: int) -> ViewSpec:
+    """The spec whose K is `views`; mixtures are then drawn from its larger pool.
+
+    Method `none` has one view of an image, however many are asked for.
+
+    Raises:
+        DpmixError: fewer views than a step takes.
+    """
+    if spec.method == "none":
+        return spec
+    if views < spec.views:
+        raise DpmixError(
+            f"cache_views is {views}; a step of {spec.method} averages {spec.views} views: "
+            f"expected {spec.views} or more, or fewer --k-base and --k-self"
+        )
+    base, public, mixed = kinds(spec)
+    more = shares([base, public, mixed], views)
+    # In `mixed-only` the pool that is mixed from does not enter the average and stays as it is.
+    return replace(
+        spec,
+        k_base=more[0] or spec.k_base,
+        k_diff=more[1] or spec.k_diff,
+        k_self=more[2] if spec.mixes else spec.k_self,
+    )

@@ -2,8 +2,8 @@
 
 import pytest
 
-from dpmix.models.backbones import best_reachable as module
-from dpmix.models.backbones.best_reachable import CLIP, best_reachable, other_backbones
+from dpmix.models.backbones import load as module
+from dpmix.models.backbones.load import CLIP, best_reachable, other_backbones
 
 
 def test_the_best_that_is_there_is_chosen(monkeypatch):

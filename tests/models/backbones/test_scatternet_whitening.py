@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dpmix.models.backbones import scatternet_whitening as whitening
+from dpmix.models.backbones import scatternet as whitening
 from dpmix.models.backbones.scattering import Scattering
 
 

@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from dpmix.data.normalization import Normalization
-from dpmix.errors import DpmixError, nearest
-from dpmix.extras import to_install
-from dpmix.models.backbone import Backbone, Embedder
+from dpmix.errors import DpmixError, nearest, to_install
+from dpmix.models.backbones.backbone import OWN_WEIGHTS, RANDOM, Backbone, BackboneRequest, Embedder
 from dpmix.models.backbones.filled import filled, refuse_resized
-from dpmix.models.backbones.request import OWN_WEIGHTS, RANDOM, BackboneRequest
 from dpmix.models.backbones.weights_file import (
     NAMES,
     hub_weights,

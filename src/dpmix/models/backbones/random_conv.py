@@ -7,8 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dpmix.data.normalization import normalization
-from dpmix.models.backbone import Backbone, Embedder
-from dpmix.models.backbones.request import BackboneRequest
+from dpmix.models.backbones.backbone import Backbone, BackboneRequest, Embedder
 
 SIZE = 32
 

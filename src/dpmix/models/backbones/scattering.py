@@ -12,13 +12,25 @@ from jaxtyping import Complex128, Float, Float64
 from torch import Tensor, nn
 
 SCALES, ANGLES = 2, 8
+
+
 PATHS = 1 + SCALES * ANGLES + ANGLES**2
+
+
 """Numbers a place: one average, 16 of first and 64 of second order."""
 
+
 _STEP = 2**SCALES
+
+
 _MARGIN = 4  # pixels that are mirrored at each edge
+
+
 _WIDTH = 0.8  # of the finest wavelet, in pixels
+
+
 _PI = 3.1415  # kymatio's, in the norm of its Gaussians alone
+
 
 Array = Float64[np.ndarray, "..."]
 

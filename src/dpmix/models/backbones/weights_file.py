@@ -12,8 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from dpmix.errors import DpmixError, one_line
-from dpmix.hub import hub_error
+from dpmix.errors import DpmixError, hub_error, one_line
 
 NAMES = (
     "model.safetensors",
@@ -21,7 +20,10 @@ NAMES = (
     "pytorch_model.bin",
     "open_clip_pytorch_model.bin",
 )
+
+
 """What a hub calls weights, best first."""
+
 
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 

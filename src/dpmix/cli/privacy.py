@@ -1,0 +1,171 @@
+"""`dpmix audit`."""
+
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from importlib import metadata
+from math import inf
+from pathlib import Path
+from typing import Annotated, Any, cast, get_args
+
+import typer
+from rich.table import Table
+
+from dpmix.audit.audit import GradientAudit, audit_by_gradients, audit_by_images, refuse_unfit
+from dpmix.audit.canaries import ImageAudit, ImageKind
+from dpmix.cli.flags import setting_flags_but
+from dpmix.cli.progress import counting_bar, decoding_bar, share_bar, stdout
+from dpmix.errors import DpmixError, nearest
+from dpmix.files import to_json, write_text
+from dpmix.privacy.plan import PrivacyPlan
+from dpmix.reports.audit_report import WEAK, Finding
+from dpmix.reports.statement import shown_epsilon, shown_sigma
+from dpmix.reports.summary import two_columns
+from dpmix.runs.build import assemble
+from dpmix.runs.config import Config
+from dpmix.runs.fit import embedded_views
+from dpmix.runs.parts import Assembly
+from dpmix.runs.recipes import recipe_path
+
+# `dpmix calibrate`.
+
+
+def calibrate(
+    n: Annotated[int, typer.Option(help="N, the number of training examples")],
+    expected_batch_size: Annotated[float, typer.Option(help="q*N, examples expected in a step")],
+    steps: Annotated[int | None, typer.Option(help="T, training steps")] = None,
+    epochs: Annotated[float | None, typer.Option(help="T as expected passes over the data")] = None,
+    delta: Annotated[
+        float | None, typer.Option(help="delta, well under 1/N; default min(1e-5, 1 / (10 N))")
+    ] = None,
+    epsilon: Annotated[
+        list[float] | None, typer.Option(help="target; repeat for more rows. Default: 1 2 4 8")
+    ] = None,
+    sigma: Annotated[
+        list[float] | None, typer.Option(help="noise multiplier to account for; repeatable")
+    ] = None,
+) -> None:
+    """Show the noise that an epsilon needs, or the epsilon that a noise gives; reads no data."""
+
+    def plan(target: float) -> PrivacyPlan:
+        return PrivacyPlan.calibrate(
+            n=n,
+            expected_batch_size=expected_batch_size,
+            steps=steps,
+            epochs=epochs,
+            epsilon=target,
+            delta=delta,
+        )
+
+    silent, console = plan(inf), stdout()
+    table = Table(
+        "sigma", "epsilon (PLD)", "epsilon (RDP)",
+        caption=f"q {silent.sampling_rate:g}, {silent.steps} steps, delta {silent.delta:g}",
+    )  # fmt: skip
+    with console.status("some seconds a row"):
+        plans = [plan(target) for target in epsilon or ([] if sigma else [1.0, 2.0, 4.0, 8.0])]
+        plans += [replace(silent, noise_multiplier=s, max_grad_norm=1.0) for s in sigma or []]
+        for row in sorted(plans, key=lambda plan: -plan.noise_multiplier):
+            epsilons = (shown_epsilon(value, 4) for value in (row.epsilon, row.epsilon_rdp))
+            table.add_row(shown_sigma(row.noise_multiplier), *epsilons)
+    console.print(table)
+
+
+REFUTED = 1
+
+
+KINDS = ("gradient", *get_args(ImageKind))
+
+
+@setting_flags_but(
+    "output", "overwrite", "seed", "eval_every", "checkpoint_minutes", "checkpoint_every",
+    "keep_checkpoints", "tensorboard", "wandb", "log_private_diagnostics",
+)  # fmt: skip
+def audit(
+    *,
+    config: Annotated[
+        str | None,
+        typer.Option(help="as in dpmix train; a run's own config.yaml audits that run's settings"),
+    ] = None,
+    canaries: Annotated[
+        int | None,
+        typer.Option(
+            min=20,
+            help="planted in a run; the more, the tighter the bounds; default: up to 10,000 "
+            "gradients, or 1,000 images",
+        ),
+    ] = None,
+    canary_kind: Annotated[
+        str,
+        typer.Option(
+            help="gradient (strongest: sees every release), or images, of which the trained model "
+            "alone is seen: mislabelled (test images), pattern"
+        ),
+    ] = "gradient",
+    runs: Annotated[int, typer.Option(min=1, help="of the whole training")] = 1,
+    confidence: Annotated[
+        float, typer.Option(min=0.5, max=0.9999, help="of the lower bounds")
+    ] = 0.95,
+    report: Annotated[Path | None, typer.Option(help="JSON file for what was found")] = None,
+    **settings: Any,
+) -> None:
+    """Attack a run's own privacy: train it with canaries, and bound its epsilon from below.
+
+    Takes the settings of `dpmix train`, and as long, for each of --runs. With gradient canaries it
+    also tests the steps of the first run: noise, draws, clipping, views, and whether the weights
+    follow from what was released. A bound below the claim proves nothing, but has looked for bugs.
+    Exit status 0: the claim was not refuted. 1: it was, or a step was not as planned. 2: settings
+    that can't be meant.
+    """
+    if report is not None and (report.is_dir() or not report.parent.is_dir()):
+        raise DpmixError(f"report '{report}' can't be written; give a file in a folder that exists")
+    if canary_kind not in KINDS:
+        raise DpmixError(f"unknown canary kind '{canary_kind}': {nearest(canary_kind, KINDS)}")
+    console = stdout()
+    chosen = Config.load(recipe_path(config) if config is not None else None, **settings)
+    # An audit writes no folder, and throws its own coins, whatever a run's recipe says.
+    its_own = chosen.run.model_copy(update={"output": None, "seed": None})
+    chosen = chosen.model_copy(update={"run": its_own})
+    with decoding_bar(console) as decoding:
+        parts = assemble(chosen, decoding, recorded=True)
+    refuse_unfit(parts)
+    with counting_bar(console, "auditing", "steps") as stepping:
+        if canary_kind == "gradient":
+            with share_bar(console, "embedding views") as embedding:
+                views = embedded_views(parts, embedding)
+            found: GradientAudit | ImageAudit = audit_by_gradients(
+                parts, views, canaries, runs, confidence, stepping
+            )
+        else:
+            kind = cast("ImageKind", canary_kind)
+            found = audit_by_images(parts, kind, canaries, runs, confidence, stepping)
+    if report is not None:
+        write_text(report, to_json(_facts(found, canary_kind, parts)))
+    console.print(two_columns(_rows(found, canary_kind)))
+    if found.violated:
+        raise typer.Exit(REFUTED)
+
+
+def _facts(found: GradientAudit | ImageAudit, kind: str, parts: Assembly) -> dict[str, Any]:
+    return {
+        "kind": kind, "refuted": found.violated, **asdict(found), "plan": asdict(parts.plan),
+        "settings": parts.config.published(), "written": datetime.now(UTC).date().isoformat(),
+        "dpmix": metadata.version("dpmix"),
+    }  # fmt: skip
+
+
+def _rows(found: GradientAudit | ImageAudit, kind: str) -> list[tuple[str, str]]:
+    at = f"at {found.confidence:.4g} confidence"
+    rows = [
+        ("claimed", f"epsilon {shown_epsilon(found.claimed)}, delta {found.delta}"),
+        ("canaries", f"{found.canaries:,} of kind {kind}, over {found.runs} run(s)"),
+        ("one-run bound", f"epsilon at least {found.one_run:.3f} {at}"),
+    ]
+    if isinstance(found, GradientAudit):
+        rows.append(("two-world bound", f"epsilon at least {found.two_worlds:.3f} {at}"))
+        rows += [
+            (one.name, f"{Finding(**asdict(one)).verdict}: {one.found}") for one in found.invariants
+        ]
+    if found.lower_bound < WEAK * found.claimed:
+        rows.append(("power", "little: raise --canaries or --runs for a bound that says more"))
+    verdict = "REFUTED: do not rely on the claim" if found.violated else "the claim was not refuted"
+    return [*rows, ("verdict", verdict)]

@@ -1,0 +1,119 @@
+"""`dpmix export`."""
+
+import warnings
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dpmix.cli.progress import USER_ERROR, decoding_bar, stdout
+from dpmix.data.decode_pool import counted, nothing_left
+from dpmix.files import to_json, write_text
+from dpmix.reports.summary import evaluation_rows, two_columns
+from dpmix.runs.build import choose_device
+from dpmix.runs.load import load_run, test_source
+from dpmix.runs.predict import as_csv, as_json, check_output, image_files, predictions
+from dpmix.training.evaluate import evaluate as measure
+
+# `dpmix evaluate`.
+
+
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="a run's folder")],
+    data: Annotated[
+        str | None, typer.Option(help="other data with the same classes; default: the run's")
+    ] = None,
+    test_fraction: Annotated[
+        float | None, typer.Option(help="share of test images, for a folder without splits")
+    ] = None,
+    skip_corrupt: Annotated[
+        bool, typer.Option("--skip-corrupt", help="leave out unreadable images")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="print JSON instead of a table")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps")] = "auto",
+) -> None:
+    """Measure a trained model on a test split, or where it was tuned on its validation images.
+
+    Such a run's test accuracy: give its data again, as --data.
+    """
+    console = stdout()
+    saved = load_run(run, device)
+    with decoding_bar(console) as decoding:
+        source = test_source(saved, data, test_fraction, skip_corrupt, decoding)
+    evaluation = measure(saved.model, source, saved.normalization, choose_device(device))
+    if json:
+        typer.echo(to_json(asdict(evaluation)))
+        return
+    classes = [(name, f"{share:.2%}") for name, share in evaluation.class_accuracy.items()]
+    judged_on = saved.config.data.judged_on if data is None else "test"
+    console.print(two_columns([*evaluation_rows(evaluation, judged_on), *classes]))
+    if evaluation.diverged:
+        raise typer.Exit(USER_ERROR)
+
+
+# `dpmix predict`.
+
+
+def predict(
+    run: Annotated[Path, typer.Argument(help="a run's folder")],
+    images: Annotated[list[Path], typer.Argument(help="image files, or folders of them")],
+    output: Annotated[
+        Path | None, typer.Option(help="file.csv or file.json; default: CSV on the screen")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="replace the output file if it is there")
+    ] = False,
+    skip_corrupt: Annotated[
+        bool, typer.Option("--skip-corrupt", help="leave out files that cannot be read")
+    ] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps")] = "auto",
+) -> None:
+    """Classify images: a row each with the class and every class's probability.
+
+    A file's name that is not plain text is written as a file: URI.
+    """
+    if output is not None:
+        check_output(output, overwrite)
+    saved = load_run(run, device)
+    skipped: dict[Path, str] | None = {} if skip_corrupt else None
+    rows = list(predictions(saved, image_files(images), choose_device(device), skipped))
+    if skipped:
+        reasons = {str(path): reason for path, reason in skipped.items()}
+        if not rows:
+            raise nothing_left(reasons)
+        warnings.warn(f"left out: {counted(reasons)}", stacklevel=2)
+    if output is None:
+        typer.echo(as_csv(rows, saved.input.class_names).encode(), nl=False)
+        return
+    form = as_json if output.suffix == ".json" else as_csv
+    write_text(output, form(rows, saved.input.class_names))
+    stdout().print(f"{len(rows)} predictions in {output}")
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="a run's folder")],
+    output: Annotated[Path, typer.Option(help="folder to write")],
+    format: Annotated[str, typer.Option(help="onnx, torch-export, hub")] = "onnx",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="replace an earlier export")
+    ] = False,
+) -> None:
+    """Write a trained model, backbone and all, in a form that other programs load.
+
+    It takes images as uint8 [batch, C, H, W], not normalised, and gives logits. The privacy
+    statement goes with it. What is written is loaded again and must answer as the run does.
+    """
+    # Imported here: nothing else on the command line needs torch's exporters.
+    from dpmix.runs.export import export_run
+
+    console = stdout()
+    console.print(f"writing the whole network as {format}, and comparing it with the run's ...")
+    with console.status("half a minute for most networks, minutes for large ones"):
+        exported = export_run(run, format, output, overwrite)
+    console.print(f"{', '.join(exported.files)} in {output}")
+    console.print(
+        f"its logits on built-in digits are the run's (largest difference "
+        f"{exported.difference:.1g})"
+    )
+    console.print(exported.guarantee)

@@ -1,0 +1,242 @@
+"""Engine `linear`: for a model of which the last linear layer alone is trained, such as a head.
+
+With features x_k and residuals r_k (the loss's derivative by the logits), the gradient of a unit's
+mean loss is the mean of the outer products r_k x_k^T, so it is one small matrix product a unit and
+no backward pass. A handful of units at a time stay in the processor's cache.
+
+The logits of several units are one float32 product, whose last bits may depend on a row's address
+and on the number of rows. So units are computed R at a time in one buffer, with zeros where there
+are fewer, and rows are padded to whole cache lines. A probe sees to the rest
+(`privacy/place_probe.py`).
+
+With one view that gradient is never written down: its norm is the product of the two vectors' norms
+and the clipped sum is one matrix product over the units (ghost clipping: Li et al. 2022, arXiv
+2110.05679, section 4). With several views the same norm is a sum of products of either sign, which
+may cancel and come out too small, so that too little would be clipped: there each gradient is
+computed and measured.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from dpmix.clipping.accumulator import ClippedAccumulator, clip_root, sum_dtype
+from dpmix.clipping.examplewise import per_view_loss, portions
+from dpmix.clipping.loss import soft_cross_entropy
+from dpmix.clipping.types import ClippedSum, Loss
+from dpmix.errors import DpmixError
+
+# Numbers of per-unit gradients at once: megabytes on a CPU, what fills the device elsewhere.
+_CPU_NUMBERS, _DEVICE_NUMBERS = 1 << 20, 1 << 25
+
+
+# Units at once: of more of them, the zeros that fill up a small batch would take longer.
+_MOST_UNITS = 64
+
+
+# Numbers in 64 bytes of float32, the line of a cache.
+_LINE = 16
+
+
+class _Pass(NamedTuple):
+    """What one forward pass says of R units.
+
+    Attributes:
+        features: the layer's inputs, padded with zeros to whole cache lines.
+        logits: the layer's outputs.
+        residuals: the mean loss's derivative by them.
+        losses: each unit's mean loss.
+    """
+
+    features: Float[Tensor, "R K E"]
+    logits: Float[Tensor, "R K L"]
+    residuals: Float[Tensor, "R K L"]
+    losses: Float[Tensor, " R"]
+
+
+def trained_linear(model: nn.Module) -> nn.Linear | None:
+    """The linear layer that holds all that is trained, if there is one.
+
+    A plain one: what computes its weight from other parameters (weight norm) or changes its input
+    has other gradients.
+    """
+    owners = [
+        module
+        for module in model.modules()
+        if any(p.requires_grad for p in module.parameters(recurse=False))
+    ]
+    layer = owners[0] if len(owners) == 1 else None
+    if not isinstance(layer, nn.Linear) or type(layer) is not nn.Linear:
+        return None
+    own = {name for name, _ in layer.named_parameters()}
+    plain = own in ({"weight"}, {"weight", "bias"}) and not layer._forward_pre_hooks
+    return layer if plain and all(p.requires_grad for p in layer.parameters()) else None
+
+
+def not_linear() -> DpmixError:
+    """The error for a model that this engine is not for."""
+    return DpmixError(
+        "engine linear is for models of which the last linear layer alone is trained; use "
+        "--engine auto"
+    )
+
+
+def linear_sum(
+    model: nn.Module,
+    loss: Loss,
+    views: Float[Tensor, "G K *view"],
+    labels: Float[Tensor, "G K L"],
+    max_grad_norm: float,
+    units: int,
+) -> ClippedSum:
+    """As `clipped_gradient_sum`; `units` are computed at a time, R.
+
+    Raises:
+        DpmixError: a model whose logits are not the output of its only trained layer.
+    """
+    layer = _layer(model)
+    total = ClippedAccumulator(list(layer.parameters()), max_grad_norm)
+    sums = total.total
+    norms, losses = [views.new_zeros(0)], [views.new_zeros(0)]
+    for some, targets, count in portions(views, labels, units):
+        seen = _passed(model, layer, loss, some, targets)
+        if views.shape[1] == 1:
+            features = seen.features[:, 0, : layer.in_features]
+            norms.append(_add_outer(sums, seen.residuals[:, 0], features, max_grad_norm, count))
+        else:
+            norms.append(total.add(_gradients(layer, seen), count))
+        losses.append(seen.losses[:count])
+    return ClippedSum(sums, torch.cat(norms), torch.cat(losses), engine="linear")
+
+
+def linear_units(model: nn.Module, views: Float[Tensor, "G K *view"]) -> int:
+    """R, the units of a portion: a function of the model and of the shape of a unit alone."""
+    layer = _layer(model)
+    numbers = _CPU_NUMBERS if views.device.type == "cpu" else _DEVICE_NUMBERS
+    one_view = views.shape[1] == 1
+    held = layer.in_features if one_view else sum(p.numel() for p in layer.parameters())
+    return max(1, min(_MOST_UNITS, numbers // held))
+
+
+def linear_numbers(
+    model: nn.Module,
+    loss: Loss,
+    views: Float[Tensor, "R K *view"],
+    labels: Float[Tensor, "R K L"],
+    alike: bool,
+) -> list[Float[Tensor, "R ..."]]:
+    """All that is computed of each unit; without dropout units are always `alike`."""
+    layer = _layer(model)
+    seen = _passed(model, layer, loss, views, labels)
+    # With one view no gradient is written down.
+    return [*seen, *(_gradients(layer, seen) if views.shape[1] > 1 else ())]
+
+
+def _layer(model: nn.Module) -> nn.Linear:
+    layer = trained_linear(model)
+    if layer is None:
+        raise not_linear()
+    return layer
+
+
+def _gradients(layer: nn.Linear, seen: _Pass) -> list[Float[Tensor, "R ..."]]:
+    """Each unit's gradient, by the layer's parameters."""
+    weight = torch.bmm(seen.residuals.transpose(1, 2), seen.features)[:, :, : layer.in_features]
+    return [weight] if layer.bias is None else [weight, seen.residuals.sum(dim=1)]
+
+
+def _add_outer(
+    total: list[Tensor],
+    residuals: Float[Tensor, "R L"],
+    features: Float[Tensor, "R D"],
+    max_grad_norm: float,
+    count: int,
+) -> Float[Tensor, " G"]:
+    """Add the first `count` clipped outer products r x^T, and r for a bias; return their norms."""
+    dtype = sum_dtype(features.device)
+    residuals, features = residuals.to(dtype), features.to(dtype)
+    if len(total) == 2:
+        features = torch.cat([features, features.new_ones(len(features), 1)], dim=1)
+    norms: Tensor = torch.linalg.vector_norm(residuals, dim=1) * torch.linalg.vector_norm(
+        features, dim=1
+    )
+    roots = clip_root(norms, max_grad_norm)
+    roots[count:] = 0.0
+    root = roots[:, None]
+    clipped = torch.where(root > 0, residuals * root, 0.0).T @ torch.where(
+        root > 0, features * root, 0.0
+    )
+    total[0] += clipped[:, : total[0].shape[1]]
+    if len(total) == 2:
+        total[1] += clipped[:, -1]
+    return norms[:count]
+
+
+def _passed(
+    model: nn.Module,
+    layer: nn.Linear,
+    loss: Loss,
+    views: Float[Tensor, "R K *view"],
+    labels: Float[Tensor, "R K L"],
+) -> _Pass:
+    shape = (*views.shape[:2], -1)
+    features, logits = _forward(model, layer, views.flatten(0, 1))
+    logits.requires_grad_(True)
+    per_view = _losses(loss, logits.view(shape), labels)
+    (residuals,) = torch.autograd.grad(per_view.sum(), logits)
+    return _Pass(
+        features=features.view(shape),
+        logits=logits.detach().view(shape),
+        residuals=residuals.view(shape) / views.shape[1],
+        losses=per_view.detach().mean(dim=1),
+    )
+
+
+def _losses(
+    loss: Loss, logits: Float[Tensor, "R K L"], labels: Float[Tensor, "R K L"]
+) -> Float[Tensor, "R K"]:
+    """Each view's loss. A loss that is not ours gets one unit at a time.
+
+    It may look at all rows that it sees, such as for the frequencies of labels: those are then the
+    unit's own. Copies start at the address of any new tensor.
+    """
+    if loss is soft_cross_entropy:
+        together = per_view_loss(loss, logits.flatten(0, 1), labels.flatten(0, 1))
+        return together.view(logits.shape[:2])
+    pairs = zip(logits, labels, strict=True)
+    return torch.stack(
+        [per_view_loss(loss, row.clone(), its_labels.clone()) for row, its_labels in pairs]
+    )
+
+
+def _forward(
+    model: nn.Module, layer: nn.Linear, views: Float[Tensor, "V *view"]
+) -> tuple[Float[Tensor, "V E"], Float[Tensor, "V L"]]:
+    """What goes into the layer, padded, and what the model returns, which must be what comes out.
+
+    The layer multiplies padded rows meanwhile: its own product would round a row by its address.
+    """
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def padded(given: Tensor) -> Tensor:
+        padding = (0, -layer.in_features % _LINE)
+        rows = F.pad(given, padding) if padding[1] else given
+        weight = F.pad(layer.weight, padding) if padding[1] else layer.weight
+        seen.append((rows, F.linear(rows, weight, layer.bias)))
+        return seen[-1][1]
+
+    vars(layer)["forward"] = padded
+    try:
+        with torch.no_grad():
+            logits = model(views)
+    finally:
+        del vars(layer)["forward"]
+    if len(seen) != 1 or seen[0][1] is not logits:
+        raise DpmixError(
+            f"engine linear: the output of {type(model).__name__} is not that of its trained "
+            "linear layer; use --engine examplewise"
+        )
+    return seen[0]

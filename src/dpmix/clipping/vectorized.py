@@ -1,0 +1,97 @@
+"""Engine `vectorized`: `torch.func` over a portion of the units, for small K and small models.
+
+`vmap` keeps units apart as a function. To the bit it does so where a probe has seen it
+(`privacy/place_probe.py`): units are computed R at a time in one buffer, with zeros where there are
+fewer, so that only a unit's place among the R is left to matter. Dropout draws different numbers
+for each unit. Memory is one gradient for each unit of a portion.
+"""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.func import functional_call, grad_and_value, vmap
+
+from dpmix.clipping.accumulator import ClippedAccumulator
+from dpmix.clipping.examplewise import per_view_loss, portions
+from dpmix.clipping.types import CannotRunError, ClippedSum, Loss, trainable
+from dpmix.errors import is_out_of_memory
+
+# Bound on the per-unit gradients held at once, in numbers (64 MiB of float32).
+MAX_GRADIENT_NUMBERS = 1 << 24
+
+
+# Bound on the views of one vmap. On a CPU the activations of more of them leave its caches; on a
+# GPU a larger portion is filled up with more zeros.
+MAX_CPU_VIEWS, MAX_DEVICE_VIEWS = 128, 1024
+
+
+def vectorized_sum(
+    model: nn.Module,
+    loss: Loss,
+    views: Float[Tensor, "G K *view"],
+    labels: Float[Tensor, "G K L"],
+    max_grad_norm: float,
+    units: int,
+) -> ClippedSum:
+    """As `clipped_gradient_sum`; `units` are computed at a time, R."""
+    total = ClippedAccumulator(list(trainable(model).values()), max_grad_norm)
+    norms, losses = [views.new_zeros(0)], [views.new_zeros(0)]
+    for some, targets, count in portions(views, labels, units):
+        gradients, values, _ = _per_unit(model, loss, some, targets)
+        norms.append(total.add(gradients, count))
+        losses.append(values[:count])
+    return ClippedSum(total.total, torch.cat(norms), torch.cat(losses), engine="vectorized")
+
+
+def vectorized_units(model: nn.Module, views: Float[Tensor, "G K *view"]) -> int:
+    """R, the units of a portion: a function of the model and of the shape of a unit alone."""
+    numbers = sum(p.numel() for p in trainable(model).values())
+    most = MAX_CPU_VIEWS if views.device.type == "cpu" else MAX_DEVICE_VIEWS
+    return max(1, min(MAX_GRADIENT_NUMBERS // max(1, numbers), most // views.shape[1]))
+
+
+def vectorized_numbers(
+    model: nn.Module,
+    loss: Loss,
+    views: Float[Tensor, "R K *view"],
+    labels: Float[Tensor, "R K L"],
+    alike: bool,
+) -> list[Float[Tensor, "R ..."]]:
+    """All that is computed of each unit; `alike`: with the same dropout for all of them.
+
+    Raises:
+        CannotRunError: `vmap` can't run the model, or not with such dropout.
+    """
+    randomness = "same" if alike else "different"
+    gradients, values, logits = _per_unit(model, loss, views, labels, randomness)
+    return [*gradients, values, logits]
+
+
+def _per_unit(
+    model: nn.Module,
+    loss: Loss,
+    views: Float[Tensor, "R K *view"],
+    labels: Float[Tensor, "R K L"],
+    randomness: str = "different",
+) -> tuple[list[Float[Tensor, "R ..."]], Float[Tensor, " R"], Float[Tensor, "R K L"]]:
+    """Each unit's gradient of the mean loss, that loss, and its logits."""
+
+    def mean_loss(values: dict[str, Tensor], unit: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        logits = functional_call(model, values, (unit,))
+        return per_view_loss(loss, logits, target).mean(), logits.detach()
+
+    parameters = {name: p.detach() for name, p in trainable(model).items()}
+    per_unit: Callable[..., tuple[dict[str, Tensor], tuple[Tensor, Tensor]]] = vmap(
+        grad_and_value(mean_loss, has_aux=True), in_dims=(None, 0, 0), randomness=randomness
+    )
+    try:
+        gradients, (values, logits) = per_unit(parameters, views, labels)
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        raise CannotRunError(
+            f"vectorized cannot run this model: {(str(error).splitlines() or [''])[0]}"
+        ) from error
+    return list(gradients.values()), values.detach(), logits

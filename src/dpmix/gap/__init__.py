@@ -1,1 +1,0 @@
-"""The gap check: how far a public pool is from the private images, released with privacy."""

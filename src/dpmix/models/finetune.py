@@ -1,0 +1,207 @@
+"""What of a backbone classifier is trained privately: the head, and more where asked.
+
+Guarantees that every weight that is not chosen is frozen, and that the choice reads the network's
+layout alone. The noise of a step grows with the number of trained weights, so fewer can be better
+(BiTFiT: Bu et al. 2022, arXiv 2210.00036; LoRA under DP: Yu et al. 2021, arXiv 2110.06500).
+"""
+
+from typing import Any, Literal, get_args
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+
+from dpmix.errors import DpmixError, nearest, to_install
+from dpmix.models.backbones.backbone import ChannelAffine
+from dpmix.models.head import BackboneClassifier
+from dpmix.models.train_mode import layer_name
+
+# torch's MultiheadAttention as plain linear layers, which adapters can be put on.
+#
+# Guarantees the same output as the layer it is made of. torch's own reads its weights without
+# calling the layers that hold them, and adapters for it swap weights during a forward, which the
+# check for private training rightly refuses (`dpmix.clipping.model_check`).
+
+
+class PlainAttention(nn.Module):
+    """Self-attention [B, T, E] by four linear layers; weights are those of `source`.
+
+    Raises:
+        DpmixError: a layer with options that no image tower known to us uses.
+    """
+
+    def __init__(self, source: nn.MultiheadAttention, path: str) -> None:
+        super().__init__()
+        if source.in_proj_weight is None or source.bias_k is not None or source.add_zero_attn:
+            raise DpmixError(
+                f"{layer_name(path, source)} attends in a way that adapters can't be put on; use "
+                "--trainable norm-and-bias"
+            )
+        self.heads, self.batch_first = source.num_heads, source.batch_first
+        self.drop = source.dropout
+        biases = (None,) * 3 if source.in_proj_bias is None else source.in_proj_bias.chunk(3)
+        parts = zip(source.in_proj_weight.chunk(3), biases, strict=True)
+        self.query, self.key, self.value = (_linear(weight, bias) for weight, bias in parts)
+        self.out = _linear(source.out_proj.weight, source.out_proj.bias)
+
+    def forward(
+        self,
+        query: Float[Tensor, "A T E"],
+        key: Float[Tensor, "A S E"],
+        value: Float[Tensor, "A S E"],
+        need_weights: bool = False,
+        attn_mask: Shaped[Tensor, "..."] | None = None,
+    ) -> tuple[Float[Tensor, "A T E"], None]:
+        """As torch's layer, without the attention weights."""
+        q, k, v = (
+            self._split(part) for part in (self.query(query), self.key(key), self.value(value))
+        )
+        drop = self.drop if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, dropout_p=drop)
+        joined = mixed.transpose(1, 2).flatten(-2)
+        projected: Tensor = self.out(joined if self.batch_first else joined.transpose(0, 1))
+        return projected, None
+
+    def _split(self, x: Tensor) -> Float[Tensor, "B heads T E"]:
+        """One head a row, batch first."""
+        if not self.batch_first:
+            x = x.transpose(0, 1)
+        heads: Tensor = x.unflatten(-1, (self.heads, -1))
+        return heads.transpose(1, 2)
+
+
+def open_attention(module: nn.Module, path: str = "") -> None:
+    """Replace, in place, every `nn.MultiheadAttention` below `module`."""
+    for name, child in module.named_children():
+        inner = f"{path}.{name}".lstrip(".")
+        if isinstance(child, nn.MultiheadAttention):
+            setattr(module, name, PlainAttention(child, inner).train(child.training))
+        else:
+            open_attention(child, inner)
+
+
+def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
+    with torch.no_grad():
+        layer.weight.copy_(weight)
+        if bias is not None:
+            layer.bias.copy_(bias)
+    return layer.to(weight.device, weight.dtype).requires_grad_(False)
+
+
+Trainable = Literal["head", "norm-and-bias", "lora", "last-blocks", "all"]
+
+
+TRAINABLE: tuple[str, ...] = get_args(Trainable)
+
+
+_NORMS: tuple[type[nn.Module], ...] = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, ChannelAffine)
+
+
+# A part that holds more of a network's weights than this is the trunk, not one block among others.
+_TRUNK_SHARE = 0.9
+
+
+def choose_trainable(
+    model: BackboneClassifier, what: Trainable, *, last_blocks: int = 1, lora_rank: int = 8
+) -> None:
+    """Freeze the backbone but for `what`, in place; the head always trains.
+
+    Args:
+        model: backbone and head.
+        what: `head` alone; `norm-and-bias`: the scales and shifts of its normalisation layers and
+            all biases; `lora`: low-rank updates of its attention and MLP layers; `last-blocks`: the
+            last n blocks and what comes after them; `all`.
+        last_blocks: n.
+        lora_rank: rank of each update.
+
+    Raises:
+        DpmixError: an unknown choice, or one that this backbone has no weights for.
+    """
+    if what not in TRAINABLE:
+        raise DpmixError(f"trainable is '{what}': {nearest(what, TRAINABLE)}")
+    backbone = model.backbone
+    backbone.requires_grad_(False).eval()
+    if what == "head":
+        return
+    if not any(True for _ in backbone.parameters()):
+        raise DpmixError(
+            f"trainable {what}: this backbone has no weights to train; use --trainable head"
+        )
+    if what == "all":
+        backbone.requires_grad_(True)
+    elif what == "norm-and-bias":
+        _unfreeze_norm_and_bias(backbone)
+    elif what == "lora":
+        _add_lora(backbone, lora_rank)
+    else:
+        _unfreeze_last(backbone, last_blocks)
+
+
+def _unfreeze_norm_and_bias(backbone: nn.Module) -> None:
+    for part in backbone.modules():
+        if isinstance(part, _NORMS):
+            part.requires_grad_(True)
+    for name, parameter in backbone.named_parameters():
+        if name.rpartition(".")[2] == "bias":
+            parameter.requires_grad_(True)
+
+
+def _add_lora(backbone: nn.Module, rank: int) -> None:
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError:
+        raise DpmixError(
+            f"trainable lora needs the package peft: {to_install('backbones')}"
+        ) from None
+    open_attention(backbone)
+    names = [name for name, part in backbone.named_modules() if _is_linear(part)]
+    if not names:
+        raise DpmixError(
+            "trainable lora: this backbone has no attention or MLP layers to adapt; use "
+            "--trainable norm-and-bias"
+        )
+    settings: Any = LoraConfig(r=rank, lora_alpha=rank, lora_dropout=0.0, target_modules=names)
+    inject_adapter_in_model(settings, backbone)
+
+
+def _is_linear(part: nn.Module) -> bool:
+    """A linear layer, or the convolution of one pixel that stands for it in some MLPs."""
+    if isinstance(part, nn.Conv2d):
+        return part.kernel_size == (1, 1) and part.groups == 1
+    return isinstance(part, nn.Linear)
+
+
+def _unfreeze_last(backbone: nn.Module, count: int) -> None:
+    """Unfreeze the last `count` blocks and every layer that is registered after the first of them.
+
+    The blocks are the children of the trunk: the innermost part that holds nearly all weights.
+    """
+    trunk, path = backbone, ""
+    while (inner := _dominant(trunk)) is not None:
+        name, trunk = inner
+        path += f"{name}."
+    blocks = [name for name, part in trunk.named_children() if any(True for _ in part.parameters())]
+    if not 1 <= count <= len(blocks):
+        raise DpmixError(
+            f"last_blocks is {count}; this backbone has {len(blocks)} blocks "
+            f"({', '.join(blocks)}): expected 1..{len(blocks)}"
+        )
+    first = f"{path}{blocks[-count]}."
+    reached = False
+    for name, parameter in backbone.named_parameters():
+        reached = reached or name.startswith(first)
+        parameter.requires_grad_(reached)
+
+
+def _dominant(module: nn.Module) -> tuple[str, nn.Module] | None:
+    whole = _size(module)
+    for name, part in module.named_children():
+        if any(True for _ in part.children()) and _size(part) > _TRUNK_SHARE * whole:
+            return name, part
+    return None
+
+
+def _size(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())

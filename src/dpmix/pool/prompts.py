@@ -1,0 +1,120 @@
+"""Class names to prompts: all that a diffusion model is told."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from dpmix.errors import DpmixError, nearest
+
+PLACEHOLDER = "{class}"
+
+
+TEMPLATES: dict[str, str] = {
+    "photo": "a photo of a {class}",
+    "eurosat": "a satellite image of {class}, seen straight from above",
+    "pet": "a photo of a {class}, a pet animal",
+    "scene": "a wide photo of a place: {class}",
+    "digit": "the digit {class} in black handwriting on white paper",
+}
+
+
+"""Templates by name; `photo` is the paper's."""
+
+
+@dataclass(frozen=True)
+class PoolClass:
+    """A class to draw.
+
+    Attributes:
+        name: as in the data set; the name of its folder.
+        phrase: what stands for it in a prompt, or in a class-conditional model's list of labels.
+
+    Raises:
+        DpmixError: a name that can't be a folder's.
+    """
+
+    name: str
+    phrase: str
+
+    def __post_init__(self) -> None:
+        if self.name != self.name.strip() or not self.name or self.name[0] == ".":
+            raise DpmixError(f"class name '{self.name}' can't name a folder; expected plain text")
+        if any(mark in self.name for mark in '/\\:\0\n"<>|?*'):
+            raise DpmixError(
+                f"class name '{self.name}' can't name a folder on every system; write 'plain-name: "
+                f"{readable(self.name)}' in a --classes-file and map it with --pool-labels"
+            )
+        if not self.phrase.strip():
+            raise DpmixError(f"class '{self.name}' has an empty phrase; expected words to draw")
+
+
+def template_text(template: str) -> str:
+    """The template of that name, or the text itself.
+
+    Raises:
+        DpmixError: neither a known name nor a text with `{class}` in it.
+    """
+    if template in TEMPLATES:
+        return TEMPLATES[template]
+    if PLACEHOLDER not in template:
+        raise DpmixError(
+            f"template '{template}' has no {PLACEHOLDER}; expected a text such as 'a photo of a "
+            f"{PLACEHOLDER}', or a name: {nearest(template, TEMPLATES)}"
+        )
+    return template
+
+
+def prompt(template: str, drawn: PoolClass) -> str:
+    """The template with the class's phrase in it."""
+    return template.replace(PLACEHOLDER, drawn.phrase)
+
+
+def readable(name: str) -> str:
+    """A class name as words: `AnnualCrop` and `001.annual_crop` are 'annual crop'."""
+    words = re.sub(r"^\d+[.\-_]", "", name)
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", words)
+    words = " ".join(re.sub(r"[_/\\]+", " ", words).split())
+    return words.lower() if words != name else name
+
+
+def as_classes(names: tuple[str, ...]) -> tuple[PoolClass, ...]:
+    """Classes whose phrases are their names in words.
+
+    Raises:
+        DpmixError: no name, one that can't name a folder, or two that name the same folder.
+    """
+    return _checked(tuple(PoolClass(name, readable(name)) for name in names), "the class names")
+
+
+def read_classes(path: Path) -> tuple[PoolClass, ...]:
+    """Read a text file with a class a line: `name`, or `name: phrase`; `#` starts a comment.
+
+    Raises:
+        DpmixError: an unreadable or empty file, and as `as_classes` raises.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DpmixError(f"cannot read classes '{path}': {error}; check the path") from None
+    classes = []
+    for line in lines:
+        if line.strip() and not line.lstrip().startswith("#"):
+            name, colon, phrase = (part.strip() for part in line.partition(":"))
+            classes.append(PoolClass(name, phrase if colon else readable(name)))
+    return _checked(tuple(classes), f"'{path}'")
+
+
+def _checked(classes: tuple[PoolClass, ...], where: str) -> tuple[PoolClass, ...]:
+    if not classes:
+        raise DpmixError(f"no class in {where}; expected at least one name")
+    seen: dict[str, str] = {}
+    for one in classes:
+        # Folders whose names differ by case only are one folder on some systems.
+        key = one.name.lower()
+        if key in seen:
+            raise DpmixError(
+                f"{where} hold '{seen[key]}' and '{one.name}', which name the same folder; "
+                "expected names that differ by more than case"
+            )
+        seen[key] = one.name
+    return classes

@@ -1,0 +1,103 @@
+"""The short tables that the command line prints."""
+
+from rich.table import Table
+
+from dpmix.clipping.repeats import epsilon_of_copies
+from dpmix.data.splits import JudgedOn
+from dpmix.pool.load import PoolFacts
+from dpmix.privacy.plan import PrivacyPlan
+from dpmix.reports.statement import NOT_PRIVATE, shown_epsilon, shown_sigma
+from dpmix.training.evaluate import Evaluation
+
+
+def two_columns(rows: list[tuple[str, str]]) -> Table:
+    """A borderless table of names and values."""
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def guarantee_rows(
+    plan: PrivacyPlan, method: str, seed: int | None, copies: int = 1
+) -> list[tuple[str, str]]:
+    """The plan, a line a fact; one training image occurs up to `copies` times."""
+    rows = [
+        (
+            "privacy",
+            f"epsilon {shown_epsilon(plan.epsilon)}, delta {plan.delta} (add/remove one example)",
+        ),
+        (
+            "noise",
+            f"sigma {shown_sigma(plan.noise_multiplier)}, clipping norm C {plan.max_grad_norm:g}",
+        ),
+    ]
+    if not plan.private:
+        rows = [("privacy", f"{NOT_PRIVATE}: no clipping, no noise (epsilon inf)")]
+    if copies > 1:
+        rows.insert(1, repeats_row(copies, epsilon_of_copies(plan, copies, plan.steps)))
+    rows += [
+        ("sampling", f"q {plan.sampling_rate:.6g}, expected batch {plan.expected_batch_size:g}"),
+        ("steps", str(plan.steps)),
+        ("method", method),
+    ]
+    if plan.private and plan.sensitivity_multiplier > 1:
+        rows.append(
+            ("sensitivity", f"{plan.sensitivity_multiplier}C: so many times the noise of one C")
+        )
+    if plan.private and plan.spent:
+        rows.append(("spent before", f"{len(plan.spent)} release(s), included in epsilon"))
+    if plan.private and plan.expected_runs is not None:
+        rows.append(
+            ("selection", f"best of {plan.expected_runs:g} runs on average, included in epsilon")
+        )
+    if seed is not None:
+        rows.append(("seed", f"{seed}: a RESEARCH run, its noise can be recomputed from the seed"))
+    return rows
+
+
+def repeats_row(copies: int, epsilon: float) -> tuple[str, str]:
+    """The image that occurs most often."""
+    shown = shown_epsilon(epsilon)
+    return "repeats", f"one image occurs {copies} times: epsilon {shown} for the person in it"
+
+
+def pool_rows(facts: PoolFacts | None, role: str) -> list[tuple[str, str]]:
+    """The public pool in one line, if one is read."""
+    if facts is None:
+        return []
+    said = f"{facts.name}: {facts.images} images, role {role}"
+    if facts.left_out:
+        said += f"; {facts.left_out} left out"
+    if facts.unlabelled:
+        said += f"; {facts.unlabelled} without a label"
+    if facts.classes_without:
+        said += f"; none of class {', '.join(facts.classes_without)}"
+    return [("public pool", said)]
+
+
+FAILED = "FAILED"
+
+
+def divergence(loss: float, judged_on: JudgedOn) -> str:
+    """What went wrong in a run that diverged, and what helps."""
+    return (
+        f"the training diverged, so its accuracy means nothing: {judged_on} loss {loss:.3g}; lower "
+        "--learning-rate"
+    )
+
+
+def evaluation_rows(evaluation: Evaluation, judged_on: JudgedOn) -> list[tuple[str, str]]:
+    """Accuracy on the test split, or on the validation images."""
+    name, accuracy = evaluation.worst_class
+    return [
+        *([(FAILED, divergence(evaluation.loss, judged_on))] if evaluation.diverged else []),
+        (
+            f"{judged_on} accuracy",
+            f"{evaluation.accuracy:.2%} of {evaluation.images} images (EMA weights)",
+        ),
+        ("worst class", f"{name}: {accuracy:.2%}"),
+        ("calibration", f"confidence is off by {evaluation.calibration_error:.2%} on average"),
+    ]

@@ -1,0 +1,184 @@
+"""`make_private`: a model, an optimizer and a `torch` dataset to private steps in your own loop.
+
+Guarantee: all that it wires is a `PrivateTrainer`, so that the plan alone says how examples are
+drawn, clipped, noised and counted, and the number of classes is what the model answers, not what
+the private labels hold.
+"""
+
+import warnings
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from dpmix.clipping.loss import soft_cross_entropy
+from dpmix.clipping.model_check import check_private, logits_of, preserved
+from dpmix.clipping.repeats import epsilon_of_copies, refuse_repeats
+from dpmix.clipping.types import Engine, Loss
+from dpmix.data.fingerprint import find_repeats
+from dpmix.data.normalization import Normalization
+from dpmix.data.normalization import normalization as constants
+from dpmix.data.source import ImageSource, TensorSource
+from dpmix.data.splits import image_digests
+from dpmix.data.torch_dataset import PairDataset, Range, example_origins, read_images
+from dpmix.errors import DpmixError
+from dpmix.pool.pool import PublicPool
+from dpmix.privacy.plan import PrivacyPlan
+from dpmix.training.trainer import PrivateTrainer
+from dpmix.views.builder import ViewBuilder
+from dpmix.views.spec import ViewSpec
+
+
+def make_private(
+    model: nn.Module,
+    optimizer: Optimizer,
+    dataset: PairDataset | ImageSource,
+    *,
+    plan: PrivacyPlan,
+    views: ViewSpec | None = None,
+    normalization: Normalization | str = "half",
+    pool: PublicPool | None = None,
+    value_range: Range | None = None,
+    loss: Loss = soft_cross_entropy,
+    seed: int | None = None,
+    engine: Engine = "auto",
+    view_chunk: int | None = None,
+    allow_repeats: bool = False,
+) -> PrivateTrainer:
+    """Make the steps of a training loop private.
+
+    `trainer.step()` takes the place of everything from `for images, labels in loader` down to
+    `optimizer.step()`: it draws a Poisson batch, which may be empty and is a step all the same,
+    makes its views, clips, adds noise and steps `optimizer`. There is no loader and no batch to
+    hold: what is private never leaves the step. Schedulers, evaluation and logging stay yours.
+
+    ```python
+    trainer = dpmix.make_private(model, optimizer, train_set, plan=plan)
+    for _ in range(plan.steps):
+        trainer.step()
+        scheduler.step()
+    print(plan.epsilon)  # holds wherever you stop; `epsilon_after(t)` does not
+    ```
+
+    To go on later, save `trainer.state()` beside the state dicts of model and optimizer, make
+    everything anew and give it to `trainer.resume`.
+
+    Args:
+        model: maps images [B, C, H, W] to logits [B, L]; on the device to train on.
+        optimizer: any of `torch.optim` over its trainable parameters; from now on it refuses to
+            step on gradients that did not come from here.
+        dataset: N pairs of an image and a label, as in `read_images`, which are read into memory;
+            or a source of `dpmix.data`. Its transform must make each image of that image alone.
+        plan: the guarantee, from `PrivacyPlan.calibrate`.
+        views: the method; None: DP-Mix_Self with the paper's numbers, mirroring included.
+        normalization: public pixel constants, or their name: `unit`, `half`, `imagenet`.
+        pool: public images, for `mix-diff`.
+        value_range: of images that are floats, as in `read_images`.
+        loss: as in `PrivateTrainer`, like the next three: one value per view of logits [K, L] and
+            soft labels [K, L].
+        seed: makes a run repeatable, and its noise recomputable.
+        engine: how gradients are computed.
+        view_chunk: views per forward pass.
+        allow_repeats: train although some images occur more than once (equal pixels, or one example
+            twice in a `Subset` or a `ConcatDataset`), and warn of the larger epsilon of the person
+            in the most frequent one.
+
+    Raises:
+        DpmixError: a plan for another number of examples, views by name alone, repeated images,
+            labels that the model has no output for, or as `read_images`, `ViewBuilder` and
+            `PrivateTrainer` raise.
+    """
+    if views is not None and not isinstance(views, ViewSpec):
+        raise DpmixError(f"views is {views!r}; expected a dpmix.ViewSpec, such as "
+                         "dpmix.ViewSpec('mix-self')")  # fmt: skip
+    source = _source(model, dataset, value_range)
+    if plan.n not in (None, len(source)):
+        raise DpmixError(
+            f"the plan is for {plan.n} training examples and the dataset has {len(source)}; give "
+            "PrivacyPlan.calibrate(n=len(dataset))"
+        )
+    if plan.private:
+        _check_repeats(dataset, source, plan, allow_repeats)
+    if isinstance(normalization, str):
+        normalization = constants(normalization, source.image_shape[0])
+    return PrivateTrainer(
+        model,
+        source,
+        plan=plan,
+        views=ViewBuilder(views or ViewSpec(), len(source.class_names), normalization, pool),
+        optimizer=optimizer,
+        loss=loss,
+        seed=seed,
+        engine=engine,
+        view_chunk=view_chunk,
+    )
+
+
+def _check_repeats(
+    dataset: PairDataset | ImageSource, source: ImageSource, plan: PrivacyPlan, allowed: bool
+) -> None:
+    origins = None if isinstance(dataset, ImageSource) else example_origins(dataset)
+    found = find_repeats(image_digests(source), origins)
+
+    def epsilon_of(copies: int) -> float:
+        return epsilon_of_copies(plan, copies, plan.steps)
+
+    if not allowed:
+        refuse_repeats(found, source, epsilon_of)
+    elif found.most > 1:
+        warnings.warn(
+            f"one image occurs {found.most} times in the dataset: for the person in it epsilon is "
+            f"{epsilon_of(found.most):.3f} after {plan.steps} steps, not {plan.epsilon:.3f}",
+            stacklevel=3,
+        )
+
+
+def _source(
+    model: nn.Module, dataset: PairDataset | ImageSource, value_range: Range | None
+) -> ImageSource:
+    if isinstance(dataset, ImageSource):
+        outputs, classes = _classes(model, dataset.image_shape), len(dataset.class_names)
+        _refuse_labels(dataset.labels, outputs)
+        if outputs != classes:
+            raise DpmixError(
+                f"the model has {outputs} outputs and the dataset {classes} class names; expected "
+                f"one output for each (nn.Linear(D, {classes}))"
+            )
+        return dataset
+    pixels, labels = read_images(dataset, value_range)
+    classes = _classes(model, tuple(pixels.shape[1:]))
+    _refuse_labels(labels, classes)
+    return TensorSource(pixels, labels, tuple(str(label) for label in range(classes)))
+
+
+def _refuse_labels(labels: Int64[Tensor, " N"], outputs: int) -> None:
+    """Refuse labels that are no classes or that the model has no output for."""
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0:
+        raise DpmixError(
+            f"a label of the dataset is {low}; expected classes numbered from 0: leave such images "
+            "out, with torch.utils.data.Subset"
+        )
+    if outputs == 1 and high <= 1:
+        raise DpmixError(
+            "the model has one output and the labels are 0 and 1: give it two outputs "
+            "(nn.Linear(D, 2)), or return torch.cat([torch.zeros_like(z), z], 1)"
+        )
+    if high >= outputs:
+        from_one = low >= 1 and high - low < outputs
+        remedy = f"give the model {high + 1} outputs (nn.Linear(D, {high + 1}))"
+        raise DpmixError(
+            f"label {high} is out of range; expected 0..{outputs - 1}, one for each of the model's "
+            f"{outputs} output(s): "
+            + (f"the labels start at {low}, so give label - {low}" if from_one else remedy)
+        )
+
+
+def _classes(model: nn.Module, image_shape: tuple[int, ...]) -> int:
+    """L, as the model answers one public image, which leaves no trace in it."""
+    check_private(model)  # before it runs on anything
+    like = next(iter(model.parameters()))
+    with preserved(model), torch.no_grad():
+        model.eval()
+        return logits_of(model, torch.zeros(1, *image_shape).to(like)).shape[1]

@@ -1,0 +1,242 @@
+"""Examples -> views: the builder of every method.
+
+Guarantee: the views of group g are a function of group g's private image(s), its own coins and
+public data. Nothing else of the batch is read (`tests/properties/test_isolation.py`).
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from jaxtyping import Float, Float32, Int64, UInt8
+from torch import Tensor
+
+from dpmix.data.normalization import Normalization
+from dpmix.data.source import ImageSource
+from dpmix.errors import DpmixError
+from dpmix.pool.class_map import UNLABELLED
+from dpmix.pool.pool import ClassIndex, PublicPool
+from dpmix.views.augment import check_padding, self_augment
+from dpmix.views.draws import ViewCoins, draw_coins
+from dpmix.views.extra_augment import extra_augment
+from dpmix.views.mixup import mixup
+from dpmix.views.spec import ViewSpec
+
+
+@dataclass(frozen=True)
+class ViewSet:
+    """G groups of K views with their soft labels; one clipped gradient comes from each group."""
+
+    views: Float[Tensor, "G K *view"]
+    labels: Float[Tensor, "G K L"]
+
+
+@dataclass(frozen=True)
+class ViewBuilder:
+    """Builds the views that `spec` describes.
+
+    Attributes:
+        spec: which views.
+        num_classes: L.
+        normalization: public constants applied to every pixel.
+        pool: the public pool; required by `mix-diff`, refused elsewhere.
+
+    Raises:
+        DpmixError: `mix-diff` without a pool, a pool that the method would not read, one with
+            other classes, or without the images that `spec.pool_draw` needs.
+    """
+
+    spec: ViewSpec
+    num_classes: int
+    normalization: Normalization
+    pool: PublicPool | None = None
+
+    def __post_init__(self) -> None:
+        if self.spec.method == "mix-diff" and self.pool is None:
+            raise DpmixError(
+                "method mix-diff needs public images; give --pool FOLDER with one folder per "
+                "class, or use --method mix-self"
+            )
+        if self.spec.method != "mix-diff" and self.pool is not None:
+            raise DpmixError(
+                f"method {self.spec.method} reads no public pool; leave out --pool, use "
+                "--method mix-diff, or train on it first with --pool-role pretrain"
+            )
+        if self.pool is not None:
+            self._check_pool(self.pool)
+
+    def _check_pool(self, pool: PublicPool) -> None:
+        highest = int(pool.labels.max())
+        if highest >= self.num_classes:
+            raise DpmixError(
+                f"the public pool has label {highest}; expected classes 0..{self.num_classes - 1}"
+            )
+        how = self.spec.pool_draw
+        if how == "uniform":
+            return
+        if int(pool.labels.min()) == UNLABELLED:
+            raise DpmixError(
+                f"pool_draw {how} needs every public image's class; leave the unlabelled ones out "
+                "(--pool-unmapped leave-out), or use --pool-draw uniform"
+            )
+        own = self._by_class.count
+        drawable = own if how == "same-class" else len(pool) - own
+        if int(drawable.min()) == 0:
+            raise DpmixError(
+                f"pool_draw {how}: for class number {int(drawable.argmin())} the public pool has "
+                "no image to draw; expected one or more for each class: add some, or use "
+                "--pool-draw uniform"
+            )
+
+    @cached_property
+    def _by_class(self) -> ClassIndex:
+        assert self.pool is not None
+        return ClassIndex.of(self.pool.labels, self.num_classes)
+
+    def view_shape(self, image_shape: tuple[int, int, int]) -> tuple[int, ...]:
+        """The shape of one view of images [C, H, W]: the same."""
+        return image_shape
+
+    def check_data(self, data: ImageSource) -> None:
+        """Refuse images that views can't be made of, before a run begins.
+
+        Raises:
+            DpmixError: `spec.crop_padding` is not smaller than the images.
+        """
+        if self.spec.method != "none":
+            check_padding(self.spec.crop_padding, *data.image_shape[1:])
+
+    def of(
+        self,
+        data: ImageSource,
+        examples: Int64[Tensor, " B"],
+        rng: np.random.Generator,
+        device: torch.device,
+    ) -> ViewSet:
+        """Draw coins and build the views of `examples`, on `device`."""
+        images = data.images(examples).to(device, non_blocking=True)
+        labels = data.labels[examples].to(device, non_blocking=True)
+        coins = self.draw_coins(len(examples) // self.spec.examples_per_group, rng)
+        return self.build(images, labels, coins)
+
+    def draw_coins(self, groups: int, rng: np.random.Generator) -> ViewCoins:
+        """Fresh coins for `groups` view sets."""
+        return draw_coins(self.spec, groups, rng)
+
+    def build(
+        self, images: UInt8[Tensor, "B C H W"], labels: Int64[Tensor, " B"], coins: ViewCoins
+    ) -> ViewSet:
+        """Build the views of B examples: G = B groups, or B / 2 pairs for `microbatch-mixup`.
+
+        Args:
+            images: private images.
+            labels: their classes in [0, L).
+            coins: one row per group, from `draw_coins`.
+
+        Returns:
+            Views on the images' device, float32, and soft labels that sum to one.
+        """
+        spec, coins = self.spec, coins.to(images.device)
+        source = self._private_source(len(coins.top), images.device)
+        base = slice(0, spec.base_views)
+        padding = 0 if spec.method == "none" else spec.crop_padding
+        pixels = self_augment(
+            images, source, coins.top[:, base], coins.left[:, base], coins.flip[:, base], padding
+        )
+        classes = labels[source]
+        if self.pool is not None:
+            public_pixels, public_classes = self._public(self.pool, coins, classes[:, 0])
+            pixels = torch.cat([pixels, public_pixels], dim=1)
+            classes = torch.cat([classes, public_classes], dim=1)
+        kind = spec.extra_augment
+        views = self.normalization(
+            pixels if kind == "none" else extra_augment(pixels, coins.extra, kind)
+        )
+        soft = self._soft_labels(classes)
+        if not spec.mixes:
+            return ViewSet(views, soft)
+        chosen, mixing = (coins.first, coins.second, coins.weight), slice(0, spec.pool_size)
+        mixed, mixed_soft = mixup(views[:, mixing], *chosen), mixup(soft[:, mixing], *chosen)
+        if spec.average == "mixed-only":
+            return ViewSet(mixed, mixed_soft)
+        return ViewSet(torch.cat([views, mixed], dim=1), torch.cat([soft, mixed_soft], dim=1))
+
+    def _private_source(self, groups: int, device: torch.device) -> Int64[Tensor, "G A"]:
+        """Which image each base view is cut from; a pair's members take turns."""
+        members = self.spec.examples_per_group
+        turn = torch.arange(self.spec.base_views, device=device) % members
+        return torch.arange(groups, device=device)[:, None] * members + turn
+
+    def _soft_labels(self, classes: Int64[Tensor, "G A"]) -> Float32[Tensor, "G A L"]:
+        """One-hot; uniform where a public image has no class."""
+        labels = F.one_hot(classes.clamp(min=0), self.num_classes).float()
+        return labels.where((classes != UNLABELLED)[..., None], 1 / self.num_classes)
+
+    def _public(
+        self, pool: PublicPool, coins: ViewCoins, own: Int64[Tensor, " G"]
+    ) -> tuple[UInt8[Tensor, "G D C H W"], Int64[Tensor, "G D"]]:
+        """The drawn public images, augmented as the base views are, and their classes.
+
+        `own` holds each group's own class, which is all that a draw may depend on beside its coins.
+        """
+        drawn = self._drawn(pool, coins.public.to(pool.labels.device), own.to(pool.labels.device))
+        images, classes = (part.to(own.device) for part in pool.take(drawn))
+        public = slice(self.spec.base_views, None)
+        source = torch.arange(drawn.numel(), device=own.device).reshape(drawn.shape)
+        pixels = self_augment(
+            images.flatten(0, 1),
+            source,
+            coins.top[:, public],
+            coins.left[:, public],
+            coins.flip[:, public],
+            self.spec.crop_padding,
+        )
+        return pixels, classes
+
+    def _drawn(
+        self, pool: PublicPool, bits: Int64[Tensor, "G D"], own: Int64[Tensor, " G"]
+    ) -> Int64[Tensor, "G D"]:
+        """Positions in the pool."""
+        if self.spec.pool_draw == "same-class":
+            return self._by_class.same_class(bits, own)
+        if self.spec.pool_draw == "other-class":
+            return self._by_class.other_class(bits, own)
+        return bits % len(pool)
+
+
+# What a private step asks of whatever makes the views of an example.
+
+
+@runtime_checkable
+class ViewSource(Protocol):
+    """Makes the views of examples: fresh from pixels (`ViewBuilder`), or embedded before.
+
+    Whoever implements it guarantees that group g of `of` is a function of group g's private
+    example(s), coins and public data alone: that is what `spec.sensitivity_multiplier` rests on.
+    """
+
+    @property
+    def spec(self) -> ViewSpec:
+        """Which views."""
+
+    def view_shape(self, image_shape: tuple[int, int, int]) -> tuple[int, ...]:
+        """The shape of one view of images [C, H, W]."""
+
+    def check_data(self, data: ImageSource) -> None:
+        """Refuse data that views can't be made of, before a run begins.
+
+        Raises:
+            DpmixError: images too small for the views, or data that these views are not of.
+        """
+
+    def of(
+        self,
+        data: ImageSource,
+        examples: Int64[Tensor, " B"],
+        rng: np.random.Generator,
+        device: torch.device,
+    ) -> ViewSet:
+        """The views of `examples`, on `device`, with fresh coins from `rng`."""

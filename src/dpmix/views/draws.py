@@ -1,0 +1,77 @@
+"""The random choices behind a batch of views, apart from the pixels they are applied to.
+
+Row g of every tensor belongs to group g alone and rows are independent, so removing an example
+removes a row and leaves the others' coins as they were. That is the coupling under which the
+sensitivity is proven and tested.
+"""
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float32, Int64
+from torch import Tensor
+
+from dpmix.views.extra_augment import COINS
+from dpmix.views.spec import ViewSpec
+
+PUBLIC_BITS = 1 << 62
+
+
+"""So many values that their remainder by a pool's size is uniform to within one in 10^9."""
+
+
+@dataclass(frozen=True)
+class ViewCoins:
+    """Coins for G groups: A augmentations (one for each unmixed view), D public draws, M mixtures.
+
+    `public` holds raw bits: which images they pick may depend on a label, which coins never do.
+    """
+
+    top: Int64[Tensor, "G A"]
+    left: Int64[Tensor, "G A"]
+    flip: Bool[Tensor, "G A"]
+    public: Int64[Tensor, "G D"]
+    first: Int64[Tensor, "G M"]
+    second: Int64[Tensor, "G M"]
+    weight: Float32[Tensor, "G M"]
+    extra: Float32[Tensor, "G A U"]
+
+    def rows(self, index: Int64[Tensor, " R"] | slice) -> "ViewCoins":
+        """The coins of the chosen groups."""
+        return ViewCoins(*(getattr(self, field.name)[index] for field in fields(self)))
+
+    def to(self, device: torch.device) -> "ViewCoins":
+        """The same coins on `device`."""
+        return ViewCoins(*(getattr(self, field.name).to(device) for field in fields(self)))
+
+
+def draw_coins(spec: ViewSpec, groups: int, rng: np.random.Generator) -> ViewCoins:
+    """Draw the coins of `groups` groups.
+
+    Crop offsets are uniform in [0, 2 * crop_padding], flips fair, public draws uniform in
+    [0, PUBLIC_BITS), mixture partners a uniformly random ordered pair of distinct pool entries (of
+    equal ones where the pool holds one view), weights Beta(alpha, alpha). Those of the extra
+    augmentation, if there is one, are uniform in [0, 1), and drawn last: with it or without, the
+    others are the same.
+    """
+    augmented = (groups, spec.unmixed_views)
+    plain = spec.method == "none"
+    offsets = 1 if plain else 2 * spec.crop_padding + 1
+    flip = rng.random(augmented) < 0.5 if spec.flip and not plain else np.zeros(augmented, bool)
+    extra = COINS if spec.extra_augment != "none" else 0
+    mixed = (groups, spec.mixed_views)
+    first = rng.integers(0, spec.pool_size, mixed)
+    # Uniform over the entries other than `first`: a shift by 1 .. P-1 around the ring.
+    shift = rng.integers(1, max(spec.pool_size, 2), mixed)
+    weight = rng.beta(spec.mixup_alpha, spec.mixup_alpha, mixed) if spec.mixes else np.ones(mixed)
+    return ViewCoins(
+        top=torch.from_numpy(rng.integers(0, offsets, augmented)),
+        left=torch.from_numpy(rng.integers(0, offsets, augmented)),
+        flip=torch.from_numpy(flip),
+        public=torch.from_numpy(rng.integers(0, PUBLIC_BITS, (groups, spec.public_views))),
+        first=torch.from_numpy(first),
+        second=torch.from_numpy((first + shift) % spec.pool_size),
+        weight=torch.from_numpy(weight.astype(np.float32)),
+        extra=torch.from_numpy(rng.random((*augmented, extra), dtype=np.float32)),
+    )

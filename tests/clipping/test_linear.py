@@ -1,0 +1,133 @@
+"""Engine `linear` against the engine that runs a backward pass an example."""
+
+import pytest
+import torch
+from torch import nn
+
+from dpmix.clipping.engine import choose_engine, clipped_gradient_sum, sum_by
+from dpmix.clipping.linear import trained_linear
+from dpmix.clipping.loss import soft_cross_entropy
+from dpmix.errors import DpmixError
+from dpmix.models.head import LinearHead
+
+
+def batch(groups=7, views=3, features=6, classes=4, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(groups, views, features, generator=generator)
+    return x, torch.rand(groups, views, classes, generator=generator).softmax(dim=2)
+
+
+def models():
+    torch.manual_seed(0)
+    frozen = nn.Sequential(nn.Linear(6, 5), nn.Tanh()).requires_grad_(False)
+    heads = [LinearHead(6, 4, norm) for norm in ("none", "unit", "whiten")]
+    for head in heads:
+        nn.init.normal_(head.linear.weight)
+    return [*heads, nn.Linear(6, 4, bias=False), nn.Sequential(frozen, nn.Linear(5, 4))]
+
+
+@pytest.mark.parametrize("model", models(), ids=lambda model: type(model).__name__)
+@pytest.mark.parametrize("clip", [0.3, 100.0, float("inf")])
+@pytest.mark.parametrize("chunk", [None, 2])
+@pytest.mark.parametrize("views", [1, 3])
+def test_it_agrees_with_one_backward_pass_an_example(model, clip, chunk, views):
+    x, labels = batch(views=views)
+    one, two = (
+        sum_by(engine, model, soft_cross_entropy, x, labels, clip, example_chunk=chunk)
+        for engine in ("linear", "examplewise")
+    )
+    assert one.engine == "linear"
+    for a, b in zip(one.gradients, two.gradients, strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
+    assert torch.allclose(one.norms, two.norms.to(one.norms), atol=1e-5)
+    assert torch.allclose(one.losses, two.losses.to(one.losses), atol=1e-5)
+
+
+@pytest.mark.parametrize("poison", [float("nan"), float("inf"), 1e38])
+@pytest.mark.parametrize("views", [1, 3])
+def test_a_gradient_that_is_not_finite_counts_as_zero(poison, views):
+    x, labels = batch(views=views)
+    x[2, -1] = poison
+    torch.manual_seed(0)
+    model = LinearHead(6, 4)
+    nn.init.normal_(model.linear.weight)
+    part = clipped_gradient_sum(model, soft_cross_entropy, x, labels, 1.0, engine="linear")
+    rest = torch.tensor([0, 1, 3, 4, 5, 6])
+    without = clipped_gradient_sum(
+        model, soft_cross_entropy, x[rest], labels[rest], 1.0, engine="linear"
+    )
+    assert all(g.isfinite().all() for g in part.gradients)
+    if not torch.isfinite(part.norms[2]):
+        assert part.dropped.tolist() == [i == 2 for i in range(7)]
+        for a, b in zip(part.gradients, without.gradients, strict=True):
+            assert torch.allclose(a, b, atol=1e-6)
+
+
+@pytest.mark.parametrize("engine", ["linear", "vectorized"])
+@pytest.mark.parametrize("views", [1, 2])
+@pytest.mark.parametrize("scale", [0.2, 1e4, 1e6])
+def test_an_example_left_alone_gives_what_it_gave_among_others(engine, views, scale):
+    """A single row takes another routine; where logits nearly tie its rounding decides them."""
+    generator = torch.Generator().manual_seed(1)
+    head = LinearHead(1280, 3)
+    weight = scale * torch.randn(3, 1280, generator=generator)
+    head.linear.weight.data.copy_(weight)
+    x = torch.randn(1, 1280, generator=generator).double()
+    apart = (weight[1:] - weight[:1]).double()
+    x = (x - (x @ apart.T) @ torch.linalg.inv(apart @ apart.T) @ apart).float()
+    x = x[:, None].expand(5, views, -1)
+    labels = torch.eye(3)[torch.tensor([0, 1, 2, 0, 1])][:, None].expand(-1, views, -1)
+
+    def total(count):
+        part = clipped_gradient_sum(
+            head, soft_cross_entropy, x[:count], labels[:count], 1.0, engine=engine, example_chunk=4
+        )
+        return torch.cat([gradient.flatten() for gradient in part.gradients])
+
+    for count in range(1, 5):
+        assert (total(count + 1) - total(count)).norm() <= 1 + 1e-6
+
+
+@pytest.mark.parametrize("views", [1, 3])
+def test_a_loss_that_looks_at_all_its_rows_sees_one_example(views):
+    """Adjusted by how often each label is there: over a batch that would join its examples."""
+
+    def adjusted(logits, labels):
+        return soft_cross_entropy(logits + 9 * labels.mean(dim=0), labels)
+
+    model = models()[0]
+    x, labels = batch(groups=9, views=views)
+    whole, rest, alone = (
+        clipped_gradient_sum(model, adjusted, some, its, 0.5, engine=engine)
+        for some, its, engine in (
+            (x, labels, "linear"), (x[1:], labels[1:], "linear"), (x, labels, "examplewise"))
+    )  # fmt: skip
+    gaps = [a - b for a, b in zip(whole.gradients, rest.gradients, strict=True)]
+    assert torch.cat([gap.flatten() for gap in gaps]).norm() <= 0.5 * (1 + 1e-5)
+    for a, b in zip(whole.gradients, alone.gradients, strict=True):
+        assert torch.allclose(a, b.to(a), atol=1e-5)
+
+
+def test_an_empty_batch_is_zero():
+    x, labels = batch(groups=0)
+    part = clipped_gradient_sum(
+        LinearHead(6, 4), soft_cross_entropy, x, labels, 1.0, engine="linear"
+    )
+    assert all((g == 0).all() for g in part.gradients)
+    assert len(part.norms) == 0
+
+
+def test_other_models_are_refused_by_name_and_not_chosen():
+    x, labels = batch()
+    two = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 4))
+    after = nn.Sequential(nn.Linear(6, 4), nn.Tanh())
+    assert trained_linear(two) is None
+    weight_norm = nn.utils.parametrizations.weight_norm(nn.Linear(4, 4, bias=False))
+    assert trained_linear(weight_norm) is None
+    with pytest.warns(FutureWarning):
+        assert trained_linear(nn.utils.weight_norm(nn.Linear(4, 4, bias=False))) is None
+    for model, message in ((two, "last linear layer alone"), (after, "is not that of its trained")):
+        with pytest.raises(DpmixError, match=message):
+            clipped_gradient_sum(model, soft_cross_entropy, x, labels, 1.0, engine="linear")
+        assert choose_engine(model, 3)[0] != "linear"
+    assert choose_engine(LinearHead(6, 4), 3)[0] == "linear"

@@ -1,0 +1,90 @@
+"""Class names to folders and prompts."""
+
+import pytest
+
+from dpmix.errors import DpmixError
+from dpmix.pool.prompts import (
+    TEMPLATES,
+    PoolClass,
+    as_classes,
+    prompt,
+    read_classes,
+    readable,
+    template_text,
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("cat", "cat"),
+        ("AnnualCrop", "annual crop"),
+        ("HerbaceousVegetation", "herbaceous vegetation"),
+        ("001.ak47", "ak47"),
+        ("american_bulldog", "american bulldog"),
+        ("Egyptian cat", "Egyptian cat"),
+        ("7", "7"),
+    ],
+)
+def test_names_become_words(name, words):
+    assert readable(name) == words
+
+
+def test_every_template_of_the_list_has_a_place_for_the_class():
+    for name, text in TEMPLATES.items():
+        assert template_text(name) == text
+        assert prompt(text, PoolClass("x", "red panda")) == text.replace("{class}", "red panda")
+
+
+def test_a_template_of_ones_own_keeps_its_other_braces():
+    text = template_text("a {nice} {class}, {class}")
+    assert prompt(text, PoolClass("x", "cat")) == "a {nice} cat, cat"
+
+
+@pytest.mark.parametrize(
+    ("template", "said"), [("photos", "did you mean 'photo'"), ("a cat", r"has no \{class\}")]
+)
+def test_a_template_without_a_place_for_the_class_is_refused(template, said):
+    with pytest.raises(DpmixError, match=said):
+        template_text(template)
+
+
+def test_a_file_of_classes_has_names_phrases_and_comments(tmp_path):
+    path = tmp_path / "classes.txt"
+    path.write_text("# birds\ncrane: a crane, the bird\n\nAnnualCrop\n", encoding="utf-8")
+    assert read_classes(path) == (
+        PoolClass("crane", "a crane, the bird"),
+        PoolClass("AnnualCrop", "annual crop"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ((), "no class in the class names"),
+        (("cat", "Cat"), "hold 'cat' and 'Cat', which name the same folder"),
+        (("cat", "cat"), "hold 'cat' and 'cat'"),
+        (("a/b",), "class name 'a/b' can't name a folder .*'plain-name: a b'"),
+        (("..",), "class name '..' can't name a folder"),
+        (("",), "class name '' can't name a folder"),
+        ((" cat",), "class name ' cat' can't name a folder"),
+        (("a\\b",), "can't name a folder"),
+        (("a\0b",), "can't name a folder"),
+    ],
+)
+def test_names_that_can_be_no_folders_are_refused(names, said):
+    with pytest.raises(DpmixError, match=said):
+        as_classes(names)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("# nothing\n", "no class in"), ("cat:\n", "class 'cat' has an empty phrase")],
+)
+def test_a_file_that_names_nothing_is_refused(tmp_path, text, said):
+    path = tmp_path / "classes.txt"
+    path.write_text(text)
+    with pytest.raises(DpmixError, match=said):
+        read_classes(path)
+    with pytest.raises(DpmixError, match="cannot read classes"):
+        read_classes(tmp_path / "gone.txt")

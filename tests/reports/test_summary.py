@@ -1,0 +1,55 @@
+"""The tables that the command line prints."""
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from dpmix.privacy.plan import PrivacyPlan
+from dpmix.reports.summary import evaluation_rows, guarantee_rows
+from dpmix.training.evaluate import Evaluation
+
+EVALUATION = Evaluation(0.5, {"a": 0.75, "b": 0.25}, 1.5, 8, 0.125, {}, [])
+
+
+def rows(epsilon=2.0, seed=None, multiplier=1, copies=1):
+    plan = PrivacyPlan.calibrate(
+        n=100, expected_batch_size=50, epsilon=epsilon, delta=1e-4, steps=5,
+        sensitivity_multiplier=multiplier,
+    )  # fmt: skip
+    return plan, dict(guarantee_rows(plan, "mix-self", seed, copies))
+
+
+def test_the_plan_is_said_line_by_line():
+    plan, said = rows()
+    assert said["privacy"] == "epsilon 2.000, delta 0.0001 (add/remove one example)"
+    assert f"sigma {plan.noise_multiplier:.4f}" in said["noise"]
+    assert said["sampling"] == "q 0.5, expected batch 50"
+    assert (said["steps"], said["method"]) == ("5", "mix-self")
+    assert "seed" not in said and "sensitivity" not in said
+
+
+def test_a_seed_a_doubled_sensitivity_and_the_lack_of_privacy_are_said():
+    assert "RESEARCH run" in rows(seed=4)[1]["seed"]
+    assert "2C" in rows(multiplier=2)[1]["sensitivity"]
+    assert rows(copies=9)[1]["repeats"].startswith("one image occurs 9 times: epsilon ")
+    assert "repeats" not in rows()[1]
+    open_rows = rows(epsilon=math.inf)[1]
+    assert "NOT PRIVATE" in open_rows["privacy"] and "noise" not in open_rows
+
+
+@pytest.mark.parametrize("judged_on", ["test", "validation"])
+def test_accuracy_and_worst_class(judged_on):
+    said = dict(evaluation_rows(EVALUATION, judged_on))
+    assert said[f"{judged_on} accuracy"] == "50.00% of 8 images (EMA weights)"
+    assert said["worst class"] == "b: 25.00%"
+
+
+@pytest.mark.parametrize(
+    ("loss", "failed"),
+    [(2.3, False), (99, False), (101, True), (math.inf, True), (math.nan, True)],
+)
+def test_a_run_whose_loss_grew_without_bound_is_called_failed(loss, failed):
+    said = dict(evaluation_rows(replace(EVALUATION, loss=loss), "test"))
+    assert ("FAILED" in said) is failed
+    assert not failed or "lower --learning-rate" in said["FAILED"]

@@ -1,0 +1,244 @@
+"""What a run does where the user said nothing."""
+
+import math
+
+import pytest
+
+from dpmix.errors import DpmixError
+from dpmix.privacy.plan import PrivacyPlan
+from dpmix.runs import defaults
+from dpmix.runs.config import Config
+from dpmix.runs.defaults import (
+    choose_few_views,
+    choose_image_size,
+    choose_model,
+    choose_rate,
+    choose_recipe,
+)
+
+
+@pytest.fixture
+def reachable(monkeypatch):
+    """Says which backbone this machine has."""
+    return lambda name: monkeypatch.setattr(defaults, "best_reachable", lambda: name)
+
+
+def chosen(**settings):
+    return choose_model(Config.load(**settings))
+
+
+def test_the_demo_trains_the_small_network_and_other_data_the_best_backbone(reachable):
+    reachable("mobilenet-v2-offline")
+    assert chosen().model.model == "cnn-small"
+    config = chosen(data="photos")
+    assert (config.model.model, config.model.backbone) == (None, "mobilenet-v2-offline")
+    assert chosen(data="photos", model="wrn-16-4").model.backbone is None
+    assert chosen(data="photos", backbone="scatternet").model.backbone == "scatternet"
+
+
+def test_a_backbone_reads_rgb_and_has_constants_of_its_own():
+    config = chosen(backbone="random-conv")
+    assert (config.data.channels, config.data.normalization) == (3, None)
+    assert chosen(model="cnn-small").data.normalization == "half"
+    for wrong in ({"normalization": "half"}, {"channels": 1}):
+        with pytest.raises(DpmixError, match="takes RGB images with constants of its own"):
+            chosen(backbone="random-conv", **wrong)
+
+
+def test_views_are_the_papers():
+    views = chosen(model="wrn-16-4").views
+    assert (views.k_base, views.k_self) == (16, 18)
+
+
+@pytest.mark.parametrize("trained", [{"backbone": "scatternet"}, {"model": "cnn-small"}])
+def test_views_are_fewer_for_the_slow_transform_and_the_small_network(trained):
+    def ks(**settings):
+        views = chosen(**trained, **settings).views
+        return views.method, views.k_base, views.k_self
+
+    assert ks() == ("self-aug", 8, 4)
+    assert ks(method="mix-self") == ("mix-self", 4, 4)
+    assert ks(method="mix-diff") == ("mix-diff", 4, 4)
+    assert ks(k_base=9) == ("self-aug", 9, 4)
+
+
+def test_crops_move_less_for_the_small_network():
+    def padding(**settings):
+        return chosen(**settings).views.crop_padding
+
+    assert padding(model="cnn-small") == padding(data="mnist5k") == 1
+    assert padding(model="wrn-16-4") == padding(backbone="random-conv") == 4
+    assert padding(model="cnn-small", crop_padding=3) == 3
+
+
+def test_the_method_is_the_one_that_measured_best_or_else_the_papers():
+    best = {"scatternet": "self-aug", "mobilenet-v2-offline": "none", "random-conv": "mix-self"}
+    for backbone, method in best.items():
+        assert chosen(backbone=backbone).views.method == method
+        assert chosen(backbone=backbone, trainable="all").views.method == "mix-self"
+        assert chosen(backbone=backbone, k_self=3).views.method == "mix-self"
+        crops = "mix-self" if method == "mix-self" else "self-aug"
+        assert chosen(backbone=backbone, k_base=3).views.method == crops
+        assert chosen(backbone=backbone, method="mix-diff").views.method == "mix-diff"
+    for model, method in {"cnn-small": "self-aug", "wrn-16-4": "mix-self"}.items():
+        assert chosen(model=model).views.method == method
+        assert chosen(model=model, k_self=3).views.method == "mix-self"
+
+
+def test_what_contradicts_each_other_or_does_nothing_is_refused():
+    with pytest.raises(DpmixError, match="give one of --model and --backbone"):
+        chosen(model="cnn-small", backbone="scatternet")
+    for idle in ({"trainable": "lora"}, {"fresh_views": True}, {"feature_norm": "none"}):
+        with pytest.raises(DpmixError, match=f"{next(iter(idle))} is .* has no use for"):
+            chosen(model="cnn-small", **idle)
+
+
+@pytest.mark.parametrize("without", [{"fresh_views": True}, {"trainable": "lora"}])
+def test_a_size_for_no_cache_is_refused_unless_a_recipe_gave_it(tmp_path, without):
+    cached = {"backbone": "random-conv", "cache_views": 40}
+    with pytest.raises(DpmixError, match=r"cache_views is 40, and --.* without a cache"):
+        chosen(**cached, **without)
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(Config.load(**cached).to_yaml())
+    assert chosen(recipe=recipe, **without).features.cache_views is None
+
+
+def test_files_are_resized_to_the_backbone_and_arrays_are_not(class_folder, digits_npz):
+    folder = class_folder("photos", {"a": 1, "b": 1})
+    assert choose_image_size(chosen(data=str(folder)), 96).data.image_size == 96
+    assert choose_image_size(chosen(data=str(folder), image_size=48), 96).data.image_size == 48
+    assert choose_image_size(chosen(data="pet"), 96).data.image_size == 96
+    for equal in ("cifar10", "eurosat", "mnist5k", str(digits_npz)):
+        assert choose_image_size(chosen(data=equal), 96).data.image_size is None
+
+
+@pytest.mark.parametrize(
+    ("n", "epsilon", "batch", "steps", "k_base"),
+    [
+        (5, 3, 5, 50, 8),
+        (500, 3, 500, 50, 8),
+        (4_000, 1, 2048, 50, 2),
+        (4_000, 3, 2048, 50, 2),
+        (4_000, 8, 2048, 128, 1),
+        (20_000, 3, 2048, 240, 1),
+        (50_000, 1, 2048, 200, 1),
+        (50_000, 3, 2048, 600, 1),
+        (50_000, 8, 2048, 800, 1),
+        (10**7, 3, 2048, 800, 1),
+        (4_000, float("inf"), 2048, 400, 1),
+    ],
+)
+def test_the_recipe_from_scratch_follows_n_and_epsilon(n, epsilon, batch, steps, k_base):
+    config = chosen(model="cnn-small", epsilon=epsilon)
+    config = choose_few_views(config, Config().views, n)
+    privacy = choose_recipe(config, n, 8).privacy
+    assert (privacy.expected_batch_size, privacy.steps) == (batch, steps)
+    assert (config.views.method, config.views.k_base) == ("self-aug", k_base)
+
+
+def test_views_from_scratch_follow_what_was_given():
+    def k_base(n=50_000, **settings):
+        asked = Config.load(model="cnn-small", **settings)
+        return choose_few_views(choose_model(asked), asked.views, n).views.k_base
+
+    assert k_base(k_base=5) == 5
+    assert k_base(method="mix-self") == 4 and k_base(n=10) == 8
+    assert k_base(expected_batch_size=400, steps=50) == 8
+    assert k_base(expected_batch_size=400, epochs=1) == 4
+    assert k_base(sampling_rate=0.1, denominator=9) == 8, "it would tell N"
+    scratch = choose_recipe(chosen(model="wrn-16-4", sampling_rate=0.1, denominator=9), 50_000, 34)
+    assert scratch.privacy.steps == 50, "it would tell N"
+
+
+@pytest.mark.parametrize("name", ["epochs", "steps", "expected_batch_size"])
+@pytest.mark.parametrize("value", [0, -1, math.nan, math.inf])
+def test_numbers_of_no_sense_are_left_to_the_plan_which_names_them(name, value):
+    if name == "steps" and not math.isfinite(value):
+        return  # no whole number
+    asked = Config.load(model="cnn-small", **{name: value})
+    config = choose_recipe(choose_few_views(choose_model(asked), asked.views, 100), 100, 4)
+    given = config.privacy.model_dump(exclude={"allow_repeats"})
+    with pytest.raises(DpmixError, match=f"{name} is"):
+        PrivacyPlan.calibrate(n=100, **given)
+
+
+def test_the_batch_of_a_head_is_everything():
+    head = choose_recipe(chosen(backbone="random-conv"), 1234, 34)
+    assert (head.privacy.expected_batch_size, head.features.cache_views) == (1234, 36)
+    more = choose_recipe(chosen(backbone="random-conv", trainable="norm-and-bias"), 1234, 34)
+    assert (more.privacy.expected_batch_size, more.features.cache_views) == (400, None)
+    assert choose_recipe(chosen(backbone="scatternet"), 99, 8).features.cache_views == 8
+    assert choose_recipe(chosen(backbone="mobilenet-v2-offline"), 99, 1).features.cache_views == 1
+    assert choose_recipe(chosen(backbone="random-conv"), 99, 50).features.cache_views == 50
+
+
+def test_what_was_given_stays():
+    given = {"expected_batch_size": 7, "epochs": 2, "cache_views": 40, "learning_rate": 3}
+    config = choose_recipe(chosen(backbone="random-conv", **given), 100, 34)
+    assert (config.privacy.expected_batch_size, config.privacy.steps) == (7, None)
+    assert config.features.cache_views == 40
+    rate = chosen(model="cnn-small", sampling_rate=0.1, denominator=9)
+    assert choose_recipe(rate, 100, 34).privacy.expected_batch_size is None
+
+
+def test_delta_follows_n_where_n_is_public():
+    def delta(n, **settings):
+        return choose_recipe(chosen(model="cnn-small", **settings), n, 34).privacy.delta
+
+    assert [delta(n) for n in (5, 10_000, 20_000, 10**6)] == [1e-5, 1e-5, 5e-6, 1e-7]
+    assert delta(45_000) == 2.2e-6 <= 1 / 450_000
+    assert delta(10**6, delta=1e-3) == 1e-3
+    assert delta(10**6, sampling_rate=0.1, denominator=9) == 1e-5, "it would tell N"
+    plan = PrivacyPlan.calibrate(n=10**6, expected_batch_size=1000, steps=5, epsilon=3)
+    assert plan.delta == 1e-7
+
+
+@pytest.mark.parametrize(("n", "steps"), [(25_000, 50), (25_001, 100)])
+def test_a_head_takes_more_steps_on_many_images_if_their_number_is_public(n, steps):
+    assert choose_recipe(chosen(backbone="random-conv"), n, 34).privacy.steps == steps
+    hidden = chosen(backbone="random-conv", sampling_rate=0.1, denominator=9)
+    assert choose_recipe(hidden, n, 34).privacy.steps == 50
+
+
+@pytest.mark.parametrize("length", [1, 10])
+def test_a_heads_rate_leaves_noise_of_two_in_unit_weights_and_is_bounded(length):
+    def rate(**settings):
+        plan = PrivacyPlan.calibrate(
+            **{"n": 1000, "expected_batch_size": 1000, "steps": 50, "epsilon": 3, "delta": 1e-5}
+            | settings
+        )
+        config = chosen(backbone="random-conv", feature_length=length)
+        return choose_rate(config, plan).optimizer.learning_rate, plan
+
+    got, plan = rate()
+    noise = got / (1 - 0.9) * plan.noise_std * 50**0.5 / 1000
+    assert noise == pytest.approx(2 / length, rel=5e-3)
+    assert rate(epsilon=1)[0] < got
+    assert rate(n=10**6, expected_batch_size=10**6, delta=1e-7)[0] == 64 / length
+    assert rate(max_grad_norm=0.1)[0] == pytest.approx(10 * got, rel=5e-3)
+    assert rate(epsilon=float("inf"))[0] == 16 / length**2
+
+
+@pytest.mark.parametrize(
+    ("sigma", "steps", "published"),
+    [(10, 875, 2), (2.58, 2500, 4)],  # De et al. at epsilon 1; TAN at 8: batches of 4,096, WRN-16-4
+)
+def test_from_scratch_the_rate_is_near_those_that_were_published(sigma, steps, published):
+    def settled(noise=sigma, **settings):
+        plan = PrivacyPlan(
+            sampling_rate=4096 / 50_000, denominator=4096, noise_multiplier=noise, steps=steps,
+            delta=1e-5, max_grad_norm=1, sensitivity_multiplier=1, target_epsilon=1,
+        )  # fmt: skip
+        return choose_rate(chosen(model="cnn-small", **settings), plan).optimizer
+
+    def rate(noise, **settings):
+        return settled(noise, **settings).learning_rate
+
+    assert rate(sigma, momentum=0) == pytest.approx(published, rel=0.2)
+    assert rate(sigma) == pytest.approx(rate(sigma, momentum=0) / 10, rel=5e-3)
+    # What ran by default is on record, and not only in the code.
+    assert settled().momentum == 0.9 and settled(momentum=0.5, learning_rate=1).momentum == 0.5
+    assert settled(optimizer="Adam").momentum is None
+    assert settled(optimizer_options={"momentum": 0.3}).momentum is None
+    assert rate(0.01) == 1 and rate(0.01, momentum=0) == 10
+    assert rate(0) == 0.02 and rate(0, momentum=0) == 0.2  # nothing is clipped

@@ -1,0 +1,132 @@
+"""Curves: what is sent, and what is never sent."""
+
+import re
+import sys
+import time
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import dpmix
+from dpmix.errors import DpmixError
+from dpmix.runs.config import Config
+from dpmix.runs.tracking import WeightsAndBiases, shown
+
+PUBLIC = {"epsilon", "test_accuracy", "test_loss"}
+
+
+@pytest.fixture
+def settings(image_root, tmp_path, quick):
+    return quick | {
+        "data": str(image_root), "output": str(tmp_path / "run"), "steps": 6, "eval_every": 2,
+        "checkpoint_every": 1, "device": "cpu",
+    }  # fmt: skip
+
+
+def curves(folder):
+    events = EventAccumulator(str(folder)).Reload()
+    return {tag: [(e.step, e.value) for e in events.Scalars(tag)]
+            for tag in events.Tags()["scalars"]}  # fmt: skip
+
+
+def test_tensorboard_gets_evaluations_and_nothing_else(tmp_path, settings):
+    result = dpmix.fit(tensorboard=True, **settings)
+    drawn = curves(tmp_path / "run" / "tensorboard")
+    assert set(drawn) == PUBLIC
+    assert [step for step, _ in drawn["epsilon"]] == [2, 4, 6]
+    assert drawn["epsilon"][-1][1] == pytest.approx(result.plan.epsilon)
+    assert drawn["test_accuracy"][-1][1] == pytest.approx(result.evaluation.accuracy)
+
+
+def test_private_diagnostics_are_asked_for_by_name_and_stay_in_their_folder(tmp_path, settings):
+    dpmix.fit(tensorboard=True, log_private_diagnostics=True, **settings)
+    assert not (tmp_path / "run" / "tensorboard").exists()
+    drawn = curves(tmp_path / "run" / "diagnostics" / "tensorboard")
+    assert set(drawn) > PUBLIC and "private/loss" in drawn
+    assert [step for step, _ in drawn["private/drawn"]] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_run_that_goes_on_goes_on_with_its_curves(tmp_path, settings):
+    class StoppedError(Exception):
+        pass
+
+    def stop(now):
+        if now.step == 5:
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        dpmix.fit(tensorboard=True, report=stop, **settings)
+    dpmix.fit(resume=tmp_path / "run")
+    steps = [step for step, _ in curves(tmp_path / "run" / "tensorboard")["test_accuracy"]]
+    assert steps == [2, 4, 6]
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_no_point_of_tensorboard_tells_how_long_steps_took(tmp_path, settings, private):
+    dpmix.fit(
+        tensorboard=True, log_private_diagnostics=private, report=lambda _: time.sleep(0.02),
+        **settings,
+    )  # fmt: skip
+    (log,) = (tmp_path / "run").rglob("events.*")
+    events = EventAccumulator(str(log.parent)).Reload()
+    points = [e for tag in events.Tags()["scalars"] for e in events.Scalars(tag)]
+    assert len(points) >= 9 and len({e.wall_time for e in points}) == 1
+
+
+def test_no_point_of_wandb_tells_how_long_steps_took(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    tracker = WeightsAndBiases("study", "a-run", tmp_path, {})
+    for step in (1, 2, 3):
+        tracker.log(step, {"test_accuracy": step / 3})
+        time.sleep(0.5)
+    tracker.close()
+    (log,) = (tmp_path / "wandb").glob("offline-run-*/run-*.wandb")
+    deadline = time.monotonic() + 20
+    while (sent := log.read_bytes()).count(b"test_accuracy") < 3 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    for clock, digits in ((b"_timestamp", rb"1\.\d+e\+09"), (b"_runtime", rb"\d+\.\d+")):
+        times = {
+            float(found) for found in re.findall(clock + rb"[^\d]{1,6}(" + digits + rb")", sent)
+        }
+        assert times and max(times) - min(times) < 0.5, (clock, times)
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_wandb_is_told_neither_what_is_private_nor_where_anything_lies(
+    tmp_path, settings, image_root, monkeypatch, private
+):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    dpmix.fit(wandb="study", log_private_diagnostics=private, **settings)
+    (log,) = (tmp_path / "run" / "diagnostics" / "wandb").glob("offline-run-*/run-*.wandb")
+    # wandb's own process may still be writing when `finish` returns.
+    deadline = time.monotonic() + 20
+    while b"test_accuracy" not in (sent := log.read_bytes()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    for word in (b"test_accuracy", b"epsilon", b"expected_batch_size"):
+        assert word in sent
+    for word in (b"private/loss", b"private/median_norm", b"private/drawn"):
+        assert (word in sent) == private
+    for secret in (str(image_root), str(tmp_path), sys.executable):
+        assert secret.encode() not in sent, secret
+    assert b"undisclosed" in sent, "in the place of the machine's name"
+
+
+def test_no_setting_that_is_shown_names_a_path():
+    config = Config.load(
+        data="secret/a", pool="secret/b", pool_labels="secret/c", backbone_weights="secret/d",
+        backbone="timm:x", spent=["secret/e"], output="secret/f", cache_dir="secret/g",
+        data_root="secret/h",
+    )  # fmt: skip
+    assert "secret" not in str(shown(config))
+
+
+@pytest.mark.parametrize(("setting", "module"), [
+    ({"tensorboard": True}, "torch.utils.tensorboard"), ({"wandb": "study"}, "wandb"),
+])  # fmt: skip
+def test_a_missing_library_is_said_before_anything_is_trained(
+    tmp_path, settings, monkeypatch, setting, module
+):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(DpmixError, match=r"pip install '\.\[tracking\]'"):
+        dpmix.fit(**setting, **settings)
+    assert not (tmp_path / "run" / "model.safetensors").exists()

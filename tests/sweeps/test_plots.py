@@ -1,0 +1,87 @@
+"""A sweep's results as pictures: which names may be drawn against."""
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+from dpmix.errors import DpmixError
+from dpmix.sweeps import plot as plots
+from dpmix.sweeps.plot import draw_against, draw_classes, draw_curves
+
+
+@pytest.fixture
+def frame():
+    return pd.DataFrame(
+        [
+            {"row": f"K_DIFF {public}", "data": "d", "model": "m", "epsilon": epsilon, "seed": seed,
+             "accuracy": 0.5 + 0.01 * public + 0.02 * seed, "worst_class_accuracy": 0.1,
+             "calibration_error": 0.1, "base_views": 4, "public_views": public,
+             "class_accuracy": '{"a": 0.5, "b": 1.0}', "curve": "[[1, 0.2], [2, 0.4]]"}
+            for public in (0, 2, 8) for epsilon in (1, 8) for seed in (0, 1)
+        ]
+    )  # fmt: skip
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """Figures that would have been written."""
+    figures = []
+    monkeypatch.setattr(plots.Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
+    return figures
+
+
+def test_rows_that_differ_by_their_views_are_points_of_one_line(frame, tmp_path, drawn):
+    draw_against(frame, tmp_path / "p.png", x="public_views", fact="accuracy")
+    lines = drawn[0].axes[0].get_lines()
+    assert [line.get_label() for line in lines] == ["epsilon 1", "epsilon 8"]
+    for line in lines:
+        assert [*line.get_xdata()] == [0, 2, 8]
+        assert [*line.get_ydata()] == pytest.approx([51, 53, 59])
+
+
+@pytest.mark.parametrize("draw", [draw_classes, draw_curves])
+def test_classes_and_curves_have_a_panel_an_epsilon(frame, tmp_path, drawn, draw):
+    draw(frame, tmp_path / "p.png")
+    panels = drawn[0].axes
+    assert [panel.get_title() for panel in panels] == [
+        "d, m, epsilon 1, 2 seeds",
+        "d, m, epsilon 8, 2 seeds",
+    ]
+    assert panels[0].get_ylim() == panels[1].get_ylim()
+    for panel in panels:
+        assert panel.get_legend_handles_labels()[1] == ["K_DIFF 0", "K_DIFF 2", "K_DIFF 8"]
+    draw(frame[frame["epsilon"] == 8], tmp_path / "p.png")
+    assert [panel.get_title() for panel in drawn[1].axes] == ["d, m, 2 seeds"]
+
+
+def test_more_rows_than_colours_are_told_apart_by_dashes_and_hatches(frame, tmp_path, drawn):
+    one = frame[frame["row"] == "K_DIFF 0"]
+    many = pd.concat(one.assign(row=f"row {index}") for index in range(9))
+    draw_curves(many, tmp_path / "p.png")
+    looks = [(line.get_color(), line.get_linestyle()) for line in drawn[0].axes[0].get_lines()]
+    draw_classes(many, tmp_path / "p.png")
+    bars = [bar.patches[0] for bar in drawn[1].axes[0].containers if hasattr(bar, "patches")]
+    assert len(set(looks)) == len({(b.get_facecolor(), b.get_hatch()) for b in bars}) == 9
+
+
+def test_the_picture_of_them_is_drawn(frame, tmp_path):
+    draw_against(frame, tmp_path / "p.png", x="public_views", fact="accuracy")
+    assert len(Image.open(tmp_path / "p.png").convert("L").getcolors()) > 20
+
+
+def test_views_that_do_not_tell_rows_apart_and_unknown_names_are_refused(frame, tmp_path):
+    with pytest.raises(DpmixError, match="base_views does not tell the rows apart: 'K_DIFF 0' and"):
+        draw_against(frame, tmp_path / "p.png", x="base_views", fact="accuracy")
+    for unknown in ("k_dif", "mixed_views"):  # of results without that column
+        with pytest.raises(DpmixError, match=f"unknown name '{unknown}'"):
+            draw_against(frame, tmp_path / "p.png", x=unknown, fact="accuracy")
+
+
+def test_any_name_of_a_row_is_drawn(frame, tmp_path, drawn):
+    named = frame.assign(row=frame["row"].replace({"K_DIFF 0": "_base", "K_DIFF 2": "a$b_{c$"}))
+    draw_curves(named, tmp_path / "p.png")
+    (legend,) = drawn[0].legends
+    assert [text.get_text().strip() for text in legend.get_texts()] == [
+        "_base", "a$b_{c$", "K_DIFF 8",
+    ]  # fmt: skip
+    drawn[0].draw_without_rendering()

@@ -1,0 +1,162 @@
+"""A sweep's file: every combination once, checked before anything runs."""
+
+import pytest
+
+from dpmix.errors import DpmixError
+from dpmix.runs.settings import PATHS
+from dpmix.sweeps.grid import load_sweep
+
+SWEEP = """
+title: two methods
+settings: {data: mnist5k, steps: 3}
+rows:
+  none: {method: none}
+  mix-self: {method: mix-self, k_self: 4}
+grid:
+  epsilon: [1, 8]
+  seed: [0, 1, 2]
+scales:
+  small:
+    settings: {steps: 1}
+    grid: {seed: [0]}
+    rows: {mix-self: {method: mix-self}}
+"""
+
+
+def written(tmp_path, text=SWEEP):
+    path = tmp_path / "sweep.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_every_combination_is_one_run(tmp_path):
+    cells = load_sweep(written(tmp_path)).cells
+    assert len(cells) == len({cell.name for cell in cells}) == 2 * 2 * 3
+    assert {cell.row for cell in cells} == {"none", "mix-self"}
+    last = cells[-1]
+    assert last.swept == {"epsilon": 8, "seed": 2}
+    assert last.config.views.k_self == 4 and last.config.privacy.steps == 3
+
+
+def test_a_scale_replaces_rows_and_merges_the_rest(tmp_path):
+    cells = load_sweep(written(tmp_path), "small").cells
+    assert [(cell.row, cell.swept) for cell in cells] == [
+        ("mix-self", {"epsilon": 1, "seed": 0}), ("mix-self", {"epsilon": 8, "seed": 0}),
+    ]  # fmt: skip
+    assert cells[0].config.privacy.steps == 1
+
+
+def test_a_run_is_named_by_what_it_is_and_not_by_its_row_or_device(tmp_path):
+    text = "title: t\nrows: {a: {steps: 1}, b: {steps: 1, epsilon: 3}, c: {steps: 2}}\n"
+    a, b, c = load_sweep(written(tmp_path, text)).cells
+    assert a.name == b.name != c.name
+    elsewhere = text.replace("title: t", "title: t\nsettings: {device: cpu}")
+    assert load_sweep(written(tmp_path, elsewhere)).cells[0].name == a.name
+
+
+def test_a_base_is_a_recipe_beside_the_sweep_or_one_of_the_packages(tmp_path):
+    (tmp_path / "mine.yaml").write_text("privacy: {steps: 7}\n")
+    text = "title: t\nbase: mine.yaml\nrows: {a: {}, b: {base: scratch-cifar10-mix-self}}\n"
+    a, b = load_sweep(written(tmp_path, text)).cells
+    assert a.config.privacy.steps == 7
+    assert b.config.model.model == "wrn-16-4"
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("rows: {a: {}}", "title.*required"),
+    ("titel: t", "titel: .*; expected title, base"),
+    ("title: t\ngrid: {epsilon: [1, 0]}", "epsilon is 0; expected above 0"),
+    ("title: t\nsettings: {data: scnas}", "unknown data 'scnas'"),
+    ("title: t\nrowz: {}", "rowz: .*; expected title, base, settings, rows, grid, tune"),
+    ("title: t\nrows: {a: {epsilonn: 1}}", "row 'a'.*did you mean 'epsilon'"),
+    ("title: t\ngrid: {epsilon: 3}", r"grid.epsilon: .*; write a list, such as \[1, 2\]$"),
+    ("title: t\ngrid: {epsilon: [few]}", "epsilon is 'few'"),
+    ("title: t\nrows: {a: {epsilon: 1}}\ngrid: {epsilon: [1]}", "'a' sets epsilon, which the grid"),
+    ("title: t\ngrid: {output: [x]}", "output is not for a row or a grid"),
+    ("title: t\nbase: nothing", "no recipe 'nothing'"),
+    ("- a", "must map names"),
+    ("title: t\nrows: {a: [1]}", "rows.a"),
+])  # fmt: skip
+def test_a_mistake_is_named_before_anything_runs(tmp_path, text, message):
+    with pytest.raises(DpmixError, match=message) as error:
+        load_sweep(written(tmp_path, text))
+    assert len(str(error.value).splitlines()) == 1
+
+
+TUNED = (
+    SWEEP
+    + """
+tune: {grid: {learning_rate: [0.5, 1], seed: [100, 101]}, validation_fraction: 0.2}
+"""
+)
+
+
+def test_every_row_tries_the_same_values_on_images_held_out(tmp_path):
+    sweep = load_sweep(written(tmp_path, TUNED))
+    assert sweep.tuned == ("learning_rate",)
+    # Two rows, two epsilons; two rates and two seeds of their own.
+    assert len(sweep.tries) == 2 * 2 * 2 * 2 and len(sweep.cells) == 2 * 2 * 3
+    assert {cell.config.run.seed for cell in sweep.tries} == {100, 101}
+    assert {cell.config.data.validation_fraction for cell in sweep.tries} == {0.2}
+    assert {cell.config.data.validation_fraction for cell in sweep.cells} == {None}
+
+
+def test_data_sets_that_the_results_could_not_tell_apart_are_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+    text = "title: t\ngrid: {data: [here, there]}"
+    with pytest.raises(DpmixError, match="'here' and 'there' are both 'images in a folder'"):
+        load_sweep(written(tmp_path, text))
+
+
+@pytest.mark.parametrize("name", sorted(PATHS - {"data", "output"}))
+@pytest.mark.parametrize("where", [
+    "grid: {%s: [a, b]}", "grid: {seed: [1]}\ntune: {grid: {%s: [a]}, validation_fraction: 0.2}",
+])  # fmt: skip
+def test_a_grid_has_no_paths_which_would_be_named_in_the_results(tmp_path, name, where):
+    with pytest.raises(DpmixError, match=f"{name} is in the grid, whose values the results show"):
+        load_sweep(written(tmp_path, "title: t\n" + where % name))
+
+
+def test_what_is_tuned_is_not_in_the_grid(tmp_path):
+    text = TUNED.replace("epsilon: [1, 8]", "learning_rate: [1]")
+    with pytest.raises(DpmixError, match="learning_rate is tuned and in the grid"):
+        load_sweep(written(tmp_path, text))
+
+
+def test_what_is_tuned_is_research_with_seeds(tmp_path):
+    with pytest.raises(DpmixError, match=r"no epsilon covers that\. For research .* give seed"):
+        load_sweep(written(tmp_path, "title: t\n" + TUNED[TUNED.index("tune:") :]))
+
+
+def test_only_a_selection_itself_says_that_a_run_is_one_of_it(tmp_path):
+    with pytest.raises(DpmixError, match="expected_runs is 10, which only dpmix sweep"):
+        load_sweep(written(tmp_path, "title: t\nsettings: {expected_runs: 10}"))
+
+
+def test_an_unknown_scale_is_named(tmp_path):
+    with pytest.raises(DpmixError, match="no scale 'smal': did you mean 'small'"):
+        load_sweep(written(tmp_path), "smal")
+    with pytest.raises(DpmixError, match="no scale 'cpu': it has none; leave out --scale"):
+        load_sweep(written(tmp_path, "title: t"), "cpu")
+
+
+def test_the_pool_is_for_the_rows_that_read_one(tmp_path):
+    text = """
+title: t
+settings: {pool: images, pool_labels: map.csv, pool_unmapped: leave-out}
+rows:
+  mixed in: {method: mix-diff}
+  not at all: {method: self-aug}
+  pretrained on: {method: self-aug, pool_role: pretrain}
+"""
+    cells = load_sweep(written(tmp_path, text)).cells
+    assert [cell.config.views.pool for cell in cells] == ["images", None, "images"]
+    assert [cell.config.views.pool_labels for cell in cells] == ["map.csv", None, "map.csv"]
+
+
+def test_a_pool_setting_without_a_pool_is_told_before_anything_runs(tmp_path):
+    text = "title: t\nrows: {a: {method: self-aug, pool_role: pretrain}}\n"
+    with pytest.raises(DpmixError, match="pool_role is 'pretrain' but there is no pool"):
+        load_sweep(written(tmp_path, text))
