@@ -17,7 +17,7 @@ import yaml
 
 from dpmix.clipping.accumulator import ClippedAccumulator
 from dpmix.pool.pool import PublicPool
-from dpmix.runs.build import assemble
+from dpmix.runs.build import build_run
 from dpmix.runs.config import Config
 from dpmix.training import trainer as step_module
 
@@ -53,14 +53,14 @@ class Clock:
 def main() -> None:
     """Train, time the parts of every step, print their shares."""
     settings = {k: yaml.safe_load(v) for k, v in (part.split("=", 1) for part in sys.argv[1:])}
-    parts = assemble(Config.load(**settings))
+    parts = build_run(Config.load(**settings))
     trainer = parts.trainer(parts.views)
     clock = Clock(parts.device)
     builder, source = type(parts.views), type(parts.splits.train)
     with (
         patch.object(source, "images", clock.timed("reading", source.images)),
         patch.object(builder, "build", clock.timed("views", builder.build)),
-        patch.object(builder, "draw_coins", clock.timed("views", builder.draw_coins)),
+        patch.object(builder, "draw_views", clock.timed("views", builder.draw_views)),
         patch.object(PublicPool, "take", clock.timed("pool draw", PublicPool.take)),
         patch.object(
             step_module,

@@ -40,7 +40,7 @@ def trainer(run_plan, method="mix-self", examples=4, seed=0, momentum=0.0):
 
 
 def audit(run_plan, *, canaries=40_000, runs=5, confidence=0.95, **settings):
-    # Seeded, so that a test does not fail once in a while; of each run, coins of its own.
+    # Seeded, so that a test does not fail once in a while; of each run, random draws of its own.
     seeds = count()
     return audit_gradients(
         lambda: trainer(run_plan, seed=next(seeds), **settings), canaries=canaries, runs=runs,

@@ -15,7 +15,7 @@ from dpmix.runs.fit import run
 from dpmix.runs.load import load_run, test_source
 from dpmix.runs.predict import predictions
 from dpmix.runs.released_run import read_released
-from dpmix.runs.resume import reassemble
+from dpmix.runs.resume import rebuild_run
 from dpmix.training.evaluate import evaluate
 from pictures import CLASSES, draw
 
@@ -93,7 +93,7 @@ def test_a_stopped_run_reads_its_pictures_as_it_began(settings, tmp_path, monkey
     with pytest.raises(StoppedError):
         dpmix.fit(output=str(tmp_path / "run"), report=stop, **settings)
     monkeypatch.setattr(wiring, "READING", READING)
-    parts, checkpoint = reassemble(tmp_path / "run")
+    parts, checkpoint = rebuild_run(tmp_path / "run")
     assert parts.config.input.reading == reading
     run(parts, checkpoint=checkpoint)
     whole, resumed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "run"))

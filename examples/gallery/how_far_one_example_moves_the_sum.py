@@ -49,7 +49,7 @@ def main() -> None:
     builder = dpmix.ViewBuilder(
         dpmix.ViewSpec("mix-self", k_base=4, k_self=4, flip=False), 10, normalization("half", 1)
     )
-    own = builder.build(images, labels, builder.draw_coins(count, rng))
+    own = builder.build(images, labels, builder.draw_views(count, rng))
     whole = clipped_sum(model, own.views, own.labels)
     rest = torch.arange(count)
     dp_mix = [

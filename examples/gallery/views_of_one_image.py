@@ -29,8 +29,8 @@ def main() -> None:
     images, labels = digits.images(torch.tensor(EXAMPLES)), digits.labels[EXAMPLES]
     spec = dpmix.ViewSpec("mix-self", k_base=4, k_self=6, flip=False, mixup_alpha=1.0)
     builder = dpmix.ViewBuilder(spec, num_classes=10, normalization=normalization("half", 1))
-    coins = builder.draw_coins(len(EXAMPLES), np.random.default_rng(0))
-    views = builder.build(images, labels, coins).views  # [examples, K, C, H, W]
+    draws = builder.draw_views(len(EXAMPLES), np.random.default_rng(0))
+    views = builder.build(images, labels, draws).views  # [examples, K, C, H, W]
 
     figure = Figure(figsize=(9, 2.7), layout="constrained")
     grid = figure.subplots(len(EXAMPLES), 1 + spec.views)

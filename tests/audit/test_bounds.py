@@ -43,7 +43,7 @@ def test_two_worlds_without_errors_is_the_rule_of_clopper_and_pearson():
 
 @pytest.mark.parametrize("epsilon", [0.5, 2.0])
 def test_randomised_response_is_never_overstated_beyond_the_risk_and_nearly_reached(epsilon):
-    """Tight: each canary's coin is told truly with probability e^epsilon / (1 + e^epsilon)."""
+    """Tight: each canary's draw is told truly with probability e^epsilon / (1 + e^epsilon)."""
     rng, tries, above = np.random.default_rng(0), 30, [0, 0]
     for _ in range(tries):
         included = rng.random(3000) < 0.5

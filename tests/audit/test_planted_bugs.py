@@ -388,8 +388,8 @@ def test_gradients_that_are_not_finite_count(monkeypatch):
 def test_mixing_with_the_next_example_at_sensitivity_c(monkeypatch, partner):
     sound = ViewBuilder.build
 
-    def across(self, images, labels, coins):
-        made = sound(self, images, labels, coins)
+    def across(self, images, labels, draws):
+        made = sound(self, images, labels, draws)
         mixed = (made.views[:, -1] + made.views[:, -1].roll(1, dims=0)) / 2
         chosen = (labels == labels.roll(1)) | (partner == "any")
         made.views[:, -1] = torch.where(chosen[:, None, None, None], mixed, made.views[:, -1])
@@ -433,7 +433,7 @@ def test_draws_that_are_accounted_as_poisson_draws(monkeypatch, draw):
 
 def test_an_example_that_is_used_twice_in_a_step(monkeypatch):
     monkeypatch.setattr(
-        PrivateTrainer, "_chunks", lambda self, drawn, coins: [drawn, drawn] if len(drawn) else []
+        PrivateTrainer, "_chunks", lambda self, drawn, draws: [drawn, drawn] if len(drawn) else []
     )
     assert "draws of examples" in heard(plan(steps=2))
 

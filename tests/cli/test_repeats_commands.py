@@ -10,7 +10,7 @@ from dpmix.errors import DpmixError
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.reports.statement import seal, shown_epsilon
 from dpmix.reports.verify import verify
-from dpmix.runs.build import assemble
+from dpmix.runs.build import build_run
 from dpmix.runs.config import Config
 from dpmix.runs.fit import fit
 from dpmix.training.distributed import Ranks
@@ -74,14 +74,14 @@ def test_what_is_left_out_or_not_protected_does_not_count(
         shutil.copy(oversampled / "train" / "disc" / "000.png",
                     oversampled / "train" / "disc" / f"20{place}.png")  # fmt: skip
     assert dpmix(*train, tmp_path / "refused")[0] == 2
-    kept = assemble(Config.load(data=str(oversampled), epsilon=float("inf"), **{
+    kept = build_run(Config.load(data=str(oversampled), epsilon=float("inf"), **{
         name: value for name, value in quick.items() if name != "epsilon"
     }))  # fmt: skip
     assert kept.copies == 1, "nothing is claimed, so that nothing is counted"
     part = {"data": str(oversampled), "train_images": 30, **quick}
     wanted = "more than once in the training set, the most frequent one 3 times"
     with pytest.raises(DpmixError, match=wanted):
-        assemble(Config.load(**part))
+        build_run(Config.load(**part))
 
 
 @pytest.fixture
@@ -152,14 +152,14 @@ def test_copies_in_the_stretches_of_two_processes_are_found(oversampled, quick):
     config = Config.load(data=str(oversampled), **quick)
     for rank in range(2):
         with pytest.raises(DpmixError, match=f"the most frequent one {TIMES} times"):
-            assemble(config, ranks=Ranks(rank, 2))
+            build_run(config, ranks=Ranks(rank, 2))
 
 
 def test_processes_that_read_other_images_are_told_apart(image_root, quick):
     """Else an image of one process's stretch could be in that of another, and neither sees it."""
 
     def fixed():
-        return assemble(Config.load(data=str(image_root), **quick)).fixed()
+        return build_run(Config.load(data=str(image_root), **quick)).fixed()
 
     before = fixed()
     stripes = image_root / "train" / "stripes"
@@ -170,8 +170,8 @@ def test_processes_that_read_other_images_are_told_apart(image_root, quick):
 def test_a_private_selection_refuses_and_states_them_as_well(oversampled, quick):
     settings = {"data": str(oversampled), "expected_runs": 5.0, **quick}
     with pytest.raises(DpmixError, match="2 images occur more than once"):
-        assemble(Config.load(**settings))
-    parts = assemble(Config.load(**settings, allow_repeats=True))
+        build_run(Config.load(**settings))
+    parts = build_run(Config.load(**settings, allow_repeats=True))
     assert parts.copies == TIMES
     assert epsilon_of_copies(parts.plan, parts.copies, parts.plan.steps) > TIMES * 2
 

@@ -129,7 +129,7 @@ def test_chunks_change_nothing_but_memory(engine, chunk):
     ids=str,
 )
 def test_dropout_and_stochastic_depth_take_fresh_coins_for_every_view_and_example(engine, layer):
-    """Equal views everywhere: with coins shared between examples all norms would be equal."""
+    """Equal views everywhere: with draws shared between examples all norms would be equal."""
     model = nn.Sequential(nn.Flatten(), layer, nn.Linear(192, L)).double().train()
     views = torch.ones(30, 1, 3, 8, 8, dtype=torch.float64)
     labels = torch.eye(L, dtype=torch.float64)[torch.zeros(30, 1, dtype=torch.int64)]
@@ -143,15 +143,15 @@ def test_dropout_and_stochastic_depth_take_fresh_coins_for_every_view_and_exampl
 
     across = norms(views, labels)
     assert across.unique().numel() > 1
-    assert not torch.equal(across, norms(views, labels)), "coins are fresh at every call"
-    # The views of one example have coins of their own: their mean is not any single one's.
+    assert not torch.equal(across, norms(views, labels)), "random draws are fresh at every call"
+    # The views of one example have random draws of their own: their mean is not any single one's.
     inside = norms(views.transpose(0, 1), labels.transpose(0, 1))
     assert (inside[0] - across).abs().min() > 1e-9
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_dropout_stays_inside_one_example(engine):
-    """A change to example 1 leaves the clipped gradient of example 0, under the same coins."""
+    """A change to example 1 leaves the clipped gradient of example 0, under the same draws."""
     model = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(192, L)).double().train()
     views, labels = batch(groups=2)
     other = views.clone()

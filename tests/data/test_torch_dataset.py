@@ -108,8 +108,8 @@ class Shaken:
         return self.count
 
     def __getitem__(self, index):
-        coins = [torch.rand(1).item(), np.random.rand(), random.random()]
-        return torch.tensor([int(255 * coin) for coin in coins], dtype=torch.uint8)[None, None], 0
+        draws = [torch.rand(1).item(), np.random.rand(), random.random()]
+        return torch.tensor([int(255 * coin) for coin in draws], dtype=torch.uint8)[None, None], 0
 
 
 def test_a_random_transform_is_warned_of_since_it_hides_copies_and_a_fixed_one_is_not():

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dpmix.errors import DpmixError
-from dpmix.pool.diffusion_model import DiffusionModel, Sketch, artist, load_model
+from dpmix.pool.diffusion_model import DiffusionModel, ImageRequest, image_generator, load_model
 from dpmix.pool.prompts import PoolClass
 
 CAT, DOG = PoolClass("cat", "cat"), PoolClass("dog", "dog")
@@ -23,7 +23,7 @@ def hand(models):
             device=torch.device("cpu"), dtype=torch.float32, attention_slicing=False,
         )  # fmt: skip
         chosen = {"template": "a photo of a {class}", "size": None, "steps": 2, "guidance": None}
-        return artist(model, classes, **(chosen | settings))
+        return image_generator(model, classes, **(chosen | settings))
 
     return make
 
@@ -35,8 +35,8 @@ def pixels(image):
 @pytest.mark.parametrize("name", ["sd", "dit"])
 def test_an_image_depends_on_its_seed_and_class_and_not_on_its_batch(hand, name):
     draw = hand(name).draw
-    together = draw([Sketch(CAT, 1), Sketch(CAT, 2), Sketch(DOG, 1)])
-    alone = [draw([Sketch(*sketch)])[0] for sketch in ((CAT, 1), (CAT, 2), (DOG, 1))]
+    together = draw([ImageRequest(CAT, 1), ImageRequest(CAT, 2), ImageRequest(DOG, 1)])
+    alone = [draw([ImageRequest(*sketch)])[0] for sketch in ((CAT, 1), (CAT, 2), (DOG, 1))]
     for one, other in zip(together, alone, strict=True):
         assert one.mode == "RGB" and one.size == (16, 16)
         # Sums of another batch size round otherwise, by a grey level at most.
@@ -46,11 +46,13 @@ def test_an_image_depends_on_its_seed_and_class_and_not_on_its_batch(hand, name)
 
 
 def test_size_steps_and_guidance_reach_the_pipeline(hand):
-    plain = hand("sd").draw([Sketch(CAT, 1)])[0]
-    wide = hand("sd", size=32).draw([Sketch(CAT, 1)])[0]
+    plain = hand("sd").draw([ImageRequest(CAT, 1)])[0]
+    wide = hand("sd", size=32).draw([ImageRequest(CAT, 1)])[0]
     assert wide.size == (32, 32)
     for changed in ({"steps": 4}, {"guidance": 1.0}, {"template": "{class}"}):
-        assert (pixels(hand("sd", **changed).draw([Sketch(CAT, 1)])[0]) != pixels(plain)).any()
+        assert (
+            pixels(hand("sd", **changed).draw([ImageRequest(CAT, 1)])[0]) != pixels(plain)
+        ).any()
 
 
 def test_what_the_manifest_says_of_a_class(hand):
@@ -79,7 +81,7 @@ def test_a_setting_that_the_pipeline_lacks_is_refused(hand):
 
 def test_settings_that_the_pipeline_refuses_are_one_line(hand):
     with pytest.raises(DpmixError, match=r"fails to draw with these settings: .*divisible by 8"):
-        hand("sd", size=13).draw([Sketch(CAT, 1)])
+        hand("sd", size=13).draw([ImageRequest(CAT, 1)])
 
 
 def test_what_the_safety_checker_withheld_is_no_image(hand, monkeypatch):
@@ -92,7 +94,7 @@ def test_what_the_safety_checker_withheld_is_no_image(hand, monkeypatch):
         return made
 
     monkeypatch.setattr(type(drawer.model.pipe), "__call__", checked)
-    first, second = drawer.draw([Sketch(CAT, 1), Sketch(CAT, 2)])
+    first, second = drawer.draw([ImageRequest(CAT, 1), ImageRequest(CAT, 2)])
     assert first is not None and second is None
 
 
@@ -112,7 +114,7 @@ def test_too_little_memory_is_said_with_the_remedies(hand, monkeypatch, error):
 
     monkeypatch.setattr(type(drawer.model.pipe), "__call__", fail)
     with pytest.raises(DpmixError, match=r"too little memory on cpu .*--attention-slicing"):
-        drawer.draw([Sketch(CAT, 1)])
+        drawer.draw([ImageRequest(CAT, 1)])
 
 
 @pytest.fixture
@@ -132,7 +134,7 @@ def test_a_pipeline_that_can_be_asked_for_no_class_is_refused(hand, unconditiona
     record = hand("sd").model.record.model_copy(update={"pipeline": "DDPMPipeline"})
     chosen = {"template": "{class}", "size": None, "steps": None, "guidance": None}
     with pytest.raises(DpmixError, match="DDPMPipeline draws neither from a prompt nor"):
-        artist(DiffusionModel(unconditional, record), (CAT,), **chosen)
+        image_generator(DiffusionModel(unconditional, record), (CAT,), **chosen)
 
 
 @pytest.mark.parametrize("part", ["unet", "vae.decoder"])
@@ -146,7 +148,7 @@ def test_what_is_not_finite_is_no_image(hand, part, dtype, remedy):
     with torch.no_grad():
         next(attrgetter(part)(broken.model.pipe).parameters()).fill_(float("nan"))
     with pytest.raises(DpmixError, match=f"of class 'dog' .* is not finite, .*{remedy}"):
-        broken.draw([Sketch(DOG, 1), Sketch(CAT, 2)])
+        broken.draw([ImageRequest(DOG, 1), ImageRequest(CAT, 2)])
 
 
 @pytest.mark.parametrize("name", ["sd", "dit"])
@@ -158,12 +160,12 @@ def test_an_image_of_one_colour_is_no_image(hand, name, level):
         last.weight.zero_()
         last.bias.fill_(level)
     with pytest.raises(DpmixError, match=r"of class 'cat' .* in float32 is of one colour, so"):
-        broken.draw([Sketch(CAT, 1)])
+        broken.draw([ImageRequest(CAT, 1)])
 
 
 def test_pixels_are_those_that_the_pipeline_would_save(hand):
     one = hand("sd")
     seed = torch.Generator("cpu").manual_seed(1)
-    asked = one.arguments([Sketch(CAT, 1)]) | {"output_type": "pil"}
+    asked = one.arguments([ImageRequest(CAT, 1)]) | {"output_type": "pil"}
     expected = one.model.pipe(**asked, generator=[seed]).images[0]
-    assert (pixels(one.draw([Sketch(CAT, 1)])[0]) == pixels(expected)).all()
+    assert (pixels(one.draw([ImageRequest(CAT, 1)])[0]) == pixels(expected)).all()

@@ -1,4 +1,4 @@
-"""Draws by class against lists, for every label and many coins."""
+"""Draws by class against lists, for every label and many random draws."""
 
 import numpy as np
 import torch

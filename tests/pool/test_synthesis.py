@@ -14,7 +14,7 @@ from PIL import Image
 
 from dpmix.cli import main
 from dpmix.errors import DpmixError
-from dpmix.pool.diffusion_model import Artist, artist, load_model
+from dpmix.pool.diffusion_model import ImageGenerator, image_generator, load_model
 from dpmix.pool.generate import ATTEMPTS, SynthesisSettings, image_seed, synthesize
 from dpmix.pool.load import JOURNAL, open_pool
 from dpmix.pool.manifest import Manifest
@@ -30,7 +30,9 @@ def hand(models):
         str(models / "sd"), revision=None, download=False, licence=None,
         device=torch.device("cpu"), dtype=torch.float32, attention_slicing=False,
     )  # fmt: skip
-    return artist(model, CLASSES, template=SETTINGS.template, size=None, steps=1, guidance=None)
+    return image_generator(
+        model, CLASSES, template=SETTINGS.template, size=None, steps=1, guidance=None
+    )
 
 
 def run(root, hand, classes=CLASSES, settings=SETTINGS, count=3, batch=2, report=None):
@@ -140,7 +142,9 @@ def test_an_extension_that_fails_at_once_leaves_the_pool_whole(tmp_path, hand):
     def fail(self, sketches):
         raise DpmixError("too little memory")
 
-    broken = type("Broken", (Artist,), {"draw": fail})(hand.model, hand.describe, hand.arguments)
+    broken = type("Broken", (ImageGenerator,), {"draw": fail})(
+        hand.model, hand.describe, hand.arguments
+    )
     with pytest.raises(DpmixError, match="too little memory"):
         run(tmp_path / "pool", broken, count=9)
     assert len(open_pool(tmp_path / "pool").images) == 6
@@ -207,7 +211,7 @@ def test_withheld_images_are_drawn_again_from_another_seed(tmp_path, hand):
         images = hand.draw(sketches)
         return [None, *images[1:]] if len(asked) == 1 else images
 
-    shy = type("Shy", (Artist,), {"draw": lambda self, sketches: refusing(sketches)})
+    shy = type("Shy", (ImageGenerator,), {"draw": lambda self, sketches: refusing(sketches)})
     run(tmp_path / "pool", shy(hand.model, hand.describe, hand.arguments), count=1)
     assert asked[1] == [image_seed(0, "cat", 0, attempt=1)]
     images = Manifest.read(tmp_path / "pool").images
@@ -218,7 +222,9 @@ def test_an_image_that_is_always_withheld_stops_the_run_and_keeps_the_rest(tmp_p
     def prudish(self, sketches):
         return [None if s.drawn.name == "dog" else hand.draw([s])[0] for s in sketches]
 
-    shy = type("Shy", (Artist,), {"draw": prudish})(hand.model, hand.describe, hand.arguments)
+    shy = type("Shy", (ImageGenerator,), {"draw": prudish})(
+        hand.model, hand.describe, hand.arguments
+    )
     with pytest.raises(DpmixError, match=f"withheld an image of class 'dog' {ATTEMPTS} times"):
         run(tmp_path / "pool", shy, count=2)
     assert sorted(files(tmp_path / "pool")) == ["cat/00000.png", "cat/00001.png"]
@@ -258,7 +264,7 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path, hand):
 @pytest.mark.usefixtures("no_space")
 def test_a_full_disk_is_said_and_what_is_drawn_is_kept(tmp_path, hand):
     run(tmp_path / "pool", hand, CLASSES[:1], count=2)  # small enough for the limit
-    larger = artist(
+    larger = image_generator(
         hand.model, CLASSES, template=SETTINGS.template, size=64, steps=1, guidance=None
     )
     with pytest.raises(DpmixError, match="cannot write"):
@@ -302,7 +308,7 @@ def test_the_journal_is_readable_lines(tmp_path, hand):
     assert [line["file"] for line in lines if "file" in line] == ["cat/00000.png", "cat/00001.png"]
 
 
-class Overflowing(Artist):
+class Overflowing(ImageGenerator):
     """Its model yields no finite number from the fourth image on."""
 
     def draw(self, sketches):
@@ -318,12 +324,14 @@ def test_a_batch_that_is_no_picture_is_not_written_and_what_was_drawn_is_kept(tm
             str(models / "sd"), revision=None, download=False, licence=None,
             device=torch.device("cpu"), dtype=torch.float32, attention_slicing=False,
         )  # fmt: skip
-        good = artist(model, CLASSES, template=SETTINGS.template, size=None, steps=1, guidance=None)
+        good = image_generator(
+            model, CLASSES, template=SETTINGS.template, size=None, steps=1, guidance=None
+        )
         return kind(good.model, good.describe, good.arguments)
 
     with pytest.raises(DpmixError, match="not finite"):
         run(tmp_path / "pool", make(Overflowing), batch=3)
     kept = files(tmp_path / "pool")
     assert sorted(kept) == [f"cat/{i:05}.png" for i in range(3)]
-    assert run(tmp_path / "pool", make(Artist), batch=3).fresh == 3
+    assert run(tmp_path / "pool", make(ImageGenerator), batch=3).fresh == 3
     assert kept.items() <= files(tmp_path / "pool").items()

@@ -1,4 +1,4 @@
-"""Streams of coins: apart from each other, and from too few bits."""
+"""Streams of random draws: apart from each other, and from too few bits."""
 
 import itertools
 

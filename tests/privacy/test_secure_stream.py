@@ -1,4 +1,4 @@
-"""Coins of the operating system: their law, and that none comes twice."""
+"""Random draws of the operating system: their law, and that none comes twice."""
 
 import numpy as np
 import pytest
@@ -53,6 +53,6 @@ def test_as_many_as_asked_for(size):
 
 
 def test_a_run_without_a_seed_draws_examples_and_noise_from_it():
-    coins, seeded = Randomness(None).step(0), Randomness(3).step(0)
-    assert isinstance(coins.sampling, SecureStream) and isinstance(coins.noise, SecureStream)
+    draws, seeded = Randomness(None).step(0), Randomness(3).step(0)
+    assert isinstance(draws.sampling, SecureStream) and isinstance(draws.noise, SecureStream)
     assert isinstance(seeded.noise, np.random.Generator)

@@ -1,4 +1,4 @@
-"""What the sensitivity of C rests on: a view set reads its own example, its coins and public data.
+"""What the sensitivity of C rests on: a view set reads its own example, its draws and public data.
 
 `same` is bitwise: not a single rounding of example i's views may depend on example j.
 """
@@ -16,7 +16,7 @@ from torch import Tensor
 from dpmix.data.normalization import normalization
 from dpmix.pool.pool import PublicPool
 from dpmix.views import METHODS, ViewBuilder, ViewSpec
-from dpmix.views.draws import ViewCoins
+from dpmix.views.draws import ViewDraws
 from dpmix.views.extra_augment import ExtraAugment
 
 L = 3
@@ -25,20 +25,20 @@ KINDS = get_args(ExtraAugment)
 
 @dataclass(frozen=True)
 class World:
-    """A private data set, a builder and coins."""
+    """A private data set, a builder and random draws."""
 
     build: ViewBuilder
     images: Tensor
     labels: Tensor
-    coins: ViewCoins
+    draws: ViewDraws
 
     @property
     def members(self) -> int:
         return self.build.spec.examples_per_group
 
-    def views(self, images=None, labels=None, coins=None):
-        given = (images, labels, coins)
-        own = (self.images, self.labels, self.coins)
+    def views(self, images=None, labels=None, draws=None):
+        given = (images, labels, draws)
+        own = (self.images, self.labels, self.draws)
         return self.build.build(*(o if g is None else g for g, o in zip(given, own, strict=True)))
 
 
@@ -76,7 +76,7 @@ def worlds(draw, methods=METHODS, kinds=KINDS):
     build = ViewBuilder(spec, L, normalization("half", channels), pool)
     groups = draw(st.integers(1, 5))
     images, labels = labelled(groups * spec.examples_per_group)
-    return World(build, images, labels, build.draw_coins(groups, rng))
+    return World(build, images, labels, build.draw_views(groups, rng))
 
 
 def same(one, other, groups):
@@ -110,24 +110,24 @@ def test_changing_an_example_leaves_all_views_but_its_own_groups_as_they_were(wo
 @settings(max_examples=100, deadline=None)
 @given(worlds(), st.data())
 def test_changing_a_groups_coins_leaves_the_views_of_the_others_as_they_were(world, data):
-    g = data.draw(st.integers(0, len(world.coins.top) - 1))
-    fresh = world.build.draw_coins(len(world.coins.top), np.random.default_rng(2))
-    stacked = ViewCoins(
-        *(torch.cat([getattr(world.coins, name), getattr(fresh, name)]) for name in vars(fresh))
+    g = data.draw(st.integers(0, len(world.draws.top) - 1))
+    fresh = world.build.draw_views(len(world.draws.top), np.random.default_rng(2))
+    stacked = ViewDraws(
+        *(torch.cat([getattr(world.draws, name), getattr(fresh, name)]) for name in vars(fresh))
     )
     rows = torch.arange(len(fresh.top))
     rows[g] += len(rows)
-    before, after = world.views(), world.views(coins=stacked.rows(rows))
+    before, after = world.views(), world.views(draws=stacked.rows(rows))
     assert same(before, after, torch.arange(len(rows)) != g)
 
 
 @settings(max_examples=100, deadline=None)
 @given(worlds(), st.data())
 def test_permuting_examples_with_their_coins_permutes_the_views(world, data):
-    groups = len(world.coins.top)
+    groups = len(world.draws.top)
     order = torch.tensor(data.draw(st.permutations(range(groups))))
     members = (order[:, None] * world.members + torch.arange(world.members)).flatten()
-    permuted = world.views(world.images[members], world.labels[members], world.coins.rows(order))
+    permuted = world.views(world.images[members], world.labels[members], world.draws.rows(order))
     before = world.views()
     assert torch.equal(permuted.views, before.views[order])
     assert torch.equal(permuted.labels, before.labels[order])
@@ -136,11 +136,11 @@ def test_permuting_examples_with_their_coins_permutes_the_views(world, data):
 @settings(max_examples=100, deadline=None)
 @given(worlds(), st.data())
 def test_removing_a_group_with_its_coins_leaves_the_views_of_the_others_as_they_were(world, data):
-    groups = len(world.coins.top)
+    groups = len(world.draws.top)
     gone = data.draw(st.integers(0, groups - 1))
     kept = torch.arange(groups)[torch.arange(groups) != gone]
     members = (kept[:, None] * world.members + torch.arange(world.members)).flatten()
-    without = world.views(world.images[members], world.labels[members], world.coins.rows(kept))
+    without = world.views(world.images[members], world.labels[members], world.draws.rows(kept))
     before = world.views()
     assert torch.equal(without.views, before.views[kept])
     assert torch.equal(without.labels, before.labels[kept])
@@ -158,8 +158,8 @@ def test_no_extra_augmentation_lets_an_example_move_anothers_views(kind, data):
     before, after = world.views(), world.views(images)
     others = torch.arange(len(before.views)) != j // world.members
     assert same(before, after, others)
-    # Alone, with its own coins, a group has the views that it has in company.
+    # Alone, with its own random draws, a group has the views that it has in company.
     for group in others.nonzero():
         members = group * world.members + torch.arange(world.members)
-        alone = world.views(images[members], world.labels[members], world.coins.rows(group))
+        alone = world.views(images[members], world.labels[members], world.draws.rows(group))
         assert torch.equal(alone.views, before.views[group])

@@ -91,7 +91,7 @@ def flat(result):
 
 @st.composite
 def neighbours(draw):
-    """Views of a data set, and of it without one example, all other coins the same."""
+    """Views of a data set, and of it without one example, all other random draws the same."""
     method = draw(st.sampled_from(SINGLE))
     average = st.sampled_from(["all", "mixed-only"])
     spec = ViewSpec(
@@ -109,11 +109,11 @@ def neighbours(draw):
     count = draw(st.integers(1, 6))
     images, labels = data(draw(st.sampled_from(["noise", "black", "white", "extreme"])), count, rng)
     build = builder(spec, rng)
-    coins = build.draw_coins(count, rng)
+    draws = build.draw_views(count, rng)
     kept = torch.arange(count) != draw(st.integers(0, count - 1))
     rest = torch.arange(count)[kept]
-    return build.build(images, labels, coins), build.build(
-        images[rest], labels[rest], coins.rows(rest)
+    return build.build(images, labels, draws), build.build(
+        images[rest], labels[rest], draws.rows(rest)
     )
 
 
@@ -160,7 +160,7 @@ def test_one_example_among_many_equal_ones_moves_the_sum_by_at_most_c(engine):
     build = builder(ViewSpec("none"), None)
     images = torch.full((400, *SHAPE), 200, dtype=torch.uint8)
     labels = torch.zeros(400, dtype=torch.int64)
-    views = build.build(images, labels, build.draw_coins(400, np.random.default_rng(0)))
+    views = build.build(images, labels, build.draw_views(400, np.random.default_rng(0)))
     fewer = ViewSet(views.views[1:], views.labels[1:])
     assert_bounded((views, fewer), model("mlp", 0, torch.float32, engine=engine), 0.1, engine)
 
@@ -172,10 +172,10 @@ def test_the_bound_is_reached_by_a_gradient_longer_than_c(engine, kind, method):
     rng = np.random.default_rng(1)
     build = builder(ViewSpec(method, k_base=2, k_self=2, k_diff=1), rng)
     images, labels = data("noise", 3, rng)
-    coins = build.draw_coins(3, rng)
+    draws = build.draw_views(3, rng)
     pair = (
-        build.build(images, labels, coins),
-        build.build(images[:2], labels[:2], coins.rows(slice(0, 2))),
+        build.build(images, labels, draws),
+        build.build(images[:2], labels[:2], draws.rows(slice(0, 2))),
     )
     net = model(kind, 1, engine=engine)
     with_it, without = (flat(total(net, views, 1e-3, engine)) for views in pair)
@@ -220,10 +220,10 @@ def test_an_example_whose_gradient_is_not_finite_moves_nothing_and_is_counted(en
     images[1] = 255
     labels = torch.tensor([0, 1, 2])
     build = ViewBuilder(ViewSpec("self-aug", k_base=2), L, normalization("unit", 1))
-    coins = build.draw_coins(3, np.random.default_rng(0))
+    draws = build.draw_views(3, np.random.default_rng(0))
     kept = torch.tensor([0, 2])
-    with_it = total(net, build.build(images, labels, coins), 1.0, engine)
-    without = total(net, build.build(images[kept], labels[kept], coins.rows(kept)), 1.0, engine)
+    with_it = total(net, build.build(images, labels, draws), 1.0, engine)
+    without = total(net, build.build(images[kept], labels[kept], draws.rows(kept)), 1.0, engine)
     assert with_it.dropped.tolist() == [False, True, False]
     assert flat(without).norm() > 0
     assert torch.equal(flat(with_it), flat(without))
@@ -254,11 +254,11 @@ def test_one_example_of_naive_mixup_moves_the_sum_by_more_than_c_and_at_most_2c(
         rng = np.random.default_rng(seed)
         images, labels = data("noise", 3, rng)
         net = model("mlp", seed, engine=engine)
-        coins = build.draw_coins(1, rng)
+        draws = build.draw_views(1, rng)
         sums = []
         for drawn in (torch.tensor([0, 1]), torch.tensor([0, 1, 2])):
             paired = random_matching(drawn, rng)
-            view_set = build.build(images[paired], labels[paired], coins)
+            view_set = build.build(images[paired], labels[paired], draws)
             sums.append(flat(total(net, view_set, c, engine)))
         moved = (sums[0] - sums[1]).norm().item()
         assert moved <= 2 * c * (1 + 1e-9)
@@ -271,17 +271,17 @@ def test_one_example_of_naive_mixup_moves_the_sum_by_more_than_c_and_at_most_2c(
 def test_replacing_one_pair_of_naive_mixup_moves_the_sum_by_at_most_2c_and_adding_one_by_c(
     seed, kind, groups, max_grad_norm
 ):
-    """The two cases of the proof in `views/microbatch.py`, with the groups' coins kept."""
+    """The two cases of the proof in `views/microbatch.py`, with the groups' random draws kept."""
     rng = np.random.default_rng(seed)
     build = builder(ViewSpec("microbatch-mixup", k_base=3, k_self=2, crop_padding=1), None)
     images, labels = data("noise", 2 * groups + 3, rng)
-    coins = build.draw_coins(groups + 1, rng)
+    draws = build.draw_views(groups + 1, rng)
     common = list(range(2 * groups))
     z, b, a = 2 * groups, 2 * groups + 1, 2 * groups + 2
 
     def summed(members):
         members = torch.tensor(members, dtype=torch.int64)
-        rows = coins.rows(slice(0, len(members) // 2))
+        rows = draws.rows(slice(0, len(members) // 2))
         views = build.build(images[members], labels[members], rows)
         return flat(total(model(kind, seed), views, max_grad_norm))
 

@@ -14,19 +14,19 @@ def test_every_window_is_the_crop_of_self_augment(monkeypatch):
     drawn = {}
 
     def draw(spec, groups, rng):
-        drawn["coins"] = real(spec, groups, rng)
-        return drawn["coins"]
+        drawn["random draws"] = real(spec, groups, rng)
+        return drawn["random draws"]
 
     from dpmix.reports import page as module
 
-    real = module.draw_coins
-    monkeypatch.setattr(module, "draw_coins", draw)
+    real = module.draw_views
+    monkeypatch.setattr(module, "draw_views", draw)
     found = example_views(facts(crop_padding=3).config)
-    coins, count = drawn["coins"], len(found.base)
+    draws, count = drawn["random draws"], len(found.base)
     # A pixel's value is its place.
     place = torch.arange(PIXELS * PIXELS, dtype=torch.uint8).reshape(1, 1, PIXELS, PIXELS)
-    crops = self_augment(place, torch.zeros(1, count, dtype=torch.int64), coins.top, coins.left,
-                         coins.flip, 3)[0, :, 0]  # fmt: skip
+    crops = self_augment(place, torch.zeros(1, count, dtype=torch.int64), draws.top, draws.left,
+                         draws.flip, 3)[0, :, 0]  # fmt: skip
     assert any(view.flip for view in found.base) and not all(view.flip for view in found.base)
     for view, crop in zip(found.base, crops, strict=True):
         across, down = round(view.x * PIXELS / SIDE), round(view.y * PIXELS / SIDE)

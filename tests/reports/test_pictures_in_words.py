@@ -5,7 +5,7 @@ import re
 import pytest
 
 from dpmix.reports.model_card import pictures_in_words
-from dpmix.runs.build import assemble
+from dpmix.runs.build import build_run
 from dpmix.runs.config import Config
 
 FITTED = "padded with their own border where a cut would lose more than a tenth"
@@ -33,7 +33,7 @@ def test_the_line_says_size_fit_colours_mirroring_and_what_is_held_out(
     image_root, tmp_path, quick, changes, part, said
 ):
     leaves = quick | {"data": str(image_root / part), "output": str(tmp_path / "run")} | changes
-    parts = assemble(Config.load(**leaves), trial="dry-run")
+    parts = build_run(Config.load(**leaves), trial="dry-run")
     line = pictures_in_words(parts.config, parts.splits, parts.views.spec)
     assert said in line
     assert not re.search(re.escape(str(image_root)), line)

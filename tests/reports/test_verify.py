@@ -18,7 +18,7 @@ from dpmix.reports.page import write_report
 from dpmix.reports.prv import epsilon_prv
 from dpmix.reports.statement import SCHEMA, schema_text, seal, shown_epsilon
 from dpmix.reports.verify import verify
-from dpmix.runs.build import assemble
+from dpmix.runs.build import build_run
 from dpmix.runs.config import Config
 from dpmix.runs.fit import run as run_of
 from example_audit import audit_of_run
@@ -387,7 +387,7 @@ def selected(tmp_path_factory):
                 "k_base": 2, "k_self": 2, "device": "cpu", "expected_runs": 10}  # fmt: skip
     with pytest.raises(DpmixError, match="expected_runs is 10, which only dpmix sweep"):
         dpmix.fit(**settings)
-    run_of(assemble(Config.load(None, **settings, output=str(folder))))
+    run_of(build_run(Config.load(None, **settings, output=str(folder))))
     return folder
 
 

@@ -16,7 +16,7 @@ import dpmix
 from dpmix.data import load_splits
 from dpmix.errors import DpmixError
 from dpmix.privacy.accounting import epsilon_pld
-from dpmix.runs.build import assemble
+from dpmix.runs.build import build_run
 from dpmix.runs.config import Config
 from dpmix.runs.fit import run as run_assembled
 from dpmix.runs.load import load_run
@@ -370,7 +370,7 @@ def test_a_second_run_embeds_nothing(image_root, tmp_path, quick):
         "cache_dir": str(tmp_path / "features"), "cache_views": 6, "epsilon": 5,
         "data": str(image_root), "output": str(tmp_path / "b"), "image_size": 32,
     }  # fmt: skip
-    run_assembled(assemble(Config.load(**chosen)), embedding=lambda *now: told.append(now))
+    run_assembled(build_run(Config.load(**chosen)), embedding=lambda *now: told.append(now))
     assert told == [(480, 480), (20, 20)]
 
 
@@ -409,17 +409,17 @@ def test_norms_and_biases_of_a_network_train_without_a_cache(image_root, tmp_pat
 
 def test_processes_compare_what_must_be_equal_and_not_where_it_lies(image_root, tmp_path, quick):
     def fixed(**changes):
-        return assemble(Config.load(data=str(image_root), **quick | changes)).fixed()
+        return build_run(Config.load(data=str(image_root), **quick | changes)).fixed()
 
     moved = tmp_path / "elsewhere"
     shutil.copytree(image_root, moved)
     here = fixed()
     assert here == fixed(workers=1, output="a", device="cpu")
-    assert here == assemble(Config.load(data=str(moved), **quick)).fixed()
+    assert here == build_run(Config.load(data=str(moved), **quick)).fixed()
     for changes in ({"max_grad_norm": 2.0}, {"k_base": 3}, {"seed": 1}, {"learning_rate": 0.2}):
         assert here != fixed(**changes)
     next((moved / "train" / "disc").iterdir()).unlink()
-    assert here != assemble(Config.load(data=str(moved), **quick)).fixed()
+    assert here != build_run(Config.load(data=str(moved), **quick)).fixed()
 
 
 def test_a_folder_that_is_taken_is_noticed_before_the_data_are_read(tmp_path):

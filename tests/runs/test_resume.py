@@ -23,7 +23,7 @@ from dpmix.runs.checkpoint import Checkpoint
 from dpmix.runs.fit import run
 from dpmix.runs.folder import RunFolder
 from dpmix.runs.record import RunRecord
-from dpmix.runs.resume import is_complete, reassemble
+from dpmix.runs.resume import is_complete, rebuild_run
 
 STEPS = 6
 
@@ -278,7 +278,7 @@ def test_killed_at_any_instant_of_a_save_it_goes_on(
         digest = sha256(model.read_bytes()).hexdigest() if model.exists() else None
         stated = statement(state)["weights_sha256"] if said.exists() else None
         seen.add("none" if digest is None else "own" if digest == stated else "older")
-        _, checkpoint = reassemble(state)  # is not refused
+        _, checkpoint = rebuild_run(state)  # is not refused
         assert checkpoint.step == save
     assert {"own", "none" if save == 1 else "older"} <= seen
 
@@ -336,7 +336,7 @@ def test_a_damaged_checkpoint_never_outlives_a_good_one(tmp_path, settings):
 
 def test_a_run_that_another_process_went_on_with_meanwhile_is_left_alone(tmp_path, settings):
     folder = stopped(tmp_path / "run", 2, settings | {"seed": None})
-    late_parts, late = reassemble(folder)
+    late_parts, late = rebuild_run(folder)
     with pytest.raises(StoppedError):
         dpmix.fit(resume=folder, report=lambda now: now.step == 5 and stop())
     before = without_time(folder)
@@ -461,7 +461,7 @@ def test_a_run_that_overwrites_another_goes_on_with_its_own_log_and_keeps_the_ot
 
 def test_two_cannot_go_on_with_one_run(tmp_path, settings):
     folder = stopped(tmp_path / "run", 3, settings)
-    parts, checkpoint = reassemble(folder)
+    parts, checkpoint = rebuild_run(folder)
     holder = RunFolder(folder)
     holder.reopen(checkpoint.run_id)
     with pytest.raises(DpmixError, match="in use by another run"):

@@ -8,7 +8,7 @@ import pytest
 from dpmix.pool.load import PoolFacts
 from dpmix.runs.folder import RunFolder
 from dpmix.sweeps.grid import Cell
-from dpmix.sweeps.run import tell_of_changes
+from dpmix.sweeps.run import warn_if_inputs_changed
 from example_facts import DIGEST, write_run
 
 OTHER = DIGEST[::-1]
@@ -31,7 +31,7 @@ def told(tmp_path, *others):
     roots = {cell.name: tmp_path / str(seed) for seed, cell in enumerate(cells)}
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        tell_of_changes(tuple(cells), roots)
+        warn_if_inputs_changed(tuple(cells), roots)
     return [str(one.message) for one in said]
 
 

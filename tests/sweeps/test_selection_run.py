@@ -277,7 +277,7 @@ def test_runs_of_several_plans_publish_nothing(tmp_path, monkeypatch):
 
 
 class Tied:
-    """Coins of the selection by which all runs have one candidate, and one place wins the tie."""
+    """Draws of the selection by which all runs have one candidate, and one place wins the tie."""
 
     def __init__(self, place):
         self._coins = iter([0.0, *(float(run == place) for run in range(99))])

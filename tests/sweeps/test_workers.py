@@ -57,7 +57,7 @@ def test_gpus_are_dealt_out_in_turn_and_no_setting_names_them(tmp_path, monkeypa
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device", on)
-    monkeypatch.setattr(cell_run, "assemble", assembled)
+    monkeypatch.setattr(cell_run, "build_run", assembled)
     monkeypatch.setattr(cell_run, "run", lambda parts: None)
     assert not any(outcome.error for outcome in workers.on_this_machine(cells(tmp_path, 3), 1))
     named = Cell("named", {}, {"device": "cuda:1"}, None)

@@ -2,14 +2,14 @@
 
 import torch
 
-from dpmix.training.feature_cache import one_example_a_core
+from dpmix.training.feature_cache import cpu_parallel_map
 
 
 def test_it_keeps_the_order_and_gives_the_threads_back(monkeypatch):
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        with one_example_a_core(torch.device("cpu")) as map_:
+        with cpu_parallel_map(torch.device("cpu")) as map_:
             rows = list(map_(lambda a, b: (a * b, torch.get_num_threads()), range(50), range(50)))
         assert [value for value, _ in rows] == [i * i for i in range(50)]
         assert {count for _, count in rows} == {1}
@@ -19,5 +19,5 @@ def test_it_keeps_the_order_and_gives_the_threads_back(monkeypatch):
 
 
 def test_one_at_a_time_off_the_cpu():
-    with one_example_a_core(torch.device("meta")) as map_:
+    with cpu_parallel_map(torch.device("meta")) as map_:
         assert map_ is map

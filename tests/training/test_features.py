@@ -60,11 +60,11 @@ def test_a_row_holds_the_features_of_the_views_that_the_method_makes(tmp_path, b
     data, made = source(), builder(spec, backbone)
     cached = cache(tmp_path, backbone).embed_train(data, made, quiet)
     for i in range(len(data)):
-        coins = replace(made, spec=cached.cached).draw_coins(
+        draws = replace(made, spec=cached.cached).draw_views(
             1, example_rng(data.pixels[i], data.labels[i], 0)
         )
         views = replace(made, spec=cached.cached).build(
-            data.pixels[i : i + 1], data.labels[i : i + 1], coins
+            data.pixels[i : i + 1], data.labels[i : i + 1], draws
         )
         with torch.inference_mode():
             assert torch.equal(cached.features[i], backbone.module(views.views[0]))

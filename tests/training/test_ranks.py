@@ -57,7 +57,7 @@ def together(request, tmp_path_factory):
 
 
 def alone(size):
-    """The same in one process: each rank's coins on its stretch, one sum, rank 0's noise."""
+    """The same in one process: each rank's random draws on its stretch, one sum, rank 0's noise."""
     whole, network, optimizer = data(), model(), None
     optimizer = torch.optim.SGD(network.parameters(), lr=0.5, momentum=0.9)
     drawn = []
@@ -65,11 +65,11 @@ def alone(size):
         total = [torch.zeros_like(p, dtype=torch.float64) for p in network.parameters()]
         for rank in range(size):
             shard = Subset.of(whole, torch.arange(*Ranks(rank, size).bounds(N)))
-            coins = Randomness(SEED, rank).step(step)
-            examples = PoissonSampler(plan(), len(shard)).draw(coins.sampling)
+            draws = Randomness(SEED, rank).step(step)
+            examples = PoissonSampler(plan(), len(shard)).draw(draws.sampling)
             drawn.append(len(examples))
             if len(examples):
-                made = views().of(shard, examples, coins.views, torch.device("cpu"))
+                made = views().of(shard, examples, draws.views, torch.device("cpu"))
                 part = clipped_gradient_sum(
                     network, soft_cross_entropy, made.views, made.labels, plan().max_grad_norm
                 )

@@ -2,13 +2,13 @@ import pytest
 import torch
 
 from dpmix.errors import DpmixError
-from dpmix.training.gradient_guard import mark_released, refuse_other_gradients
+from dpmix.training.gradient_guard import mark_released, require_released_gradients
 
 
 def guarded():
     weight = torch.nn.Parameter(torch.ones(2))
     optimizer = torch.optim.SGD([weight], lr=1.0)
-    refuse_other_gradients(optimizer)
+    require_released_gradients(optimizer)
     return weight, optimizer
 
 
@@ -16,7 +16,7 @@ def stepped(kind, *, marked):
     weights = [torch.nn.Parameter(torch.ones(2)) for _ in range(2)]
     optimizer = kind(weights, lr=1.0)
     for _ in range(2):  # as often as it likes
-        refuse_other_gradients(optimizer)
+        require_released_gradients(optimizer)
     for weight in weights:
         weight.grad = torch.ones(2)
     mark_released([weight.grad for weight in weights[:marked]])
@@ -33,7 +33,7 @@ def test_an_optimizer_steps_on_released_gradients_alone(kind):
 
 def test_parameters_without_a_gradient_are_let_be():
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], lr=1.0)
-    refuse_other_gradients(optimizer)
+    require_released_gradients(optimizer)
     optimizer.step()
 
 

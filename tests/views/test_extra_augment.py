@@ -21,29 +21,29 @@ def given(groups, augmented, shape, seed=0):
     views = rng.integers(0, 256, (groups, augmented, *shape), dtype=np.uint8)
     # Patches, not noise alone: blurred noise is grey, and grey tells little.
     views[..., : shape[1] // 2, :] = views[..., :1, :1]
-    coins = rng.random((groups, augmented, COINS), dtype=np.float32)
-    return torch.from_numpy(views), torch.from_numpy(coins)
+    draws = rng.random((groups, augmented, COINS), dtype=np.float32)
+    return torch.from_numpy(views), torch.from_numpy(draws)
 
 
-def own(coins, name):
-    """The coins of one augmentation, of one view [COINS]."""
+def own(draws, name):
+    """The random draws of one augmentation, of one view [COINS]."""
     start = 0
     for other, (_, count) in AUGMENTATIONS.items():
         if other == name:
-            return [2 * float(coin) - 1 for coin in coins[start : start + count]]
+            return [2 * float(coin) - 1 for coin in draws[start : start + count]]
         start += count
     raise KeyError(name)
 
 
-def jittered(view, coins):
-    light, contrast, saturation, hue = own(coins, "color-jitter")
+def jittered(view, draws):
+    light, contrast, saturation, hue = own(draws, "color-jitter")
     view = tv.adjust_brightness(view, 1 + 0.4 * light)
     view = tv.adjust_contrast(view, 1 + 0.4 * contrast)
     return tv.adjust_hue(tv.adjust_saturation(view, 1 + 0.4 * saturation), 0.1 * hue)
 
 
-def moved(view, coins):
-    angle, size, across, down = own(coins, "affine")
+def moved(view, draws):
+    angle, size, across, down = own(draws, "affine")
     degrees = 2 * math.degrees(math.atan(angle * math.tan(math.radians(5))))
     height, width = view.shape[-2:]
     return tv.affine(
@@ -52,8 +52,8 @@ def moved(view, coins):
     )  # fmt: skip
 
 
-def blurred(view, coins):
-    (sigma,) = own(coins, "blur")
+def blurred(view, draws):
+    (sigma,) = own(draws, "blur")
     reach = max(1, round(0.05 * min(view.shape[-2:])))
     width = np.linspace(0.1, 2, 1024)[int((sigma + 1) / 2 * 1024)]
     border = [reach] * 4
@@ -62,16 +62,16 @@ def blurred(view, coins):
     return whole[:, reach:-reach, reach:-reach]
 
 
-def noisy(view, coins):
-    (start,) = own(coins, "noise")
+def noisy(view, draws):
+    (start,) = own(draws, "noise")
     table = np.random.default_rng(0).standard_normal(2**20, dtype=np.float32)
     first = int((start + 1) / 2 * 2**20)
     added = np.take(table, range(first, first + view.numel()), mode="wrap").reshape(view.shape)
     return (view + 0.1 * torch.from_numpy(added)).clamp(0, 1)
 
 
-def cut(view, coins):
-    across, down = own(coins, "cutout")
+def cut(view, draws):
+    across, down = own(draws, "cutout")
     height, width = view.shape[-2:]
     side = max(1, round(min(height, width) / 4))
     left = int((across + 1) / 2 * width) - side // 2
@@ -89,12 +89,12 @@ SLOW = {
 @pytest.mark.parametrize("shape", [(1, 9, 14), (3, 33, 20), (3, 40, 64)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_equals_torchvisions_one_view_at_a_time(kind, shape):
-    views, coins = given(3, 5, shape)
-    got = extra_augment(views, coins, kind)
+    views, draws = given(3, 5, shape)
+    got = extra_augment(views, draws, kind)
     assert got.dtype == torch.float32
     assert got.shape == views.shape
     for view, coin, found in zip(
-        views.flatten(0, 1), coins.flatten(0, 1), got.flatten(0, 1), strict=True
+        views.flatten(0, 1), draws.flatten(0, 1), got.flatten(0, 1), strict=True
     ):
         expected = view.float() / 255
         for name, slow in SLOW.items():
@@ -110,30 +110,30 @@ def test_it_equals_torchvisions_one_view_at_a_time(kind, shape):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_row_is_the_same_to_the_bit_alone_or_in_any_company(kind, shape):
     groups = 3 if shape[1] == 200 else 7
-    views, coins = given(groups, 3, shape)
-    whole = extra_augment(views, coins, kind)
+    views, draws = given(groups, 3, shape)
+    whole = extra_augment(views, draws, kind)
     order = torch.randperm(groups)
-    assert torch.equal(extra_augment(views[order], coins[order], kind), whole[order])
+    assert torch.equal(extra_augment(views[order], draws[order], kind), whole[order])
     for g in range(groups):
         for a in range(3):
-            one = extra_augment(views[g, a][None, None], coins[g, a][None, None], kind)
+            one = extra_augment(views[g, a][None, None], draws[g, a][None, None], kind)
             assert torch.equal(one[0, 0], whole[g, a])
     changed = views.clone()
     changed[2, 1] = 255 - changed[2, 1]
     others = torch.ones(groups, 3, dtype=torch.bool)
     others[2, 1] = False
-    after = extra_augment(changed, coins, kind)
+    after = extra_augment(changed, draws, kind)
     assert torch.equal(after[others], whole[others])
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_view_has_coins_of_its_own_and_each_of_them_counts(kind):
-    views, coins = given(1, 1, (3, 32, 32))
+    views, draws = given(1, 1, (3, 32, 32))
     used, start = 0, 0
-    before = extra_augment(views, coins, kind)
+    before = extra_augment(views, draws, kind)
     for name, (_, count) in AUGMENTATIONS.items():
         for place in range(start, start + count):
-            other = coins.clone()
+            other = draws.clone()
             other[..., place] = (other[..., place] + 0.5) % 1
             moved = not torch.equal(extra_augment(views, other, kind), before)
             assert moved == (kind in (name, "all")), (name, place)
@@ -159,40 +159,40 @@ def test_pixels_stay_in_range_at_the_extremes_of_every_coin(kind, shape):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_views_stay_no_views(kind):
-    views, coins = given(0, 3, (3, 8, 8))
-    assert extra_augment(views, coins, kind).shape == (0, 3, 3, 8, 8)
+    views, draws = given(0, 3, (3, 8, 8))
+    assert extra_augment(views, draws, kind).shape == (0, 3, 3, 8, 8)
 
 
 def test_middle_coins_move_recolour_and_blur_nothing_much():
-    views, coins = given(2, 2, (3, 16, 16))
-    middle = torch.full_like(coins, 0.5)
+    views, draws = given(2, 2, (3, 16, 16))
+    middle = torch.full_like(draws, 0.5)
     for kind in ("affine", "color-jitter"):
         torch.testing.assert_close(
             extra_augment(views, middle, kind), views.float(), rtol=0, atol=0.01
         )
-    sharp = extra_augment(views, torch.zeros_like(coins), "blur")
+    sharp = extra_augment(views, torch.zeros_like(draws), "blur")
     torch.testing.assert_close(sharp, views.float(), rtol=0, atol=0.01)
 
 
 def test_noise_is_normal_with_a_tenth_of_the_range():
     views = torch.full((60, 1, 3, 32, 32), 128, dtype=torch.uint8)
-    coins = torch.from_numpy(np.random.default_rng(3).random((60, 1, COINS), dtype=np.float32))
-    added = extra_augment(views, coins, "noise") - 128
+    draws = torch.from_numpy(np.random.default_rng(3).random((60, 1, COINS), dtype=np.float32))
+    added = extra_augment(views, draws, "noise") - 128
     assert abs(float(added.std()) / 25.5 - 1) < 0.01
     assert abs(float(added.mean())) < 0.3
 
 
 def test_a_grey_image_in_colour_stays_grey():
-    views, coins = given(4, 2, (1, 12, 12))
-    got = extra_augment(views.expand(4, 2, 3, 12, 12), coins, "color-jitter")
+    views, draws = given(4, 2, (1, 12, 12))
+    got = extra_augment(views.expand(4, 2, 3, 12, 12), draws, "color-jitter")
     torch.testing.assert_close(got[:, :, :1].expand_as(got), got, rtol=0, atol=0.02)
 
 
 def test_the_order_of_all_is_that_of_the_table():
-    views, coins = given(2, 2, (3, 16, 16))
+    views, draws = given(2, 2, (3, 16, 16))
     rows, start = views.flatten(0, 1).float(), 0
     for augment, count in module.AUGMENTATIONS.values():
-        each = coins.flatten(0, 1)[:, start : start + count, None, None, None]
+        each = draws.flatten(0, 1)[:, start : start + count, None, None, None]
         rows = augment(rows, *each.unbind(1))
         start += count
-    assert torch.equal(rows.view(views.shape), extra_augment(views, coins, "all"))
+    assert torch.equal(rows.view(views.shape), extra_augment(views, draws, "all"))

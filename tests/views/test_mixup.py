@@ -39,12 +39,12 @@ def slow(entries, first, second, weight):
 @settings(max_examples=100, deadline=None)
 @given(cases())
 def test_equals_the_loop_for_images_and_soft_labels_with_the_same_weights(case):
-    pool, soft, *coins = case
+    pool, soft, *draws = case
     for entries in (pool, soft):
-        got = run(entries, *coins)
+        got = run(entries, *draws)
         assert got.dtype == np.float32
-        np.testing.assert_allclose(got, slow(entries, *coins), rtol=0, atol=1e-6)
-    np.testing.assert_allclose(run(soft, *coins).sum(-1), 1, atol=1e-6)
+        np.testing.assert_allclose(got, slow(entries, *draws), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(run(soft, *draws).sum(-1), 1, atol=1e-6)
 
 
 def test_image_and_label_carry_one_and_the_same_weight():

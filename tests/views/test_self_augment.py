@@ -36,27 +36,27 @@ def cases(draw):
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     images = noise(rng, draw(st.integers(1, 3)), draw(st.sampled_from([1, 3])), height, width)
     shape = (draw(st.integers(0, 3)), draw(st.integers(1, 4)))
-    coins = {
+    draws = {
         "source": rng.integers(0, len(images), shape),
         "top": rng.integers(0, 2 * padding + 1, shape),
         "left": rng.integers(0, 2 * padding + 1, shape),
         "flip": rng.random(shape) < draw(st.sampled_from([0.0, 0.5, 1.0])),
     }
-    return images, coins, padding
+    return images, draws, padding
 
 
 @settings(max_examples=150, deadline=None)
 @given(cases())
 def test_equals_pad_crop_and_fliplr_image_by_image(case):
-    images, coins, padding = case
-    tensors = {name: torch.from_numpy(value) for name, value in coins.items()}
+    images, draws, padding = case
+    tensors = {name: torch.from_numpy(value) for name, value in draws.items()}
     got = self_augment(torch.from_numpy(images), **tensors, padding=padding)
     assert got.dtype == torch.uint8
-    groups, copies = coins["source"].shape
+    groups, copies = draws["source"].shape
     assert got.shape == (groups, copies, *images.shape[1:])
     for at in itertools.product(range(groups), range(copies)):
-        image, top, left = images[coins["source"][at]], coins["top"][at], coins["left"][at]
-        if coins["flip"][at]:
+        image, top, left = images[draws["source"][at]], draws["top"][at], draws["left"][at]
+        if draws["flip"][at]:
             # Mirroring comes first: `left` is counted from the right edge of the original.
             expected = mirrored(crop(image, top, 2 * padding - left, padding))
         else:
@@ -68,17 +68,17 @@ def test_equals_pad_crop_and_fliplr_image_by_image(case):
 def test_over_all_coins_the_law_is_that_of_cropping_then_mirroring(channels):
     padding = 2
     image = noise(np.random.default_rng(3), channels, 8, 9)
-    coins = list(itertools.product(range(2 * padding + 1), range(2 * padding + 1), (False, True)))
-    top, left, flip = (torch.tensor(values)[None] for values in zip(*coins, strict=True))
+    draws = list(itertools.product(range(2 * padding + 1), range(2 * padding + 1), (False, True)))
+    top, left, flip = (torch.tensor(values)[None] for values in zip(*draws, strict=True))
     got = self_augment(
         torch.from_numpy(image)[None], torch.zeros_like(top), top, left, flip, padding
     )[0]
     expected = Counter(
         (mirrored(crop(image, t, le, padding)) if f else crop(image, t, le, padding)).tobytes()
-        for t, le, f in coins
+        for t, le, f in draws
     )
     assert Counter(view.numpy().tobytes() for view in got) == expected
-    assert len(expected) == len(coins)  # noise: every coin gives a view of its own
+    assert len(expected) == len(draws)  # noise: every random draw gives a view of its own
 
 
 def test_without_padding_only_mirroring_is_left():

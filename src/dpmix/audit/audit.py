@@ -23,7 +23,7 @@ from dpmix.reports.audit_report import AuditReport, read_audit
 from dpmix.reports.statement import Statement
 from dpmix.runs.config import LEAVES, Config
 from dpmix.runs.folder import RunFolder
-from dpmix.runs.parts import Assembly
+from dpmix.runs.parts import Run
 from dpmix.runs.resume import FREE
 from dpmix.training.evaluate import logits
 from dpmix.views.builder import ViewSource
@@ -150,14 +150,14 @@ def audit_gradients(
         canaries: M of a run, at most one for each trained parameter.
         runs: of the whole training; each adds M canaries.
         confidence: of each bound.
-        rng: of the coins that include canaries and of their places.
+        rng: of the random draws that include canaries and of their places.
         report: told (steps done, steps in all).
 
     Raises:
         DpmixError: more canaries than parameters, or as `CanaryTrainer.plant` raises.
     """
     scores: list[Float64[np.ndarray, " M"]] = []
-    coins: list[Bool[np.ndarray, " M"]] = []
+    draws: list[Bool[np.ndarray, " M"]] = []
     found: tuple[Invariant, ...] = ()
     for run in range(runs):
         subject = trainer()
@@ -181,9 +181,9 @@ def audit_gradients(
         if witness:
             found = witness.found()
         scores.append(score)
-        coins.append(included)
+        draws.append(included)
     each = 1 - (1 - confidence) / 2  # both hold together, at the confidence
-    plan, score, included = subject.plan, np.concatenate(scores), np.concatenate(coins)
+    plan, score, included = subject.plan, np.concatenate(scores), np.concatenate(draws)
     return GradientAudit(
         claimed=plan.epsilon,
         delta=plan.delta,
@@ -211,7 +211,7 @@ def log_likelihood_ratio(
 Report = Callable[[int, int], None]
 
 
-def refuse_unfit(parts: Assembly) -> None:
+def refuse_unfit(parts: Run) -> None:
     """Refuse settings under which an audit would say nothing.
 
     Raises:
@@ -221,7 +221,7 @@ def refuse_unfit(parts: Assembly) -> None:
     if not parts.plan.private:
         raise DpmixError("epsilon is infinite: there is no claim to audit; give a finite epsilon")
     if parts.config.run.seed is not None:
-        raise DpmixError("an audit needs coins of its own in every run; leave out seed")
+        raise DpmixError("an audit needs random draws of its own in every run; leave out seed")
     if parts.ranks.size > 1:
         raise DpmixError("an audit runs in one process; leave out torchrun")
     if parts.pretraining is not None:
@@ -229,7 +229,7 @@ def refuse_unfit(parts: Assembly) -> None:
 
 
 def audit_by_gradients(
-    parts: Assembly, views: ViewSource, canaries: int | None, runs: int, confidence: float,
+    parts: Run, views: ViewSource, canaries: int | None, runs: int, confidence: float,
     report: Report,
 ) -> GradientAudit:  # fmt: skip
     """`audit_gradients` on a run's own trainer.
@@ -260,7 +260,7 @@ def audit_by_gradients(
 
 
 def audit_by_images(
-    parts: Assembly, kind: ImageKind, canaries: int | None, runs: int, confidence: float,
+    parts: Run, kind: ImageKind, canaries: int | None, runs: int, confidence: float,
     report: Report,
 ) -> ImageAudit:  # fmt: skip
     """`audit_images` on a run's own trainer.
@@ -318,7 +318,7 @@ def audit_by_images(
 class _Fresh:
     """Model, optimizer and schedule as they are now, to start every run from."""
 
-    def __init__(self, parts: Assembly) -> None:
+    def __init__(self, parts: Run) -> None:
         self._parts = parts
         self._states = [copy.deepcopy(one.state_dict()) for one in self._held()]
 

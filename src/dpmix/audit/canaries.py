@@ -206,10 +206,10 @@ class CanaryTrainer(PrivateTrainer):
         finally:
             self._views, self.loss = own_views, own_loss
 
-    def _clipped_sum(self, examples: Int64[Tensor, " E"], coins: StepRandomness) -> ClippedSum:
+    def _clipped_sum(self, examples: Int64[Tensor, " E"], draws: StepRandomness) -> ClippedSum:
         own = examples[examples < len(self.data)]
         if len(own):
-            part = super()._clipped_sum(own, coins)
+            part = super()._clipped_sum(own, draws)
         else:
             empty = torch.zeros(0)
             part = ClippedSum(zero_sum(self.parameters), empty, empty, engine=self.way.engine)
@@ -368,13 +368,13 @@ def audit_images(
         canaries: M of a run.
         runs: of the whole training.
         confidence: of the bound.
-        rng: of the canaries and of the coins that include them.
+        rng: of the canaries and of the random draws that include them.
 
     Raises:
         DpmixError: as `make_canaries` raises.
     """
     scores: list[Float64[np.ndarray, " M"]] = []
-    coins: list[Bool[np.ndarray, " M"]] = []
+    draws: list[Bool[np.ndarray, " M"]] = []
     for _ in range(runs):
         made = make_canaries(kind, canaries, held_out, rng)
         included = rng.random(canaries) < 0.5
@@ -382,6 +382,6 @@ def audit_images(
         added = replace(made, pixels=made.pixels[some], labels=made.labels[some])
         gained = train(WithCanaries(data, added))
         scores.append(gained(made))
-        coins.append(included)
-    found = best_one_run_epsilon(np.concatenate(scores), np.concatenate(coins), delta, confidence)
+        draws.append(included)
+    found = best_one_run_epsilon(np.concatenate(scores), np.concatenate(draws), delta, confidence)
     return ImageAudit(kind, claimed, delta, found, confidence, canaries * runs, runs)

@@ -16,7 +16,7 @@ from dpmix.errors import DpmixError, nearest
 from dpmix.files import to_json, write_text
 from dpmix.models.backbones.load import load_backbone
 from dpmix.pool.class_map import class_map
-from dpmix.pool.diffusion_model import DTYPES, artist, default_dtype, load_model
+from dpmix.pool.diffusion_model import DTYPES, default_dtype, image_generator, load_model
 from dpmix.pool.generate import SynthesisSettings
 from dpmix.pool.generate import synthesize as draw
 from dpmix.pool.inspect import (
@@ -291,7 +291,7 @@ def synthesize(
         dtype=DTYPES[kind],
         attention_slicing=attention_slicing,
     )
-    hand = artist(
+    hand = image_generator(
         loaded, classes, template=text, size=draw_size, steps=steps, guidance=guidance
     )  # fmt: skip
     told = [hand.describe(one) for one in classes]

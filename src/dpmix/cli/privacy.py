@@ -20,10 +20,10 @@ from dpmix.privacy.plan import PrivacyPlan
 from dpmix.reports.audit_report import WEAK, Finding
 from dpmix.reports.statement import shown_epsilon, shown_sigma
 from dpmix.reports.summary import two_columns
-from dpmix.runs.build import assemble
+from dpmix.runs.build import build_run
 from dpmix.runs.config import Config
 from dpmix.runs.fit import embedded_views
-from dpmix.runs.parts import Assembly
+from dpmix.runs.parts import Run
 from dpmix.runs.recipes import recipe_path
 
 # `dpmix calibrate`.
@@ -122,11 +122,11 @@ def audit(
         raise DpmixError(f"unknown canary kind '{canary_kind}': {nearest(canary_kind, KINDS)}")
     console = stdout()
     chosen = Config.load(recipe_path(config) if config is not None else None, **settings)
-    # An audit writes no folder, and throws its own coins, whatever a run's recipe says.
+    # An audit writes no folder, and throws its own random draws, whatever a run's recipe says.
     its_own = chosen.run.model_copy(update={"output": None, "seed": None})
     chosen = chosen.model_copy(update={"run": its_own})
     with decoding_bar(console) as decoding:
-        parts = assemble(chosen, decoding, recorded=True)
+        parts = build_run(chosen, decoding, recorded=True)
     refuse_unfit(parts)
     with counting_bar(console, "auditing", "steps") as stepping:
         if canary_kind == "gradient":
@@ -145,7 +145,7 @@ def audit(
         raise typer.Exit(REFUTED)
 
 
-def _facts(found: GradientAudit | ImageAudit, kind: str, parts: Assembly) -> dict[str, Any]:
+def _facts(found: GradientAudit | ImageAudit, kind: str, parts: Run) -> dict[str, Any]:
     return {
         "kind": kind, "refuted": found.violated, **asdict(found), "plan": asdict(parts.plan),
         "settings": parts.config.published(), "written": datetime.now(UTC).date().isoformat(),

@@ -31,15 +31,15 @@ from dpmix.reports.summary import (
     pool_rows,
     two_columns,
 )
-from dpmix.runs.build import assemble
+from dpmix.runs.build import build_run
 from dpmix.runs.checkpoint import Checkpoint, newest_step
 from dpmix.runs.config import Config, read_recipe
 from dpmix.runs.estimate import cache_line, data_line, estimate_rows, model_rows, pictures_line
 from dpmix.runs.fit import run
 from dpmix.runs.folder import InUseError, RunFolder
-from dpmix.runs.parts import Assembly
+from dpmix.runs.parts import Run
 from dpmix.runs.recipes import network, recipe_names, recipe_path
-from dpmix.runs.resume import is_complete, reassemble, refuse_lost_model
+from dpmix.runs.resume import is_complete, rebuild_run, refuse_lost_model
 from dpmix.runs.stand_ins import Trial, miniature
 from dpmix.training.distributed import Ranks, join, leave
 from dpmix.training.evaluate import Evaluation
@@ -116,7 +116,7 @@ def train(
             return
         with decoding_bar(console) as decoding:
             trial: Trial | None = "dry-run" if dry_run else None
-            parts = assemble(chosen, decoding, trial=trial, ranks=ranks)
+            parts = build_run(chosen, decoding, trial=trial, ranks=ranks)
         if dry_run:
             parts.check()
             console.print(two_columns([*_plan_rows(parts), *estimate_rows(parts)]))
@@ -134,7 +134,7 @@ def _refuse_together(given: dict[str, bool]) -> None:
 
 def _smoke(chosen: Config, console: Console, ranks: Ranks) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        _train(assemble(miniature(chosen, Path(folder)), trial="smoke", ranks=ranks), console)
+        _train(build_run(miniature(chosen, Path(folder)), trial="smoke", ranks=ranks), console)
     console.print("smoke run: it works; all of it was noise, and nothing of it was kept")
 
 
@@ -145,7 +145,7 @@ def _resume(root: Path, console: Console, ranks: Ranks, settings: dict[str, Any]
         _exit_if_diverged(RunFolder(root), console)
         return
     with decoding_bar(console) as decoding:
-        parts, checkpoint = reassemble(root, decoding, ranks, **settings)
+        parts, checkpoint = rebuild_run(root, decoding, ranks, **settings)
     console.print(f"going on after step {checkpoint.step} of {parts.plan.steps}")
     _finish(parts, console, checkpoint)
 
@@ -160,7 +160,7 @@ def _exit_if_diverged(folder: RunFolder, console: Console) -> None:
         raise typer.Exit(USER_ERROR)
 
 
-def _finish(parts: Assembly, console: Console, checkpoint: Checkpoint | None = None) -> None:
+def _finish(parts: Run, console: Console, checkpoint: Checkpoint | None = None) -> None:
     """Train; say what came of it, or how to go on."""
     try:
         evaluation, rows = _train(parts, console, checkpoint)
@@ -189,7 +189,7 @@ def _finish(parts: Assembly, console: Console, checkpoint: Checkpoint | None = N
 
 
 def _train(
-    parts: Assembly, console: Console, checkpoint: Checkpoint | None = None
+    parts: Run, console: Console, checkpoint: Checkpoint | None = None
 ) -> tuple[Evaluation, list[tuple[str, str]]]:
     """Run it with its progress shown; return what came of it, and the rows that state it."""
     done, judged_on = checkpoint.step if checkpoint else 0, parts.splits.judged_on
@@ -231,5 +231,5 @@ def _saying_what_was_there(console: Console, embedding: Counted) -> Counted:
     return update
 
 
-def _plan_rows(parts: Assembly) -> list[tuple[str, str]]:
+def _plan_rows(parts: Run) -> list[tuple[str, str]]:
     return guarantee_rows(parts.plan, parts.views.spec.method, parts.config.run.seed, parts.copies)

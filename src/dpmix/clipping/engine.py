@@ -26,7 +26,7 @@ from dpmix.models.head import LinearHead
 
 # The sum of clipped per-example gradients, and the choice of the engine that computes it.
 #
-# Formal guarantee: with fixed coins, adding or removing one group of views changes the returned
+# Formal guarantee: with fixed draws, adding or removing one group of views changes the returned
 # sum by at most C = `max_grad_norm` in Euclidean norm over all parameters together. Each group's
 # gradient is that of the MEAN loss over its K views, scaled by min(1, C / norm); a gradient that
 # is not finite contributes zero. `tests/properties/test_sensitivity.py` checks it.

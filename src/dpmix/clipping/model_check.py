@@ -4,7 +4,7 @@ Guarantees that a model which passes has a trainable parameter, none left uninit
 layer of a known kind that mixes examples or keeps running statistics; and, where the shape of an
 image is given, that it behaves so (see `_probe` below). This carries the sensitivity
 claim of clipping: clip and sum bound one example's influence by C only if its gradient is a
-function of that example, the parameters and coins. The test is ``tests/models/test_check.py``.
+function of that example, the parameters and draws. The test is ``tests/models/test_check.py``.
 """
 
 import copy
@@ -172,7 +172,7 @@ def _rows(model: nn.Module, batch: Tensor) -> list[tuple[str, nn.Module, Tensor]
 # Refuse a model whose gradient depends on what it saw before, whatever it keeps that in.
 #
 # Guarantees that a model which passes gives a batch of public noise the same logits and gradients,
-# with the same coins, whether a few other batches came before it or not. Numbers, lists, caches
+# with the same draws, whether a few other batches came before it or not. Numbers, lists, caches
 # and hooks of modules count as well as tensors. What shows only after more passes, or for larger
 # batches, is not seen here; where a buffer holds it, ``PrivateTrainer`` refuses the step in which
 # it moves. The test is ``tests/models/test_memory_probe.py``.
@@ -200,13 +200,13 @@ def refuse_memory(
     Raises:
         DpmixError: they differ, or the model can't be copied.
     """
-    coins = RandomState(model)
+    draws = RandomState(model)
     batch_first, other_first = copy_of(model), copy_of(model)
-    expected = _pass(batch_first, batch, coins)
+    expected = _pass(batch_first, batch, draws)
     for subject in (batch_first, other_first):
         for _ in range(_PASSES_BETWEEN):
-            _pass(subject, other, coins)
-        _compare_memory_probe(model, expected, _pass(subject, batch, coins))
+            _pass(subject, other, draws)
+        _compare_memory_probe(model, expected, _pass(subject, batch, draws))
 
 
 def copy_of(model: nn.Module) -> nn.Module:
@@ -225,10 +225,10 @@ def copy_of(model: nn.Module) -> nn.Module:
         ) from error
 
 
-def _pass(model: nn.Module, x: Tensor, coins: RandomState) -> Tensor:
+def _pass(model: nn.Module, x: Tensor, draws: RandomState) -> Tensor:
     """Logits and gradients of one forward and backward in train mode, in one vector."""
     train_mode(model)
-    coins.replay()
+    draws.replay()
     logits = model(x)
     loss = (logits.logsumexp(dim=1) - logits[:, 0]).sum()
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -369,7 +369,7 @@ def _refuse_mixing(model: nn.Module, batch: Tensor, other: Tensor) -> None:
     """Refuse a model whose logits of example 0 move with the other examples."""
     rng = RandomState(model)
     one = logits_of(model, batch)
-    rng.replay()  # equal coins: Dropout draws the same masks for a batch of the same shape
+    rng.replay()  # equal random draws: Dropout draws the same masks for a batch of the same shape
     two = logits_of(model, other)
     rng.replay()
     _compare(model, one, two, batch, other)

@@ -50,8 +50,8 @@ def read_images(
     Pillow's TIFF decoder. A tensor has no tag and is taken as it is.
 
     What the dataset's own random transforms do, they do once: augmentation is the views' part.
-    Each item has coins of its own, from the operating system: with a generator that the caller
-    seeded, one example more would shift the known coins of those behind it.
+    Each item has draws of its own, from the operating system: with a generator that the caller
+    seeded, one example more would shift the known random draws of those behind it.
 
     Args:
         dataset: pairs of an image and a label: a PIL image (grey or RGB) or a tensor [C, H, W], and
@@ -122,7 +122,7 @@ def _origin(dataset: Any, index: int) -> tuple[int, int]:
 
 @contextmanager
 def _coins_of_its_own() -> Iterator[None]:
-    """Fresh coins in the generators that transforms draw from, which are then put back."""
+    """Fresh random draws in the generators that transforms draw from, which are then put back."""
     ours, torchs = random.getstate(), torch.get_rng_state()
     numpys = np.random.get_state()  # noqa: NPY002  (what transforms draw from)
     seed = secrets.randbits(32)

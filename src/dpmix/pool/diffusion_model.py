@@ -189,7 +189,7 @@ def _licence(folder: Path) -> str | None:
 
 
 @dataclass(frozen=True)
-class Sketch:
+class ImageRequest:
     """One image to draw."""
 
     drawn: PoolClass
@@ -197,14 +197,14 @@ class Sketch:
 
 
 @dataclass(frozen=True, eq=False)
-class Artist:
+class ImageGenerator:
     """Draws with one pipeline and one set of its arguments; make it with `artist`."""
 
     model: DiffusionModel
     describe: Callable[[PoolClass], str]
-    arguments: Callable[[list[Sketch]], dict[str, Any]]
+    arguments: Callable[[list[ImageRequest]], dict[str, Any]]
 
-    def draw(self, sketches: list[Sketch]) -> list[Image.Image | None]:
+    def draw(self, sketches: list[ImageRequest]) -> list[Image.Image | None]:
         """Draw a batch, in order; None for an image that the safety checker withheld.
 
         Raises:
@@ -229,7 +229,7 @@ class Artist:
             for pixels, hidden, sketch in zip(made.images, withheld, sketches, strict=True)
         ]
 
-    def _picture(self, pixels: Float[np.ndarray, "H W C"], sketch: Sketch) -> Image.Image:
+    def _picture(self, pixels: Float[np.ndarray, "H W C"], sketch: ImageRequest) -> Image.Image:
         if not np.isfinite(pixels).all():
             raise self._no_picture(sketch, "is not finite")
         levels = (pixels * 255).round().astype(np.uint8)
@@ -237,7 +237,7 @@ class Artist:
             raise self._no_picture(sketch, "is of one colour")
         return Image.fromarray(levels.squeeze()).convert("RGB")
 
-    def _no_picture(self, sketch: Sketch, fault: str) -> DpmixError:
+    def _no_picture(self, sketch: ImageRequest, fault: str) -> DpmixError:
         dtype = str(self.model.pipe.dtype).removeprefix("torch.")
         remedy = (
             "try other --steps, --guidance or --draw-size, or another --model"
@@ -251,7 +251,7 @@ class Artist:
         )
 
 
-def artist(
+def image_generator(
     model: DiffusionModel,
     classes: tuple[PoolClass, ...],
     *,
@@ -259,7 +259,7 @@ def artist(
     size: int | None,
     steps: int | None,
     guidance: float | None,
-) -> Artist:
+) -> ImageGenerator:
     """Choose how to ask `model` for `classes`, by what its call accepts.
 
     Args:
@@ -290,14 +290,14 @@ def artist(
         )
     common["output_type"] = "np"  # as 8 bits, a NaN would be black
     if "prompt" in accepted and needed <= {"prompt"}:
-        return Artist(
+        return ImageGenerator(
             model,
             lambda drawn: prompt(template, drawn),
             lambda batch: common | {"prompt": [prompt(template, one.drawn) for one in batch]},
         )
     if "class_labels" in accepted and needed <= {"class_labels"}:
         ids = {drawn: _label(model.pipe, drawn) for drawn in classes}
-        return Artist(
+        return ImageGenerator(
             model,
             lambda drawn: f"class label {ids[drawn]}",
             lambda batch: common | {"class_labels": [ids[one.drawn] for one in batch]},

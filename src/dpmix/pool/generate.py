@@ -22,7 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from dpmix.errors import DpmixError
 from dpmix.files import remove_all, stage, write_text
-from dpmix.pool.diffusion_model import Artist, Sketch
+from dpmix.pool.diffusion_model import ImageGenerator, ImageRequest
 from dpmix.pool.load import JOURNAL
 from dpmix.pool.manifest import FILE_NAME, ImageRecord, Manifest, Part, Session, file_hash
 from dpmix.pool.prompts import PoolClass
@@ -250,7 +250,7 @@ class Drawn:
 
 def synthesize(
     root: Path,
-    artist: Artist,
+    image_generator: ImageGenerator,
     classes: tuple[PoolClass, ...],
     settings: SynthesisSettings,
     *,
@@ -262,7 +262,7 @@ def synthesize(
 
     Args:
         root: the pool's folder; made if need be.
-        artist: draws `classes`.
+        image_generator: draws `classes`.
         classes: what to draw.
         settings: how.
         images_per_class: wanted in all; more than last time goes on, fewer removes nothing.
@@ -272,14 +272,14 @@ def synthesize(
     Raises:
         DpmixError: a count below 1, a folder in use or holding something else, other settings than
             the pool was begun with, a file in the way that dpmix did not make, a safety checker
-            that withholds every attempt, a full disk, and as `Artist.draw` raises.
+            that withholds every attempt, a full disk, and as `ImageGenerator.draw` raises.
     """
     for name, value in (("images-per-class", images_per_class), ("batch", batch)):
         if value < 1:
             raise DpmixError(f"{name} is {value}; expected 1 or more")
     with _held(root):
         journal = SynthesisJournal(root)
-        record = artist.model.record
+        record = image_generator.model.record
         identity = asdict(settings) | {"model": record.identity, "licence": record.licence}
         begun = journal.read(identity)
         wanted = {
@@ -288,22 +288,30 @@ def synthesize(
             for number in range(images_per_class)
         }
         missing = [file for file in wanted if file not in begun.images]
-        _check(root, begun, missing, artist, classes)
+        _check(root, begun, missing, image_generator, classes)
         if not missing and (root / FILE_NAME).is_file():
             return Drawn(len(begun.images), 0, 0.0)
-        sessions = (*begun.sessions, *([_session(artist)] if missing else []))
+        sessions = (*begun.sessions, *([_session(image_generator)] if missing else []))
         journal.start(identity, sessions, begun)
         there = dict(begun.images)
         total, start = len(wanted.keys() | there.keys()), time.perf_counter()
         report(len(there), total)
         for begin in range(0, len(missing), batch):
             files = missing[begin : begin + batch]
-            made = _draw(artist, [wanted[file] for file in files], settings)
+            made = _draw(image_generator, [wanted[file] for file in files], settings)
             journal.intend(files)
             # From here on the folder holds files that an older manifest does not name.
             (root / FILE_NAME).unlink(missing_ok=True)
             records = [
-                _save(root, file, image, sketch, artist, settings.image_size, len(sessions) - 1)
+                _save(
+                    root,
+                    file,
+                    image,
+                    sketch,
+                    image_generator,
+                    settings.image_size,
+                    len(sessions) - 1,
+                )
                 for file, (image, sketch) in zip(files, made, strict=True)
             ]
             journal.add(records)
@@ -318,7 +326,11 @@ def synthesize(
 
 
 def _check(
-    root: Path, begun: Begun, missing: list[str], artist: Artist, classes: tuple[PoolClass, ...]
+    root: Path,
+    begun: Begun,
+    missing: list[str],
+    image_generator: ImageGenerator,
+    classes: tuple[PoolClass, ...],
 ) -> None:
     """Refuse to write over a file that dpmix did not make, or to draw a class in two ways."""
     strange = [file for file in missing if file not in begun.own and (root / file).exists()]
@@ -327,7 +339,7 @@ def _check(
             f"pool '{root}' holds {len(strange)} files that dpmix synthesize did not make "
             f"({strange[0]}), where images are to be drawn; move them elsewhere"
         )
-    now = {drawn.name: artist.describe(drawn) for drawn in classes}
+    now = {drawn.name: image_generator.describe(drawn) for drawn in classes}
     for image in begun.images.values():
         if (prompt := now.get(image.class_name, image.prompt)) != image.prompt:
             raise DpmixError(
@@ -336,10 +348,10 @@ def _check(
             )
 
 
-def _session(artist: Artist) -> Session:
+def _session(image_generator: ImageGenerator) -> Session:
     return Session(
         date=datetime.now(UTC).isoformat(timespec="seconds"),
-        device=str(artist.model.pipe.device),
+        device=str(image_generator.model.pipe.device),
         versions={name: version(name) for name in _LIBRARIES},
     )
 
@@ -368,19 +380,23 @@ def _held(root: Path) -> Iterator[None]:
 
 
 def _draw(
-    artist: Artist, wanted: list[tuple[PoolClass, int]], settings: SynthesisSettings
-) -> list[tuple[Image.Image, Sketch]]:
+    image_generator: ImageGenerator,
+    wanted: list[tuple[PoolClass, int]],
+    settings: SynthesisSettings,
+) -> list[tuple[Image.Image, ImageRequest]]:
     """One batch; what the safety checker withholds is drawn again from another seed."""
-    done: dict[int, tuple[Image.Image, Sketch]] = {}
+    done: dict[int, tuple[Image.Image, ImageRequest]] = {}
     for attempt in range(ATTEMPTS):
         left = [place for place in range(len(wanted)) if place not in done]
         if not left:
             break
         sketches = [
-            Sketch(drawn, image_seed(settings.seed, drawn.name, number, attempt))
+            ImageRequest(drawn, image_seed(settings.seed, drawn.name, number, attempt))
             for drawn, number in (wanted[place] for place in left)
         ]
-        for place, sketch, image in zip(left, sketches, artist.draw(sketches), strict=True):
+        for place, sketch, image in zip(
+            left, sketches, image_generator.draw(sketches), strict=True
+        ):
             if image is not None:
                 done[place] = (image, sketch)
     withheld = [wanted[place][0] for place in range(len(wanted)) if place not in done]
@@ -407,8 +423,8 @@ def _save(
     root: Path,
     file: str,
     image: Image.Image,
-    sketch: Sketch,
-    artist: Artist,
+    sketch: ImageRequest,
+    image_generator: ImageGenerator,
     image_size: int | None,
     session: int,
 ) -> ImageRecord:
@@ -420,7 +436,7 @@ def _save(
     return ImageRecord(
         file=file,
         class_name=sketch.drawn.name,
-        prompt=artist.describe(sketch.drawn),
+        prompt=image_generator.describe(sketch.drawn),
         seed=sketch.seed,
         sha256=file_hash(path),
         session=session,

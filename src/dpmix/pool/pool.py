@@ -17,7 +17,7 @@ from dpmix.pool.class_map import UNLABELLED
 
 # Public images by class, and how an example draws some of them.
 #
-# Guarantee: which public image is drawn depends on the example's own coins and, for `same_class`
+# Guarantee: which public image is drawn depends on the example's own draws and, for `same_class`
 # and `other_class`, on its own label; never on another example. So a view set still reads one
 # private example, and its gradient, clipped to C, is all that the example adds to the sum
 # (`tests/properties/test_isolation.py`, `test_sensitivity.py`).
@@ -48,7 +48,7 @@ class ClassIndex:
     ) -> Int64[Tensor, "G D"]:
         """Positions drawn uniformly from the images of each example's class.
 
-        `bits` are coins, uniform over a range so wide that the remainder's bias is nil.
+        `bits` are random draws, uniform over a range so wide that the remainder's bias is nil.
         """
         start, count = self.start[classes, None], self.count[classes, None]
         return self.order[start + bits % count]

@@ -1,4 +1,4 @@
-"""Where a run's coins come from: the operating system, unless a seed is given.
+"""Where a run's random draws come from: the operating system, unless a seed is given.
 
 Every step has streams of its own, one for each use: drawing more views never moves the noise, and a
 seeded run that goes on after step t needs nothing but its seed and t. So no state of a generator is
@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-# Coins from the operating system's cryptographic generator, which nobody can compute.
+# Random draws from the operating system's cryptographic generator, which nobody can compute.
 #
 # An ordinary generator has a state that a release might betray, and with it all that it draws
 # later; the guarantee counts on draws and noise that stay unknown. Whoever asks for a seed does
@@ -34,7 +34,7 @@ _SMALL = 2.0**32
 
 
 class SecureStream:
-    """Has of `numpy.random.Generator` what private coins need; every call reads fresh entropy."""
+    """Has of `numpy.random.Generator` what private draws need; every call reads fresh entropy."""
 
     def random(self, size: int) -> Float64[np.ndarray, " size"]:
         """Uniform numbers in [0, 1), of 53 bits."""
@@ -70,7 +70,7 @@ def _words(count: int) -> Int64[Tensor, " count"]:
 Stream = np.random.Generator | SecureStream
 
 
-"""Where private coins come from: the operating system, or a seed."""
+"""Where private random draws come from: the operating system, or a seed."""
 
 
 _PUBLIC, _STEP = 0, 1
@@ -82,7 +82,7 @@ class StepRandomness:
 
     Attributes:
         sampling: which examples enter the step.
-        views: the coins of the views.
+        views: the random draws of the views.
         noise: for the Gaussian noise.
         model: seed for the global torch generator, which dropout draws from.
     """

@@ -12,7 +12,7 @@ from torch import Tensor
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.privacy.randomness import Stream
 
-# Coins thrown together: for a billion examples they would fill 8 GB.
+# Random draws thrown together: for a billion examples they would fill 8 GB.
 _AT_ONCE = 1 << 22
 
 

@@ -26,7 +26,7 @@ from dpmix.reports.statement import Statement, read_statement, shown_epsilon, sh
 from dpmix.runs.config import Config
 from dpmix.runs.folder import RunFolder
 from dpmix.runs.settings import InputConfig
-from dpmix.views.draws import ViewCoins, draw_coins
+from dpmix.views.draws import ViewDraws, draw_views
 from dpmix.views.spec import ViewSpec
 
 # Where values lie in a chart: scales, and ticks at round numbers.
@@ -114,7 +114,7 @@ def meaning(epsilon: float, delta: float) -> str:
     return (
         "Somebody who knows this model and every other training image, and guesses at even odds "
         f"whether one given image was among them, is right at most {percent:g} % of the time; a "
-        "coin is right 50 % of the time."
+        "random draw is right 50 % of the time."
     )
 
 
@@ -345,7 +345,7 @@ def _epsilon(said: Statement, steps: int) -> float:
 # Views as a run's method makes them, of pictures that are drawn and belong to nobody.
 #
 # Guarantee: no image of a data set is in them. Crops, flips, partners and weights are those that
-# the run's own code draws, from public coins.
+# the run's own code draws, from public random draws.
 
 
 SIDE = 100
@@ -416,11 +416,11 @@ class ExampleViews:
 def example_views(config: Config) -> ExampleViews:
     """The views of one group, as the settings of a run make them."""
     spec = config.view_spec(flip=False)
-    coins = draw_coins(spec, 1, np.random.default_rng(_SEED))
+    draws = draw_views(spec, 1, np.random.default_rng(_SEED))
     assert config.input is not None
-    views = [_view(spec, coins, place, config.input.image_shape) for place in
+    views = [_view(spec, draws, place, config.input.image_shape) for place in
              range(spec.unmixed_views)]  # fmt: skip
-    mixtures = zip(*(part[0].tolist() for part in (coins.first, coins.second, coins.weight)),
+    mixtures = zip(*(part[0].tolist() for part in (draws.first, draws.second, draws.weight)),
                    strict=True)  # fmt: skip
     return ExampleViews(
         base=tuple(views[: spec.base_views]),
@@ -430,13 +430,13 @@ def example_views(config: Config) -> ExampleViews:
     )
 
 
-def _view(spec: ViewSpec, coins: ViewCoins, place: int, shape: tuple[int, int, int]) -> View:
+def _view(spec: ViewSpec, draws: ViewDraws, place: int, shape: tuple[int, int, int]) -> View:
     if place >= spec.base_views:
         picture = PUBLIC[(place - spec.base_views) % len(PUBLIC)]
     else:
         picture = (PRIVATE, OTHER_PRIVATE)[place % spec.examples_per_group]
     padding = 0 if spec.method == "none" else spec.crop_padding
-    top, left, flip = (int(part[0, place]) for part in (coins.top, coins.left, coins.flip))
+    top, left, flip = (int(part[0, place]) for part in (draws.top, draws.left, draws.flip))
     # A crop at `left` of a mirrored image is the mirrored crop at 2p - left.
     across = padding - left if flip else left - padding
     height, width = shape[1:]

@@ -21,7 +21,7 @@ from dpmix.runs.parts import constants_of
 from dpmix.runs.parts import load
 from dpmix.runs.parts import set_statistics
 from dpmix.runs.parts import whitens
-from dpmix.runs.parts import Assembly
+from dpmix.runs.parts import Run
 from dpmix.runs.stand_ins import Trial
 from dpmix.runs.stand_ins import pool_without_files
 from dpmix.runs.stand_ins import splits_without_data
@@ -164,7 +164,7 @@ def _check_classes(path: Path, without: tuple[str, ...], views: ViewConfig, clas
         )
 
 
-def assemble(
+def build_run(
     config: Config,
     progress: Progress | None = None,
     *,
@@ -172,7 +172,7 @@ def assemble(
     plan: PrivacyPlan | None = None,
     ranks: Ranks = ALONE,
     recorded: bool = False,
-) -> Assembly:
+) -> Run:
     """Read the data, calibrate the plan, build the rest.
 
     Args:
@@ -239,7 +239,7 @@ def assemble(
             ),
         }
     )
-    return Assembly(
+    return Run(
         config=resolved,
         splits=splits,
         plan=plan,

@@ -1,7 +1,7 @@
 """Checkpoints: what a stopped run needs to go on, and nothing that the guarantee does not cover.
 
 Guarantees: a checkpoint is on the disk whole or not at all; it holds released weights, what was
-computed from them, public facts and no coin. It is written before anything of its step is
+computed from them, public facts and no random draw. It is written before anything of its step is
 published, so that going on from it never releases a published step a second time.
 """
 

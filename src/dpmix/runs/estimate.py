@@ -4,7 +4,7 @@ import time
 import numpy as np
 import torch
 from torch import nn
-from dpmix.runs.parts import Assembly
+from dpmix.runs.parts import Run
 from dpmix.models.registry import parameter_count
 from dpmix.models.train_mode import train_mode
 from dpmix.clipping.engine import activation_bytes
@@ -34,7 +34,7 @@ REPEATS = 3
 LONG_PASS, VERY_LONG_PASS = 0.3, 2.0  # seconds
 
 
-def seconds_per_step(parts: Assembly, way: Way) -> float:
+def seconds_per_step(parts: Run, way: Way) -> float:
     """Expected seconds of a step: views and clipped gradients of a few random public examples.
 
     The median of three passes after one to warm up, scaled to the expected batch; of one pass over
@@ -64,7 +64,7 @@ def seconds_per_step(parts: Assembly, way: Way) -> float:
     return times[REPEATS // 2] / examples * parts.plan.expected_batch_size
 
 
-def chosen_way(parts: Assembly) -> Way:
+def chosen_way(parts: Run) -> Way:
     """How the run would compute a clipped sum."""
     views, run = parts.views, parts.config.run
     shape: tuple[int, ...] = views.view_shape(parts.splits.train.image_shape)
@@ -84,7 +84,7 @@ def chosen_way(parts: Assembly) -> Way:
 
 
 def _seconds_of_pass(
-    parts: Assembly, way: Way, called: nn.Module, examples: int, rng: np.random.Generator
+    parts: Run, way: Way, called: nn.Module, examples: int, rng: np.random.Generator
 ) -> float:
     start = time.perf_counter()
     made = _random_views(parts, examples, rng)
@@ -102,7 +102,7 @@ def _seconds_of_pass(
     return time.perf_counter() - start
 
 
-def _random_views(parts: Assembly, examples: int, rng: np.random.Generator) -> ViewSet:
+def _random_views(parts: Run, examples: int, rng: np.random.Generator) -> ViewSet:
     spec, classes = parts.views.spec, parts.views.num_classes
     labels = torch.randint(0, classes, (examples,), device=parts.device)
     if parts.cache is not None and parts.backbone is not None:
@@ -114,10 +114,10 @@ def _random_views(parts: Assembly, examples: int, rng: np.random.Generator) -> V
     groups = examples // spec.examples_per_group
     image_shape = parts.splits.train.image_shape
     images = torch.randint(0, 256, (examples, *image_shape), dtype=torch.uint8, device=parts.device)
-    return parts.views.build(images, labels, parts.views.draw_coins(groups, rng))
+    return parts.views.build(images, labels, parts.views.draw_views(groups, rng))
 
 
-def estimate_rows(parts: Assembly) -> list[tuple[str, str]]:
+def estimate_rows(parts: Run) -> list[tuple[str, str]]:
     """Model size, cost per step, memory and an estimate of the time, a line each."""
     way = chosen_way(parts)
     seconds = seconds_per_step(parts, way)
@@ -155,7 +155,7 @@ def _optimizer_line(chosen: OptimizerConfig) -> str:
     return f"{chosen.optimizer}, learning rate {chosen.learning_rate:g}{momentum}"
 
 
-def model_rows(parts: Assembly) -> list[tuple[str, str]]:
+def model_rows(parts: Run) -> list[tuple[str, str]]:
     """What is trained, and how much of the whole that is."""
     model = parts.config.model
     trained, whole = parameter_count(parts.model), sum(p.numel() for p in parts.model.parameters())
@@ -168,7 +168,7 @@ def model_rows(parts: Assembly) -> list[tuple[str, str]]:
     ]  # fmt: skip
 
 
-def step_memory(parts: Assembly) -> int:
+def step_memory(parts: Run) -> int:
     """Bytes that a step of the engine `examplewise` holds.
 
     Weights; for each trained one its gradient, the float64 sum and the moving average; and what the
@@ -181,7 +181,7 @@ def step_memory(parts: Assembly) -> int:
     return weights + 16 * parameter_count(parts.model) + activations
 
 
-def cache_size(parts: Assembly) -> tuple[int, int, int]:
+def cache_size(parts: Run) -> tuple[int, int, int]:
     """Views to embed, and bytes of the whole cache: (training views, test images, bytes)."""
     assert parts.cache is not None
     train = parts.cache.train_layout(parts.splits.train, parts.views)
@@ -189,7 +189,7 @@ def cache_size(parts: Assembly) -> tuple[int, int, int]:
     return train.rows * train.views, test.rows, train.bytes + test.bytes
 
 
-def cache_line(parts: Assembly) -> str:
+def cache_line(parts: Run) -> str:
     """How much is embedded, and where it lies. Its size would tell N, where that is private."""
     views, test, size = cache_size(parts)
     judged_on, place = parts.splits.judged_on, f"{parts.config.features.cache_dir} (private)"
@@ -200,7 +200,7 @@ def cache_line(parts: Assembly) -> str:
     return f"{views:,} views and {test:,} {judged_on} images, {size / 1e9:.2f} GB in {place}"
 
 
-def _cache_rows(parts: Assembly) -> list[tuple[str, str]]:
+def _cache_rows(parts: Run) -> list[tuple[str, str]]:
     if parts.cache is None:
         return []
     if parts.plan.n is None:
@@ -212,14 +212,14 @@ def _cache_rows(parts: Assembly) -> list[tuple[str, str]]:
     return [("feature cache", f"{cache_line(parts)}; about {_duration(seconds)} to make, once")]
 
 
-def _pretraining_rows(parts: Assembly) -> list[tuple[str, str]]:
+def _pretraining_rows(parts: Run) -> list[tuple[str, str]]:
     if parts.pretraining is None:
         return []
     work = parts.pretraining
     return [("pretraining", f"{work.epochs} epochs, {work.steps} steps; not in the time below")]
 
 
-def data_line(parts: Assembly) -> str:
+def data_line(parts: Run) -> str:
     """What was read, in one line, without N where that is private."""
     splits = parts.splits
     count = "training images (N is private)" if parts.plan.n is None else f"{parts.plan.n} training"
@@ -229,7 +229,7 @@ def data_line(parts: Assembly) -> str:
     )
 
 
-def pictures_line(parts: Assembly) -> str:
+def pictures_line(parts: Run) -> str:
     """What happens to the pictures, in one line."""
     return pictures_in_words(parts.config, parts.splits, parts.views.spec)
 

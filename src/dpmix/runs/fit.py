@@ -7,14 +7,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 from torch import nn
-from dpmix.runs.parts import Assembly
-from dpmix.runs.build import assemble
+from dpmix.runs.parts import Run
+from dpmix.runs.build import build_run
 from dpmix.runs.config import Config
 from dpmix.data.image import Progress as Counted
 from dpmix.errors import DpmixError
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.reports.summary import divergence
-from dpmix.runs.resume import reassemble
+from dpmix.runs.resume import rebuild_run
 from dpmix.runs.record import RunRecord
 from dpmix.runs.checkpoint import Checkpoint
 from dpmix.training.ema import Ema
@@ -76,9 +76,9 @@ def fit(
     if resume is not None:
         if recipe is not None:
             raise DpmixError("a recipe and a run to resume were both given; give one")
-        parts, checkpoint = reassemble(resume, decoding, **settings)
+        parts, checkpoint = rebuild_run(resume, decoding, **settings)
     else:
-        parts = assemble(Config.load(recipe, **settings).by_itself(), decoding)
+        parts = build_run(Config.load(recipe, **settings).by_itself(), decoding)
         checkpoint = None
     result = run(parts, report, checkpoint=checkpoint)
     if result.evaluation.diverged:
@@ -87,7 +87,7 @@ def fit(
 
 
 def run(
-    parts: Assembly,
+    parts: Run,
     report: Callable[[Progress], None] = lambda _: None,
     pretraining: Counted = lambda done, total: None,
     embedding: Counted = lambda done, total: None,
@@ -100,7 +100,7 @@ def run(
         report: called after each step.
         pretraining: told (steps done, steps in all) while the run trains on its pool.
         embedding: told (views done, views in all) while it fills its feature cache.
-        checkpoint: what `reassemble` returned beside `parts`, to go on from.
+        checkpoint: what `rebuild_run` returned beside `parts`, to go on from.
     """
     # A trainer checks the model, which takes seconds: once. A head is checked before its views are
     # embedded, since its trainer needs them.
@@ -131,13 +131,13 @@ def run(
                 ),
                 report=report,
             )
-        last = ranks.told_by_first(history.last)
+        last = ranks.broadcast_object(history.last)
     parts.model.load_state_dict(ema.weights())
     return RunResult(parts.model.eval(), parts.plan, last, parts.folder, parts.config)
 
 
 def _ready(
-    parts: Assembly, trainer: PrivateTrainer, checkpoint: Checkpoint | None, pretraining: Counted
+    parts: Run, trainer: PrivateTrainer, checkpoint: Checkpoint | None, pretraining: Counted
 ) -> tuple[Ema, History]:
     """Where the first step begins, or where the last checkpoint was."""
     started = checkpoint is not None and checkpoint.step > 0
@@ -153,7 +153,7 @@ def _ready(
     return ema, History.of(checkpoint.history)
 
 
-def embedded_views(parts: Assembly, report: Counted) -> ViewSource:
+def embedded_views(parts: Run, report: Counted) -> ViewSource:
     """What a step draws views from: the images, or where they are cached their features.
 
     Args:
@@ -166,7 +166,7 @@ def embedded_views(parts: Assembly, report: Counted) -> ViewSource:
 
 
 def _embedded(
-    parts: Assembly, report: Counted
+    parts: Run, report: Counted
 ) -> tuple[ViewSource, Callable[[nn.Module], Evaluation]]:
     """What a step draws views from, and how the model is judged: in features where cached."""
     test = parts.splits.test

@@ -48,7 +48,7 @@ WHITENING_IMAGES = 5000
 
 
 def load(config: Config, device: torch.device, *, pretrained: bool = True) -> Backbone | None:
-    """The backbone that the settings name, if any; arguments as in `assemble`.
+    """The backbone that the settings name, if any; arguments as in `build_run`.
 
     Raises:
         DpmixError: as `load_backbone` raises.
@@ -125,7 +125,7 @@ T = TypeVar("T", bound=PrivateTrainer)
 
 
 @dataclass(frozen=True)
-class Assembly:
+class Run:
     """Everything a run needs, nothing trained or written yet.
 
     Attributes:

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from hashlib import sha256
 from typing import Any
 from uuid import uuid4
-from dpmix.runs.parts import Assembly
+from dpmix.runs.parts import Run
 from dpmix.files import text_writer
 from dpmix.files import write_text
 from dpmix.data.fingerprint import data_hash
@@ -41,7 +41,7 @@ class RunRecord:
         resumed: the checkpoint that it goes on from, if it does.
     """
 
-    def __init__(self, parts: Assembly, resumed: Checkpoint | None) -> None:
+    def __init__(self, parts: Run, resumed: Checkpoint | None) -> None:
         self.folder = RunFolder(parts.folder)
         self._parts, self._resumed = parts, resumed
         self._checkpoints = Checkpoints(self.folder.checkpoints, parts.config.run)

@@ -4,8 +4,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 import yaml
-from dpmix.runs.parts import Assembly
-from dpmix.runs.build import assemble
+from dpmix.runs.parts import Run
+from dpmix.runs.build import build_run
 from dpmix.runs.config import LEAVES
 from dpmix.runs.config import Config
 from dpmix.data.splits import Splits
@@ -60,9 +60,9 @@ def refuse_lost_model(root: Path) -> None:
         )
 
 
-def reassemble(
+def rebuild_run(
     root: Path, decoding: Counted | None = None, ranks: Ranks = ALONE, **settings: Any
-) -> tuple[Assembly, Checkpoint]:
+) -> tuple[Run, Checkpoint]:
     """The parts of the stopped run at `root` as they were, and the checkpoint to go on from.
 
     Args:
@@ -90,7 +90,7 @@ def reassemble(
     _refuse_other_ranks(checkpoint, config, ranks)
     _refuse_to_go_back(folder, checkpoint)
     output = config.run.model_copy(update={"output": str(root)})
-    parts = assemble(
+    parts = build_run(
         config.model_copy(update={"run": output}),
         decoding,
         plan=checkpoint.plan,
@@ -109,7 +109,7 @@ def reassemble(
     return parts, checkpoint
 
 
-def _restore(checkpoint: Checkpoint, parts: Assembly) -> None:
+def _restore(checkpoint: Checkpoint, parts: Run) -> None:
     """Put model, optimizer and schedule where they were."""
     parts.model.load_state_dict(parts.model.state_dict() | checkpoint.weights)
     parts.optimizer.load_state_dict(checkpoint.optimizer)
@@ -135,7 +135,7 @@ def _shown(value: object) -> object:
 
 
 def _refuse_other_ranks(checkpoint: Checkpoint, config: Config, ranks: Ranks) -> None:
-    """A seed's coins belong to a number of processes; fresh ones suit any."""
+    """A seed's random draws belong to a number of processes; fresh ones suit any."""
     if config.run.seed is not None and ranks.size != checkpoint.ranks:
         raise _changed("number of processes", ranks.size, f"{checkpoint.ranks} (it is seeded)")
 

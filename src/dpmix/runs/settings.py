@@ -176,7 +176,7 @@ class CacheConfig(Section):
         "runs/features",
         description="where caches lie, in a folder closed to other users; PRIVATE, shared by runs",
     )
-    view_seed: int = Field(0, ge=0, description="of the cached views' coins; need not be secret")
+    view_seed: int = Field(0, ge=0, description="of the cached views' random draws; need not be secret")
 
 
 class PrivacyConfig(Section):

@@ -37,7 +37,7 @@ STEPS, BATCH = 2, 1
 
 
 def miniature(config: Config, folder: Path) -> Config:
-    """The settings cut down to two steps on two images of noise, for `assemble(trial="smoke")`.
+    """The settings cut down to two steps on two images of noise, for `build_run(trial="smoke")`.
 
     The network, its trained part, the method, all K and the optimiser stay.
 

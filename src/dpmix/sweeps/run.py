@@ -21,7 +21,7 @@ from dpmix.errors import DpmixError, one_line, to_install
 from dpmix.files import to_json, write_text
 from dpmix.reports.page import read_facts
 from dpmix.reports.statement import read_statement
-from dpmix.runs.build import assemble
+from dpmix.runs.build import build_run
 from dpmix.runs.checkpoint import newest_step
 from dpmix.runs.config import Config
 from dpmix.runs.fit import fit, run
@@ -149,7 +149,7 @@ _TOLD = {
 }
 
 
-def tell_of_changes(cells: tuple[Cell, ...], roots: dict[str, Path]) -> None:
+def warn_if_inputs_changed(cells: tuple[Cell, ...], roots: dict[str, Path]) -> None:
     """Warn if runs with the same settings read other images or another pool, or chose otherwise.
 
     Args:
@@ -232,7 +232,7 @@ def _finish(cell: Cell, root: Path, gpu: int | None) -> None:
         if newest_step(RunFolder(root).checkpoints) is not None:
             fit(resume=root, device=cell.config.run.device)
         else:
-            run(assemble(Config.load(cell.base, **cell.settings, output=os.fspath(root))))
+            run(build_run(Config.load(cell.base, **cell.settings, output=os.fspath(root))))
 
 
 def _on(gpu: int | None) -> AbstractContextManager[object]:
@@ -428,7 +428,7 @@ def run_cells(
         else:
             failed.append(outcome)
         report(so_far(), outcome)
-    tell_of_changes(cells, roots)
+    warn_if_inputs_changed(cells, roots)
     return failed
 
 

@@ -210,8 +210,8 @@ def _drawn(among: tuple[Cell, ...], expected_runs: float, hidden: Path) -> list[
     hidden.mkdir(mode=0o700, parents=True, exist_ok=True)
     hidden.chmod(0o700)
     write_text(hidden / "PRIVATE.txt", NOTICE)
-    coins = random.SystemRandom()
-    count = number_of_runs(expected_runs, coins.random())
-    runs = [(coins.randrange(len(among)), coins.random()) for _ in range(count)]
+    draws = random.SystemRandom()
+    count = number_of_runs(expected_runs, draws.random())
+    runs = [(draws.randrange(len(among)), draws.random()) for _ in range(count)]
     write_text(path, to_json({"of": key, "runs": runs}))
     return runs

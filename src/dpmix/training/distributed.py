@@ -82,7 +82,7 @@ class Ranks:
             with _flat(tensors) as flat, _talking():
                 dist.broadcast(flat, src=0)
 
-    def told_by_first(self, said: Any) -> Any:
+    def broadcast_object(self, said: Any) -> Any:
         """What rank 0 gave, for small Python objects.
 
         Raises:

@@ -1,15 +1,15 @@
 """The feature cache: M views of every example embedded once, K of them drawn each step.
 
 Formal guarantee: row i of the cache is a function of example i (its pixels and label), public data
-(the backbone, the pool, the view seed) and nothing else. For its views are built alone, its coins
+(the backbone, the pool, the view seed) and nothing else. For its views are built alone, its draws
 come from a hash of itself and the seed, and it is embedded in a batch of its own views. So removing
 an example removes its row and leaves every other row as it was, to the last bit, wherever the
 example stood; and a private step on cached views clips one gradient per row. The sensitivity is C,
 as with fresh views, and the view seed need not be secret: the bound holds for any fixed views, and
-no part of the accounting counts on their coins. `tests/properties/test_cache_isolation.py` checks
+no part of the accounting counts on their draws. `tests/properties/test_cache_isolation.py` checks
 it.
 
-Coins drawn in order instead, from one known seed, would shift for every example after a removed
+Draws drawn in order instead, from one known seed, would shift for every example after a removed
 one; and in a batch of several examples the last bits of one's features can depend on the others.
 """
 
@@ -50,7 +50,7 @@ Map = Callable[..., Iterator[Any]]
 
 
 @contextmanager
-def one_example_a_core(device: torch.device) -> Iterator[Map]:
+def cpu_parallel_map(device: torch.device) -> Iterator[Map]:
     """Yield a `map` that keeps the order, and runs calls at once on a CPU with several threads."""
     threads = torch.get_num_threads()
     if device.type != "cpu" or threads == 1:
@@ -171,7 +171,7 @@ class FeatureCache:
         root: folder of all stores.
         backbone: frozen, on its device.
         views: M, embedded views of an example.
-        seed: of their coins; public.
+        seed: of their random draws; public.
         dtype: float16 or float32.
         view_chunk: at most so many views in one pass of the backbone; None: all of one example's.
     """
@@ -230,9 +230,9 @@ class FeatureCache:
     def seconds_per_view(self, image_shape: tuple[int, int, int], builder: ViewBuilder) -> float:
         """Measured on a few views of a random public image [C, H, W] on each core."""
         image = torch.randint(0, 256, (1, *image_shape), dtype=torch.uint8, device=self.device)
-        coins = builder.draw_coins(1, np.random.default_rng())
+        draws = builder.draw_views(1, np.random.default_rng())
         label = torch.zeros(1, dtype=torch.int64, device=self.device)
-        views = builder.build(image, label, coins).views[0, :_PROBE_VIEWS]
+        views = builder.build(image, label, draws).views[0, :_PROBE_VIEWS]
 
         cores = torch.get_num_threads() if self.device.type == "cpu" else 1
 
@@ -245,7 +245,7 @@ class FeatureCache:
             list(map_(embed, [some] * cores))
             return (time.perf_counter() - start) / (cores * len(some))
 
-        with one_example_a_core(self.device) as map_:
+        with cpu_parallel_map(self.device) as map_:
             warm_up = timed(views[:1])
             # Where one view takes long, eight would be no more exact.
             return timed(views[:1] if warm_up * cores > _LONG_VIEW else views)
@@ -303,7 +303,7 @@ class FeatureCache:
         report(done := store.done())
         if done == store.layout.rows:
             return
-        with store.writing() as writer, one_example_a_core(self.device) as map_:
+        with store.writing() as writer, cpu_parallel_map(self.device) as map_:
             for index in torch.arange(writer.done, store.layout.rows).split(_READ_TOGETHER):
                 for features, labels in rows(index, map_):
                     writer.append(features, labels)
@@ -312,9 +312,9 @@ class FeatureCache:
     def _row(
         self, image: UInt8[Tensor, "C H W"], label: Tensor, whole: ViewBuilder, soft: bool
     ) -> Row:
-        """All views of one example, from its own coins, embedded together and with no other."""
-        coins = whole.draw_coins(1, example_rng(image, label, self.seed))
-        made = whole.build(image[None].to(self.device), label[None].to(self.device), coins)
+        """All views of one example, from its own draws, embedded together and with no other."""
+        draws = whole.draw_views(1, example_rng(image, label, self.seed))
+        made = whole.build(image[None].to(self.device), label[None].to(self.device), draws)
         with torch.inference_mode():
             chunks = made.views[0].split(self.view_chunk or len(made.views[0]))
             features = torch.cat([self.backbone.module(chunk) for chunk in chunks])
@@ -334,7 +334,7 @@ class FeatureCache:
 def example_rng(
     image: UInt8[Tensor, "C H W"], label: Int64[Tensor, ""], seed: int
 ) -> np.random.Generator:
-    """The coins of one example: a function of it and of the public seed, whatever its place."""
+    """The draws of one example: a function of it and of the public seed, whatever its place."""
     digest = sha256(f"{seed} {int(label)} {list(image.shape)} ".encode())
     digest.update(image.contiguous().numpy().tobytes())
     return np.random.default_rng(int.from_bytes(digest.digest(), "big"))

@@ -22,7 +22,7 @@ def mark_released(gradients: Iterable[Tensor]) -> None:
         setattr(gradient, _MARK, gradient._version)
 
 
-def refuse_other_gradients(optimizer: Optimizer) -> None:
+def require_released_gradients(optimizer: Optimizer) -> None:
     """Have `optimizer` refuse to step on a gradient that is not marked, or changed since."""
     optimizer.register_step_pre_hook(_refuse)
 

@@ -32,7 +32,7 @@ class Pretraining:
         pool: the public images and their labels.
         views: how one image becomes one view (`self-aug` with k_base 1).
         epochs: passes over the pool.
-        rng: order and coins.
+        rng: order and random draws.
     """
 
     pool: PublicPool
@@ -58,7 +58,7 @@ class Pretraining:
             order = torch.from_numpy(self.rng.permutation(len(self.pool)))
             for index in order.split(BATCH):
                 images, labels = (part.to(device) for part in self.pool.take(index))
-                made = self.views.build(images, labels, self.views.draw_coins(len(index), self.rng))
+                made = self.views.build(images, labels, self.views.draw_views(len(index), self.rng))
                 scores = model(made.views.flatten(0, 1))
                 soft_cross_entropy(scores, made.labels.flatten(0, 1)).mean().backward()
                 optimizer.step()

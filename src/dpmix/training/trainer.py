@@ -27,7 +27,7 @@ from dpmix.privacy.plan import PrivacyPlan
 from dpmix.privacy.randomness import Randomness, StepRandomness, Stream, torch_seeded
 from dpmix.privacy.sampling import PoissonSampler
 from dpmix.training.distributed import ALONE, Ranks
-from dpmix.training.gradient_guard import mark_released, refuse_other_gradients
+from dpmix.training.gradient_guard import mark_released, require_released_gradients
 from dpmix.training.model_guard import ModelGuard, same_dtype
 from dpmix.views.builder import ViewSet, ViewSource
 from dpmix.views.mixup import random_matching
@@ -76,7 +76,7 @@ class StepDiagnostics:
 _GIVEN: "WeakSet[nn.Module | Optimizer]" = WeakSet()
 
 
-def tell_of_another_trainer(model: nn.Module, optimizer: Optimizer) -> None:
+def warn_if_reused(model: nn.Module, optimizer: Optimizer) -> None:
     """Steps that another trainer took are in the weights, and no part of the next one's plan."""
     if model in _GIVEN or optimizer in _GIVEN:
         warnings.warn(
@@ -218,8 +218,8 @@ class PrivateTrainer:
         self._called = self.way.prepare(model)
         self.share_weights()
         self._guard = ModelGuard(model, optimizer)
-        refuse_other_gradients(optimizer)
-        tell_of_another_trainer(model, optimizer)
+        require_released_gradients(optimizer)
+        warn_if_reused(model, optimizer)
 
     @property
     def plan(self) -> PrivacyPlan:
@@ -242,14 +242,14 @@ class PrivateTrainer:
         return self._steps_done
 
     def state(self) -> dict[str, Any]:
-        """What another trainer needs to go on after this step; no coin that was or will be thrown.
+        """What another trainer needs to go on after this step; no draw that was or will be thrown.
 
         The weights and the optimizer's state are theirs to save.
         """
         return {"plan": asdict(self._plan), "steps_done": self._steps_done}
 
     def resume(self, state: dict[str, Any]) -> None:
-        """Go on after the steps that `state` counts, with a seed's coins or with fresh ones.
+        """Go on after the steps that `state` counts, with a seed's random draws or with fresh ones.
 
         Nothing that was computed after `state` was saved may ever have been shown to anyone, or
         some steps are released twice, which the plan does not count.
@@ -332,18 +332,18 @@ class PrivateTrainer:
         the engines round differently, so that no sum may be made by two of them.
         """
         while True:
-            coins = self._randomness.step(self._steps_done)
-            drawn = self._sampler.draw(coins.sampling)
+            draws = self._randomness.step(self._steps_done)
+            drawn = self._sampler.draw(draws.sampling)
             total = zero_sum(self.parameters)
             parts = []
             try:
                 # For dropout: others may know what a generator draws that the caller seeded.
-                with torch_seeded(coins.model, self.device):
-                    for examples in self._chunks(drawn, coins):
-                        part = self._clipped_sum(examples, coins)
+                with torch_seeded(draws.model, self.device):
+                    for examples in self._chunks(drawn, draws):
+                        part = self._clipped_sum(examples, draws)
                         torch._foreach_add_(total, part.gradients)
                         parts.append(part)
-                return len(drawn), total, parts, coins.noise
+                return len(drawn), total, parts, draws.noise
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -363,19 +363,19 @@ class PrivateTrainer:
             )
 
     def _chunks(
-        self, drawn: Int64[Tensor, " B"], coins: StepRandomness
+        self, drawn: Int64[Tensor, " B"], draws: StepRandomness
     ) -> list[Int64[Tensor, " E"]]:
         """The drawn examples in portions whose views fit in `VIEW_BYTES`; pairs stay together."""
         members = self.views.spec.examples_per_group
         if members > 1:
-            drawn = random_matching(drawn, coins.views)
+            drawn = random_matching(drawn, draws.views)
         view_bytes = 4 * math.prod(self.views.view_shape(self.data.image_shape))
         group_bytes = self.views.spec.views * view_bytes
         groups = max(1, VIEW_BYTES // group_bytes)
         return [chunk for chunk in drawn.split(groups * members) if len(chunk)]
 
-    def _clipped_sum(self, examples: Int64[Tensor, " E"], coins: StepRandomness) -> ClippedSum:
-        return self._sum_of(self.views.of(self.data, examples, coins.views, self.device))
+    def _clipped_sum(self, examples: Int64[Tensor, " E"], draws: StepRandomness) -> ClippedSum:
+        return self._sum_of(self.views.of(self.data, examples, draws.views, self.device))
 
     def _take_less_memory(self) -> None:
         """Take one example and a quarter of its views at a time from now on; but once.

@@ -1,6 +1,6 @@
 """Self-augmentation: reflect-padded random crop and horizontal flip, batched.
 
-Every output row is a function of ONE source image and its own coins, so a view built from a
+Every output row is a function of ONE source image and its own random draws, so a view built from a
 private image depends on that example alone. No loop over images, no statistics over the batch.
 """
 

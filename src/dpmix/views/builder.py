@@ -1,6 +1,6 @@
 """Examples -> views: the builder of every method.
 
-Guarantee: the views of group g are a function of group g's private image(s), its own coins and
+Guarantee: the views of group g are a function of group g's private image(s), its own draws and
 public data. Nothing else of the batch is read (`tests/properties/test_isolation.py`).
 """
 
@@ -20,7 +20,7 @@ from dpmix.errors import DpmixError
 from dpmix.pool.class_map import UNLABELLED
 from dpmix.pool.pool import ClassIndex, PublicPool
 from dpmix.views.augment import check_padding, self_augment
-from dpmix.views.draws import ViewCoins, draw_coins
+from dpmix.views.draws import ViewDraws, draw_views
 from dpmix.views.extra_augment import extra_augment
 from dpmix.views.mixup import mixup
 from dpmix.views.spec import ViewSpec
@@ -116,49 +116,49 @@ class ViewBuilder:
         rng: np.random.Generator,
         device: torch.device,
     ) -> ViewSet:
-        """Draw coins and build the views of `examples`, on `device`."""
+        """Draw random draws and build the views of `examples`, on `device`."""
         images = data.images(examples).to(device, non_blocking=True)
         labels = data.labels[examples].to(device, non_blocking=True)
-        coins = self.draw_coins(len(examples) // self.spec.examples_per_group, rng)
-        return self.build(images, labels, coins)
+        draws = self.draw_views(len(examples) // self.spec.examples_per_group, rng)
+        return self.build(images, labels, draws)
 
-    def draw_coins(self, groups: int, rng: np.random.Generator) -> ViewCoins:
-        """Fresh coins for `groups` view sets."""
-        return draw_coins(self.spec, groups, rng)
+    def draw_views(self, groups: int, rng: np.random.Generator) -> ViewDraws:
+        """Fresh random draws for `groups` view sets."""
+        return draw_views(self.spec, groups, rng)
 
     def build(
-        self, images: UInt8[Tensor, "B C H W"], labels: Int64[Tensor, " B"], coins: ViewCoins
+        self, images: UInt8[Tensor, "B C H W"], labels: Int64[Tensor, " B"], draws: ViewDraws
     ) -> ViewSet:
         """Build the views of B examples: G = B groups, or B / 2 pairs for `microbatch-mixup`.
 
         Args:
             images: private images.
             labels: their classes in [0, L).
-            coins: one row per group, from `draw_coins`.
+            draws: one row per group, from `draw_views`.
 
         Returns:
             Views on the images' device, float32, and soft labels that sum to one.
         """
-        spec, coins = self.spec, coins.to(images.device)
-        source = self._private_source(len(coins.top), images.device)
+        spec, draws = self.spec, draws.to(images.device)
+        source = self._private_source(len(draws.top), images.device)
         base = slice(0, spec.base_views)
         padding = 0 if spec.method == "none" else spec.crop_padding
         pixels = self_augment(
-            images, source, coins.top[:, base], coins.left[:, base], coins.flip[:, base], padding
+            images, source, draws.top[:, base], draws.left[:, base], draws.flip[:, base], padding
         )
         classes = labels[source]
         if self.pool is not None:
-            public_pixels, public_classes = self._public(self.pool, coins, classes[:, 0])
+            public_pixels, public_classes = self._public(self.pool, draws, classes[:, 0])
             pixels = torch.cat([pixels, public_pixels], dim=1)
             classes = torch.cat([classes, public_classes], dim=1)
         kind = spec.extra_augment
         views = self.normalization(
-            pixels if kind == "none" else extra_augment(pixels, coins.extra, kind)
+            pixels if kind == "none" else extra_augment(pixels, draws.extra, kind)
         )
         soft = self._soft_labels(classes)
         if not spec.mixes:
             return ViewSet(views, soft)
-        chosen, mixing = (coins.first, coins.second, coins.weight), slice(0, spec.pool_size)
+        chosen, mixing = (draws.first, draws.second, draws.weight), slice(0, spec.pool_size)
         mixed, mixed_soft = mixup(views[:, mixing], *chosen), mixup(soft[:, mixing], *chosen)
         if spec.average == "mixed-only":
             return ViewSet(mixed, mixed_soft)
@@ -176,22 +176,22 @@ class ViewBuilder:
         return labels.where((classes != UNLABELLED)[..., None], 1 / self.num_classes)
 
     def _public(
-        self, pool: PublicPool, coins: ViewCoins, own: Int64[Tensor, " G"]
+        self, pool: PublicPool, draws: ViewDraws, own: Int64[Tensor, " G"]
     ) -> tuple[UInt8[Tensor, "G D C H W"], Int64[Tensor, "G D"]]:
         """The drawn public images, augmented as the base views are, and their classes.
 
-        `own` holds each group's own class, which is all that a draw may depend on beside its coins.
+        `own` holds each group's own class, which is all that a draw may depend on beside its draws.
         """
-        drawn = self._drawn(pool, coins.public.to(pool.labels.device), own.to(pool.labels.device))
+        drawn = self._drawn(pool, draws.public.to(pool.labels.device), own.to(pool.labels.device))
         images, classes = (part.to(own.device) for part in pool.take(drawn))
         public = slice(self.spec.base_views, None)
         source = torch.arange(drawn.numel(), device=own.device).reshape(drawn.shape)
         pixels = self_augment(
             images.flatten(0, 1),
             source,
-            coins.top[:, public],
-            coins.left[:, public],
-            coins.flip[:, public],
+            draws.top[:, public],
+            draws.left[:, public],
+            draws.flip[:, public],
             self.spec.crop_padding,
         )
         return pixels, classes
@@ -215,7 +215,7 @@ class ViewSource(Protocol):
     """Makes the views of examples: fresh from pixels (`ViewBuilder`), or embedded before.
 
     Whoever implements it guarantees that group g of `of` is a function of group g's private
-    example(s), coins and public data alone: that is what `spec.sensitivity_multiplier` rests on.
+    example(s), draws and public data alone: that is what `spec.sensitivity_multiplier` rests on.
     """
 
     @property
@@ -239,4 +239,4 @@ class ViewSource(Protocol):
         rng: np.random.Generator,
         device: torch.device,
     ) -> ViewSet:
-        """The views of `examples`, on `device`, with fresh coins from `rng`."""
+        """The views of `examples`, on `device`, with fresh random draws from `rng`."""

@@ -1,7 +1,7 @@
 """The random choices behind a batch of views, apart from the pixels they are applied to.
 
 Row g of every tensor belongs to group g alone and rows are independent, so removing an example
-removes a row and leaves the others' coins as they were. That is the coupling under which the
+removes a row and leaves the others' random draws as they were. That is the coupling under which the
 sensitivity is proven and tested.
 """
 
@@ -22,10 +22,10 @@ PUBLIC_BITS = 1 << 62
 
 
 @dataclass(frozen=True)
-class ViewCoins:
-    """Coins for G groups: A augmentations (one for each unmixed view), D public draws, M mixtures.
+class ViewDraws:
+    """Draws for G groups: A augmentations (one for each unmixed view), D public draws, M mixtures.
 
-    `public` holds raw bits: which images they pick may depend on a label, which coins never do.
+    `public` holds raw bits: which images they pick may depend on a label, which draws never do.
     """
 
     top: Int64[Tensor, "G A"]
@@ -37,17 +37,17 @@ class ViewCoins:
     weight: Float32[Tensor, "G M"]
     extra: Float32[Tensor, "G A U"]
 
-    def rows(self, index: Int64[Tensor, " R"] | slice) -> "ViewCoins":
-        """The coins of the chosen groups."""
-        return ViewCoins(*(getattr(self, field.name)[index] for field in fields(self)))
+    def rows(self, index: Int64[Tensor, " R"] | slice) -> "ViewDraws":
+        """The random draws of the chosen groups."""
+        return ViewDraws(*(getattr(self, field.name)[index] for field in fields(self)))
 
-    def to(self, device: torch.device) -> "ViewCoins":
-        """The same coins on `device`."""
-        return ViewCoins(*(getattr(self, field.name).to(device) for field in fields(self)))
+    def to(self, device: torch.device) -> "ViewDraws":
+        """The same random draws on `device`."""
+        return ViewDraws(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
-def draw_coins(spec: ViewSpec, groups: int, rng: np.random.Generator) -> ViewCoins:
-    """Draw the coins of `groups` groups.
+def draw_views(spec: ViewSpec, groups: int, rng: np.random.Generator) -> ViewDraws:
+    """Draw the random draws of `groups` groups.
 
     Crop offsets are uniform in [0, 2 * crop_padding], flips fair, public draws uniform in
     [0, PUBLIC_BITS), mixture partners a uniformly random ordered pair of distinct pool entries (of
@@ -65,7 +65,7 @@ def draw_coins(spec: ViewSpec, groups: int, rng: np.random.Generator) -> ViewCoi
     # Uniform over the entries other than `first`: a shift by 1 .. P-1 around the ring.
     shift = rng.integers(1, max(spec.pool_size, 2), mixed)
     weight = rng.beta(spec.mixup_alpha, spec.mixup_alpha, mixed) if spec.mixes else np.ones(mixed)
-    return ViewCoins(
+    return ViewDraws(
         top=torch.from_numpy(rng.integers(0, offsets, augmented)),
         left=torch.from_numpy(rng.integers(0, offsets, augmented)),
         flip=torch.from_numpy(flip),

@@ -1,6 +1,6 @@
 """More augmentations of one view: affine maps, colour jitter, blur, noise, cutout.
 
-Guarantee: a row of the result is a function of ONE view and its own coins, to the last bit,
+Guarantee: a row of the result is a function of ONE view and its own random draws, to the last bit,
 whatever else is in the batch and wherever the row stands. So there is only arithmetic on single
 elements, sums of whole numbers, bilinear sampling of one image, and tables: no convolution, matrix
 product, float sum or function such as exp, whose rounding may depend on the batch or on an
@@ -71,25 +71,25 @@ _MID_GREY, _WHITE = 127.5, 255.0
 _NOISE_TABLE = 1 << 20
 
 
-# A power of two: a coin below 1 times it rounds to no more than the last place.
+# A power of two: a random draw below 1 times it rounds to no more than the last place.
 _BLURS = 1024
 
 
 def extra_augment(
-    views: UInt8[Tensor, "G A C H W"], coins: Float32[Tensor, "G A U"], kind: ExtraAugment
+    views: UInt8[Tensor, "G A C H W"], draws: Float32[Tensor, "G A U"], kind: ExtraAugment
 ) -> Float32[Tensor, "G A C H W"]:
     """Return every view after `kind`, or after `all` of them in the order of `AUGMENTATIONS`.
 
     Args:
         views: cropped and mirrored.
-        coins: U = `COINS` numbers for each view, uniform in [0, 1).
+        draws: U = `COINS` numbers for each view, uniform in [0, 1).
         kind: which.
 
     Returns:
         Pixels in 0..255, no longer whole numbers.
     """
     rows = views.flatten(0, 1).float()
-    own = coins.flatten(0, 1)[..., None, None, None].split(
+    own = draws.flatten(0, 1)[..., None, None, None].split(
         [count for _, count in AUGMENTATIONS.values()], dim=1
     )
     for (name, (augment, _)), needed in zip(AUGMENTATIONS.items(), own, strict=True):
@@ -188,7 +188,7 @@ def _kernels(reach: int, device: torch.device) -> Float32[Tensor, "S W"]:
 def _noise(rows: Rows, start: Coin) -> Rows:
     """A stretch of one fixed table of normal numbers, from a place of the view's own.
 
-    As in Salimans et al. 2017 (arXiv 1703.03864): one coin serves all pixels, on any device.
+    As in Salimans et al. 2017 (arXiv 1703.03864): one random draw serves all pixels, on any device.
     """
     pixels = torch.arange(prod(rows.shape[1:]), device=rows.device).view(1, *rows.shape[1:])
     places = ((start * _NOISE_TABLE).long() + pixels) % _NOISE_TABLE
@@ -230,11 +230,11 @@ AUGMENTATIONS: dict[str, tuple[Callable[..., Rows], int]] = {
 }
 
 
-"""name -> function of rows and coins, and how many coins; in the order of `all`: what moves, its
+"""name -> function of rows and draws, and how many draws; in the order of `all`: what moves, its
 light, the lens, the sensor, what stands before it."""
 
 
 COINS = sum(count for _, count in AUGMENTATIONS.values())
 
 
-"""Coins of one view."""
+"""Random draws of one view."""

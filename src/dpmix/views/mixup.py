@@ -1,7 +1,7 @@
 """Pairs for `microbatch-mixup`, the naive baseline, and why its sensitivity is 2C.
 
 Two private examples share one view set and so one clipped gradient. The drawn examples are matched
-uniformly at random and an odd one is left out. Claim: under add/remove-one, the coins of the
+uniformly at random and an odd one is left out. Claim: under add/remove-one, the random draws of the
 neighbouring data sets can be coupled so that the sums of clipped gradients differ by at most 2C.
 Let S be the drawn set without example z, and n = |S|.
 
@@ -12,7 +12,7 @@ Let S be the drawn set without example z, and n = |S|.
   random b is, and z's partner a is uniform among the others. Couple a with b's partner without z:
   the term of {a, b} becomes the term of {a, z}, a difference of at most 2C.
 
-Hockey-stick divergence is jointly convex, so the mixture over the coupled coins is no worse than
+Hockey-stick divergence is jointly convex, so the mixture over the coupled draws is no worse than
 its worst pair, and Poisson sampling of z amplifies as usual: a Gaussian mechanism of sensitivity
 2C. (Keeping the odd example as a group of its own would cost 3C.)
 """
@@ -37,7 +37,7 @@ def mixup(
     """Mix the pool's entries `first` and `second` of the same group with `weight` on the first.
 
     Zhang et al. 2018 (mixup) applied as in DP-Mix (arXiv 2311.01295, section 4): the same call
-    with the same coins serves images [G, P, C, H, W] and soft labels [G, P, L].
+    with the same random draws serves images [G, P, C, H, W] and soft labels [G, P, L].
     """
     group = torch.arange(pool.shape[0], device=pool.device)[:, None]
     weight = weight.to(pool.dtype).reshape(*weight.shape, *[1] * (pool.ndim - 2))

@@ -62,7 +62,7 @@ class ViewSpec:
         mixup_alpha: alpha of Beta(alpha, alpha), from which each mixture's weight is drawn.
         crop_padding: reflect padding in pixels before the random crop.
         flip: mirror each augmented view with probability 1/2.
-        extra_augment: what each crop goes through after that, by coins of its own
+        extra_augment: what each crop goes through after that, by random draws of its own
             (`views/extra_augment.py`): the paper's control for mixing.
         average: `all` views enter the mean gradient, or the mixtures alone (`mixed-only`).
         pool_draw: which public images an example draws: any (`uniform`, as in the paper), of its

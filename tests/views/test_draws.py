@@ -1,4 +1,4 @@
-"""The laws of the coins, tested on large draws from fixed seeds."""
+"""The laws of the random draws, tested on large draws from fixed seeds."""
 
 from dataclasses import fields, replace
 from hashlib import sha256
@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy import stats
 
-from dpmix.views.draws import PUBLIC_BITS, ViewCoins, draw_coins
+from dpmix.views.draws import PUBLIC_BITS, ViewDraws, draw_views
 from dpmix.views.extra_augment import COINS
 from dpmix.views.spec import METHODS, ViewSpec
 
@@ -23,8 +23,8 @@ AS_IT_WAS = {
 }
 
 
-def coins(groups=20_000, seed=0, **settings):
-    return draw_coins(ViewSpec(**settings), groups, np.random.default_rng(seed))
+def draws(groups=20_000, seed=0, **settings):
+    return draw_views(ViewSpec(**settings), groups, np.random.default_rng(seed))
 
 
 def assert_uniform(values, count):
@@ -37,7 +37,7 @@ def assert_uniform(values, count):
 @pytest.mark.parametrize("method", ["self-aug", "mix-self", "mix-diff", "microbatch-mixup"])
 @pytest.mark.parametrize("padding", [0, 1, 4])
 def test_offsets_are_uniform_from_zero_to_twice_the_padding_and_independent(method, padding):
-    drawn = coins(method=method, k_base=3, k_self=1, crop_padding=padding)
+    drawn = draws(method=method, k_base=3, k_self=1, crop_padding=padding)
     span = 2 * padding + 1
     assert_uniform(drawn.top, span)
     assert_uniform(drawn.left, span)
@@ -46,25 +46,25 @@ def test_offsets_are_uniform_from_zero_to_twice_the_padding_and_independent(meth
 
 
 def test_crops_of_one_group_are_independent_of_each_other():
-    drawn = coins(method="self-aug", k_base=2, crop_padding=1)
+    drawn = draws(method="self-aug", k_base=2, crop_padding=1)
     one = (drawn.top * 3 + drawn.left) * 2 + drawn.flip.long()
     assert_uniform(one[:, 0] * 18 + one[:, 1], 18 * 18)
 
 
 def test_crops_of_neighbouring_groups_are_independent_of_each_other():
-    drawn = coins(method="self-aug", k_base=1, crop_padding=1)
+    drawn = draws(method="self-aug", k_base=1, crop_padding=1)
     one = ((drawn.top * 3 + drawn.left) * 2 + drawn.flip.long())[:, 0]
     assert_uniform(one[0::2] * 18 + one[1::2], 18 * 18)
 
 
 def test_without_flip_nothing_is_mirrored():
-    drawn = coins(groups=500, method="mix-self", flip=False)
+    drawn = draws(groups=500, method="mix-self", flip=False)
     assert not drawn.flip.any()
     assert drawn.top.max() == 8
 
 
 def test_none_draws_no_crop_and_no_flip():
-    drawn = coins(groups=500, method="none", crop_padding=4, flip=True)
+    drawn = draws(groups=500, method="none", crop_padding=4, flip=True)
     assert drawn.top.shape == drawn.left.shape == drawn.flip.shape == (500, 1)
     assert not drawn.top.any()
     assert not drawn.left.any()
@@ -85,7 +85,7 @@ POOLS = [
 def test_mixtures_are_uniform_ordered_pairs_over_the_whole_pool_its_last_entry_included(
     settings, size
 ):
-    drawn = coins(k_self=3, **settings)
+    drawn = draws(k_self=3, **settings)
     assert_uniform(drawn.first, size)
     assert_uniform(drawn.second, size)
     assert not (drawn.first == drawn.second).any()
@@ -96,13 +96,13 @@ def test_mixtures_are_uniform_ordered_pairs_over_the_whole_pool_its_last_entry_i
 
 
 def test_mixtures_of_one_group_are_drawn_independently():
-    drawn = coins(method="mix-self", k_base=3, k_self=2)
+    drawn = draws(method="mix-self", k_base=3, k_self=2)
     pair = drawn.first * 2 + (drawn.second - drawn.first) % 3 - 1
     assert_uniform(pair[:, 0] * 6 + pair[:, 1], 36)
 
 
 def test_a_pool_of_one_view_is_mixed_with_itself():
-    drawn = coins(groups=50, method="mix-self", k_base=1, k_self=4)
+    drawn = draws(groups=50, method="mix-self", k_base=1, k_self=4)
     assert drawn.first.shape == (50, 4)
     assert not drawn.first.any()
     assert not drawn.second.any()
@@ -111,7 +111,7 @@ def test_a_pool_of_one_view_is_mixed_with_itself():
 @pytest.mark.parametrize("method", ["mix-self", "mix-diff", "microbatch-mixup"])
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 3.0])
 def test_weights_follow_the_beta_law(method, alpha):
-    drawn = coins(groups=8_000, method=method, k_base=2, k_self=2, mixup_alpha=alpha)
+    drawn = draws(groups=8_000, method=method, k_base=2, k_self=2, mixup_alpha=alpha)
     assert drawn.weight.dtype == torch.float32
     weight = drawn.weight.double().numpy().ravel()
     assert weight.min() >= 0
@@ -128,13 +128,13 @@ def test_weights_follow_the_beta_law(method, alpha):
 
 @pytest.mark.parametrize("alpha", [1e-300, 1e-5, 1e6, 1e300])
 def test_weights_stay_in_zero_to_one_at_any_alpha_that_the_spec_takes(alpha):
-    weight = coins(groups=200, method="mix-self", mixup_alpha=alpha).weight
+    weight = draws(groups=200, method="mix-self", mixup_alpha=alpha).weight
     assert ((weight >= 0) & (weight <= 1)).all()
 
 
 @pytest.mark.parametrize("public", [1, 2, 9])
 def test_the_remainder_of_a_public_draw_is_uniform_over_a_pool_of_any_size(public):
-    drawn = coins(method="mix-diff", k_diff=2, k_self=1, k_base=1).public
+    drawn = draws(method="mix-diff", k_diff=2, k_self=1, k_base=1).public
     assert drawn.shape == (20_000, 2)
     place = drawn % public
     assert_uniform(place, public)
@@ -142,14 +142,14 @@ def test_the_remainder_of_a_public_draw_is_uniform_over_a_pool_of_any_size(publi
 
 
 def test_public_draws_use_all_their_bits():
-    drawn = coins(method="mix-diff", k_diff=2, k_self=1, k_base=1).public
+    drawn = draws(method="mix-diff", k_diff=2, k_self=1, k_base=1).public
     assert drawn.min() >= 0
     assert drawn.max() < PUBLIC_BITS
     assert_uniform(drawn >> 58, 16)
 
 
 def test_extra_public_views_are_augmented_but_never_mixed():
-    drawn = coins(groups=2000, method="mix-diff", pool_role="extra", k_base=3, k_diff=2, k_self=4)
+    drawn = draws(groups=2000, method="mix-diff", pool_role="extra", k_base=3, k_diff=2, k_self=4)
     assert drawn.top.shape == (2000, 5)
     assert_uniform(drawn.first, 3)
     assert_uniform(drawn.second, 3)
@@ -160,9 +160,9 @@ def test_extra_public_views_are_augmented_but_never_mixed():
 def test_extra_coins_are_uniform_and_leave_the_others_as_they_are(method, kind):
     spec = ViewSpec(method, k_base=3, k_self=2)
     rngs = [np.random.default_rng(4) for _ in range(2)]
-    without = draw_coins(spec, 2000, rngs[0])
-    with_it = draw_coins(replace(spec, extra_augment=kind), 2000, rngs[1])
-    for field in fields(ViewCoins):
+    without = draw_views(spec, 2000, rngs[0])
+    with_it = draw_views(replace(spec, extra_augment=kind), 2000, rngs[1])
+    for field in fields(ViewDraws):
         if field.name != "extra":
             assert torch.equal(getattr(with_it, field.name), getattr(without, field.name))
     assert without.extra.numel() == 0
@@ -177,9 +177,9 @@ def test_extra_coins_are_uniform_and_leave_the_others_as_they_are(method, kind):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_without_an_extra_augmentation_the_stream_is_as_it_always_was(method):
-    """The hash of every coin, and of the draw after them, as they were before there was one."""
+    """The hash of every draw, and of the draw after them, as they were before there was one."""
     rng = np.random.default_rng(11)
-    drawn = draw_coins(ViewSpec(method), 7, rng)
+    drawn = draw_views(ViewSpec(method), 7, rng)
     digest = sha256()
     for name in ("top", "left", "flip", "public", "first", "second", "weight"):
         digest.update(getattr(drawn, name).numpy().tobytes())
@@ -190,7 +190,7 @@ def test_without_an_extra_augmentation_the_stream_is_as_it_always_was(method):
 @pytest.mark.parametrize("method", METHODS)
 def test_shapes_follow_the_spec(method):
     spec = ViewSpec(method, k_base=3, k_self=4, k_diff=2)
-    drawn = draw_coins(spec, 6, np.random.default_rng(0))
+    drawn = draw_views(spec, 6, np.random.default_rng(0))
     for name in ("top", "left", "flip"):
         assert getattr(drawn, name).shape == (6, spec.unmixed_views)
     assert drawn.public.shape == (6, 2 if method == "mix-diff" else 0)
@@ -200,16 +200,16 @@ def test_shapes_follow_the_spec(method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_no_groups_draw_no_coins(method):
-    drawn = draw_coins(ViewSpec(method), 0, np.random.default_rng(0))
-    assert all(len(getattr(drawn, field.name)) == 0 for field in fields(ViewCoins))
+    drawn = draw_views(ViewSpec(method), 0, np.random.default_rng(0))
+    assert all(len(getattr(drawn, field.name)) == 0 for field in fields(ViewDraws))
 
 
 @pytest.mark.parametrize("index", [slice(1, 4), torch.tensor([4, 0, 0, 2])])
 def test_rows_select_the_same_groups_from_every_coin(index):
-    drawn = coins(groups=6, method="mix-diff", k_base=3, k_self=4)
+    drawn = draws(groups=6, method="mix-diff", k_base=3, k_self=4)
     chosen = torch.arange(6)[index].tolist()
     rows = drawn.rows(index)
-    for field in fields(ViewCoins):
+    for field in fields(ViewDraws):
         every, some = getattr(drawn, field.name), getattr(rows, field.name)
         assert len(some) == len(chosen)
         for got, group in zip(some, chosen, strict=True):
@@ -219,8 +219,8 @@ def test_rows_select_the_same_groups_from_every_coin(index):
 def test_the_same_stream_gives_the_same_coins_and_the_next_draw_others():
     rng = np.random.default_rng(8)
     spec = ViewSpec("mix-diff", extra_augment="all")
-    one, two = (draw_coins(spec, 10, rng) for _ in range(2))
-    again = draw_coins(spec, 10, np.random.default_rng(8))
-    for field in fields(ViewCoins):
+    one, two = (draw_views(spec, 10, rng) for _ in range(2))
+    again = draw_views(spec, 10, np.random.default_rng(8))
+    for field in fields(ViewDraws):
         assert torch.equal(getattr(one, field.name), getattr(again, field.name))
         assert not torch.equal(getattr(one, field.name), getattr(two, field.name))
