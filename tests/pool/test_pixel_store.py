@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from dpmix.data import decode
-from dpmix.data.decode import decode_sources
-from dpmix.data.encoded_source import EncodedSource
+from dpmix.data.decode import EncodedSource, decode_sources
 from dpmix.data.folder import class_folders
 from dpmix.data.image import ReadOptions
 from dpmix.errors import DpmixError

@@ -16,16 +16,8 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from dpmix.data.decode_pool import MAX_BYTES_IN_FLIGHT, EncodedImages, decode_batch
-from dpmix.data.image import (
-    MemoryBudget,
-    PixelForm,
-    UnreadableImageError,
-    decode_pixels,
-    opened,
-    turned_upright,
-)
-from dpmix.data.upright import Remarks
+from dpmix.data.decode import EncodedImages, decode_batch
+from dpmix.data.image import ReadOptions, Remarks, UnreadableImageError, decode_pixels, warn_of
 from dpmix.errors import DpmixError
 from dpmix.files import stage
 from dpmix.pool.class_map import LEFT_OUT, UNLABELLED
@@ -95,8 +87,8 @@ def _write(files: PoolFiles, index: torch.Tensor, path: Path) -> Path:
 
     count = min(PER_SHEET, len(index))
     chosen = index[torch.linspace(0, len(index) - 1, count).round().long()].tolist()
-    form = PixelForm((3, TILE, TILE), convert=True, resize=True, example="the sheet's tiles")
-    tiles = decode_batch(files.images, chosen, form, None)
+    options = ReadOptions(image_size=TILE, channels=3)
+    tiles = decode_batch(files.images, chosen, options, (3, TILE, TILE))
     grid = make_grid(tiles, nrow=min(COLUMNS, count), padding=4, pad_value=255)
     sheet = Image.fromarray(grid.permute(1, 2, 0).numpy())
     stage(path, lambda aside: sheet.save(aside, format="PNG")).replace(path)
@@ -155,14 +147,13 @@ def inspect_pool(files: PoolFiles, report: Callable[[int, int], None]) -> PoolIn
         DpmixError: a file that vanished or may not be read.
     """
     images, labels = files.images, files.part.labels.tolist()
-    budget = MemoryBudget(MAX_BYTES_IN_FLIGHT)
     facts: list[ImageFacts] = []
-    remarks = Remarks()
+    remarks: Remarks = {}
     with ThreadPoolExecutor(os.cpu_count()) as workers:
-        for one in workers.map(lambda i: _facts(images, i, budget, remarks), range(len(images))):
+        for one in workers.map(lambda i: _facts(images, i, remarks), range(len(images))):
             facts.append(one)
             report(len(facts), len(images))
-    remarks.warn()
+    warn_of(remarks)
     groups: dict[bytes, list[int]] = {}
     for index, one in enumerate(facts):
         if one.pixels_sha256 is not None:
@@ -181,21 +172,19 @@ def inspect_pool(files: PoolFiles, report: Callable[[int, int], None]) -> PoolIn
     )
 
 
-def _facts(images: EncodedImages, index: int, budget: MemoryBudget, remarks: Remarks) -> ImageFacts:
+def _facts(images: EncodedImages, index: int, remarks: Remarks) -> ImageFacts:
     name = images.names[index]
     try:
-        with images.open(index) as stream, opened(stream, name) as image:
-            turned = turned_upright(image, name)
-            size = (turned.height, turned.width)
-        form = PixelForm((3, *size), convert=True, resize=False, example=name)
         with images.open(index) as stream:
-            pixels = decode_pixels(stream, name, form, budget, remarks)
+            pixels = decode_pixels(stream, name, ReadOptions(channels=3), remarks)
     except UnreadableImageError as error:
         return ImageFacts(None, None, str(error))
     except DpmixError as error:
         if isinstance(error.__cause__, OSError):
             raise
         return ImageFacts(None, None, str(error))
+    _, height, width = pixels.shape
+    size = (height, width)
     digest = sha256(repr(size).encode() + pixels.tobytes())
     plain = bool((pixels == pixels[:, :1, :1]).all())
     return ImageFacts(size, digest.digest(), None, plain)

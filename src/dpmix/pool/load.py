@@ -8,12 +8,10 @@ from typing import Any
 
 import torch
 
-from dpmix.data.decode import EncodedPart, decode_sources
-from dpmix.data.decode_pool import EncodedImages
+from dpmix.data.decode import EncodedImages, decode_sources
 from dpmix.data.folder import class_folders
 from dpmix.data.image import ReadOptions
-from dpmix.data.npz import encoded_part
-from dpmix.data.npz_archive import NpzArchive, is_npz
+from dpmix.data.npz import NpzArchive, is_npz
 from dpmix.data.source import check_labels
 from dpmix.data.splits import Splits
 from dpmix.errors import DpmixError
@@ -46,13 +44,13 @@ class PoolFiles:
 
     path: Path
     class_names: tuple[str, ...]
-    part: EncodedPart
+    part: EncodedImages
     manifest: Manifest | None
 
     @property
     def images(self) -> EncodedImages:
         """The encoded images."""
-        return self.part.images
+        return self.part
 
 
 def open_pool(path: Path, *, verify: bool = True) -> PoolFiles:
@@ -64,7 +62,7 @@ def open_pool(path: Path, *, verify: bool = True) -> PoolFiles:
 
     Raises:
         DpmixError: nothing there, an unfinished pool, files that do not match the manifest, and as
-            `class_folders` and `encoded_part` raise.
+            `class_folders` and `NpzArchive` raise.
     """
     if path.is_dir():
         return _open_folder(path, verify)
@@ -85,21 +83,21 @@ def _open_folder(root: Path, verify: bool) -> PoolFiles:
         )
     names, part = class_folders(root)
     if manifest is not None and verify:
-        manifest.verify(root, part.images.names)
+        manifest.verify(root, part.names)
     return PoolFiles(root, names, part, manifest)
 
 
 def _open_npz(path: Path) -> PoolFiles:
-    with NpzArchive(path) as archive:
-        if "train_jpeg" not in archive:
-            raise DpmixError(
-                f"{path.name} has no 'train_jpeg'; expected JPEG bytes end to end, or give a "
-                "folder with one folder of images per class"
-            )
-        part = encoded_part(archive, "train")
-        names = archive.class_names(part.labels)
-        check_labels(part.labels, len(part.images), names)
-        return PoolFiles(path, names, part, None)
+    archive = NpzArchive(path)
+    if "train_jpeg" not in archive.names:
+        raise DpmixError(
+            f"{path.name} has no 'train_jpeg'; expected JPEG bytes end to end, or give a "
+            "folder with one folder of images per class"
+        )
+    part = archive.encoded("train")
+    names = archive.class_names(part.labels)
+    check_labels(part.labels, len(part), names)
+    return PoolFiles(path, names, part, None)
 
 
 _BATCH = 1024
@@ -191,9 +189,9 @@ def load_pool(
             f"private ones are {image_shape}; resize the pool's images"
         )
     pool = PublicPool(stored_pixels(source), torch.tensor(targets)[source.labels])
-    names = tuple(name for i, name in enumerate(part.images.names) if i not in corrupt)
+    names = tuple(name for i, name in enumerate(part.names) if i not in corrupt)
     _warn_of_plain(path, pool, names)
-    left_out = len(files.images) - len(part.images)
+    left_out = len(files.images) - len(part)
     return LoadedPool(pool, names, _facts(files, pool, class_names, left_out))
 
 
@@ -238,10 +236,10 @@ def _warn_of_plain(path: Path, pool: PublicPool, names: tuple[str, ...]) -> None
         )
 
 
-def _used(part: EncodedPart, targets: torch.Tensor) -> EncodedPart:
+def _used(part: EncodedImages, targets: torch.Tensor) -> EncodedImages:
     """The images of classes that are not left out."""
     kept = (targets[part.labels] != LEFT_OUT).nonzero().flatten()
-    return EncodedPart(part.images.take(kept), part.labels[kept])
+    return part.take(kept)
 
 
 def _facts(

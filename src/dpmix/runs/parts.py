@@ -26,7 +26,7 @@ from dpmix.runs.config import Config
 from dpmix.data.source import ImageSource
 from dpmix.data.splits import Splits
 from dpmix.data.fingerprint import fingerprint
-from dpmix.data.splits import Subset
+from dpmix.data.source import Subset
 from dpmix.clipping.model_check import check_private
 from dpmix.models.backbones.backbone import Backbone
 from dpmix.models.head import BackboneClassifier

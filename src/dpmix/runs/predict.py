@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 import torch
 from dpmix.data.decode import decode_files
-from dpmix.data.folder_listing import SUFFIXES
-from dpmix.data.folder_listing import list_images
-from dpmix.data.folder_listing import warn_of_left_out
-from dpmix.data.folder_listing import local_path
+from dpmix.data.folder import SUFFIXES
+from dpmix.data.folder import list_images
+from dpmix.data.folder import warn_of_left_out
+from dpmix.data.folder import local_path
 from dpmix.errors import DpmixError
 from dpmix.runs.load import SavedRun
 from dpmix.files import to_json
