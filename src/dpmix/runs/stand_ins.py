@@ -1,7 +1,7 @@
 """What takes the place of data, weights and a pool in a run that is only tried.
 
-Guarantee: all of it is noise or published numbers. A dry run reads what is there, and trains
-nothing; a smoke run trains, and reads no image at all.
+Guarantee: all of it is noise. A dry run reads the data and trains nothing; a smoke run trains and
+reads no image at all.
 """
 
 from pathlib import Path
@@ -10,10 +10,6 @@ import torch
 from dpmix.runs.config import Config
 from dpmix.data.splits import Splits
 from dpmix.data.source import TensorSource
-from dpmix.data.torchvision_sets import KNOWN
-from dpmix.data.torchvision_sets import described_splits
-from dpmix.data.splits import narrowed
-from dpmix.data.torchvision_sets import is_there
 from dpmix.runs.defaults import choose_model
 from dpmix.pool.load import LoadedPool
 from dpmix.pool.load import PoolFacts
@@ -70,14 +66,10 @@ def miniature(config: Config, folder: Path) -> Config:
 
 
 def splits_without_data(config: DataConfig, trial: Trial) -> Splits | None:
-    """Noise for a smoke run; for a dry run the published numbers of a set that is not there."""
+    """Noise for a smoke run; a dry run reads the data."""
     if trial == "smoke":
         assert config.image_size is not None
         return _noise_splits(config.image_size, config.channels or 3)
-    if config.data in KNOWN and not is_there(config.data, Path(config.data_root).expanduser()):
-        described = described_splits(config.data, config.image_size, config.channels)
-        fewer = (config.classes, config.validation_fraction, config.train_images)
-        return narrowed(described, *fewer)
     return None
 
 
