@@ -59,12 +59,13 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"{hint} {known_names}".strip()
 
 
-# Optional parts of dpmix, and the command that installs one which is missing.
+# On PyPI the name dpmix belongs to another project.
+DISTRIBUTION = "dp-mix-images"
 
 
 def to_install(extra: str) -> str:
-    """The command, from the source: on PyPI the name dpmix belongs to another project."""
-    return f"pip install '.[{extra}]' in dpmix's source folder"
+    """The command. Where dpmix is installed, pip adds the packages of the extra and no more."""
+    return f"pip install '{DISTRIBUTION}[{extra}]'"
 
 
 # Telling an allocation that failed from every other error.
