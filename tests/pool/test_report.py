@@ -8,7 +8,7 @@ import pytest
 from dpmix.errors import DpmixError
 from dpmix.pool.score import Budget, reserved
 from dpmix.privacy.accounting import epsilon_pld
-from dpmix.privacy.prior_releases import read_spent
+from dpmix.privacy.prior_releases import read_prior_releases
 
 
 @pytest.mark.parametrize(("epsilon", "delta"), [(0.1, 1e-6), (1.0, 1e-5)])
@@ -34,7 +34,7 @@ def test_the_report_of_a_release_is_read_by_a_run(tmp_path):
     record = Budget.of(0.5, 1e-6).record()
     path = tmp_path / "gap.json"
     path.write_text(json.dumps({"advice": "use", "release": record.model_dump()}))
-    assert read_spent((str(path),)) == (record.noise_multiplier,)
+    assert read_prior_releases((str(path),)) == (record.noise_multiplier,)
 
 
 def test_a_place_is_held_while_the_check_runs_and_freed_if_it_fails(tmp_path):

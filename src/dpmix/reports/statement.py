@@ -362,7 +362,7 @@ def privacy_statement(
         if plan.private
         else [],
         "repeats": repeats and {"most": repeats[0], "epsilon": repeats[1]},
-        "spent_before": list(plan.spent),
+        "spent_before": list(plan.prior_releases),
         "expected_runs": plan.expected_runs,
         "public_inputs": {
             "pool": pool and pool.as_dict() | _use_of_pool(config.views),
@@ -427,8 +427,10 @@ def guarantee(
             f" One image occurs {repeats[0]} times in the training set: for the person in it, "
             f"epsilon is {shown_epsilon(repeats[1])}."
         )
-    if plan.spent:
-        sentence += f" That includes {len(plan.spent)} earlier release(s) of the same data."
+    if plan.prior_releases:
+        sentence += (
+            f" That includes {len(plan.prior_releases)} earlier release(s) of the same data."
+        )
     if plan.expected_runs is not None:
         sentence += (
             " That includes the choice of this run as the best of a random number of runs, "
@@ -465,7 +467,7 @@ def assumptions(
     data = config.data
     but = (
         ", except that the method and the pool may have been chosen by the earlier releases"
-        if plan.spent
+        if plan.prior_releases
         else ""
     )
     selected = ", but for the private selection" if plan.expected_runs is not None else ""

@@ -185,7 +185,7 @@ def _plan_of(said: Statement, config: Config) -> PrivacyPlan:
         sensitivity_multiplier=spec.sensitivity_multiplier,
         target_epsilon=config.privacy.epsilon,
         n=said.examples,
-        spent=tuple(said.spent_before),
+        prior_releases=tuple(said.spent_before),
         expected_runs=said.expected_runs,
     )
 
@@ -296,7 +296,7 @@ def _check_by_prv(
     name: str, stated: float, plan: PrivacyPlan, steps: int
 ) -> tuple[float, float, float]:
     given = (plan.sampling_rate, plan.noise_multiplier, steps, plan.delta)
-    low, estimate, high = epsilon_prv(*given, plan.spent)
+    low, estimate, high = epsilon_prv(*given, plan.prior_releases)
     # The best of several runs has more than one of them, which is all that PRV can say.
     most = math.inf if plan.expected_runs is not None else high * (1 + _ROUNDED_UP)
     if not low <= stated <= most:

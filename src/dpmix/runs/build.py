@@ -42,7 +42,7 @@ from dpmix.models.backbones.backbone import Backbone
 from dpmix.models.backbones.load import other_backbones
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.privacy.randomness import Randomness
-from dpmix.privacy.prior_releases import read_spent
+from dpmix.privacy.prior_releases import read_prior_releases
 from dpmix.clipping.repeats import epsilon_of_copies
 from dpmix.clipping.repeats import refuse_repeats
 from dpmix.pool.pool import PublicPool
@@ -263,7 +263,7 @@ def calibrate(privacy: PrivacyConfig, n: int, spec: ViewSpec) -> PrivacyPlan:
     return PrivacyPlan.calibrate(
         n=n if privacy.n_is_public else None,
         sensitivity_multiplier=spec.sensitivity_multiplier,
-        spent=read_spent(privacy.spent),
+        prior_releases=read_prior_releases(privacy.spent),
         **privacy.model_dump(exclude={"spent", "allow_repeats"}),
     )
 

@@ -211,7 +211,7 @@ class PrivateTrainer:
             views.view_shape(data.image_shape),
             views.spec.views,
             view_chunk,
-            passes=plan.steps * plan.expected_batch_size * views.spec.views,
+            passes=plan.steps * plan.denominator * views.spec.views,
             repeatable=seed is not None,
             compiled=compiled,
         )
