@@ -43,8 +43,8 @@ from dpmix.models.backbones.load import other_backbones
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.privacy.randomness import Randomness
 from dpmix.privacy.prior_releases import read_spent
-from dpmix.clipping.repeats import epsilon_of_copies
-from dpmix.clipping.repeats import refuse_repeats
+from dpmix.privacy.repeats import epsilon_of_copies
+from dpmix.privacy.repeats import refuse_repeats
 from dpmix.pool.pool import PublicPool
 from dpmix.runs.settings import InputConfig
 from dpmix.runs.settings import PrivacyConfig
