@@ -7,7 +7,6 @@ import typer
 from rich.table import Table
 
 from dpmix.cli.progress import counting_bar, decoding_bar, share_bar, stdout
-from dpmix.clipping.repeats import refuse_repeats
 from dpmix.data.fingerprint import find_repeats
 from dpmix.data.image import ReadOptions
 from dpmix.data.named import class_list, load_splits
@@ -32,6 +31,7 @@ from dpmix.pool.load import PoolFiles, load_pool, load_pool_for, open_pool
 from dpmix.pool.overlap import refuse_private_path
 from dpmix.pool.prompts import PoolClass, as_classes, read_classes, template_text
 from dpmix.pool.score import Budget, check_gap, gap_report, reserved
+from dpmix.privacy.repeats import refuse_repeats
 from dpmix.reports.summary import two_columns
 from dpmix.runs.build import choose_device
 

@@ -20,7 +20,6 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-from dpmix.clipping.repeats import epsilon_of_copies_together
 from dpmix.data.source import ImageSource
 from dpmix.errors import DpmixError
 from dpmix.models.backbones.backbone import Backbone
@@ -32,6 +31,7 @@ from dpmix.privacy.noise import with_noise
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.privacy.prior_releases import ReleaseRecord
 from dpmix.privacy.randomness import SecureStream, Stream
+from dpmix.privacy.repeats import epsilon_of_copies_together
 
 # Counts, sums and second moments of clipped features by class, and their private release.
 #

@@ -16,13 +16,13 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from dpmix.clipping.repeats import epsilon_of_copies
 from dpmix.errors import DpmixError
 from dpmix.files import to_json
 from dpmix.models.backbones.backbone import Backbone
 from dpmix.pool.load import PoolFacts
 from dpmix.privacy.accounting import MIN_SIGMA
 from dpmix.privacy.plan import PrivacyPlan
+from dpmix.privacy.repeats import epsilon_of_copies
 from dpmix.runs.config import Config
 from dpmix.runs.settings import ViewConfig
 

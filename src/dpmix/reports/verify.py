@@ -15,9 +15,9 @@ from pathlib import Path
 
 from jinja2 import UndefinedError
 
-from dpmix.clipping.repeats import epsilon_of_copies
 from dpmix.errors import DpmixError
 from dpmix.privacy.plan import PrivacyPlan
+from dpmix.privacy.repeats import epsilon_of_copies
 from dpmix.reports.model_card import model_card
 from dpmix.reports.page import RunFacts, audit_verdict, audited_facts, report_page
 from dpmix.reports.prv import epsilon_prv
