@@ -59,7 +59,7 @@ def test_a_report_that_was_edited_in_one_place_is_refused(report, edit):
 def test_what_is_no_report_is_refused(tmp_path, text):
     (tmp_path / "gap.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(
-        DpmixError, match="records no private release, or was edited; expected the report"
+        DpmixError, match="records no private release, or was edited; expected the record"
     ):
         read_spent((str(tmp_path / "gap.json"),))
 

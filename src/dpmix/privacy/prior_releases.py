@@ -64,10 +64,10 @@ def _read(path: Path) -> ReleaseRecord:
         return _Report.model_validate_json(path.read_bytes()).release
     except OSError as error:
         raise DpmixError(
-            f"cannot read '{path}' ({error.strerror}); expected the report of dpmix pool gap"
+            f"cannot read '{path}' ({error.strerror}); expected the record of an earlier release"
         ) from None
     except ValidationError:
         raise DpmixError(
-            f"'{path}' records no private release, or was edited; expected the report that dpmix "
-            "pool gap wrote with --spend: leave it out if nothing was spent"
+            f"'{path}' records no private release, or was edited; expected the record "
+            "of an earlier release, unchanged: leave it out if nothing was spent"
         ) from None
