@@ -15,9 +15,9 @@ from pathlib import Path
 
 from jinja2 import UndefinedError
 
-from dpmix.clipping.repeats import epsilon_of_copies
 from dpmix.errors import DISTRIBUTION, DpmixError
 from dpmix.privacy.plan import PrivacyPlan
+from dpmix.privacy.repeats import epsilon_of_copies
 from dpmix.reports.model_card import model_card
 from dpmix.reports.page import RunFacts, audit_verdict, audited_facts, report_page
 from dpmix.reports.prv import epsilon_prv
@@ -193,7 +193,7 @@ def _plan_of(said: Statement, config: Config) -> PrivacyPlan:
         sensitivity_multiplier=spec.sensitivity_multiplier,
         target_epsilon=config.privacy.epsilon,
         n=said.examples,
-        spent=tuple(said.spent_before),
+        prior_releases=tuple(said.spent_before),
         expected_runs=said.expected_runs,
     )
 
@@ -304,7 +304,7 @@ def _check_by_prv(
     name: str, stated: float, plan: PrivacyPlan, steps: int
 ) -> tuple[float, float, float]:
     given = (plan.sampling_rate, plan.noise_multiplier, steps, plan.delta)
-    low, estimate, high = epsilon_prv(*given, plan.spent)
+    low, estimate, high = epsilon_prv(*given, plan.prior_releases)
     # The best of several runs has more than one of them, which is all that PRV can say.
     most = math.inf if plan.expected_runs is not None else high * (1 + _ROUNDED_UP)
     if not low <= stated <= most:
