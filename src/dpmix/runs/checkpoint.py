@@ -20,7 +20,6 @@ from dpmix.privacy.plan import PrivacyPlan
 from dpmix.runs.settings import RunConfig
 
 
-
 FORMAT = 2
 
 

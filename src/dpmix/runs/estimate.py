@@ -21,7 +21,6 @@ from dpmix.views.spec import ViewSpec
 from dpmix.views.builder import ViewSet
 
 
-
 PROBE_GROUPS = 8
 
 

@@ -15,7 +15,6 @@ from dpmix.runs.released_run import ReleasedRun
 from dpmix.runs.released_run import read_released
 
 
-
 STATEMENT, CARD = "privacy.json", "MODEL_CARD.md"
 
 

@@ -18,7 +18,6 @@ from dpmix.errors import to_install
 from dpmix.files import to_json
 
 
-
 _USE = """
 ## How to use it
 

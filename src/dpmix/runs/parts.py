@@ -40,7 +40,6 @@ from dpmix.views.builder import ViewBuilder
 from dpmix.views.builder import ViewSource
 
 
-
 # The network that the settings name, and the constants that its images are normalised by.
 
 

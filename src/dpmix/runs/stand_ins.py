@@ -23,7 +23,6 @@ from dpmix.runs.settings import DataConfig
 from dpmix.runs.settings import ViewConfig
 
 
-
 Trial = Literal["dry-run", "smoke"]
 
 
