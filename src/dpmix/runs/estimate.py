@@ -52,7 +52,7 @@ def seconds_per_step(parts: Run, way: Way) -> float:
             if warm_up < VERY_LONG_PASS
             else warm_up
         )
-        return again / fewest * parts.plan.expected_batch_size
+        return again / fewest * parts.plan.denominator
     groups = PROBE_GROUPS if parts.cache is None else PROBE_ROWS
     if way.engine == "vectorized":
         # It fills up a portion with zeros, so that fewer groups would take as long.
@@ -61,7 +61,7 @@ def seconds_per_step(parts: Run, way: Way) -> float:
         )
     examples = groups * fewest
     times = sorted(_seconds_of_pass(parts, way, called, examples, rng) for _ in range(REPEATS))
-    return times[REPEATS // 2] / examples * parts.plan.expected_batch_size
+    return times[REPEATS // 2] / examples * parts.plan.denominator
 
 
 def chosen_way(parts: Run) -> Way:
@@ -77,7 +77,7 @@ def chosen_way(parts: Run) -> Way:
         shape,
         views.spec.views,
         run.view_chunk,
-        passes=parts.plan.steps * parts.plan.expected_batch_size * views.spec.views,
+        passes=parts.plan.steps * parts.plan.denominator * views.spec.views,
         repeatable=run.seed is not None,
         compiled=run.compile,
     )
@@ -122,7 +122,7 @@ def estimate_rows(parts: Run) -> list[tuple[str, str]]:
     way = chosen_way(parts)
     seconds = seconds_per_step(parts, way)
     views = parts.views.spec.views
-    groups = parts.plan.expected_batch_size / parts.views.spec.examples_per_group
+    groups = parts.plan.denominator / parts.views.spec.examples_per_group
     return [
         *model_rows(parts),
         *([("hint", parts.hint)] if parts.hint else []),
