@@ -283,7 +283,7 @@ def test_two_steps_of_the_optimizer_on_one_release(monkeypatch):
 
 def test_a_sum_that_is_doubled_before_the_noise(monkeypatch):
     """As if one process had added its own sum twice."""
-    monkeypatch.setattr(Ranks, "add_up", lambda self, tensors: torch._foreach_mul_(tensors, 2))
+    monkeypatch.setattr(Ranks, "reduce", lambda self, tensors: torch._foreach_mul_(tensors, 2))
     assert heard(plan(steps=2)) == {"sum before the noise"}
 
 

@@ -12,9 +12,9 @@ from dpmix.clipping.engine import clipped_gradient_sum
 from dpmix.clipping.engine import choose_way
 from dpmix.clipping.vectorized import vectorized_units
 from dpmix.clipping.types import Way
-from dpmix.reports.model_card import pictures_in_words
+from dpmix.reports.facts import pictures_in_words
 from dpmix.reports.summary import pool_rows
-from dpmix.reports.model_card import views_in_words
+from dpmix.reports.facts import views_in_words
 from dpmix.runs.settings import OptimizerConfig
 from dpmix.clipping.loss import soft_cross_entropy
 from dpmix.views.spec import ViewSpec
@@ -230,7 +230,7 @@ def data_line(parts: Run) -> str:
 
 def pictures_line(parts: Run) -> str:
     """What happens to the pictures, in one line."""
-    return pictures_in_words(parts.config, parts.splits, parts.views.spec)
+    return pictures_in_words(parts.config.model_dump(mode="json"), parts.splits, parts.views.spec)
 
 
 def _duration(seconds: float) -> str:

@@ -209,8 +209,8 @@ class PrivateTrainer:
         check_private(model, views.view_shape(data.image_shape))
         self._ranks = ranks
         refuse_unfit_parts(plan, views.spec, optimizer, self.parameters, ranks)
-        ranks.refuse_unless_equal("plan", plan)
-        ranks.refuse_unless_equal("views", views.spec)
+        ranks.require_equal("plan", plan)
+        ranks.require_equal("views", views.spec)
         self._frozen = frozen_modules(model)
         self.device = self.parameters[0].device
         self._sampler = sampler or PoissonSampler(plan, len(data))
@@ -229,7 +229,7 @@ class PrivateTrainer:
             compiled=compiled,
         )
         self._called = self.way.prepare(model)
-        self.share_weights()
+        self.broadcast_weights()
         self._guard = ModelGuard(model, optimizer)
         require_released_gradients(optimizer)
         warn_if_reused(model, optimizer)
@@ -284,11 +284,11 @@ class PrivateTrainer:
             )
         self._steps_done = steps
 
-    def share_weights(self) -> None:
+    def broadcast_weights(self) -> None:
         """Give every process the weights of rank 0."""
         state = self.model.state_dict().values()  # extra state can be of any type
         floating = [t for t in state if isinstance(t, Tensor) and t.is_floating_point()]
-        self._ranks.share(floating)
+        self._ranks.broadcast(floating)
 
     def __reduce__(self) -> NoReturn:
         """Refuse to be copied or pickled: two copies would release the same noise twice."""
@@ -322,20 +322,20 @@ class PrivateTrainer:
         train_mode(self.model, self._frozen)
         with self._guard.watching():
             drawn, total, parts, noise = self._summed()
-        self._ranks.add_up(total)
+        self._ranks.reduce(total)
         # Counted before the release: a step that fails half-way is never forgotten.
         self._steps_done += 1
         # The noise is rank 0's: the others' sums, without it, go no further.
-        noisy = self._noise.release(total, noise) if self._ranks.first else total
+        noisy = self._noise.release(total, noise) if self._ranks.is_main else total
         released = [g.to(p.dtype) for p, g in zip(self.parameters, noisy, strict=True)]
-        self._ranks.share(released)
+        self._ranks.broadcast(released)
         for parameter, gradient in zip(self.parameters, released, strict=True):
             parameter.grad = gradient
         mark_released(released)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         if self._steps_done % STEPS_BETWEEN_COMPARISONS == 0 or self._steps_done == self.plan.steps:
-            self._ranks.refuse_to_diverge(self.parameters)
+            self._ranks.require_equal_weights(self.parameters)
         return StepDiagnostics.of(parts, drawn, self.plan.max_grad_norm)
 
     def _summed(self) -> tuple[int, list[Tensor], list[ClippedSum], Stream]:
