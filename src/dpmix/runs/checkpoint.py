@@ -20,6 +20,7 @@ from dpmix.privacy.plan import PrivacyPlan
 from dpmix.runs.settings import RunConfig
 
 
+
 FORMAT = 2
 
 

@@ -32,6 +32,7 @@ from dpmix.runs.settings import ViewConfig
 from dpmix.views.spec import ViewSpec
 
 
+
 # A YAML file of the user's, as a mapping: nothing in it is executed, however it is written.
 
 

@@ -20,6 +20,7 @@ from dpmix.training.feature_cache import CACHE_VIEWS
 from dpmix.views.spec import Method
 
 
+
 S = TypeVar("S", bound=Section)
 
 

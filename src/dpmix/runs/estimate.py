@@ -21,6 +21,7 @@ from dpmix.views.spec import ViewSpec
 from dpmix.views.builder import ViewSet
 
 
+
 PROBE_GROUPS = 8
 
 

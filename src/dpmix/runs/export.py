@@ -15,6 +15,7 @@ from dpmix.runs.released_run import ReleasedRun
 from dpmix.runs.released_run import read_released
 
 
+
 STATEMENT, CARD = "privacy.json", "MODEL_CARD.md"
 
 

@@ -29,6 +29,7 @@ from dpmix.training.trainer import PrivateTrainer
 from dpmix.views.builder import ViewSource
 
 
+
 EVALUATIONS = 10
 
 
@@ -164,7 +165,9 @@ def embedded_views(parts: Run, report: Counted) -> ViewSource:
     return parts.cache.embed_train(parts.examples, parts.views, report)
 
 
-def _embedded(parts: Run, report: Counted) -> tuple[ViewSource, Callable[[nn.Module], Evaluation]]:
+def _embedded(
+    parts: Run, report: Counted
+) -> tuple[ViewSource, Callable[[nn.Module], Evaluation]]:
     """What a step draws views from, and how the model is judged: in features where cached."""
     test = parts.splits.test
     if parts.cache is None:

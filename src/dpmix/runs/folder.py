@@ -23,6 +23,7 @@ from dpmix.runs.checkpoint import newest_step
 from dpmix.files import to_json
 
 
+
 @dataclass(frozen=True)
 class Released:
     """What a folder's privacy statement says was released.

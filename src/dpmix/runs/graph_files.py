@@ -30,6 +30,7 @@ from dpmix.runs.released_run import ReleasedRun
 from dpmix.files import to_json
 
 
+
 # A network as a graph of tensor operations, for any number of images and without its sources.
 #
 # Guarantee: the graph names no file of this machine, which the exporter would note for every node.

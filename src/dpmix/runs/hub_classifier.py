@@ -16,6 +16,7 @@ from dpmix.runs.load import rebuild
 from dpmix.runs.load import load_weights
 
 
+
 # The whole network that is exported: from the pixels that `dpmix predict` decodes to logits.
 
 

@@ -18,6 +18,7 @@ from dpmix.errors import to_install
 from dpmix.files import to_json
 
 
+
 _USE = """
 ## How to use it
 

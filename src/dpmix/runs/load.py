@@ -26,6 +26,7 @@ from dpmix.runs.settings import InputConfig
 from dpmix.runs.folder import RunFolder
 
 
+
 # Model weights on disk, and rebuilding the model that they belong to.
 
 

@@ -40,6 +40,7 @@ from dpmix.views.builder import ViewBuilder
 from dpmix.views.builder import ViewSource
 
 
+
 # The network that the settings name, and the constants that its images are normalised by.
 
 

@@ -19,6 +19,7 @@ from dpmix.runs.load import SavedRun
 from dpmix.files import to_json
 
 
+
 # Control characters, and what stands in a name for bytes that are not UTF-8.
 _NOT_PLAIN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 

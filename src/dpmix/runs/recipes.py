@@ -7,6 +7,7 @@ from pathlib import Path
 from dpmix.runs.config import Config
 
 
+
 # YAML files that come with the package, by name; a user's own go before them, by path.
 
 

@@ -31,6 +31,7 @@ from dpmix.runs.folder import RunFolder
 from dpmix.runs.load import weight_bytes
 
 
+
 class RunRecord:
     """The files of one run, which going on with it does not begin anew.
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from dpmix.errors import DpmixError
 
 
+
 # A run as far as it may be handed out: its model, and the statement and card of that model.
 #
 # Guarantee: the statement is that of the weights and settings beside it, to the hash.

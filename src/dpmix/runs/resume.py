@@ -20,6 +20,7 @@ from dpmix.training.distributed import Ranks
 from dpmix.runs.folder import RunFolder
 
 
+
 FREE = {
     "data", "data_root", "download", "workers", "pool", "pool_labels", "backbone_weights",
     "cache_dir", "device", "engine", "view_chunk", "compile", "checkpoint_minutes",

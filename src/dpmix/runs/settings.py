@@ -14,6 +14,7 @@ from dpmix.views.spec import Method
 from dpmix.views.spec import PoolDraw
 
 
+
 def _options(value: object) -> object:
     """A mapping, or its YAML text as it is typed on the command line."""
     return yaml.safe_load(value) if isinstance(value, str) else value
@@ -175,9 +176,7 @@ class CacheConfig(Section):
         "runs/features",
         description="where caches lie, in a folder closed to other users; PRIVATE, shared by runs",
     )
-    view_seed: int = Field(
-        0, ge=0, description="of the cached views' random draws; need not be secret"
-    )
+    view_seed: int = Field(0, ge=0, description="of the cached views' random draws; need not be secret")
 
 
 class PrivacyConfig(Section):
@@ -220,9 +219,8 @@ class PrivacyConfig(Section):
         "of the person in the most frequent one as well",
     )
     spent: tuple[str, ...] = Field(
-        (),
-        description="JSON record of an earlier Gaussian release of these data, to count in epsilon; "
-        "repeatable",
+        (), description="JSON record of an earlier Gaussian release of these data, to count in epsilon; "
+        "repeatable"
     )
 
     @property

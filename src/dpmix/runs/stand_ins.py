@@ -23,6 +23,7 @@ from dpmix.runs.settings import DataConfig
 from dpmix.runs.settings import ViewConfig
 
 
+
 Trial = Literal["dry-run", "smoke"]
 
 

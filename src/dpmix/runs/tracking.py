@@ -20,6 +20,7 @@ from dpmix.errors import DpmixError
 from dpmix.runs.folder import RunFolder
 
 
+
 # What a run asks of whatever draws its curves.
 
 
