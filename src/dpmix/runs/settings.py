@@ -137,7 +137,7 @@ class ModelConfig(Section):
     )
     backbone: str | None = Field(
         None,
-        description="frozen public features: scatternet, random-conv, mobilenet-v2-offline, "
+        description="frozen public features: scatternet, mobilenet-v2-offline, "
         "timm:MODEL, torchvision:MODEL, open_clip:MODEL/WEIGHTS; default: the best at hand",
     )
     backbone_weights: str | None = Field(
