@@ -72,7 +72,11 @@ def test_crops_move_less_for_the_small_network():
 
 
 def test_the_method_is_the_one_that_measured_best_or_else_the_papers():
-    best = {"scatternet": "self-aug", "mobilenet-v2-offline": "none", "torchvision:resnet18": "mix-self"}
+    best = {
+        "scatternet": "self-aug",
+        "mobilenet-v2-offline": "none",
+        "torchvision:resnet18": "mix-self",
+    }
     for backbone, method in best.items():
         assert chosen(backbone=backbone).views.method == method
         assert chosen(backbone=backbone, trainable="all").views.method == "mix-self"
@@ -165,7 +169,9 @@ def test_numbers_of_no_sense_are_left_to_the_plan_which_names_them(name, value):
 def test_the_batch_of_a_head_is_everything():
     head = choose_recipe(chosen(backbone="torchvision:resnet18"), 1234, 34)
     assert (head.privacy.expected_batch_size, head.features.cache_views) == (1234, 36)
-    more = choose_recipe(chosen(backbone="torchvision:resnet18", trainable="norm-and-bias"), 1234, 34)
+    more = choose_recipe(
+        chosen(backbone="torchvision:resnet18", trainable="norm-and-bias"), 1234, 34
+    )
     assert (more.privacy.expected_batch_size, more.features.cache_views) == (400, None)
     assert choose_recipe(chosen(backbone="scatternet"), 99, 8).features.cache_views == 8
     assert choose_recipe(chosen(backbone="mobilenet-v2-offline"), 99, 1).features.cache_views == 1

