@@ -179,7 +179,7 @@ def test_a_process_that_is_killed_ends_all_with_one_message_and_the_run_goes_on(
 ):
     if victim:  # a head, whose features each process embeds for its own examples
         place = command.index("--model")
-        command[place : place + 2] = ["--backbone", "random-conv", "--backbone-size", "12"]
+        command[place : place + 2] = ["--backbone", "scatternet", "--backbone-size", "16"]
     process = torchrun(3, *command)
     deadline = time.monotonic() + 60
     while not (tmp_path / "run" / "model.safetensors").exists():

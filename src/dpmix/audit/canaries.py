@@ -20,7 +20,7 @@ from dpmix.audit.bounds import best_one_run_epsilon
 from dpmix.clipping.types import ClippedSum, Loss, zero_sum
 from dpmix.data.source import ImageSource, TensorSource
 from dpmix.errors import DpmixError
-from dpmix.models.train_mode import train_mode
+from dpmix.models.finetune import train_mode
 from dpmix.privacy.noise import GaussianNoise
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.privacy.randomness import Randomness, StepRandomness, Stream

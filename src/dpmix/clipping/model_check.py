@@ -23,7 +23,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.parameter import is_lazy
 
 from dpmix.errors import DpmixError
-from dpmix.models.train_mode import frozen_modules, layer_name, train_mode
+from dpmix.models.finetune import frozen_modules, layer_name, train_mode
 
 # Remember the state of a model, tell what has changed, and put it back.
 #

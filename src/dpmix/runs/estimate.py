@@ -1,26 +1,23 @@
 """What a run will cost, measured on public random images of the right shape."""
 
 import time
+
 import numpy as np
 import torch
 from torch import nn
-from dpmix.runs.parts import Run
-from dpmix.models.registry import parameter_count
-from dpmix.models.train_mode import train_mode
-from dpmix.clipping.engine import activation_bytes
-from dpmix.clipping.engine import clipped_gradient_sum
-from dpmix.clipping.engine import choose_way
-from dpmix.clipping.vectorized import vectorized_units
-from dpmix.clipping.types import Way
-from dpmix.reports.facts import pictures_in_words
-from dpmix.reports.summary import pool_rows
-from dpmix.reports.facts import views_in_words
-from dpmix.runs.settings import OptimizerConfig
+
+from dpmix.clipping.engine import activation_bytes, choose_way, clipped_gradient_sum
 from dpmix.clipping.loss import soft_cross_entropy
-from dpmix.views.spec import ViewSpec
+from dpmix.clipping.types import Way
+from dpmix.clipping.vectorized import vectorized_units
+from dpmix.models.finetune import train_mode
+from dpmix.models.registry import parameter_count
+from dpmix.reports.facts import pictures_in_words, views_in_words
+from dpmix.reports.summary import pool_rows
+from dpmix.runs.parts import Run
+from dpmix.runs.settings import OptimizerConfig
 from dpmix.views.builder import ViewSet
-
-
+from dpmix.views.spec import ViewSpec
 
 PROBE_GROUPS = 8
 

@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 from dpmix.clipping.model_check import Held, held_tensors
 from dpmix.clipping.types import trainable
 from dpmix.errors import DpmixError
-from dpmix.models.train_mode import layer_name
+from dpmix.models.finetune import layer_name
 
 _HOOKS = {
     "_forward_pre_hooks": "forward pre-hook",

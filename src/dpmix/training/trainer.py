@@ -22,7 +22,7 @@ from dpmix.clipping.types import ClippedSum, Engine, Loss, trainable, zero_sum
 from dpmix.data.source import ImageSource
 from dpmix.errors import DpmixError, is_out_of_memory
 from dpmix.files import to_json
-from dpmix.models.train_mode import frozen_modules, train_mode
+from dpmix.models.finetune import frozen_modules, train_mode
 from dpmix.privacy.noise import GaussianNoise
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.privacy.randomness import Randomness, StepRandomness, Stream, torch_seeded
