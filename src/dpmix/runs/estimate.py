@@ -1,25 +1,23 @@
 """What a run will cost, measured on public random images of the right shape."""
 
 import time
+
 import numpy as np
 import torch
 from torch import Tensor, nn
-from dpmix.runs.parts import Run
+
+from dpmix.clipping.engine import choose_engine, clipped_gradient_sum
+from dpmix.clipping.loss import soft_cross_entropy
+from dpmix.clipping.types import EngineConfig
+from dpmix.clipping.vectorized import vectorized_units
 from dpmix.models.registry import parameter_count
 from dpmix.models.train_mode import train_mode
-from dpmix.clipping.engine import choose_engine
-from dpmix.clipping.engine import clipped_gradient_sum
-from dpmix.clipping.vectorized import vectorized_units
-from dpmix.clipping.types import EngineConfig
-from dpmix.reports.model_card import pictures_in_words
+from dpmix.reports.facts import pictures_in_words, views_in_words
 from dpmix.reports.summary import pool_rows
-from dpmix.reports.model_card import views_in_words
+from dpmix.runs.parts import Run
 from dpmix.runs.settings import OptimizerConfig
-from dpmix.clipping.loss import soft_cross_entropy
-from dpmix.views.spec import ViewSpec
 from dpmix.views.builder import ViewSet
-
-
+from dpmix.views.spec import ViewSpec
 
 PROBE_GROUPS = 8
 
@@ -46,11 +44,9 @@ def seconds_per_step(parts: Run, chosen: EngineConfig) -> float:
     warm_up = _seconds_of_pass(parts, chosen, fewest, rng)
     if warm_up > LONG_PASS and chosen.name != "vectorized":  # whose first call takes long
         again = (
-            _seconds_of_pass(parts, chosen, fewest, rng)
-            if warm_up < VERY_LONG_PASS
-            else warm_up
+            _seconds_of_pass(parts, chosen, fewest, rng) if warm_up < VERY_LONG_PASS else warm_up
         )
-        return again / fewest * parts.plan.expected_batch_size
+        return again / fewest * parts.plan.denominator
     groups = PROBE_GROUPS if parts.cache is None else PROBE_ROWS
     if chosen.name == "vectorized":
         # It fills up a portion with zeros, so that fewer groups would take as long.
@@ -59,7 +55,7 @@ def seconds_per_step(parts: Run, chosen: EngineConfig) -> float:
         )
     examples = groups * fewest
     times = sorted(_seconds_of_pass(parts, chosen, examples, rng) for _ in range(REPEATS))
-    return times[REPEATS // 2] / examples * parts.plan.expected_batch_size
+    return times[REPEATS // 2] / examples * parts.plan.denominator
 
 
 def chosen_engine(parts: Run) -> EngineConfig:
@@ -112,7 +108,7 @@ def estimate_rows(parts: Run) -> list[tuple[str, str]]:
     chosen = chosen_engine(parts)
     seconds = seconds_per_step(parts, chosen)
     views = parts.views.spec.views
-    groups = parts.plan.expected_batch_size / parts.views.spec.examples_per_group
+    groups = parts.plan.denominator / parts.views.spec.examples_per_group
     return [
         *model_rows(parts),
         *([("hint", parts.hint)] if parts.hint else []),
@@ -236,7 +232,7 @@ def data_line(parts: Run) -> str:
 
 def pictures_line(parts: Run) -> str:
     """What happens to the pictures, in one line."""
-    return pictures_in_words(parts.config, parts.splits, parts.views.spec)
+    return pictures_in_words(parts.config.model_dump(mode="json"), parts.splits, parts.views.spec)
 
 
 def _duration(seconds: float) -> str:
