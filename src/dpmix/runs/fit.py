@@ -122,7 +122,7 @@ def run(
                     record.keep(step, ema, so_far, new, interrupted()) if ranks.is_main else None
                 ),
                 save=lambda so_far: (
-                    record.save(ema, so_far, str(trainer.way)) if ranks.is_main else None
+                    record.save(ema, so_far, str(trainer.engine)) if ranks.is_main else None
                 ),
                 report=report,
             )

@@ -228,6 +228,5 @@ class Run:
             seed=run.seed,
             engine=run.engine,
             view_chunk=run.view_chunk,
-            compiled=run.compile,
             ranks=self.ranks,
         )

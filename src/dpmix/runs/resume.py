@@ -19,7 +19,7 @@ from dpmix.training.distributed import ALONE, Ranks
 
 FREE = {
     "data", "data_root", "download", "workers", "pool", "pool_labels", "backbone_weights",
-    "cache_dir", "device", "engine", "view_chunk", "compile", "checkpoint_minutes",
+    "cache_dir", "device", "engine", "view_chunk", "checkpoint_minutes",
     "checkpoint_every", "keep_checkpoints", "tensorboard", "wandb", "log_private_diagnostics",
 }  # fmt: skip
 

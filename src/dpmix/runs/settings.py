@@ -264,16 +264,11 @@ class RunConfig(Section):
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
     engine: Literal["auto", "examplewise", "vectorized", "linear"] = Field(
         "auto",
-        description="per-example gradients: auto (the fastest, tried on noise), examplewise, "
+        description="per-example gradients: auto (by a rule of model and K), examplewise, "
         "vectorized, linear",
     )
     view_chunk: int | None = Field(
         None, ge=1, description="views per forward pass, to bound memory; exact"
-    )
-    compile: bool = Field(
-        False,
-        description="fuse the passes with torch.compile, which takes up to a minute first; "
-        "--dry-run says after how many examples that has paid",
     )
     eval_every: int | None = Field(
         None, ge=1, description="steps between evaluations; default: ten in a run"
