@@ -74,7 +74,7 @@ def test_a_pool_is_drawn_described_and_can_be_opened(whole):
     assert manifest.images[4].seed == image_seed(0, "dog", 1)
     assert manifest.model.licence == "openrail"
     assert manifest.settings["template"] == SETTINGS.template
-    assert manifest.sessions[0].versions["diffusers"]
+    assert manifest.sessions[0].versions.keys() == {"dpmix", "diffusers", "transformers", "torch"}
     assert Image.open(whole / names[0]).size == (16, 16)
 
 
@@ -130,7 +130,7 @@ def test_a_file_that_dpmix_did_not_make_is_never_overwritten(pool, model, file, 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"settings": replace(SETTINGS, steps=2)}, "with steps 1, not 2; give the same settings"),
+        ({"settings": replace(SETTINGS, steps=2)}, "steps 1, not 2; give the same settings"),
         (
             {"classes": (PoolClass("cat", "big cat"), CLASSES[1])},
             "the prompt of class 'cat' 'a photo of a cat', not 'a photo of a big cat'",
@@ -138,13 +138,13 @@ def test_a_file_that_dpmix_did_not_make_is_never_overwritten(pool, model, file, 
     ],
 )
 def test_images_are_not_mixed_with_those_of_other_settings(pool, model, changes, said):
-    with pytest.raises(DpmixError, match=f"was begun with .*{said}"):
+    with pytest.raises(DpmixError, match=f"was begun with {said}"):
         run(pool, model, count=4, **changes)
     assert len(files(pool)) == 6
     (pool / "manifest.json").write_text(  # as of a process that was killed before it drew any
         Manifest.read(pool).model_copy(update={"images": ()}).model_dump_json()
     )
-    with pytest.raises(DpmixError, match=f"was begun with .*{said}"):
+    with pytest.raises(DpmixError, match=f"was begun with {said}"):
         run(pool, model, count=4, **changes)
 
 
@@ -173,7 +173,7 @@ def test_a_run_that_stops_resumes_to_the_pool_of_an_undisturbed_one(
 def test_a_process_that_is_killed_resumes_where_it_stopped(tmp_path, models, monkeypatch, capsys):
     command = [
         "dpmix", "synthesize", "--model", str(models / "sd"), "--class", "cat", "--class", "dog",
-        "--output", str(tmp_path / "pool"), "--images-per-class", "300", "--steps", "1",
+        "--output", str(tmp_path / "pool"), "--images-per-class", "60", "--steps", "1",
         "--batch", "1",
     ]  # fmt: skip
     first = subprocess.Popen(
@@ -185,10 +185,10 @@ def test_a_process_that_is_killed_resumes_where_it_stopped(tmp_path, models, mon
     os.kill(first.pid, signal.SIGKILL)
     first.wait()
     there = files(tmp_path / "pool")
-    assert 5 <= len(there) < 600
+    assert 5 <= len(there) < 120
     with pytest.raises(DpmixError, match="files not in it"):
         open_pool(tmp_path / "pool")
-    command[command.index("300")] = str(len(there))
+    command[command.index("60")] = str(len(there))
     monkeypatch.setattr(sys, "argv", command)
     main()
     pool = open_pool(tmp_path / "pool")

@@ -19,14 +19,14 @@ from filelock import FileLock, Timeout
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from dpmix.errors import DpmixError
+from dpmix.errors import DISTRIBUTION, DpmixError
 from dpmix.files import stage, write_text
 from dpmix.pool.diffusion_model import DiffusionModel
 from dpmix.pool.manifest import FILE_NAME, ImageRecord, Manifest, Session, file_hash
 from dpmix.pool.prompts import PoolClass
 
 ATTEMPTS = 10
-_LIBRARIES = ("dpmix", "diffusers", "transformers", "torch")
+_LIBRARIES = ("diffusers", "transformers", "torch")
 _NOTE = "dpmix"
 
 
@@ -224,7 +224,7 @@ def _session(model: DiffusionModel) -> Session:
     return Session(
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         device=str(model.pipe.device),
-        versions={name: version(name) for name in _LIBRARIES},
+        versions={"dpmix": version(DISTRIBUTION)} | {name: version(name) for name in _LIBRARIES},
     )
 
 

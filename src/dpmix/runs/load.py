@@ -5,6 +5,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from dpmix.errors import DpmixError
+from dpmix.reports.facts import RunFacts
+from dpmix.reports.metrics import read_metrics
+from dpmix.reports.statement import read_statement
 from dpmix.models.head import public_names
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,6 +119,22 @@ def rebuild(config: Config, settings: Path, device: str = "auto") -> SavedRun:
     model = build(config, shape, len(config.input.class_names), backbone)
     constants = constants_of(config, shape, backbone)
     return SavedRun(model.to(where).eval(), config, config.input, constants)
+
+
+def read_facts(folder: RunFolder) -> RunFacts:
+    """Read the public files of a run, and nothing of its diagnostics.
+
+    Raises:
+        DpmixError: no run's folder, or a file that is missing or not as a run writes it.
+    """
+    folder.refuse_if_missing(folder.privacy)
+    statement = read_statement(folder.privacy)
+    config = Config.load(folder.config)
+    if config.input is None:
+        raise DpmixError(
+            f"'{folder.config}' has no section 'input'; expected the config.yaml that the run wrote"
+        )
+    return RunFacts(config.model_dump(mode="json"), statement, read_metrics(folder.metrics))
 
 
 def test_source(

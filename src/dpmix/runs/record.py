@@ -14,10 +14,9 @@ from dpmix.errors import DpmixError
 from dpmix.models.registry import parameter_count
 from dpmix.models.head import trained_state
 from dpmix.reports.metrics import metrics
-from dpmix.reports.metrics import Metrics
 from dpmix.reports.model_card import model_card
 from dpmix.reports.page import report_page
-from dpmix.reports.page import RunFacts
+from dpmix.reports.facts import RunFacts
 from dpmix.reports.statement import privacy_statement
 from dpmix.reports.statement import Statement
 from dpmix.runs.tracking import Tracker
@@ -120,19 +119,16 @@ class RunRecord:
             copies=parts.copies,
         )
         trained = parameter_count(parts.model)
-        numbers = metrics(parts.config, parts.plan, history, trained, engine)
-        said, measured = to_json(statement), to_json(numbers)
-        facts = RunFacts(
-            parts.config,
-            Statement.model_validate_json(said),
-            Metrics.model_validate_json(measured),
-        )
+        published = parts.config.model_dump(mode="json")
+        measured = metrics(published, parts.plan, history, trained, engine)
+        said = to_json(statement)
+        facts = RunFacts(published, Statement.model_validate_json(said), measured)
         self.folder.save(
             config=text_writer(settings),
             privacy=text_writer(said),
             model=lambda aside: aside.write_bytes(weights),
-            metrics=text_writer(measured),
-            card=text_writer(model_card(parts.config, statement, numbers)),
+            metrics=text_writer(to_json(measured.model_dump())),
+            card=text_writer(model_card(facts)),
             report=text_writer(report_page(facts)),
         )
         point, last, judged_on = history.points[-1], history.last, parts.splits.judged_on

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from dpmix.data.image import Reading
 from dpmix.errors import DpmixError
-from dpmix.reports.page import claimed_epsilon
+from dpmix.reports.facts import claimed_epsilon
 from dpmix.reports.statement import Statement
 from dpmix.reports.statement import read_statement
 from dpmix.runs.load import SavedRun

@@ -103,7 +103,7 @@ def rebuild_run(
     ):
         if now != then:
             raise _changed(name, now, then)
-    if ranks.first:
+    if ranks.is_main:
         _refuse_other_data(folder, parts.splits)
     _restore(checkpoint, parts)
     return parts, checkpoint
