@@ -100,5 +100,4 @@ def _noise_pool(splits: Splits) -> LoadedPool:
     shape, classes = splits.train.image_shape, len(splits.train.class_names)
     noise = torch.randint(0, 256, (classes, *shape), dtype=torch.uint8)
     facts = PoolFacts("noise (to train, give --pool)", classes, "0" * 64, None, None, None)
-    names = tuple(f"noise {i}" for i in range(classes))
-    return LoadedPool(PublicPool(noise, torch.arange(classes)), names, facts)
+    return LoadedPool(PublicPool(noise, torch.arange(classes)), facts)
