@@ -1,4 +1,4 @@
-"""JSON as every reader takes it."""
+"""Writing files whole or not at all, locking folders, and JSON that every parser reads."""
 
 import json
 import math
@@ -7,19 +7,16 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from dpmix.errors import DpmixError
 
-# Writing that never leaves half a file behind: fill a file aside, then rename it.
-
-
 Writer = Callable[[Path], object]
-
-
 """Fills the file at the path that it is given."""
 
 
 def stage(path: Path, write: Writer) -> Path:
-    """Let `write` fill a file beside `path` and bring it to the disk; return where it is.
+    """Let `write` fill a temporary file next to `path`, flush it to the disk, return its path.
 
     Raises:
         DpmixError: the disk is full, the folder read-only, or the like; nothing is left behind.
@@ -85,6 +82,35 @@ def text_writer(text: str) -> Writer:
         aside.write_text(text, encoding="utf-8")
 
     return write
+
+
+class InUseError(DpmixError):
+    """Another process writes to the folder."""
+
+
+def lock(path: Path, what: str, mode: int = 0o777) -> FileLock:
+    """Make the folder of a lock file and take the lock; give it back with `release`.
+
+    Args:
+        path: the lock file.
+        what: the folder that it protects, for errors: "run folder 'runs/a'".
+        mode: permissions of the lock file's own folder, if it has to be made.
+
+    Raises:
+        InUseError: another process has the lock.
+        DpmixError: the folder can't be made, or not be written to.
+    """
+    taken = FileLock(path, timeout=0)
+    try:
+        path.parent.mkdir(mode=mode, parents=True, exist_ok=True)
+        taken.acquire()
+    except Timeout:
+        raise InUseError(
+            f"{what} is in use by another process; wait for it or stop it, or give another --output"
+        ) from None
+    except OSError as error:
+        raise DpmixError(f"cannot make {what}: {error.strerror}; give another --output") from None
+    return taken
 
 
 def to_json(value: Any, indent: int | None = 2) -> str:

@@ -7,6 +7,7 @@ import typer
 from rich.table import Table
 
 from dpmix.cli.progress import stdout
+from dpmix.errors import to_install
 from dpmix.files import write_text
 from dpmix.reports.compare import Comparison, compare_page
 from dpmix.reports.compare import compare as side_by_side
@@ -15,81 +16,70 @@ from dpmix.reports.statement import NOT_PRIVATE, Statement, shown_epsilon
 from dpmix.reports.summary import repeats_row, two_columns
 from dpmix.reports.verify import Verified
 from dpmix.reports.verify import verify as check
+from dpmix.runs.checkpoint import newest_step
 from dpmix.runs.folder import RunFolder
 
 # `dpmix verify`.
 
 
-def verify(run: Annotated[Path, typer.Argument(help="a run's folder")]) -> None:
-    """Check a run's files against its privacy statement, and its epsilon by a second accountant.
+def verify(
+    run: Annotated[Path, typer.Argument(help="a run's folder, or its model.safetensors alone")],
+) -> None:
+    """Check a trained model against its privacy statement, and its epsilon by other accountants.
 
-    Reads privacy.json, config.yaml, model.safetensors, metrics.json, MODEL_CARD.md and report.html,
-    and audit.json if it is there. Finds what was changed by mistake; a forger can seal a false
-    statement, but none whose epsilon does not follow from its sigma, q and T. Exit status 0: all of
-    it holds. 2: something does not, which is named.
+    Finds what was changed by mistake; a forger can seal a false statement, but none whose epsilon
+    does not follow from its sigma, q and T. Exit status 0: everything holds. 2: something does
+    not, which is named.
     """
     found = check(run)
-    said = found.statement
-    low, _, high = found.prv
+    stated = found.statement
     stdout().print(
         two_columns(
             [
-                ("statement", f"as it was written; {_fit(found)}"),
-                ("claimed", f"epsilon {claimed_epsilon(said)}, delta {said.delta}"),
-                *_repeats(said),
-                ("from", f"sigma {said.noise_multiplier:.6g}, q {said.sampling_rate:.6g}, "
-                 f"{said.planned_steps} planned steps, of which {said.steps} were made, and "
-                 f"{len(said.spent_before)} earlier release(s) of the data"),
-                (f"{said.accountant.name} accountant", "gives the same again"),
-                ("PRV accountant", f"epsilon between {low:.4g} and {high:.4g}: the claim fits"
-                 if said.expected_runs is None
-                 else f"a single run costs no more: between {low:.4g} and {high:.4g}"),
-                *_later(found),
-                *_audit(run, found),
-                ("verdict", _verdict(said.seeded)),
+                ("statement", "as it was written, and about these weights and settings"),
+                ("claimed", f"epsilon {claimed_epsilon(stated)}, delta {stated.delta}"),
+                *_repeats(stated),
+                ("from", f"sigma {stated.noise_multiplier:.6g}, q {stated.sampling_rate:.6g}, "
+                 f"{stated.planned_steps} planned steps, of which {stated.steps} were made, and "
+                 f"{len(stated.spent_before)} earlier release(s) of the data"),
+                (f"{stated.accountant.name} accountant", "gives the same again"),
+                ("PRV accountant", _second_opinion(found)),
+                *_later(stated, newest_step(RunFolder(run).checkpoints) or 0),
+                ("verdict", _verdict(stated.seeded)),
             ]
         )
     )  # fmt: skip
 
 
-def _fit(found: Verified) -> str:
-    if found.word_for_word:
-        return "weights, settings, metrics, card, page fit it"
-    return (
-        "weights and settings fit it. Numbers of metrics, card and page were NOT compared: dpmix "
-        f"{found.statement.versions.get('dpmix')} wrote them, with other libraries than are here"
-    )
+def _second_opinion(found: Verified) -> str:
+    if found.prv is None:
+        return f"left out: prv-accountant is not installed ({to_install('verify')})"
+    low, _, high = found.prv
+    if found.statement.expected_runs is not None:
+        return f"a single run costs no more: between {low:.4g} and {high:.4g}"
+    return f"epsilon between {low:.4g} and {high:.4g}: the claim fits"
 
 
-def _repeats(said: Statement) -> list[tuple[str, str]]:
-    if said.repeats is None:
+def _repeats(stated: Statement) -> list[tuple[str, str]]:
+    if stated.repeats is None:
         return []
-    return [repeats_row(said.repeats.most, float(said.repeats.epsilon))]
+    return [repeats_row(stated.repeats.most, float(stated.repeats.epsilon))]
 
 
-def _later(found: Verified) -> list[tuple[str, str]]:
-    """Checkpoints of a stopped run can be of later steps than its model."""
-    said = found.statement
-    if found.checkpoint <= said.steps:
+def _later(stated: Statement, step: int) -> list[tuple[str, str]]:
+    """The newest checkpoint of a stopped run, if it is of a later step than its model."""
+    if step <= stated.steps:
         return []
-    if found.checkpoint <= said.planned_steps:
-        return [("checkpoints", f"of step {found.checkpoint}: covered by the epsilon of all "
-                 "planned steps alone")]  # fmt: skip
-    return [("checkpoints", f"NOT covered by this epsilon: of step {found.checkpoint}, more than "
-             "were planned; keep them to yourself")]  # fmt: skip
-
-
-def _audit(run: Path, found: Verified) -> list[tuple[str, str]]:
-    if found.audit_shown is None:
-        return []
-    if found.audit_shown:
-        return [("audit", "did not refute the claim, and is on the page")]
-    return [("audit", f"did not refute the claim; not on the page yet: dpmix report {run}")]
+    if step <= stated.planned_steps:
+        return [("checkpoints", f"of step {step}: covered by the epsilon of all planned steps "
+                 "only")]  # fmt: skip
+    return [("checkpoints", f"NOT covered by this epsilon: of step {step}, more than were "
+             "planned; do not share them")]  # fmt: skip
 
 
 def _verdict(seeded: bool) -> str:
     if seeded:
-        return "holds, but NOT against whoever knows the run's seed, which its settings name"
+        return "holds, but NOT against anyone who knows the run's seed, which its settings name"
     return "holds, if the training did what the statement says"
 
 

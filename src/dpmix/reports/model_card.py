@@ -8,7 +8,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from dpmix.data.image import Reading
 from dpmix.data.named import public_name
 from dpmix.data.splits import Splits
-from dpmix.reports.statement import shown_epsilon, shown_sigma
+from dpmix.reports.statement import Statement, shown_epsilon, shown_sigma
 from dpmix.runs.config import Config
 from dpmix.training.evaluate import has_diverged
 from dpmix.views.spec import ViewSpec
@@ -62,7 +62,7 @@ def views_in_words(spec: ViewSpec) -> str:
     return said if spec.average == "all" else f"{said}; of these the mixtures alone"
 
 
-def model_card(config: Config, statement: dict[str, Any], numbers: dict[str, Any]) -> str:
+def model_card(config: Config, statement: Statement, numbers: dict[str, Any]) -> str:
     """Render the card from the privacy statement and the metrics; nothing else is read."""
     environment = Environment(
         loader=PackageLoader("dpmix.reports"),
