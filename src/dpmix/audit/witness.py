@@ -72,9 +72,8 @@ def steps_are_counted(trainer: CanaryTrainer) -> Invariant:
 def epsilon_is_stated(plan: PrivacyPlan) -> Invariant:
     """Whether the claim is no lower than by an accountant that shares no code with the plan's."""
     name = "claimed epsilon"
-    found = epsilon_prv(
-        plan.sampling_rate, plan.noise_multiplier, plan.steps, plan.delta, plan.spent
-    )
+    steps = (plan.sampling_rate, plan.noise_multiplier, plan.steps, plan.delta)
+    found = epsilon_prv(*steps, plan.prior_releases)
     if found is None:
         left_out = f"left out: prv-accountant is missing; {to_install('verify')}"
         return Invariant(name, True, left_out, tested=False)

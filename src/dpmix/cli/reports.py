@@ -1,4 +1,4 @@
-"""`dpmix report`."""
+"""`dpmix verify`, `dpmix report` and `dpmix compare`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,20 +6,23 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from dpmix.audit.audit import audited_facts
 from dpmix.cli.progress import stdout
-from dpmix.errors import to_install
+from dpmix.errors import DpmixError, to_install
 from dpmix.files import write_text
-from dpmix.reports.compare import Comparison, compare_page
-from dpmix.reports.compare import compare as side_by_side
-from dpmix.reports.page import audit_verdict, claimed_epsilon, write_report
+from dpmix.reports.compare import Comparison
+from dpmix.reports.compare import compare as compare_runs
+from dpmix.reports.facts import audit_verdict, claimed_epsilon, percent
+from dpmix.reports.page import compare_page, report_page
 from dpmix.reports.statement import NOT_PRIVATE, Statement, shown_epsilon
 from dpmix.reports.summary import repeats_row, two_columns
 from dpmix.reports.verify import Verified
 from dpmix.reports.verify import verify as check
 from dpmix.runs.checkpoint import newest_step
 from dpmix.runs.folder import RunFolder
+from dpmix.runs.resume import FREE
 
-# `dpmix verify`.
+Row = tuple[str, str]
 
 
 def verify(
@@ -45,6 +48,7 @@ def verify(
                 (f"{stated.accountant.name} accountant", "gives the same again"),
                 ("PRV accountant", _second_opinion(found)),
                 *_later(stated, newest_step(RunFolder(run).checkpoints) or 0),
+                *_audit(RunFolder(run)),
                 ("verdict", _verdict(stated.seeded)),
             ]
         )
@@ -60,13 +64,13 @@ def _second_opinion(found: Verified) -> str:
     return f"epsilon between {low:.4g} and {high:.4g}: the claim fits"
 
 
-def _repeats(stated: Statement) -> list[tuple[str, str]]:
+def _repeats(stated: Statement) -> list[Row]:
     if stated.repeats is None:
         return []
     return [repeats_row(stated.repeats.most, float(stated.repeats.epsilon))]
 
 
-def _later(stated: Statement, step: int) -> list[tuple[str, str]]:
+def _later(stated: Statement, step: int) -> list[Row]:
     """The newest checkpoint of a stopped run, if it is of a later step than its model."""
     if step <= stated.steps:
         return []
@@ -77,35 +81,55 @@ def _later(stated: Statement, step: int) -> list[tuple[str, str]]:
              "planned; do not share them")]  # fmt: skip
 
 
+def _audit(folder: RunFolder) -> list[Row]:
+    if not folder.audit.exists():
+        return []
+    audited_facts(folder)  # refuses an audit of other settings
+    return [("audit", "did not refute the claim")]
+
+
 def _verdict(seeded: bool) -> str:
     if seeded:
         return "holds, but NOT against anyone who knows the run's seed, which its settings name"
     return "holds, if the training did what the statement says"
 
 
-# `dpmix compare`.
+def report(run: Annotated[Path, typer.Argument(help="run folder")]) -> None:
+    """Write a run's page, report.html, again from the files of its folder.
+
+    Every run writes its page. Use this command to add an audit that was made later:
+    `dpmix audit --config RUN/config.yaml --report RUN/audit.json`. An audit of other settings is
+    refused.
+    """
+    folder = RunFolder(run)
+    with folder.held():
+        facts = audited_facts(folder)
+        write_text(folder.report, report_page(facts))
+    verdict = audit_verdict(facts.audit) if facts.audit else "none: there is no audit.json"
+    stdout().print(two_columns([("audit", verdict), ("page", str(folder.report))]))
 
 
 def compare(
-    runs: Annotated[list[Path], typer.Argument(help="folders of two or more runs")],
-    output: Annotated[Path, typer.Option(help="the page to write")] = Path("compare.html"),
+    runs: Annotated[list[Path], typer.Argument(help="two or more run folders")],
+    output: Annotated[Path, typer.Option(help="page to write")] = Path("compare.html"),
 ) -> None:
     """Show runs side by side, on a page and in a short table.
 
     The page shows guarantee, accuracy, calibration, every class, the settings that differ, and what
     all of the runs together cost in privacy.
     """
-    found = side_by_side(runs)
-    write_text(
-        output,
-        compare_page(
-            found.names, found.runs, settings=found.settings, data=found.data,
-            together=found.together, why_not=found.why_not, repeated=found.repeated,
-        ),
-    )  # fmt: skip
+    if len({root.resolve() for root in runs}) < len(runs):
+        raise DpmixError("the same run was given twice to compare; give each folder once")
+    names = [root.resolve().name for root in runs]
+    found = compare_runs(names, [audited_facts(RunFolder(root)) for root in runs], FREE | _OF_A_RUN)
+    write_text(output, compare_page(found))
     console = stdout()
     console.print(_table(found))
     console.print(two_columns([*_notes(found), ("page", str(output))]))
+
+
+# What was spent is a list of paths; the noise of those releases is in the statement.
+_OF_A_RUN = {"output", "overwrite", "spent"}
 
 
 def _table(found: Comparison) -> Table:
@@ -113,42 +137,32 @@ def _table(found: Comparison) -> Table:
     for title in ("run", "method", "epsilon", "accuracy", "worst class", "calibration error"):
         table.add_column(title, overflow="fold")
     for name, run in zip(found.names, found.runs, strict=True):
-        said, measured = run.statement, run.metrics
+        told, measured = run.statement, run.metrics
         table.add_row(
             name,
-            said.method,
-            claimed_epsilon(said) if said.private else NOT_PRIVATE,
-            f"{'FAILED, diverged: ' if measured.diverged else ''}{measured.accuracy:.2%}",
-            f"{measured.worst_class.name}: {measured.worst_class.accuracy:.2%}",
-            f"{measured.calibration_error:.2%}",
+            told.method,
+            claimed_epsilon(told) if told.private else NOT_PRIVATE,
+            f"{'FAILED, diverged: ' if measured.diverged else ''}{percent(measured.accuracy)}",
+            f"{measured.worst_class.name}: {percent(measured.worst_class.accuracy)}",
+            percent(measured.calibration_error),
         )
     return table
 
 
-def _notes(found: Comparison) -> list[tuple[str, str]]:
+def _notes(found: Comparison) -> list[Row]:
     rows = []
     if found.data:
         differ = ", ".join(name for name, _ in found.data)
-        rows.append(("data", f"THEY DIFFER ({differ}): accuracies are not to be compared"))
+        rows.append(("data", f"THEY DIFFER ({differ}): do not compare the accuracies"))
     if found.together:
         epsilon, delta = found.together
         spent = f"epsilon {shown_epsilon(epsilon)}, delta {delta}"
-        rows.append(("all together", f"{spent}: if all of them, or only the best, are published"))
+        rows.append(
+            ("all together", f"{spent}: for anyone who sees all these models or picks the best")
+        )
         if found.repeated:
             rows.append(repeats_row(*found.repeated))
     else:
         rows.append(("all together", f"no epsilon: {found.why_not}"))
     names = ", ".join(name for name, _ in found.settings) or "none"
     return [*rows, ("settings that differ", names)]
-
-
-def report(run: Annotated[Path, typer.Argument(help="a run's folder")]) -> None:
-    """Write a run's page, report.html, again from the files of its folder.
-
-    A run writes it by itself; this adds the audit that was put beside it later:
-    `dpmix audit --config RUN/config.yaml --report RUN/audit.json`. An audit of other settings is
-    refused.
-    """
-    made = write_report(run)
-    audited = audit_verdict(made.audit) if made.audit else "none: there is no audit.json"
-    stdout().print(two_columns([("audit", audited), ("page", str(RunFolder(run).report))]))

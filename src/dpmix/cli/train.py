@@ -42,7 +42,7 @@ from dpmix.runs.parts import Run
 from dpmix.runs.recipes import network, recipe_names, recipe_path
 from dpmix.runs.resume import is_complete, rebuild_run
 from dpmix.runs.stand_ins import Trial, miniature
-from dpmix.training.distributed import Ranks, join, leave
+from dpmix.training.distributed import Ranks, shutdown, start
 from dpmix.training.evaluate import Evaluation
 
 # `dpmix recipes`: the settings of the paper's experiments.
@@ -104,8 +104,8 @@ def train(
     """
     _refuse_together({"--dry-run": dry_run, "--smoke": smoke, "--resume": resume is not None})
     _refuse_together({"--config": config is not None, "--resume": resume is not None})
-    ranks = join()
-    console = stdout(quiet=not ranks.first)
+    ranks = start()
+    console = stdout(quiet=not ranks.is_main)
     try:
         if resume is not None:
             _resume(Path(resume).expanduser(), console, ranks, settings)
@@ -124,7 +124,7 @@ def train(
             return
         _finish(parts, console)
     finally:
-        leave()
+        shutdown()
 
 
 def _refuse_together(given: dict[str, bool]) -> None:

@@ -20,13 +20,13 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from dpmix.clipping.repeats import epsilon_of_copies
-from dpmix.errors import DpmixError
+from dpmix.errors import DISTRIBUTION, DpmixError
 from dpmix.files import to_json
 from dpmix.models.backbones.backbone import Backbone
 from dpmix.pool.load import PoolFacts
 from dpmix.privacy.accounting import MIN_SIGMA
 from dpmix.privacy.plan import PrivacyPlan
+from dpmix.privacy.repeats import epsilon_of_copies
 
 Settings = Mapping[str, Any]
 """The sections of a run's settings, each a mapping of its settings, as `config.yaml` holds them."""
@@ -35,7 +35,7 @@ NOT_PRIVATE = "NOT PRIVATE"
 MECHANISM = "Poisson-subsampled Gaussian on the sum of clipped gradients (DP-SGD)"
 
 _ALL_DIGITS = Context(prec=330)  # enough for any float
-_LIBRARIES = ("dpmix", "torch", "torchvision", "numpy", "dp-accounting")
+_LIBRARIES = ("torch", "torchvision", "numpy", "dp-accounting")
 
 # Larger values would keep an accountant busy for minutes, or exhaust the memory.
 _MOST_STEPS, _MOST_SIGMA, _MOST_SPENT, _MOST_COPIES = 10**7, 1e7, 100, 10**7
@@ -355,7 +355,7 @@ def privacy_statement(
         )
         if copies > 1
         else None,
-        spent_before=list(plan.spent),
+        spent_before=list(plan.prior_releases),
         expected_runs=plan.expected_runs,
         public_inputs=inputs,
         versions=versions(),
@@ -380,7 +380,8 @@ def _json_number(value: float) -> float | Infinite:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the libraries that a run's numbers come from."""
-    return {"python": platform.python_version()} | {name: version(name) for name in _LIBRARIES}
+    own = {"python": platform.python_version(), "dpmix": version(DISTRIBUTION)}
+    return own | {name: version(name) for name in _LIBRARIES}
 
 
 def public_inputs(

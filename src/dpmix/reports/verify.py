@@ -105,7 +105,7 @@ def _plan(statement: Statement, settings: Settings) -> PrivacyPlan:
         sensitivity_multiplier=ViewSpec(settings["views"]["method"]).sensitivity_multiplier,
         target_epsilon=privacy["epsilon"],
         n=n if privacy["sampling_rate"] is None else None,
-        spent=tuple(statement.spent_before),
+        prior_releases=tuple(statement.spent_before),
         expected_runs=privacy["expected_runs"],
     )
 
@@ -169,7 +169,7 @@ def _same(stated: Any, follows: Any) -> bool:
 
 def _check_prv(name: str, stated: float, plan: PrivacyPlan, steps: int) -> Bounds | None:
     given = (plan.sampling_rate, plan.noise_multiplier, steps, plan.delta)
-    bounds = epsilon_prv(*given, plan.spent)
+    bounds = epsilon_prv(*given, plan.prior_releases)
     if bounds is None:
         return None
     low, _, high = bounds

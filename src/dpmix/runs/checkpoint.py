@@ -96,8 +96,10 @@ class Checkpoint:
             raise DpmixError(
                 f"checkpoint '{path}' is from another version of dpmix; resume with that version"
             )
-        plan, history = PrivacyPlan(**held.pop("plan")), History.of(held.pop("history"))
-        return cls(plan=plan, history=history, **held)
+        plan, history = held.pop("plan"), History.of(held.pop("history"))
+        if "spent" in plan:  # the name in earlier versions
+            plan["prior_releases"] = plan.pop("spent")
+        return cls(plan=PrivacyPlan(**plan), history=history, **held)
 
 
 class Checkpoints:

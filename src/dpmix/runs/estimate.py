@@ -12,9 +12,9 @@ from dpmix.clipping.engine import clipped_gradient_sum
 from dpmix.clipping.engine import choose_way
 from dpmix.clipping.vectorized import vectorized_units
 from dpmix.clipping.types import Way
-from dpmix.reports.model_card import pictures_in_words
+from dpmix.reports.facts import pictures_in_words
 from dpmix.reports.summary import pool_rows
-from dpmix.reports.model_card import views_in_words
+from dpmix.reports.facts import views_in_words
 from dpmix.runs.settings import OptimizerConfig
 from dpmix.clipping.loss import soft_cross_entropy
 from dpmix.views.spec import ViewSpec
@@ -52,7 +52,7 @@ def seconds_per_step(parts: Run, way: Way) -> float:
             if warm_up < VERY_LONG_PASS
             else warm_up
         )
-        return again / fewest * parts.plan.expected_batch_size
+        return again / fewest * parts.plan.denominator
     groups = PROBE_GROUPS if parts.cache is None else PROBE_ROWS
     if way.engine == "vectorized":
         # It fills up a portion with zeros, so that fewer groups would take as long.
@@ -61,7 +61,7 @@ def seconds_per_step(parts: Run, way: Way) -> float:
         )
     examples = groups * fewest
     times = sorted(_seconds_of_pass(parts, way, called, examples, rng) for _ in range(REPEATS))
-    return times[REPEATS // 2] / examples * parts.plan.expected_batch_size
+    return times[REPEATS // 2] / examples * parts.plan.denominator
 
 
 def chosen_way(parts: Run) -> Way:
@@ -77,7 +77,7 @@ def chosen_way(parts: Run) -> Way:
         shape,
         views.spec.views,
         run.view_chunk,
-        passes=parts.plan.steps * parts.plan.expected_batch_size * views.spec.views,
+        passes=parts.plan.steps * parts.plan.denominator * views.spec.views,
         repeatable=run.seed is not None,
         compiled=run.compile,
     )
@@ -122,7 +122,7 @@ def estimate_rows(parts: Run) -> list[tuple[str, str]]:
     way = chosen_way(parts)
     seconds = seconds_per_step(parts, way)
     views = parts.views.spec.views
-    groups = parts.plan.expected_batch_size / parts.views.spec.examples_per_group
+    groups = parts.plan.denominator / parts.views.spec.examples_per_group
     return [
         *model_rows(parts),
         *([("hint", parts.hint)] if parts.hint else []),
@@ -231,7 +231,7 @@ def data_line(parts: Run) -> str:
 
 def pictures_line(parts: Run) -> str:
     """What happens to the pictures, in one line."""
-    return pictures_in_words(parts.config, parts.splits, parts.views.spec)
+    return pictures_in_words(parts.config.model_dump(mode="json"), parts.splits, parts.views.spec)
 
 
 def _duration(seconds: float) -> str:

@@ -108,9 +108,9 @@ def run(
     if trainer is None:
         parts.check()
     ranks, record = parts.ranks, RunRecord(parts, checkpoint)
-    ranks.refuse_unless_equal("run", parts.fixed())
-    ranks.refuse_unless_equal("checkpoint", checkpoint and (checkpoint.run_id, checkpoint.step))
-    with record.open() if ranks.first else nullcontext():
+    ranks.require_equal("run", parts.fixed())
+    ranks.require_equal("checkpoint", checkpoint and (checkpoint.run_id, checkpoint.step))
+    with record.open() if ranks.is_main else nullcontext():
         views, evaluation = _embedded(parts, embedding)
         trainer = trainer or parts.trainer(views)
         ema, history = _ready(parts, trainer, checkpoint, pretraining)
@@ -119,15 +119,15 @@ def run(
                 trainer,
                 schedule=parts.schedule,
                 ema=ema,
-                evaluate=evaluation if ranks.first else lambda _: None,
+                evaluate=evaluation if ranks.is_main else lambda _: None,
                 eval_every=parts.config.run.eval_every or max(1, parts.plan.steps // EVALUATIONS),
                 history=history,
-                log=record.log if ranks.first else lambda _: None,
+                log=record.log if ranks.is_main else lambda _: None,
                 keep=lambda step, so_far, new: (
-                    record.keep(step, ema, so_far, new, interrupted()) if ranks.first else None
+                    record.keep(step, ema, so_far, new, interrupted()) if ranks.is_main else None
                 ),
                 save=lambda so_far: (
-                    record.save(ema, so_far, str(trainer.way)) if ranks.first else None
+                    record.save(ema, so_far, str(trainer.way)) if ranks.is_main else None
                 ),
                 report=report,
             )
@@ -142,9 +142,9 @@ def _ready(
     """Where the first step begins, or where the last checkpoint was."""
     started = checkpoint is not None and checkpoint.step > 0
     if parts.pretraining is not None and not started:
-        if parts.ranks.first:
+        if parts.ranks.is_main:
             parts.pretraining.run(parts.model, pretraining)
-        trainer.share_weights()
+        trainer.broadcast_weights()
     ema = Ema(parts.model, parts.config.optimizer.ema_decay)
     if checkpoint is None or not started:
         return ema, History()
@@ -177,7 +177,7 @@ def _embedded(
 
         return parts.views, on_images
     cached = embedded_views(parts, report)
-    features = parts.cache.embed_test(test, report) if parts.ranks.first else None
+    features = parts.cache.embed_test(test, report) if parts.ranks.is_main else None
 
     def on_features(model: nn.Module) -> Evaluation:
         assert features is not None

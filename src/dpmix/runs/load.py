@@ -14,7 +14,10 @@ from dpmix.data.normalization import Normalization
 from dpmix.data.source import ImageSource
 from dpmix.errors import DpmixError
 from dpmix.models.head import public_names
+from dpmix.reports.facts import RunFacts
 from dpmix.reports.files import ModelFile, RunFiles
+from dpmix.reports.metrics import read_metrics
+from dpmix.reports.statement import read_statement
 from dpmix.runs.build import choose_device
 from dpmix.runs.config import Config
 from dpmix.runs.parts import build, constants_of, load
@@ -100,6 +103,22 @@ def load_weights(path: Path, model: nn.Module) -> None:
                 f"weights '{path}' are not finite ('{name}'): the training diverged, and the model "
                 "would answer at random; train again with a lower learning rate"
             )
+
+
+def read_facts(folder: RunFiles) -> RunFacts:
+    """Read the public files of a run, and nothing of its diagnostics.
+
+    Raises:
+        DpmixError: no run's folder, or a file that is missing or not as a run writes it.
+    """
+    folder.refuse_if_missing(folder.privacy)
+    statement = read_statement(folder.privacy)
+    config = Config.load(folder.config)
+    if config.input is None:
+        raise DpmixError(
+            f"'{folder.config}' has no section 'input'; expected the config.yaml that the run wrote"
+        )
+    return RunFacts(config.model_dump(mode="json"), statement, read_metrics(folder.metrics))
 
 
 def evaluation_images(

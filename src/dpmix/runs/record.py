@@ -11,10 +11,11 @@ from dpmix.errors import DpmixError
 from dpmix.files import to_json, write_text
 from dpmix.models.head import trained_state
 from dpmix.models.registry import parameter_count
+from dpmix.reports.facts import RunFacts
 from dpmix.reports.files import model_bytes, settings_text, weights_sha256
-from dpmix.reports.metrics import Metrics, metrics
+from dpmix.reports.metrics import metrics
 from dpmix.reports.model_card import model_card
-from dpmix.reports.page import RunFacts, report_page
+from dpmix.reports.page import report_page
 from dpmix.reports.statement import privacy_statement, public_inputs, statement_text
 from dpmix.runs.checkpoint import Checkpoint, Checkpoints, newest_checkpoint
 from dpmix.runs.folder import RunFolder
@@ -124,15 +125,15 @@ class RunRecord:
             processes=run.ranks.size,
             copies=run.copies,
         )
-        numbers = metrics(config, run.plan, history, parameter_count(run.model), engine)
-        facts = RunFacts(config, statement, Metrics.model_validate_json(to_json(numbers)))
+        measured = metrics(settings, run.plan, history, parameter_count(run.model), engine)
+        facts = RunFacts(settings, statement, measured)
         folder.publish(
             model_bytes(weights, statement, stored),
             {
                 folder.config: config.to_yaml(),
                 folder.privacy: statement_text(statement),
-                folder.metrics: to_json(numbers),
-                folder.card: model_card(config, statement, numbers),
+                folder.metrics: to_json(measured.model_dump()),
+                folder.card: model_card(facts),
                 folder.report: report_page(facts),
             },
         )

@@ -87,7 +87,7 @@ def rebuild_run(
     ):
         if now != then:
             raise _changed(name, now, then)
-    if ranks.first:
+    if ranks.is_main:
         _refuse_other_data(folder, run.splits)
     run.model.load_state_dict(run.model.state_dict() | checkpoint.weights)
     run.optimizer.load_state_dict(checkpoint.optimizer)

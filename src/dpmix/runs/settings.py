@@ -219,7 +219,8 @@ class PrivacyConfig(Section):
         "of the person in the most frequent one as well",
     )
     spent: tuple[str, ...] = Field(
-        (), description="report of a dpmix pool gap on these data, to count in epsilon; repeatable"
+        (), description="JSON record of an earlier Gaussian release of these data, to count in epsilon; "
+        "repeatable"
     )
 
     @property

@@ -18,13 +18,13 @@ import torch
 
 from dpmix.errors import DpmixError, one_line, to_install
 from dpmix.files import lock, to_json, write_text
-from dpmix.reports.page import read_facts
 from dpmix.reports.statement import read_statement
 from dpmix.runs.build import build_run
 from dpmix.runs.checkpoint import newest_step
 from dpmix.runs.config import Config
 from dpmix.runs.fit import fit, run
 from dpmix.runs.folder import RunFolder
+from dpmix.runs.load import read_facts
 from dpmix.runs.resume import is_complete
 from dpmix.sweeps.grid import SEED, Cell, Settings, Sweep
 
@@ -74,7 +74,7 @@ def row_of(cell: Cell, root: Path) -> Row:
     """
     run = read_facts(RunFolder(root))
     said, measured = run.statement, run.metrics
-    views = run.config.view_spec(flip=False)
+    views = run.views
     return {
         "row": cell.row,
         "model": measured.model,
