@@ -145,7 +145,7 @@ def _ready(
         return ema, History()
     ema.restore(checkpoint.ema)
     trainer.resume({"plan": asdict(checkpoint.plan), "steps_done": checkpoint.step})
-    return ema, History.of(checkpoint.history)
+    return ema, checkpoint.history
 
 
 def embedded_views(parts: Run, report: Counted) -> ViewSource:
