@@ -61,12 +61,13 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return hint + (f"expected one of {len(names)}" if many else f"known: {', '.join(names)}")
 
 
-def to_install(extra: str) -> str:
-    """Return the command that installs the optional packages `extra`.
+# On PyPI the name dpmix belongs to another project.
+DISTRIBUTION = "dp-mix-images"
 
-    It installs from the source folder: on PyPI the name dpmix belongs to another project.
-    """
-    return f"pip install '.[{extra}]' in dpmix's source folder"
+
+def to_install(extra: str) -> str:
+    """Return the command that adds the optional packages `extra` to an installed dpmix."""
+    return f"pip install '{DISTRIBUTION}[{extra}]'"
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -14,7 +14,7 @@ import torch
 
 import dpmix.audit.witness as witness
 import dpmix.clipping.accumulator as accumulators
-import dpmix.clipping.examplewise as engine
+import dpmix.clipping.engine as engine
 import dpmix.privacy.noise as noise
 import dpmix.privacy.plan as plans
 import dpmix.training.trainer as steps
@@ -283,12 +283,12 @@ def test_two_steps_of_the_optimizer_on_one_release(monkeypatch):
 
 def test_a_sum_that_is_doubled_before_the_noise(monkeypatch):
     """As if one process had added its own sum twice."""
-    monkeypatch.setattr(Ranks, "add_up", lambda self, tensors: torch._foreach_mul_(tensors, 2))
+    monkeypatch.setattr(Ranks, "reduce", lambda self, tensors: torch._foreach_mul_(tensors, 2))
     assert heard(plan(steps=2)) == {"sum before the noise"}
 
 
 def test_steps_beyond_the_plan(monkeypatch):
-    monkeypatch.setattr(PrivateTrainer, "_refuse_to_go_on", lambda self: None)
+    monkeypatch.setattr(PrivateTrainer, "_require_steps_left", lambda self: None)
     assert heard(plan(steps=2)) == {"number of steps"}
 
 
@@ -353,15 +353,15 @@ def test_clipping_that_bounds_less(monkeypatch, bug):
 
 
 def test_clipping_that_bounds_less_in_the_middle_of_training_alone(monkeypatch):
-    sound = PrivateTrainer._sum_of
+    sound = PrivateTrainer.clipped_sum
 
-    def doubled(self, views):
-        made = sound(self, views)
+    def doubled(self, examples, draws, **others):
+        made = sound(self, examples, draws, **others)
         if 0 < self.steps_done < self.plan.steps:
             torch._foreach_mul_(made.gradients, 2)
         return made
 
-    monkeypatch.setattr(PrivateTrainer, "_sum_of", doubled)
+    monkeypatch.setattr(PrivateTrainer, "clipped_sum", doubled)
     assert heard(plan(steps=3)) == {"clipped gradients"}
 
 

@@ -20,9 +20,11 @@ from dpmix.data.source import ImageSource
 from dpmix.errors import DpmixError
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.reports.audit_report import AuditReport, read_audit
+from dpmix.reports.facts import RunFacts
 from dpmix.reports.statement import Statement
 from dpmix.runs.config import LEAVES, Config
 from dpmix.runs.folder import RunFolder
+from dpmix.runs.load import read_facts
 from dpmix.runs.parts import Run
 from dpmix.runs.resume import FREE
 from dpmix.training.evaluate import logits
@@ -61,6 +63,16 @@ def audit_of(folder: RunFolder, config: Config, statement: Statement) -> AuditRe
     return audit
 
 
+def audited_facts(folder: RunFolder) -> RunFacts:
+    """The facts of a run, with the audit in its folder if there is one.
+
+    Raises:
+        DpmixError: as `read_facts` and `audit_of` raise.
+    """
+    facts = read_facts(folder)
+    return replace(facts, audit=audit_of(folder, Config.load(folder.config), facts.statement))
+
+
 def _settings(audit: AuditReport, config: Config) -> list[tuple[str, Any, Any]]:
     theirs, own = audit.settings, config.model_dump(mode="json", exclude={"run"})
     compared = [
@@ -86,7 +98,7 @@ def _plan(audit: AuditReport, statement: Statement) -> list[tuple[str, Any, Any]
         "max_grad_norm": statement.max_grad_norm,
         "delta": statement.delta,
         "n": statement.examples,
-        "spent": statement.spent_before,
+        "prior_releases": statement.spent_before,
     }
     return [(name, audit.plan.get(name), own) for name, own in pairs.items()]
 

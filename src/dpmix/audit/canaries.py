@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dpmix.audit.bounds import best_one_run_epsilon
-from dpmix.clipping.types import ClippedSum, Loss, zero_sum
+from dpmix.clipping.loss import Loss
+from dpmix.clipping.types import ClippedSum, zero_sum
 from dpmix.data.source import ImageSource, TensorSource
 from dpmix.errors import DpmixError
-from dpmix.models.train_mode import train_mode
+from dpmix.models.finetune import train_mode
 from dpmix.privacy.noise import GaussianNoise
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.privacy.randomness import Randomness, StepRandomness, Stream
@@ -164,6 +165,7 @@ class CanaryTrainer(PrivateTrainer):
         self._sampler = PoissonSampler(self.plan, self.members)
         self.ear = Ear(self.plan, self.parameters, self._noise)
         self._noise = self.ear
+        self._clip = type(self)._with_canaries
 
     @property
     def heard(self) -> Float64[np.ndarray, " M"]:
@@ -193,26 +195,22 @@ class CanaryTrainer(PrivateTrainer):
             views: instead of the trainer's.
             loudness: the loss is multiplied by it, and so is each gradient before it is clipped.
         """
-        own_views, own_loss = self.views, self.loss
-        self._views = views
+        loss = self.loss
         if loudness != 1:
-            self.loss = self._louder.setdefault(loudness, _times(loudness, own_loss))
-        try:
-            train_mode(self.model, self._frozen)
-            with warnings.catch_warnings():
-                # An infinite loss passes no probe, so another engine takes the sum.
-                warnings.filterwarnings("ignore", message="engine .* is not used")
-                return super()._clipped_sum(examples, Randomness(None).step(0))
-        finally:
-            self._views, self.loss = own_views, own_loss
+            loss = self._louder.setdefault(loudness, _times(loudness, loss))
+        train_mode(self.model)
+        with warnings.catch_warnings():
+            # An infinite loss passes no probe, so another engine takes the sum.
+            warnings.filterwarnings("ignore", message="engine .* is not used")
+            return self.clipped_sum(examples, Randomness(None).step(0), views=views, loss=loss)
 
-    def _clipped_sum(self, examples: Int64[Tensor, " E"], draws: StepRandomness) -> ClippedSum:
+    def _with_canaries(self, examples: Int64[Tensor, " E"], draws: StepRandomness) -> ClippedSum:
         own = examples[examples < len(self.data)]
         if len(own):
-            part = super()._clipped_sum(own, draws)
+            part = self.clipped_sum(own, draws)
         else:
             empty = torch.zeros(0)
-            part = ClippedSum(zero_sum(self.parameters), empty, empty, engine=self.way.engine)
+            part = ClippedSum(zero_sum(self.parameters), empty, empty, engine=self.engine.name)
         places = self._places[self._drawn_canaries(examples)]
         _add_at(part.gradients, places, self.plan.max_grad_norm)
         self.ear.hear_clipped(examples, part.gradients)

@@ -17,8 +17,8 @@ from dpmix.cli.reports import compare, report, verify
 from dpmix.cli.sweep import plot, sweep, table
 from dpmix.cli.train import recipes, train
 from dpmix.cli.use import evaluate, export, predict
-from dpmix.errors import DpmixError, without_controls
-from dpmix.training.distributed import first_to_speak
+from dpmix.errors import DISTRIBUTION, DpmixError, without_controls
+from dpmix.training.distributed import is_first_to_fail
 
 INTERRUPTED = 130
 
@@ -37,7 +37,7 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"dpmix {metadata.version('dpmix')}")
+        typer.echo(f"dpmix {metadata.version(DISTRIBUTION)}")
         raise typer.Exit
 
 
@@ -92,7 +92,7 @@ def main() -> None:
 
 
 def _refuse(console: Console, message: str) -> NoReturn:
-    if first_to_speak():
+    if is_first_to_fail():
         _say(console, "error", "bold red", message)
     sys.exit(USER_ERROR)
 

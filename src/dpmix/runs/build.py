@@ -1,64 +1,42 @@
 """Settings to the parts of a run: data, plan, views, model and optimiser, checked together."""
 
-import torch
-from dpmix.errors import DpmixError
 import warnings
-from pathlib import Path
-from dpmix.runs.config import Config
-from dpmix.data.splits import Splits
-from dpmix.data.image import Progress
-from dpmix.data.image import ReadOptions
-from dpmix.data.image import Reading
-from dpmix.errors import DpmixError
-from dpmix.pool.load import LoadedPool
-from dpmix.pool.load import load_pool_for
-from dpmix.runs.settings import ViewConfig
 from datetime import datetime
 from pathlib import Path
+
 import torch
-from dpmix.runs.parts import build
-from dpmix.runs.parts import constants_of
-from dpmix.runs.parts import load
-from dpmix.runs.parts import set_statistics
-from dpmix.runs.parts import whitens
-from dpmix.runs.parts import Run
-from dpmix.runs.stand_ins import Trial
-from dpmix.runs.stand_ins import pool_without_files
-from dpmix.runs.stand_ins import splits_without_data
-from dpmix.runs.config import Config
-from dpmix.data.splits import Splits
-from dpmix.data.named import load_splits
-from dpmix.data.named import public_name
-from dpmix.data.image import Progress
-from dpmix.data.image import READING
-from dpmix.data.image import Reading
+
 from dpmix.data.fingerprint import find_repeats
-from dpmix.runs.defaults import choose_few_views
-from dpmix.runs.defaults import choose_image_size
-from dpmix.runs.defaults import choose_model
-from dpmix.runs.defaults import choose_rate
-from dpmix.runs.defaults import choose_recipe
+from dpmix.data.image import READING, Progress, Reading, ReadOptions
+from dpmix.data.named import load_splits, public_name
+from dpmix.data.splits import Splits
+from dpmix.errors import DpmixError
 from dpmix.models.backbones.backbone import Backbone
 from dpmix.models.backbones.load import other_backbones
-from dpmix.privacy.plan import PrivacyPlan
-from dpmix.privacy.randomness import Randomness
-from dpmix.privacy.prior_releases import read_spent
-from dpmix.clipping.repeats import epsilon_of_copies
-from dpmix.clipping.repeats import refuse_repeats
+from dpmix.pool.load import LoadedPool, load_pool_for
 from dpmix.pool.pool import PublicPool
-from dpmix.runs.settings import InputConfig
-from dpmix.runs.settings import PrivacyConfig
-from dpmix.training.feature_cache import FeatureCache
-from dpmix.training.optimizer import build_optimizer
-from dpmix.training.optimizer import build_schedule
-from dpmix.training.pretrain import Pretraining
-from dpmix.training.distributed import ALONE
-from dpmix.training.distributed import Ranks
+from dpmix.privacy.plan import PrivacyPlan
+from dpmix.privacy.prior_releases import read_prior_releases
+from dpmix.privacy.randomness import Randomness
+from dpmix.privacy.repeats import epsilon_of_copies, refuse_repeats
+from dpmix.runs.config import Config
+from dpmix.runs.defaults import (
+    choose_few_views,
+    choose_image_size,
+    choose_model,
+    choose_rate,
+    choose_recipe,
+)
 from dpmix.runs.folder import RunFolder
+from dpmix.runs.parts import Run, build, constants_of, load, set_statistics, whitens
+from dpmix.runs.settings import InputConfig, PrivacyConfig, ViewConfig
+from dpmix.runs.stand_ins import Trial, pool_without_files, splits_without_data
+from dpmix.training.distributed import ALONE, Ranks
+from dpmix.training.feature_cache import FeatureCache
+from dpmix.training.optimizer import build_optimizer, build_schedule
+from dpmix.training.pretrain import Pretraining
 from dpmix.views.builder import ViewBuilder
 from dpmix.views.spec import ViewSpec
-
-
 
 # The device that a run computes on.
 
@@ -189,7 +167,7 @@ def build_run(
     Raises:
         DpmixError: any setting or data that can't be meant.
     """
-    if config.run.output and trial is None and plan is None and ranks.first:
+    if config.run.output and trial is None and plan is None and ranks.is_main:
         # Before the data are read, which can take minutes.
         RunFolder(Path(config.run.output)).refuse_if_taken(config.run.overwrite)
     device = choose_device(config.run.device)
@@ -263,7 +241,7 @@ def calibrate(privacy: PrivacyConfig, n: int, spec: ViewSpec) -> PrivacyPlan:
     return PrivacyPlan.calibrate(
         n=n if privacy.n_is_public else None,
         sensitivity_multiplier=spec.sensitivity_multiplier,
-        spent=read_spent(privacy.spent),
+        prior_releases=read_prior_releases(privacy.spent),
         **privacy.model_dump(exclude={"spent", "allow_repeats"}),
     )
 

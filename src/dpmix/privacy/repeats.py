@@ -1,0 +1,171 @@
+"""epsilon of a person whose image occurs several times among the training images.
+
+Sensitivity: each of m equal images is drawn with probability q, independently of the others. So a
+step draws k of them, k ~ Binomial(m, q), and they move the sum of clipped gradients by k times the
+plan's sensitivity at most. That is a mixture-of-Gaussians mechanism, dominated by the scalar one
+with these norms (Choquette-Choo, Ganesh, Steinke, Thakurta 2023, arXiv 2310.15526, Corollary 4.7;
+for examples of one user: Charles et al. 2024, arXiv 2407.07737), whose privacy loss dp-accounting
+computes. An earlier release without sampling moves by m. `tests/privacy/test_repeats.py`.
+"""
+
+import math
+from collections.abc import Callable
+from functools import lru_cache
+
+import numpy as np
+from dp_accounting.pld.privacy_loss_distribution import (
+    PrivacyLossDistribution,
+    from_mixture_gaussian_mechanism,
+)
+from jaxtyping import Float64
+from scipy.stats import binom
+
+from dpmix.data.fingerprint import Repeats, image_name
+from dpmix.data.source import ImageSource
+from dpmix.errors import DpmixError
+from dpmix.privacy.accounting import (
+    LOSS_GRID,
+    PART_OF_LOSS,
+    PriorReleases,
+    Training,
+    epsilon_composed,
+    gaussian_loss,
+)
+from dpmix.privacy.plan import PrivacyPlan
+from dpmix.privacy.selection import epsilon_selected
+
+# A mixture's loss is computed point by point, each a sum over the numbers of copies: so many terms,
+# and a hundred more a point, take a few seconds.
+_MOST_TERMS = 2_000_000
+
+
+# Numbers of copies that are less likely count as the next one up, or as the highest: far below the
+# tails that the accountant itself cuts.
+_UNLIKELY = 1e-22
+
+
+# Next to 1, the library can't tell so small a chance that no copy is drawn from none.
+_NONE_DRAWN, _ROUNDING = 1e-9, 1e-13
+
+
+_NAMED = 3
+
+
+_LARGEST = 700.0  # e to a larger power is no float
+
+
+def epsilon_of_copies(plan: PrivacyPlan, copies: int, steps: int) -> float:
+    """Epsilon at the plan's delta, after `steps`, of the person in `copies` equal images.
+
+    By privacy loss distributions; of a private selection, by Renyi DP and group privacy, which is
+    a looser bound.
+    """
+    if copies == 1:
+        return plan.epsilon_after(steps)
+    if plan.expected_runs is not None and steps:
+        return _by_group_privacy(plan, copies, steps)
+    training = (plan.sampling_rate, plan.noise_multiplier, steps)
+    return epsilon_of_copies_together((training,), copies, plan.delta, plan.prior_releases)
+
+
+def epsilon_of_copies_together(
+    trainings: tuple[Training, ...], copies: int, delta: float, prior_releases: PriorReleases = ()
+) -> float:
+    """The same of several trainings on the same data, for whoever sees all of them."""
+    if any(steps and sigma == 0 for _, sigma, steps in trainings):
+        return math.inf
+    releases = [
+        *(one for one in trainings if one[2]),
+        *((1.0, sigma, 1) for sigma in prior_releases),
+    ]
+    grid = _grid(releases, copies)
+    losses = [
+        _loss(rate, sigma, copies, grid).self_compose(int(steps)) for rate, sigma, steps in releases
+    ]
+    return epsilon_composed(losses, delta)
+
+
+def refuse_repeats(found: Repeats, source: ImageSource, epsilon_of: Callable[[int], float]) -> None:
+    """Refuse to read images that occur more than once.
+
+    Args:
+        found: in `source`.
+        source: the private images.
+        epsilon_of: epsilon of the person in a number of equal images.
+
+    Raises:
+        DpmixError: one image or more is repeated.
+    """
+    if found.most == 1:
+        return
+    names = [image_name(source, place) for place in found.places[:_NAMED]]
+    more = ", ..." if found.most > _NAMED else ""
+    many = "1 image occurs" if found.images == 1 else f"{found.images} images occur"
+    raise DpmixError(
+        f"{many} more than once in the training set, the most frequent one {found.most} times "
+        f"({', '.join(names)}{more}): for the person in it epsilon is "
+        f"{epsilon_of(found.most):.3f}, not {epsilon_of(1):.3f}. Remove the copies, or train on "
+        "them and state both with --allow-repeats (allow_repeats=True). Equal images can also be "
+        "blank ones of different people"
+    )
+
+
+@lru_cache(maxsize=8)
+def _loss(rate: float, sigma: float, copies: int, grid: float) -> PrivacyLossDistribution:
+    """The privacy loss of one step, of which k ~ Binomial(copies, rate) equal images are a part."""
+    if rate == 1:
+        return gaussian_loss(1.0, sigma / copies, grid)
+    lowest, weights = _drawn(copies, rate)
+    numbers = np.arange(lowest, lowest + len(weights), dtype=np.float64)
+    return from_mixture_gaussian_mechanism(
+        sigma, numbers, weights, value_discretization_interval=grid
+    )
+
+
+def _drawn(copies: int, rate: float) -> tuple[int, Float64[np.ndarray, " K"]]:
+    """The least number of copies that is at all likely, and the chances of it and of those above.
+
+    More copies are more privacy loss, so that numbers below the least are counted as it.
+    """
+    chances = binom.pmf(np.arange(copies + 1), copies, rate)
+    likely = np.flatnonzero(chances > _UNLIKELY)
+    lowest, highest = int(likely[0]), int(likely[-1])
+    if chances[0] < _NONE_DRAWN:
+        lowest = max(1, lowest)
+    weights = chances[lowest : highest + 1].copy()
+    weights[0] += chances[:lowest].sum()
+    weights[-1] += chances[highest + 1 :].sum()
+    weights /= weights.sum()
+    return lowest, weights * (1 + _ROUNDING) if lowest else weights
+
+
+def _grid(releases: list[Training], copies: int) -> float:
+    """What losses are rounded up to: fine beside each release's own, and not too many points."""
+    spread, coarsest = math.inf, 0.0
+    for rate, sigma, _ in releases:
+        spread = min(spread, rate * copies / sigma)
+        lowest, weights = _drawn(copies, rate)
+        most = (lowest + len(weights) - 1) / sigma
+        # The loss 10 standard deviations out, of a Gaussian moved by `most`.
+        largest = most**2 / 2 + 10 * most
+        coarsest = max(coarsest, largest * (len(weights) + 100) / _MOST_TERMS)
+    return max(LOSS_GRID, min(PART_OF_LOSS * spread, 1.0), coarsest)
+
+
+def _by_group_privacy(plan: PrivacyPlan, copies: int, steps: int) -> float:
+    """(e, d)-DP for one image is (m e, d (e^(m e) - 1) / (e^e - 1))-DP for m of them.
+
+    Each step of that is Vadhan 2017 (The Complexity of Differential Privacy), Lemma 2.2. A larger
+    m e needs a smaller d, and that a larger e: the first e that is enough for its own d is taken.
+    """
+    e = plan.epsilon_after(steps)
+    while copies * e < _LARGEST:
+        d = plan.delta * math.expm1(e) / math.expm1(copies * e)
+        needed = epsilon_selected(
+            plan.sampling_rate, plan.noise_multiplier, steps, d, plan.expected_runs or 1.0,
+            plan.prior_releases,
+        )  # fmt: skip
+        if needed <= e:
+            return copies * e
+        e = needed * (1 + 1e-6)
+    return math.inf

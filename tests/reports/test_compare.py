@@ -1,0 +1,203 @@
+"""What differs between runs, and what they cost together."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+
+import dpmix
+from dpmix.errors import DpmixError
+from dpmix.privacy.accounting import epsilon_pld, epsilon_together
+from dpmix.privacy.repeats import epsilon_of_copies_together
+from dpmix.reports.compare import compare
+from example_facts import write_run
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """folder("name", **settings): the public files of a run that never was."""
+
+    def write(name, *arguments, **settings):
+        return write_run(tmp_path / name, *arguments, run_id=name, **settings)
+
+    return write
+
+
+def test_settings_that_differ_are_named_and_places_are_not(folder):
+    found = compare([folder("a", data="/x/scans"), folder("b", data="/y/scans", k_base=3)])
+    assert found.names == ("a", "b")
+    assert found.settings == [("k_base", ["16", "3"])] and found.data == []
+
+
+def test_what_a_method_does_not_read_is_no_difference(folder):
+    found = compare([
+        folder("a", method="none", mixup_alpha=0.5), folder("b", method="self-aug", k_base=8),
+        folder("c", k_self=4),
+    ])  # fmt: skip
+    assert found.settings == [
+        ("method", ["none", "self-aug", "mix-self"]), ("k_base", ["not read", "8", "16"]),
+        ("k_self", ["not read", "not read", "4"]),
+    ]  # fmt: skip
+
+
+def test_pretraining_is_a_difference_whatever_the_method_reads(folder):
+    found = compare([folder("a"), folder("b", pool_role="pretrain")])
+    assert found.settings == [("pool_role", ["mix", "pretrain"])]
+
+
+def test_two_folders_of_one_name_are_told_apart(folder):
+    assert compare([folder("x/run"), folder("y/run")]).names == ("run (1)", "run (2)")
+
+
+@pytest.mark.parametrize(("change", "name"), [
+    ({"data": "/x/others"}, "data set"), ({"names": ("cat", "dog", "fox")}, "classes"),
+])  # fmt: skip
+def test_other_data_are_named(folder, change, name):
+    found = compare([folder("a"), folder("b", **change)])
+    assert [row[0] for row in found.data] == [name] and found.together is None
+
+
+@pytest.mark.parametrize("shapes", [[(3, 8, 8), (1, 8, 8)], [(3, 8, 8), (3, 32, 32), (1, 4, 9)]])
+def test_size_and_channels_are_settings_and_the_data_are_the_same(folder, shapes):
+    found = compare([folder(str(place), shape=shape) for place, shape in enumerate(shapes)])
+    assert found.settings == [("image shape", [str(shape) for shape in shapes])]
+    assert found.data == [] and found.why_not is None
+    alike = compare([folder(f"alike-{place}") for place in range(len(shapes))])
+    assert found.together == alike.together is not None
+
+
+def test_what_is_equal_once_it_is_grey_is_no_other_data(folder):
+    repeated = folder("a", copies=3, allow_repeats=True, shape=(1, 8, 8))
+    found = compare([repeated, folder("b")])
+    assert found.data == [] and found.together is not None
+    assert found.repeated == (3, epsilon_of_copies_together(trainings(found), 3, 1e-4))
+
+
+def trainings(found):
+    return tuple(
+        (run.statement.sampling_rate, run.statement.noise_multiplier, run.statement.planned_steps)
+        for run in found.runs
+    )
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_real_runs_on_one_file_have_an_epsilon_together(tmp_path):
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (60, 16, 16, 3), dtype=np.uint8), np.arange(60) % 2
+    np.savez(tmp_path / "data.npz", x_train=images[:40], y_train=labels[:40], x_test=images[40:],
+             y_test=labels[40:])  # fmt: skip
+    forms = {"colour": {}, "grey": {"channels": 1}, "small": {"image_size": 12}}
+    for name, form in forms.items():
+        dpmix.fit(
+            data=str(tmp_path / "data.npz"), model="cnn-small", method="none", epsilon=4,
+            delta=1e-3, steps=2, expected_batch_size=10, output=str(tmp_path / name), **form,
+        )  # fmt: skip
+    found = compare([tmp_path / name for name in forms])
+    assert found.data == [] and "image shape" in dict(found.settings)
+    assert found.together == (epsilon_together(trainings(found), 1e-3), 1e-3)
+
+
+@pytest.mark.parametrize(("change", "reason"), [
+    ({"epsilon": float("inf")}, "'b' was trained without privacy: leave such runs out"),
+    ({"seed": 1}, "'b' is seeded, and runs of one seed share their noise"),
+    ({"data": "/x/others"}, r"'b' differs from 'a' in data set \(images in a folder \(2\); "),
+    ({"names": ("cat", "dog", "fox")}, r"'b' differs from 'a' in classes .* epsilon \d.* at most"),
+])  # fmt: skip
+def test_the_run_without_which_there_would_be_an_epsilon_is_named(folder, change, reason):
+    found = compare([folder("a"), folder("b", **change), folder("c")])
+    assert found.together is None and re.match(reason, found.why_not)
+
+
+def test_folders_of_another_name_differ_and_are_not_named(folder):
+    found = compare([folder("a", data="/x/scans"), folder("b", data="/x/hiv"),
+                     folder("c", data="/y/scans"), folder("d", data="mnist5k")])  # fmt: skip
+    one, other = "images in a folder (1)", "images in a folder (2)"
+    assert found.data == [("data set", [one, other, one, "mnist5k"])]
+
+
+def test_other_counts_of_the_classes_are_other_data(folder):
+    roots = [folder("a"), folder("b")]
+    said = json.loads((roots[1] / "metrics.json").read_text())
+    row = said["confusion"]["cat"]
+    row["cat"] += 1
+    (roots[1] / "metrics.json").write_text(json.dumps(said))
+    assert compare(roots).data == [("images by class", ["[20, 20, 20]", "[21, 20, 20]"])]
+
+
+def test_together_they_cost_more_than_one_and_less_than_the_sum(folder):
+    roots = [folder("a"), folder("b", epsilon=1.0)]
+    epsilon, delta = compare(roots).together
+    assert 2 < epsilon < 3 and delta == 1e-4
+    again = shutil.copytree(roots[0], roots[0].with_name("copy"))
+    copied = compare([roots[0], again])
+    assert copied.together is None and "all are one release" in copied.why_not
+
+
+def test_who_is_repeated_has_an_epsilon_together_as_well(folder):
+    roots = [folder("a", copies=3, allow_repeats=True), folder("b", copies=3, allow_repeats=True)]
+    found = compare(roots)
+    said = found.runs[0].statement
+    one = (said.sampling_rate, said.noise_multiplier, said.steps)
+    assert found.repeated == (3, epsilon_of_copies_together((one, one), 3, 1e-4))
+    assert found.repeated[1] > said.repeats.epsilon > found.together[0]
+    assert compare([folder("c"), folder("d")]).repeated is None
+    others = compare([roots[0], folder("e", copies=2, allow_repeats=True)])
+    assert others.data == [("most frequent image", ["occurs 3 times", "occurs 2 times"])]
+    assert others.together is None and others.repeated is None
+    # Nothing is counted where nothing is claimed.
+    assert compare([roots[0], folder("f", epsilon=float("inf"))]).data == []
+
+
+def test_a_run_that_went_on_twice_has_two_releases(tmp_path):
+    def run(name, digit, **settings):
+        return write_run(tmp_path / name, weights=digit * 64, steps=20, **settings)
+
+    early, straight = run("early", "a", done=5), run("straight", "b")
+    assert compare([early, straight]).together is None, "one run, earlier and later"
+    one, two = (run(name, name, resumed_at=(5,)) for name in ("c", "d"))
+    assert compare([early, one]).together is None, "it went on from there"
+    one_alone, _ = compare([one, write_run(tmp_path / "other", run_id="x", steps=1)]).together
+    epsilon, _ = compare([early, one, two]).together
+    assert epsilon > one_alone > 2
+    # Stopped after step 5 and gone on with, though it had gone on to 9 elsewhere.
+    assert compare([run("late", "e", done=9), one]).together is not None
+
+
+def test_a_stopped_run_counts_with_all_its_planned_steps(folder):
+    stopped, whole = folder("a", steps=20, done=5), folder("b", steps=20)
+    assert compare([stopped, folder("c")]).together == compare([whole, folder("d")]).together
+
+
+def test_runs_without_privacy_or_of_a_seed_have_no_epsilon_together(folder):
+    private = folder("a")
+    assert compare([private, folder("b", epsilon=float("inf"))]).together is None
+    assert compare([private, folder("c", seed=1)]).together is None
+
+
+def test_together_is_the_composition():
+    one = (0.5, 2.0, 5)
+    assert epsilon_together((one,), 1e-4) == epsilon_pld(*one, 1e-4)
+    assert epsilon_together((one, one), 1e-4) == pytest.approx(epsilon_pld(0.5, 2.0, 10, 1e-4))
+    assert epsilon_together((one, (1.0, 9.0, 1)), 1e-4) == pytest.approx(
+        epsilon_pld(*one, 1e-4, (9.0,))
+    )
+    assert epsilon_together((one, (0.5, 0.0, 1)), 1e-4) == float("inf")
+
+
+@pytest.mark.parametrize(("roots", "said"), [
+    (["a"], "1 run was given"), (["a", "a"], "given twice"), (["a", "nothing"], "is no run folder"),
+])  # fmt: skip
+def test_what_can_not_be_compared_is_refused(folder, roots, said):
+    parent = folder("a").parent
+    with pytest.raises(DpmixError, match=said):
+        compare([parent / root for root in roots])
+
+
+def test_a_statement_that_was_edited_is_refused(folder):
+    first, second = folder("a"), folder("b")
+    said = json.loads((second / "privacy.json").read_text())
+    (second / "privacy.json").write_text(json.dumps(said | {"epsilon": 0.1}))
+    with pytest.raises(DpmixError, match="was changed since it was written"):
+        compare([first, second])
