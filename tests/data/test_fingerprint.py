@@ -101,6 +101,7 @@ def in_memory(chosen):
     return TensorSource(torch.from_numpy(PIXELS[chosen]), labels, ("a", "b"))
 
 
+@few
 @given(CHOSEN)
 def test_repeats_of_tensors_and_of_parts_of_them(chosen):
     source = in_memory(chosen)
@@ -170,6 +171,7 @@ class Noisy(TensorDataset):
         return torch.randint(0, 256, image.shape, dtype=torch.uint8), label
 
 
+@few
 @given(CHOSEN)
 def test_subsets_and_concatenations_of_torch_are_seen_through(chosen):
     whole, other = (Noisy(torch.from_numpy(PIXELS), torch.arange(8) % 2) for _ in range(2))

@@ -17,11 +17,11 @@ from PIL import Image, ImageOps
 
 from dpmix.data import image as module
 from dpmix.data.image import (
-    MemoryBudget,
     ReadOptions,
     UnreadableImageError,
     decode_pixels,
     fit_images,
+    hold_memory,
     in_form,
 )
 from dpmix.errors import DpmixError
@@ -267,22 +267,22 @@ def test_a_stack_gives_its_first_frame_and_is_remarked_on(kind):
     assert "more than one frame, and the first is read" in what and names == ["it"]
 
 
-def test_threads_together_stay_within_the_memory_budget():
-    budget, lock = MemoryBudget(10), threading.Lock()
+def test_threads_together_stay_within_the_memory_bound():
+    slot, lock = module.MAX_BYTES_IN_FLIGHT // 16, threading.Lock()
     held, most = [0], [0]
 
-    def work(size):
-        with budget.hold(size):
+    def work(slots):
+        with hold_memory(slots * slot):
             with lock:
-                held[0] += min(size, 10)
+                held[0] += min(slots, 16)
                 most[0] = max(most[0], held[0])
             time.sleep(0.001)
             with lock:
-                held[0] -= min(size, 10)
-            if size == 7:
+                held[0] -= min(slots, 16)
+            if slots == 7:
                 raise RuntimeError  # memory is given back after an error too
 
     with ThreadPoolExecutor(8) as pool:
-        done = [pool.submit(work, size) for size in [1, 4, 7, 50, 3] * 8]
+        done = [pool.submit(work, slots) for slots in [1, 4, 7, 50, 3] * 8]
     assert sum(one.exception(timeout=5) is not None for one in done) == 8
-    assert 7 <= most[0] <= 10
+    assert 7 <= most[0] <= 16

@@ -84,11 +84,9 @@ class EncodedImages:
         try:
             return content.open("rb")
         except OSError as error:
-            gone = isinstance(error, FileNotFoundError)
-            remedy = "put it back" if gone else "check its permissions"
             raise DpmixError(
                 f"image '{self.names[index]}' cannot be read ({error.strerror}: '{content}'); "
-                f"expected a readable file: {remedy}"
+                "expected a readable file: put it back, or check its permissions"
             ) from error
 
     def take(self, indices: Int64[Tensor, " B"]) -> "EncodedImages":
@@ -176,12 +174,12 @@ def decode_sources(
         good = [i for i in range(len(part)) if start + i not in corrupt]
         left = part.take(torch.tensor(good, dtype=torch.int64))
         start, row, rows = start + len(part), row + len(left), kept[row : row + len(left)]
-        names, contents, labels = left.names, left.contents, left.labels
-        sources.append(
-            TensorSource(torch.from_numpy(rows), labels, class_names, names)
-            if fits
-            else EncodedSource(names, contents, labels, class_names, options, shape, rows)
-        )
+        names, labels = left.names, left.labels
+        if fits:
+            sources.append(TensorSource(torch.from_numpy(rows), labels, class_names, names))
+        else:
+            fields = (names, left.contents, labels, class_names, options, shape, rows)
+            sources.append(EncodedSource(*fields))
     return sources, tuple(corrupt)
 
 
@@ -192,7 +190,7 @@ def _first_shape(images: EncodedImages, options: ReadOptions) -> Shape:
         try:
             with images.open(index) as stream:
                 channels, height, width = decode_pixels(stream, name, options).shape
-                return channels, height, width
+            return channels, height, width
         except UnreadableImageError as error:
             reasons[name] = str(error)
     raise nothing_left(reasons) if options.skip_corrupt else corrupt_error(reasons)
@@ -263,10 +261,7 @@ def decode_batch(
 
     def use(index: int, decoded: Decoded) -> None:
         if isinstance(decoded, UnreadableImageError):
-            raise DpmixError(
-                f"image '{images.names[index]}' cannot be decoded ({decoded}); "
-                "expected an intact image file: repair it or leave it out"
-            ) from decoded
+            raise corrupt_error({images.names[index]: str(decoded)})
         if isinstance(decoded, DpmixError):
             raise decoded
         next(rows)[...] = decoded
@@ -283,17 +278,10 @@ def decode_each(
     use: Callable[[int, Decoded], None],
     remarks: Remarks | None = None,
 ) -> None:
-    """Decode images on threads, and call `use` for each in order, in the calling thread.
+    """Decode the images at `indices` on threads: Pillow releases Python's lock while it decodes.
 
-    Pillow releases Python's lock while it decodes, so threads use all cores.
-
-    Args:
-        images: encoded.
-        indices: which of them, repeats allowed.
-        options: how images are read.
-        shape: (C, H, W) that each must have.
-        use: called with each image's index, and its pixels or the error.
-        remarks: collects what was not used of the images; None: it is not collected.
+    `use` is called in order, in the calling thread, with each image's index, and its pixels of
+    `shape` or the error. `remarks` collects what was not used of the images.
     """
     workers = options.workers or min(os.cpu_count() or 1, _MAX_WORKERS)
     results = max(1, MAX_BYTES_IN_FLIGHT // prod(shape))

@@ -8,22 +8,14 @@ folders count as public.
 
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 
 from dpmix.data.decode import EncodedImages, decode_sources
 from dpmix.data.image import ReadOptions
-from dpmix.data.splits import (
-    Side,
-    Splits,
-    hashed_split,
-    judged_side,
-    named_sides,
-    plain_name,
-    side_of,
-)
+from dpmix.data.splits import Splits, hashed_split, judged_side, named_sides, plain_name, side_of
 from dpmix.errors import DpmixError
 
 TEST_FRACTION = 0.2
@@ -56,10 +48,11 @@ def folder_splits(root: Path, options: ReadOptions, test_fraction: float | None)
             raise.
     """
     folders = _folder_names(root, root)
-    if test_fraction is None and any(map(side_of, folders)):
-        names, train, test, held_out = _given_split(root, folders)
+    inner = _inner_folders(root, folders)
+    if test_fraction is None and inner:
+        names, train, test, held_out = _given_split(root, folders, inner)
     else:
-        names, train, test, held_out = _drawn_split(root, folders, test_fraction)
+        names, train, test, held_out = _drawn_split(root, inner, test_fraction)
     ours = {path.resolve(): name for path, name in _files(train)}
     for path, name in _files(test):
         if (other := ours.get(path.resolve())) is not None:
@@ -77,26 +70,47 @@ def _files(images: EncodedImages) -> Iterator[tuple[Path, str]]:
         yield content, name
 
 
+def _inner_folders(root: Path, folders: list[str]) -> dict[str, list[str]]:
+    """Return the folders in each of `folders` that is named as a split; some must hold classes."""
+    inner = {name: _folder_names(root / name, root) for name in folders if side_of(name)}
+    if inner and len(inner) == len(folders) and not any(inner.values()):
+        raise DpmixError(
+            f"data folder '{root}' has splits without class folders: {', '.join(folders)}; "
+            f"expected one folder of images per class in each, such as {folders[0]}/cats and "
+            f"{folders[0]}/dogs"
+        )
+    return inner
+
+
 _Read = tuple[tuple[str, ...], EncodedImages, EncodedImages, str]
 """Class names, training images, test images, `Splits.held_out`."""
 
 
-def _given_split(root: Path, folders: list[str]) -> _Read:
+def _given_split(root: Path, folders: list[str], inner: dict[str, list[str]]) -> _Read:
     where = f"data folder '{root}'"
     sides = named_sides(folders, where)
-    _refuse_without_classes(root, folders, sides)
-    if "train" not in sides:
+    train = sides.get("train")
+    if flat := [name for name in inner if not inner[name]]:
+        remedy = "if it is a class, give --test-fraction 0.2: then every folder is a class"
+        if any(inner.values()):
+            part = root / train if train and inner[train] else "FOLDER"
+            remedy = (
+                "expected one folder of images per class in it: sort its images into such, or "
+                f"test on a share of the others: --data {part} --test-fraction 0.2"
+            )
         raise DpmixError(
-            f"{where} has '{', '.join(sides.values())}' but no 'train' folder; expected one next "
-            "to it: add it"
+            f"{where}: '{flat[0]}' is the name of a split but holds no class folders; {remedy}"
         )
-    train, test = sides["train"], judged_side(sides, where)
+    if train is None:
+        found = "', '".join(sides.values())
+        raise DpmixError(f"{where} has '{found}' but no 'train' folder; expected one: add it")
+    test = judged_side(sides, where)
     if test is None:
         raise DpmixError(
             f"{where} has '{train}' but no 'test' folder; expected one next to it, called test or "
             f"val: add it, or hold out a share: --data {root / train} --test-fraction 0.2"
         )
-    if others := [name for name in folders if side_of(name) is None]:
+    if others := [name for name in folders if name not in inner]:
         warnings.warn(f"{where}: no split, so left out: {', '.join(others)}", stacklevel=3)
     names, train_images, left_out = _class_images(root / train, root)
     test_names, test_images, more = _class_images(root / test, root)
@@ -109,14 +123,12 @@ def _given_split(root: Path, folders: list[str]) -> _Read:
     return names, train_images, test_images, f"the {test} folder"
 
 
-def _drawn_split(root: Path, folders: list[str], test_fraction: float | None) -> _Read:
-    _refuse_splits_alone(root, folders)
-    for name in folders:
-        if side_of(name) and _folder_names(root / name, root):
-            raise DpmixError(
-                f"--test-fraction {test_fraction} does not apply: '{name}' in data folder '{root}' "
-                f"is a split with class folders; leave it out, or give --data {root / name}"
-            )
+def _drawn_split(root: Path, inner: dict[str, list[str]], test_fraction: float | None) -> _Read:
+    for name in filter(inner.get, inner):
+        raise DpmixError(
+            f"--test-fraction {test_fraction} does not apply: '{name}' in data folder '{root}' "
+            f"is a split with class folders; leave it out, or give --data {root / name}"
+        )
     names, whole = class_folders(root)
     if test_fraction is None:
         test_fraction = TEST_FRACTION
@@ -130,36 +142,6 @@ def _drawn_split(root: Path, folders: list[str], test_fraction: float | None) ->
     train, test = (whole.take(side.nonzero().flatten()) for side in (~is_test, is_test))
     held_out = f"{100 * test_fraction:g}% of the files, each by the hash of its path"
     return names, train, test, held_out
-
-
-def _refuse_without_classes(root: Path, folders: list[str], sides: Mapping[Side, str]) -> None:
-    """Refuse a split that holds no class folders: it may be a class, or lack labels."""
-    inner = {side: _folder_names(root / name, root) for side, name in sides.items()}
-    flat = [sides[side] for side, held in inner.items() if not held]
-    if not flat:
-        return
-    _refuse_splits_alone(root, folders)
-    remedy = "if it is a class, give --test-fraction 0.2: then every folder is a class"
-    if any(inner.values()):
-        train = root / sides["train"] if inner.get("train") else "FOLDER"
-        remedy = (
-            "expected one folder of images per class in it: sort its images into such, or leave it "
-            f"out and test on a share of the others: --data {train} --test-fraction 0.2"
-        )
-    raise DpmixError(
-        f"data folder '{root}': '{flat[0]}' is the name of a split but holds no class folders; "
-        f"{remedy}"
-    )
-
-
-def _refuse_splits_alone(root: Path, folders: list[str]) -> None:
-    """Refuse a folder that holds nothing but splits without class folders."""
-    if folders and all(side_of(name) and not _folder_names(root / name, root) for name in folders):
-        raise DpmixError(
-            f"data folder '{root}' has splits without class folders: {', '.join(folders)}; "
-            f"expected one folder of images per class in each, such as {folders[0]}/cats and "
-            f"{folders[0]}/dogs"
-        )
 
 
 def class_folders(root: Path) -> tuple[tuple[str, ...], EncodedImages]:
@@ -181,10 +163,8 @@ def class_folder_names(root: Path) -> tuple[str, ...]:
         DpmixError: no such folder, no class folders in it, or two folders of one split.
     """
     folders = _folder_names(root, root)
-    sides = named_sides(folders, f"data folder '{root}'")
-    _refuse_splits_alone(root, folders)
-    inner = (_folder_names(root / name, root) for name in sides.values())
-    names = next(filter(None, inner), folders)
+    named_sides(folders, f"data folder '{root}'")
+    names = next(filter(None, _inner_folders(root, folders).values()), folders)
     if not names:
         raise _no_class_folders(root)
     return tuple(sorted({plain_name(name) for name in names}))
@@ -267,14 +247,10 @@ def _images_of_class(folder: Path, root: Path) -> tuple[list[Path], list[Path]]:
     folders, files = _entries(folder, root)
     if folders:
         name = folders[0].name
-        remedy = f"move its images up, or give '{folder}' as the data if its folders are classes"
-        if side_of(name):
-            remedy = (
-                f"put the splits outside, as {name}/{folder.name}, or give '{folder}' as the data "
-                "if it holds the splits"
-            )
+        move = f"put the splits outside, as {name}/{folder.name}" if side_of(name) else "move it up"
         raise DpmixError(
-            f"class folder '{folder}' holds a folder, '{name}'; expected image files only: {remedy}"
+            f"class folder '{folder}' holds a folder, '{name}'; expected image files only: {move}, "
+            f"or give '{folder}' as the data if it holds the classes or splits"
         )
     images, others = [f for f in files if _is_image(f)], [f for f in files if not _is_image(f)]
     if not images:
@@ -342,10 +318,10 @@ def _entries(folder: Path, root: Path) -> tuple[list[Path], list[Path]]:
 def _check_link(entry: Path, root: Path) -> None:
     try:
         inside = entry.resolve(strict=True).is_relative_to(root.resolve())
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError):
         raise DpmixError(
             f"'{entry}' is a broken symbolic link; expected a file: remove it"
-        ) from error
+        ) from None
     if not inside:
         raise DpmixError(
             f"'{entry}' is a symbolic link out of the data folder '{root}'; "

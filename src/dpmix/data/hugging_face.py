@@ -62,9 +62,12 @@ def hugging_face_splits(name: str, options: ReadOptions, download: bool) -> Spli
     image = _column(where, kinds, "image", "Image", "datasets.Image()")
     label = _column(where, kinds, "label", "ClassLabel", "datasets.ClassLabel(names=CLASSES)")
     classes = tuple(plain_name(one) for one in kinds[label].names)
-    if "test" in sides and "val" in sides and _has_no_class(loaded[sides["test"]][label]):
-        warnings.warn(f"{where}: '{sides['test']}' has no labels and is not used", stacklevel=2)
-        del sides["test"]
+    if "test" in sides and "val" in sides:
+        labels = loaded[sides["test"]][label][:]
+        if labels and all(value is None or value < 0 for value in labels):
+            # As in competitions: the labels of the test split are not published.
+            warnings.warn(f"{where}: '{sides['test']}' has no labels and is not used", stacklevel=2)
+            del sides["test"]
     test = judged_side(sides, where)
     assert test is not None
     parts = [
@@ -96,7 +99,7 @@ def _loaded(where: str, place: str, configuration: str | None, download: bool) -
     except Exception as error:
         try:
             known = list(datasets.get_dataset_config_names(place))
-        except Exception:
+        except Exception:  # of a set that can't be loaded, as many kinds as above
             known = []
         raise _refusal(where, place, configuration, known, download, error) from error
     finally:
@@ -118,26 +121,17 @@ def _refusal(
         )
     while error.__cause__ is not None:  # the outermost says only that there was an error
         error = error.__cause__
-    if not is_hub_name(place):
-        remedy = (
-            "expected a folder that datasets.load_dataset reads, such as one of train.parquet and "
-            "test.parquet"
-        )
-    else:
+    remedy = "expected a folder of train.parquet and test.parquet, or another that it reads"
+    if is_hub_name(place):
         fetch = "check the name and the network" if download else "give --download to fetch it"
         remedy = f"{fetch}, or give the folder of a copy"
     return DpmixError(f"{where} can't be loaded ({one_line(error)}); {remedy}")
 
 
 def _column(where: str, kinds: Any, wanted: str, kind: str, made: str) -> str:
-    """Return the only column of a kind, or the one with the wanted name.
+    """Return the only column of the class `datasets.<kind>`, or the one called `wanted`.
 
-    Args:
-        where: the data set, for messages.
-        kinds: `datasets.Features`, column -> kind.
-        wanted: name of the column that is taken of several.
-        kind: name of the class in `datasets`.
-        made: Python that makes a column of this kind.
+    `kinds` are the `datasets.Features` of `where`; `made` is Python for a column of this kind.
     """
     import datasets
 
@@ -200,20 +194,7 @@ def _images(
     return EncodedImages(names, tuple(contents), torch.tensor(labels, dtype=torch.int64))
 
 
-def _has_no_class(labels: Any) -> bool:
-    """Whether no row has a class, as in test splits whose labels are not published."""
-    return len(labels) > 0 and all(value is None or value < 0 for value in labels[:])
-
-
 def _copy(side: str, step: str, written: str = "") -> str:
-    """Return the remedy of a changed copy, as lines that `datasets` runs.
-
-    Args:
-        side: the split that is changed.
-        step: the method call that changes it.
-        written: the split that it is written as; default: `side`.
-    """
-    return (
-        f"give hf:./FOLDER, of a copy: "
-        f"DATA[{side!r}].{step}.to_parquet('FOLDER/{written or side}.parquet')"
-    )
+    """Return the remedy of a copy: split `side` after the method call `step`, as `written`."""
+    saved = f"to_parquet('FOLDER/{written or side}.parquet')"
+    return f"give hf:./FOLDER, of a copy: DATA[{side!r}].{step}.{saved}"

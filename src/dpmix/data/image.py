@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader, BytesIO
-from threading import Condition
+from threading import Lock, Semaphore
 from typing import Literal
 
 import numpy as np
@@ -26,7 +26,10 @@ from dpmix.errors import DpmixError
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
 MAX_PIXELS = 2**26
 """8192 x 8192; a larger claim is taken for a decompression bomb."""
+_TOO_LARGE = f"{{}} pixels, over the bound of {MAX_PIXELS:,}"
 MAX_BYTES_IN_FLIGHT = 512 * 2**20
+_SLOT_COUNT = 16
+_SLOTS, _TAKING = Semaphore(_SLOT_COUNT), Lock()
 
 Reading = Literal[1, 2]
 READING: Reading = 2
@@ -42,18 +45,12 @@ Progress = Callable[[int, int], None]
 # Decoded (4 bytes at most), turned, converted and composited copies may exist together.
 _BYTES_PER_PIXEL = 20
 _CHANNELS = {"1": 1, "L": 1, "P": 3, "RGB": 3}
-# EXIF 0x0112; 1 is upright, and 0 is written for "not known".
-_TURNS = {
-    0: None,
-    1: None,
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+_Turn = Image.Transpose
+# By EXIF 0x0112; 1 is upright, and 0 is written for "not known".
+_TURNS = (
+    None, None, _Turn.FLIP_LEFT_RIGHT, _Turn.ROTATE_180, _Turn.FLIP_TOP_BOTTOM, _Turn.TRANSPOSE,
+    _Turn.ROTATE_270, _Turn.TRANSVERSE, _Turn.ROTATE_90,
+)  # fmt: skip
 _EMPTY_EXIF = 14  # bytes of the headers before the number of tags
 
 
@@ -61,42 +58,23 @@ class UnreadableImageError(DpmixError):
     """The image is corrupt, truncated, of another format or too large; the message says which."""
 
 
-class MemoryBudget:
-    """Lets threads hold at most `limit` bytes together; a larger request works alone."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._held = 0
-        self._freed = Condition()
-
-    @contextmanager
-    def hold(self, size: int) -> Iterator[None]:
-        """Wait until `size` bytes fit, and hold them inside the block."""
-        # Capped, so that a request above the limit waits for all others rather than for ever.
-        size = min(size, self._limit)
-        with self._freed:
-            self._freed.wait_for(lambda: self._held + size <= self._limit)
-            self._held += size
-        try:
-            yield
-        finally:
-            with self._freed:
-                self._held -= size
-                self._freed.notify_all()
-
-
-_BUDGET = MemoryBudget(MAX_BYTES_IN_FLIGHT)
+@contextmanager
+def hold_memory(size: int) -> Iterator[None]:
+    """Wait until `size` bytes are free of `MAX_BYTES_IN_FLIGHT`; more than that works alone."""
+    slots = min(_SLOT_COUNT, 1 + size // (MAX_BYTES_IN_FLIGHT // _SLOT_COUNT))
+    with _TAKING:  # one thread at a time: two that hold a part would wait for each other
+        for _ in range(slots):
+            _SLOTS.acquire()
+    try:
+        yield
+    finally:
+        _SLOTS.release(slots)
 
 
 Remarks = dict[str, list[str]]
 """What was not used of images -> their names; threads may add to it."""
-_STACK = (
-    "hold more than one frame, and the first is read: save the others as separate files to use them"
-)
-_BROKEN_TAG = (
-    "have an orientation tag that can't be read, and are not turned: save those that lie on their "
-    "side again, upright"
-)
+_STACK = "hold more than one frame, and the first is read: save the others as separate files"
+_BROKEN_TAG = "have an orientation tag that can't be read, and are not turned: save them upright"
 
 
 def warn_of(remarks: Remarks, stacklevel: int = 2) -> None:
@@ -141,8 +119,8 @@ def decode_pixels(
 ) -> UInt8[np.ndarray, "C H W"]:
     """Decode one image: turned upright, its colours converted, then fitted (`in_form`).
 
-    The threads of the process together decode at most `MAX_BYTES_IN_FLIGHT` of pixels at a time;
-    one larger image is decoded alone. `remarks` collects what was not used of the image `name`.
+    All threads together decode at most `MAX_BYTES_IN_FLIGHT` of pixels at a time; one larger image
+    is decoded alone. `remarks` collects what was not used of the image `name`.
 
     Raises:
         UnreadableImageError: the image is corrupt, no image, or too large.
@@ -156,7 +134,7 @@ def decode_pixels(
                 f"image '{name}' is {image.mode}{transparent}; expected plain grey or RGB: "
                 "give --channels 3 (or 1) to convert every image"
             )
-        with _BUDGET.hold(image.width * image.height * _BYTES_PER_PIXEL), _unreadable():
+        with hold_memory(image.width * image.height * _BYTES_PER_PIXEL), _unreadable():
             turned = upright(image, name, remarks) if options.reading > 1 else image
             shape = options.shape(channels, turned.height, turned.width)
             return in_form(turned, shape, options.reading)
@@ -169,7 +147,7 @@ def _opened(stream: BufferedReader | BytesIO, name: str) -> Iterator[Image.Image
         image = Image.open(stream, formats=FORMATS)
     with image:
         if image.width * image.height > MAX_PIXELS:
-            raise UnreadableImageError(_too_large(f"{image.height}x{image.width}"))
+            raise UnreadableImageError(_TOO_LARGE.format(f"{image.height}x{image.width}"))
         if _is_deep(image):
             raise DpmixError(
                 f"image '{name}' has more than 8 bits a channel (mode {image.mode}); expected "
@@ -186,16 +164,12 @@ def _unreadable() -> Iterator[None]:
     except MemoryError:
         raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise UnreadableImageError(_too_large("more")) from error
+        raise UnreadableImageError(_TOO_LARGE.format("more")) from error
     except UnidentifiedImageError as error:
         raise UnreadableImageError("not an image of a known format") from error
     # Malformed files make Pillow's plugins raise nearly anything: SyntaxError, struct.error, ...
     except Exception as error:
         raise UnreadableImageError(str(error) or type(error).__name__) from error
-
-
-def _too_large(size: str) -> str:
-    return f"{size} pixels, over the bound of {MAX_PIXELS:,}"
 
 
 def _is_deep(image: Image.Image) -> bool:
@@ -243,7 +217,7 @@ def upright(image: Image.Image, name: str, remarks: Remarks | None = None) -> Im
             remarks.setdefault(_BROKEN_TAG, []).append(name)
         if _has_more_frames(image):
             remarks.setdefault(_STACK, []).append(name)
-    turn = _TURNS[orientation or 1]
+    turn = _TURNS[orientation or 0]
     return image if turn is None else image.transpose(turn)
 
 
@@ -260,7 +234,7 @@ def _orientation(image: Image.Image) -> int | None:
     block = image.info.get("exif")
     if not tags and isinstance(block, bytes) and any(block[_EMPTY_EXIF:]):
         return None
-    return value if value in _TURNS else None
+    return int(value) if value in range(len(_TURNS)) else None
 
 
 def _has_more_frames(image: Image.Image) -> bool:

@@ -8,13 +8,12 @@ for private ones (`data/splits.py`).
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from dpmix.data.decode import EncodedImages, decode_sources
 from dpmix.data.folder import class_folder_names, folder_splits, local_path
@@ -197,19 +196,13 @@ def _refuse_skipping(name: str, options: ReadOptions) -> None:
         raise DpmixError(f"--skip-corrupt does not apply to data '{name}'; leave it out")
 
 
-@dataclass(frozen=True)
-class _Set:
-    """How to fetch and read a set.
-
-    Attributes:
-        kind: the class's name in `torchvision.datasets`.
-        place: what torchvision leaves below its root.
-        read: called with the set's name, its folder `place` and options.
-    """
-
+class _Set(NamedTuple):
     kind: str
+    """The class's name in `torchvision.datasets`."""
     place: str
+    """What torchvision leaves below its root."""
     read: Callable[[str, Path, ReadOptions], Splits]
+    """Called with the set's name, its folder `place` and options."""
 
 
 def _torchvision_splits(name: str, options: ReadOptions, root: Path, download: bool) -> Splits:
@@ -257,16 +250,17 @@ def _cifar(name: str, folder: Path, options: ReadOptions) -> Splits:
     return Splits(name, train, test, flip=True)
 
 
-def _eurosat(name: str, folder: Path, options: ReadOptions) -> Splits:
-    """10 classes; 21,600 / 5,400, stratified (Bao and Bindschaedler, ACSAC 2024)."""
-    names, whole = _class_folders(folder)
-    return _one_in_five(name, names, whole, whole.labels, options)
+def _class_folders(name: str, folder: Path, options: ReadOptions) -> Splits:
+    """EuroSAT, 10 classes, stratified (Bao and Bindschaedler, ACSAC 2024); Caltech256, at random.
 
-
-def _caltech256(name: str, folder: Path, options: ReadOptions) -> Splits:
-    """257 classes, clutter included; 80/20 at random."""
-    names, whole = _class_folders(folder)
-    return _one_in_five(name, names, whole, torch.zeros_like(whole.labels), options)
+    `folder/<class>/*.jpg`; other things in a class folder (Caltech256 has some) do not count.
+    """
+    classes = sorted(entry for entry in folder.iterdir() if entry.is_dir())
+    listed = [sorted(entry.glob("*.jpg")) for entry in classes]
+    labels = [label for label, paths in enumerate(listed) for _ in paths]
+    whole = _images(folder, [path for paths in listed for path in paths], labels)
+    names = tuple(entry.name for entry in classes)
+    return _one_in_five(name, names, whole, options, stratified=name == "eurosat")
 
 
 def _sun397(name: str, folder: Path, options: ReadOptions) -> Splits:
@@ -281,7 +275,7 @@ def _sun397(name: str, folder: Path, options: ReadOptions) -> Splits:
             f"'{folder}' holds class '{unknown[0]}', which ClassName.txt does not list"
         )
     whole = _images(folder, paths, [position[one] for one in classes])
-    return _one_in_five(name, names, whole, torch.zeros_like(whole.labels), options)
+    return _one_in_five(name, names, whole, options, stratified=False)
 
 
 def _pet(name: str, folder: Path, options: ReadOptions) -> Splits:
@@ -300,20 +294,13 @@ def _pet(name: str, folder: Path, options: ReadOptions) -> Splits:
 
 
 def _one_in_five(
-    name: str, names: tuple[str, ...], whole: EncodedImages, strata: Tensor, options: ReadOptions
+    name: str, names: tuple[str, ...], whole: EncodedImages, options: ReadOptions, stratified: bool
 ) -> Splits:
+    # One stratum: a split at random.
+    strata = whole.labels if stratified else torch.zeros_like(whole.labels)
     sides = stratified_split(strata, test_count=len(strata) // 5, seed=42)
     (train, test), _ = decode_sources([whole.take(side) for side in sides], names, options)
     return Splits(name, train, test, flip=True, held_out="one in five, by a fixed rule")
-
-
-def _class_folders(folder: Path) -> tuple[tuple[str, ...], EncodedImages]:
-    """`folder/<class>/*.jpg`; other things in a class folder (Caltech256 has some) do not count."""
-    classes = sorted(entry for entry in folder.iterdir() if entry.is_dir())
-    listed = [sorted(entry.glob("*.jpg")) for entry in classes]
-    labels = [label for label, paths in enumerate(listed) for _ in paths]
-    images = _images(folder, [path for paths in listed for path in paths], labels)
-    return tuple(entry.name for entry in classes), images
 
 
 def _images(root: Path, paths: list[Path], labels: list[int]) -> EncodedImages:
@@ -335,8 +322,8 @@ def _lines(path: Path) -> list[str]:
 TORCHVISION_SETS: dict[str, _Set] = {
     "cifar10": _Set("CIFAR10", "cifar-10-batches-py", _cifar),
     "cifar100": _Set("CIFAR100", "cifar-100-python", _cifar),
-    "eurosat": _Set("EuroSAT", "eurosat/2750", _eurosat),
-    "caltech256": _Set("Caltech256", "caltech256/256_ObjectCategories", _caltech256),
+    "eurosat": _Set("EuroSAT", "eurosat/2750", _class_folders),
+    "caltech256": _Set("Caltech256", "caltech256/256_ObjectCategories", _class_folders),
     "sun397": _Set("SUN397", "SUN397", _sun397),
     "pet": _Set("OxfordIIITPet", "oxford-iiit-pet/images", _pet),
 }

@@ -41,21 +41,23 @@ def npz_splits(path: Path, options: ReadOptions) -> Splits:
             layouts in one file, `skip_corrupt` for plain pixels, and as `decode_sources` raises.
     """
     archive = NpzArchive(path)
-    found: dict[str, dict[Side, str]] = {}
+    layouts: dict[str, dict[Side, str]] = {}
     for images in _LABELS:
         matches = (re.fullmatch(images.format("(.+)"), name) for name in archive.names)
-        named = named_sides((one[1] for one in matches if one and side_of(one[1])), path.name)
-        if "train" in named:
-            found[images] = named
-    if len(found) != 1:
-        both = " and ".join(f"'{images.format(sides['train'])}'" for images, sides in found.items())
+        sides = named_sides((one[1] for one in matches if one and side_of(one[1])), path.name)
+        if "train" in sides:
+            layouts[images] = sides
+    if not layouts:
         raise DpmixError(
-            f"{path.name} has {both}; expected training images in one of them: save a file for each"
-            if found
-            else f"{path.name} holds neither 'x_train' nor 'train_images' nor 'train_jpeg', only: "
+            f"{path.name} holds neither 'x_train' nor 'train_images' nor 'train_jpeg', only: "
             f"{', '.join(archive.names) or 'nothing'}; expected x_train, y_train, x_test, y_test"
         )
-    images, sides = found.popitem()
+    if len(layouts) > 1:
+        both = " and ".join(f"'{images.format(layouts[images]['train'])}'" for images in layouts)
+        raise DpmixError(
+            f"{path.name} has {both}; expected training images in one of them: save a file for each"
+        )
+    images, sides = layouts.popitem()
     test = judged_side(sides, path.name)
     if test is None:
         raise DpmixError(
@@ -98,9 +100,7 @@ class NpzArchive:
         """Read the splits `sides`, to train on and to judge on, in the layout `images`."""
         if images == _ENCODED:
             parts = [self.encoded(side) for side in sides]
-            labels = [part.labels for part in parts]
-            names = self.class_names(*labels)
-            self._refuse_gaps(labels)
+            names = self._names_without_gaps([part.labels for part in parts])
             (train, test), _ = decode_sources(parts, names, options)
             return Splits(self.path.stem, train, test, flip=True)
         if options.skip_corrupt:
@@ -109,14 +109,13 @@ class NpzArchive:
                 "leave it out"
             )
         pixels = [fit_images(self._pixels(images.format(side)), options) for side in sides]
-        labels = [
-            self._labels(_LABELS[images].format(side), len(part))
-            for side, part in zip(sides, pixels, strict=True)
-        ]
-        names = self.class_names(*labels)
-        self._refuse_gaps(labels)
-        train, test = (TensorSource(*part, names) for part in zip(pixels, labels, strict=True))
-        return Splits(self.path.stem, train, test, flip=True)
+        keys = (_LABELS[images].format(side) for side in sides)
+        labels = [self._labels(key, len(part)) for key, part in zip(keys, pixels, strict=True)]
+        names = self._names_without_gaps(labels)
+        private, held_out = (
+            TensorSource(*part, names) for part in zip(pixels, labels, strict=True)
+        )
+        return Splits(self.path.stem, private, held_out, flip=True)
 
     def encoded(self, side: str) -> EncodedImages:
         """Return the encoded images `{side}_jpeg` and their labels.
@@ -160,7 +159,7 @@ class NpzArchive:
         if value.dtype.kind != "U" or value.ndim != 1:
             raise self._other(key, value, "a list of text, one name per class")
         if highest >= len(value):
-            self._refuse_gaps(labels)
+            self._refuse_gaps(*labels)
             raise DpmixError(
                 f"{self.path.name}: label {highest} is out of range; expected 0..{len(value) - 1}, "
                 f"one for each name in '{key}': add the names that are missing"
@@ -244,8 +243,13 @@ class NpzArchive:
             )
         return torch.from_numpy(value.astype(np.int64))
 
-    def _refuse_gaps(self, labels: Any) -> None:
-        used = np.unique(torch.cat([*labels]).numpy())
+    def _names_without_gaps(self, labels: list[Int64[Tensor, " _"]]) -> tuple[str, ...]:
+        names = self.class_names(*labels)
+        self._refuse_gaps(*labels)
+        return names
+
+    def _refuse_gaps(self, *labels: Int64[Tensor, " _"]) -> None:
+        used = np.unique(torch.cat(labels).numpy())
         if len(used) and used[-1] == len(used) - 1:
             return
         if len(used) and used[-1] - used[0] == len(used) - 1:

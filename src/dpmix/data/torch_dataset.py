@@ -41,13 +41,10 @@ def read_images(
 ) -> tuple[UInt8[Tensor, "N C H W"], Int64[Tensor, " N"]]:
     """Read every pair of `dataset` into memory, as 8-bit pixels and labels.
 
-    A PIL image that still carries an orientation tag is turned upright. That happens once, since
-    whatever turned it before has dropped the tag: `ImageOps.exif_transpose`, the library
-    `datasets`, and Pillow's TIFF decoder. A tensor has no tag and is taken as it is.
-
-    The dataset's own random transforms are applied once: augmentation is the views' part. Each item
-    gets fresh random draws from the operating system. With a generator that the caller seeded, one
-    more example would shift the known draws of those behind it.
+    A PIL image that still carries an orientation tag is turned upright; whatever turned it before
+    has dropped the tag. The dataset's own random transforms are applied once: augmentation is the
+    views' part. Each item gets fresh random draws from the operating system. With a generator that
+    the caller seeded, one more example would shift the known draws of those behind it.
 
     Args:
         dataset: pairs of an image and a label: a PIL image (grey or RGB) or a tensor [C, H, W], and
@@ -175,9 +172,8 @@ def _from_pil(image: Image.Image, name: str, remarks: Remarks | None) -> UInt8[T
 def _from_tensor(
     image: Shaped[Tensor, "*shape"], name: str, value_range: Range | None
 ) -> UInt8[Tensor, "C H W"]:
-    shape = list(image.shape)
+    shape, remedy = list(image.shape), ""
     if len(shape) != 3 or shape[0] not in (1, 3) or 0 in shape:
-        remedy = ""
         if len(shape) == 2:
             remedy = ": give image[None]"
         elif len(shape) == 3 and shape[2] in (1, 3):
@@ -187,16 +183,16 @@ def _from_tensor(
         raise DpmixError(f"{name} has shape {shape}; expected [C, H, W] with C 1 or 3{remedy}")
     if image.dtype == torch.uint8:
         return image
-    if value_range is None or not image.is_floating_point():
-        remedy = (
-            "leave ToTensor and Normalize out of its transform, or state the range of floats: "
-            "value_range=(0, 1)"
-            if image.is_floating_point()
-            else "or floats with a range that is fixed beforehand: give image.float() and "
+    unknown = f"{name} is {image.dtype}, whose range is not known; expected uint8"
+    if not image.is_floating_point():
+        raise DpmixError(
+            f"{unknown}, or floats with a range that is fixed beforehand: give image.float() and "
             "value_range=(0, 4095)"
         )
+    if value_range is None:
         raise DpmixError(
-            f"{name} is {image.dtype}, whose range is not known; expected uint8: {remedy}"
+            f"{unknown}: leave ToTensor and Normalize out of its transform, or state the range of "
+            "floats: value_range=(0, 1)"
         )
     low, high = value_range
     if not low <= image.min() <= image.max() <= high:
@@ -221,9 +217,7 @@ def _class(label: object, name: str) -> int:
     try:
         return operator.index(label)  # type: ignore[arg-type]
     except TypeError:
-        is_number = isinstance(label, float | np.floating)
-        found = label if is_number else f"a {type(label).__name__}"
-        remedy = "leave out images without one"
-        if isinstance(label, str):
-            remedy = "CLASSES.index(label), where CLASSES is fixed beforehand"
+        found = label if isinstance(label, float | np.floating) else f"a {type(label).__name__}"
+        names = "CLASSES.index(label), where CLASSES is fixed beforehand"
+        remedy = names if isinstance(label, str) else "leave out images without one"
         raise DpmixError(f"{name} is {found}; expected an integer class: {remedy}") from None
