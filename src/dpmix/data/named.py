@@ -95,12 +95,6 @@ def class_list(data: str) -> tuple[str, ...]:
 
     They are read from metadata alone: no image, no label and no image file's name. Names of class
     folders, and an array of text, count as public everywhere in this package.
-
-    Args:
-        data: as in `load_splits`.
-
-    Raises:
-        DpmixError: nothing of that name, or data that do not name their classes.
     """
     if data == DIGITS:
         return CLASS_NAMES
@@ -135,11 +129,7 @@ def public_name(data: str) -> str:
 
 
 def refuse_if_missing(data: str) -> None:
-    """Refuse what can't be a data set, without reading any.
-
-    Raises:
-        DpmixError: neither a name nor a folder nor an `.npz` file.
-    """
+    """Refuse `data` that is neither a name nor a folder nor an `.npz` file; nothing is read."""
     if _is_named(data):
         return
     path = local_path(data)
