@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Iterable
 
 import torch
+from pydantic import ValidationError
 
 # The one error that a user can cause, and the nearest-name hint it carries.
 
@@ -124,3 +125,41 @@ def _chain(error: BaseException) -> list[BaseException]:
         causes.append(current)
         current = current.__cause__ or current.__context__  # type: ignore[assignment]
     return causes
+
+
+# What pydantic found wrong with a value, in the form of our own messages.
+
+
+_EXPECTED = {
+    "greater_than_equal": "expected {ge} or more",
+    "greater_than": "expected more than {gt}",
+    "less_than_equal": "expected {le} or less",
+    "less_than": "expected less than {lt}",
+    "finite_number": "expected a finite number",
+    "int_parsing": "expected a whole number",
+    "int_from_float": "expected a whole number",
+    "float_parsing": "expected a number",
+    "bool_parsing": "expected true or false",
+}
+
+
+def explain(error: ValidationError, where: str = "") -> str:
+    """The first problem in one line: the setting, its value, what was expected.
+
+    Args:
+        error: what pydantic raised.
+        where: more about the place of the value, such as " in recipe 'a.yaml'".
+    """
+    problem = error.errors()[0]
+    kind, value, context = problem["type"], problem["input"], problem.get("ctx", {})
+    if kind == "value_error":
+        return str(context["error"])
+    name = str(problem["loc"][-1]) if problem["loc"] else ""
+    expected = _EXPECTED.get(kind, problem["msg"][0].lower() + problem["msg"][1:])
+    if kind == "union_tag_invalid":
+        name, value, where = str(context["discriminator"]).strip("'"), context["tag"], ""
+        expected = nearest(value, re.findall("'(.*?)'", context["expected_tags"]))
+    elif kind == "literal_error":
+        choices = re.findall("'(.*?)'", context["expected"])
+        expected = nearest(str(value), choices) if choices[1:] else f"expected '{choices[0]}'"
+    return f"{name} is {value!r}{where}: {expected.format(**context)}"

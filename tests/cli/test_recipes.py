@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from dpmix.runs.stand_ins import miniature
 
 from dpmix.data.torchvision_sets import KNOWN
 from dpmix.runs import parts as network
 from dpmix.runs.build import calibrate, choose_device
 from dpmix.runs.config import Config
 from dpmix.runs.recipes import recipe_names, recipe_path
-from dpmix.runs.stand_ins import miniature
 from dpmix.training.feature_cache import FeatureCache
 
 pytestmark = pytest.mark.usefixtures("unchecked")

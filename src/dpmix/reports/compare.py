@@ -27,9 +27,8 @@ from dpmix.reports.page import (
     render,
 )
 from dpmix.reports.statement import Statement, shown_epsilon
-from dpmix.runs.config import LEAVES
 from dpmix.runs.folder import RunFolder
-from dpmix.runs.resume import FREE
+from dpmix.runs.settings import LEAVES, places
 
 # `compare.html`: several runs on one page.
 
@@ -97,10 +96,6 @@ def _spread(bars: list[ClassBar | None]) -> float:
 
 
 Row = tuple[str, list[str]]
-
-
-# What was spent is a list of paths; its noise is in the statement.
-_LEFT_OUT = FREE | {"output", "overwrite", "spent"}
 
 
 _LONGEST = 80
@@ -177,7 +172,7 @@ def _settings(runs: tuple[RunFacts, ...]) -> list[Row]:
             ],
         )
         for leaf, section in LEAVES.items()
-        if leaf not in _LEFT_OUT
+        if leaf not in places("path") | places("resume")
     )
 
 

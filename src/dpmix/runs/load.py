@@ -9,15 +9,12 @@ from dpmix.models.head import public_names
 from dataclasses import dataclass
 from pathlib import Path
 from torch import nn
-from dpmix.runs.parts import build
-from dpmix.runs.parts import constants_of
-from dpmix.runs.parts import load
+from dpmix.runs.build import build, choose_device, constants_of, load_backbone_of
 from dpmix.runs.config import Config
 from dpmix.data.source import ImageSource
 from dpmix.data.normalization import Normalization
 from dpmix.data.named import load_splits
 from dpmix.data.image import Progress
-from dpmix.runs.build import choose_device
 from dpmix.errors import DpmixError
 from dpmix.runs.settings import InputConfig
 from dpmix.runs.folder import RunFolder
@@ -106,7 +103,7 @@ def rebuild(config: Config, settings: Path, device: str = "auto") -> SavedRun:
             f"the {settings.name} that the run wrote"
         )
     where, shape = choose_device(device), config.input.image_shape
-    backbone = load(config, where)
+    backbone = load_backbone_of(config, where)
     if backbone is not None and backbone.weights_sha256 != config.input.backbone_sha256:
         raise DpmixError(
             f"the weights of backbone '{backbone.name}' here are not those that the run of "

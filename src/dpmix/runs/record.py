@@ -6,7 +6,7 @@ from dataclasses import asdict
 from hashlib import sha256
 from typing import Any
 from uuid import uuid4
-from dpmix.runs.parts import Run
+from dpmix.runs.build import Run
 from dpmix.files import text_writer
 from dpmix.files import write_text
 from dpmix.data.fingerprint import data_hash

@@ -4,10 +4,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 import yaml
-from dpmix.runs.parts import Run
-from dpmix.runs.build import build_run
-from dpmix.runs.config import LEAVES
+from dpmix.runs.build import Run, build_run
 from dpmix.runs.config import Config
+from dpmix.runs.settings import LEAVES, places
 from dpmix.data.splits import Splits
 from dpmix.data.fingerprint import data_hash
 from dpmix.data.image import Progress as Counted
@@ -19,16 +18,6 @@ from dpmix.training.distributed import ALONE
 from dpmix.training.distributed import Ranks
 from dpmix.runs.folder import RunFolder
 
-
-
-FREE = {
-    "data", "data_root", "download", "workers", "pool", "pool_labels", "backbone_weights",
-    "cache_dir", "device", "engine", "view_chunk", "compile", "checkpoint_minutes",
-    "checkpoint_every", "keep_checkpoints", "tensorboard", "wandb", "log_private_diagnostics",
-}  # fmt: skip
-
-
-"""Settings that may change: where things lie and how they are computed, not what."""
 
 
 def is_complete(root: Path, **settings: Any) -> bool:
@@ -69,7 +58,7 @@ def rebuild_run(
         root: its folder.
         decoding: told (done, total) while images are decoded.
         ranks: the processes that are to go on.
-        **settings: given anew, of those in `FREE`.
+        **settings: given anew, of those that `places("resume")` names.
 
     Raises:
         DpmixError: no checkpoint, a complete run, or anything that is not as it was, by its name.
@@ -84,8 +73,8 @@ def rebuild_run(
         )
     checkpoint = newest_checkpoint(folder.checkpoints)
     tree = yaml.safe_load(checkpoint.config)
-    before = Config.of(tree)
-    config = Config.of(tree, **settings)
+    before = Config.from_tree(tree)
+    config = Config.from_tree(tree, **settings)
     _refuse_changed_settings(before, config)
     _refuse_other_ranks(checkpoint, config, ranks)
     _refuse_to_go_back(folder, checkpoint)
@@ -119,7 +108,7 @@ def _restore(checkpoint: Checkpoint, parts: Run) -> None:
 def _refuse_changed_settings(before: Config, now: Config) -> None:
     for leaf, section in LEAVES.items():
         new, old = (getattr(getattr(config, section), leaf) for config in (now, before))
-        if new != old and leaf not in FREE:
+        if new != old and leaf not in places("resume"):
             raise _changed(leaf, new, old)
 
 
