@@ -1,6 +1,6 @@
 """A private image classifier of transformers: train it, save it, load it as a pipeline.
 
-    pip install '.[examples]'
+    pip install 'dp-mix-images[examples]'
     python examples/hugging_face_vit.py
 
 The network is a small ViT with random weights, so that nothing is fetched, and it learns little in

@@ -1,6 +1,6 @@
 """Private training inside Lightning: its Trainer, callbacks and checkpoints, and private steps.
 
-    pip install '.[examples]'
+    pip install 'dp-mix-images[examples]'
     python examples/lightning_digits.py
 
 Lightning's loader yields step numbers and no image: a private step draws its own Poisson batch.

@@ -17,7 +17,7 @@ def audit_of_run(folder, **changes):
         "max_grad_norm": statement["max_grad_norm"],
         "delta": statement["delta"],
         "n": statement["examples"],
-        "spent": statement["spent_before"],
+        "prior_releases": statement["spent_before"],
     }
     return {
         "kind": "gradient", "refuted": False, "claimed": statement["epsilon"],

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from dpmix.data import load_splits
 from dpmix.pool.load import open_pool
 from dpmix.privacy.plan import PrivacyPlan
-from dpmix.privacy.prior_releases import read_spent
+from dpmix.privacy.prior_releases import read_prior_releases
 from dpmix.reports.statement import read_statement
 from dpmix.runs.checkpoint import Checkpoint
 from dpmix.runs.config import Config
@@ -358,7 +358,7 @@ statement_case("of_huge_numbers", b'{"epsilon": ' + b"9" * 10_000 + b"}")
 @case
 def report_of_a_gap_that_is_no_json(root):
     (root / "gap.json").write_bytes(b"{" * 1000)
-    return lambda: read_spent((str(root / "gap.json"),))
+    return lambda: read_prior_releases((str(root / "gap.json"),))
 
 
 @case

@@ -1,6 +1,6 @@
 """Why ordinary mixup does not fit: how far the clipped sum moves when one example leaves.
 
-    pip install '.[sweep]'
+    pip install 'dp-mix-images[sweep]'
     python examples/gallery/how_far_one_example_moves_the_sum.py --output moves.png
 
 DP-SGD adds noise in proportion to the farthest that one example can move the sum. With DP-Mix that

@@ -1,6 +1,6 @@
 """What a private step sees of ONE image: its own crops, and mixtures of those.
 
-    pip install '.[sweep]'
+    pip install 'dp-mix-images[sweep]'
     python examples/gallery/views_of_one_image.py --output views.png
 
 Every pixel of a row comes from the image at its left: nothing of another example is mixed in, which

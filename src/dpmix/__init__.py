@@ -6,7 +6,14 @@ result = dpmix.fit(data="mnist5k", epsilon=3)
 print(result.evaluation.accuracy, result.plan.epsilon, result.folder)
 """
 
-from dpmix import openmp as _openmp  # noqa: F401  before torch
+import os
+
+# Before torch is imported, which reads this once. GNU OpenMP lets a waiting thread spin for
+# milliseconds; on cores that other jobs use, most time would be lost so (a demo of 26 s took 602 s
+# next to two jobs on two cores, and 42 s with this).
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+
 from dpmix.clipping.engine import clipped_gradient_sum
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.runs.fit import fit

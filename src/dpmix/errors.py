@@ -1,6 +1,6 @@
-"""What a model hub's failures mean, each in one line with its remedy.
+"""The one error that a user can cause, hints for its message, and what other errors mean.
 
-Guarantee: nothing here fetches anything.
+Nothing here reads or fetches anything.
 """
 
 import difflib
@@ -11,25 +11,19 @@ from collections.abc import Iterable
 import torch
 from pydantic import ValidationError
 
-# The one error that a user can cause, and the nearest-name hint it carries.
-
-
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
-
-
-# All but the line feed, which our own lines end in.
+# All but the line feed, which separates our own lines.
 _CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029]")
-
-
-_MANY = 20
+_NAMES_SHOWN = 20
+_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
 
 
 class DpmixError(ValueError):
-    """A mistake in what the user gave, said in one or two lines.
+    r"""A mistake in what the user gave, explained in one or two lines.
 
-    The message names the thing, its value, what was expected and the remedy. The command line
-    prints it without a traceback and exits with status 2. What a terminal would obey, such as the
-    escape in a file's name, is spelt out.
+    The message names the thing, its value, what was expected and a remedy. The command line prints
+    it without a traceback and exits with status 2. Control characters, such as an escape in a
+    file's name, are shown as escapes (`\x1b`), so that no terminal obeys them.
     """
 
     def __init__(self, message: str) -> None:
@@ -37,58 +31,62 @@ class DpmixError(ValueError):
 
 
 def without_controls(message: str) -> str:
-    """What a terminal would obey, spelt out."""
+    """Return `message` with control characters written as escapes."""
     return _CONTROLS.sub(lambda found: ascii(found.group())[1:-1], message)
 
 
 def one_line(error: BaseException, limit: int = 200) -> str:
-    """What another library's error says, to be a part of one of our lines."""
-    said = _ESCAPES.sub("", str(error)).strip()
-    if len(said.split()) < 2:
-        said = f"{type(error).__name__} {said}"
-    return textwrap.shorten(said, limit, placeholder=" ...")
+    """Return the text of another library's error as one line.
+
+    Args:
+        error: any error; the name of its class is added to a text of a single word.
+        limit: maximum number of characters.
+    """
+    text = _ESCAPES.sub("", str(error)).strip()
+    if len(text.split()) < 2:
+        text = f"{type(error).__name__} {text}"
+    return textwrap.shorten(text, limit, placeholder=" ...")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return a hint such as ``did you mean 'mix-self'?`` and the known names, or their number."""
+    """Return a hint for a misspelt name, such as `did you mean 'mix-self'? known: mix-self, none`.
+
+    Args:
+        name: what the user gave.
+        known: the accepted names; more than twenty are not listed.
+    """
     names = sorted(set(known))
     close = difflib.get_close_matches(name, names, n=1)
-    hint = f"did you mean '{close[0]}'?" if close else ""
-    known_names = f"known: {', '.join(names)}"
-    if len(names) > _MANY:
-        known_names = f"expected one of {len(names)}"
-    return f"{hint} {known_names}".strip()
+    hint = f"did you mean '{close[0]}'? " if close else ""
+    many = len(names) > _NAMES_SHOWN
+    return hint + (f"expected one of {len(names)}" if many else f"known: {', '.join(names)}")
 
 
-# Optional parts of dpmix, and the command that installs one which is missing.
+# On PyPI the name dpmix belongs to another project.
+DISTRIBUTION = "dp-mix-images"
 
 
 def to_install(extra: str) -> str:
-    """The command, from the source: on PyPI the name dpmix belongs to another project."""
-    return f"pip install '.[{extra}]' in dpmix's source folder"
-
-
-# Telling an allocation that failed from every other error.
+    """Return the command that adds the optional packages `extra` to an installed dpmix."""
+    return f"pip install '{DISTRIBUTION}[{extra}]'"
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed, on any device."""
+    """Whether `error` is a failed allocation, on the CPU or on any other device."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     text = str(error).lower()
-    return isinstance(error, RuntimeError) and (
-        "can't allocate memory" in text or "not enough memory" in text or "out of memory" in text
-    )
+    return isinstance(error, RuntimeError) and any(phrase in text for phrase in _OUT_OF_MEMORY)
 
 
 def hub_error(model: str, error: Exception, *, download: bool, elsewhere: str) -> DpmixError:
-    """The error for `model` that could not be had from the hub or its local cache.
+    """Return the error for a model that neither the hub nor its local cache gave.
 
     Args:
-        model: its hub name.
+        model: its name on the hub.
         error: what huggingface_hub, or a library on top of it, raised.
         download: whether fetching was allowed.
-        elsewhere: how to bring the model by hand.
+        elsewhere: how to provide the model by hand, as the end of a sentence.
     """
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -97,6 +95,7 @@ def hub_error(model: str, error: Exception, *, download: bool, elsewhere: str) -
     )
 
     chain = _chain(error)
+    # A gated repository is also one that is not found: the order matters.
     if any(isinstance(cause, GatedRepoError) for cause in chain):
         return DpmixError(
             f"model '{model}' is gated: accept its licence on its page and log in (hf auth login), "
@@ -118,18 +117,16 @@ def hub_error(model: str, error: Exception, *, download: bool, elsewhere: str) -
     return DpmixError(f"model '{model}' can't be fetched ({reason}); no network? {elsewhere}")
 
 
-def _chain(error: BaseException) -> list[BaseException]:
-    """The error and what caused it, outermost first."""
-    causes, current = [], error
-    while current is not None and current not in causes:
-        causes.append(current)
-        current = current.__cause__ or current.__context__  # type: ignore[assignment]
+def _chain(error: BaseException | None) -> list[BaseException]:
+    """Return the error and its causes, outermost first."""
+    causes: list[BaseException] = []
+    while error is not None and error not in causes:
+        causes.append(error)
+        error = error.__cause__ or error.__context__
     return causes
 
 
-# What pydantic found wrong with a value, in the form of our own messages.
-
-
+# What pydantic's errors mean, in the form of our own messages.
 _EXPECTED = {
     "greater_than_equal": "expected {ge} or more",
     "greater_than": "expected more than {gt}",
@@ -144,7 +141,7 @@ _EXPECTED = {
 
 
 def explain(error: ValidationError, where: str = "") -> str:
-    """The first problem in one line: the setting, its value, what was expected.
+    """Return the first problem in one line: the setting, its value, what was expected.
 
     Args:
         error: what pydantic raised.
@@ -155,11 +152,13 @@ def explain(error: ValidationError, where: str = "") -> str:
     if kind == "value_error":
         return str(context["error"])
     name = str(problem["loc"][-1]) if problem["loc"] else ""
-    expected = _EXPECTED.get(kind, problem["msg"][0].lower() + problem["msg"][1:])
+    expected = _EXPECTED.get(kind, "").format(**context)
     if kind == "union_tag_invalid":
         name, value, where = str(context["discriminator"]).strip("'"), context["tag"], ""
         expected = nearest(value, re.findall("'(.*?)'", context["expected_tags"]))
     elif kind == "literal_error":
         choices = re.findall("'(.*?)'", context["expected"])
         expected = nearest(str(value), choices) if choices[1:] else f"expected '{choices[0]}'"
-    return f"{name} is {value!r}{where}: {expected.format(**context)}"
+    return (
+        f"{name} is {value!r}{where}: {expected or problem['msg'][0].lower() + problem['msg'][1:]}"
+    )

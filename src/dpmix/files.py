@@ -1,4 +1,7 @@
-"""JSON as every reader takes it."""
+"""Files that are written whole or not at all, and JSON that every reader accepts.
+
+A file is filled next to its place, brought to the disk and then renamed.
+"""
 
 import json
 import math
@@ -9,41 +12,35 @@ from typing import Any
 
 from dpmix.errors import DpmixError
 
-# Writing that never leaves half a file behind: fill a file aside, then rename it.
-
-
 Writer = Callable[[Path], object]
-
-
-"""Fills the file at the path that it is given."""
+"""Fills the file at the path that it is called with."""
 
 
 def stage(path: Path, write: Writer) -> Path:
-    """Let `write` fill a file beside `path` and bring it to the disk; return where it is.
+    """Let `write` fill a file next to `path` and bring it to the disk; return its path.
 
     Raises:
-        DpmixError: the disk is full, the folder read-only, or the like; nothing is left behind.
+        DpmixError: the disk is full or the folder is read-only; the unfinished file is removed.
     """
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         write(aside)
         with aside.open("rb+") as file:
             os.fsync(file.fileno())
-    except OSError as error:
+    except BaseException as error:
         aside.unlink(missing_ok=True)
-        kept = "the earlier file is unharmed" if path.exists() else "nothing was written"
+        if not isinstance(error, OSError):
+            raise
+        state = "the earlier file is unharmed" if path.exists() else "nothing was written"
         raise DpmixError(
-            f"cannot write '{path}': {error.strerror or error}; {kept}: check "
+            f"cannot write '{path}': {error.strerror or error}; {state}: check "
             "the folder and the space, or give another --output"
         ) from None
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
     return aside
 
 
 def stage_all(contents: dict[Path, Writer]) -> dict[Path, Path]:
-    """Stage several files; return where each is, by its final path. All of them, or none.
+    """Stage several files, all or none; return each staged path by its final path.
 
     Raises:
         DpmixError: as `stage` raises.
@@ -59,18 +56,18 @@ def stage_all(contents: dict[Path, Writer]) -> dict[Path, Path]:
 
 
 def staged_for(paths: Iterable[Path]) -> list[Path]:
-    """What stopped processes staged for `paths` and never put in place."""
+    """List the files that stopped processes staged for `paths` and never renamed."""
     return [aside for path in paths for aside in path.parent.glob(f".{path.name}.*.part")]
 
 
 def remove_all(paths: Iterable[Path]) -> None:
-    """Remove whichever of `paths` are there."""
+    """Remove the files at `paths`; missing ones are ignored."""
     for path in paths:
         path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` to `path` whole or not at all.
+    """Write `text` to `path`, whole or not at all.
 
     Raises:
         DpmixError: as `stage` raises.
@@ -79,16 +76,17 @@ def write_text(path: Path, text: str) -> None:
 
 
 def text_writer(text: str) -> Writer:
-    """A writer of `text`."""
-
-    def write(aside: Path) -> None:
-        aside.write_text(text, encoding="utf-8")
-
-    return write
+    """Return a `Writer` of `text` in UTF-8."""
+    return lambda aside: aside.write_text(text, encoding="utf-8")
 
 
 def to_json(value: Any, indent: int | None = 2) -> str:
-    """JSON without the non-standard Infinity and NaN: they become strings."""
+    """Return `value` as JSON; infinity and NaN, which JSON lacks, become strings.
+
+    Args:
+        value: dicts, lists, tuples, strings, numbers, booleans and None.
+        indent: spaces per level; None: all on one line.
+    """
     return json.dumps(_plain(value), indent=indent, allow_nan=False)
 
 

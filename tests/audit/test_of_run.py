@@ -54,7 +54,7 @@ def test_another_setting_is_named(folder, section, name, value):
 
 @pytest.mark.parametrize(("name", "value"), [
     ("noise_multiplier", 9.0), ("noise_multiplier", None), ("steps", 4), ("n", 101),
-    ("delta", 1e-3), ("spent", [4.0]), ("sampling_rate", 0.25), ("max_grad_norm", 2.0),
+    ("delta", 1e-3), ("prior_releases", [4.0]), ("sampling_rate", 0.25), ("max_grad_norm", 2.0),
 ])  # fmt: skip
 def test_another_plan_is_named(folder, name, value):
     said = audit_of_run(folder.root)

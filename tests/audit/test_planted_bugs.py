@@ -353,15 +353,15 @@ def test_clipping_that_bounds_less(monkeypatch, bug):
 
 
 def test_clipping_that_bounds_less_in_the_middle_of_training_alone(monkeypatch):
-    sound = PrivateTrainer._sum_of
+    sound = PrivateTrainer.clipped_sum
 
-    def doubled(self, views):
-        made = sound(self, views)
+    def doubled(self, examples, draws, **others):
+        made = sound(self, examples, draws, **others)
         if 0 < self.steps_done < self.plan.steps:
             torch._foreach_mul_(made.gradients, 2)
         return made
 
-    monkeypatch.setattr(PrivateTrainer, "_sum_of", doubled)
+    monkeypatch.setattr(PrivateTrainer, "clipped_sum", doubled)
     assert heard(plan(steps=3)) == {"clipped gradients"}
 
 

@@ -29,7 +29,7 @@ def trained(dpmix, image_root, tmp_path, flags):
 
 
 def test_the_version_is_the_packages(dpmix):
-    assert dpmix("--version") == (0, f"dpmix {metadata.version('dpmix')}\n", "")
+    assert dpmix("--version") == (0, f"dpmix {metadata.version('dp-mix-images')}\n", "")
 
 
 def test_no_command_shows_the_help(dpmix):

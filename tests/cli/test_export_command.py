@@ -223,7 +223,9 @@ def test_a_missing_package_is_named_with_its_extra(
     monkeypatch.delitem(sys.modules, "dpmix.runs.hub_classifier", raising=False)
     call = ("export", runs / "from-scratch", "--format", form, "--output", tmp_path / "e")
     status, _, err = dpmix(*call)
-    assert status == 2 and f"needs the package {missing}: pip install '.[export]'" in err
+    assert (
+        status == 2 and f"needs the package {missing}: pip install 'dp-mix-images[export]'" in err
+    )
 
 
 def test_an_incomplete_run_says_so_and_so_does_its_statement(dpmix, image_root, tmp_path, quick):

@@ -185,68 +185,6 @@ def test_inspect_keeps_private_images_out_of_sheets_and_sheets_out_of_private_im
     assert not sheets.exists() and not list(here.iterdir())
 
 
-def test_a_gap_check_spends_and_a_run_counts_it(dpmix, here, image_root, public_root, flags):
-    check = ("pool", "gap", public_root, "--data", image_root)
-    status, out, err = dpmix(*check, "--spend", 1, "--delta", 1e-4)
-    assert (status, err) == (0, "")
-    assert "advice" in out and "epsilon 1.0" in out and "dpmix train --spent gap.json" in out
-    report = json.loads((here / "gap.json").read_text())
-    assert report["release"]["epsilon"] <= 1
-    assert set(report["class_distance"]) <= {"disc", "stripes"}
-    status, _, err = dpmix(*check, "--spend", 1)
-    assert status == 2 and "'gap.json' is there already" in err
-    assert json.loads((here / "gap.json").read_text()) == report
-    train = ("train", "--data", image_root, "--spent", "gap.json", *flags, "--epsilon", 3)
-    status, out, err = dpmix(*train, "--output", "run")
-    assert (status, err) == (0, "") and "1 release(s), included in epsilon" in out
-    statement = json.loads((here / "run" / "privacy.json").read_text())
-    assert statement["spent_before"] == [report["release"]["noise_multiplier"]]
-    status, out, _ = dpmix(*train, "--spent", "gap.json")
-    assert status == 2
-
-
-def test_a_gap_check_between_public_sets_is_exact_and_free(dpmix, here, image_root, public_root):
-    check = ("pool", "gap", public_root, "--data", image_root, "--public")
-    status, out, err = dpmix(*check)
-    assert (status, err) == (0, "") and "not counted: both sets were taken as public" in out
-    first = json.loads((here / "gap.json").read_text())
-    assert first["release"] is None and first["advice"] == "use"
-    dpmix(*check, "--output", "again.json")
-    assert json.loads((here / "again.json").read_text()) == first
-    status, _, err = dpmix("train", "--data", image_root, "--spent", "gap.json")
-    assert status == 2 and "records no private release" in err
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        ((), "spends some of their budget: give --spend 0.5, or --public"),
-        (("--spend", "0.1", "--public"), "(one of the two)"),
-        (("--spend", "0"), "spend is 0"),
-        (("--spend", "0.1", "--delta", "1"), "delta is 1"),
-        (("--spend", "0.1", "--backbone", "resnet"), "unknown backbone 'resnet'"),
-        (("--spend", "0.1", "--pool-labels", "gone.csv"), "cannot read pool labels"),
-        (("--spend", "0.1", "--output", "no/gap.json"), "nothing was spent"),
-    ],
-)
-def test_a_gap_check_refuses_what_cannot_be_meant(
-    dpmix, here, image_root, public_root, arguments, said
-):
-    status, _, err = dpmix("pool", "gap", public_root, "--data", image_root, *arguments)
-    assert status == 2 and said in err and err.count("\n") == 1
-    assert not list(here.iterdir())
-
-
-def test_a_gap_check_refuses_a_pool_that_is_private(dpmix, here, image_root, public_root):
-    check = ("pool", "gap", "--data", image_root, "--spend", 0.1)
-    status, _, err = dpmix(*check, image_root / "train")
-    assert status == 2 and "overlaps the private data" in err
-    shutil.copy(image_root / "train" / "disc" / "000.png", public_root / "disc" / "x.png")
-    status, _, err = dpmix(*check, public_root)
-    assert status == 2 and "not public: 1 of its images" in err
-    assert not list(here.iterdir())
-
-
 def test_a_model_that_draws_black_leaves_nothing_and_the_remedy_works(tmp_path, models, dpmix):
     """Half precision, as on a GPU, of a model that overflows in it alone."""
     model = load_model(

@@ -5,9 +5,9 @@ import shutil
 
 import pytest
 
-from dpmix.clipping.repeats import epsilon_of_copies
 from dpmix.errors import DpmixError
 from dpmix.privacy.plan import PrivacyPlan
+from dpmix.privacy.repeats import epsilon_of_copies
 from dpmix.reports.statement import seal, shown_epsilon
 from dpmix.reports.verify import verify
 from dpmix.runs.build import build_run

@@ -225,5 +225,5 @@ def test_without_the_library_the_remedy_is_named(monkeypatch):
         return real(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", missing)
-    with pytest.raises(DpmixError, match=r"needs the package datasets: pip install '\.\[hub\]'"):
+    with pytest.raises(DpmixError, match=r"package datasets: pip install 'dp-mix-images\[hub\]'"):
         load_splits("hf:who/what")

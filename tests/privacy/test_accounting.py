@@ -174,7 +174,7 @@ def test_calibration_keeps_the_whole_within_its_target(spent):
 
 
 def test_what_leaves_nothing_is_refused():
-    with pytest.raises(DpmixError, match=r"costs epsilon \d.* leaves nothing of epsilon 1"):
+    with pytest.raises(DpmixError, match=r"cost epsilon \d.* leaves nothing of epsilon 1"):
         calibrate_sigma(0.1, 50, 1.0, 1e-5, (1.0,))
 
 

@@ -31,7 +31,7 @@ def test_q_is_exactly_b_over_n_and_the_denominator_exactly_b(n, batch):
         n=n, expected_batch_size=batch, epsilon=math.inf, steps=1, delta=1e-5
     )
     assert plan.sampling_rate == batch / n
-    assert plan.denominator == plan.expected_batch_size == batch
+    assert plan.denominator == batch == pytest.approx(plan.expected_batch_size)
     assert plan.n == n
 
 
@@ -61,7 +61,13 @@ def test_adding_one_example_changes_neither_denominator_nor_noise():
 def test_a_rate_and_a_denominator_need_no_n():
     plan = calibrated(n=None, expected_batch_size=None, sampling_rate=0.5, denominator=7)
     assert (plan.sampling_rate, plan.denominator, plan.n) == (0.5, 7, None)
+    assert plan.expected_batch_size is None
     assert plan.noise_multiplier == calibrated().noise_multiplier
+
+
+def test_the_expected_batch_is_q_n_and_not_the_denominator():
+    given = {"sampling_rate": 0.1, "denominator": 9, "steps": 1, "epsilon": math.inf}
+    assert PrivacyPlan.calibrate(n=80, **given).expected_batch_size == pytest.approx(8)
 
 
 def test_epochs_become_steps():
@@ -128,9 +134,9 @@ def test_a_delta_of_one_over_n_or_more_warns_and_says_why():
         ({"max_grad_norm": 0.0}, "max_grad_norm is 0; expected above 0"),
         ({"max_grad_norm": math.inf}, "max_grad_norm is infinite"),
         ({"sensitivity_multiplier": 0}, "sensitivity_multiplier is 0; expected 1 or more"),
-        ({"spent": (0.0,)}, "a noise multiplier in spent is 0; expected above 0"),
-        ({"spent": (math.inf,)}, "a noise multiplier in spent is inf"),
-        ({"spent": (0.5,)}, "which leaves nothing of epsilon"),
+        ({"prior_releases": (0.0,)}, "a noise multiplier in prior_releases is 0; expected above 0"),
+        ({"prior_releases": (math.inf,)}, "a noise multiplier in prior_releases is inf"),
+        ({"prior_releases": (0.5,)}, "which leaves nothing of epsilon"),
         ({"sampling_rate": 0.1}, "are given together"),
         ({"sampling_rate": 0.1, "denominator": 2}, "are given together, and instead of"),
         (
@@ -147,13 +153,13 @@ def test_what_cannot_be_meant_is_refused(changes, message):
 
 
 def test_every_epsilon_of_a_plan_includes_what_was_spent():
-    plain, spent = calibrated(), calibrated(spent=(15.0,))
-    assert spent.spent == (15.0,)
+    plain, spent = calibrated(), calibrated(prior_releases=(15.0,))
+    assert spent.prior_releases == (15.0,)
     assert spent.noise_multiplier > plain.noise_multiplier
     assert spent.epsilon <= spent.target_epsilon
     assert 0 < spent.epsilon_after(0) < spent.epsilon_after(1)
     assert plain.epsilon_after(0) == 0
-    without = dataclasses.replace(spent, spent=())
+    without = dataclasses.replace(spent, prior_releases=())
     for steps in (1, 3, spent.steps):
         assert spent.epsilon_after(steps) > without.epsilon_after(steps)
         assert spent.epsilon_rdp_after(steps) > without.epsilon_rdp_after(steps)
@@ -162,4 +168,4 @@ def test_every_epsilon_of_a_plan_includes_what_was_spent():
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("kind", [list, iter, lambda spent: (s for s in spent)])
 def test_what_was_spent_counts_in_whatever_it_is_handed_over(kind):
-    assert calibrated(spent=kind([15.0])) == calibrated(spent=(15.0,))
+    assert calibrated(prior_releases=kind([15.0])) == calibrated(prior_releases=(15.0,))

@@ -46,7 +46,7 @@ def test_more_runs_cost_more_and_one_run_no_less_than_itself():
 
 
 def test_what_was_spent_before_is_paid_once():
-    with_it = epsilon_selected(0.1, 2.0, 50, 1e-5, 10, spent=(5.0,))
+    with_it = epsilon_selected(0.1, 2.0, 50, 1e-5, 10, prior_releases=(5.0,))
     without = epsilon_selected(0.1, 2.0, 50, 1e-5, 10)
     assert without < with_it < without + 2 * epsilon_rdp(1.0, math.inf, 0, 1e-5, (5.0,))
 

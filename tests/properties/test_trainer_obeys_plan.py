@@ -255,7 +255,7 @@ def test_two_threads_take_no_step_at_once():
 
 
 def test_a_state_survives_json_and_is_checked():
-    spent = plan(spent=(9.0,))
+    spent = plan(prior_releases=(9.0,))
     first = trainer(spent)
     first.step()
     state = json.loads(json.dumps(first.state()))

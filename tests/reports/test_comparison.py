@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import dpmix
-from dpmix.clipping.repeats import epsilon_of_copies_together
 from dpmix.errors import DpmixError
 from dpmix.privacy.accounting import epsilon_pld, epsilon_together
+from dpmix.privacy.repeats import epsilon_of_copies_together
 from dpmix.reports.compare import compare
 from example_facts import write_run
 

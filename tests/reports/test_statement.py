@@ -56,7 +56,8 @@ def test_every_number_is_the_plans_whatever_the_settings_say():
 
 
 @pytest.mark.parametrize("plan", [
-    PLAN, dataclasses.replace(PLAN, spent=(20.0,)), dataclasses.replace(PLAN, expected_runs=3.0),
+    PLAN, dataclasses.replace(PLAN, prior_releases=(20.0,)),
+    dataclasses.replace(PLAN, expected_runs=3.0),
 ])  # fmt: skip
 @pytest.mark.parametrize("steps", [1, 2, 3, 4])
 def test_wherever_a_run_is_stopped_its_epsilon_is_that_of_the_plan(plan, steps):
@@ -144,7 +145,7 @@ def test_what_is_held_out_or_left_out_is_said(settings, validation, part):
 
 
 def test_what_was_spent_before_is_in_every_epsilon_and_said():
-    spent = dataclasses.replace(PLAN, spent=(20.0, 30.0))
+    spent = dataclasses.replace(PLAN, prior_releases=(20.0, 30.0))
     said = stated(Config.load(), spent, steps=1)
     assert said["epsilon"] == spent.epsilon > PLAN.epsilon
     assert said["epsilon_rdp"] == spent.epsilon_rdp > PLAN.epsilon_rdp

@@ -29,6 +29,16 @@ def test_the_plan_is_said_line_by_line():
     assert "seed" not in said and "sensitivity" not in said
 
 
+@pytest.mark.parametrize(("n", "batch"), [(80, "expected batch 8, "), (None, "")])
+def test_the_denominator_is_not_called_the_expected_batch(n, batch):
+    plan = PrivacyPlan.calibrate(
+        n=n, sampling_rate=0.1, denominator=9, steps=5, epsilon=math.inf, delta=1e-4
+    )
+    assert (
+        dict(guarantee_rows(plan, "none", None))["sampling"] == f"q 0.1, {batch}sums divided by 9"
+    )
+
+
 def test_a_seed_a_doubled_sensitivity_and_the_lack_of_privacy_are_said():
     assert "RESEARCH run" in rows(seed=4)[1]["seed"]
     assert "2C" in rows(multiplier=2)[1]["sensitivity"]

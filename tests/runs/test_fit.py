@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 import dpmix
 from dpmix.data import load_splits
 from dpmix.errors import DpmixError
-from dpmix.privacy.accounting import epsilon_pld
+from dpmix.privacy.accounting import epsilon_gaussian, epsilon_pld
 from dpmix.runs.build import build_run
 from dpmix.runs.config import Config
 from dpmix.runs.fit import run as run_assembled
@@ -222,18 +222,20 @@ def test_pool_settings_that_do_nothing_are_refused(
         run(image_root, tmp_path, **chosen, **quick)
 
 
-def test_what_a_gap_check_spent_is_counted_in_the_same_epsilon(image_root, tmp_path, quick):
-    from dpmix.pool.score import Budget
-
-    record = Budget.of(0.5, 1e-4).record()
-    report = tmp_path / "gap.json"
-    report.write_text(json.dumps({"release": record.model_dump(), "advice": "use"}))
+def test_an_earlier_release_is_counted_in_the_same_epsilon(image_root, tmp_path, quick):
+    record = {
+        "what": "a count", "written": "2026-01-01T00:00:00", "noise_multiplier": 4.0,
+        "epsilon": epsilon_gaussian(4.0, 1e-4), "delta": 1e-4,
+        "neighbouring_relation": "add or remove one training example",
+    }  # fmt: skip
+    report = tmp_path / "count.json"
+    report.write_text(json.dumps({"release": record}))
     plain = run(image_root, tmp_path / "plain", **quick)
     result = run(image_root, tmp_path / "spent", spent=(str(report),), **quick)
     assert result.plan.epsilon <= 2 and result.plan.epsilon == pytest.approx(2, rel=5e-3)
     assert result.plan.noise_multiplier > 1.01 * plain.plan.noise_multiplier
     statement = json.loads((result.folder / "privacy.json").read_text())
-    assert statement["spent_before"] == [record.noise_multiplier]
+    assert statement["spent_before"] == [4.0]
     assert "includes 1 earlier release(s)" in statement["guarantee"]
     assert any("chosen by the earlier" in said for said in statement["assumptions"])
     assert "earlier releases" in (result.folder / "MODEL_CARD.md").read_text()

@@ -127,6 +127,6 @@ def test_a_missing_library_is_said_before_anything_is_trained(
     tmp_path, settings, monkeypatch, setting, module
 ):
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(DpmixError, match=r"pip install '\.\[tracking\]'"):
+    with pytest.raises(DpmixError, match=r"pip install 'dp-mix-images\[tracking\]'"):
         dpmix.fit(**setting, **settings)
     assert not (tmp_path / "run" / "model.safetensors").exists()

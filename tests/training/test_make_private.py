@@ -12,9 +12,9 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorD
 from torchvision.transforms.functional import to_pil_image
 
 import dpmix
-from dpmix.clipping.repeats import epsilon_of_copies
 from dpmix.data import load_splits, normalization
 from dpmix.errors import DpmixError
+from dpmix.privacy.repeats import epsilon_of_copies
 from small_run import CLASSES, linear, plan, source
 
 

@@ -86,7 +86,7 @@ def _plan(audit: AuditReport, statement: Statement) -> list[tuple[str, Any, Any]
         "max_grad_norm": statement.max_grad_norm,
         "delta": statement.delta,
         "n": statement.examples,
-        "spent": statement.spent_before,
+        "prior_releases": statement.spent_before,
     }
     return [(name, audit.plan.get(name), own) for name, own in pairs.items()]
 

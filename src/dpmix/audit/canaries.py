@@ -164,6 +164,7 @@ class CanaryTrainer(PrivateTrainer):
         self._sampler = PoissonSampler(self.plan, self.members)
         self.ear = Ear(self.plan, self.parameters, self._noise)
         self._noise = self.ear
+        self._clip = type(self)._with_canaries
 
     @property
     def heard(self) -> Float64[np.ndarray, " M"]:
@@ -193,23 +194,19 @@ class CanaryTrainer(PrivateTrainer):
             views: instead of the trainer's.
             loudness: the loss is multiplied by it, and so is each gradient before it is clipped.
         """
-        own_views, own_loss = self.views, self.loss
-        self._views = views
+        loss = self.loss
         if loudness != 1:
-            self.loss = self._louder.setdefault(loudness, _times(loudness, own_loss))
-        try:
-            train_mode(self.model, self._frozen)
-            with warnings.catch_warnings():
-                # An infinite loss passes no probe, so another engine takes the sum.
-                warnings.filterwarnings("ignore", message="engine .* is not used")
-                return super()._clipped_sum(examples, Randomness(None).step(0))
-        finally:
-            self._views, self.loss = own_views, own_loss
+            loss = self._louder.setdefault(loudness, _times(loudness, loss))
+        train_mode(self.model)
+        with warnings.catch_warnings():
+            # An infinite loss passes no probe, so another engine takes the sum.
+            warnings.filterwarnings("ignore", message="engine .* is not used")
+            return self.clipped_sum(examples, Randomness(None).step(0), views=views, loss=loss)
 
-    def _clipped_sum(self, examples: Int64[Tensor, " E"], draws: StepRandomness) -> ClippedSum:
+    def _with_canaries(self, examples: Int64[Tensor, " E"], draws: StepRandomness) -> ClippedSum:
         own = examples[examples < len(self.data)]
         if len(own):
-            part = super()._clipped_sum(own, draws)
+            part = self.clipped_sum(own, draws)
         else:
             empty = torch.zeros(0)
             part = ClippedSum(zero_sum(self.parameters), empty, empty, engine=self.way.engine)

@@ -72,7 +72,7 @@ def steps_are_counted(trainer: CanaryTrainer) -> Invariant:
 def epsilon_is_stated(plan: PrivacyPlan) -> Invariant:
     """Whether the claim is no lower than by an accountant that shares no code with the plan's."""
     steps = (plan.sampling_rate, plan.noise_multiplier, plan.steps, plan.delta)
-    low, _, _ = epsilon_prv(*steps, plan.spent)
+    low, _, _ = epsilon_prv(*steps, plan.prior_releases)
     shown = math.floor(1000 * low) / 1000
     return Invariant(
         "claimed epsilon", plan.epsilon >= low, f"another accountant gives {shown:.3f} or more"

@@ -17,7 +17,7 @@ from dpmix.cli.reports import compare, report, verify
 from dpmix.cli.sweep import plot, sweep, table
 from dpmix.cli.train import recipes, train
 from dpmix.cli.use import evaluate, export, predict
-from dpmix.errors import DpmixError, without_controls
+from dpmix.errors import DISTRIBUTION, DpmixError, without_controls
 from dpmix.training.distributed import first_to_speak
 
 INTERRUPTED = 130
@@ -37,7 +37,7 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"dpmix {metadata.version('dpmix')}")
+        typer.echo(f"dpmix {metadata.version(DISTRIBUTION)}")
         raise typer.Exit
 
 

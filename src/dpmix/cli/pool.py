@@ -1,44 +1,36 @@
 """`dpmix synthesize`."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.table import Table
 
-from dpmix.cli.progress import counting_bar, decoding_bar, share_bar, stdout
-from dpmix.clipping.repeats import refuse_repeats
-from dpmix.data.fingerprint import find_repeats
-from dpmix.data.image import ReadOptions
-from dpmix.data.named import class_list, load_splits
-from dpmix.data.splits import Splits
+from dpmix.cli.progress import counting_bar, decoding_bar, stdout
+from dpmix.data.named import class_list
 from dpmix.errors import DpmixError, nearest
-from dpmix.files import to_json, write_text
-from dpmix.models.backbones.load import load_backbone
 from dpmix.pool.class_map import class_map
 from dpmix.pool.diffusion_model import DTYPES, default_dtype, image_generator, load_model
 from dpmix.pool.generate import SynthesisSettings
 from dpmix.pool.generate import synthesize as draw
 from dpmix.pool.inspect import (
     PER_SHEET,
-    gap_rows,
     inspect_pool,
     inspection_rows,
     provenance_rows,
     served_rows,
     write_sheets,
 )
-from dpmix.pool.load import PoolFiles, load_pool, load_pool_for, open_pool
+from dpmix.pool.load import PoolFiles, open_pool
 from dpmix.pool.overlap import refuse_private_path
 from dpmix.pool.prompts import PoolClass, as_classes, read_classes, template_text
-from dpmix.pool.score import Budget, check_gap, gap_report, reserved
 from dpmix.reports.summary import two_columns
 from dpmix.runs.build import choose_device
 
-# `dpmix pool inspect` and `dpmix pool gap`.
+# `dpmix pool inspect`.
 
 
-pool = typer.Typer(name="pool", help="Look at a public pool, and at how far it is from your data.")
+pool = typer.Typer(name="pool", help="Look at a public pool.")
 
 
 PoolPath = Annotated[
@@ -118,95 +110,6 @@ def _mismatch(files: PoolFiles) -> str | None:
     except DpmixError as error:
         return str(error)
     return None
-
-
-@pool.command()
-def gap(
-    path: PoolPath,
-    data: Annotated[str, typer.Option(help="the images to compare with: their training split")],
-    spend: Annotated[
-        float | None,
-        typer.Option(help="epsilon for it, from the private images' budget; try 0.5"),
-    ] = None,
-    delta: Annotated[float, typer.Option(help="delta of that epsilon")] = 1e-6,
-    public: Annotated[
-        bool, typer.Option("--public", help="--data are public too: exact, and free")
-    ] = False,
-    backbone: Annotated[
-        str, typer.Option(help="as in dpmix train; random-conv has no weights, others see objects")
-    ] = "random-conv",
-    output: Annotated[Path, typer.Option(help="the report; must not exist")] = Path("gap.json"),
-    test_fraction: Annotated[
-        float | None, typer.Option(help="share of test images, for a folder without splits")
-    ] = None,
-    image_size: Annotated[int | None, typer.Option(help="as in dpmix train")] = None,
-    channels: Annotated[int | None, typer.Option(help="as in dpmix train")] = None,
-    skip_corrupt: Annotated[
-        bool, typer.Option("--skip-corrupt", help="leave out unreadable images")
-    ] = False,
-    pool_labels: Labels = None,
-    pool_unmapped: Unmapped = "refuse",
-    allow_repeats: Annotated[
-        bool,
-        typer.Option(
-            "--allow-repeats", help="read images that occur more than once, as in dpmix train"
-        ),
-    ] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps")] = "auto",
-) -> None:
-    """Tell how far a pool is from your images, and whether to use it.
-
-    Private images are read through one Gaussian release of (--spend, --delta); give its report to
-    `dpmix train --spent gap.json`, which counts it. Fix epsilon, batch and steps before you look.
-    """
-    console = stdout()
-    if public == (spend is not None):
-        raise DpmixError(
-            "a gap check of private images spends some of their budget: give --spend 0.5, or "
-            "--public if --data are public too (one of the two)"
-        )
-    budget = None if spend is None else Budget.of(spend, delta)
-    where = choose_device(device)
-    features = load_backbone(backbone, where)
-    with decoding_bar(console) as progress:
-        splits = load_splits(
-            data, test_fraction=test_fraction, image_size=image_size, channels=channels,
-            skip_corrupt=skip_corrupt, progress=progress,
-        )  # fmt: skip
-        options = ReadOptions(skip_corrupt=skip_corrupt, progress=progress)
-        chosen: dict[str, Any] = {
-            "labels_csv": pool_labels,
-            "unmapped": pool_unmapped,
-            "options": options,
-        }
-        if public:
-            train = splits.train
-            loaded = load_pool(path, train.class_names, train.image_shape, **chosen)
-        else:
-            loaded = load_pool_for(data, splits, path, **chosen)
-    repeats = _repeats(splits, budget, allow_repeats) if budget else None
-    release = budget.record() if budget else None
-    with reserved(output), share_bar(console, "embedding images") as progress:
-        finding = check_gap(
-            loaded.pool, splits.train, features,
-            sigma=budget.sigma if budget else 0.0, device=where, report=progress,
-        )  # fmt: skip
-        report = gap_report(
-            finding, pool=loaded.facts, class_names=splits.train.class_names, backbone=features,
-            release=release, repeats=repeats,
-        )  # fmt: skip
-        write_text(output, to_json(report))
-    console.print(two_columns(gap_rows(finding, release, repeats, output)))
-
-
-def _repeats(splits: Splits, budget: Budget, allowed: bool) -> tuple[int, float] | None:
-    """How often the most frequent private image occurs, and its epsilon; refused by default."""
-    found = find_repeats(splits.train_digests)
-    if not allowed:
-        refuse_repeats(found, splits.train, budget.epsilon_of_copies)
-    if found.most == 1:
-        return None
-    return found.most, budget.epsilon_of_copies(found.most)
 
 
 PROMPTS_SHOWN = 3

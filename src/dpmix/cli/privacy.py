@@ -14,7 +14,7 @@ from dpmix.audit.audit import GradientAudit, audit_by_gradients, audit_by_images
 from dpmix.audit.canaries import ImageAudit, ImageKind
 from dpmix.cli.flags import setting_flags_but
 from dpmix.cli.progress import counting_bar, decoding_bar, share_bar, stdout
-from dpmix.errors import DpmixError, nearest
+from dpmix.errors import DISTRIBUTION, DpmixError, nearest
 from dpmix.files import to_json, write_text
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.reports.audit_report import WEAK, Finding
@@ -146,7 +146,7 @@ def _facts(found: GradientAudit | ImageAudit, kind: str, parts: Run) -> dict[str
     return {
         "kind": kind, "refuted": found.violated, **asdict(found), "plan": asdict(parts.plan),
         "settings": parts.config.published(), "written": datetime.now(UTC).date().isoformat(),
-        "dpmix": metadata.version("dpmix"),
+        "dpmix": metadata.version(DISTRIBUTION),
     }  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 
-from dpmix.errors import DpmixError
+from dpmix.errors import DISTRIBUTION, DpmixError
 from dpmix.files import remove_all, stage, write_text
 from dpmix.pool.diffusion_model import ImageGenerator, ImageRequest
 from dpmix.pool.load import JOURNAL
@@ -193,7 +193,7 @@ def _parse(path: Path) -> tuple[_Head, list[ImageRecord], set[str]]:
 ATTEMPTS = 10
 
 
-_LIBRARIES = ("dpmix", "diffusers", "transformers", "torch")
+_LIBRARIES = ("diffusers", "transformers", "torch")
 
 
 _SEEDS = 1 << 32
@@ -352,7 +352,7 @@ def _session(image_generator: ImageGenerator) -> Session:
     return Session(
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         device=str(image_generator.model.pipe.device),
-        versions={name: version(name) for name in _LIBRARIES},
+        versions={"dpmix": version(DISTRIBUTION)} | {name: version(name) for name in _LIBRARIES},
     )
 
 

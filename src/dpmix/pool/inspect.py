@@ -3,7 +3,6 @@
 Guarantee: every image is decoded once at its own size, and none is kept.
 """
 
-import math
 import os
 import re
 from collections import Counter
@@ -31,10 +30,6 @@ from dpmix.files import stage
 from dpmix.pool.class_map import LEFT_OUT, UNLABELLED
 from dpmix.pool.load import PoolFiles
 from dpmix.pool.manifest import Manifest
-from dpmix.pool.score import GapFinding
-from dpmix.privacy.prior_releases import ReleaseRecord
-from dpmix.reports.statement import shown_epsilon
-from dpmix.reports.summary import repeats_row
 
 # A picture of a class of the pool: up to 64 of its images on one sheet.
 
@@ -276,40 +271,3 @@ def served_rows(found: PoolInspection, names: tuple[str, ...], targets: list[int
     if images[LEFT_OUT]:
         rows.append(("left out", str(images[LEFT_OUT])))
     return rows
-
-
-def gap_rows(
-    finding: GapFinding,
-    release: ReleaseRecord | None,
-    repeats: tuple[int, float] | None,
-    output: Path,
-) -> Rows:
-    """The verdict, the distances and what they cost; `repeats` as in `gap_report`."""
-    found, floor, advice = finding.found, finding.floor, finding.advice
-    alone = " (noise alone: under {})" if release else ""
-    rows = [
-        ("advice", f"{advice.verdict}: {advice.reason}"),
-        (
-            "class distance",
-            f"{found.class_ratio:.2f} of the distance between classes"
-            + alone.format(f"{floor.class_ratio:.2f}")
-            if math.isfinite(found.class_ratio)
-            else "not measured",
-        ),
-        ("classes matched", f"{found.matched:.0%} of {len(found.by_class)} compared"),
-        (
-            "Frechet distance",
-            f"{found.frechet_ratio:.2f} of the pool's variance"
-            + (f" (noise alone: {floor.frechet_ratio:.2f})" if release else ""),
-        ),
-    ]
-    if release is None:
-        return [*rows, ("privacy", "not counted: both sets were taken as public"),
-                ("report", str(output))]  # fmt: skip
-    return [
-        *rows,
-        ("spent", f"epsilon {shown_epsilon(release.epsilon)}, delta {release.delta} "
-                  f"({release.neighbouring_relation})"),
-        *([repeats_row(*repeats)] if repeats else []),
-        ("count it", f"dpmix train --spent {output} ..."),
-    ]  # fmt: skip

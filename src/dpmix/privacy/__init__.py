@@ -1,1 +1,1 @@
-"""The guarantee: the plan, sampling, clipping, noise and accounting."""
+"""The guarantee: plan, sampling, noise, accounting and private selection."""

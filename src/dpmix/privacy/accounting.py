@@ -1,16 +1,16 @@
-"""epsilon of T Poisson-subsampled Gaussian releases, by dp-accounting; nothing of it is our own.
+"""Epsilon of T Poisson-subsampled Gaussian releases; all accounting is done by dp-accounting.
 
 The neighbouring relation is add-or-remove-one throughout. `sigma` is the noise's standard deviation
-divided by the sensitivity, so a method with sensitivity 2C needs noise 2 * sigma * C. `spent` are
-the sigmas of other Gaussian releases of the same data, each made once without subsampling; they
-compose with the T steps.
+divided by the sensitivity, so a method with sensitivity 2C needs noise 2 * sigma * C.
+`prior_releases` are the sigmas of other Gaussian releases of the same data, each made once without
+subsampling; they compose with the T steps.
 """
 
 import math
 from functools import cache, lru_cache, reduce
 
 import dp_accounting
-from dp_accounting import NeighboringRelation
+from dp_accounting import DpEvent, NeighboringRelation
 from dp_accounting.pld import privacy_loss_distribution
 from dp_accounting.pld.privacy_loss_distribution import PrivacyLossDistribution
 from dp_accounting.rdp import RdpAccountant
@@ -18,39 +18,27 @@ from scipy.optimize import brentq
 
 from dpmix.errors import DpmixError
 
-# Integer orders have a closed form; the fractional ones need a series that may not converge.
+# Integer orders have a closed form; fractional ones need a series that may not converge.
 RDP_ORDERS = (*range(2, 64), *range(64, 256, 8), 256, 512, 1024)
 
-
-# The search stops within this fraction of sigma: epsilon then lies well inside 0.5 % of its target.
+# The search for sigma stops within this fraction of it: epsilon is then well within 0.5 % of its
+# target.
 SIGMA_TOLERANCE = 2e-4
 
+# Privacy losses are rounded up to a grid. A coarse grid bounds epsilon from above as well as a fine
+# one and is many times faster. The search uses a twentieth of one step's own loss, whose standard
+# deviation is at least q / sigma: that adds a few parts in 10,000 to epsilon.
+LOSS_GRID, _COARSEST_LOSS_GRID, PART_OF_LOSS = 1e-4, 1e-3, 0.05
 
-# Privacy losses are rounded up to this grid. A coarser one bounds epsilon from above just as well
-# and is many times as fast: the search uses one of a twentieth of a step's own loss, whose standard
-# deviation is q / sigma or more, and so adds a few parts in 10,000 to epsilon.
-LOSS_GRID, COARSEST_LOSS_GRID, PART_OF_LOSS = 1e-4, 1e-3, 0.05
+# The accountant's range. Less noise is only enough where delta nearly allows the release of a whole
+# example, and the cost of accounting grows with 1 / sigma^2.
+MIN_SIGMA, MAX_SIGMA = 0.1, 1e6
 
-
-# The accountant's range. Less noise is asked for only where delta is so large that it nearly allows
-# an example's release in full; the cost of accounting grows with 1 / sigma^2.
-MIN_SIGMA = 0.1
-
-
-MAX_SIGMA = 1e6
-
-
-# The accountant cuts tails of mass 1e-15, so it can't tell what holds at a delta near that.
+# The accountant cuts tails of mass 1e-15, so it says nothing about a delta near that.
 MIN_DELTA = 1e-12
 
-
-Spent = tuple[float, ...]
-
-
-Training = tuple[float, float, int]
-
-
-"""Sampling rate, sigma and steps."""
+PriorReleases = tuple[float, ...]
+Training = tuple[float, float, int]  # sampling rate, sigma, steps
 
 
 @cache
@@ -59,34 +47,38 @@ def epsilon_pld(
     sigma: float,
     steps: int,
     delta: float,
-    spent: Spent = (),
+    prior_releases: PriorReleases = (),
     *,
     loss_grid: float = LOSS_GRID,
 ) -> float:
-    """Epsilon at `delta` by privacy loss distributions: an upper bound, whatever the grid."""
-    return _epsilon(((sampling_rate, sigma, steps),), delta, spent, loss_grid)
+    """Epsilon at `delta` by privacy loss distributions (PLD): an upper bound for any grid."""
+    training = (sampling_rate, sigma, steps)
+    return epsilon_together((training,), delta, prior_releases, loss_grid)
 
 
-def epsilon_together(trainings: tuple[Training, ...], delta: float, spent: Spent = ()) -> float:
-    """Epsilon at `delta` of several trainings on the same data (PLD), for who sees all of them."""
-    return _epsilon(trainings, delta, spent, LOSS_GRID)
-
-
-def _epsilon(
-    trainings: tuple[Training, ...], delta: float, spent: Spent, loss_grid: float
+def epsilon_together(
+    trainings: tuple[Training, ...],
+    delta: float,
+    prior_releases: PriorReleases = (),
+    loss_grid: float = LOSS_GRID,
 ) -> float:
+    """Epsilon at `delta` (PLD) of several trainings on the same data, if all are released.
+
+    Raises:
+        DpmixError: a sigma is below `MIN_SIGMA`, so that its losses would fill the memory.
+    """
     if any(steps and sigma == 0 for _, sigma, steps in trainings):
         return math.inf
-    least = min([*(sigma for _, sigma, steps in trainings if steps), *spent], default=math.inf)
-    if least < MIN_SIGMA:  # its losses would fill the memory
+    sigmas = (*(sigma for _, sigma, steps in trainings if steps), *prior_releases)
+    if min(sigmas, default=math.inf) < MIN_SIGMA:
         raise DpmixError(
-            f"sigma {least:g} is less noise than the accountant can count; give {MIN_SIGMA:g} or "
-            "more, below which a guarantee is empty"
+            f"sigma {min(sigmas):g} is less noise than the accountant can count; give "
+            f"{MIN_SIGMA:g} or more, below which a guarantee is empty"
         )
     losses = [
         *(gaussian_loss(rate, sigma, loss_grid).self_compose(int(steps))
           for rate, sigma, steps in trainings if steps),
-        *(gaussian_loss(1.0, other, loss_grid) for other in spent),
+        *(gaussian_loss(1.0, other, loss_grid) for other in prior_releases),
     ]  # fmt: skip
     return epsilon_composed(losses, delta)
 
@@ -99,7 +91,7 @@ def epsilon_composed(losses: list[PrivacyLossDistribution], delta: float) -> flo
     return float(whole.get_epsilon_for_delta(delta))
 
 
-# A run asks for its epsilon at many steps; their one step is the costly part, and megabytes.
+# A run asks for its epsilon after many numbers of steps; their common step is what takes time.
 @lru_cache(maxsize=8)
 def gaussian_loss(sampling_rate: float, sigma: float, loss_grid: float) -> PrivacyLossDistribution:
     """The privacy loss of one release, rounded up to multiples of `loss_grid`."""
@@ -112,19 +104,29 @@ def gaussian_loss(sampling_rate: float, sigma: float, loss_grid: float) -> Priva
 
 
 def epsilon_rdp(
-    sampling_rate: float, sigma: float, steps: int, delta: float, spent: Spent = ()
+    sampling_rate: float, sigma: float, steps: int, delta: float, prior_releases: PriorReleases = ()
 ) -> float:
-    """Epsilon at `delta` by Renyi DP: looser than PLD, shown beside it."""
-    if steps == 0 and not spent:
+    """Epsilon at `delta` by Renyi DP: looser than PLD, and shown next to it."""
+    if steps == 0 and not prior_releases:
         return 0.0
     if sigma == 0:
         return math.inf
+    training = [training_event(sampling_rate, sigma, steps)] if steps else []
+    return epsilon_of_events(training, delta, prior_releases)
+
+
+def training_event(sampling_rate: float, sigma: float, steps: int) -> DpEvent:
+    """T Poisson-subsampled Gaussian releases, in dp-accounting's terms."""
     gaussian = dp_accounting.GaussianDpEvent(sigma)
     sampled = dp_accounting.PoissonSampledDpEvent(sampling_rate, gaussian)
-    training = [dp_accounting.SelfComposedDpEvent(sampled, int(steps))] if steps else []
-    others = [dp_accounting.GaussianDpEvent(other) for other in spent]
+    return dp_accounting.SelfComposedDpEvent(sampled, int(steps))
+
+
+def epsilon_of_events(events: list[DpEvent], delta: float, prior_releases: PriorReleases) -> float:
+    """Epsilon at `delta` of events and prior releases together, by Renyi DP."""
+    others = [dp_accounting.GaussianDpEvent(other) for other in prior_releases]
     accountant = RdpAccountant(RDP_ORDERS, NeighboringRelation.ADD_OR_REMOVE_ONE)
-    accountant.compose(dp_accounting.ComposedDpEvent([*training, *others]))
+    accountant.compose(dp_accounting.ComposedDpEvent([*events, *others]))
     return float(accountant.get_epsilon(delta))
 
 
@@ -137,39 +139,42 @@ def calibrate_gaussian(epsilon: float, delta: float) -> float:
     """The smallest sigma, to a relative 2e-4, of one Gaussian release that is (epsilon, delta)-DP.
 
     Raises:
-        DpmixError: as `calibrate_sigma` raises.
+        DpmixError: under the conditions of `calibrate_sigma`.
     """
     return calibrate_sigma(1.0, 1, epsilon, delta)
 
 
 @cache
 def calibrate_sigma(
-    sampling_rate: float, steps: int, epsilon: float, delta: float, spent: Spent = ()
+    sampling_rate: float,
+    steps: int,
+    epsilon: float,
+    delta: float,
+    prior_releases: PriorReleases = (),
 ) -> float:
-    """The smallest sigma, to a relative 5e-4, whose PLD epsilon is at most `epsilon`.
+    """The smallest sigma whose PLD epsilon, with `prior_releases`, is at most `epsilon`.
 
-    To that where a step's loss is wide beside the accountant's grid; the last percent at an epsilon
-    of a few hundredths.
+    It is accurate to a relative 5e-4. At an epsilon of a few hundredths, where a step's loss is
+    narrow compared with the accountant's grid, it is accurate to about 1 %.
 
-    The whole is calibrated: T steps and what was `spent` before.
-
-    RDP comes first: it is cheap, and its sigma is an upper end for the search, so that the costly
-    accounting of little noise is never done.
+    Renyi DP comes first. It is cheap, and its sigma is an upper end for the search, so the search
+    never has to account for very little noise, which takes long.
 
     Raises:
-        DpmixError: `delta` is below `MIN_DELTA`, no sigma up to 1e6 reaches `epsilon`, or less than
-            `MIN_SIGMA` does, or what was spent leaves nothing.
+        DpmixError: `delta` is below `MIN_DELTA`, no sigma up to 1e6 reaches `epsilon`, less than
+            `MIN_SIGMA` reaches it, or the prior releases alone exceed it.
     """
     refuse_tiny_delta(delta)
-    _refuse_overspent(epsilon, delta, spent)
-    high = _sigma_by_rdp(sampling_rate, steps, epsilon, delta, spent)
+    _refuse_if_exceeded(epsilon, delta, prior_releases)
+    high = _sigma_by_rdp(sampling_rate, steps, epsilon, delta, prior_releases)
     drawn_at_all = 1 - (1 - sampling_rate) ** steps
     refuse_nearly_no_noise(0.0 if delta >= drawn_at_all else high, epsilon, delta)
 
-    grid = max(LOSS_GRID, min(COARSEST_LOSS_GRID, PART_OF_LOSS * sampling_rate / high))
+    grid = max(LOSS_GRID, min(_COARSEST_LOSS_GRID, PART_OF_LOSS * sampling_rate / high))
 
-    def excess(sigma: float) -> float:
-        return epsilon_pld(sampling_rate, sigma, steps, delta, spent, loss_grid=grid) - epsilon
+    def excess(sigma: float, grid: float = grid) -> float:
+        given = (sampling_rate, sigma, steps, delta, prior_releases)
+        return epsilon_pld(*given, loss_grid=grid) - epsilon
 
     low = max(MIN_SIGMA, high * 0.8)
     while excess(low) <= 0:
@@ -179,16 +184,16 @@ def calibrate_sigma(
         low, high = high, high * 1.1
     tolerance = SIGMA_TOLERANCE * low
     sigma = float(brentq(excess, low, high, xtol=tolerance))
-    while epsilon_pld(sampling_rate, sigma, steps, delta, spent) > epsilon:
+    while excess(sigma, LOSS_GRID) > 0:
         sigma += tolerance
     return sigma
 
 
 def refuse_tiny_delta(delta: float) -> None:
-    """Refuse a delta that the accountant can't tell from none.
+    """Refuse a delta that the accountant cannot tell from 0.
 
     Raises:
-        DpmixError: it is below `MIN_DELTA`.
+        DpmixError: `delta` is below `MIN_DELTA`.
     """
     if delta < MIN_DELTA:
         raise DpmixError(
@@ -200,7 +205,7 @@ def refuse_nearly_no_noise(sigma: float, epsilon: float, delta: float) -> None:
     """Refuse a sigma so small that its guarantee is empty.
 
     Raises:
-        DpmixError: it is below `MIN_SIGMA`.
+        DpmixError: `sigma` is below `MIN_SIGMA`.
     """
     if sigma < MIN_SIGMA:
         raise DpmixError(
@@ -209,21 +214,24 @@ def refuse_nearly_no_noise(sigma: float, epsilon: float, delta: float) -> None:
         )
 
 
-def _refuse_overspent(epsilon: float, delta: float, spent: Spent) -> None:
-    # By Renyi DP, the search's own upper end: what it can't leave room for can't be calibrated.
-    before = epsilon_rdp(1.0, math.inf, 0, delta, spent)
+def _refuse_if_exceeded(epsilon: float, delta: float, prior_releases: PriorReleases) -> None:
+    # By Renyi DP, the search's own upper end: if that leaves no room, nothing can be calibrated.
+    before = epsilon_rdp(1.0, math.inf, 0, delta, prior_releases)
     if before >= epsilon:
         raise DpmixError(
-            f"what was spent on these data before costs epsilon {before:.3f} at delta {delta:g}, "
-            f"which leaves nothing of epsilon {epsilon:g}; give a larger epsilon"
+            f"the prior releases of these data cost epsilon {before:.3f} at delta {delta:g}, which "
+            f"leaves nothing of epsilon {epsilon:g}; give a larger epsilon"
         )
 
 
 def _sigma_by_rdp(
-    sampling_rate: float, steps: int, epsilon: float, delta: float, spent: Spent
+    sampling_rate: float, steps: int, epsilon: float, delta: float, prior_releases: PriorReleases
 ) -> float:
+    def too_small(sigma: float) -> bool:
+        return epsilon_rdp(sampling_rate, sigma, steps, delta, prior_releases) > epsilon
+
     low, high = 0.0, 1.0
-    while epsilon_rdp(sampling_rate, high, steps, delta, spent) > epsilon:
+    while too_small(high):
         low, high = high, high * 2
         if high > MAX_SIGMA:
             raise DpmixError(
@@ -232,8 +240,5 @@ def _sigma_by_rdp(
             )
     while high - low > 0.01 * high:
         middle = (low + high) / 2
-        if epsilon_rdp(sampling_rate, middle, steps, delta, spent) > epsilon:
-            low = middle
-        else:
-            high = middle
+        low, high = (middle, high) if too_small(middle) else (low, middle)
     return high

@@ -1,8 +1,7 @@
-"""The record of a Gaussian release outside training, by which a later run counts it.
+"""Earlier Gaussian releases of the same private data, which a run counts in its epsilon.
 
-Guarantee: a report that `read_spent` accepts says what its release cost; a run that names it
-composes that cost with its own (`PrivacyPlan.spent`). Nothing in it depends on the private data but
-through the release itself.
+A release is recorded as `{"release": {...}}` in a JSON report. A run that names the report composes
+the cost of that release with its own (`PrivacyPlan.prior_releases`).
 """
 
 import math
@@ -29,7 +28,7 @@ class ReleaseRecord(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> "ReleaseRecord":
-        """A report that was edited in one place is caught in another."""
+        """An edit of one number is caught by another."""
         epsilon = epsilon_gaussian(self.noise_multiplier, self.delta)
         if not math.isclose(epsilon, self.epsilon, rel_tol=1e-3):
             raise ValueError("epsilon is not that of the noise multiplier")
@@ -39,22 +38,22 @@ class ReleaseRecord(BaseModel):
 
 
 class _Report(BaseModel):
-    """Any report with the record of its release; what else it says is not read."""
+    """Any report that holds a release record; its other fields are ignored."""
 
     release: ReleaseRecord
 
 
-def read_spent(paths: tuple[str, ...]) -> tuple[float, ...]:
-    """The noise multipliers of the releases that the reports at `paths` record.
+def read_prior_releases(paths: tuple[str, ...]) -> tuple[float, ...]:
+    """Return the noise multipliers of the releases recorded in the reports at `paths`, in order.
 
     Raises:
-        DpmixError: a report that is unreadable, records no private release, or is given twice.
+        DpmixError: a report is unreadable, records no private release, or is given twice.
     """
     records = [_read(Path(path).expanduser()) for path in paths]
     for place, record in enumerate(records):
         if record in records[:place]:
             raise DpmixError(
-                f"spent names one release twice ('{paths[place]}'); give each report once"
+                f"'{paths[place]}' records a release that is given twice; give each report once"
             )
     return tuple(record.noise_multiplier for record in records)
 
@@ -64,10 +63,11 @@ def _read(path: Path) -> ReleaseRecord:
         return _Report.model_validate_json(path.read_bytes()).release
     except OSError as error:
         raise DpmixError(
-            f"cannot read '{path}' ({error.strerror}); expected the report of dpmix pool gap"
+            f"cannot read '{path}' ({error.strerror}); expected the JSON report of an earlier "
+            "private release"
         ) from None
     except ValidationError:
         raise DpmixError(
-            f"'{path}' records no private release, or was edited; expected the report that dpmix "
-            "pool gap wrote with --spend: leave it out if nothing was spent"
+            f"'{path}' records no private release, or was edited; expected a JSON report with a "
+            "'release' entry: leave the report out if it released nothing"
         ) from None

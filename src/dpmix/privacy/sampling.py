@@ -1,7 +1,7 @@
 """Poisson sampling: each example enters a step independently with probability q.
 
-This is the sampling that the accountant assumes. A shuffled pass or a batch of fixed size is not,
-and an empty draw is a step like any other.
+The accountant assumes exactly this. A shuffled pass or a batch of fixed size is not Poisson
+sampling, and an empty batch is a step like any other.
 """
 
 import numpy as np
@@ -12,19 +12,24 @@ from torch import Tensor
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.privacy.randomness import Stream
 
-# Random draws thrown together: for a billion examples they would fill 8 GB.
+# Draws at a time: the draws for a billion examples at once would fill 8 GB.
 _AT_ONCE = 1 << 22
 
 
 class PoissonSampler:
-    """Draws the examples of a step, at the plan's rate."""
+    """Draws the examples of a step at the plan's rate.
+
+    Args:
+        plan: its `sampling_rate` is q.
+        examples: the number of examples to draw from.
+    """
 
     def __init__(self, plan: PrivacyPlan, examples: int) -> None:
         self.rate = plan.sampling_rate
         self.examples = examples
 
     def draw(self, rng: Stream) -> Int64[Tensor, " B"]:
-        """Indices of the drawn examples in ascending order; B varies from step to step, to 0."""
+        """Return the indices of the drawn examples, ascending; B varies by step and may be 0."""
         starts = range(0, self.examples, _AT_ONCE)
         drawn = [
             start + np.flatnonzero(rng.random(min(_AT_ONCE, self.examples - start)) < self.rate)

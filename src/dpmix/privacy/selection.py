@@ -1,41 +1,35 @@
-"""Choosing the best of a random number of runs, and what that costs.
+"""The best of a random number of runs, and what publishing it costs.
 
-Theorem 2 of Papernot & Steinke 2022 (arXiv 2110.03620): run a mechanism K times, K drawn from a
-logarithmic distribution and kept secret, and publish the best output alone. That costs little more
-than one run and, unlike k runs that are all published or chosen from, does not grow with k. The
-mechanism here is: draw one of the candidates' settings at random, train with them. It has the
-privacy of a run wherever all candidates have one plan.
+Theorem 2 of Papernot & Steinke 2022 (arXiv 2110.03620): run a mechanism K times, with K drawn from
+a logarithmic distribution and kept secret, and publish the best output alone. That costs little
+more than one run and, unlike the best of a fixed number k of runs, does not grow with k. The
+mechanism here is: draw one candidate's settings at random, and train with them. It has the privacy
+of one run if all candidates have the same plan.
 """
 
 import math
 
-import dp_accounting
-from dp_accounting import NeighboringRelation
-from dp_accounting.rdp import RdpAccountant
+from dp_accounting.dp_event import RepeatAndSelectDpEvent
 from scipy.optimize import brentq
 from scipy.stats import logser
 
 from dpmix.errors import DpmixError
 from dpmix.privacy.accounting import (
     MAX_SIGMA,
-    RDP_ORDERS,
     SIGMA_TOLERANCE,
-    Spent,
+    PriorReleases,
+    epsilon_of_events,
     epsilon_pld,
     epsilon_rdp,
     refuse_nearly_no_noise,
     refuse_tiny_delta,
+    training_event,
 )
 
-LOGARITHMIC = 0.0  # the shape of the number's distribution: least epsilon for 5 runs and more
-
-
-MOST_RUNS = 10_000.0
-
-
+# The shape 0 of the theorem's family of distributions: it costs least for 5 runs and more.
+_LOGARITHMIC = 0.0
+_MOST_RUNS = 10_000.0
 _NO_CHANCE = 1e-20
-
-
 _NEARLY_ONE = 1e-6
 
 
@@ -45,26 +39,21 @@ def epsilon_selected(
     steps: int,
     delta: float,
     expected_runs: float,
-    spent: Spent = (),
+    prior_releases: PriorReleases = (),
 ) -> float:
-    """Epsilon at `delta` of the best of a random number of runs, by Renyi DP.
+    """Epsilon at `delta` of publishing the best of a random number of runs, by Renyi DP.
 
     Args:
         sampling_rate: q of every run.
         sigma: noise multiplier of every run.
         steps: T of every run.
-        delta: of the guarantee.
-        expected_runs: mean of their number, which `number_of_runs` draws.
-        spent: as in `accounting`; made once, and not by every run.
+        delta: delta of the guarantee.
+        expected_runs: mean of the number of runs, which `number_of_runs` draws.
+        prior_releases: noise multipliers of earlier releases, made once and not by every run.
     """
-    gaussian = dp_accounting.GaussianDpEvent(sigma)
-    sampled = dp_accounting.PoissonSampledDpEvent(sampling_rate, gaussian)
-    run = dp_accounting.SelfComposedDpEvent(sampled, int(steps))
-    best = dp_accounting.dp_event.RepeatAndSelectDpEvent(run, expected_runs, LOGARITHMIC)
-    others = [dp_accounting.GaussianDpEvent(other) for other in spent]
-    accountant = RdpAccountant(RDP_ORDERS, NeighboringRelation.ADD_OR_REMOVE_ONE)
-    accountant.compose(dp_accounting.ComposedDpEvent([best, *others]))
-    return float(accountant.get_epsilon(delta))
+    run = training_event(sampling_rate, sigma, steps)
+    best = RepeatAndSelectDpEvent(run, expected_runs, _LOGARITHMIC)
+    return epsilon_of_events([best], delta, prior_releases)
 
 
 def epsilon_stated(
@@ -73,14 +62,14 @@ def epsilon_stated(
     steps: int,
     delta: float,
     expected_runs: float | None,
-    spent: Spent = (),
+    prior_releases: PriorReleases = (),
 ) -> float:
-    """Epsilon at `delta` as a run states it: by PLD, or the best run's of a selection, by RDP."""
+    """Epsilon at `delta` that a run states: of itself by PLD, or of a selection by RDP."""
     if expected_runs is None:
-        return epsilon_pld(sampling_rate, sigma, steps, delta, spent)
+        return epsilon_pld(sampling_rate, sigma, steps, delta, prior_releases)
     if steps == 0 or sigma == 0:
-        return epsilon_rdp(sampling_rate, sigma, steps, delta, spent)
-    return epsilon_selected(sampling_rate, sigma, steps, delta, expected_runs, spent)
+        return epsilon_rdp(sampling_rate, sigma, steps, delta, prior_releases)
+    return epsilon_selected(sampling_rate, sigma, steps, delta, expected_runs, prior_releases)
 
 
 def calibrate_selected(
@@ -89,17 +78,19 @@ def calibrate_selected(
     epsilon: float,
     delta: float,
     expected_runs: float,
-    spent: Spent = (),
+    prior_releases: PriorReleases = (),
 ) -> float:
-    """The least sigma, to a relative 2e-4, for which the best of all runs is (epsilon, delta)-DP.
+    """The least sigma, to a relative 2e-4, that makes the best of all runs (epsilon, delta)-DP.
 
     Raises:
-        DpmixError: as `accounting.calibrate_sigma` raises.
+        DpmixError: `delta` is below `MIN_DELTA`, no sigma up to 1e6 reaches `epsilon`, or less than
+            `MIN_SIGMA` reaches it.
     """
     refuse_tiny_delta(delta)
 
     def excess(sigma: float) -> float:
-        return epsilon_selected(sampling_rate, sigma, steps, delta, expected_runs, spent) - epsilon
+        given = (sampling_rate, sigma, steps, delta, expected_runs, prior_releases)
+        return epsilon_selected(*given) - epsilon
 
     high = 1.0
     while excess(high) > 0:
@@ -122,16 +113,16 @@ def calibrate_selected(
 
 
 def number_of_runs(expected_runs: float, uniform: float) -> int:
-    """How many runs: a number of the logarithmic distribution with that mean, at least 1.
+    """Draw the number of runs, at least 1, from the logarithmic distribution.
 
     Args:
-        expected_runs: its mean.
+        expected_runs: mean of the distribution.
         uniform: a uniform number in [0, 1) from a secret source.
     """
     if expected_runs < 1 + _NEARLY_ONE:
         return 1
     p = float(brentq(lambda p: logser.mean(p) - expected_runs, 1e-9, 1 - 1e-9))
-    # By hand: the library's own inverse does not end for some p.
+    # Not by scipy's inverse, which does not end for some p.
     runs, chance = 1, -p / math.log1p(-p)
     passed = chance
     while uniform >= passed and chance > _NO_CHANCE:
@@ -142,10 +133,10 @@ def number_of_runs(expected_runs: float, uniform: float) -> int:
 
 
 def check_expected_runs(expected_runs: float) -> None:
-    """Check the mean.
+    """Check the mean number of runs.
 
     Raises:
         DpmixError: it is not in 1..10,000.
     """
-    if not 1 <= expected_runs <= MOST_RUNS:
-        raise DpmixError(f"expected_runs is {expected_runs:g}; expected 1 to {MOST_RUNS:g}")
+    if not 1 <= expected_runs <= _MOST_RUNS:
+        raise DpmixError(f"expected_runs is {expected_runs:g}; expected 1 to {_MOST_RUNS:g}")

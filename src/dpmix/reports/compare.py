@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dpmix.clipping.repeats import epsilon_of_copies_together
 from dpmix.errors import DpmixError
 from dpmix.privacy.accounting import epsilon_together
+from dpmix.privacy.repeats import epsilon_of_copies_together
 from dpmix.reports.page import (
     MOST_SHOWN,
     ClassBar,

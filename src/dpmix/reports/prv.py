@@ -14,7 +14,7 @@ from prv_accountant.discretisers import CellCentred
 from prv_accountant.domain import Domain
 
 from dpmix.errors import DpmixError
-from dpmix.privacy.accounting import Spent, epsilon_pld
+from dpmix.privacy.accounting import PriorReleases, epsilon_pld
 
 # The bounds lie so far from the estimate, as a part of epsilon, and at least so far.
 _ERROR, _LEAST_ERROR = 0.01, 1e-3
@@ -27,16 +27,18 @@ _ROUNDED = 1e-6  # the library has no number for a loss that is the least but fo
 
 
 def epsilon_prv(
-    sampling_rate: float, sigma: float, steps: int, delta: float, spent: Spent = ()
+    sampling_rate: float, sigma: float, steps: int, delta: float, prior_releases: PriorReleases = ()
 ) -> tuple[float, float, float]:
     """Lower bound, estimate and upper bound of epsilon, by privacy random variables.
 
     Raises:
         DpmixError: numbers so extreme that the library does not reach its own precision.
     """
-    error = max(_LEAST_ERROR, _ERROR * epsilon_pld(sampling_rate, sigma, steps, delta, spent))
+    error = max(
+        _LEAST_ERROR, _ERROR * epsilon_pld(sampling_rate, sigma, steps, delta, prior_releases)
+    )
     try:
-        low, estimate, high = _bounds(sampling_rate, sigma, steps, delta, spent, error)
+        low, estimate, high = _bounds(sampling_rate, sigma, steps, delta, prior_releases, error)
     # What the library raises where its grid is too coarse or too large.
     except (RuntimeError, ValueError, AssertionError, MemoryError) as problem:
         raise DpmixError(
@@ -48,7 +50,12 @@ def epsilon_prv(
 
 
 def _bounds(
-    sampling_rate: float, sigma: float, steps: int, delta: float, spent: Spent, error: float
+    sampling_rate: float,
+    sigma: float,
+    steps: int,
+    delta: float,
+    prior_releases: PriorReleases,
+    error: float,
 ) -> tuple[float, float, float]:
     """The library's `PRVAccountant`, but that it knows where a subsampled loss begins.
 
@@ -59,11 +66,11 @@ def _bounds(
         PoissonSubsampledGaussianMechanism(sampling_rate, sigma)
         if sampling_rate < 1
         else GaussianMechanism(sigma),
-        *(GaussianMechanism(other) for other in spent),
+        *(GaussianMechanism(other) for other in prior_releases),
     ]
-    counts = [steps, *(1 for _ in spent)]
+    counts = [steps, *(1 for _ in prior_releases)]
     least = math.log1p(-sampling_rate) - _ROUNDED if sampling_rate < 1 else -math.inf
-    lowest = [least, *(-math.inf for _ in spent)]
+    lowest = [least, *(-math.inf for _ in prior_releases)]
     delta_error = _DELTA_ERROR * delta
     reach = compute_safe_domain_size(mechanisms, counts, error, delta_error)
     # Theorem 5.5.

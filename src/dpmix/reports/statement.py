@@ -16,13 +16,13 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from dpmix.clipping.repeats import epsilon_of_copies
-from dpmix.errors import DpmixError
+from dpmix.errors import DISTRIBUTION, DpmixError
 from dpmix.files import to_json
 from dpmix.models.backbones.backbone import Backbone
 from dpmix.pool.load import PoolFacts
 from dpmix.privacy.accounting import MIN_SIGMA
 from dpmix.privacy.plan import PrivacyPlan
+from dpmix.privacy.repeats import epsilon_of_copies
 from dpmix.runs.config import Config
 from dpmix.runs.settings import ViewConfig
 
@@ -283,7 +283,7 @@ NOT_PRIVATE = "NOT PRIVATE"
 MECHANISM = "Poisson-subsampled Gaussian on the sum of clipped gradients (DP-SGD)"
 
 
-_LIBRARIES = ("dpmix", "torch", "torchvision", "numpy", "dp-accounting")
+_LIBRARIES = ("torch", "torchvision", "numpy", "dp-accounting")
 
 
 def privacy_statement(
@@ -362,7 +362,7 @@ def privacy_statement(
         if plan.private
         else [],
         "repeats": repeats and {"most": repeats[0], "epsilon": repeats[1]},
-        "spent_before": list(plan.spent),
+        "spent_before": list(plan.prior_releases),
         "expected_runs": plan.expected_runs,
         "public_inputs": {
             "pool": pool and pool.as_dict() | _use_of_pool(config.views),
@@ -377,7 +377,8 @@ def privacy_statement(
 
 def versions() -> dict[str, str]:
     """Of Python and of what a run's numbers come from."""
-    return {"python": platform.python_version()} | {name: version(name) for name in _LIBRARIES}
+    ours = {"python": platform.python_version(), "dpmix": version(DISTRIBUTION)}
+    return ours | {name: version(name) for name in _LIBRARIES}
 
 
 def _facts(backbone: Backbone, config: Config) -> dict[str, Any]:
@@ -427,8 +428,10 @@ def guarantee(
             f" One image occurs {repeats[0]} times in the training set: for the person in it, "
             f"epsilon is {shown_epsilon(repeats[1])}."
         )
-    if plan.spent:
-        sentence += f" That includes {len(plan.spent)} earlier release(s) of the same data."
+    if plan.prior_releases:
+        sentence += (
+            f" That includes {len(plan.prior_releases)} earlier release(s) of the same data."
+        )
     if plan.expected_runs is not None:
         sentence += (
             " That includes the choice of this run as the best of a random number of runs, "
@@ -465,7 +468,7 @@ def assumptions(
     data = config.data
     but = (
         ", except that the method and the pool may have been chosen by the earlier releases"
-        if plan.spent
+        if plan.prior_releases
         else ""
     )
     selected = ", but for the private selection" if plan.expected_runs is not None else ""

@@ -2,10 +2,10 @@
 
 from rich.table import Table
 
-from dpmix.clipping.repeats import epsilon_of_copies
 from dpmix.data.splits import JudgedOn
 from dpmix.pool.load import PoolFacts
 from dpmix.privacy.plan import PrivacyPlan
+from dpmix.privacy.repeats import epsilon_of_copies
 from dpmix.reports.statement import NOT_PRIVATE, shown_epsilon, shown_sigma
 from dpmix.training.evaluate import Evaluation
 
@@ -39,7 +39,7 @@ def guarantee_rows(
     if copies > 1:
         rows.insert(1, repeats_row(copies, epsilon_of_copies(plan, copies, plan.steps)))
     rows += [
-        ("sampling", f"q {plan.sampling_rate:.6g}, expected batch {plan.expected_batch_size:g}"),
+        ("sampling", _sampling(plan)),
         ("steps", str(plan.steps)),
         ("method", method),
     ]
@@ -47,8 +47,8 @@ def guarantee_rows(
         rows.append(
             ("sensitivity", f"{plan.sensitivity_multiplier}C: so many times the noise of one C")
         )
-    if plan.private and plan.spent:
-        rows.append(("spent before", f"{len(plan.spent)} release(s), included in epsilon"))
+    if plan.private and plan.prior_releases:
+        rows.append(("spent before", f"{len(plan.prior_releases)} release(s), included in epsilon"))
     if plan.private and plan.expected_runs is not None:
         rows.append(
             ("selection", f"best of {plan.expected_runs:g} runs on average, included in epsilon")
@@ -56,6 +56,17 @@ def guarantee_rows(
     if seed is not None:
         rows.append(("seed", f"{seed}: a RESEARCH run, its noise can be recomputed from the seed"))
     return rows
+
+
+def _sampling(plan: PrivacyPlan) -> str:
+    """Rate and expected batch; the denominator too where it is another number, or N is private."""
+    batch, divisor = plan.expected_batch_size, f"{plan.denominator:g}"
+    facts = [f"q {plan.sampling_rate:.6g}"]
+    if batch is not None:
+        facts.append(f"expected batch {batch:g}")
+    if batch is None or f"{batch:g}" != divisor:
+        facts.append(f"sums divided by {divisor}")
+    return ", ".join(facts)
 
 
 def repeats_row(copies: int, epsilon: float) -> tuple[str, str]:

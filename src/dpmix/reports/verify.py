@@ -15,13 +15,20 @@ from pathlib import Path
 
 from jinja2 import UndefinedError
 
-from dpmix.clipping.repeats import epsilon_of_copies
-from dpmix.errors import DpmixError
+from dpmix.errors import DISTRIBUTION, DpmixError
 from dpmix.privacy.plan import PrivacyPlan
+from dpmix.privacy.repeats import epsilon_of_copies
 from dpmix.reports.model_card import model_card
 from dpmix.reports.page import RunFacts, audit_verdict, audited_facts, report_page
 from dpmix.reports.prv import epsilon_prv
-from dpmix.reports.statement import MECHANISM, Statement, assumptions, guarantee, read_statement
+from dpmix.reports.statement import (
+    MECHANISM,
+    Statement,
+    assumptions,
+    guarantee,
+    read_statement,
+    versions,
+)
 from dpmix.runs.checkpoint import newest_step
 from dpmix.runs.config import Config
 from dpmix.runs.folder import RunFolder
@@ -128,7 +135,7 @@ def _check_card(folder: RunFolder, said: Statement, config: Config) -> None:
     card = bytes_of(folder.card).decode(errors="replace")
     if said.guarantee not in card:
         raise _broken(f"'{folder.card.name}' does not hold the statement's guarantee")
-    if said.versions.get("dpmix") != version("dpmix"):
+    if said.versions.get("dpmix") != version(DISTRIBUTION):
         return
     statement, numbers = (json.loads(bytes_of(path)) for path in (folder.privacy, folder.metrics))
     try:
@@ -143,7 +150,8 @@ def _check_card(folder: RunFolder, said: Statement, config: Config) -> None:
 
 def _drawn_by_these(said: Statement) -> bool:
     """Whether what writes card and page is what wrote them: other versions may round otherwise."""
-    return all(said.versions.get(name) == version(name) for name in _DRAWN_BY)
+    here = versions()
+    return all(said.versions.get(name) == here[name] for name in _DRAWN_BY)
 
 
 def _check_page(folder: RunFolder, facts: RunFacts) -> bool | None:
@@ -185,7 +193,7 @@ def _plan_of(said: Statement, config: Config) -> PrivacyPlan:
         sensitivity_multiplier=spec.sensitivity_multiplier,
         target_epsilon=config.privacy.epsilon,
         n=said.examples,
-        spent=tuple(said.spent_before),
+        prior_releases=tuple(said.spent_before),
         expected_runs=said.expected_runs,
     )
 
@@ -296,7 +304,7 @@ def _check_by_prv(
     name: str, stated: float, plan: PrivacyPlan, steps: int
 ) -> tuple[float, float, float]:
     given = (plan.sampling_rate, plan.noise_multiplier, steps, plan.delta)
-    low, estimate, high = epsilon_prv(*given, plan.spent)
+    low, estimate, high = epsilon_prv(*given, plan.prior_releases)
     # The best of several runs has more than one of them, which is all that PRV can say.
     most = math.inf if plan.expected_runs is not None else high * (1 + _ROUNDED_UP)
     if not low <= stated <= most:

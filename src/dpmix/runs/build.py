@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from dpmix.clipping.repeats import epsilon_of_copies, refuse_repeats
+from dpmix.privacy.repeats import epsilon_of_copies, refuse_repeats
 from dpmix.data.fingerprint import find_repeats, fingerprint
 from dpmix.data.image import READING, Progress, Reading, ReadOptions
 from dpmix.data.named import load_splits, public_name
@@ -28,7 +28,7 @@ from dpmix.models.registry import build_model
 from dpmix.pool.load import LoadedPool, PoolFacts, load_pool_for
 from dpmix.pool.pool import PublicPool
 from dpmix.privacy.plan import PrivacyPlan
-from dpmix.privacy.prior_releases import read_spent
+from dpmix.privacy.prior_releases import read_prior_releases
 from dpmix.privacy.randomness import Randomness
 from dpmix.runs.config import Config
 from dpmix.runs.defaults import (
@@ -321,7 +321,7 @@ def calibrate(privacy: PrivacyConfig, n: int, spec: ViewSpec) -> PrivacyPlan:
     return PrivacyPlan.calibrate(
         n=n if privacy.n_is_public else None,
         sensitivity_multiplier=spec.sensitivity_multiplier,
-        spent=read_spent(privacy.prior_releases),
+        prior_releases=read_prior_releases(privacy.prior_releases),
         **privacy.model_dump(exclude={"prior_releases", "allow_repeats"}),
     )
 

@@ -32,7 +32,7 @@ def estimate_rows(run: Run) -> Rows:
     way = run.trainer().way
     seconds = seconds_per_step(run, way)
     views, spec = run.views.spec.views, run.views.spec
-    groups = run.plan.expected_batch_size / spec.examples_per_group
+    groups = run.plan.denominator / spec.examples_per_group
     optimizer = run.config.optimizer
     pretraining, cached = run.pretraining, cache_line(run)
     return [
@@ -89,7 +89,7 @@ def seconds_per_step(run: Run, way: Way) -> float:
     elif warm_up > LONG_PASS:
         groups, repeats = 1, 1
     each = sorted(passed(groups) for _ in range(repeats))[repeats // 2] / groups
-    return each * run.plan.expected_batch_size / run.views.spec.examples_per_group
+    return each * run.plan.denominator / run.views.spec.examples_per_group
 
 
 def step_memory(run: Run) -> int:

@@ -315,7 +315,7 @@ class PrivacyConfig(Section):
     )
     prior_releases: tuple[str, ...] = Field(
         (),
-        description="report of an earlier release of these data, to include in epsilon; repeatable",
+        description="JSON record of an earlier Gaussian release of these data, to include in epsilon; repeatable",
         json_schema_extra=PATH,
     )
 

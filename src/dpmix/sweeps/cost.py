@@ -8,13 +8,13 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from dpmix.privacy.accounting import Spent, epsilon_together
+from dpmix.privacy.accounting import PriorReleases, epsilon_together
 from dpmix.privacy.selection import epsilon_selected
 from dpmix.reports.statement import Statement, read_statement
 from dpmix.runs.config import Config
 from dpmix.runs.folder import RunFolder
 
-Mechanism = tuple[float, float, int, Spent]
+Mechanism = tuple[float, float, int, PriorReleases]
 
 
 """q, sigma, T, and the sigmas of what was spent before."""

@@ -14,7 +14,6 @@ from torch.optim import Optimizer
 
 from dpmix.clipping.loss import soft_cross_entropy
 from dpmix.clipping.model_check import check_private, logits_of, preserved
-from dpmix.clipping.repeats import epsilon_of_copies, refuse_repeats
 from dpmix.clipping.types import Engine, Loss
 from dpmix.data.fingerprint import find_repeats
 from dpmix.data.normalization import Normalization
@@ -25,6 +24,7 @@ from dpmix.data.torch_dataset import PairDataset, Range, example_origins, read_i
 from dpmix.errors import DpmixError
 from dpmix.pool.pool import PublicPool
 from dpmix.privacy.plan import PrivacyPlan
+from dpmix.privacy.repeats import epsilon_of_copies, refuse_repeats
 from dpmix.training.trainer import PrivateTrainer
 from dpmix.views.builder import ViewBuilder
 from dpmix.views.spec import ViewSpec

@@ -5,6 +5,7 @@ import math
 import os
 import threading
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NoReturn
 from weakref import WeakSet
@@ -29,7 +30,7 @@ from dpmix.privacy.sampling import PoissonSampler
 from dpmix.training.distributed import ALONE, Ranks
 from dpmix.training.gradient_guard import mark_released, require_released_gradients
 from dpmix.training.model_guard import ModelGuard, same_dtype
-from dpmix.views.builder import ViewSet, ViewSource
+from dpmix.views.builder import ViewSource
 from dpmix.views.mixup import random_matching
 from dpmix.views.spec import ViewSpec
 
@@ -137,6 +138,9 @@ def refuse_unfit_parts(
         )
 
 
+ClippedSums = Callable[["PrivateTrainer", Tensor, StepRandomness], ClippedSum]
+
+
 # Views are built for as many examples at a time as fit in here: in the cache, not in memory.
 VIEW_BYTES = 16 * 2**20
 
@@ -166,6 +170,9 @@ class PrivateTrainer:
         view_chunk: int | None = None,
         compiled: bool = False,
         ranks: Ranks = ALONE,
+        sampler: PoissonSampler | None = None,
+        noise: GaussianNoise | None = None,
+        clipped_sum: ClippedSums | None = None,
     ) -> None:
         """Wire a run.
 
@@ -183,6 +190,10 @@ class PrivateTrainer:
             view_chunk: see `clipped_gradient_sum`.
             compiled: fuse the passes with `torch.compile`; see `compiled_way`.
             ranks: the processes that train together, each with this same plan and its own data.
+            sampler: draws the examples of a step, for audits; None samples `data` by the plan.
+            noise: makes the release of a clipped sum, for audits; None adds the plan's noise.
+            clipped_sum: from this trainer, the drawn examples and the step's randomness to their
+                clipped sum, for audits; None calls the method `clipped_sum`.
 
         Raises:
             DpmixError: a model that can't be trained privately, data that the views are not for, a
@@ -202,7 +213,9 @@ class PrivateTrainer:
         ranks.refuse_unless_equal("views", views.spec)
         self._frozen = frozen_modules(model)
         self.device = self.parameters[0].device
-        self._sampler, self._noise = PoissonSampler(plan, len(data)), GaussianNoise(plan)
+        self._sampler = sampler or PoissonSampler(plan, len(data))
+        self._noise = noise or GaussianNoise(plan)
+        self._clip = clipped_sum or type(self).clipped_sum
         self._randomness = Randomness(seed, ranks.rank)
         self.way = choose_way(
             engine,
@@ -211,7 +224,7 @@ class PrivateTrainer:
             views.view_shape(data.image_shape),
             views.spec.views,
             view_chunk,
-            passes=plan.steps * plan.expected_batch_size * views.spec.views,
+            passes=plan.steps * plan.denominator * views.spec.views,
             repeatable=seed is not None,
             compiled=compiled,
         )
@@ -340,7 +353,7 @@ class PrivateTrainer:
                 # For dropout: others may know what a generator draws that the caller seeded.
                 with torch_seeded(draws.model, self.device):
                     for examples in self._chunks(drawn, draws):
-                        part = self._clipped_sum(examples, draws)
+                        part = self._clip(self, examples, draws)
                         torch._foreach_add_(total, part.gradients)
                         parts.append(part)
                 return len(drawn), total, parts, draws.noise
@@ -374,8 +387,32 @@ class PrivateTrainer:
         groups = max(1, VIEW_BYTES // group_bytes)
         return [chunk for chunk in drawn.split(groups * members) if len(chunk)]
 
-    def _clipped_sum(self, examples: Int64[Tensor, " E"], draws: StepRandomness) -> ClippedSum:
-        return self._sum_of(self.views.of(self.data, examples, draws.views, self.device))
+    def clipped_sum(
+        self,
+        examples: Int64[Tensor, " E"],
+        draws: StepRandomness,
+        *,
+        views: ViewSource | None = None,
+        loss: Loss | None = None,
+    ) -> ClippedSum:
+        """The clipped sum of `examples` as a step computes it: private, without noise.
+
+        Args:
+            examples: indices into `data`, [E].
+            draws: the randomness of a step; the views are drawn from it.
+            views: replaces the trainer's views, for audits.
+            loss: replaces the trainer's loss, for audits.
+        """
+        made = (views or self.views).of(self.data, examples, draws.views, self.device)
+        return clipped_gradient_sum(
+            self._called,
+            loss or self.loss,
+            same_dtype(made.views, self.model),
+            made.labels,
+            self.plan.max_grad_norm,
+            engine=self.way.engine,
+            view_chunk=self.way.view_chunk,
+        )
 
     def _take_less_memory(self) -> None:
         """Take one example and a quarter of its views at a time from now on; but once.
@@ -392,14 +429,3 @@ class PrivateTrainer:
         chunk = max(1, (self.way.view_chunk or self.views.spec.views) // 4)
         self.way = replace(self.way, engine="examplewise", view_chunk=chunk)
         warnings.warn(f"out of memory: the step is done again with engine {self.way}", stacklevel=2)
-
-    def _sum_of(self, view_set: ViewSet) -> ClippedSum:
-        return clipped_gradient_sum(
-            self._called,
-            self.loss,
-            same_dtype(view_set.views, self.model),
-            view_set.labels,
-            self.plan.max_grad_norm,
-            engine=self.way.engine,
-            view_chunk=self.way.view_chunk,
-        )

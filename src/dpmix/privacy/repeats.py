@@ -26,7 +26,7 @@ from dpmix.errors import DpmixError
 from dpmix.privacy.accounting import (
     LOSS_GRID,
     PART_OF_LOSS,
-    Spent,
+    PriorReleases,
     Training,
     epsilon_composed,
     gaussian_loss,
@@ -65,16 +65,19 @@ def epsilon_of_copies(plan: PrivacyPlan, copies: int, steps: int) -> float:
     if plan.expected_runs is not None and steps:
         return _by_group_privacy(plan, copies, steps)
     training = (plan.sampling_rate, plan.noise_multiplier, steps)
-    return epsilon_of_copies_together((training,), copies, plan.delta, plan.spent)
+    return epsilon_of_copies_together((training,), copies, plan.delta, plan.prior_releases)
 
 
 def epsilon_of_copies_together(
-    trainings: tuple[Training, ...], copies: int, delta: float, spent: Spent = ()
+    trainings: tuple[Training, ...], copies: int, delta: float, prior_releases: PriorReleases = ()
 ) -> float:
     """The same of several trainings on the same data, for whoever sees all of them."""
     if any(steps and sigma == 0 for _, sigma, steps in trainings):
         return math.inf
-    releases = [*(one for one in trainings if one[2]), *((1.0, sigma, 1) for sigma in spent)]
+    releases = [
+        *(one for one in trainings if one[2]),
+        *((1.0, sigma, 1) for sigma in prior_releases),
+    ]
     grid = _grid(releases, copies)
     losses = [
         _loss(rate, sigma, copies, grid).self_compose(int(steps)) for rate, sigma, steps in releases
@@ -160,7 +163,7 @@ def _by_group_privacy(plan: PrivacyPlan, copies: int, steps: int) -> float:
         d = plan.delta * math.expm1(e) / math.expm1(copies * e)
         needed = epsilon_selected(
             plan.sampling_rate, plan.noise_multiplier, steps, d, plan.expected_runs or 1.0,
-            plan.spent,
+            plan.prior_releases,
         )  # fmt: skip
         if needed <= e:
             return copies * e

@@ -12,19 +12,19 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom, norm
 
-from dpmix.clipping.repeats import (
-    _drawn,
-    _loss,
-    epsilon_of_copies,
-    epsilon_of_copies_together,
-    refuse_repeats,
-)
 from dpmix.data import TensorSource
 from dpmix.data.fingerprint import Repeats
 from dpmix.data.splits import Subset
 from dpmix.errors import DpmixError
 from dpmix.privacy.accounting import epsilon_gaussian, epsilon_pld, epsilon_together
 from dpmix.privacy.plan import PrivacyPlan
+from dpmix.privacy.repeats import (
+    _drawn,
+    _loss,
+    epsilon_of_copies,
+    epsilon_of_copies_together,
+    refuse_repeats,
+)
 from dpmix.privacy.selection import epsilon_selected
 
 
@@ -119,8 +119,12 @@ def test_more_copies_cost_more_and_never_more_than_if_all_were_drawn(
 def test_what_was_spent_before_moves_by_every_copy():
     found = epsilon_of_copies_together((), 4, 1e-5, (20.0,))
     assert found == pytest.approx(epsilon_gaussian(5.0, 1e-5), rel=1e-3)
-    with_it = epsilon_of_copies(plan(spent=(20.0,)), 4, 20)
-    assert with_it > epsilon_of_copies(plan(spent=(20.0,)), 4, 0) == pytest.approx(found, rel=1e-3)
+    with_it = epsilon_of_copies(plan(prior_releases=(20.0,)), 4, 20)
+    assert (
+        with_it
+        > epsilon_of_copies(plan(prior_releases=(20.0,)), 4, 0)
+        == pytest.approx(found, rel=1e-3)
+    )
 
 
 def test_trainings_of_the_same_images_compose():

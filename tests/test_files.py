@@ -1,9 +1,11 @@
-"""Files are written whole or not at all."""
+"""Files are written whole or not at all; JSON without what JSON does not have."""
+
+import json
 
 import pytest
 
 from dpmix.errors import DpmixError
-from dpmix.files import stage, stage_all, text_writer, write_text
+from dpmix.files import stage, stage_all, text_writer, to_json, write_text
 
 
 def names(folder):
@@ -41,3 +43,11 @@ def test_of_several_files_all_are_staged_or_none(tmp_path, no_space):
     staged = stage_all({small: text_writer("x"), large: text_writer("y")})
     assert not small.exists() and not large.exists()
     assert [aside.read_text() for aside in staged.values()] == ["x", "y"]
+
+
+def test_json_has_no_infinity_or_nan():
+    text = to_json({"a": [float("inf"), float("nan"), 1.5], "b": {"c": -float("inf")}})
+    assert json.loads(text, parse_constant=pytest.fail) == {
+        "a": ["inf", "nan", 1.5],
+        "b": {"c": "-inf"},
+    }
