@@ -68,7 +68,7 @@ def _help(field: FieldInfo) -> str:
         if get_origin(part) is Literal
         for choice in get_args(part)
     ]
-    text = (field.description or "").replace("[", "\\[")
+    text = " ".join((field.description or "").split()).replace("[", "\\[")
     if choices:
         text = f"{', '.join(choices)}: {text}"
     if field.default in (None, (), PydanticUndefined):

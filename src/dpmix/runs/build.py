@@ -195,7 +195,12 @@ def build_run(
     # A resumed run has the images that it began with, which `resume` compares.
     allowed = config.privacy.allow_repeats or plan is not None
     plan = plan or calibrate(config.privacy, n, spec)
-    copies = _copies(splits, plan, allowed)
+    copies = 1  # where nothing is claimed
+    if plan.private:
+        repeats = find_repeats(splits.train_digests)
+        copies = repeats.most
+        if not allowed:
+            refuse_repeats(repeats, splits.train, lambda m: epsilon_of_copies(plan, m, plan.steps))
     config = choose_rate(config, plan)
     loaded = _read_pool(config, splits, progress, reading)
     pool = loaded.pool if loaded else None
@@ -324,16 +329,6 @@ def calibrate(privacy: PrivacyConfig, n: int, spec: ViewSpec) -> PrivacyPlan:
         prior_releases=read_prior_releases(privacy.prior_releases),
         **privacy.model_dump(exclude={"prior_releases", "allow_repeats"}),
     )
-
-
-def _copies(splits: Splits, plan: PrivacyPlan, allowed: bool) -> int:
-    """How often the most frequent training image occurs; 1 where nothing is claimed."""
-    if not plan.private:
-        return 1
-    found = find_repeats(splits.train_digests)
-    if not allowed:
-        refuse_repeats(found, splits.train, lambda m: epsilon_of_copies(plan, m, plan.steps))
-    return found.most
 
 
 def _whitens(config: Config) -> bool:
