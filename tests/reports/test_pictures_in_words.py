@@ -33,7 +33,7 @@ def test_the_line_says_size_fit_colours_mirroring_and_what_is_held_out(
     image_root, tmp_path, quick, changes, part, said
 ):
     leaves = quick | {"data": str(image_root / part), "output": str(tmp_path / "run")} | changes
-    parts = build_run(Config.load(**leaves), trial="dry-run")
+    parts = build_run(Config.load(**leaves), trial=True)
     line = pictures_in_words(parts.config, parts.splits, parts.views.spec)
     assert said in line
     assert not re.search(re.escape(str(image_root)), line)

@@ -68,6 +68,7 @@ class Config(Section):
         Raises:
             DpmixError: an unknown name or a value that does not fit.
         """
+        tree = {name: part for name, part in tree.items() if part is not None}
         given: Tree = {}
         for name, value in leaves.items():
             if name not in LEAVES:

@@ -61,7 +61,7 @@ class HubClassifier(ImageClassifier, PyTorchModelHubMixin):
         download: bool = False,
         backbone_weights: str | None = None,
     ) -> None:
-        config = Config.of(settings, download=download, backbone_weights=backbone_weights)
+        config = Config.from_tree(settings, download=download, backbone_weights=backbone_weights)
         super().__init__(rebuild(config, Path("config.json"), "cpu"))
 
     @classmethod
