@@ -2,8 +2,6 @@
 
 import json
 import re
-import shutil
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -115,7 +113,9 @@ def test_without_epsilon_every_output_says_not_private_and_it_learns(fit):
     assert said["private"] is False and said["guarantee"].startswith("NOT PRIVATE")
     assert said["epsilon"] == "inf" and said["noise_std"] == 0
     assert said["assumptions"] == [] and "Gaussian" not in said["mechanism"]
-    assert "NOT PRIVATE" in texts["MODEL_CARD.md"] and "guarantee means" not in texts["MODEL_CARD.md"]
+    assert (
+        "NOT PRIVATE" in texts["MODEL_CARD.md"] and "guarantee means" not in texts["MODEL_CARD.md"]
+    )
     assert "<strong>NOT PRIVATE</strong>" in texts["report.html"]
     assert json.loads(texts["metrics.json"])["private"] is False
 

@@ -12,7 +12,6 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from dpmix.privacy.repeats import epsilon_of_copies, refuse_repeats
 from dpmix.data.fingerprint import find_repeats, fingerprint
 from dpmix.data.image import READING, Progress, Reading, ReadOptions
 from dpmix.data.named import load_splits, public_name
@@ -30,6 +29,7 @@ from dpmix.pool.pool import PublicPool
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.privacy.prior_releases import read_prior_releases
 from dpmix.privacy.randomness import Randomness
+from dpmix.privacy.repeats import epsilon_of_copies, refuse_repeats
 from dpmix.runs.config import Config
 from dpmix.runs.defaults import (
     check_settings,
@@ -41,7 +41,7 @@ from dpmix.runs.defaults import (
     reads_pool,
 )
 from dpmix.runs.folder import RunFolder
-from dpmix.runs.inputs import CachedFeatures, FreshViews, Inputs
+from dpmix.runs.inputs import CachedFeatures, FreshViews
 from dpmix.runs.settings import InputConfig, PrivacyConfig, places
 from dpmix.training.distributed import ALONE, Ranks
 from dpmix.training.feature_cache import FeatureCache
@@ -90,7 +90,7 @@ class Run:
     pool_facts: PoolFacts | None
     pretraining: Pretraining | None
     backbone: Backbone | None
-    inputs: Inputs
+    inputs: FreshViews
     ranks: Ranks
     backbone_hint: str | None
     copies: int
@@ -154,7 +154,7 @@ def build_run(
     progress: Progress | None = None,
     *,
     trial: bool = False,
-    plan: PrivacyPlan | None = None,
+    resumed: PrivacyPlan | None = None,
     ranks: Ranks = ALONE,
     recorded: bool = False,
 ) -> Run:
@@ -165,7 +165,7 @@ def build_run(
         progress: called with (images decoded, images in all).
         trial: for a run that only shows sizes and costs: a backbone has random weights, unless a
             file of them is given, and the run folder is not looked at.
-        plan: of the run that is resumed; None calibrates one.
+        resumed: the plan of the run that is resumed; None calibrates one.
         ranks: the processes that train together.
         recorded: read images by the rule that `config` records, where it is that of a run; a new
             run reads them by the newest.
@@ -173,7 +173,7 @@ def build_run(
     Raises:
         DpmixError: any setting or data that can't be meant.
     """
-    if config.run.output and not trial and plan is None and ranks.first:
+    if config.run.output and not trial and resumed is None and ranks.first:
         # Before the data are read, which can take minutes.
         RunFolder(Path(config.run.output)).refuse_if_taken(config.run.overwrite)
     device = choose_device(config.run.device)
@@ -193,8 +193,8 @@ def build_run(
     spec = config.view_spec(splits.flip)
     config = choose_recipe(config, n, spec.views)
     # A resumed run has the images that it began with, which `resume` compares.
-    allowed = config.privacy.allow_repeats or plan is not None
-    plan = plan or calibrate(config.privacy, n, spec)
+    allowed = config.privacy.allow_repeats or resumed is not None
+    plan = resumed or calibrate(config.privacy, n, spec)
     copies = 1  # where nothing is claimed
     if plan.private:
         repeats = find_repeats(splits.train_digests)
@@ -411,7 +411,7 @@ def _inputs(
     model: nn.Module,
     backbone: Backbone | None,
     device: torch.device,
-) -> Inputs:
+) -> FreshViews:
     chosen = config.features
     if backbone is None or chosen.cache_views is None:  # only a head has cached views
         return FreshViews(views, splits, model, device)

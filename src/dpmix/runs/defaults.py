@@ -99,9 +99,7 @@ def _choose_views(views: ViewConfig, model: ModelConfig) -> ViewConfig:
         method=method,
         k_base=_first(views.k_base, k_base),
         k_self=_first(views.k_self, k_self),
-        crop_padding=_first(
-            views.crop_padding, CROP_PADDING_FOR.get(name, ViewSpec.crop_padding)
-        ),
+        crop_padding=_first(views.crop_padding, CROP_PADDING_FOR.get(name, ViewSpec.crop_padding)),
     )
 
 
@@ -240,9 +238,7 @@ def choose_rate(config: Config, plan: PrivacyPlan) -> Config:
     if optimizer.learning_rate is None:
         still = 1 - _first(optimizer.momentum, MOMENTUM)
         head = config.model.backbone is not None
-        rate = (
-            _head_rate(plan, still, config.model.feature_length) if head else _rate(plan, still)
-        )
+        rate = _head_rate(plan, still, config.model.feature_length) if head else _rate(plan, still)
         optimizer = _set(optimizer, learning_rate=float(f"{rate:.3g}"))
     return _set(config, optimizer=optimizer)
 

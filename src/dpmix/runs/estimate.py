@@ -135,7 +135,7 @@ def pictures_line(run: Run) -> str:
 
 def cache_line(run: Run) -> str | None:
     """How much is embedded, and where; None where nothing is."""
-    return run.inputs.cache_facts(n_is_public=run.plan.n is not None)
+    return run.inputs.cache_size(n_is_public=run.plan.n is not None)
 
 
 def _time_to_embed(run: Run) -> str:

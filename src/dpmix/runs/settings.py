@@ -70,7 +70,8 @@ class ViewConfig(Section):
     method: Method | None = None
     """which views are made; default: mix-self, or what measured better for the network"""
     k_base: int | None = Field(
-        None, description=f"K_BASE: self-augmentations of each image; default {ViewSpec.k_base} or fewer"
+        None,
+        description=f"K_BASE: self-augmentations of each image; default {ViewSpec.k_base} or fewer",
     )
     k_self: int | None = Field(
         None, description=f"K_SELF: mixups of one image's views; default {ViewSpec.k_self} or fewer"
@@ -80,7 +81,8 @@ class ViewConfig(Section):
     mixup_alpha: float = ViewSpec.mixup_alpha
     """alpha of Beta(alpha, alpha), the mixing weight"""
     crop_padding: int | None = Field(
-        None, description=f"reflect padding before the random crop in pixels; default {ViewSpec.crop_padding} or less"
+        None,
+        description=f"reflect padding before the random crop in pixels; default {ViewSpec.crop_padding} or less",
     )
     flip: bool | None = None
     """mirror views at random; default: on, but off for digits"""
