@@ -12,13 +12,14 @@ from dataclasses import asdict, dataclass, fields
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
-
 import torch
-
+from dpmix.files import remove_all
+from dpmix.files import stage
 from dpmix.errors import DpmixError
-from dpmix.files import remove_all, stage
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.runs.settings import RunConfig
+
+
 
 FORMAT = 2
 

@@ -3,13 +3,18 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-
-from dpmix.errors import DpmixError, nearest
 from dpmix.files import write_text
+from dpmix.errors import DpmixError
+from dpmix.errors import nearest
 from dpmix.runs import graph_files as onnx_file
 from dpmix.runs import graph_files as torch_export_file
 from dpmix.runs.hub_folder import write_hub_folder
-from dpmix.runs.released_run import ReleasedRun, read_released, refuse_if_taken, write_folder
+from dpmix.runs.released_run import refuse_if_taken
+from dpmix.runs.released_run import write_folder
+from dpmix.runs.released_run import ReleasedRun
+from dpmix.runs.released_run import read_released
+
+
 
 STATEMENT, CARD = "privacy.json", "MODEL_CARD.md"
 

@@ -12,12 +12,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
 from filelock import FileLock, Timeout
-
+from dpmix.files import Writer
+from dpmix.files import remove_all
+from dpmix.files import stage_all
+from dpmix.files import staged_for
+from dpmix.files import write_text
 from dpmix.errors import DpmixError
-from dpmix.files import Writer, remove_all, stage_all, staged_for, to_json, write_text
 from dpmix.runs.checkpoint import newest_step
+from dpmix.files import to_json
+
 
 
 @dataclass(frozen=True)

@@ -1,22 +1,35 @@
 """`model.pt2`: the network for torch alone, without dpmix, with the statement among its files."""
 
+import torch
+from torch import nn
+from torch.export import Dim, ExportedProgram, export
+from dpmix.errors import DpmixError
+from dpmix.errors import one_line
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor, nn
-from torch.export import Dim, ExportedProgram, export
-
-from dpmix.data.image import in_form
 from dpmix.data.named import load_splits
-from dpmix.errors import DpmixError, one_line, to_install
-from dpmix.files import to_json
+from dpmix.data.image import in_form
+from dpmix.errors import DpmixError
+from pathlib import Path
+from typing import Any
+import torch
+from torch import Tensor
+from dpmix.errors import DpmixError
 from dpmix.runs.hub_classifier import ImageClassifier
 from dpmix.runs.released_run import ReleasedRun
+from dpmix.errors import to_install
+from dpmix.files import to_json
+from pathlib import Path
+import torch
+from dpmix.runs.hub_classifier import ImageClassifier
+from dpmix.runs.released_run import ReleasedRun
+from dpmix.files import to_json
+
+
 
 # A network as a graph of tensor operations, for any number of images and without its sources.
 #

@@ -4,16 +4,18 @@ Guarantees: no pickle is ever read, and a backbone's weights are fetched only wh
 for; they are those that the run was trained on, to the hash, or the model is refused.
 """
 
-from pathlib import Path
-from typing import Any
-
-from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
-
-from dpmix.errors import DpmixError
+from dpmix.runs.load import SavedRun
+from pathlib import Path
+from typing import Any
+from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
 from dpmix.runs.config import Config
-from dpmix.runs.load import SavedRun, load_weights, rebuild
+from dpmix.errors import DpmixError
+from dpmix.runs.load import rebuild
+from dpmix.runs.load import load_weights
+
+
 
 # The whole network that is exported: from the pixels that `dpmix predict` decodes to logits.
 

@@ -6,15 +6,18 @@ pickle; of the settings there is what rebuilds the network and nothing else.
 
 from pathlib import Path
 from typing import Any
-
 import yaml
-
-from dpmix.errors import DpmixError, to_install
-from dpmix.files import to_json, write_text
+from dpmix.files import write_text
 from dpmix.runs.config import Config
-from dpmix.runs.graph_files import largest_difference, public_images
+from dpmix.errors import DpmixError
 from dpmix.runs.hub_classifier import ImageClassifier
 from dpmix.runs.released_run import ReleasedRun
+from dpmix.runs.graph_files import largest_difference
+from dpmix.runs.graph_files import public_images
+from dpmix.errors import to_install
+from dpmix.files import to_json
+
+
 
 _USE = """
 ## How to use it

@@ -1,22 +1,25 @@
 """A finished run, read back from its folder."""
 
-from dataclasses import dataclass
 from pathlib import Path
-
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
-
-from dpmix.data.image import Progress
-from dpmix.data.named import load_splits
-from dpmix.data.normalization import Normalization
-from dpmix.data.source import ImageSource
 from dpmix.errors import DpmixError
 from dpmix.models.head import public_names
+from dataclasses import dataclass
+from pathlib import Path
+from torch import nn
 from dpmix.runs.build import build, choose_device, constants_of, load_backbone_of
 from dpmix.runs.config import Config
-from dpmix.runs.folder import RunFolder
+from dpmix.data.source import ImageSource
+from dpmix.data.normalization import Normalization
+from dpmix.data.named import load_splits
+from dpmix.data.image import Progress
+from dpmix.errors import DpmixError
 from dpmix.runs.settings import InputConfig
+from dpmix.runs.folder import RunFolder
+
+
 
 # Model weights on disk, and rebuilding the model that they belong to.
 

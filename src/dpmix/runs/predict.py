@@ -8,14 +8,17 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
 import torch
-
 from dpmix.data.decode import decode_files
-from dpmix.data.folder_listing import SUFFIXES, list_images, local_path, warn_of_left_out
+from dpmix.data.folder_listing import SUFFIXES
+from dpmix.data.folder_listing import list_images
+from dpmix.data.folder_listing import warn_of_left_out
+from dpmix.data.folder_listing import local_path
 from dpmix.errors import DpmixError
-from dpmix.files import to_json
 from dpmix.runs.load import SavedRun
+from dpmix.files import to_json
+
+
 
 # Control characters, and what stands in a name for bytes that are not UTF-8.
 _NOT_PLAIN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")

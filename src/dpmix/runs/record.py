@@ -6,23 +6,31 @@ from dataclasses import asdict
 from hashlib import sha256
 from typing import Any
 from uuid import uuid4
-
+from dpmix.runs.build import Run
+from dpmix.files import text_writer
+from dpmix.files import write_text
 from dpmix.data.fingerprint import data_hash
 from dpmix.errors import DpmixError
-from dpmix.files import text_writer, to_json, write_text
-from dpmix.models.head import trained_state
 from dpmix.models.registry import parameter_count
-from dpmix.reports.metrics import Metrics, metrics
+from dpmix.models.head import trained_state
+from dpmix.reports.metrics import metrics
+from dpmix.reports.metrics import Metrics
 from dpmix.reports.model_card import model_card
-from dpmix.reports.page import RunFacts, report_page
-from dpmix.reports.statement import Statement, privacy_statement
-from dpmix.runs.build import Run
-from dpmix.runs.checkpoint import Checkpoint, Checkpoints, newest_checkpoint
+from dpmix.reports.page import report_page
+from dpmix.reports.page import RunFacts
+from dpmix.reports.statement import privacy_statement
+from dpmix.reports.statement import Statement
+from dpmix.runs.tracking import Tracker
+from dpmix.runs.tracking import open_trackers
+from dpmix.runs.checkpoint import Checkpoint
+from dpmix.runs.checkpoint import Checkpoints
+from dpmix.runs.checkpoint import newest_checkpoint
+from dpmix.training.ema import Ema
+from dpmix.files import to_json
+from dpmix.training.loop import History
 from dpmix.runs.folder import RunFolder
 from dpmix.runs.load import weight_bytes
-from dpmix.runs.tracking import Tracker, open_trackers
-from dpmix.training.ema import Ema
-from dpmix.training.loop import History
+
 
 
 class RunRecord:

@@ -1,19 +1,25 @@
 """A folder that appears whole or not at all, and takes the place of nothing but its like."""
 
-import os
-import shutil
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-
 from dpmix.data.image import Reading
 from dpmix.errors import DpmixError
 from dpmix.reports.page import claimed_epsilon
-from dpmix.reports.statement import Statement, read_statement
-from dpmix.reports.verify import bytes_of, expect_hash
+from dpmix.reports.statement import Statement
+from dpmix.reports.statement import read_statement
+from dpmix.runs.load import SavedRun
+from dpmix.runs.load import load_run
 from dpmix.runs.folder import RunFolder
-from dpmix.runs.load import SavedRun, load_run
+from dpmix.reports.verify import bytes_of
+from dpmix.reports.verify import expect_hash
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from dpmix.errors import DpmixError
+
+
 
 # A run as far as it may be handed out: its model, and the statement and card of that model.
 #

@@ -3,19 +3,21 @@
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
-
 import yaml
-
+from dpmix.runs.build import Run, build_run
+from dpmix.runs.config import Config
+from dpmix.runs.settings import LEAVES, places
+from dpmix.data.splits import Splits
 from dpmix.data.fingerprint import data_hash
 from dpmix.data.image import Progress as Counted
-from dpmix.data.splits import Splits
 from dpmix.errors import DpmixError
-from dpmix.runs.build import Run, build_run
-from dpmix.runs.checkpoint import Checkpoint, newest_checkpoint, newest_step
-from dpmix.runs.config import Config
+from dpmix.runs.checkpoint import Checkpoint
+from dpmix.runs.checkpoint import newest_checkpoint
+from dpmix.runs.checkpoint import newest_step
+from dpmix.training.distributed import ALONE
+from dpmix.training.distributed import Ranks
 from dpmix.runs.folder import RunFolder
-from dpmix.runs.settings import LEAVES, places
-from dpmix.training.distributed import ALONE, Ranks
+
 
 
 def is_complete(root: Path, **settings: Any) -> bool:
