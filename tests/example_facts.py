@@ -6,8 +6,9 @@ import numpy as np
 
 from dpmix.files import to_json
 from dpmix.privacy.plan import PrivacyPlan
-from dpmix.reports.metrics import Metrics, metrics
-from dpmix.reports.page import RunFacts, write_report
+from dpmix.reports.facts import RunFacts
+from dpmix.reports.metrics import metrics
+from dpmix.reports.page import report_page
 from dpmix.reports.statement import Statement, privacy_statement
 from dpmix.runs.config import Config
 from dpmix.runs.folder import RunFolder
@@ -54,26 +55,26 @@ def _texts(names=("cat", "dog", "eel"), *, epsilon=2.0, steps=5, done=None, erro
         config, plan, pool=pool, backbone=None, steps=done, weights_sha256=weights,
         config_sha256=DIGEST[::-1], run_id=run_id, resumed_at=resumed_at, copies=copies,
     )  # fmt: skip
-    return config, to_json(said), to_json(metrics(config, plan, history, 99, "examplewise"))
+    measured = metrics(config.model_dump(mode="json"), plan, history, 99, "examplewise")
+    return config, to_json(said), measured
 
 
 def facts(*arguments, **settings):
     """Facts of a run of 100 images; `settings` are those of `Config` and of `_texts`."""
     config, said, measured = _texts(*arguments, **settings)
-    return RunFacts(
-        config, Statement.model_validate_json(said), Metrics.model_validate_json(measured)
-    )
+    return RunFacts(config.model_dump(mode="json"), Statement.model_validate_json(said), measured)
 
 
 def write_run(root, *arguments, **settings):
     """Write the files that such facts are read from, and the page; return the folder."""
     config, said, measured = _texts(*arguments, **settings)
+    run = RunFacts(config.model_dump(mode="json"), Statement.model_validate_json(said), measured)
     folder = RunFolder(root)
     root.mkdir(parents=True)
     folder.privacy.write_text(said)
     folder.config.write_text(config.to_yaml())
-    folder.metrics.write_text(measured)
-    write_report(root)
+    folder.metrics.write_text(to_json(measured.model_dump()))
+    folder.report.write_text(report_page(run))
     return root
 
 

@@ -81,7 +81,7 @@ def test_dry_run_prints_plan_size_and_time_and_writes_nothing(dpmix, image_root,
 
 
 def test_a_cache_that_is_there_is_said_to_be_found(dpmix, image_root, tmp_path, flags):
-    call = ["train", "--data", image_root, *flags, "--backbone", "random-conv", "--cache-dir",
+    call = ["train", "--data", image_root, *flags, "--backbone", "scatternet", "--cache-dir",
             tmp_path / "features"]  # fmt: skip
     del call[call.index("--model") : call.index("--model") + 2]
     (_, first, _), (_, second, _) = (

@@ -21,9 +21,9 @@ class Counting(FreshViews):
 
 @pytest.mark.parametrize(("k_base", "groups"), [(1, MAX_CPU_VIEWS), (8, MAX_CPU_VIEWS // 8)])
 def test_a_step_is_measured_on_whole_portions(digits_npz, quick, k_base, groups):
-    """A portion that is not full takes as long: a step of 2,048 views would seem to take minutes."""
+    """A portion that is not full takes as long: 2,048 views would seem to take minutes."""
     settings = quick | {"k_base": k_base, "method": "self-aug", "engine": "vectorized"}
     run = build_run(Config.load(data=str(digits_npz), device="cpu", **settings), trial=True)
     inputs = Counting(run.views, run.splits, run.model, run.device)
-    assert seconds_per_step(replace(run, inputs=inputs), run.trainer().way) > 0
+    assert seconds_per_step(replace(run, inputs=inputs), run.trainer().engine) > 0
     assert set(inputs.asked[1:]) == {groups}

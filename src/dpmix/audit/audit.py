@@ -20,10 +20,12 @@ from dpmix.data.source import ImageSource
 from dpmix.errors import DpmixError
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.reports.audit_report import AuditReport, read_audit
+from dpmix.reports.facts import RunFacts
 from dpmix.reports.statement import Statement
 from dpmix.runs.build import Run
 from dpmix.runs.config import Config
 from dpmix.runs.folder import RunFolder
+from dpmix.runs.load import read_facts
 from dpmix.runs.settings import LEAVES, places
 from dpmix.training.evaluate import logits
 from dpmix.views.builder import ViewSource
@@ -59,6 +61,16 @@ def audit_of(folder: RunFolder, config: Config, statement: Statement) -> AuditRe
                 f"{folder.config} --report {folder.audit}"
             )
     return audit
+
+
+def audited_facts(folder: RunFolder) -> RunFacts:
+    """The facts of a run, with the audit in its folder if there is one.
+
+    Raises:
+        DpmixError: as `read_facts` and `audit_of` raise.
+    """
+    facts = read_facts(folder)
+    return replace(facts, audit=audit_of(folder, Config.load(folder.config), facts.statement))
 
 
 def _settings(audit: AuditReport, config: Config) -> list[tuple[str, Any, Any]]:

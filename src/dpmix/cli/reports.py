@@ -1,4 +1,4 @@
-"""`dpmix report`."""
+"""`dpmix verify`, `dpmix report` and `dpmix compare`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,113 +6,124 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from dpmix.audit.audit import audited_facts
 from dpmix.cli.progress import stdout
+from dpmix.errors import DpmixError, to_install
 from dpmix.files import write_text
-from dpmix.reports.compare import Comparison, compare_page
-from dpmix.reports.compare import compare as side_by_side
-from dpmix.reports.page import audit_verdict, claimed_epsilon, write_report
+from dpmix.reports.compare import Comparison
+from dpmix.reports.compare import compare as compare_runs
+from dpmix.reports.facts import audit_verdict, claimed_epsilon, percent
+from dpmix.reports.page import compare_page, report_page
 from dpmix.reports.statement import NOT_PRIVATE, Statement, shown_epsilon
 from dpmix.reports.summary import repeats_row, two_columns
 from dpmix.reports.verify import Verified
 from dpmix.reports.verify import verify as check
+from dpmix.runs.checkpoint import newest_step
 from dpmix.runs.folder import RunFolder
+from dpmix.runs.settings import places
 
-# `dpmix verify`.
+Row = tuple[str, str]
 
 
-def verify(run: Annotated[Path, typer.Argument(help="a run's folder")]) -> None:
-    """Check a run's files against its privacy statement, and its epsilon by a second accountant.
+def verify(
+    run: Annotated[Path, typer.Argument(help="a run's folder, or its model.safetensors alone")],
+) -> None:
+    """Check a trained model against its privacy statement, and its epsilon by other accountants.
 
-    Reads privacy.json, config.yaml, model.safetensors, metrics.json, MODEL_CARD.md and report.html,
-    and audit.json if it is there. Finds what was changed by mistake; a forger can seal a false
-    statement, but none whose epsilon does not follow from its sigma, q and T. Exit status 0: all of
-    it holds. 2: something does not, which is named.
+    Finds what was changed by mistake; a forger can seal a false statement, but none whose epsilon
+    does not follow from its sigma, q and T. Exit status 0: everything holds. 2: something does
+    not, which is named.
     """
     found = check(run)
-    said = found.statement
-    low, _, high = found.prv
+    stated = found.statement
     stdout().print(
         two_columns(
             [
-                ("statement", f"as it was written; {_fit(found)}"),
-                ("claimed", f"epsilon {claimed_epsilon(said)}, delta {said.delta}"),
-                *_repeats(said),
-                ("from", f"sigma {said.noise_multiplier:.6g}, q {said.sampling_rate:.6g}, "
-                 f"{said.planned_steps} planned steps, of which {said.steps} were made, and "
-                 f"{len(said.spent_before)} earlier release(s) of the data"),
-                (f"{said.accountant.name} accountant", "gives the same again"),
-                ("PRV accountant", f"epsilon between {low:.4g} and {high:.4g}: the claim fits"
-                 if said.expected_runs is None
-                 else f"a single run costs no more: between {low:.4g} and {high:.4g}"),
-                *_later(found),
-                *_audit(run, found),
-                ("verdict", _verdict(said.seeded)),
+                ("statement", "as it was written, and about these weights and settings"),
+                ("claimed", f"epsilon {claimed_epsilon(stated)}, delta {stated.delta}"),
+                *_repeats(stated),
+                ("from", f"sigma {stated.noise_multiplier:.6g}, q {stated.sampling_rate:.6g}, "
+                 f"{stated.planned_steps} planned steps, of which {stated.steps} were made, and "
+                 f"{len(stated.spent_before)} earlier release(s) of the data"),
+                (f"{stated.accountant.name} accountant", "gives the same again"),
+                ("PRV accountant", _second_opinion(found)),
+                *_later(stated, newest_step(RunFolder(run).checkpoints) or 0),
+                *_audit(RunFolder(run)),
+                ("verdict", _verdict(stated.seeded)),
             ]
         )
     )  # fmt: skip
 
 
-def _fit(found: Verified) -> str:
-    if found.word_for_word:
-        return "weights, settings, metrics, card, page fit it"
-    return (
-        "weights and settings fit it. Numbers of metrics, card and page were NOT compared: dpmix "
-        f"{found.statement.versions.get('dpmix')} wrote them, with other libraries than are here"
-    )
+def _second_opinion(found: Verified) -> str:
+    if found.prv is None:
+        return f"left out: prv-accountant is not installed ({to_install('verify')})"
+    low, _, high = found.prv
+    if found.statement.expected_runs is not None:
+        return f"a single run costs no more: between {low:.4g} and {high:.4g}"
+    return f"epsilon between {low:.4g} and {high:.4g}: the claim fits"
 
 
-def _repeats(said: Statement) -> list[tuple[str, str]]:
-    if said.repeats is None:
+def _repeats(stated: Statement) -> list[Row]:
+    if stated.repeats is None:
         return []
-    return [repeats_row(said.repeats.most, float(said.repeats.epsilon))]
+    return [repeats_row(stated.repeats.most, float(stated.repeats.epsilon))]
 
 
-def _later(found: Verified) -> list[tuple[str, str]]:
-    """Checkpoints of a stopped run can be of later steps than its model."""
-    said = found.statement
-    if found.checkpoint <= said.steps:
+def _later(stated: Statement, step: int) -> list[Row]:
+    """The newest checkpoint of a stopped run, if it is of a later step than its model."""
+    if step <= stated.steps:
         return []
-    if found.checkpoint <= said.planned_steps:
-        return [("checkpoints", f"of step {found.checkpoint}: covered by the epsilon of all "
-                 "planned steps alone")]  # fmt: skip
-    return [("checkpoints", f"NOT covered by this epsilon: of step {found.checkpoint}, more than "
-             "were planned; keep them to yourself")]  # fmt: skip
+    if step <= stated.planned_steps:
+        return [("checkpoints", f"of step {step}: covered by the epsilon of all planned steps "
+                 "only")]  # fmt: skip
+    return [("checkpoints", f"NOT covered by this epsilon: of step {step}, more than were "
+             "planned; do not share them")]  # fmt: skip
 
 
-def _audit(run: Path, found: Verified) -> list[tuple[str, str]]:
-    if found.audit_shown is None:
+def _audit(folder: RunFolder) -> list[Row]:
+    if not folder.audit.exists():
         return []
-    if found.audit_shown:
-        return [("audit", "did not refute the claim, and is on the page")]
-    return [("audit", f"did not refute the claim; not on the page yet: dpmix report {run}")]
+    audited_facts(folder)  # refuses an audit of other settings
+    return [("audit", "did not refute the claim")]
 
 
 def _verdict(seeded: bool) -> str:
     if seeded:
-        return "holds, but NOT against whoever knows the run's seed, which its settings name"
+        return "holds, but NOT against anyone who knows the run's seed, which its settings name"
     return "holds, if the training did what the statement says"
 
 
-# `dpmix compare`.
+def report(run: Annotated[Path, typer.Argument(help="run folder")]) -> None:
+    """Write a run's page, report.html, again from the files of its folder.
+
+    Every run writes its page. Use this command to add an audit that was made later:
+    `dpmix audit --config RUN/config.yaml --report RUN/audit.json`. An audit of other settings is
+    refused.
+    """
+    folder = RunFolder(run)
+    with folder.held():
+        facts = audited_facts(folder)
+        write_text(folder.report, report_page(facts))
+    verdict = audit_verdict(facts.audit) if facts.audit else "none: there is no audit.json"
+    stdout().print(two_columns([("audit", verdict), ("page", str(folder.report))]))
 
 
 def compare(
-    runs: Annotated[list[Path], typer.Argument(help="folders of two or more runs")],
-    output: Annotated[Path, typer.Option(help="the page to write")] = Path("compare.html"),
+    runs: Annotated[list[Path], typer.Argument(help="two or more run folders")],
+    output: Annotated[Path, typer.Option(help="page to write")] = Path("compare.html"),
 ) -> None:
     """Show runs side by side, on a page and in a short table.
 
     The page shows guarantee, accuracy, calibration, every class, the settings that differ, and what
     all of the runs together cost in privacy.
     """
-    found = side_by_side(runs)
-    write_text(
-        output,
-        compare_page(
-            found.names, found.runs, settings=found.settings, data=found.data,
-            together=found.together, why_not=found.why_not, repeated=found.repeated,
-        ),
-    )  # fmt: skip
+    if len({root.resolve() for root in runs}) < len(runs):
+        raise DpmixError("the same run was given twice to compare; give each folder once")
+    names = [root.resolve().name for root in runs]
+    facts = [audited_facts(RunFolder(root)) for root in runs]
+    found = compare_runs(names, facts, places("path") | places("resume"))
+    write_text(output, compare_page(found))
     console = stdout()
     console.print(_table(found))
     console.print(two_columns([*_notes(found), ("page", str(output))]))
@@ -123,42 +134,32 @@ def _table(found: Comparison) -> Table:
     for title in ("run", "method", "epsilon", "accuracy", "worst class", "calibration error"):
         table.add_column(title, overflow="fold")
     for name, run in zip(found.names, found.runs, strict=True):
-        said, measured = run.statement, run.metrics
+        told, measured = run.statement, run.metrics
         table.add_row(
             name,
-            said.method,
-            claimed_epsilon(said) if said.private else NOT_PRIVATE,
-            f"{'FAILED, diverged: ' if measured.diverged else ''}{measured.accuracy:.2%}",
-            f"{measured.worst_class.name}: {measured.worst_class.accuracy:.2%}",
-            f"{measured.calibration_error:.2%}",
+            told.method,
+            claimed_epsilon(told) if told.private else NOT_PRIVATE,
+            f"{'FAILED, diverged: ' if measured.diverged else ''}{percent(measured.accuracy)}",
+            f"{measured.worst_class.name}: {percent(measured.worst_class.accuracy)}",
+            percent(measured.calibration_error),
         )
     return table
 
 
-def _notes(found: Comparison) -> list[tuple[str, str]]:
+def _notes(found: Comparison) -> list[Row]:
     rows = []
     if found.data:
         differ = ", ".join(name for name, _ in found.data)
-        rows.append(("data", f"THEY DIFFER ({differ}): accuracies are not to be compared"))
+        rows.append(("data", f"THEY DIFFER ({differ}): do not compare the accuracies"))
     if found.together:
         epsilon, delta = found.together
         spent = f"epsilon {shown_epsilon(epsilon)}, delta {delta}"
-        rows.append(("all together", f"{spent}: if all of them, or only the best, are published"))
+        rows.append(
+            ("all together", f"{spent}: for anyone who sees all these models or picks the best")
+        )
         if found.repeated:
             rows.append(repeats_row(*found.repeated))
     else:
         rows.append(("all together", f"no epsilon: {found.why_not}"))
     names = ", ".join(name for name, _ in found.settings) or "none"
     return [*rows, ("settings that differ", names)]
-
-
-def report(run: Annotated[Path, typer.Argument(help="a run's folder")]) -> None:
-    """Write a run's page, report.html, again from the files of its folder.
-
-    A run writes it by itself; this adds the audit that was put beside it later:
-    `dpmix audit --config RUN/config.yaml --report RUN/audit.json`. An audit of other settings is
-    refused.
-    """
-    made = write_report(run)
-    audited = audit_verdict(made.audit) if made.audit else "none: there is no audit.json"
-    stdout().print(two_columns([("audit", audited), ("page", str(RunFolder(run).report))]))

@@ -20,6 +20,7 @@ from dpmix.cli.progress import (
 )
 from dpmix.data.image import Progress as Counted
 from dpmix.errors import DpmixError
+from dpmix.files import InUseError
 from dpmix.reports.metrics import read_metrics
 from dpmix.reports.statement import shown_epsilon
 from dpmix.reports.summary import (
@@ -42,10 +43,10 @@ from dpmix.runs.estimate import (
     pictures_line,
 )
 from dpmix.runs.fit import smoke_run, train_run
-from dpmix.runs.folder import InUseError, RunFolder
+from dpmix.runs.folder import RunFolder
 from dpmix.runs.recipes import read_recipe, recipe_names
-from dpmix.runs.resume import is_complete, rebuild_run, refuse_lost_model
-from dpmix.training.distributed import Ranks, join, leave
+from dpmix.runs.resume import is_complete, rebuild_run
+from dpmix.training.distributed import Ranks, shutdown, start
 from dpmix.training.evaluate import Evaluation
 
 recipes = typer.Typer(name="recipes", help="Show the recipes of the paper's experiments.")
@@ -106,8 +107,8 @@ def train(
     """
     _refuse_together({"--dry-run": dry_run, "--smoke": smoke, "--resume": resume is not None})
     _refuse_together({"--config": config is not None, "--resume": resume is not None})
-    ranks = join()
-    console = stdout(quiet=not ranks.first)
+    ranks = start()
+    console = stdout(quiet=not ranks.is_main)
     try:
         if resume is not None:
             _resume(Path(resume).expanduser(), console, ranks, settings)
@@ -125,7 +126,7 @@ def train(
             return
         _finish(run, console)
     finally:
-        leave()
+        shutdown()
 
 
 def _refuse_together(given: dict[str, bool]) -> None:
@@ -136,7 +137,6 @@ def _refuse_together(given: dict[str, bool]) -> None:
 
 def _resume(root: Path, console: Console, ranks: Ranks, settings: dict[str, Any]) -> None:
     if is_complete(root, **settings):
-        refuse_lost_model(root)
         console.print(f"the run in {root} is complete: there is nothing left to do")
         _exit_if_diverged(RunFolder(root), console)
         return
@@ -159,12 +159,13 @@ def _exit_if_diverged(folder: RunFolder, console: Console) -> None:
 
 def _finish(run: Run, console: Console, checkpoint: Checkpoint | None = None) -> None:
     """Train; print the result, or how to resume."""
+    folder = RunFolder(run.folder)
     try:
         evaluation, rows = _train(run, console, checkpoint)
     except InUseError:
         raise
     except BaseException:
-        step = newest_step(RunFolder(run.folder).checkpoints)
+        step = newest_step(folder.checkpoints)
         if step is not None:
             console.print(
                 f"stopped; to resume after step {step}: dpmix train --resume {run.folder}",
@@ -177,8 +178,12 @@ def _finish(run: Run, console: Console, checkpoint: Checkpoint | None = None) ->
                     "beforehand to stop there",
                     soft_wrap=True,
                 )
+            if folder.previous.is_dir() and not folder.model.is_file():
+                console.print(
+                    f"the overwritten run is kept in {folder.previous} until this one has a model",
+                    soft_wrap=True,
+                )
         raise
-    folder = RunFolder(run.folder)
     places = [("run folder", str(folder.root)), ("page", str(folder.report))]
     console.print(two_columns([*rows, *places]))
     if evaluation.diverged:

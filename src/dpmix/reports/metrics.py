@@ -1,6 +1,7 @@
 """`metrics.json`: what was measured on images that are not protected."""
 
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -8,13 +9,16 @@ import torch
 from pydantic import Field
 
 from dpmix.data.splits import JudgedOn
+from dpmix.files import to_json
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.reports.statement import Infinite, Part, Share, read_json
-from dpmix.runs.config import Config
 from dpmix.training.evaluate import has_diverged
 from dpmix.training.loop import History
 
-# What `metrics.json` holds, field by field.
+Settings = Mapping[str, Any]
+
+
+"""The settings of a run as `config.yaml` holds them: section -> setting -> value."""
 
 
 class WorstClass(Part):
@@ -33,11 +37,11 @@ class ReliabilityBin(Part):
 
 
 class Point(Part):
-    """An evaluation on the way."""
+    """One evaluation during the run."""
 
     step: int = Field(ge=1)
     epsilon: float | Infinite = Field(
-        description="of a run that it was fixed beforehand to stop at this step"
+        description="of a run that was fixed beforehand to stop at this step"
     )
     accuracy: Share
 
@@ -49,7 +53,7 @@ class Metrics(Part):
     method: str
     model: str
     parameters: int
-    judged_on: JudgedOn = Field(description="what the images are that all this was measured on")
+    judged_on: JudgedOn = Field(description="the images that all this was measured on")
     accuracy: Share
     evaluation_loss: float | Literal["inf", "nan"]
     images: int = Field(ge=1)
@@ -71,7 +75,7 @@ class Metrics(Part):
 
 
 def read_metrics(path: Path) -> Metrics:
-    """Read a run's metrics.
+    """Read the metrics of a run.
 
     Raises:
         DpmixError: as `read_json` raises.
@@ -79,44 +83,44 @@ def read_metrics(path: Path) -> Metrics:
     return read_json(path, Metrics, "metrics")
 
 
-# Where it ran, and which engine was the fastest there, depends on what else ran at the time.
-_NOT_TOLD = "not told of a private selection's run"
-
-
 def metrics(
-    config: Config, plan: PrivacyPlan, history: History, parameters: int, engine: str
-) -> dict[str, Any]:
+    settings: Settings, plan: PrivacyPlan, history: History, parameters: int, engine: str
+) -> Metrics:
     """Accuracy of the averaged weights at the latest evaluation and over the run.
 
     Args:
-        config: the run's settings.
-        plan: what ran.
-        history: what was evaluated.
-        parameters: how many were trained.
-        engine: that computed the clipped sums.
+        settings: of the run.
+        plan: the plan that ran.
+        history: the evaluations so far; at least one.
+        parameters: number of trained parameters.
+        engine: name of the engine that computed the clipped sums.
     """
-    assert history.last is not None
+    last = history.last
+    assert last is not None
     machine = f"{platform.machine()}, {torch.get_num_threads()} threads"
     if plan.expected_runs is not None:
-        engine = machine = _NOT_TOLD
-    worst, worst_accuracy = history.last.worst_class
-    return {
+        # Machine and engine could tell which of a private selection's runs this is.
+        engine = machine = "not stated for a run of a private selection"
+    worst, worst_accuracy = last.worst_class
+    values = {
         "private": plan.private,
-        "method": config.views.method,
-        "model": config.model.model or config.model.backbone,
+        "method": settings["views"]["method"],
+        "model": settings["model"]["model"] or settings["model"]["backbone"],
         "parameters": parameters,
-        "judged_on": config.data.judged_on,
-        "accuracy": history.last.accuracy,
-        "evaluation_loss": history.last.loss,
-        "images": history.last.images,
+        "judged_on": "test" if settings["data"]["validation_fraction"] is None else "validation",
+        "accuracy": last.accuracy,
+        "evaluation_loss": last.loss,
+        "images": last.images,
         "worst_class": {"name": worst, "accuracy": worst_accuracy},
-        "calibration_error": history.last.calibration_error,
-        "class_accuracy": history.last.class_accuracy,
-        "confusion": history.last.confusion,
-        "reliability": history.last.reliability,
+        "calibration_error": last.calibration_error,
+        "class_accuracy": last.class_accuracy,
+        "confusion": last.confusion,
+        "reliability": last.reliability,
         "weights": "exponential moving average, last",
         "curve": history.points,
-        "seed": config.run.seed,
+        "seed": settings["run"]["seed"],
         "engine": engine,
         "machine": machine,
     }
+    # JSON has infinite numbers as text, and so has the model.
+    return Metrics.model_validate_json(to_json(values))

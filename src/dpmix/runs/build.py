@@ -1,4 +1,4 @@
-"""`build_run`: settings to a `Run`: its data, plan, views, model and optimiser, checked together."""
+"""`build_run`: from settings to a `Run`, whose data, plan, views, model and optimiser fit."""
 
 import warnings
 from dataclasses import dataclass
@@ -144,7 +144,6 @@ class Run:
             seed=run.seed,
             engine=run.engine,
             view_chunk=run.view_chunk,
-            compiled=run.compile,
             ranks=self.ranks,
         )
 
@@ -173,7 +172,7 @@ def build_run(
     Raises:
         DpmixError: any setting or data that can't be meant.
     """
-    if config.run.output and not trial and resumed is None and ranks.first:
+    if config.run.output and not trial and resumed is None and ranks.is_main:
         # Before the data are read, which can take minutes.
         RunFolder(Path(config.run.output)).refuse_if_taken(config.run.overwrite)
     device = choose_device(config.run.device)

@@ -77,9 +77,7 @@ class Config(Section):
                 )
             if value is not None:
                 given.setdefault(LEAVES[name], {})[name] = value
-        privacy = tree.get("privacy", {})
-        if "spent" in privacy:  # the name in files of earlier versions
-            privacy["prior_releases"] = privacy.pop("spent")
+        _read_earlier_versions(tree)
         before, more = (part.get("privacy", {}).get("prior_releases") for part in (tree, given))
         if before and more:  # a release that was made stays counted
             given["privacy"]["prior_releases"] = list(dict.fromkeys([*before, *more]))
@@ -130,6 +128,13 @@ class Config(Section):
         """
         tree = self.model_dump(mode="json", exclude={"run": {"output", "overwrite"}})
         return yaml.safe_dump(tree, sort_keys=False)
+
+
+def _read_earlier_versions(tree: Tree) -> None:
+    privacy = tree.get("privacy", {})
+    if "spent" in privacy:
+        privacy["prior_releases"] = privacy.pop("spent")
+    tree.get("run", {}).pop("compile", None)  # runs no longer use torch.compile
 
 
 def _explain(error: ValidationError, where: str) -> str:

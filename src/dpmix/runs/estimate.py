@@ -4,14 +4,15 @@ import time
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
-from dpmix.clipping.engine import activation_bytes, clipped_gradient_sum
+from dpmix.clipping.engine import clipped_gradient_sum
 from dpmix.clipping.loss import soft_cross_entropy
-from dpmix.clipping.types import Way
+from dpmix.clipping.types import EngineConfig
 from dpmix.clipping.vectorized import vectorized_units
+from dpmix.models.finetune import train_mode
 from dpmix.models.registry import parameter_count
-from dpmix.models.train_mode import train_mode
-from dpmix.reports.model_card import pictures_in_words, views_in_words
+from dpmix.reports.facts import pictures_in_words, views_in_words
 from dpmix.reports.summary import pool_rows
 from dpmix.runs.build import Run
 from dpmix.runs.settings import OptimizerConfig
@@ -29,8 +30,8 @@ def estimate_rows(run: Run) -> Rows:
     Raises:
         DpmixError: a model or data that training would refuse.
     """
-    way = run.trainer().way
-    seconds = seconds_per_step(run, way)
+    engine = run.trainer().engine
+    seconds = seconds_per_step(run, engine)
     views, spec = run.views.spec.views, run.views.spec
     groups = run.plan.denominator / spec.examples_per_group
     optimizer = run.config.optimizer
@@ -47,7 +48,7 @@ def estimate_rows(run: Run) -> Rows:
         ("optimizer", _optimizer_line(optimizer)),
         ("cost of a step", f"{groups:g} clipped gradients x {views} views = "
          f"{groups * views:g} forward and backward passes"),
-        ("engine", f"{way}: {way.reason}"),
+        ("engine", f"{engine}: {engine.reason}"),
         ("memory", f"about {step_memory(run) / 2**20:,.0f} MiB for weights, gradients and the "
          "views of one example"),
         *([("feature cache", cached + _time_to_embed(run))] if cached else []),
@@ -56,33 +57,33 @@ def estimate_rows(run: Run) -> Rows:
     ]  # fmt: skip
 
 
-def seconds_per_step(run: Run, way: Way) -> float:
+def seconds_per_step(run: Run, engine: EngineConfig) -> float:
     """Expected seconds of a step: views and clipped gradients of a few random public examples.
 
     The median of three passes after one to warm up, scaled to the expected batch. Where one example
     takes long, the only pass after the first.
     """
     train_mode(run.model)
-    rng, called = np.random.default_rng(), way.prepare(run.inputs.trained)
+    rng = np.random.default_rng()
 
     def passed(groups: int) -> float:
         start = time.perf_counter()
         made = run.inputs.random_views(groups, rng)
         part = clipped_gradient_sum(
-            called,
+            run.inputs.trained,
             soft_cross_entropy,
             made.views,
             made.labels,
             run.plan.max_grad_norm,
-            engine=way.engine,
-            view_chunk=way.view_chunk,
+            engine=engine.name,
+            view_chunk=engine.view_chunk,
         )
         part.norms.sum().item()  # reading a value back waits for the device to finish
         return time.perf_counter() - start
 
     groups, repeats = run.inputs.timed_groups, REPEATS
     warm_up = passed(1)
-    if way.engine == "vectorized":
+    if engine.name == "vectorized":
         # It fills up a portion with zeros, so that fewer groups would take as long.
         empty = torch.empty(0, run.views.spec.views, device=run.device)
         groups = vectorized_units(run.inputs.trained, empty)
@@ -103,6 +104,21 @@ def step_memory(run: Run) -> int:
     chunk = run.config.run.view_chunk or made.views.shape[1]
     activations = activation_bytes(run.inputs.trained, made.views[0, :chunk])
     return weights + 16 * parameter_count(run.model) + activations
+
+
+def activation_bytes(model: nn.Module, images: Tensor) -> int:
+    """Bytes that a forward pass over `images` keeps for the backward, without the parameters."""
+    kept: dict[int, int] = {}
+
+    def record(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(record, lambda tensor: tensor):
+        model(images)
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    return sum(size for where, size in kept.items() if where not in own)
 
 
 def model_rows(run: Run) -> Rows:
@@ -130,7 +146,7 @@ def data_line(run: Run) -> str:
 
 def pictures_line(run: Run) -> str:
     """What happens to the pictures, in one line."""
-    return pictures_in_words(run.config, run.splits, run.views.spec)
+    return pictures_in_words(run.config.model_dump(mode="json"), run.splits, run.views.spec)
 
 
 def cache_line(run: Run) -> str | None:

@@ -106,11 +106,11 @@ def train_run(
     # It checks the model: before anything is embedded or written.
     trainer = run.trainer()
     ranks, record = run.ranks, RunRecord(run, checkpoint)
-    ranks.refuse_unless_equal("run", run.fixed())
-    ranks.refuse_unless_equal("checkpoint", checkpoint and (checkpoint.run_id, checkpoint.step))
-    with record.open() if ranks.first else nullcontext():
+    ranks.require_equal("run", run.fixed())
+    ranks.require_equal("checkpoint", checkpoint and (checkpoint.run_id, checkpoint.step))
+    with record.open() if ranks.is_main else nullcontext():
         run.inputs.embed(run.examples, embedding)
-        judge = run.inputs.judge(embedding) if ranks.first else lambda _: None
+        judge = run.inputs.judge(embedding) if ranks.is_main else lambda _: None
         ema, history = _start(run, trainer, checkpoint, pretraining)
         with gentle_interrupts() as interrupted:
             train(
@@ -120,12 +120,12 @@ def train_run(
                 evaluate=judge,
                 eval_every=run.config.run.eval_every or max(1, run.plan.steps // EVALUATIONS),
                 history=history,
-                log=record.log if ranks.first else lambda _: None,
+                log=record.log if ranks.is_main else lambda _: None,
                 keep=lambda step, so_far, new: (
-                    record.keep(step, ema, so_far, new, interrupted()) if ranks.first else None
+                    record.keep(step, ema, so_far, new, interrupted()) if ranks.is_main else None
                 ),
                 save=lambda so_far: (
-                    record.save(ema, so_far, str(trainer.way)) if ranks.first else None
+                    record.save(ema, so_far, str(trainer.engine)) if ranks.is_main else None
                 ),
                 report=report,
             )
@@ -140,14 +140,14 @@ def _start(
     """Average and evaluations before the first step, or as the checkpoint has them."""
     if checkpoint is None or checkpoint.step == 0:
         if run.pretraining is not None:
-            if run.ranks.first:
+            if run.ranks.is_main:
                 run.pretraining.run(run.model, pretraining)
-            trainer.share_weights()
+            trainer.broadcast_weights()
         return Ema(run.model, run.config.optimizer.ema_decay), History()
     ema = Ema(run.model, run.config.optimizer.ema_decay)
     ema.restore(checkpoint.ema)
     trainer.resume({"plan": asdict(checkpoint.plan), "steps_done": checkpoint.step})
-    return ema, History.of(checkpoint.history)
+    return ema, checkpoint.history
 
 
 @contextmanager

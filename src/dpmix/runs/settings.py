@@ -82,7 +82,8 @@ class ViewConfig(Section):
     """alpha of Beta(alpha, alpha), the mixing weight"""
     crop_padding: int | None = Field(
         None,
-        description=f"reflect padding before the random crop in pixels; default {ViewSpec.crop_padding} or less",
+        description="reflect padding in pixels before the random crop; default "
+        f"{ViewSpec.crop_padding} or less",
     )
     flip: bool | None = None
     """mirror views at random; default: on, but off for digits"""
@@ -117,7 +118,7 @@ class BackboneSettings(Section):
     """Settings of a public backbone."""
 
     backbone: str | None = None
-    """frozen public features: scatternet, random-conv, mobilenet-v2-offline, timm:MODEL,
+    """frozen public features: scatternet, mobilenet-v2-offline, timm:MODEL,
     torchvision:MODEL, open_clip:MODEL/WEIGHTS; default: the best on this machine"""
     backbone_weights: Annotated[str | None, PATH, RESUME] = None
     """path of a file or folder with the backbone's weights; default: the library's"""
@@ -296,12 +297,9 @@ class RunConfig(Section):
     device: Annotated[str, RESUME, SWEEP] = "auto"
     """auto, cpu, cuda, cuda:1, mps"""
     engine: Annotated[Literal["auto", "examplewise", "vectorized", "linear"], RESUME] = "auto"
-    """how per-example gradients are computed"""
+    """how per-example gradients are computed; auto chooses by a rule of model and K"""
     view_chunk: Annotated[int | None, RESUME] = Field(None, ge=1)
     """views per forward pass, to bound memory; exact"""
-    compile: Annotated[bool, RESUME] = False
-    """use torch.compile, which takes up to a minute first; --dry-run prints after how many
-    examples that pays off"""
     eval_every: int | None = Field(None, ge=1)
     """steps between evaluations; default: a tenth of the steps"""
     checkpoint_minutes: Annotated[float, RESUME] = Field(5.0, ge=0)

@@ -1,0 +1,271 @@
+"""What a run's public files say, in words and as rows of names and values.
+
+The model card, the page of one run and the comparison of several show the same rows.
+
+Guarantee: no path is in them, and nothing that was computed from private images without noise.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from scipy.stats import binomtest
+
+from dpmix.data.image import Reading
+from dpmix.data.named import public_name
+from dpmix.data.splits import Splits
+from dpmix.reports.audit_report import AuditReport
+from dpmix.reports.metrics import Metrics, Settings
+from dpmix.reports.statement import NOT_PRIVATE, Statement, shown_epsilon, shown_sigma
+from dpmix.views.spec import ViewSpec
+
+Row = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """A run, as anyone may know it.
+
+    Attributes:
+        settings: section -> setting -> value, as `config.yaml` holds them.
+        statement: its guarantee.
+        metrics: what was measured on the test or validation images.
+        audit: an audit of these settings, if one was made.
+    """
+
+    settings: Settings
+    statement: Statement
+    metrics: Metrics
+    audit: AuditReport | None = None
+
+    @property
+    def data_name(self) -> str:
+        """The public name of the data set; never a part of a path."""
+        return public_name(self.settings["data"]["data"])
+
+    @property
+    def views(self) -> ViewSpec:
+        """The views of one example."""
+        names = {field.name for field in fields(ViewSpec)}
+        given = {"flip": False} | {
+            name: value
+            for name, value in self.settings["views"].items()
+            if name in names and value is not None
+        }
+        if given.get("pool_role") == "pretrain":
+            del given["pool_role"]
+        return ViewSpec(**given)
+
+
+def best_guess(epsilon: float, delta: float) -> float:
+    """The largest share of right guesses whether an example was in the data, at even odds.
+
+    Under (epsilon, delta)-DP the two error rates of a test obey fpr + e^epsilon fnr >= 1 - delta
+    and the same with the two exchanged (Kairouz, Oh, Viswanath 2015), so their mean is at least
+    (1 - delta) / (1 + e^epsilon).
+    """
+    return 1 - (1 - delta) / (1 + math.exp(min(epsilon, 700.0)))
+
+
+def meaning(epsilon: float, delta: float) -> str:
+    """The guarantee in one sentence for people who do not know epsilon."""
+    share = best_guess(epsilon, delta)
+    # Rounded up, but not to certainty unless it is certain.
+    rounded = (math.ceil(share * 10 ** (2 + digits)) / 10**digits for digits in (1, 2, 3, 4))
+    percent = next((value for value in rounded if value < 100), 100)
+    return (
+        "Someone who knows this model and every other training image, and guesses at even odds "
+        f"whether one given image was among them, is right at most {percent:g} % of the time; "
+        "blind guessing is right 50 % of the time."
+    )
+
+
+def claimed_epsilon(statement: Statement) -> str:
+    """Epsilon as claimed: of all planned steps; of fewer only with the condition it rests on."""
+    whole, at_stop = shown_epsilon(float(statement.epsilon)), statement.epsilon_at_fixed_stop
+    if at_stop is None:
+        return whole
+    return f"{whole} ({shown_epsilon(at_stop)} only if its stop was fixed beforehand)"
+
+
+def audit_verdict(audit: AuditReport) -> str:
+    """The result of an audit in two sentences."""
+    at = f"at {100 * audit.confidence:g} % confidence"
+    bound, claim = f"{audit.lower_bound:.3f}", shown_epsilon(audit.claimed)
+    if audit.broken:
+        return (
+            f"REFUTED: the training did not do what its plan says ({', '.join(audit.broken)}). "
+            "Do not rely on the guarantee."
+        )
+    if audit.refuted:
+        return (
+            f"REFUTED: the attack shows that epsilon is at least {bound} {at}, more than the "
+            f"claimed {claim}. Do not rely on the guarantee."
+        )
+    power = " The attack had little power: use more canaries or runs." if audit.weak else ""
+    return (
+        f"Not refuted: the strongest attack shows an epsilon of at least {bound} {at}; the claim "
+        f"is {claim}. This is no proof: the audit looked for bugs and found none.{power}"
+    )
+
+
+def views_in_words(spec: ViewSpec) -> str:
+    """Which views of an example are averaged: "16 self-augmentations, 18 mixtures"."""
+    if spec.method == "none":
+        return "the image as it is"
+    words = f"{spec.k_base} self-augmentations"
+    if spec.extra_augment != "none":
+        words += f", each after {spec.extra_augment}"
+    if spec.public_views:
+        words += f", {spec.public_views} public images"
+    if spec.mixed_views:
+        words += f", {spec.mixed_views} mixtures"
+    return words if spec.average == "all" else f"{words}; only the mixtures are averaged"
+
+
+_FIT: dict[Reading, str] = {
+    1: "cut to the centre where the proportions differ",
+    2: "padded with their own border where a cut would lose more than a tenth",
+}
+
+
+def pictures_in_words(settings: Settings, splits: Splits, spec: ViewSpec) -> str:
+    """Size, fit, colours and mirroring of the images, and which ones are held out.
+
+    Args:
+        settings: of the run, with its `input` section.
+        splits: the images that were read.
+        spec: the views.
+    """
+    data, (channels, height, width) = settings["data"], splits.train.image_shape
+    colours, fit = "grey" if channels == 1 else "RGB", _FIT[settings["input"]["reading"]]
+    words = [
+        f"{height}x{width} as stored"
+        if data["image_size"] is None
+        else f"resized to {height}x{width} ({fit})",
+        f"{colours} as stored" if data["channels"] is None else f"converted to {colours}",
+        "mirrored at random (--no-flip turns that off)"
+        if spec.flip and spec.method != "none"
+        else "not mirrored",
+    ]
+    return f"{', '.join(words)}; {splits.judged_on} images: {splits.held_out}"
+
+
+def interval(right: int, images: int) -> tuple[float, float]:
+    """The 95 % interval of a share of images, by Clopper and Pearson (1934)."""
+    found = binomtest(right, images).proportion_ci(0.95, "exact")
+    return float(found.low), float(found.high)
+
+
+def percent(share: float, digits: int = 2) -> str:
+    """A share as a percentage."""
+    return f"{100 * share:.{digits}f} %"
+
+
+def number(value: float | str | None) -> str:
+    """A number as people write it; "inf" and "nan", which JSON has as text, unchanged."""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _rows(values: Mapping[str, str | None]) -> list[Row]:
+    return [(name, value) for name, value in values.items() if value is not None]
+
+
+def guarantee_rows(run: RunFacts) -> list[Row]:
+    """The numbers of the guarantee."""
+    told = run.statement
+    if not told.private:
+        return _rows({
+            "epsilon": NOT_PRIVATE, "mechanism": told.mechanism,
+            "sampling rate q": number(told.sampling_rate),
+            "steps T": f"{number(told.steps)} of {number(told.planned_steps)}",
+        })  # fmt: skip
+    name, repeats = told.accountant.name, told.repeats
+    return _rows({
+        f"epsilon ({name} accounting)": claimed_epsilon(told),
+        "epsilon (RDP accounting), looser":
+            shown_epsilon(float(told.epsilon_rdp)) if name == "PLD" else None,
+        "choice": told.expected_runs and
+            f"best of {number(told.expected_runs)} runs on average, included in epsilon",
+        "epsilon of the person in the most frequent image": repeats and
+            f"{shown_epsilon(float(repeats.epsilon))} (it occurs {repeats.most} times)",
+        "delta": str(told.delta),
+        "neighbouring data sets": told.neighbouring_relation,
+        "mechanism": told.mechanism,
+        "noise multiplier sigma": shown_sigma(told.noise_multiplier),
+        "sampling rate q": number(told.sampling_rate),
+        "steps T": f"{number(told.steps)} of {number(told.planned_steps)}",
+        "training images N": "not stated" if told.examples is None else number(told.examples),
+        "sum divided by": number(told.denominator),
+        "clipping norm C": number(told.max_grad_norm),
+        "sensitivity of the sum": number(told.sensitivity),
+        "noise on each weight": f"standard deviation {shown_sigma(told.noise_std)}",
+        "accountant": f"{told.accountant.library} {told.versions['dp-accounting']}",
+        "sigma of earlier releases, included in epsilon":
+            ", ".join(map(str, told.spent_before)) or None,
+    })  # fmt: skip
+
+
+def accuracy_rows(run: RunFacts) -> list[Row]:
+    """What was measured on images that the guarantee does not protect."""
+    found, audit = run.metrics, run.audit
+    low, high = interval(round(found.accuracy * found.images), found.images)
+    failed = "FAILED, diverged: " if found.diverged else ""
+    return _rows({
+        "accuracy": f"{failed}{percent(found.accuracy)} ({percent(low, 1)} to {percent(high, 1)})",
+        "measured on": f"{number(found.images)} {found.judged_on} images",
+        "worst class": f"{found.worst_class.name}: {percent(found.worst_class.accuracy)}",
+        "calibration error (mean gap of confidence and accuracy)": percent(found.calibration_error),
+        "loss": number(found.evaluation_loss),
+        "audit": audit and f"{'REFUTED' if audit.refuted else 'not refuted'}: epsilon is at least "
+            f"{audit.lower_bound:.3f}",
+    })  # fmt: skip
+
+
+def model_rows(run: RunFacts) -> list[Row]:
+    """How the model was made, from what, and the hashes of its files."""
+    told, found, settings = run.statement, run.metrics, run.settings
+    inputs, optimizer = told.public_inputs, settings["optimizer"]
+    pool, backbone = inputs.pool, inputs.backbone
+    shape = " x ".join(map(str, settings["input"]["image_shape"]))
+    momentum = optimizer["momentum"]
+    return _rows({
+        "method": told.method,
+        "views of an example": views_in_words(run.views),
+        "model": f"{found.model}, {number(found.parameters)} trained parameters",
+        "data": run.data_name,
+        "input": f"uint8 {shape} (C x H x W), normalised by {inputs.normalization}",
+        "classes": number(len(settings["input"]["class_names"])),
+        "weights": found.weights,
+        "optimizer": f"{optimizer['optimizer']}, rate {optimizer['learning_rate']}, "
+            f"{'' if momentum is None else f'momentum {momentum}, '}{optimizer['schedule']}",
+        "engine": found.engine,
+        "machine": found.machine
+            + (f", {told.processes} processes" if told.processes > 1 else ""),
+        "versions": ", ".join(f"{name} {one}" for name, one in told.versions.items()),
+        "pretrained weights":
+            "on the public pool alone" if inputs.pretrained_weights else "none",
+        "backbone": backbone and f"{backbone.name}: {backbone.provenance}; "
+            f"{backbone.embedding_size} features at {backbone.input_size} pixels; trained "
+            f"privately: {backbone.trained_privately}",
+        "licence of the backbone": backbone and backbone.licence,
+        **(_pool_rows(pool.model_dump()) if pool else {}),
+        "sha256 of model.safetensors": told.weights_sha256,
+        "sha256 of config.yaml": told.config_sha256,
+        "seal of privacy.json": told.sha256,
+        "sha256 of the backbone's weights": backbone and backbone.weights_sha256,
+        "sha256 of the pool's images": pool and pool.contents_sha256,
+    })  # fmt: skip
+
+
+def _pool_rows(pool: Mapping[str, Any]) -> dict[str, str]:
+    use = f"{pool['epochs']} epochs" if pool["role"] == "pretrain" else f"drawn {pool['draw']}"
+    origin = f"drawn by {pool['model']}" if pool["model"] else "not stated: no manifest"
+    return {
+        "public pool": f"{number(pool['images'])} images ({pool['left_out']} left out, "
+        f"{pool['unlabelled']} without a label), role {pool['role']}, {use}",
+        "origin of the pool": f"{origin} (licence: {pool['licence'] or 'not stated'})",
+    }

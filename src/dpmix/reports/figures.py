@@ -1,0 +1,205 @@
+"""The pictures on a page: charts as SVG by matplotlib, example views as PNG inside the page.
+
+They suit a light and a dark page: no background, text and axes in the colour of the page's text,
+and lines of middle brightness. The same facts give the same bytes.
+"""
+
+import base64
+import io
+import re
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import count, takewhile
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from markupsafe import Markup
+from PIL import Image
+from torch import Tensor
+
+from dpmix.data.normalization import normalization
+from dpmix.pool.pool import PublicPool
+from dpmix.privacy.selection import epsilon_stated
+from dpmix.reports.metrics import Metrics
+from dpmix.reports.statement import Statement
+from dpmix.views.builder import ViewBuilder
+from dpmix.views.draws import draw_views
+from dpmix.views.spec import ViewSpec, kinds
+
+COLOURS = ("#3b7ddd", "#d9730d", "#2f9e62", "#9b6bd6", "#1797a0", "#d0508f")
+_INK = "#010203"  # replaced by the colour of the page's text
+_STYLE: Any = {
+    "svg.fonttype": "none", "svg.hashsalt": "dpmix", "text.parse_math": False, "font.size": 9,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.15,
+    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color",
+                     "ytick.color", "grid.color"), _INK),
+}  # fmt: skip
+_MOST_LABELLED = 12  # classes of a confusion matrix with room for names and numbers
+_POINTS = 10  # of a curve of epsilon, at least
+
+Points = list[tuple[float, float]]
+
+
+def epsilon_curve(statement: Statement) -> Points:
+    """(steps, epsilon) from 0 to the last planned step: a function of the plan, and so public.
+
+    The points lie where a run is evaluated by default and, where epsilon rises steeply, at 1, 4,
+    16, ... steps. There are none without privacy.
+    """
+    if not statement.private:
+        return []
+    last = statement.planned_steps
+    every = max(1, last // _POINTS)
+    early = takewhile(lambda step: step < every, (4**power for power in count()))
+    return [
+        (float(step), epsilon_stated(statement.sampling_rate, statement.noise_multiplier, step,
+                                     statement.delta, statement.expected_runs,
+                                     tuple(statement.spent_before)))
+        for step in sorted({0, *early, *range(every, last, every), statement.steps, last})
+    ]  # fmt: skip
+
+
+def epsilon_figure(statements: Sequence[Statement]) -> Markup | None:
+    """Epsilon against steps, a line per run, dashed after its last step; None without privacy."""
+    curves = [epsilon_curve(statement) for statement in statements]
+
+    def draw(axes: Any) -> None:
+        for index, (run, curve) in enumerate(zip(statements, curves, strict=True)):
+            spent = [point for point in curve if point[0] <= run.steps]
+            planned = [point for point in curve if point[0] >= run.steps]
+            for points, style in ((planned, "--"), (spent, "-"), (spent[-1:], "o")):
+                axes.plot(*np.reshape(points, (-1, 2)).T, style, color=colour(index))
+        axes.set(xlabel="steps", ylabel="epsilon", xlim=(0, None), ylim=(0, None))
+
+    return _svg(draw, "Epsilon against steps") if any(curves) else None
+
+
+def accuracy_figure(runs: Sequence[Metrics]) -> Markup:
+    """Accuracy against steps, a line per run."""
+
+    def draw(axes: Any) -> None:
+        for index, run in enumerate(runs):
+            points = np.array([(one.step, 100 * one.accuracy) for one in run.curve])
+            axes.plot(*points.T, "o-", color=colour(index), markersize=4)
+        axes.set(xlabel="steps", ylabel="accuracy (%)", xlim=(0, None), ylim=(0, 102))
+
+    return _svg(draw, "Accuracy against steps")
+
+
+def reliability_figure(runs: Sequence[Metrics]) -> Markup:
+    """Accuracy against confidence; the area of a circle is its share of the images."""
+
+    def draw(axes: Any) -> None:
+        axes.plot([0, 100], [0, 100], "--", color=_INK, alpha=0.5, linewidth=1)
+        for index, run in enumerate(runs):
+            bins = [(100 * one.confidence, 100 * one.accuracy, 300 * one.images / run.images)
+                    for one in run.reliability]  # fmt: skip
+            axes.scatter(*np.reshape(bins, (-1, 3)).T, color=colour(index), alpha=0.7)
+        axes.set(xlabel="confidence (%)", ylabel="accuracy (%)", xlim=(0, 102), ylim=(0, 102))
+
+    return _svg(draw, "Accuracy against confidence")
+
+
+def confusion_figure(run: Metrics) -> Markup:
+    """The confusion matrix: blue is right, orange wrong, stronger for more of the true class."""
+    names = [*run.class_accuracy]
+    counts = np.array([[run.confusion[true].get(other, 0) for other in names] for true in names])
+    blue, orange = ([int(one[i : i + 2], 16) / 255 for i in (1, 3, 5)] for one in COLOURS[:2])
+    hues = np.where(np.eye(len(names), dtype=bool)[..., None], blue, orange)
+    # On a scale of square roots a single image among thousands is still visible.
+    share = (counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)) ** 0.5
+    strength = np.where(counts, np.maximum(share, 0.1), 0)
+    short = [name if len(name) <= 24 else f"{name[:11]}…{name[-12:]}" for name in names]
+
+    def draw(axes: Any) -> None:
+        axes.imshow(np.dstack([hues, strength]), interpolation="none")
+        axes.grid(visible=False)
+        axes.set(xlabel="predicted class", ylabel="true class", xticks=[], yticks=[])
+        if len(names) <= _MOST_LABELLED:
+            axes.set_xticks(range(len(names)), short, rotation=45, ha="right")
+            axes.set_yticks(range(len(names)), short)
+            for row, column in zip(*counts.nonzero(), strict=True):
+                axes.text(column, row, counts[row, column], ha="center", va="center", fontsize=8)
+
+    return _svg(draw, "Confusion matrix", 4.5)
+
+
+def colour(index: int) -> str:
+    """The colour of the run at place `index`."""
+    return COLOURS[index % len(COLOURS)]
+
+
+def _svg(draw: Callable[[Any], None], label: str, height: float = 2.8) -> Markup:
+    # Imported here: `import dpmix` should not wait for it.
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    text = io.StringIO()
+    # A class may have a name that the font lacks: the browser has another one.
+    with mpl.rc_context(_STYLE), warnings.catch_warnings(action="ignore"):
+        figure = Figure(figsize=(4.5, height), layout="constrained")
+        draw(figure.subplots())
+        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
+    svg = re.sub(r"<metadata>.*?</metadata>", "", text.getvalue(), flags=re.DOTALL)
+    svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
+    return Markup(svg.replace("<svg", f'<svg role="img" aria-label="{label}"', 1))
+
+
+_SIDE, VIEWS_SHOWN = 64, 8
+
+
+def example_views(spec: ViewSpec, image_shape: Sequence[int]) -> list[tuple[str, int, str]]:
+    """The views that the run's own code averages, made from computed patterns.
+
+    Guarantee: no image of any data set is read.
+
+    Args:
+        spec: the views of the run.
+        image_shape: C, H and W of its images; large ones are shown at 64 pixels.
+
+    Returns:
+        Of each kind of view: its name, the number in one average, and the first few side by side
+        as the data URI of a PNG.
+    """
+    channels, height, width = image_shape
+    scale = min(1.0, _SIDE / max(height, width))
+    height, width = (max(1, round(scale * side)) for side in (height, width))
+    padding = min(round(scale * spec.crop_padding), min(height, width) - 1)
+    spec = replace(spec, crop_padding=padding, pool_draw="uniform")
+    images = torch.stack([_pattern(seed, channels, height, width) for seed in range(4)])
+    private, labels = images[: spec.examples_per_group], torch.zeros(2, dtype=torch.int64)
+    pool = PublicPool(images[2:], labels) if spec.public_views else None
+    builder = ViewBuilder(spec, 1, normalization("unit", channels), pool)
+    draws = draw_views(spec, 1, np.random.default_rng(1))
+    views = builder.build(private, labels[: len(private)], draws).views[0]
+    base = "image" if spec.method == "none" else "self-augmentations"
+    return [
+        (name, len(part), _strip(part[:VIEWS_SHOWN]))
+        for name, part in zip(
+            (base, "public images", "mixtures"), views.split(kinds(spec)), strict=True
+        )
+        if len(part)
+    ]
+
+
+def _pattern(seed: int, channels: int, height: int, width: int) -> UInt8[Tensor, "C H W"]:
+    """Coloured waves behind a disc."""
+    rng = np.random.default_rng(seed)
+    down, across = np.mgrid[:height, :width] / max(height, width)
+    along, turn, colours = rng.uniform(-2, 2, (3, channels, 1, 1))
+    pixels = 0.5 + 0.4 * np.sin(6 * (along * down + turn * across) + colours)
+    disc = (down - rng.uniform(0.3, 0.7)) ** 2 + (across - rng.uniform(0.3, 0.7)) ** 2 < 0.05
+    pixels = np.where(disc, rng.random((channels, 1, 1)), pixels)
+    return torch.from_numpy((255 * pixels).astype(np.uint8))
+
+
+def _strip(views: Float[Tensor, "K C H W"]) -> str:
+    """Views in 0..1 side by side."""
+    shown = (255 * views).byte()[:, : 3 if views.shape[1] >= 3 else 1]
+    pixels = torch.cat([*torch.nn.functional.pad(shown, (0, 2), value=255)], dim=2)[..., :-2]
+    png = io.BytesIO()
+    Image.fromarray(pixels.movedim(0, -1).squeeze(-1).numpy()).save(png, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"

@@ -1,0 +1,48 @@
+"""Epsilon against steps is the plan's own, never less; example views are those of the run's code."""
+
+import numpy as np
+import pytest
+
+from dpmix.privacy.accounting import epsilon_pld
+from dpmix.reports.figures import confusion_figure, epsilon_curve, epsilon_figure, example_views
+from example_facts import facts, not_private
+
+
+def test_the_curve_ends_at_the_stated_epsilon_and_shows_the_steep_start():
+    told = facts(steps=200, done=45).statement
+    steps, epsilons = zip(*epsilon_curve(told), strict=True)
+    assert steps == (0, 1, 4, 16, 20, 40, 45, *range(60, 201, 20))
+    assert epsilons[0] == 0 and epsilons[-1] == told.epsilon
+    assert epsilons[6] == told.epsilon_at_fixed_stop and sorted(epsilons) == [*epsilons]
+    # The line between points does not hide how steep the first steps are.
+    for step in (2, 8):
+        true = epsilon_pld(told.sampling_rate, told.noise_multiplier, step, told.delta)
+        assert 0.85 * true < np.interp(step, steps, epsilons) < true
+    assert "stroke-dasharray" in epsilon_figure([told])
+
+
+def test_there_is_no_curve_without_privacy():
+    assert epsilon_curve(not_private().statement) == []
+    assert epsilon_figure([not_private().statement]) is None
+
+
+def test_names_in_the_matrix_stay_different_and_many_have_no_room():
+    alike = ("adenocarcinoma of the left lung", "adenocarcinoma of the right lung")
+    figure = confusion_figure(facts(alike).metrics)
+    assert "adenocarcin…he left lung" in figure and "adenocarcin…e right lung" in figure
+    assert "class 1" not in confusion_figure(facts([f"class {i}" for i in range(40)]).metrics)
+
+
+@pytest.mark.parametrize(("settings", "counts"), [
+    ({"method": "none"}, {"image": 1}), ({"method": "self-aug"}, {"self-augmentations": 16}),
+    ({"method": "mix-diff", "k_diff": 3},
+     {"self-augmentations": 16, "public images": 3, "mixtures": 18}),
+    ({"average": "mixed-only"}, {"mixtures": 18}),
+    ({"method": "microbatch-mixup", "k_base": 4, "extra_augment": "noise", "shape": (1, 90, 40)},
+     {"self-augmentations": 4, "mixtures": 18}),
+])  # fmt: skip
+def test_there_are_as_many_example_views_as_the_method_averages(settings, counts):
+    run = facts(**settings)
+    shown = example_views(run.views, run.settings["input"]["image_shape"])
+    assert {kind: total for kind, total, _ in shown} == counts
+    assert shown == example_views(run.views, run.settings["input"]["image_shape"])

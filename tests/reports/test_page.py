@@ -1,0 +1,162 @@
+"""A page says what the files say, escapes what it is given, and asks for nothing."""
+
+import re
+from dataclasses import replace
+from html import unescape
+
+import pytest
+from scipy.stats import binomtest
+
+from dpmix.pool.load import PoolFacts
+from dpmix.reports.audit_report import AuditReport, Finding
+from dpmix.reports.compare import compare
+from dpmix.reports.model_card import model_card
+from dpmix.reports.page import class_rows, compare_page, most_confused, report_page
+from dpmix.reports.statement import shown_epsilon, shown_sigma
+from example_facts import DIGEST, facts, not_private
+
+MANY = [f"class {place}" for place in range(400)]
+AUDIT = AuditReport(
+    kind="gradient", refuted=False, claimed=2.0, delta=1e-4, one_run=0.75, two_worlds=1.5,
+    confidence=0.95, canaries=2000, runs=1, plan={}, settings={}, written="2026-01-02",
+    dpmix="0.1.0", invariants=(Finding(name="clipped gradients", holds=True, found="none above"),),
+)  # fmt: skip
+
+
+def text_of(page):
+    """What a reader sees, on one line."""
+    return " ".join(unescape(re.sub(r"<[^>]*>", " ", page.split("<main>")[1])).split())
+
+
+def comparison_of(*runs, **settings):
+    return compare_page(compare([f"run-{place}" for place in range(len(runs))], runs, ()))
+
+
+def test_it_shows_the_whole_guarantee_and_what_was_measured():
+    run = facts(k_base=7, k_self=9)
+    told, worst, page = run.statement, run.metrics.worst_class, report_page(run)
+    for shown in (
+        told.guarantee, shown_epsilon(told.epsilon), shown_epsilon(told.epsilon_rdp), "0.0001",
+        shown_sigma(told.noise_multiplier), "sampling rate q 0.5", "clipping norm C 1",
+        "steps T 5 of 5", "training images N 100", told.neighbouring_relation, told.mechanism,
+        f"torch {told.versions['torch']}", "7 crops and flips of the image", "9 mixtures of these",
+        "K = 16", DIGEST, DIGEST[::-1], told.sha256, *told.assumptions, "dpmix verify RUN",
+        f"{100 * run.metrics.accuracy:.2f} %", f"{worst.name}: {100 * worst.accuracy:.2f} %",
+        f"{100 * run.metrics.calibration_error:.2f} %", "which the guarantee does not protect",
+    ):  # fmt: skip
+        assert shown in text_of(page), shown
+    assert "NOT PRIVATE" not in page and "SEEDED" not in page and "FAILED" not in page
+    assert page == report_page(run), "a function of the facts"
+
+
+def test_card_and_page_have_the_same_rows():
+    pool = PoolFacts("images", 40, DIGEST, "bb", "painter at 12ab", "openrail", left_out=7)
+    run = facts(method="mix-diff", pool=pool)
+    page = text_of(report_page(run))
+    rows = re.findall(r"^\| ([^|]+) \| ([^|]+) \|$", model_card(run), flags=re.MULTILINE)
+    assert len(rows) > 35 and ("origin of the pool", "drawn by painter at 12ab (licence: openrail)"
+                               ) in rows  # fmt: skip
+    for name, value in rows:
+        assert name == "class" or value in page, name
+
+
+def test_without_privacy_it_says_so_in_big_letters_and_promises_nothing():
+    page = report_page(not_private())
+    assert "<strong>NOT PRIVATE</strong>" in page and "can reveal any of its training" in page
+    for promised in ("differentially private", "nearly equally likely", "blind guessing", "Check it",
+                     "is shortened"):  # fmt: skip
+        assert promised not in page, promised
+    assert "Not clipped" in page and "No noise" in page
+
+
+@pytest.mark.parametrize(("settings", "mark", "text"), [
+    ({"seed": 4}, "SEEDED RUN", "anyone who knows the seed (4) can recompute the noise"),
+    ({"steps": 20, "done": 5}, "NOT COMPLETE", "after step 5 of 20. Its epsilon is that of all 20"),
+])  # fmt: skip
+def test_a_run_that_is_seeded_or_not_complete_is_marked(settings, mark, text):
+    page = report_page(facts(**settings))
+    assert f"<strong>{mark}</strong>" in page and text in text_of(page)
+
+
+def test_a_stopped_run_is_quoted_by_the_epsilon_of_its_plan():
+    told = facts(steps=20, done=5).statement
+    whole, at_stop = shown_epsilon(told.epsilon), shown_epsilon(told.epsilon_at_fixed_stop)
+    text = text_of(report_page(facts(steps=20, done=5)))
+    assert f"epsilon {whole} at delta" in text
+    assert f"{whole} ({at_stop} only if its stop was fixed beforehand)" in text
+
+
+def test_a_diverged_run_is_called_failed():
+    run = facts()
+    failed = replace(run, metrics=run.metrics.model_copy(update={"evaluation_loss": "nan"}))
+    page = report_page(failed)
+    assert "<strong>FAILED</strong>" in page and "FAILED, diverged:" in text_of(page)
+    assert "**FAILED**" in model_card(failed) and "**FAILED**" not in model_card(run)
+
+
+def test_an_audit_is_shown_and_one_that_refutes_in_big_letters():
+    run = facts()
+    text = text_of(report_page(replace(run, audit=AUDIT)))
+    assert "Not refuted: the strongest attack shows an epsilon of at least 1.500" in text
+    assert "clipped gradients as planned : none above" in text and "2,000 canaries" in text
+    refuting = AUDIT.model_copy(update={"refuted": True, "two_worlds": 2.5})
+    page = report_page(replace(run, audit=refuting))
+    assert "<strong>AN AUDIT REFUTED THE GUARANTEE</strong>" in page
+    assert "REFUTED" not in report_page(run)
+
+
+PAGES = {
+    "one": lambda: report_page(facts(("<script>alert(1)</script>", "a&b", "$q_{\"'"))),
+    "many": lambda: report_page(facts(MANY, method="mix-diff")),
+    "not private": lambda: report_page(not_private(method="microbatch-mixup", shape=(1, 90, 40))),
+    "several": lambda: comparison_of(facts(), not_private(), facts(("<script>alert(1)</script>",) * 2)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_it_escapes_names_asks_for_nothing_outside_and_runs_no_script(name):
+    page = PAGES[name]()
+    assert len(page) < 200_000
+    assert "<script" not in page and not re.search(r"<[^>]*\son\w+=", page)
+    for reference in re.findall(r"(?:href|src)=\"([^\"]*)\"", page):
+        assert reference.startswith(("#", "data:")), reference
+    assert "url(" not in page.replace("url(#", "") and "@import" not in page
+    assert "default-src 'none'" in page and "/x/" not in page
+
+
+def test_the_lowest_class_comes_first_with_the_interval_of_scipy():
+    rows = class_rows([facts().metrics])
+    shares = [cell[0] for _, (cell,) in rows]
+    assert shares == sorted(shares) and {name for name, _ in rows} == {"cat", "dog", "eel"}
+    for _, ((share, low, high, images),) in rows:
+        exact = binomtest(round(share * images), images).proportion_ci(0.95, "exact")
+        assert (low, high, images) == pytest.approx((exact.low, exact.high, 20))
+    assert "The other 388 classes" in report_page(facts(MANY))
+
+
+def test_the_most_confused_are_those_of_most_images_then_of_the_smaller_class():
+    confusion = {"a": {"a": 6, "b": 4}, "b": {"a": 4}, "c": {"b": 5, "c": 90}}
+    found = most_confused(facts().metrics.model_copy(update={"confusion": confusion}))
+    assert [pair[:3] for pair in found] == [("c", "b", 5), ("b", "a", 4), ("a", "b", 4)]
+
+
+def test_several_runs_are_shown_and_marked_by_name():
+    runs = [facts(errors=1), not_private(errors=2), facts(seed=3)]
+    page = comparison_of(*runs)
+    text = text_of(page)
+    for run in runs:
+        for share in (run.metrics.accuracy, *run.metrics.class_accuracy.values()):
+            assert f"{100 * share:.2f} %" in text
+    assert "<strong>NOT PRIVATE: run-1</strong>" in page
+    assert "<strong>SEEDED RUN: run-2</strong>" in page and page.count("<strong>") == 2
+    assert "No epsilon of all together: 'run-1' was trained without privacy" in text
+    assert "<strong>THE DATA DIFFER</strong>" in comparison_of(facts(), facts(("cat", "fox")))
+
+
+def test_of_several_runs_the_classes_that_differ_most_come_first():
+    names = [f"c{place}" for place in range(40)]
+    first = facts(names)
+    accuracy = first.metrics.class_accuracy
+    changed = accuracy | {"c31": accuracy["c31"] - 0.5}
+    second = first.metrics.model_copy(update={"class_accuracy": changed})
+    assert class_rows([first.metrics, second])[0][0] == "c31"
