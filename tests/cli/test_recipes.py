@@ -6,21 +6,21 @@ import pytest
 import yaml
 
 from dpmix.data.torchvision_sets import KNOWN
-from dpmix.runs import build
+from dpmix.runs import network
 from dpmix.runs.build import calibrate
 from dpmix.runs.config import Config
 from dpmix.runs.recipes import recipe_names
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 EPSILONS = (1, 2, 4, 8)
-load_once = functools.cache(build.load_backbone)
+load_once = functools.cache(network.load_backbone)
 
 
 @pytest.fixture
 def towers(monkeypatch):
     """Each tower is built once; a frozen one is the same after a run."""
     pytest.importorskip("open_clip")
-    monkeypatch.setattr(build, "load_backbone", load_once)
+    monkeypatch.setattr(network, "load_backbone", load_once)
 
 
 def test_they_are_listed_shown_and_found_by_their_names(dpmix):

@@ -7,8 +7,9 @@ import torch
 from safetensors.torch import save_file
 
 from dpmix.errors import DpmixError
-from dpmix.runs.build import build_run, choose_device
+from dpmix.runs.build import build_run
 from dpmix.runs.config import Config
+from dpmix.runs.network import choose_device
 from dpmix.training.distributed import Ranks
 
 

@@ -274,9 +274,7 @@ def test_a_second_run_embeds_nothing_and_another_backbone_is_refused(fit, tmp_pa
 
 
 def test_a_model_that_cannot_be_trained_is_refused_before_its_views_are_embedded(fit, tmp_path):
-    with pytest.raises(
-        DpmixError, match=r"microbatch-mixup joins .*can't be cached"
-    ):
+    with pytest.raises(DpmixError, match=r"microbatch-mixup joins .*can't be cached"):
         fit(**HEAD, method="microbatch-mixup")
     assert not (tmp_path / "features").exists() and not (tmp_path / "run").exists()
 

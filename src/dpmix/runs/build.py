@@ -15,15 +15,12 @@ from torch.optim.lr_scheduler import LRScheduler
 from dpmix.data.fingerprint import find_repeats, fingerprint
 from dpmix.data.image import READING, Progress, Reading, ReadOptions
 from dpmix.data.named import load_splits, public_name
-from dpmix.data.normalization import Normalization, normalization
 from dpmix.data.source import ImageSource
 from dpmix.data.splits import Splits, Subset
 from dpmix.errors import DpmixError
 from dpmix.models.backbones.backbone import Backbone
-from dpmix.models.backbones.load import load_backbone, other_backbones
-from dpmix.models.finetune import choose_trainable
-from dpmix.models.head import BackboneClassifier, LinearHead
-from dpmix.models.registry import build_model
+from dpmix.models.backbones.load import other_backbones
+from dpmix.models.head import BackboneClassifier
 from dpmix.pool.load import LoadedPool, PoolFacts, load_pool_for
 from dpmix.pool.pool import PublicPool
 from dpmix.privacy.plan import PrivacyPlan
@@ -42,6 +39,14 @@ from dpmix.runs.defaults import (
 )
 from dpmix.runs.folder import RunFolder
 from dpmix.runs.inputs import CachedFeatures, FreshViews
+from dpmix.runs.network import (
+    build_network,
+    choose_device,
+    constants_of,
+    load_backbone_of,
+    whiten,
+    whitens,
+)
 from dpmix.runs.settings import InputConfig, PrivacyConfig, places
 from dpmix.training.distributed import ALONE, Ranks
 from dpmix.training.feature_cache import FeatureCache
@@ -52,8 +57,6 @@ from dpmix.views.builder import ViewBuilder, ViewSource
 from dpmix.views.spec import ViewSpec
 
 T = TypeVar("T", bound=PrivateTrainer)
-
-WHITENING_IMAGES = 5000
 
 
 @dataclass(frozen=True)
@@ -212,9 +215,9 @@ def build_run(
     randomness = Randomness(config.run.seed)
     # Initial weights are public; their stream is the run's, so that a seed repeats them.
     torch.manual_seed(randomness.model)
-    model = build(config, shape, len(class_names), backbone).to(device)
-    if _whitens(config):
-        _whiten(model, backbone, pool)
+    model = build_network(config, shape, len(class_names), backbone).to(device)
+    if whitens(config):
+        whiten(model, backbone, pool)
     optimizer = build_optimizer(config.optimizer, model, plan)
     recorded_input = InputConfig(
         image_shape=shape,
@@ -250,76 +253,6 @@ def build_run(
     )
 
 
-def choose_device(name: str) -> torch.device:
-    """The device of that name; `auto` is CUDA, else Apple's mps, else the CPU.
-
-    Raises:
-        DpmixError: a device that torch does not know or this machine does not have.
-    """
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise DpmixError(
-            f"device '{name}' cannot be used: {str(error).splitlines()[0]}; use --device cpu"
-        ) from None
-    return device
-
-
-def load_backbone_of(
-    config: Config, device: torch.device, *, pretrained: bool = True
-) -> Backbone | None:
-    """The backbone that the settings name, if any; arguments and errors as of `load_backbone`."""
-    chosen = config.model
-    if chosen.backbone is None:
-        return None
-    return load_backbone(
-        chosen.backbone,
-        device,
-        weights=Path(chosen.backbone_weights).expanduser() if chosen.backbone_weights else None,
-        pretrained=pretrained,
-        download=config.data.download,
-        input_size=chosen.backbone_size,
-    )
-
-
-def build(
-    config: Config, image_shape: tuple[int, int, int], num_classes: int, backbone: Backbone | None
-) -> nn.Module:
-    """The model that the settings name, for images [C, H, W] and L classes."""
-    chosen = config.model
-    if backbone is None:
-        assert chosen.model is not None
-        return build_model(
-            chosen.model,
-            in_channels=image_shape[0],
-            num_classes=num_classes,
-            shortcut=chosen.shortcut,
-        )
-    head = LinearHead(
-        backbone.embedding_size, num_classes, chosen.feature_norm, chosen.feature_length
-    )
-    model = BackboneClassifier(backbone.module, head)
-    choose_trainable(
-        model, chosen.trainable, last_blocks=chosen.last_blocks, lora_rank=chosen.lora_rank
-    )
-    return model
-
-
-def constants_of(
-    config: Config, image_shape: tuple[int, int, int], backbone: Backbone | None
-) -> Normalization:
-    """The public constants that images [C, H, W] are normalised by: the backbone's own, if any."""
-    if backbone is not None:
-        return backbone.normalization
-    assert config.data.normalization is not None
-    return normalization(config.data.normalization, image_shape[0])
-
-
 def calibrate(privacy: PrivacyConfig, n: int, spec: ViewSpec) -> PrivacyPlan:
     """The plan that the settings ask for on `n` training examples."""
     return PrivacyPlan.calibrate(
@@ -328,10 +261,6 @@ def calibrate(privacy: PrivacyConfig, n: int, spec: ViewSpec) -> PrivacyPlan:
         prior_releases=read_prior_releases(privacy.prior_releases),
         **privacy.model_dump(exclude={"prior_releases", "allow_repeats"}),
     )
-
-
-def _whitens(config: Config) -> bool:
-    return config.model.backbone is not None and config.model.feature_norm == "whiten"
 
 
 def _check_that_a_pool_is_read(config: Config) -> None:
@@ -347,7 +276,7 @@ def _check_that_a_pool_is_read(config: Config) -> None:
             "method mix-diff needs public images; give --pool FOLDER with one folder per class, or "
             "use --method mix-self"
         )
-    if _whitens(config) and not given:
+    if whitens(config) and not given:
         raise DpmixError(
             "feature_norm whiten needs public images to take means from; give --pool FOLDER, or "
             "use --feature-norm unit"
@@ -392,15 +321,6 @@ def _read_pool(
             stacklevel=1,
         )
     return loaded
-
-
-def _whiten(model: nn.Module, backbone: Backbone | None, pool: PublicPool | None) -> None:
-    """Whiten by the features of the pool: of public images, never of private ones."""
-    assert isinstance(model, BackboneClassifier) and backbone is not None and pool is not None
-    device = next(model.parameters()).device
-    chosen = torch.linspace(0, len(pool) - 1, min(len(pool), WHITENING_IMAGES)).long()
-    parts = [backbone.features(pool.take(part.to(device))[0]) for part in chosen.split(64)]
-    model.head.set_statistics(torch.cat(parts))
 
 
 def _inputs(

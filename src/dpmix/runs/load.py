@@ -18,8 +18,8 @@ from dpmix.reports.facts import RunFacts
 from dpmix.reports.files import ModelFile, RunFiles
 from dpmix.reports.metrics import read_metrics
 from dpmix.reports.statement import read_statement
-from dpmix.runs.build import build, choose_device, constants_of, load_backbone_of
 from dpmix.runs.config import Config
+from dpmix.runs.network import build_network, choose_device, constants_of, load_backbone_of
 from dpmix.runs.settings import InputConfig
 
 
@@ -72,7 +72,7 @@ def load_run(path: Path, device: str = "auto", **settings: Any) -> SavedRun:
             f"'{source}' was trained on (sha256 {config.input.backbone_sha256}); restore those, "
             "and set backbone_weights to their path"
         )
-    network = build(config, shape, len(config.input.class_names), backbone)
+    network = build_network(config, shape, len(config.input.class_names), backbone)
     constants = constants_of(config, shape, backbone)
     load_weights(model, network)
     return SavedRun(network.to(where).eval(), config, config.input, constants)
