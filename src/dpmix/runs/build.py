@@ -15,8 +15,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from dpmix.data.fingerprint import find_repeats, fingerprint
 from dpmix.data.image import READING, Progress, Reading, ReadOptions
 from dpmix.data.named import load_splits, public_name
-from dpmix.data.source import ImageSource
-from dpmix.data.splits import Splits, Subset
+from dpmix.data.source import ImageSource, Subset
+from dpmix.data.splits import Splits
 from dpmix.errors import DpmixError
 from dpmix.models.backbones.backbone import Backbone
 from dpmix.models.backbones.load import other_backbones
