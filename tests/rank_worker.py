@@ -1,4 +1,4 @@
-"""One of several processes that train together, started by torchrun from `test_ranks.py`."""
+"""One of several processes that train together, started by torchrun from `test_distributed.py`."""
 
 import os
 import sys
@@ -16,7 +16,7 @@ from dpmix import PrivacyPlan, PrivateTrainer, ViewBuilder, ViewSpec
 from dpmix.data import TensorSource, normalization
 from dpmix.data.splits import Subset
 from dpmix.errors import DpmixError
-from dpmix.training.distributed import Ranks, join, leave
+from dpmix.training.distributed import Ranks, shutdown, start
 
 N, STEPS, SEED = 13, 4, 11
 RATE = 0.25
@@ -58,11 +58,11 @@ def trainer(source, ranks, seed=SEED, model_seed=0):
 def main(folder: Path) -> None:
     """Train in every mode in turn; leave what each ended with."""
     step_module.STEPS_BETWEEN_COMPARISONS = 2
-    ranks = join()
+    ranks = start()
     for mode in ("seeded", "unseeded", "diverge", "mixed up"):
         torch.save(ended(mode, ranks), folder / f"{mode}-{ranks.rank}.pt")
     dist.barrier()
-    leave()
+    shutdown()
     sys.stderr.flush()
     # The interpreter's own end can abort in gloo's threads, seldom, on a busy machine.
     os._exit(0)

@@ -18,7 +18,7 @@ from dpmix.cli.sweep import plot, sweep, table
 from dpmix.cli.train import recipes, train
 from dpmix.cli.use import evaluate, export, predict
 from dpmix.errors import DISTRIBUTION, DpmixError, without_controls
-from dpmix.training.distributed import first_to_speak
+from dpmix.training.distributed import is_first_to_fail
 
 INTERRUPTED = 130
 
@@ -92,7 +92,7 @@ def main() -> None:
 
 
 def _refuse(console: Console, message: str) -> NoReturn:
-    if first_to_speak():
+    if is_first_to_fail():
         _say(console, "error", "bold red", message)
     sys.exit(USER_ERROR)
 

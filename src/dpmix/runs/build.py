@@ -167,7 +167,7 @@ def build_run(
     Raises:
         DpmixError: any setting or data that can't be meant.
     """
-    if config.run.output and trial is None and plan is None and ranks.first:
+    if config.run.output and trial is None and plan is None and ranks.is_main:
         # Before the data are read, which can take minutes.
         RunFolder(Path(config.run.output)).refuse_if_taken(config.run.overwrite)
     device = choose_device(config.run.device)

@@ -6,29 +6,24 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
 from torch import nn
-from dpmix.runs.parts import Run
-from dpmix.runs.build import build_run
-from dpmix.runs.config import Config
+
 from dpmix.data.image import Progress as Counted
 from dpmix.errors import DpmixError
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.reports.summary import divergence
-from dpmix.runs.resume import rebuild_run
-from dpmix.runs.record import RunRecord
+from dpmix.runs.build import build_run
 from dpmix.runs.checkpoint import Checkpoint
+from dpmix.runs.config import Config
+from dpmix.runs.parts import Run
+from dpmix.runs.record import RunRecord
+from dpmix.runs.resume import rebuild_run
 from dpmix.training.ema import Ema
-from dpmix.training.evaluate import Evaluation
-from dpmix.training.evaluate import evaluate
-from dpmix.training.evaluate import evaluate_features
-from dpmix.training.loop import gentle_interrupts
-from dpmix.training.loop import History
-from dpmix.training.loop import Progress
-from dpmix.training.loop import train
+from dpmix.training.evaluate import Evaluation, evaluate, evaluate_features
+from dpmix.training.loop import History, Progress, gentle_interrupts, train
 from dpmix.training.trainer import PrivateTrainer
 from dpmix.views.builder import ViewSource
-
-
 
 EVALUATIONS = 10
 
@@ -108,9 +103,9 @@ def run(
     if trainer is None:
         parts.check()
     ranks, record = parts.ranks, RunRecord(parts, checkpoint)
-    ranks.refuse_unless_equal("run", parts.fixed())
-    ranks.refuse_unless_equal("checkpoint", checkpoint and (checkpoint.run_id, checkpoint.step))
-    with record.open() if ranks.first else nullcontext():
+    ranks.require_equal("run", parts.fixed())
+    ranks.require_equal("checkpoint", checkpoint and (checkpoint.run_id, checkpoint.step))
+    with record.open() if ranks.is_main else nullcontext():
         views, evaluation = _embedded(parts, embedding)
         trainer = trainer or parts.trainer(views)
         ema, history = _ready(parts, trainer, checkpoint, pretraining)
@@ -119,15 +114,15 @@ def run(
                 trainer,
                 schedule=parts.schedule,
                 ema=ema,
-                evaluate=evaluation if ranks.first else lambda _: None,
+                evaluate=evaluation if ranks.is_main else lambda _: None,
                 eval_every=parts.config.run.eval_every or max(1, parts.plan.steps // EVALUATIONS),
                 history=history,
-                log=record.log if ranks.first else lambda _: None,
+                log=record.log if ranks.is_main else lambda _: None,
                 keep=lambda step, so_far, new: (
-                    record.keep(step, ema, so_far, new, interrupted()) if ranks.first else None
+                    record.keep(step, ema, so_far, new, interrupted()) if ranks.is_main else None
                 ),
                 save=lambda so_far: (
-                    record.save(ema, so_far, str(trainer.way)) if ranks.first else None
+                    record.save(ema, so_far, str(trainer.engine)) if ranks.is_main else None
                 ),
                 report=report,
             )
@@ -142,15 +137,15 @@ def _ready(
     """Where the first step begins, or where the last checkpoint was."""
     started = checkpoint is not None and checkpoint.step > 0
     if parts.pretraining is not None and not started:
-        if parts.ranks.first:
+        if parts.ranks.is_main:
             parts.pretraining.run(parts.model, pretraining)
-        trainer.share_weights()
+        trainer.broadcast_weights()
     ema = Ema(parts.model, parts.config.optimizer.ema_decay)
     if checkpoint is None or not started:
         return ema, History()
     ema.restore(checkpoint.ema)
     trainer.resume({"plan": asdict(checkpoint.plan), "steps_done": checkpoint.step})
-    return ema, History.of(checkpoint.history)
+    return ema, checkpoint.history
 
 
 def embedded_views(parts: Run, report: Counted) -> ViewSource:
@@ -165,9 +160,7 @@ def embedded_views(parts: Run, report: Counted) -> ViewSource:
     return parts.cache.embed_train(parts.examples, parts.views, report)
 
 
-def _embedded(
-    parts: Run, report: Counted
-) -> tuple[ViewSource, Callable[[nn.Module], Evaluation]]:
+def _embedded(parts: Run, report: Counted) -> tuple[ViewSource, Callable[[nn.Module], Evaluation]]:
     """What a step draws views from, and how the model is judged: in features where cached."""
     test = parts.splits.test
     if parts.cache is None:
@@ -177,7 +170,7 @@ def _embedded(
 
         return parts.views, on_images
     cached = embedded_views(parts, report)
-    features = parts.cache.embed_test(test, report) if parts.ranks.first else None
+    features = parts.cache.embed_test(test, report) if parts.ranks.is_main else None
 
     def on_features(model: nn.Module) -> Evaluation:
         assert features is not None
