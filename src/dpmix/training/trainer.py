@@ -403,7 +403,7 @@ class PrivateTrainer:
             views: replaces the trainer's views, for audits.
             loss: replaces the trainer's loss, for audits.
         """
-        made = (views or self.views).of(self.data, examples, draws.views, self.device)
+        made = (views or self.views).sample(self.data, examples, draws.views, self.device)
         return clipped_gradient_sum(
             self._called,
             loss or self.loss,
