@@ -15,7 +15,7 @@ from pictures import write_class_folders
 pytestmark = pytest.mark.usefixtures("unchecked")
 
 SECRET = "hiv-positive-2024"
-HELD_BACK = {"config.yaml", "diagnostics"}  # which README.md says to look at, or to keep
+HELD_BACK = {"config.yaml", "diagnostics"}  # docs/runs.md: to read first, and never to publish
 
 
 @pytest.mark.parametrize("data", [*BUILT_IN, *TORCHVISION_SETS, "hf:mnist", "hf:uoft-cs/cifar100"])

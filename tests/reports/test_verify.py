@@ -20,7 +20,7 @@ from dpmix.reports.statement import SCHEMA, schema_text, seal, shown_epsilon
 from dpmix.reports.verify import verify
 from dpmix.runs.build import build_run
 from dpmix.runs.config import Config
-from dpmix.runs.fit import run as run_of
+from dpmix.runs.fit import train_run as run_of
 from example_audit import audit_of_run
 
 
