@@ -12,11 +12,11 @@ from dpmix.runs.recipes import recipe_names
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 EPSILONS = (1, 2, 4, 8)
+load_once = functools.cache(network.load_backbone)
 TRAIN_IMAGES = {
     "cifar10": 50_000, "cifar100": 50_000, "eurosat": 21_600, "caltech256": 24_486,
     "sun397": 87_004, "pet": 3_680,
 }  # fmt: skip
-load_once = functools.cache(network.load_backbone)
 
 
 @pytest.fixture

@@ -68,7 +68,7 @@ def alone(size):
             examples = PoissonSampler(plan(), len(shard)).draw(draws.sampling)
             drawn.append(len(examples))
             if len(examples):
-                made = views().of(shard, examples, draws.views, torch.device("cpu"))
+                made = views().sample(shard, examples, draws.views, torch.device("cpu"))
                 part = clipped_gradient_sum(
                     network, soft_cross_entropy, made.views, made.labels, plan().max_grad_norm
                 )

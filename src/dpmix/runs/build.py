@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -124,7 +124,9 @@ class Run:
         would be a repeat that none of them sees.
         """
         run = self.config.run
-        free = {name: places("path") | places("resume") for name in ("views", "model")}
+        free: dict[str, Any] = {
+            name: places("path") | places("resume") for name in ("views", "model")
+        }
         settings = self.config.model_dump(
             exclude={"data": True, "features": True, "run": True, **free}
         )
