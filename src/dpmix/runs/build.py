@@ -204,7 +204,18 @@ def build_run(
     model = build(config, shape, len(class_names), backbone).to(device)
     if whitens(config):
         set_statistics(model, backbone, pool)
-    optimizer = build_optimizer(config.optimizer, model, plan)
+    chosen = config.optimizer
+    optimizer = build_optimizer(
+        chosen.optimizer,
+        model,
+        plan.noise_std / plan.denominator,
+        {
+            "lr": chosen.learning_rate,
+            "momentum": chosen.momentum,
+            "weight_decay": chosen.weight_decay,
+            **chosen.optimizer_options,
+        },
+    )
     resolved = config.model_copy(
         update={
             "views": config.views.model_copy(update={"flip": spec.flip}),
@@ -224,7 +235,7 @@ def build_run(
         views=views,
         model=model,
         optimizer=optimizer,
-        schedule=build_schedule(config.optimizer, optimizer, plan.steps),
+        schedule=build_schedule(chosen.schedule, optimizer, plan.steps),
         device=device,
         pool_facts=loaded.facts if loaded else None,
         pretraining=_pretraining(config, views, pool, randomness) if pool and pretrains else None,

@@ -21,7 +21,6 @@ from dpmix.training.ema import Ema
 from dpmix.training.evaluate import Evaluation
 from dpmix.training.evaluate import evaluate
 from dpmix.training.evaluate import evaluate_features
-from dpmix.training.loop import gentle_interrupts
 from dpmix.training.loop import History
 from dpmix.training.loop import Progress
 from dpmix.training.loop import train
@@ -114,23 +113,16 @@ def run(
         views, evaluation = _embedded(parts, embedding)
         trainer = trainer or parts.trainer(views)
         ema, history = _ready(parts, trainer, checkpoint, pretraining)
-        with gentle_interrupts() as interrupted:
-            train(
-                trainer,
-                schedule=parts.schedule,
-                ema=ema,
-                evaluate=evaluation if ranks.is_main else lambda _: None,
-                eval_every=parts.config.run.eval_every or max(1, parts.plan.steps // EVALUATIONS),
-                history=history,
-                log=record.log if ranks.is_main else lambda _: None,
-                keep=lambda step, so_far, new: (
-                    record.keep(step, ema, so_far, new, interrupted()) if ranks.is_main else None
-                ),
-                save=lambda so_far: (
-                    record.save(ema, so_far, str(trainer.engine)) if ranks.is_main else None
-                ),
-                report=report,
-            )
+        train(
+            trainer,
+            schedule=parts.schedule,
+            ema=ema,
+            evaluate=evaluation,
+            eval_every=parts.config.run.eval_every or max(1, parts.plan.steps // EVALUATIONS),
+            history=history,
+            log=record if ranks.is_main else None,
+            report=report,
+        )
         last = ranks.broadcast_object(history.last)
     parts.model.load_state_dict(ema.weights())
     return RunResult(parts.model.eval(), parts.plan, last, parts.folder, parts.config)
