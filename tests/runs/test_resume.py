@@ -20,7 +20,7 @@ import dpmix
 from dpmix.errors import DpmixError
 from dpmix.privacy.accounting import epsilon_pld
 from dpmix.runs.checkpoint import Checkpoint
-from dpmix.runs.fit import run
+from dpmix.runs.fit import train_run as run
 from dpmix.runs.folder import RunFolder
 from dpmix.runs.record import RunRecord
 from dpmix.runs.resume import is_complete, rebuild_run
@@ -198,7 +198,7 @@ def test_a_run_that_pretrains_goes_on_without_doing_it_twice(
 
 def test_a_head_on_cached_features_goes_on(tmp_path, settings):
     settings = {k: v for k, v in settings.items() if k != "model"} | {
-        "backbone": "random-conv", "cache_dir": str(tmp_path / "features"), "backbone_size": 12,
+        "backbone": "scatternet", "cache_dir": str(tmp_path / "features"), "backbone_size": 16,
     }  # fmt: skip
     whole = dpmix.fit(output=str(tmp_path / "whole"), **settings)
     folder = stopped(tmp_path / "run", 3, settings)

@@ -21,7 +21,7 @@ from dpmix.clipping.loss import Loss
 from dpmix.clipping.types import ClippedSum, zero_sum
 from dpmix.data.source import ImageSource, TensorSource
 from dpmix.errors import DpmixError
-from dpmix.models.train_mode import train_mode
+from dpmix.models.finetune import train_mode
 from dpmix.privacy.noise import GaussianNoise
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.privacy.randomness import Randomness, StepRandomness, Stream

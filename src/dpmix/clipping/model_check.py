@@ -28,7 +28,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.parameter import is_lazy
 
 from dpmix.errors import DpmixError, one_line
-from dpmix.models.train_mode import frozen_modules, layer_name, train_mode
+from dpmix.models.finetune import frozen_modules, layer_name, train_mode
 
 _BATCH = 3
 # Relative distance of two gradients; off the CPU, kernels need not repeat to the bit.

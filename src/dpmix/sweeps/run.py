@@ -15,15 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 
 from dpmix.errors import DpmixError, one_line, to_install
-from dpmix.files import to_json, write_text
+from dpmix.files import lock, to_json, write_text
 from dpmix.reports.statement import read_statement
 from dpmix.runs.build import build_run
 from dpmix.runs.checkpoint import newest_step
 from dpmix.runs.config import Config
-from dpmix.runs.fit import fit, run
+from dpmix.runs.fit import fit, train_run
 from dpmix.runs.folder import RunFolder
 from dpmix.runs.load import read_facts
 from dpmix.runs.resume import is_complete
@@ -232,7 +231,7 @@ def _finish(cell: Cell, root: Path, gpu: int | None) -> None:
         if newest_step(RunFolder(root).checkpoints) is not None:
             fit(resume=root, device=cell.config.run.device)
         else:
-            run(build_run(Config.load(cell.base, **cell.settings, output=os.fspath(root))))
+            train_run(build_run(Config.load(cell.base, **cell.settings, output=os.fspath(root))))
 
 
 def _on(gpu: int | None) -> AbstractContextManager[object]:
@@ -451,20 +450,8 @@ def making(folder: Path) -> Iterator[None]:
     Raises:
         DpmixError: it can't be made, or another sweep is running in it.
     """
-    lock = FileLock(folder / ".lock", timeout=0)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout:
-        raise DpmixError(
-            f"sweep folder '{folder}' is in use by another sweep; wait for it, or give another "
-            "--output"
-        ) from None
-    except OSError as error:
-        raise DpmixError(
-            f"cannot make sweep folder '{folder}': {error.strerror}; give another --output"
-        ) from None
+    held = lock(folder / ".lock", f"sweep folder '{folder}'")
     try:
         yield
     finally:
-        lock.release()
+        held.release()

@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 from dpmix.clipping.model_check import held_tensors
 from dpmix.clipping.types import trainable
 from dpmix.errors import DpmixError
-from dpmix.models.train_mode import layer_name
+from dpmix.models.finetune import layer_name
 
 _MARK = "_dpmix_released"
 

@@ -78,7 +78,7 @@ def train(
     *,
     schedule: LRScheduler,
     ema: Ema,
-    evaluate: Callable[[nn.Module], Evaluation],
+    evaluate: Callable[[nn.Module], Evaluation] | None,
     eval_every: int,
     history: History,
     log: RunLog | None,
@@ -94,10 +94,11 @@ def train(
         trainer: holds the plan, the model and the data.
         schedule: schedule of the learning rate.
         ema: moving average of the trainer's model.
-        evaluate: evaluates the averaged model on held-out images.
+        evaluate: evaluates the averaged model on held-out images; None in other processes than the
+            one that writes.
         eval_every: number of steps between evaluations; the last step is always evaluated.
         history: evaluations of the steps that are done.
-        log: writes the run's files; None in a process that writes and evaluates nothing.
+        log: writes the run's files; None in other processes than the one that writes.
         report: called after each step.
 
     Raises:
@@ -120,7 +121,7 @@ def train(
             step, evaluation = trainer.steps_done, None
             if log is not None:
                 log.log({"step": step, **asdict(diagnostics), "seconds": seconds})
-                if step == due:
+                if step == due and evaluate is not None:
                     with ema.applied() as averaged:
                         evaluation = evaluate(averaged)
                     point = {"step": step, "epsilon": epsilon, "accuracy": evaluation.accuracy}

@@ -22,7 +22,7 @@ from dpmix.clipping.types import ClippedSum, Engine, trainable, zero_sum
 from dpmix.data.source import ImageSource
 from dpmix.errors import DpmixError, is_out_of_memory
 from dpmix.files import to_json
-from dpmix.models.train_mode import frozen_modules, train_mode
+from dpmix.models.finetune import frozen_modules, train_mode
 from dpmix.privacy.noise import GaussianNoise
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.privacy.randomness import Randomness, StepRandomness, Stream, torch_seeded
@@ -322,7 +322,7 @@ class PrivateTrainer:
             views: for audits: replaces the trainer's views.
             loss: for audits: replaces the trainer's loss.
         """
-        made = (views or self.views).of(self.data, examples, draws.views, self.device)
+        made = (views or self.views).sample(self.data, examples, draws.views, self.device)
         like = next(p for p in self.model.parameters() if p.is_floating_point())
         return clipped_gradient_sum(
             self.model,
