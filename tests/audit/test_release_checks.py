@@ -6,18 +6,18 @@ import torch
 
 from audit_subject import plan, trainer
 from dpmix.audit.release_checks import ReleaseChecks
-from dpmix.runs.config import Config
-from dpmix.training.optimizer import _OPTIMIZERS, build_optimizer, build_schedule
+from dpmix.training.optimizer import OPTIMIZERS, build_optimizer, build_schedule
 
 
 # Muon trains no bias, and Rprop takes no weight decay, which every run gives.
-@pytest.mark.parametrize("name", sorted(set(_OPTIMIZERS) - {"Muon", "Rprop"}))
+@pytest.mark.parametrize("name", sorted(set(OPTIMIZERS) - {"Muon", "Rprop"}))
 def test_weights_and_state_follow_from_the_gradients(name):
     run_plan = plan(steps=3)
     subject = trainer(run_plan, examples=1)
-    config = Config.load(None, optimizer=name, learning_rate=0.05).optimizer
-    subject._optimizer = build_optimizer(config, subject.model, run_plan)
-    build_schedule(config, subject._optimizer, 3)
+    given = {"lr": 0.05, "weight_decay": 0.0}
+    noise_std = run_plan.noise_std / run_plan.denominator
+    subject._optimizer = build_optimizer(name, subject.model, noise_std, given)
+    build_schedule("constant", subject._optimizer, 3)
     subject.plant(np.array([True, False]), np.array([0, 1]))
     tests = ReleaseChecks(subject)
     for _ in range(3):
