@@ -17,7 +17,7 @@ from dpmix.pool.pool import PublicPool
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 import torch
 from torch import nn
 from torch.optim import Optimizer
@@ -121,7 +121,6 @@ def set_statistics(model: nn.Module, backbone: Backbone | None, pool: PublicPool
     model.head.set_statistics(torch.cat(parts))
 
 
-T = TypeVar("T", bound=PrivateTrainer)
 
 
 @dataclass(frozen=True)
@@ -218,18 +217,15 @@ class Run:
             shape = (self.backbone.embedding_size,)
         check_private(self.trained, shape)
 
-    def trainer(self, views: ViewSource) -> PrivateTrainer:
+    def trainer(self, views: ViewSource, **recorded: Any) -> PrivateTrainer:
         """A trainer wired from these parts; it checks the model and that all of them agree.
 
         Args:
             views: `self.views`, or what `self.cache` has embedded of them.
+            recorded: `sampler`, `noise` and `clipped_sum` of `PrivateTrainer`, for audits.
         """
-        return self.trainer_of(PrivateTrainer, views)
-
-    def trainer_of(self, kind: type[T], views: ViewSource) -> T:
-        """The same, of a `kind` of trainer."""
         run = self.config.run
-        return kind(
+        return PrivateTrainer(
             self.trained,
             self.examples,
             plan=self.plan,
@@ -240,4 +236,5 @@ class Run:
             view_chunk=run.view_chunk,
             compiled=run.compile,
             ranks=self.ranks,
+            **recorded,
         )
