@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from dpmix.errors import DpmixError
 
 Writer = Callable[[Path], object]
@@ -78,6 +80,35 @@ def write_text(path: Path, text: str) -> None:
 def text_writer(text: str) -> Writer:
     """Return a `Writer` of `text` in UTF-8."""
     return lambda aside: aside.write_text(text, encoding="utf-8")
+
+
+class InUseError(DpmixError):
+    """Another process writes to the folder."""
+
+
+def lock(path: Path, what: str, mode: int = 0o777) -> FileLock:
+    """Make the folder of a lock file and take the lock; give it back with `release`.
+
+    Args:
+        path: the lock file.
+        what: the folder that it protects, for errors: "run folder 'runs/a'".
+        mode: permissions of the lock file's own folder, if it has to be made.
+
+    Raises:
+        InUseError: another process has the lock.
+        DpmixError: the folder can't be made, or not be written to.
+    """
+    taken = FileLock(path, timeout=0)
+    try:
+        path.parent.mkdir(mode=mode, parents=True, exist_ok=True)
+        taken.acquire()
+    except Timeout:
+        raise InUseError(
+            f"{what} is in use by another process; wait for it or stop it, or give another --output"
+        ) from None
+    except OSError as error:
+        raise DpmixError(f"cannot make {what}: {error.strerror}; give another --output") from None
+    return taken
 
 
 def to_json(value: Any, indent: int | None = 2) -> str:

@@ -110,11 +110,11 @@ def test_a_dry_run_reads_the_weights_that_are_given(dpmix, image_root, tmp_path)
     status, _, err = dpmix(*call, "--backbone-weights", tmp_path / "junk.pth")
     assert status == 2 and "can't be used" in err
     status, out, _ = dpmix(*call)
-    assert status == 0 and "random weights in place of its own" in out
+    assert status == 0 and "random weights (dry run)" in out
 
 
 def test_a_dry_run_says_what_training_would_need(dpmix, image_root, monkeypatch):
-    monkeypatch.setattr("dpmix.runs.defaults.best_reachable", lambda: "random-conv")
+    monkeypatch.setattr("dpmix.runs.defaults.best_reachable", lambda: "scatternet")
     call = ("train", "--data", image_root, "--method", "mix-diff", "--delta", "1e-3", "--dry-run")
     status, out, err = dpmix(*call)
     assert (status, err) == (0, "")
@@ -123,7 +123,7 @@ def test_a_dry_run_says_what_training_would_need(dpmix, image_root, monkeypatch)
 
 
 def test_a_cache_that_is_there_is_said_to_be_found(dpmix, image_root, tmp_path, flags):
-    call = ["train", "--data", image_root, *flags, "--backbone", "random-conv", "--cache-dir",
+    call = ["train", "--data", image_root, *flags, "--backbone", "scatternet", "--cache-dir",
             tmp_path / "features"]  # fmt: skip
     del call[call.index("--model") : call.index("--model") + 2]
     (_, first, _), (_, second, _) = (

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("unchecked")
 SETTINGS = {"epsilon": 30, "delta": 1e-3, "steps": 2, "k_base": 1, "k_self": 1, "device": "cpu"}
 RUNS = {
     "from-scratch": {"model": "cnn-small", "expected_batch_size": 40},
-    "on-random-conv": {"backbone": "random-conv", "method": "none", "cache_views": 1},
+    "on-scatternet": {"backbone": "scatternet", "method": "none", "cache_views": 1},
 }
 FORMATS = ("onnx", "torch-export", "hub")
 STATEMENT, CARD = "privacy.json", "MODEL_CARD.md"
@@ -146,7 +146,7 @@ def test_an_onnx_model_says_what_it_is(exported, runs):
 
 
 def test_a_torch_export_holds_its_statement(exported):
-    folder, _ = exported("on-random-conv", "torch-export")
+    folder, _ = exported("on-scatternet", "torch-export")
     assert sorted(path.name for path in folder.iterdir()) == [CARD, "model.pt2", STATEMENT]
     held = {STATEMENT: "", "class_names.json": "", "README.txt": ""}
     torch.export.load(folder / "model.pt2", extra_files=held)
@@ -156,7 +156,7 @@ def test_a_torch_export_holds_its_statement(exported):
 
 
 def test_a_hub_folder_is_the_runs_own_weights_and_its_card(exported, runs):
-    folder, _ = exported("on-random-conv", "hub")
+    folder, _ = exported("on-scatternet", "hub")
     assert sorted(path.name for path in folder.iterdir()) == [
         "README.md", "config.json", "model.safetensors", STATEMENT,
     ]  # fmt: skip
@@ -167,7 +167,7 @@ def test_a_hub_folder_is_the_runs_own_weights_and_its_card(exported, runs):
     )
     _, header, card = (folder / "README.md").read_text().split("---\n", 2)
     assert "library_name: dpmix" in header and "- differential-privacy" in header
-    assert (runs / "on-random-conv" / CARD).read_text() in card
+    assert (runs / "on-scatternet" / CARD).read_text() in card
     settings = json.loads((folder / "config.json").read_text())["settings"]
     assert set(settings) == {"data", "model", "input"}
     assert not any("cache" in name or "weights" in name for name in settings["model"])

@@ -77,12 +77,6 @@ def dry_runs():
     ]
 
 
-@pytest.fixture
-def quick_tries(monkeypatch):
-    """A dry run times a step; how well is not what these tests are about."""
-    monkeypatch.setattr("dpmix.clipping.engine.SECONDS_PER_TRY", 0.01)
-
-
 @pytest.mark.parametrize("names", recipes_of_one_plan(), ids=lambda names: names[0])
 def test_it_is_calibrated_at_every_epsilon(names):
     config = Config.load(recipe_path(names[0]))
@@ -94,7 +88,6 @@ def test_it_is_calibrated_at_every_epsilon(names):
         assert plan.steps == round(privacy.epochs / plan.sampling_rate)
 
 
-@pytest.mark.usefixtures("quick_tries")
 @pytest.mark.parametrize("name", dry_runs())
 def test_it_runs_dry(dpmix, tmp_path, towers, name):
     # Two steps of every recipe are taken below.
@@ -131,7 +124,6 @@ def test_it_takes_two_steps_on_a_miniature(dpmix, towers, names):
     assert "smoke run: it works" in out
 
 
-@pytest.mark.usefixtures("quick_tries")
 @pytest.mark.parametrize(
     ("name", "said"),
     [

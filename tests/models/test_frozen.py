@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from dpmix.models.train_mode import frozen_modules, train_mode
+from dpmix.models.finetune import frozen_modules, train_mode
 
 
 def test_frozen_layers_stay_in_eval_and_all_others_wake():

@@ -37,12 +37,12 @@ def test_the_demo_trains_the_small_network_and_other_data_the_best_backbone(reac
 
 
 def test_a_backbone_reads_rgb_and_has_constants_of_its_own():
-    config = chosen(backbone="random-conv")
+    config = chosen(backbone="torchvision:resnet18")
     assert (config.data.channels, config.data.normalization) == (3, None)
     assert chosen(model="cnn-small").data.normalization == "half"
     for wrong in ({"normalization": "half"}, {"channels": 1}):
         with pytest.raises(DpmixError, match="takes RGB images with constants of its own"):
-            chosen(backbone="random-conv", **wrong)
+            chosen(backbone="torchvision:resnet18", **wrong)
 
 
 def test_views_are_the_papers():
@@ -67,12 +67,16 @@ def test_crops_move_less_for_the_small_network():
         return chosen(**settings).views.crop_padding
 
     assert padding(model="cnn-small") == padding(data="mnist5k") == 1
-    assert padding(model="wrn-16-4") == padding(backbone="random-conv") == 4
+    assert padding(model="wrn-16-4") == padding(backbone="torchvision:resnet18") == 4
     assert padding(model="cnn-small", crop_padding=3) == 3
 
 
 def test_the_method_is_the_one_that_measured_best_or_else_the_papers():
-    best = {"scatternet": "self-aug", "mobilenet-v2-offline": "none", "random-conv": "mix-self"}
+    best = {
+        "scatternet": "self-aug",
+        "mobilenet-v2-offline": "none",
+        "torchvision:resnet18": "mix-self",
+    }
     for backbone, method in best.items():
         assert chosen(backbone=backbone).views.method == method
         assert chosen(backbone=backbone, trainable="all").views.method == "mix-self"
@@ -95,7 +99,7 @@ def test_what_contradicts_each_other_or_does_nothing_is_refused():
 
 @pytest.mark.parametrize("without", [{"fresh_views": True}, {"trainable": "lora"}])
 def test_a_size_for_no_cache_is_refused_unless_a_recipe_gave_it(tmp_path, without):
-    cached = {"backbone": "random-conv", "cache_views": 40}
+    cached = {"backbone": "torchvision:resnet18", "cache_views": 40}
     with pytest.raises(DpmixError, match=r"cache_views is 40, and --.* without a cache"):
         chosen(**cached, **without)
     recipe = tmp_path / "r.yaml"
@@ -157,24 +161,26 @@ def test_numbers_of_no_sense_are_left_to_the_plan_which_names_them(name, value):
         return  # no whole number
     asked = Config.load(model="cnn-small", **{name: value})
     config = choose_recipe(choose_few_views(choose_model(asked), asked.views, 100), 100, 4)
-    given = config.privacy.model_dump(exclude={"allow_repeats"})
+    given = config.privacy.model_dump(exclude={"allow_repeats", "spent"})
     with pytest.raises(DpmixError, match=f"{name} is"):
         PrivacyPlan.calibrate(n=100, **given)
 
 
 def test_the_batch_of_a_head_is_everything():
-    head = choose_recipe(chosen(backbone="random-conv"), 1234, 34)
+    head = choose_recipe(chosen(backbone="torchvision:resnet18"), 1234, 34)
     assert (head.privacy.expected_batch_size, head.features.cache_views) == (1234, 36)
-    more = choose_recipe(chosen(backbone="random-conv", trainable="norm-and-bias"), 1234, 34)
+    more = choose_recipe(
+        chosen(backbone="torchvision:resnet18", trainable="norm-and-bias"), 1234, 34
+    )
     assert (more.privacy.expected_batch_size, more.features.cache_views) == (400, None)
     assert choose_recipe(chosen(backbone="scatternet"), 99, 8).features.cache_views == 8
     assert choose_recipe(chosen(backbone="mobilenet-v2-offline"), 99, 1).features.cache_views == 1
-    assert choose_recipe(chosen(backbone="random-conv"), 99, 50).features.cache_views == 50
+    assert choose_recipe(chosen(backbone="torchvision:resnet18"), 99, 50).features.cache_views == 50
 
 
 def test_what_was_given_stays():
     given = {"expected_batch_size": 7, "epochs": 2, "cache_views": 40, "learning_rate": 3}
-    config = choose_recipe(chosen(backbone="random-conv", **given), 100, 34)
+    config = choose_recipe(chosen(backbone="torchvision:resnet18", **given), 100, 34)
     assert (config.privacy.expected_batch_size, config.privacy.steps) == (7, None)
     assert config.features.cache_views == 40
     rate = chosen(model="cnn-small", sampling_rate=0.1, denominator=9)
@@ -195,8 +201,8 @@ def test_delta_follows_n_where_n_is_public():
 
 @pytest.mark.parametrize(("n", "steps"), [(25_000, 50), (25_001, 100)])
 def test_a_head_takes_more_steps_on_many_images_if_their_number_is_public(n, steps):
-    assert choose_recipe(chosen(backbone="random-conv"), n, 34).privacy.steps == steps
-    hidden = chosen(backbone="random-conv", sampling_rate=0.1, denominator=9)
+    assert choose_recipe(chosen(backbone="torchvision:resnet18"), n, 34).privacy.steps == steps
+    hidden = chosen(backbone="torchvision:resnet18", sampling_rate=0.1, denominator=9)
     assert choose_recipe(hidden, n, 34).privacy.steps == 50
 
 
@@ -207,7 +213,7 @@ def test_a_heads_rate_leaves_noise_of_two_in_unit_weights_and_is_bounded(length)
             **{"n": 1000, "expected_batch_size": 1000, "steps": 50, "epsilon": 3, "delta": 1e-5}
             | settings
         )
-        config = chosen(backbone="random-conv", feature_length=length)
+        config = chosen(backbone="torchvision:resnet18", feature_length=length)
         return choose_rate(config, plan).optimizer.learning_rate, plan
 
     got, plan = rate()

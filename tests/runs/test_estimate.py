@@ -17,5 +17,5 @@ def test_a_step_is_measured_on_whole_portions(monkeypatch, digits_npz, quick, k_
     real = estimate.clipped_gradient_sum
     monkeypatch.setattr(estimate, "clipped_gradient_sum", lambda model, loss, views, *a, **k: (
         taken.append(len(views)) or real(model, loss, views, *a, **k)))  # fmt: skip
-    estimate.seconds_per_step(parts, estimate.chosen_way(parts))
+    estimate.seconds_per_step(parts, estimate.chosen_engine(parts))
     assert set(taken[1:]) == {groups}

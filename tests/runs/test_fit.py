@@ -337,7 +337,7 @@ def test_a_seed_does_not_touch_the_global_numpy_stream(image_root, tmp_path, qui
     assert (np.random.get_state()[1] == before).all()  # noqa: NPY002
 
 
-BACKBONE = {"backbone": "random-conv", "model": None, "steps": 3, "expected_batch_size": None}
+BACKBONE = {"backbone": "scatternet", "model": None, "steps": 3, "expected_batch_size": None}
 
 
 def on_backbone(image_root, tmp_path, quick, **settings):
@@ -359,10 +359,10 @@ def test_a_head_on_a_backbone_is_trained_saved_and_rebuilt(image_root, tmp_path,
     again = evaluate(saved.model, test, saved.normalization, torch.device("cpu"))
     assert again.accuracy == pytest.approx(result.evaluation.accuracy, abs=0.051)
     said = json.loads((result.folder / "privacy.json").read_text())["public_inputs"]["backbone"]
-    assert (said["name"], said["embedding_size"]) == ("random-conv", 512)
+    assert (said["name"], said["embedding_size"]) == ("scatternet", 3888)
     assert said["weights_sha256"] == saved.config.input.backbone_sha256
     card = (result.folder / "MODEL_CARD.md").read_text()
-    assert "random-conv: no trained weights: fixed random filters; 512 features" in card
+    assert "scatternet: no trained weights: wavelet scattering" in card and "3888 features" in card
 
 
 def test_a_second_run_embeds_nothing(image_root, tmp_path, quick):

@@ -10,7 +10,7 @@ from dpmix.runs.hub_folder import network_settings
 CONFIG = Config.of({
     "data": {"data": "/secret/scans", "normalization": "half", "data_root": "/secret/root"},
     "views": {"pool": "/secret/pool"},
-    "model": {"backbone": "random-conv", "backbone_weights": "/secret/weights"},
+    "model": {"backbone": "scatternet", "backbone_weights": "/secret/weights"},
     "features": {"cache_dir": "/secret/cache"},
     "run": {"output": "/secret/run"},
     "input": {"image_shape": (3, 12, 12), "class_names": ("a", "b"), "backbone_sha256": "0" * 64},
@@ -20,12 +20,12 @@ CONFIG = Config.of({
 def test_settings_of_a_network_name_no_place():
     settings = network_settings(CONFIG)
     assert "/" not in json.dumps(settings)
-    assert Config.of(settings).model.backbone == "random-conv"
+    assert Config.of(settings).model.backbone == "scatternet"
     assert Config.of(settings).input == CONFIG.input
 
 
 def test_another_backbone_than_the_runs_is_refused():
-    said = "backbone 'random-conv' here are not those that the run of 'config.json'"
+    said = "backbone 'scatternet' here are not those that the run of 'config.json'"
     with pytest.raises(DpmixError, match=said):
         HubClassifier(network_settings(CONFIG))
 

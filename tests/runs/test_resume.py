@@ -198,7 +198,7 @@ def test_a_run_that_pretrains_goes_on_without_doing_it_twice(
 
 def test_a_head_on_cached_features_goes_on(tmp_path, settings):
     settings = {k: v for k, v in settings.items() if k != "model"} | {
-        "backbone": "random-conv", "cache_dir": str(tmp_path / "features"), "backbone_size": 12,
+        "backbone": "scatternet", "cache_dir": str(tmp_path / "features"), "backbone_size": 16,
     }  # fmt: skip
     whole = dpmix.fit(output=str(tmp_path / "whole"), **settings)
     folder = stopped(tmp_path / "run", 3, settings)

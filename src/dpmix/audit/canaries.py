@@ -154,7 +154,7 @@ class CanaryRun:
             part = trainer.clipped_sum(own, draws)
         else:
             empty, none = torch.zeros(0), zero_sum(trainer.parameters)
-            part = ClippedSum(none, empty, empty, engine=trainer.way.engine)
+            part = ClippedSum(none, empty, empty, engine=trainer.engine.name)
         places, start = self._places[self._canaries_in(examples)], 0
         for tensor in part.gradients:
             mine = places[(places >= start) & (places < start + tensor.numel())] - start

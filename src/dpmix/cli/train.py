@@ -21,6 +21,7 @@ from dpmix.cli.progress import (
 )
 from dpmix.data.image import Progress as Counted
 from dpmix.errors import DpmixError
+from dpmix.files import InUseError
 from dpmix.reports.metrics import read_metrics
 from dpmix.reports.statement import shown_epsilon
 from dpmix.reports.summary import (
@@ -36,10 +37,10 @@ from dpmix.runs.checkpoint import Checkpoint, newest_step
 from dpmix.runs.config import Config, read_recipe
 from dpmix.runs.estimate import cache_line, data_line, estimate_rows, model_rows, pictures_line
 from dpmix.runs.fit import run
-from dpmix.runs.folder import InUseError, RunFolder
+from dpmix.runs.folder import RunFolder
 from dpmix.runs.parts import Run
 from dpmix.runs.recipes import network, recipe_names, recipe_path
-from dpmix.runs.resume import is_complete, rebuild_run, refuse_lost_model
+from dpmix.runs.resume import is_complete, rebuild_run
 from dpmix.runs.stand_ins import Trial, miniature
 from dpmix.training.distributed import Ranks, shutdown, start
 from dpmix.training.evaluate import Evaluation
@@ -140,7 +141,6 @@ def _smoke(chosen: Config, console: Console, ranks: Ranks) -> None:
 
 def _resume(root: Path, console: Console, ranks: Ranks, settings: dict[str, Any]) -> None:
     if is_complete(root, **settings):
-        refuse_lost_model(root)
         console.print(f"the run in {root} is complete: there is nothing left to do")
         _exit_if_diverged(RunFolder(root), console)
         return
@@ -167,7 +167,8 @@ def _finish(parts: Run, console: Console, checkpoint: Checkpoint | None = None) 
     except InUseError:
         raise
     except BaseException:
-        step = newest_step(RunFolder(parts.folder).checkpoints)
+        folder = RunFolder(parts.folder)
+        step = newest_step(folder.checkpoints)
         if step is not None:
             console.print(
                 f"stopped; to go on after step {step}: dpmix train --resume {parts.folder}",
@@ -178,6 +179,11 @@ def _finish(parts: Run, console: Console, checkpoint: Checkpoint | None = None) 
                     f"epsilon {shown_epsilon(parts.plan.epsilon)} covers what it has published and "
                     "the rest of its steps; an epsilon of fewer steps holds only if it was fixed "
                     "beforehand to stop there",
+                    soft_wrap=True,
+                )
+            if folder.previous.is_dir() and not folder.model.is_file():
+                console.print(
+                    f"the overwritten run is kept in {folder.previous} until this one has a model",
                     soft_wrap=True,
                 )
         raise

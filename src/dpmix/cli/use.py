@@ -1,4 +1,4 @@
-"""`dpmix export`."""
+"""`dpmix evaluate`, `predict` and `export`: use a trained model."""
 
 import warnings
 from dataclasses import asdict
@@ -12,17 +12,15 @@ from dpmix.data.decode_pool import counted, nothing_left
 from dpmix.files import to_json, write_text
 from dpmix.reports.summary import evaluation_rows, two_columns
 from dpmix.runs.build import choose_device
-from dpmix.runs.load import load_run, test_source
+from dpmix.runs.load import evaluation_images, load_run
 from dpmix.runs.predict import as_csv, as_json, check_output, image_files, predictions
 from dpmix.training.evaluate import evaluate as measure
 
-# `dpmix evaluate`.
-
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="a run's folder")],
+    run: Annotated[Path, typer.Argument(help="a run's folder, or its model.safetensors")],
     data: Annotated[
-        str | None, typer.Option(help="other data with the same classes; default: the run's")
+        str | None, typer.Option(help="other data with the same classes; default: the run's own")
     ] = None,
     test_fraction: Annotated[
         float | None, typer.Option(help="share of test images, for a folder without splits")
@@ -33,14 +31,15 @@ def evaluate(
     json: Annotated[bool, typer.Option("--json", help="print JSON instead of a table")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps")] = "auto",
 ) -> None:
-    """Measure a trained model on a test split, or where it was tuned on its validation images.
+    """Measure the accuracy of a trained model on test images.
 
-    Such a run's test accuracy: give its data again, as --data.
+    A run with --validation-fraction is measured on its validation images; for its test accuracy,
+    give its data again as --data.
     """
     console = stdout()
     saved = load_run(run, device)
     with decoding_bar(console) as decoding:
-        source = test_source(saved, data, test_fraction, skip_corrupt, decoding)
+        source = evaluation_images(saved, data, test_fraction, skip_corrupt, decoding)
     evaluation = measure(saved.model, source, saved.normalization, choose_device(device))
     if json:
         typer.echo(to_json(asdict(evaluation)))
@@ -52,26 +51,23 @@ def evaluate(
         raise typer.Exit(USER_ERROR)
 
 
-# `dpmix predict`.
-
-
 def predict(
-    run: Annotated[Path, typer.Argument(help="a run's folder")],
+    run: Annotated[Path, typer.Argument(help="a run's folder, or its model.safetensors")],
     images: Annotated[list[Path], typer.Argument(help="image files, or folders of them")],
     output: Annotated[
         Path | None, typer.Option(help="file.csv or file.json; default: CSV on the screen")
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="replace the output file if it is there")
+        bool, typer.Option("--overwrite", help="replace the output file if it exists")
     ] = False,
     skip_corrupt: Annotated[
         bool, typer.Option("--skip-corrupt", help="leave out files that cannot be read")
     ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps")] = "auto",
 ) -> None:
-    """Classify images: a row each with the class and every class's probability.
+    """Classify images: one row per image, with its class and the probability of every class.
 
-    A file's name that is not plain text is written as a file: URI.
+    A file name that is not plain text is written as a file: URI.
     """
     if output is not None:
         check_output(output, overwrite)
@@ -94,26 +90,22 @@ def predict(
 def export(
     run: Annotated[Path, typer.Argument(help="a run's folder")],
     output: Annotated[Path, typer.Option(help="folder to write")],
-    format: Annotated[str, typer.Option(help="onnx, torch-export, hub")] = "onnx",
+    format: Annotated[str, typer.Option(help="onnx or hub")] = "onnx",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="replace an earlier export")
     ] = False,
 ) -> None:
-    """Write a trained model, backbone and all, in a form that other programs load.
+    """Write a trained model, with its backbone, in a form that other programs load.
 
     It takes images as uint8 [batch, C, H, W], not normalised, and gives logits. The privacy
-    statement goes with it. What is written is loaded again and must answer as the run does.
+    statement goes with it. A graph is checked to give the run's own answers.
     """
     # Imported here: nothing else on the command line needs torch's exporters.
-    from dpmix.runs.export import export_run
+    from dpmix.runs.export import FORMATS, export_run
 
     console = stdout()
-    console.print(f"writing the whole network as {format}, and comparing it with the run's ...")
+    console.print(f"writing the whole network as {format} ...")
     with console.status("half a minute for most networks, minutes for large ones"):
-        exported = export_run(run, format, output, overwrite)
-    console.print(f"{', '.join(exported.files)} in {output}")
-    console.print(
-        f"its logits on built-in digits are the run's (largest difference "
-        f"{exported.difference:.1g})"
-    )
-    console.print(exported.guarantee)
+        guarantee = export_run(run, format, output, overwrite)
+    console.print(f"{', '.join(FORMATS[format])} in {output}")
+    console.print(guarantee)

@@ -1,35 +1,33 @@
-"""epsilon by privacy random variables (PRV): an accountant that shares no code with `accounting`.
+"""Epsilon by privacy random variables (PRV): an accountant that shares no code with `accounting`.
 
-Source: Gopi, Lee, Wutschitz 2021, arXiv 2106.02848, whose library this calls. It gives a lower and
-an upper bound of epsilon.
+Source: Gopi, Lee, Wutschitz 2021, arXiv 2106.02848, whose library `prv-accountant` this calls. It
+gives a lower and an upper bound on epsilon. The library is optional: the extra `verify`.
 """
 
 import math
 
 import numpy as np
-from prv_accountant import GaussianMechanism, PoissonSubsampledGaussianMechanism
-from prv_accountant.accountant import PrivacyRandomVariableTruncated, compute_safe_domain_size
-from prv_accountant.composers import ConvolutionTree, Fourier
-from prv_accountant.discretisers import CellCentred
-from prv_accountant.domain import Domain
 
 from dpmix.errors import DpmixError
 from dpmix.privacy.accounting import PriorReleases, epsilon_pld
 
-# The bounds lie so far from the estimate, as a part of epsilon, and at least so far.
+# The bounds lie this far from the estimate, as a part of epsilon, and at least this far.
 _ERROR, _LEAST_ERROR = 0.01, 1e-3
-
-
 _DELTA_ERROR = 1e-3  # as a part of delta
-
-
 _ROUNDED = 1e-6  # the library has no number for a loss that is the least but for rounding
 
 
 def epsilon_prv(
     sampling_rate: float, sigma: float, steps: int, delta: float, prior_releases: PriorReleases = ()
-) -> tuple[float, float, float]:
-    """Lower bound, estimate and upper bound of epsilon, by privacy random variables.
+) -> tuple[float, float, float] | None:
+    """Lower bound, estimate and upper bound of epsilon; None if `prv-accountant` is missing.
+
+    Args:
+        sampling_rate: q.
+        sigma: noise multiplier of each step.
+        steps: number of steps.
+        delta: the delta at which epsilon holds.
+        prior_releases: noise multipliers of earlier releases of the same data.
 
     Raises:
         DpmixError: numbers so extreme that the library does not reach its own precision.
@@ -39,7 +37,9 @@ def epsilon_prv(
     )
     try:
         low, estimate, high = _bounds(sampling_rate, sigma, steps, delta, prior_releases, error)
-    # What the library raises where its grid is too coarse or too large.
+    except ImportError:
+        return None
+    # Raised by the library if its grid is too coarse or too large.
     except (RuntimeError, ValueError, AssertionError, MemoryError) as problem:
         raise DpmixError(
             f"the PRV accountant can't compute epsilon at sigma {sigma:g}, q {sampling_rate:g}, "
@@ -57,11 +57,17 @@ def _bounds(
     prior_releases: PriorReleases,
     error: float,
 ) -> tuple[float, float, float]:
-    """The library's `PRVAccountant`, but that it knows where a subsampled loss begins.
+    """The library's `PRVAccountant`, except that it knows where a subsampled loss begins.
 
-    No such loss is below log(1 - q). The library integrates over all that is below -0.1 at once,
-    and where the loss begins a little below that, as for q = 1/8, its integral misses it.
+    No such loss is below log(1 - q). The library integrates over everything below -0.1 at once, and
+    misses a loss that begins a little below that, as for q = 1/8.
     """
+    from prv_accountant import GaussianMechanism, PoissonSubsampledGaussianMechanism
+    from prv_accountant.accountant import PrivacyRandomVariableTruncated, compute_safe_domain_size
+    from prv_accountant.composers import ConvolutionTree, Fourier
+    from prv_accountant.discretisers import CellCentred
+    from prv_accountant.domain import Domain
+
     mechanisms = [
         PoissonSubsampledGaussianMechanism(sampling_rate, sigma)
         if sampling_rate < 1
@@ -80,7 +86,7 @@ def _bounds(
     for mechanism, low, count in zip(mechanisms, lowest, counts, strict=True):
         loss = PrivacyRandomVariableTruncated(mechanism, max(low, domain.t_min()), domain.t_max())
         part = Fourier([CellCentred().discretise(loss, domain)]).compute_composition([count])
-        # SciPy 1.17 convolves no float128, which these come as on some machines.
+        # The library uses float128 on some machines, which SciPy 1.17 can't convolve.
         part.pmf = part.pmf.astype(np.float64)
         parts.append(part)
     whole = ConvolutionTree(parts).compute_composition([1] * len(parts))

@@ -1,12 +1,16 @@
-"""`privacy.json`: the guarantee that ran, from the plan that ran it.
+"""The privacy statement: the guarantee of a trained model, with every number that it follows from.
 
-Every number comes from the `PrivacyPlan` or from the accountant, none is typed in again.
+Every number comes from the `PrivacyPlan` that ran or from the accountant. The statement is stored
+in the header of `model.safetensors` (`dpmix.reports.files`); `privacy.json` is a copy to read.
+
+Guarantee: a statement that `parse_statement` accepts has every field, of its type and in its range,
+no other field, no field twice, and the sha256 that it was written with.
 """
 
 import json
 import math
 import platform
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from hashlib import sha256
@@ -23,41 +27,58 @@ from dpmix.pool.load import PoolFacts
 from dpmix.privacy.accounting import MIN_SIGMA
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.privacy.repeats import epsilon_of_copies
-from dpmix.runs.config import Config
-from dpmix.runs.settings import ViewConfig
 
-# How a guarantee is printed: never better than the one that holds.
+Settings = Mapping[str, Any]
+"""The sections of a run's settings, each a mapping of its settings, as `config.yaml` holds them."""
+
+NOT_PRIVATE = "NOT PRIVATE"
+MECHANISM = "Poisson-subsampled Gaussian on the sum of clipped gradients (DP-SGD)"
+
+_ALL_DIGITS = Context(prec=330)  # enough for any float
+_LIBRARIES = ("torch", "torchvision", "numpy", "dp-accounting")
+
+# Larger values would keep an accountant busy for minutes, or exhaust the memory.
+_MOST_STEPS, _MOST_SIGMA, _MOST_SPENT, _MOST_COPIES = 10**7, 1e7, 100, 10**7
+_MOST_EXAMPLES = 10**15
+
+Infinite = Literal["inf"]
+Share = Annotated[float, Field(ge=0, le=1)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-# Digits of any float.
-_ALL = Context(prec=330)
-
-
-def shown_epsilon(epsilon: float, digits: int = 3) -> str:
-    """`epsilon` with `digits` decimals, rounded up; `inf` as it is."""
-    if math.isinf(epsilon):
+def shown_epsilon(epsilon: float | str, digits: int = 3) -> str:
+    """`epsilon` with `digits` decimals, rounded up so that no better guarantee is printed."""
+    if math.isinf(float(epsilon)):
         return "inf"
-    return str(
-        Decimal(repr(float(epsilon))).quantize(Decimal(1).scaleb(-digits), ROUND_CEILING, _ALL)
-    )
+    return _rounded(float(epsilon), digits, ROUND_CEILING)
 
 
 def shown_sigma(sigma: float, digits: int = 4) -> str:
-    """`sigma` with `digits` decimals, rounded down: no noise is claimed that is not there."""
-    return str(Decimal(repr(float(sigma))).quantize(Decimal(1).scaleb(-digits), ROUND_FLOOR, _ALL))
+    """`sigma` with `digits` decimals, rounded down so that no larger noise is printed."""
+    return _rounded(sigma, digits, ROUND_FLOOR)
 
 
-# How the JSON files of a run are read: every field of its type, and none that is not known.
+def _rounded(value: float, digits: int, rounding: str) -> str:
+    step = Decimal(1).scaleb(-digits)
+    return str(Decimal(repr(float(value))).quantize(step, rounding, _ALL_DIGITS))
 
 
-Infinite = Literal["inf"]
+def read_file(path: Path) -> bytes:
+    """Content of a file of a run.
 
-
-Share = Annotated[float, Field(ge=0, le=1)]
+    Raises:
+        DpmixError: it can't be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DpmixError(
+            f"cannot read '{path}' ({error.strerror}); expected a file that a run wrote: restore it"
+        ) from None
 
 
 class Part(BaseModel):
-    """A part of a file."""
+    """Base of everything that is read from a run's JSON files: strict, with no unknown field."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
@@ -65,80 +86,66 @@ class Part(BaseModel):
 T = TypeVar("T", bound=Part)
 
 
-def read_json(path: Path, kind: type[T], what: str) -> T:
-    """Read the file at `path`, a run's `what`.
+def parse_json(text: str | bytes, kind: type[T], source: Path, what: str) -> T:
+    """Parse JSON that a run wrote.
+
+    Args:
+        text: the JSON.
+        kind: the model that it must fit.
+        source: the file that the text comes from, for errors.
+        what: name of this kind of file, for errors: "metrics".
 
     Raises:
-        DpmixError: unreadable, or something else.
+        DpmixError: the text does not fit `kind`, or has a name twice in one object.
     """
     try:
-        text = path.read_bytes()
-        said = kind.model_validate_json(text)
-    except OSError as error:
-        raise DpmixError(
-            f"cannot read '{path}' ({error.strerror}); expected a run's {what}"
-        ) from None
+        parsed = kind.model_validate_json(text)
+        json.loads(text, object_pairs_hook=_refuse_twice)
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(str(part) for part in problem["loc"]) or "the file"
-        raise DpmixError(
-            f"'{path}' is no {what} of this version of dpmix: {where}: "
-            f"{problem['msg'].removeprefix('Value error, ')}; expected the file as it was written"
-        ) from None
-    json.loads(text, object_pairs_hook=_refuse_repeats(path))
-    return said
+        reason = f"{where}: {problem['msg'].removeprefix('Value error, ')}"
+    except ValueError as error:
+        reason = str(error)
+    else:
+        return parsed
+    raise DpmixError(
+        f"'{source}' is no {what} of this version of dpmix: {reason}; expected the file as it was "
+        "written"
+    )
 
 
-def _refuse_repeats(path: Path) -> Callable[[list[tuple[str, Any]]], None]:
-    """Of a name that is there twice, one reader takes the first value and another the last."""
-
-    def check(pairs: list[tuple[str, Any]]) -> None:
-        seen = set()
-        for name, _ in pairs:
-            if name in seen:
-                raise DpmixError(f"'{path}' says '{name}' twice; expected the file as it was "
-                                 "written")  # fmt: skip
-            seen.add(name)
-
-    return check
+def read_json(path: Path, kind: type[T], what: str) -> T:
+    """Read a JSON file of a run; arguments and errors as of `parse_json`."""
+    return parse_json(read_file(path), kind, path, what)
 
 
-# What `privacy.json` holds, field by field; `privacy.schema.json` is this as a JSON schema.
-#
-# Guarantee: a statement that `read_statement` accepts has every field, of its type and in its
-# range, and no other; and it is, to the last character that counts, as it was written.
+def _refuse_twice(pairs: list[tuple[str, Any]]) -> None:
+    """Refuse a name that occurs twice in one object: parsers disagree on which value counts."""
+    names = [name for name, _ in pairs]
+    for name in {*names} if len({*names}) < len(names) else ():
+        if names.count(name) > 1:
+            raise ValueError(f"'{name}' occurs twice")
 
 
-SCHEMA = Path(__file__).with_name("privacy.schema.json")
-
-
-_SHA256 = r"^[0-9a-f]{64}$"
-
-
-# Beyond these an accountant takes minutes, or more memory than there is.
-_MOST_STEPS, _MOST_SIGMA, _MOST_SPENT, _MOST_COPIES = 10**7, 1e7, 100, 10**7
-
-
-_MOST_EXAMPLES = 10**15
-
-
-def _countable(sigma: float) -> float:
-    """Refuse noise outside the accountant's range; 0 is none, of a run that is not private."""
+def _in_accountants_range(sigma: float) -> float:
+    """Refuse noise that no accountant can count; 0 is the noise of a run without privacy."""
     if sigma != 0 and not MIN_SIGMA <= sigma <= _MOST_SIGMA:
-        raise ValueError(f"{sigma:g} is outside the accountant's range, {MIN_SIGMA:g} to "
-                         f"{_MOST_SIGMA:g}")  # fmt: skip
+        raise ValueError(
+            f"{sigma:g} is outside the accountant's range, {MIN_SIGMA:g} to {_MOST_SIGMA:g}"
+        )
     return sigma
 
 
-Sigma = Annotated[float, AfterValidator(_countable)]
+Sigma = Annotated[float, AfterValidator(_in_accountants_range)]
 
 
 class Accountant(Part):
-    """Whose epsilon is stated, and whose beside it."""
+    """The accountant of `epsilon`, and the one of `epsilon_rdp`."""
 
     name: Literal["PLD", "RDP"]
-    library: Literal["dp-accounting"]
-    beside: Literal["RDP"]
+    library: Literal["dp-accounting"] = "dp-accounting"
+    beside: Literal["RDP"] = "RDP"
 
 
 class PoolInput(Part):
@@ -146,7 +153,7 @@ class PoolInput(Part):
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
-    contents_sha256: str = Field(pattern=_SHA256)
+    contents_sha256: Sha256
     role: Literal["mix", "extra", "pretrain"]
 
 
@@ -163,7 +170,7 @@ class BackboneInput(Part):
 
 
 class PublicInputs(Part):
-    """All that went into the model beside the private images."""
+    """Everything that went into the model apart from the private images."""
 
     pool: PoolInput | None
     normalization: str
@@ -175,7 +182,7 @@ class RepeatedImage(Part):
     """The training image that occurs most often."""
 
     most: int = Field(ge=2, le=_MOST_COPIES, description="how often it occurs")
-    epsilon: float | Infinite = Field(description="of the person in it, at delta")
+    epsilon: float | Infinite = Field(description="for the person in it, at delta")
 
 
 class Statement(Part):
@@ -183,17 +190,17 @@ class Statement(Part):
 
     private: bool
     run_id: str
-    written: str | None = Field(description="when; not told of a private selection's run")
+    written: str | None = Field(description="the day; null for a run of a private selection")
     guarantee: str
     epsilon: float | Infinite = Field(
         description="by the accountant, at delta, of all planned steps: it holds wherever the run "
         "is stopped"
     )
-    epsilon_rdp: float | Infinite
+    epsilon_rdp: float | Infinite = Field(description="the same by Renyi DP accounting")
     epsilon_at_fixed_stop: float | None = Field(
         None,
-        description="of `steps` steps, where these are not all: it holds only if it was fixed "
-        "beforehand, whatever the run would show, to stop there",
+        description="of the first `steps` steps, if the run is not complete: it holds only if it "
+        "was fixed beforehand to stop there, whatever the run would show",
     )
     delta: float = Field(gt=0, lt=1)
     neighbouring_relation: Literal["add or remove one training example"]
@@ -201,40 +208,40 @@ class Statement(Part):
     method: str
     accountant: Accountant
     sampling_rate: float = Field(gt=0, le=1, description="q, of Poisson sampling")
-    denominator: float = Field(gt=0, description="what the noisy sum is divided by")
+    denominator: float = Field(gt=0, description="divisor of the noisy sum, in examples")
     noise_multiplier: Sigma = Field(description="sigma: noise_std / sensitivity")
-    max_grad_norm: float | Infinite = Field(description="C")
-    sensitivity: float | Infinite = Field(description="of the released sum")
-    noise_std: float = Field(ge=0)
+    max_grad_norm: float | Infinite = Field(description="C, the clipping norm")
+    sensitivity: float | Infinite = Field(description="L2 sensitivity of the released sum")
+    noise_std: float = Field(ge=0, description="standard deviation of the noise on each parameter")
     steps: int = Field(
-        ge=1, le=_MOST_STEPS, description="T, of the model that weights_sha256 names"
+        ge=1, le=_MOST_STEPS, description="number of steps after which the weights were published"
     )
-    planned_steps: int = Field(ge=1, le=_MOST_STEPS)
+    planned_steps: int = Field(ge=1, le=_MOST_STEPS, description="T, the number of planned steps")
     complete: bool
-    resumed_at: list[int]
-    processes: int = Field(ge=1)
+    resumed_at: list[int] = Field(description="steps after which the run was stopped and resumed")
+    processes: int = Field(ge=1, description="number of processes that trained together")
     examples: int | None = Field(
-        ge=1, le=_MOST_EXAMPLES, description="N, where it counts as public"
+        ge=1, le=_MOST_EXAMPLES, description="N, the number of training examples, if it is public"
     )
-    weights_sha256: str = Field(pattern=_SHA256)
-    config_sha256: str = Field(pattern=_SHA256)
+    weights_sha256: Sha256 = Field(description="of the weights, by `dpmix.reports.files`")
+    config_sha256: Sha256 = Field(description="of the settings stored with the weights")
     seeded: bool
     assumptions: list[str]
     spent_before: list[Sigma] = Field(
-        max_length=_MOST_SPENT, description="sigmas of earlier releases, counted in epsilon"
+        max_length=_MOST_SPENT, description="sigmas of earlier releases, included in epsilon"
     )
     expected_runs: float | None = Field(
-        ge=1, description="of the private selection that this run is the best of"
+        ge=1, description="mean number of runs of the private selection that chose this run"
     )
     repeats: RepeatedImage | None = Field(
-        description="where the run was allowed to train on images that occur more than once"
+        description="if the run was allowed to train on images that occur more than once"
     )
     public_inputs: PublicInputs
     versions: dict[str, str]
-    sha256: str = Field(pattern=_SHA256, description="of all the rest, as `seal` computes it")
+    sha256: Sha256 = Field(description="of all other fields, by `seal`")
 
     @model_validator(mode="after")
-    def _says_what_a_stop_rests_on(self) -> "Statement":
+    def _states_what_a_stop_needs(self) -> "Statement":
         """Earlier versions stated the epsilon of the steps so far, as if nobody had looked."""
         if self.private and self.complete != (self.epsilon_at_fixed_stop is None):
             raise ValueError(
@@ -245,276 +252,267 @@ class Statement(Part):
         return self
 
 
-def seal(said: dict[str, Any]) -> dict[str, Any]:
-    """Add the sha256 of what is said. It tells an edit, not a forger, who can compute it anew."""
-    return said | {"sha256": _digest(said)}
+def seal(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Add the sha256 of all other fields. It shows an accidental edit; a forger can recompute it.
+
+    Args:
+        fields: a statement's fields as JSON values; an old `sha256` among them is replaced.
+    """
+    rest = {name: value for name, value in fields.items() if name != "sha256"}
+    return rest | {"sha256": sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()}
 
 
-def _digest(said: dict[str, Any]) -> str:
-    rest = {name: value for name, value in said.items() if name != "sha256"}
-    ordered = json.dumps(json.loads(to_json(rest)), sort_keys=True)
-    return sha256(ordered.encode()).hexdigest()
+def parse_statement(text: str | bytes, source: Path) -> Statement:
+    """Parse a statement.
 
-
-def read_statement(path: Path) -> Statement:
-    """Read a statement as it was written.
+    Args:
+        text: its JSON.
+        source: the file that the text comes from, for errors.
 
     Raises:
-        DpmixError: unreadable, no privacy statement, or edited since.
+        DpmixError: not a privacy statement, or one that was edited.
     """
-    statement = read_json(path, Statement, "privacy statement")
-    said = json.loads(path.read_bytes())
-    if statement.sha256 != _digest(said):
+    statement = parse_json(text, Statement, source, "privacy statement")
+    if statement.sha256 != seal(json.loads(text))["sha256"]:
         raise DpmixError(
-            f"'{path}' was changed since it was written: its sha256 is not that of the rest; "
-            "expected the file as the run wrote it"
+            f"the privacy statement in '{source}' was changed since it was written: its sha256 "
+            "does not fit the rest; expected the file as the run wrote it"
         )
     return statement
 
 
-def schema_text() -> str:
-    """The JSON schema, as `privacy.schema.json` holds it."""
-    return json.dumps(Statement.model_json_schema(), indent=2) + "\n"
-
-
-NOT_PRIVATE = "NOT PRIVATE"
-
-
-MECHANISM = "Poisson-subsampled Gaussian on the sum of clipped gradients (DP-SGD)"
-
-
-_LIBRARIES = ("torch", "torchvision", "numpy", "dp-accounting")
+def read_statement(path: Path) -> Statement:
+    """Read the copy of a statement, `privacy.json`; errors as of `parse_statement`."""
+    return parse_statement(read_file(path), path)
 
 
 def privacy_statement(
-    config: Config,
+    settings: Settings,
     plan: PrivacyPlan,
+    inputs: PublicInputs,
     *,
-    pool: PoolFacts | None,
-    backbone: Backbone | None,
     steps: int,
     weights_sha256: str,
     config_sha256: str,
     run_id: str,
-    resumed_at: tuple[int, ...] = (),
+    resumed_at: Sequence[int] = (),
     processes: int = 1,
     copies: int = 1,
-) -> dict[str, Any]:
+) -> Statement:
     """State the guarantee of a model after `steps` of the plan's steps.
 
     Args:
-        config: the run's settings.
-        plan: what ran.
-        pool: what is known of the public pool, if one was read.
-        backbone: whose features were trained on, if any.
-        steps: steps released; fewer than planned where the run is not over.
-        weights_sha256: of the weights' file that the statement is about.
-        config_sha256: of the settings' file beside it.
-        run_id: names the run.
-        resumed_at: the steps after which it was stopped and went on; not said of a private
-            selection's run.
-        processes: how many trained together.
+        settings: the run's settings.
+        plan: the plan that ran.
+        inputs: everything public that went into the model.
+        steps: number of steps released; less than the plan's while the run is not complete.
+        weights_sha256: hash of the weights, by `dpmix.reports.files.weights_sha256`.
+        config_sha256: hash of the settings that are stored with the weights.
+        run_id: name of the run.
+        resumed_at: steps after which the run was stopped and resumed.
+        processes: number of processes that trained together.
         copies: how often the most frequent training image occurs.
     """
-    at_stop = plan.epsilon_after(steps) if plan.private and steps < plan.steps else None
-    repeats = (copies, epsilon_of_copies(plan, copies, plan.steps)) if copies > 1 else None
-    pretrains = pool is not None and config.views.pool_role == "pretrain"
-    # When it was, and where it was stopped, tells which of a private selection's runs it is.
+    # In a private selection, times and interruptions would tell which of its runs this one is.
     selected = plan.expected_runs is not None
-    resumed = () if selected else resumed_at
-    said = {
-        "private": plan.private,
-        "run_id": run_id,
-        # The day alone: when a run ends tells how long its steps took, and so how many were drawn.
-        "written": None if selected else datetime.now(UTC).date().isoformat(),
-        "guarantee": guarantee(
-            plan,
-            plan.epsilon,
-            config.run.seed,
-            stopped=None if at_stop is None else (steps, at_stop),
-            repeats=repeats,
-        ),
-        # Of all planned steps: who stops a run may do so for what it has shown.
-        "epsilon": plan.epsilon,
-        "epsilon_rdp": plan.epsilon_rdp,
-        "epsilon_at_fixed_stop": at_stop,
-        "delta": plan.delta,
-        "neighbouring_relation": plan.neighbouring_relation,
-        "mechanism": MECHANISM if plan.private else "none: neither clipping nor noise",
-        "method": config.views.method,
-        "accountant": {"name": plan.accountant, "library": "dp-accounting", "beside": "RDP"},
-        "sampling_rate": plan.sampling_rate,
-        "denominator": plan.denominator,
-        "noise_multiplier": plan.noise_multiplier,
-        "max_grad_norm": plan.max_grad_norm,
-        "sensitivity": plan.max_grad_norm * plan.sensitivity_multiplier,
-        "noise_std": plan.noise_std,
-        "steps": steps,
-        "planned_steps": plan.steps,
-        "complete": steps == plan.steps,
-        "resumed_at": list(resumed),
-        "processes": processes,
-        "examples": plan.n,
-        "weights_sha256": weights_sha256,
-        "config_sha256": config_sha256,
-        "seeded": config.run.seed is not None,
-        "assumptions": assumptions(config, plan, resumed, processes, copies)
-        if plan.private
-        else [],
-        "repeats": repeats and {"most": repeats[0], "epsilon": repeats[1]},
-        "spent_before": list(plan.prior_releases),
-        "expected_runs": plan.expected_runs,
-        "public_inputs": {
-            "pool": pool and pool.as_dict() | _use_of_pool(config.views),
-            "normalization": config.data.normalization or "the backbone's own",
-            "pretrained_weights": "the public pool" if pretrains else None,
-            "backbone": backbone and _facts(backbone, config),
-        },
-        "versions": versions(),
+    seed = settings["run"]["seed"]
+    statement = Statement(
+        private=plan.private,
+        run_id=run_id,
+        # Only the day: the time at which a run ends tells how long its steps took, and so how
+        # many examples were drawn.
+        written=None if selected else datetime.now(UTC).date().isoformat(),
+        guarantee="",
+        # Of all planned steps: a run may be stopped because of what it has shown.
+        epsilon=_json_number(plan.epsilon),
+        epsilon_rdp=_json_number(plan.epsilon_rdp),
+        epsilon_at_fixed_stop=plan.epsilon_after(steps)
+        if plan.private and steps < plan.steps
+        else None,
+        delta=plan.delta,
+        neighbouring_relation="add or remove one training example",
+        mechanism=MECHANISM if plan.private else "none: neither clipping nor noise",
+        method=settings["views"]["method"],
+        accountant=Accountant(name="RDP" if selected else "PLD"),
+        sampling_rate=plan.sampling_rate,
+        denominator=plan.denominator,
+        noise_multiplier=plan.noise_multiplier,
+        max_grad_norm=_json_number(plan.max_grad_norm),
+        sensitivity=_json_number(plan.max_grad_norm * plan.sensitivity_multiplier),
+        noise_std=plan.noise_std,
+        steps=steps,
+        planned_steps=plan.steps,
+        complete=steps == plan.steps,
+        resumed_at=[] if selected else list(resumed_at),
+        processes=processes,
+        examples=plan.n,
+        weights_sha256=weights_sha256,
+        config_sha256=config_sha256,
+        seeded=seed is not None,
+        assumptions=[],
+        repeats=RepeatedImage(
+            most=copies, epsilon=_json_number(epsilon_of_copies(plan, copies, plan.steps))
+        )
+        if copies > 1
+        else None,
+        spent_before=list(plan.prior_releases),
+        expected_runs=plan.expected_runs,
+        public_inputs=inputs,
+        versions=versions(),
+        sha256="0" * 64,
+    )
+    sentences = {
+        "guarantee": _guarantee(statement, seed),
+        "assumptions": _assumptions(statement, settings),
     }
-    return seal(said)
+    sealed = seal(statement.model_dump(mode="json") | sentences)
+    return statement.model_copy(update=sentences | {"sha256": sealed["sha256"]})
+
+
+def statement_text(statement: Statement) -> str:
+    """The statement as JSON, as it is stored with the weights and in `privacy.json`."""
+    return to_json(statement.model_dump(mode="json"))
+
+
+def _json_number(value: float) -> float | Infinite:
+    return "inf" if math.isinf(value) else value
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of what a run's numbers come from."""
-    ours = {"python": platform.python_version(), "dpmix": version(DISTRIBUTION)}
-    return ours | {name: version(name) for name in _LIBRARIES}
+    """Versions of Python and of the libraries that a run's numbers come from."""
+    own = {"python": platform.python_version(), "dpmix": version(DISTRIBUTION)}
+    return own | {name: version(name) for name in _LIBRARIES}
 
 
-def _facts(backbone: Backbone, config: Config) -> dict[str, Any]:
-    return {
-        "name": backbone.name,
-        "provenance": backbone.provenance,
-        "licence": backbone.licence,
-        "weights_sha256": config.input and config.input.backbone_sha256,
-        "embedding_size": backbone.embedding_size,
-        "input_size": backbone.module.input_size,
-        "trained_privately": config.model.trainable,
-    }
-
-
-def _use_of_pool(views: ViewConfig) -> dict[str, Any]:
-    if views.pool_role == "pretrain":
-        return {"role": views.pool_role, "epochs": views.pretrain_epochs}
-    return {"role": views.pool_role, "draw": views.pool_draw}
-
-
-def guarantee(
-    plan: PrivacyPlan,
-    epsilon: float,
-    seed: int | None,
-    *,
-    stopped: tuple[int, float] | None = None,
-    repeats: tuple[int, float] | None = None,
-) -> str:
-    """The guarantee in a few sentences, or that there is none.
+def public_inputs(
+    settings: Settings, pool: PoolFacts | None, backbone: Backbone | None
+) -> PublicInputs:
+    """Everything public that goes into a model.
 
     Args:
-        plan: what ran.
-        epsilon: of all its steps.
-        seed: of the run.
-        stopped: of a run that is not over, its steps and their epsilon, which holds only where it
-            was fixed beforehand to stop there.
-        repeats: how often the most frequent training image occurs, and the epsilon of its person.
+        settings: the run's settings.
+        pool: facts of the public pool, if one was read.
+        backbone: the public backbone, if there is one.
     """
-    if not plan.private:
-        return f"{NOT_PRIVATE}: trained without clipping and without noise."
-    sentence = (
-        f"The model is ({shown_epsilon(epsilon)}, {plan.delta})-differentially private with "
-        "respect to adding or removing one training example."
+    views = settings["views"]
+    role, pool_input, backbone_input = views["pool_role"], None, None
+    pretrains = pool is not None and role == "pretrain"
+    if pool is not None:
+        use = {"epochs": views["pretrain_epochs"]} if pretrains else {"draw": views["pool_draw"]}
+        pool_input = PoolInput(role=role, **pool.as_dict(), **use)
+    if backbone is not None:
+        backbone_input = BackboneInput(
+            name=backbone.name,
+            provenance=backbone.provenance,
+            licence=backbone.licence,
+            weights_sha256=settings["input"]["backbone_sha256"],
+            embedding_size=backbone.embedding_size,
+            input_size=backbone.module.input_size,
+            trained_privately=settings["model"]["trainable"],
+        )
+    return PublicInputs(
+        pool=pool_input,
+        normalization=settings["data"]["normalization"] or "the backbone's own",
+        pretrained_weights="the public pool" if pretrains else None,
+        backbone=backbone_input,
     )
-    if repeats is not None:
-        sentence += (
-            f" One image occurs {repeats[0]} times in the training set: for the person in it, "
-            f"epsilon is {shown_epsilon(repeats[1])}."
+
+
+def _guarantee(stated: Statement, seed: int | None) -> str:
+    """The guarantee in a few sentences, or that there is none."""
+    if not stated.private:
+        return f"{NOT_PRIVATE}: trained without clipping and without noise."
+    sentences = [
+        f"The model is ({shown_epsilon(stated.epsilon)}, {stated.delta})-differentially private "
+        "with respect to adding or removing one training example."
+    ]
+    if stated.repeats is not None:
+        sentences.append(
+            f"One image occurs {stated.repeats.most} times in the training set: for the person in "
+            f"it, epsilon is {shown_epsilon(stated.repeats.epsilon)}."
         )
-    if plan.prior_releases:
-        sentence += (
-            f" That includes {len(plan.prior_releases)} earlier release(s) of the same data."
+    if stated.spent_before:
+        sentences.append(
+            f"That includes {len(stated.spent_before)} earlier release(s) of the same data."
         )
-    if plan.expected_runs is not None:
-        sentence += (
-            " That includes the choice of this run as the best of a random number of runs, "
-            f"{plan.expected_runs:g} on average."
+    if stated.expected_runs is not None:
+        sentences.append(
+            "That includes the choice of this run as the best of a random number of runs, "
+            f"{stated.expected_runs:g} on average."
         )
-    if stopped is not None:
-        steps, of_these = stopped
-        sentence += (
-            f" It is the model of step {steps} of {plan.steps}: this epsilon is that of all "
-            f"{plan.steps} steps, and holds whatever made the run stop. Epsilon "
-            f"{shown_epsilon(of_these)} holds only if it was fixed beforehand to stop here, "
-            "whatever the run would show."
+    if stated.epsilon_at_fixed_stop is not None:
+        sentences.append(
+            f"It is the model of step {stated.steps} of {stated.planned_steps}: this epsilon is "
+            f"that of all {stated.planned_steps} steps, and holds whatever made the run stop. "
+            f"Epsilon {shown_epsilon(stated.epsilon_at_fixed_stop)} holds only if it was fixed "
+            "beforehand to stop here, whatever the run would show."
         )
     if seed is not None:
-        sentence += (
-            f" But the run was SEEDED ({seed}), for research: whoever knows the seed can recompute "
-            "the noise and the draws, and against them there is no privacy."
+        sentences.append(
+            f"But the run was SEEDED ({seed}), for research: anyone who knows the seed can "
+            "recompute the noise and the draws, and against them there is no privacy."
         )
-    return sentence
+    return " ".join(sentences)
 
 
-def assumptions(
-    config: Config,
-    plan: PrivacyPlan,
-    resumed_at: tuple[int, ...] = (),
-    processes: int = 1,
-    copies: int = 1,
-) -> list[str]:
-    """What the guarantee takes for granted."""
-    if plan.n is not None:
-        count = "The number of training examples N is public."
-    else:
-        count = "The sampling rate and the denominator were chosen without looking at the data."
-    data = config.data
-    but = (
+def _assumptions(stated: Statement, settings: Settings) -> list[str]:
+    """What the guarantee assumes, in sentences; none if the run is not private."""
+    if not stated.private:
+        return []
+    data, selected = settings["data"], stated.expected_runs is not None
+    validates = data["validation_fraction"] is not None
+    chosen_by = (
         ", except that the method and the pool may have been chosen by the earlier releases"
-        if plan.prior_releases
+        if stated.spent_before
         else ""
     )
-    selected = ", but for the private selection" if plan.expected_runs is not None else ""
-    said = [
-        count,
+    counted = ", except for the private selection" if selected else ""
+    lines = [
+        "The number of training examples N is public."
+        if stated.examples is not None
+        else "The sampling rate and the denominator were chosen without looking at the data.",
         "The list of classes, the image size and the settings are public and were chosen without "
-        f"looking at the training images{but}; trying several settings on them costs privacy that "
-        f"is not counted here{selected}.",
+        f"looking at the training images{chosen_by}; trying several settings on them costs privacy "
+        f"that is not counted here{counted}.",
         "No other release of the training images was made than those counted here.",
-        "Each person contributes one training example."
-        if copies == 1
-        else f"Each person contributes one training image, which occurs up to {copies} times. "
-        "That number was counted in the training images, and is published as it is.",
-        "The test split is not protected: what is measured on it is published as measured."
-        if data.validation_fraction is None
-        else "The validation images, a fixed share of the training images that was not trained on, "
-        "are not protected: what is measured on them is published as measured.",
+        f"Each person contributes one training image, which occurs up to {stated.repeats.most} "
+        "times. That number was counted in the training images, and is published as it is."
+        if stated.repeats
+        else "Each person contributes one training example.",
+        "The validation images, a fixed share of the training images that was not trained on, are "
+        "not protected: what is measured on them is published as measured."
+        if validates
+        else "The test split is not protected: what is measured on it is published as measured.",
         "The model is the last moving average of the weights, a rule fixed before training.",
         "The files in diagnostics/ are not covered and stay where they are.",
-        "Draws and noise come from the operating system's cryptographic generator, and the noise "
-        "is added exactly, on a grid."
-        if config.run.seed is None
-        else "Nobody knows the seed.",
+        "Nobody knows the seed."
+        if stated.seeded
+        else "Draws and noise come from the operating system's cryptographic generator, and the "
+        "noise is added exactly, on a grid.",
     ]
-    if data.validation_fraction is not None or data.train_images is not None:
-        said.append(
+    if validates or data["train_images"] is not None:
+        lines.append(
             "The training examples are those that were trained on, a part of the data set that was "
-            "chosen by their places in it alone: of the others nothing is claimed."
+            "chosen by their places in it alone: nothing is claimed for the others."
         )
-    if resumed_at:
-        said.append(
-            f"The run was stopped and went on after step {', '.join(map(str, resumed_at))}: nobody "
-            "saw what it had computed after those steps and lost, and it went on once from each."
+    if stated.resumed_at:
+        lines.append(
+            f"The run was stopped and resumed after step {', '.join(map(str, stated.resumed_at))}: "
+            "nobody saw what it had computed after those steps and lost, and it was resumed once "
+            "from each."
         )
-    if plan.expected_runs is not None:
-        said.append(
+    if selected:
+        lines.append(
             "Every run of the private selection drew its settings at random from a list that was "
             "fixed before, with this plan; the best one alone, by accuracy on the "
-            f"{config.data.judged_on} images, is "
-            "published, and neither how many runs there were nor when they were made or how long "
-            "they took. Nobody saw what a run of it that was stopped had computed and lost."
+            f"{'validation' if validates else 'test'} images, is published, and neither how many "
+            "runs there were nor when they were made or how long they took. Nobody saw what a run "
+            "of it that was stopped had computed and lost."
         )
-    if processes > 1:
-        said.append("Nobody listened to what the processes of the run sent each other.")
-    if config.views.pool is not None:
-        said.append("The public pool was made without any of the private images.")
-    if config.model.backbone is not None:
-        said.append("The backbone was made without any of the private images.")
-    return said
+    if stated.processes > 1:
+        lines.append("Nobody listened to what the processes of the run sent each other.")
+    if stated.public_inputs.pool is not None:
+        lines.append("The public pool was made without any of the private images.")
+    if settings["model"]["backbone"] is not None:
+        lines.append("The backbone was made without any of the private images.")
+    return lines

@@ -1,53 +1,39 @@
-"""`verify`: do a run's files bear each other out, and does its epsilon hold by another accountant?
+"""`verify`: is a statement about these weights, and does its epsilon hold by other accountants?
 
 Guarantee: what `verify` accepts states no smaller epsilon than sigma, q and T give, by
-dp-accounting again and by another accountant. It reads no private image, and it can't tell whether
-the training did what its statement says: for that there is `dpmix audit`.
+dp-accounting's PLD and RDP accountants and, where `prv-accountant` is installed, by a third one. It
+reads no private image, and it can't know whether the training did what the statement says: see
+`dpmix audit`.
 """
 
 import math
-import sys
 from dataclasses import dataclass
-from hashlib import sha256
-from html import unescape
 from pathlib import Path
+from typing import Any
 
-from dpmix.audit.audit import audited_facts
+from pydantic import BaseModel
+
+from dpmix.data.named import public_name
 from dpmix.errors import DpmixError
 from dpmix.privacy.plan import PrivacyPlan
-from dpmix.privacy.repeats import epsilon_of_copies
-from dpmix.reports.facts import RunFacts, audit_verdict
-from dpmix.reports.model_card import model_card
+from dpmix.reports.audit_report import read_audit
+from dpmix.reports.files import ModelFile, RunFiles, parse_settings
+from dpmix.reports.metrics import read_metrics
 from dpmix.reports.prv import epsilon_prv
-from dpmix.reports.statement import (
-    MECHANISM,
-    Statement,
-    assumptions,
-    guarantee,
-    read_statement,
-    versions,
-)
-from dpmix.runs.checkpoint import newest_step
-from dpmix.runs.config import Config
-from dpmix.runs.folder import RunFolder
+from dpmix.reports.statement import Settings, Statement, privacy_statement, read_file
+from dpmix.views.spec import ViewSpec
 
-# Sums of 16 digits, in another order or version.
+Bounds = tuple[float, float, float]
+"""Lower bound, estimate and upper bound of an epsilon."""
+
+# Relative difference that is left to rounding: sums of 16 digits, in another order or version.
 _SAME = 1e-6
-
-
-# What the PLD accountant's grid may add to epsilon.
+# What the grid of the PLD accountant may add to epsilon.
 _ROUNDED_UP = 0.01
-
-
 # How far below its target calibration may end, at an epsilon of a few hundredths.
 _CALIBRATED = 0.03
-
-
-# By Renyi DP: of more, the other accountants take minutes and gigabytes.
+# By Renyi DP. Above this, the other accountants take minutes and gigabytes.
 _MOST_EPSILON = 1e4
-
-
-_DRAWN_BY = ("dpmix", "numpy", "dp-accounting")
 
 
 @dataclass(frozen=True)
@@ -55,194 +41,84 @@ class Verified:
     """A statement that holds.
 
     Attributes:
-        statement: what it says.
-        prv: lower bound, estimate and upper bound of epsilon, of all planned steps, by the other
-            accountant.
-        checkpoint: step of the newest checkpoint that is still there, 0 if none is.
-        audit_shown: whether the page shows the audit in the folder; None where there is none.
-        word_for_word: whether card and page were compared with what the numbers give; otherwise a
-            different version wrote them, and only the guarantee was looked for in them.
+        statement: the statement.
+        prv: bounds of the epsilon of all planned steps by the PRV accountant; None if it is not
+            installed.
     """
 
     statement: Statement
-    prv: tuple[float, float, float]
-    checkpoint: int
-    audit_shown: bool | None
-    word_for_word: bool
+    prv: Bounds | None
 
 
-def verify(root: Path) -> Verified:
-    """Check the run at `root`: hashes, arithmetic, settings, card, page, and every epsilon.
+def verify(path: Path) -> Verified:
+    """Check a run: its hashes, its arithmetic, and every epsilon that it states.
 
-    The model's own is computed by a second accountant too.
+    For the best run of a private selection, the PRV accountant gives only a lower bound: the
+    epsilon of a single run.
 
-    Of a private selection's best run, the second accountant checks a lower bound alone: one run's.
+    Args:
+        path: a run's folder, or its `model.safetensors` alone.
 
     Raises:
         DpmixError: the first thing that does not hold, a run that is not private, or an audit in
-            its folder that refuted the claim or is of something else.
+            the folder that refuted the claim.
     """
-    folder = RunFolder(root)
-    said = read_statement(folder.privacy)
-    expect_hash(folder.model, said.weights_sha256)
-    expect_hash(folder.config, said.config_sha256)
-    config = Config.load(folder.config)
-    if not said.private:
-        raise DpmixError(f"'{root}' is NOT PRIVATE and says so: there is no guarantee to verify")
-    plan = _plan_of(said, config)
-    _check_arithmetic(said, plan, config)
-    _check_rdp(said, plan)
-    _check_target(said, config, plan)
-    prv = _check_epsilon(said, plan)
-    facts = audited_facts(folder)
-    _check_curve(facts, plan)
-    _check_card(folder, facts)
-    audit_shown = _check_page(folder, facts)
-    checkpoint = newest_step(folder.checkpoints) or 0
-    return Verified(said, prv, checkpoint, audit_shown, _drawn_by_these(said))
-
-
-def expect_hash(path: Path, expected: str) -> None:
-    """Refuse a file that is not the one whose sha256 a statement gives.
-
-    Raises:
-        DpmixError: another file, or none that can be read.
-    """
-    found = sha256(bytes_of(path)).hexdigest()
-    if found != expected:
-        raise _broken(f"'{path.name}' has sha256 {found[:16]}..., stated {expected[:16]}...")
-
-
-def bytes_of(path: Path) -> bytes:
-    """What a run's file holds.
-
-    Raises:
-        DpmixError: it can't be read.
-    """
+    model = ModelFile(path if path.is_file() else RunFiles(path).model)
+    statement = model.statement
+    model.check_weights()
+    if not statement.private:
+        raise DpmixError(f"'{path}' is NOT PRIVATE and says so: there is no guarantee to verify")
     try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DpmixError(
-            f"cannot read '{path}' ({error.strerror}); expected the run's file beside its "
-            "statement: restore it"
-        ) from None
-
-
-def _check_card(folder: RunFolder, facts: RunFacts) -> None:
-    """The card is a function of settings, statement and metrics: of this version, word for word."""
-    card = bytes_of(folder.card).decode(errors="replace")
-    if facts.statement.guarantee not in card:
-        raise _broken(f"'{folder.card.name}' does not hold the statement's guarantee")
-    if _drawn_by_these(facts.statement) and card != model_card(facts):
+        plan = _plan(statement, model.settings)
+        _check_rdp(statement, plan)
+        _check_fields(statement, plan, model.settings)
+        prv = _check_prv("epsilon", float(statement.epsilon), plan, plan.steps)
+        if statement.epsilon_at_fixed_stop is not None:
+            at_stop = statement.epsilon_at_fixed_stop
+            _check_prv("epsilon_at_fixed_stop", at_stop, plan, statement.steps)
+        if path.is_dir():
+            _check_folder(RunFiles(path), model, plan)
+    except (KeyError, TypeError, AttributeError) as error:
         raise _broken(
-            f"'{folder.card.name}' is not the card of these settings, statement and metrics"
-        )
-
-
-def _drawn_by_these(said: Statement) -> bool:
-    """Whether what writes card and page is what wrote them: other versions may round otherwise."""
-    here = versions()
-    return all(said.versions.get(name) == here[name] for name in _DRAWN_BY)
-
-
-def _check_page(folder: RunFolder, facts: RunFacts) -> bool | None:
-    """The page is a function of settings, statement, metrics and the audit that it shows, if any.
-
-    Returns:
-        Whether it shows the audit in the folder; None where there is none.
-    """
-    audit = facts.audit
-    if audit is not None and audit.refuted:
-        raise DpmixError(f"'{folder.audit}': {audit_verdict(audit)}")
-    page = bytes_of(folder.report).decode(errors="replace")
-    if facts.statement.guarantee not in page:
-        raise _broken(f"'{folder.report.name}' does not hold the statement's guarantee")
-    return None if audit is None else audit_verdict(audit) in unescape(page)
+            f"'{path}' has no settings of a run ({type(error).__name__} {error})"
+        ) from None
+    return Verified(statement, prv)
 
 
 def _broken(what: str) -> DpmixError:
-    return DpmixError(f"{what}: the run's files do not bear its statement out; do not rely on it")
+    return DpmixError(f"{what}: the run's files contradict its statement; do not rely on it")
 
 
-def _plan_of(said: Statement, config: Config) -> PrivacyPlan:
-    spec = config.view_spec(flip=False)
+def _plan(statement: Statement, settings: Settings) -> PrivacyPlan:
+    """The plan of the settings; only sigma, N and what was spent before are the statement's."""
+    privacy, n = settings["privacy"], statement.examples
+    rate, batch = privacy["sampling_rate"], privacy["expected_batch_size"]
+    if rate is None:
+        rate = batch / n
     return PrivacyPlan(
-        sampling_rate=said.sampling_rate,
-        denominator=said.denominator,
-        steps=said.planned_steps,
-        noise_multiplier=said.noise_multiplier,
-        max_grad_norm=float(said.max_grad_norm),
-        delta=said.delta,
-        sensitivity_multiplier=spec.sensitivity_multiplier,
-        target_epsilon=config.privacy.epsilon,
-        n=said.examples,
-        prior_releases=tuple(said.spent_before),
-        expected_runs=said.expected_runs,
+        sampling_rate=rate,
+        denominator=privacy["denominator"] or batch,
+        steps=privacy["steps"] or max(1, round(min(privacy["epochs"] / rate, 1e18))),
+        noise_multiplier=statement.noise_multiplier,
+        max_grad_norm=privacy["max_grad_norm"],
+        delta=privacy["delta"],
+        sensitivity_multiplier=ViewSpec(settings["views"]["method"]).sensitivity_multiplier,
+        target_epsilon=privacy["epsilon"],
+        n=n if privacy["sampling_rate"] is None else None,
+        prior_releases=tuple(statement.spent_before),
+        expected_runs=privacy["expected_runs"],
     )
 
 
-def _check_arithmetic(said: Statement, plan: PrivacyPlan, config: Config) -> None:
-    """Every number that follows from others, and every setting that is stated again."""
-    privacy = config.privacy
-    rate, at_stop = said.sampling_rate, said.epsilon_at_fixed_stop
-    stopped = None if at_stop is None else (said.steps, at_stop)
-    repeats = (said.repeats.most, float(said.repeats.epsilon)) if said.repeats else None
-    sentence = guarantee(
-        plan, float(said.epsilon), config.run.seed, stopped=stopped, repeats=repeats
-    )
-    pairs: list[tuple[str, object, object]] = [
-        ("method", said.method, config.views.method),
-        ("seeded", said.seeded, config.run.seed is not None),
-        ("delta", said.delta, privacy.delta),
-        ("max_grad_norm", said.max_grad_norm, privacy.max_grad_norm),
-        ("sensitivity", said.sensitivity, plan.max_grad_norm * plan.sensitivity_multiplier),
-        ("noise_std", said.noise_std, plan.noise_std),
-        ("expected_runs", said.expected_runs, privacy.expected_runs),
-        ("accountant", said.accountant.name, plan.accountant),
-        ("complete", said.complete, said.steps == said.planned_steps),
-        ("steps", said.steps, min(said.steps, said.planned_steps)),
-        ("guarantee", said.guarantee, sentence),
-        ("repeats", repeats, repeats if privacy.allow_repeats else None),
-    ]
-    if said.examples is not None:
-        pairs.append(("sampling_rate", rate, said.denominator / said.examples))
-    pairs += [
-        ("denominator", said.denominator, privacy.denominator or privacy.expected_batch_size),
-        ("sampling_rate", rate, privacy.sampling_rate or rate),
-        ("examples", said.examples is None, privacy.sampling_rate is not None),
-        ("planned_steps", said.planned_steps, privacy.steps or _steps_of(privacy.epochs, rate)),
-        ("spent_before", len(said.spent_before), len(privacy.spent)),
-        ("mechanism", said.mechanism, MECHANISM),
-        ("assumptions", said.assumptions, assumptions(
-            config, plan, tuple(said.resumed_at), said.processes, repeats[0] if repeats else 1)),
-        ("resumed_at", said.resumed_at, sorted(
-            step for step in said.resumed_at if 0 <= step <= said.planned_steps)),
-    ]  # fmt: skip
-    backbone = said.public_inputs.backbone
-    if config.input is not None:
-        stated = backbone and backbone.weights_sha256
-        pairs.append(("backbone's weights_sha256", stated, config.input.backbone_sha256))
-    for name, first, second in pairs:
-        if not _equal(first, second):
-            raise _broken(f"the statement's {name} is {first}, but {second} follows")
-
-
-def _steps_of(epochs: float | None, rate: float) -> int:
-    # Of a rate near 0 there would be no end of them.
-    return max(1, round(min((epochs or 0) / rate, 1e18)))
-
-
-def _equal(stated: object, follows: object) -> bool:
-    if isinstance(stated, int | float) and isinstance(follows, int | float):
-        return math.isclose(stated, follows, rel_tol=_SAME)
-    return stated == follows
-
-
-def _check_rdp(said: Statement, plan: PrivacyPlan) -> None:
-    """Renyi DP comes first: it is cheap, and tells too little noise before PLD meets it."""
-    _refuse_other(
-        "the statement's epsilon_rdp", said.epsilon_rdp, plan.epsilon_rdp_after(said.steps)
-    )
+def _check_rdp(statement: Statement, plan: PrivacyPlan) -> None:
+    """Check by Renyi DP first: it is cheap, and finds numbers that PLD would take minutes for."""
+    for name, follows in (
+        ("sampling_rate", plan.sampling_rate),
+        ("planned_steps", plan.steps),
+        ("noise_std", plan.noise_std),
+        ("epsilon_rdp", plan.epsilon_rdp),
+    ):
+        _refuse_other(f"the statement's {name}", getattr(statement, name), follows)
     if not plan.epsilon_rdp <= _MOST_EPSILON:
         raise DpmixError(
             f"epsilon_rdp of the whole run is {plan.epsilon_rdp:.6g}, which promises nothing; "
@@ -250,61 +126,86 @@ def _check_rdp(said: Statement, plan: PrivacyPlan) -> None:
         )
 
 
-def _refuse_other(
-    name: str, stated: float | str, follows: float, most: float = sys.float_info.max
-) -> None:
-    """Refuse an epsilon that is less than what follows, or above `most`."""
-    epsilon = float(stated)
-    if not follows * (1 - _SAME) <= epsilon <= most:
-        raise _broken(f"{name} is {epsilon:.6g}, but {follows:.6g} follows")
-
-
-def _check_target(said: Statement, config: Config, plan: PrivacyPlan) -> None:
-    """Sigma is the least for the epsilon that the settings ask for, as near as calibration gets."""
-    whole, target = plan.epsilon, config.privacy.epsilon
-    if not target * (1 - _CALIBRATED) <= whole <= target * (1 + _SAME):
+def _check_fields(statement: Statement, plan: PrivacyPlan, settings: Settings) -> None:
+    """State the guarantee again, and refuse every field that differs."""
+    target, backbone = plan.target_epsilon, statement.public_inputs.backbone
+    if not target * (1 - _CALIBRATED) <= plan.epsilon <= target * (1 + _SAME):
         raise _broken(
             f"the settings ask for epsilon {target:g}, but the statement's sigma, q and "
-            f"{said.planned_steps} steps give {whole:.6g}"
+            f"{plan.steps} steps give {plan.epsilon:.6g}"
         )
+    again = privacy_statement(
+        settings,
+        plan,
+        statement.public_inputs,
+        steps=statement.steps,
+        weights_sha256=statement.weights_sha256,
+        config_sha256=statement.config_sha256,
+        run_id=statement.run_id,
+        resumed_at=statement.resumed_at,
+        processes=statement.processes,
+        copies=statement.repeats.most if statement.repeats else 1,
+    )
+    for name in Statement.model_fields:
+        if name not in ("written", "versions", "sha256"):
+            stated, follows = getattr(statement, name), getattr(again, name)
+            _refuse_other(f"the statement's {name}", stated, follows)
+    of_backbone = settings["input"]["backbone_sha256"]
+    _refuse_other("backbone's sha256", backbone and backbone.weights_sha256, of_backbone)
 
 
-def _check_epsilon(said: Statement, plan: PrivacyPlan) -> tuple[float, float, float]:
-    epsilon, at_stop = float(said.epsilon), said.epsilon_at_fixed_stop
-    _refuse_other("the statement's epsilon", epsilon, plan.epsilon)
-    if at_stop is not None:
-        _refuse_other(
-            "the statement's epsilon_at_fixed_stop", at_stop, plan.epsilon_after(said.steps)
-        )
-        _check_by_prv("epsilon_at_fixed_stop", at_stop, plan, said.steps)
-    if said.repeats:
-        follows = epsilon_of_copies(plan, said.repeats.most, plan.steps)
-        _refuse_other("the statement's epsilon of repeats", float(said.repeats.epsilon), follows)
-    return _check_by_prv("epsilon", epsilon, plan, plan.steps)
+def _refuse_other(name: str, stated: object, follows: object) -> None:
+    if not _same(stated, follows):
+        raise _broken(f"{name} is {stated}, but {follows} follows")
 
 
-def _check_by_prv(
-    name: str, stated: float, plan: PrivacyPlan, steps: int
-) -> tuple[float, float, float]:
+def _same(stated: Any, follows: Any) -> bool:
+    if isinstance(stated, BaseModel) and isinstance(follows, BaseModel):
+        return all(_same(value, getattr(follows, name)) for name, value in stated)
+    if isinstance(stated, int | float) and isinstance(follows, int | float):
+        return math.isclose(stated, follows, rel_tol=_SAME)
+    return bool(stated == follows)
+
+
+def _check_prv(name: str, stated: float, plan: PrivacyPlan, steps: int) -> Bounds | None:
     given = (plan.sampling_rate, plan.noise_multiplier, steps, plan.delta)
-    low, estimate, high = epsilon_prv(*given, plan.prior_releases)
-    # The best of several runs has more than one of them, which is all that PRV can say.
+    bounds = epsilon_prv(*given, plan.prior_releases)
+    if bounds is None:
+        return None
+    low, _, high = bounds
+    # The best of several runs has a larger epsilon than one of them, which is all that PRV gives.
     most = math.inf if plan.expected_runs is not None else high * (1 + _ROUNDED_UP)
     if not low <= stated <= most:
         raise _broken(
             f"the statement's {name} is {stated:.6g}, but by the PRV accountant it lies between "
             f"{low:.6g} and {high:.6g}"
         )
-    return low, estimate, high
+    return bounds
 
 
-def _check_curve(facts: RunFacts, plan: PrivacyPlan) -> None:
-    """Every epsilon against steps, which whoever has an earlier model of the run goes by."""
-    curve = facts.metrics.curve
+def _check_folder(files: RunFiles, model: ModelFile, plan: PrivacyPlan) -> None:
+    """Check what the other files of a run say of the guarantee."""
+    statement = model.statement
+    if read_file(files.privacy).decode(errors="replace") != model.statement_text:
+        raise _broken(f"'{files.privacy}' is not the statement in '{model.path.name}'")
+    copy = parse_settings(read_file(files.config), files.config)
+    for section, settings in model.settings.items():
+        for name, value in (settings or {}).items():
+            found = copy[section][name]
+            if value not in (found, public_name(found) if name == "data" else found):
+                raise _broken(
+                    f"'{files.config}' has {name} {found}, and '{model.path.name}' has {value}"
+                )
+    for path in (files.card, files.report):
+        if statement.guarantee.encode() not in read_file(path):
+            raise _broken(f"'{path}' does not hold the statement's guarantee")
+    curve = read_metrics(files.metrics).curve
     steps = [point.step for point in curve]
-    if steps != sorted({*steps}) or steps[-1:] != [facts.statement.steps]:
-        raise _broken(f"the curve in 'metrics.json' does not go up to step {facts.statement.steps}")
+    if steps != sorted({*steps}) or steps[-1:] != [statement.steps]:
+        raise _broken(f"the curve in '{files.metrics}' does not end at step {statement.steps}")
     for point in curve:
-        name = f"the curve's epsilon at step {point.step} in 'metrics.json'"
-        follows = plan.epsilon_after(point.step)
-        _refuse_other(name, point.epsilon, follows, follows * (1 + _ROUNDED_UP))
+        # Anyone who has an earlier model of the run relies on these.
+        name = f"the curve's epsilon at step {point.step} in '{files.metrics}'"
+        _refuse_other(name, point.epsilon, plan.epsilon_after(point.step))
+    if files.audit.exists() and read_audit(files.audit).refuted:
+        raise DpmixError(f"the audit in '{files.audit}' REFUTED the guarantee: do not rely on it")

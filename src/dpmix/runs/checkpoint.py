@@ -1,8 +1,8 @@
-"""Checkpoints: what a stopped run needs to go on, and nothing that the guarantee does not cover.
+"""Checkpoints: what a stopped run needs to be resumed, all of it covered by the guarantee.
 
-Guarantees: a checkpoint is on the disk whole or not at all; it holds released weights, what was
+Guarantees: a checkpoint is on the disk whole or not at all. It holds released weights, what was
 computed from them, public facts and no random draw. It is written before anything of its step is
-published, so that going on from it never releases a published step a second time.
+published, so that no published step is ever computed a second time, with fresh noise.
 """
 
 import io
@@ -12,25 +12,19 @@ from dataclasses import asdict, dataclass, fields
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+
 import torch
-from dpmix.files import remove_all
-from dpmix.files import stage
+
 from dpmix.errors import DpmixError
+from dpmix.files import remove_all, stage
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.runs.settings import RunConfig
-
-
+from dpmix.training.loop import History
 
 FORMAT = 2
 
-
-SECONDS_PER_MINUTE = 60.0
-
-
 _STAGED = ".step-*.part"
-
-
-_DIGEST = sha256().digest_size
+_DIGEST_SIZE = sha256().digest_size
 
 
 @dataclass(frozen=True)
@@ -38,17 +32,17 @@ class Checkpoint:
     """A run after some of its steps.
 
     Attributes:
-        run_id: names the run; in its privacy statement too.
-        config: its settings as YAML, defaults made explicit.
-        plan: its guarantee.
-        ranks: how many processes trained.
-        pool_sha256: of the public pool, if one is read.
-        step: steps released.
-        resumed_at: the steps after which the run was stopped and went on.
-        weights: of the model, without a backbone's public ones.
-        optimizer: its state dict.
-        schedule: its state dict.
-        ema: the moving average's state.
+        run_id: name of the run, also in its privacy statement.
+        config: the settings as YAML, every default made explicit.
+        plan: the guarantee.
+        ranks: number of processes that trained.
+        pool_sha256: hash of the public pool, if one is read.
+        step: number of steps released.
+        resumed_at: steps after which the run was stopped and resumed.
+        weights: state dict of the model, without a backbone's public weights.
+        optimizer: state dict of the optimizer.
+        schedule: state dict of the learning rate schedule.
+        ema: state of the moving average.
         history: evaluations so far.
     """
 
@@ -63,7 +57,7 @@ class Checkpoint:
     optimizer: dict[str, Any]
     schedule: dict[str, Any]
     ema: dict[str, Any]
-    history: dict[str, Any]
+    history: History
 
     def write(self, path: Path) -> None:
         """Write the file at `path`, whole or not at all.
@@ -72,16 +66,12 @@ class Checkpoint:
             DpmixError: as `stage` raises.
         """
         held = {field.name: getattr(self, field.name) for field in fields(self)}
-        held |= {"format": FORMAT, "plan": asdict(self.plan)}
-
+        held |= {"format": FORMAT, "plan": asdict(self.plan), "history": asdict(self.history)}
         stream = io.BytesIO()
         torch.save(held, stream)
         content = stream.getvalue()
-
-        def fill(aside: Path) -> None:
-            aside.write_bytes(sha256(content).digest() + content)
-
-        stage(path, fill).replace(path)
+        with_digest = sha256(content).digest() + content
+        stage(path, lambda aside: aside.write_bytes(with_digest)).replace(path)
 
     @classmethod
     def read(cls, path: Path) -> "Checkpoint":
@@ -94,39 +84,47 @@ class Checkpoint:
             written = path.read_bytes()
         except OSError as error:
             raise DpmixError(f"cannot read checkpoint '{path}' ({error.strerror})") from None
-        digest, content = written[:_DIGEST], written[_DIGEST:]
+        digest, content = written[:_DIGEST_SIZE], written[_DIGEST_SIZE:]
         if sha256(content).digest() != digest:
-            raise DpmixError(f"checkpoint '{path}' is damaged or none")
+            raise DpmixError(f"'{path}' is damaged, or no checkpoint")
         try:
             held = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
             version = held.pop("format")
         except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, AttributeError):
-            raise DpmixError(f"checkpoint '{path}' is none of dpmix") from None
+            raise DpmixError(f"'{path}' is no checkpoint of dpmix") from None
         if version != FORMAT:
             raise DpmixError(
-                f"checkpoint '{path}' is of another version of dpmix; resume with that one"
+                f"checkpoint '{path}' is from another version of dpmix; resume with that version"
             )
-        return cls(plan=PrivacyPlan(**held.pop("plan")), **held)
+        plan, history = held.pop("plan"), History.of(held.pop("history"))
+        if "spent" in plan:  # the name in earlier versions
+            plan["prior_releases"] = plan.pop("spent")
+        return cls(plan=PrivacyPlan(**plan), history=history, **held)
 
 
 class Checkpoints:
-    """The last few checkpoints of a run, in a folder of their own."""
+    """The last checkpoints of a run.
+
+    Args:
+        folder: where they are; it is made with the first one.
+        config: how often one is due, and how many are kept.
+    """
 
     def __init__(self, folder: Path, config: RunConfig) -> None:
         self.folder, self._config = folder, config
         self._written = time.monotonic()
 
     def due(self, step: int) -> bool:
-        """Whether one is to be written after `step` steps."""
+        """Whether a checkpoint is due after `step` steps."""
         every = self._config.checkpoint_every
-        minutes = (time.monotonic() - self._written) / SECONDS_PER_MINUTE
+        minutes = (time.monotonic() - self._written) / 60
         return bool(every and step % every == 0) or minutes > self._config.checkpoint_minutes
 
     def write(self, checkpoint: Checkpoint) -> None:
-        """Write it, then remove what is older than the last few.
+        """Write a checkpoint, then remove all but the last few.
 
         Raises:
-            DpmixError: the disk is full, or the like; the earlier ones are unharmed.
+            DpmixError: the disk is full, for example; the earlier ones are unharmed.
         """
         self.folder.mkdir(exist_ok=True)
         checkpoint.write(self.folder / f"step-{checkpoint.step:08d}.pt")
@@ -135,11 +133,11 @@ class Checkpoints:
         self._written = time.monotonic()
 
     def remove_after(self, step: int) -> None:
-        """Remove what is newer than the one of `step`, which could be read: it could not."""
+        """Remove the checkpoints after `step`, which could not be read."""
         remove_all(path for path in _newest_first(self.folder) if _step(path) > step)
 
     def clear(self) -> None:
-        """Remove all of them, the newest last, and what a stopped process staged."""
+        """Remove all checkpoints, the newest last, and what a stopped process left."""
         if self.folder.is_dir():
             remove_all([*self.folder.glob(_STAGED), *reversed(_newest_first(self.folder))])
             if not any(self.folder.iterdir()):
@@ -147,13 +145,13 @@ class Checkpoints:
 
 
 def newest_step(folder: Path) -> int | None:
-    """The step of the newest in `folder`, readable or not; None where there is none."""
+    """Step of the newest checkpoint in `folder`, readable or not; None if there is none."""
     paths = _newest_first(folder)
     return _step(paths[0]) if paths else None
 
 
 def newest_checkpoint(folder: Path) -> Checkpoint:
-    """The newest in `folder` that can be read.
+    """The newest checkpoint in `folder` that can be read.
 
     Raises:
         DpmixError: there is none.
@@ -164,7 +162,7 @@ def newest_checkpoint(folder: Path) -> Checkpoint:
             return Checkpoint.read(path)
         except DpmixError as error:
             reason = str(error)
-    raise DpmixError(f"{reason}; expected one to go on from: start the run again")
+    raise DpmixError(f"{reason}; there is nothing to resume: start the run again")
 
 
 def _newest_first(folder: Path) -> list[Path]:

@@ -6,32 +6,25 @@ of `dpmix.fit` (`tests/test_config.py`).
 
 from pathlib import Path
 from typing import Any
-import yaml
-from dpmix.errors import DpmixError
-from dpmix.errors import one_line
-from pathlib import Path
-from typing import Any
-from dpmix.errors import DpmixError
-from pathlib import Path
-from typing import Any
+
 import yaml
 from pydantic import ValidationError
+
 from dpmix.data.named import public_name
-from dpmix.errors import DpmixError
-from dpmix.errors import nearest
-from dpmix.runs.settings import PATHS
-from dpmix.runs.settings import CacheConfig
-from dpmix.runs.settings import DataConfig
-from dpmix.runs.settings import InputConfig
-from dpmix.runs.settings import ModelConfig
-from dpmix.runs.settings import OptimizerConfig
-from dpmix.runs.settings import PrivacyConfig
-from dpmix.runs.settings import RunConfig
-from dpmix.runs.settings import Section
-from dpmix.runs.settings import ViewConfig
+from dpmix.errors import DpmixError, nearest, one_line
+from dpmix.runs.settings import (
+    PATHS,
+    CacheConfig,
+    DataConfig,
+    InputConfig,
+    ModelConfig,
+    OptimizerConfig,
+    PrivacyConfig,
+    RunConfig,
+    Section,
+    ViewConfig,
+)
 from dpmix.views.spec import ViewSpec
-
-
 
 # A YAML file of the user's, as a mapping: nothing in it is executed, however it is written.
 

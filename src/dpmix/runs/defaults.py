@@ -6,20 +6,15 @@ is installed on this machine; none reads an image or a label.
 
 import math
 from typing import Any, TypeVar
-from dpmix.runs.config import Config
+
 from dpmix.data.named import has_sizes_of_its_own
 from dpmix.errors import DpmixError
 from dpmix.models.backbones.load import best_reachable
-from dpmix.privacy.plan import PrivacyPlan
-from dpmix.privacy.plan import default_delta
-from dpmix.runs.settings import ModelConfig
-from dpmix.runs.settings import PrivacyConfig
-from dpmix.runs.settings import Section
-from dpmix.runs.settings import ViewConfig
+from dpmix.privacy.plan import PrivacyPlan, default_delta
+from dpmix.runs.config import Config
+from dpmix.runs.settings import ModelConfig, PrivacyConfig, Section, ViewConfig
 from dpmix.training.feature_cache import CACHE_VIEWS
 from dpmix.views.spec import Method
-
-
 
 S = TypeVar("S", bound=Section)
 

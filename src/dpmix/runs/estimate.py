@@ -1,26 +1,23 @@
 """What a run will cost, measured on public random images of the right shape."""
 
 import time
+
 import numpy as np
 import torch
-from torch import nn
-from dpmix.runs.parts import Run
-from dpmix.models.registry import parameter_count
-from dpmix.models.train_mode import train_mode
-from dpmix.clipping.engine import activation_bytes
-from dpmix.clipping.engine import clipped_gradient_sum
-from dpmix.clipping.engine import choose_way
-from dpmix.clipping.vectorized import vectorized_units
-from dpmix.clipping.types import Way
-from dpmix.reports.facts import pictures_in_words
-from dpmix.reports.summary import pool_rows
-from dpmix.reports.facts import views_in_words
-from dpmix.runs.settings import OptimizerConfig
+from torch import Tensor, nn
+
+from dpmix.clipping.engine import choose_engine, clipped_gradient_sum
 from dpmix.clipping.loss import soft_cross_entropy
-from dpmix.views.spec import ViewSpec
+from dpmix.clipping.types import EngineConfig
+from dpmix.clipping.vectorized import vectorized_units
+from dpmix.models.finetune import train_mode
+from dpmix.models.registry import parameter_count
+from dpmix.reports.facts import pictures_in_words, views_in_words
+from dpmix.reports.summary import pool_rows
+from dpmix.runs.parts import Run
+from dpmix.runs.settings import OptimizerConfig
 from dpmix.views.builder import ViewSet
-
-
+from dpmix.views.spec import ViewSpec
 
 PROBE_GROUPS = 8
 
@@ -34,7 +31,7 @@ REPEATS = 3
 LONG_PASS, VERY_LONG_PASS = 0.3, 2.0  # seconds
 
 
-def seconds_per_step(parts: Run, way: Way) -> float:
+def seconds_per_step(parts: Run, chosen: EngineConfig) -> float:
     """Expected seconds of a step: views and clipped gradients of a few random public examples.
 
     The median of three passes after one to warm up, scaled to the expected batch; of one pass over
@@ -43,59 +40,48 @@ def seconds_per_step(parts: Run, way: Way) -> float:
     """
     rng = np.random.default_rng()
     train_mode(parts.model)
-    called = way.prepare(parts.trained)
     fewest = parts.views.spec.examples_per_group
-    warm_up = _seconds_of_pass(parts, way, called, fewest, rng)
-    if warm_up > LONG_PASS and way.engine != "vectorized":  # whose first call takes long
+    warm_up = _seconds_of_pass(parts, chosen, fewest, rng)
+    if warm_up > LONG_PASS and chosen.name != "vectorized":  # whose first call takes long
         again = (
-            _seconds_of_pass(parts, way, called, fewest, rng)
-            if warm_up < VERY_LONG_PASS
-            else warm_up
+            _seconds_of_pass(parts, chosen, fewest, rng) if warm_up < VERY_LONG_PASS else warm_up
         )
         return again / fewest * parts.plan.denominator
     groups = PROBE_GROUPS if parts.cache is None else PROBE_ROWS
-    if way.engine == "vectorized":
+    if chosen.name == "vectorized":
         # It fills up a portion with zeros, so that fewer groups would take as long.
         groups = vectorized_units(
             parts.trained, torch.empty(0, parts.views.spec.views, device=parts.device)
         )
     examples = groups * fewest
-    times = sorted(_seconds_of_pass(parts, way, called, examples, rng) for _ in range(REPEATS))
+    times = sorted(_seconds_of_pass(parts, chosen, examples, rng) for _ in range(REPEATS))
     return times[REPEATS // 2] / examples * parts.plan.denominator
 
 
-def chosen_way(parts: Run) -> Way:
+def chosen_engine(parts: Run) -> EngineConfig:
     """How the run would compute a clipped sum."""
     views, run = parts.views, parts.config.run
     shape: tuple[int, ...] = views.view_shape(parts.splits.train.image_shape)
     if parts.cache is not None and parts.backbone is not None:
         shape = (parts.backbone.embedding_size,)
-    return choose_way(
-        run.engine,
-        parts.trained,
-        soft_cross_entropy,
-        shape,
-        views.spec.views,
-        run.view_chunk,
-        passes=parts.plan.steps * parts.plan.denominator * views.spec.views,
-        repeatable=run.seed is not None,
-        compiled=run.compile,
+    return choose_engine(
+        run.engine, parts.trained, soft_cross_entropy, shape, views.spec.views, run.view_chunk
     )
 
 
 def _seconds_of_pass(
-    parts: Run, way: Way, called: nn.Module, examples: int, rng: np.random.Generator
+    parts: Run, chosen: EngineConfig, examples: int, rng: np.random.Generator
 ) -> float:
     start = time.perf_counter()
     made = _random_views(parts, examples, rng)
     part = clipped_gradient_sum(
-        called,
+        parts.trained,
         soft_cross_entropy,
         made.views,
         made.labels,
         parts.plan.max_grad_norm,
-        engine=way.engine,
-        view_chunk=way.view_chunk,
+        engine=chosen.name,
+        view_chunk=chosen.view_chunk,
     )
     # Reading a value back waits for the device to finish.
     part.norms.sum().item()
@@ -119,8 +105,8 @@ def _random_views(parts: Run, examples: int, rng: np.random.Generator) -> ViewSe
 
 def estimate_rows(parts: Run) -> list[tuple[str, str]]:
     """Model size, cost per step, memory and an estimate of the time, a line each."""
-    way = chosen_way(parts)
-    seconds = seconds_per_step(parts, way)
+    chosen = chosen_engine(parts)
+    seconds = seconds_per_step(parts, chosen)
     views = parts.views.spec.views
     groups = parts.plan.denominator / parts.views.spec.examples_per_group
     return [
@@ -134,7 +120,7 @@ def estimate_rows(parts: Run) -> list[tuple[str, str]]:
         ("optimizer", _optimizer_line(parts.config.optimizer)),
         ("cost of a step", f"{groups:g} clipped gradients x {views} views = "
          f"{groups * views:g} forward and backward passes"),
-        ("engine", f"{way}: {way.reason}"),
+        ("engine", f"{chosen}: {chosen.reason}"),
         ("memory", f"about {step_memory(parts) / 2**20:,.0f} MiB for weights, gradients and the "
          "views of one example"),
         *_cache_rows(parts),
@@ -179,6 +165,21 @@ def step_memory(parts: Run) -> int:
     chunk = parts.config.run.view_chunk or made.views.shape[1]
     activations = activation_bytes(parts.trained, made.views[0, :chunk])
     return weights + 16 * parameter_count(parts.model) + activations
+
+
+def activation_bytes(model: nn.Module, images: Tensor) -> int:
+    """Bytes that a forward pass over `images` keeps for the backward, without the parameters."""
+    kept: dict[int, int] = {}
+
+    def record(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(record, lambda tensor: tensor):
+        model(images)
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    return sum(size for where, size in kept.items() if where not in own)
 
 
 def cache_size(parts: Run) -> tuple[int, int, int]:

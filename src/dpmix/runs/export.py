@@ -1,84 +1,275 @@
-"""`export_run`: a run's folder in, a folder in another form out."""
+"""Export a trained model: an ONNX graph, or a folder for the Hugging Face hub.
 
-from collections.abc import Callable
-from dataclasses import dataclass
+Guarantees: the privacy statement goes with the model; no exported file names a path of this
+machine; an export appears whole or not at all; no pickle is read. A backbone's weights are
+downloaded only on request, and are those that the run was trained on, or the model is refused.
+"""
+
+import os
+import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from dpmix.files import write_text
-from dpmix.errors import DpmixError
-from dpmix.errors import nearest
-from dpmix.runs import graph_files as onnx_file
-from dpmix.runs import graph_files as torch_export_file
-from dpmix.runs.hub_folder import write_hub_folder
-from dpmix.runs.released_run import refuse_if_taken
-from dpmix.runs.released_run import write_folder
-from dpmix.runs.released_run import ReleasedRun
-from dpmix.runs.released_run import read_released
+from typing import Any
 
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
 
+from dpmix.data.image import Reading
+from dpmix.errors import DpmixError, nearest, one_line, to_install
+from dpmix.files import to_json, write_text
+from dpmix.reports.facts import claimed_epsilon
+from dpmix.reports.files import ModelFile, RunFiles
+from dpmix.reports.statement import read_file
+from dpmix.runs.load import SavedRun, load_run
 
 STATEMENT, CARD = "privacy.json", "MODEL_CARD.md"
+FORMATS = {
+    "onnx": ("model.onnx", CARD, STATEMENT),
+    "hub": ("model.safetensors", "README.md", STATEMENT),
+}
+"""Name of each format -> the files that it writes."""
 
+_CHECKED = 8  # images that a graph is checked on
+_TOLERANCE = 1e-4  # of the largest logit, or of 1
 
-@dataclass(frozen=True)
-class _Format:
-    """A form: the files that it writes beside the statement, and what writes them."""
-
-    write: Callable[[ReleasedRun, Path], float]
-    files: tuple[str, ...]
-
-
-FORMATS: dict[str, _Format] = {
-    "onnx": _Format(onnx_file.write_onnx, (onnx_file.NAME, CARD)),
-    "torch-export": _Format(torch_export_file.write_torch_export, (torch_export_file.NAME, CARD)),
-    "hub": _Format(write_hub_folder, ("model.safetensors", "config.json", "README.md")),
+_CUT = "scaled until they cover {size} (bicubic) and cut to their centre"
+_FIT: dict[Reading, str] = {
+    1: f"other sizes are first {_CUT}; orientation tags are ignored",
+    2: f"pictures are first turned upright by their orientation tags; other sizes are then {_CUT}, "
+    "or where width / height differs by more than a tenth scaled until all is inside, with the "
+    "border pixels repeated around it",
 }
 
+_HUB_CARD = """---
+library_name: dpmix
+pipeline_tag: image-classification
+tags: [differential-privacy, image-classification, dp-mix]
+---
+{card}
+## How to use it
 
-"""name -> form; a new one is one file and one line here."""
+```python
+from pathlib import Path
+
+import torch
+from dpmix.data import decode_files
+from dpmix.runs.export import HubClassifier
+
+model = HubClassifier.from_pretrained("NAME_OR_FOLDER")
+files = [Path("photo.png")]
+for images in decode_files(files, model.image_shape, model.reading):  # pictures, as in training
+    with torch.inference_mode():
+        logits = model(images)
+    print([model.class_names[i] for i in logits.argmax(dim=1)])
+```
+
+- {input}
+- {output}
+"""
 
 
-_ALL_FILES = frozenset({STATEMENT, *(name for form in FORMATS.values() for name in form.files)})
+class HubClassifier(nn.Module):
+    """A trained classifier: uint8 images [B, C, H, W] to logits [B, L]; `class_names` names them.
 
+    `dpmix.data.decode_files(paths, model.image_shape, model.reading)` reads files as in training.
 
-@dataclass(frozen=True)
-class Exported:
-    """What was written.
-
-    Attributes:
-        files: by name.
-        guarantee: of the model, in one sentence.
-        difference: the largest difference of its logits from the run's.
+    Args:
+        saved: the trained model.
     """
 
-    files: tuple[str, ...]
-    guarantee: str
-    difference: float
+    def __init__(self, saved: SavedRun) -> None:
+        super().__init__()
+        self.network = saved.model
+        self.normalization = saved.normalization
+        self.image_shape = saved.input.image_shape
+        self.reading = saved.input.reading
+        self.class_names = saved.input.class_names
+        self.eval()
+
+    def forward(self, images: UInt8[Tensor, "B C H W"]) -> Float[Tensor, "B L"]:
+        """Return the logits."""
+        logits: Tensor = self.network(self.normalization(images))
+        return logits
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_folder: str | Path,
+        *,
+        download: bool = False,
+        backbone_weights: str | None = None,
+        **hub: Any,
+    ) -> "HubClassifier":
+        """Load an exported model.
+
+        Args:
+            name_or_folder: an exported folder, or the name of a model on the hub.
+            download: whether to download the public weights of a backbone that are missing here.
+            backbone_weights: path of a local file or folder with them.
+            **hub: arguments of `huggingface_hub.hf_hub_download`, such as `revision`.
+
+        Raises:
+            DpmixError: no exported model, or a backbone that is not the run's.
+        """
+        path = Path(name_or_folder, "model.safetensors")
+        if not path.parent.is_dir():
+            try:
+                from huggingface_hub import hf_hub_download
+            except ImportError:
+                raise DpmixError(
+                    f"no folder '{name_or_folder}', and the hub needs the package "
+                    f"huggingface_hub: {to_install('export')}"
+                ) from None
+            path = Path(hf_hub_download(str(name_or_folder), path.name, **hub))
+        if not path.is_file():
+            raise DpmixError(f"no weights at '{path}'; give a folder of dpmix export --format hub")
+        return cls(load_run(path, "cpu", download=download, backbone_weights=backbone_weights))
 
 
-def export_run(root: Path, form: str, output: Path, overwrite: bool = False) -> Exported:
-    """Write the model of the run at `root` into the folder `output`, with statement and card.
+def export_run(root: Path, form: str, output: Path, overwrite: bool = False) -> str:
+    """Write the model of a run into a folder, with its statement and card; return its guarantee.
 
     Args:
         root: the run's folder.
-        form: of `FORMATS`.
+        form: one of `FORMATS`.
         output: the folder to make.
-        overwrite: replace an earlier export.
+        overwrite: whether to replace an earlier export.
 
     Raises:
-        DpmixError: no such form, no run, an output that is taken, or a model that can't be
-            exported or then answers differently; `output` is as it was.
+        DpmixError: an unknown format, not a run, an output that exists, or a model that can't be
+            exported or then gives other answers; `output` is as it was.
     """
     if form not in FORMATS:
         raise DpmixError(f"format is '{form}': {nearest(form, FORMATS)}")
-    refuse_if_taken(output, overwrite, _ALL_FILES)
-    run, chosen = read_released(root), FORMATS[form]
-
-    def fill(folder: Path) -> float:
-        difference = chosen.write(run, folder)
+    _refuse_if_taken(output, overwrite)
+    files = RunFiles(root)
+    files.refuse_if_missing(files.model)
+    run = ModelFile(files.model)
+    run.check_weights()
+    statement, card = run.statement, read_file(files.card).decode(errors="replace")
+    if statement.guarantee not in card:
+        raise DpmixError(
+            f"'{files.card}' does not hold the guarantee of '{files.model}'; restore the card that "
+            "the run wrote"
+        )
+    if form == "hub" and run.earlier:
+        raise DpmixError(
+            f"the run in '{root}' is of an earlier version of dpmix; use --format onnx"
+        )
+    if not statement.complete:
+        warnings.warn(
+            f"the run in '{root}' is not complete: this is its model after {statement.steps} of "
+            f"{statement.planned_steps} steps; its epsilon is {claimed_epsilon(statement)}",
+            stacklevel=2,
+        )
+    model = HubClassifier(load_run(root, "cpu"))
+    about = _described(model) | {"guarantee": statement.guarantee, STATEMENT: run.statement_text}
+    with _new_folder(output) as folder:
         write_text(folder / STATEMENT, run.statement_text)
-        if CARD in chosen.files:
-            write_text(folder / CARD, run.card)
-        return difference
+        if form == "onnx":
+            _write_onnx(model, about, folder / "model.onnx")
+            write_text(folder / CARD, card)
+        else:
+            shutil.copyfile(files.model, folder / "model.safetensors")
+            write_text(folder / "README.md", _HUB_CARD.format(card=card, **about))
+    return statement.guarantee
 
-    difference = write_folder(output, fill)
-    return Exported((*chosen.files, STATEMENT), run.statement.guarantee, difference)
+
+def _described(model: HubClassifier) -> dict[str, str]:
+    """What the network takes and gives, for people."""
+    channels, height, width = model.image_shape
+    fit = _FIT[model.reading].format(size=f"{height} x {width}")
+    return {
+        "class_names": to_json(list(model.class_names), indent=None),
+        "input": f"images: uint8 [batch, {channels}, {height}, {width}], "
+        f"{'grey' if channels == 1 else 'RGB'}, 0..255, not normalised; {fit}",
+        "output": f"logits: float32 [batch, {len(model.class_names)}], in the order of the class "
+        "names; no softmax",
+    }
+
+
+def _write_onnx(model: HubClassifier, about: dict[str, str], path: Path) -> None:
+    """Write `model` as a graph with `about` in its metadata, and check its answers."""
+    try:
+        import onnx
+        import onnxruntime
+        import onnxscript  # noqa: F401  torch's exporter needs it
+    except ImportError as error:
+        raise DpmixError(
+            f"--format onnx needs the package {error.name}: {to_install('export')}"
+        ) from None
+    # An exporter takes a dimension of 1 for a constant.
+    example = torch.zeros(2, *model.image_shape, dtype=torch.uint8)
+    try:
+        batch = {0: torch.export.Dim("batch")}
+        program = torch.export.export(model, (example,), dynamic_shapes=(batch,))
+        for node in program.graph.nodes:
+            node.meta.pop("stack_trace", None)  # it names files of this machine
+        written = torch.onnx.export(
+            program,
+            dynamo=True,
+            verbose=False,
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_shapes=({0: "batch"},),
+        )
+        assert written is not None
+    # Anything that the network's code or the exporter raises.
+    except Exception as error:
+        raise DpmixError(
+            f"the network can't be exported ({one_line(error)}); use --format hub, which loads it "
+            "with dpmix"
+        ) from error
+    graph = written.model_proto
+    graph.doc_string = "\n".join(about[name] for name in ("guarantee", "input", "output"))
+    onnx.helper.set_model_props(graph, about)
+    onnx.save(graph, path)
+    onnx.checker.check_model(path)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    images = torch.randint(0, 256, (_CHECKED, *model.image_shape), dtype=torch.uint8)
+    for part in (images, images[:1]):
+        with torch.inference_mode():
+            expected = model(part)
+        (given,) = session.run(["logits"], {"images": part.numpy()})
+        difference = float((torch.from_numpy(given) - expected).abs().max())
+        if not difference <= _TOLERANCE * max(1.0, float(expected.abs().max())):
+            raise DpmixError(
+                f"the graph's logits differ by {difference:.2g} from the run's on {len(part)} "
+                "random image(s): nothing was written; use --format hub"
+            )
+
+
+def _refuse_if_taken(output: Path, overwrite: bool) -> None:
+    """Refuse a folder that may not be replaced, before any work is done."""
+    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+        return
+    if not overwrite:
+        raise DpmixError(f"output '{output}' exists; give another --output, or --overwrite")
+    own = {name for names in FORMATS.values() for name in names}
+    if not output.is_dir() or not {path.name for path in output.iterdir()} <= own:
+        raise DpmixError(
+            f"--overwrite replaces an earlier export, but '{output}' holds something else; give "
+            "another --output"
+        )
+
+
+@contextmanager
+def _new_folder(output: Path) -> Iterator[Path]:
+    """Yield a temporary folder to write into, and rename it to `output` afterwards."""
+    aside = output.with_name(f".{output.name}.{os.getpid()}.part")
+    try:
+        aside.mkdir(parents=True)
+        yield aside
+        if output.exists():
+            shutil.rmtree(output)
+        aside.replace(output)
+    except OSError as error:
+        raise DpmixError(
+            f"cannot write '{output}': {error.strerror or error}; check the folder and the space, "
+            "or give another --output"
+        ) from None
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)

@@ -6,29 +6,24 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
 from torch import nn
-from dpmix.runs.parts import Run
-from dpmix.runs.build import build_run
-from dpmix.runs.config import Config
+
 from dpmix.data.image import Progress as Counted
 from dpmix.errors import DpmixError
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.reports.summary import divergence
-from dpmix.runs.resume import rebuild_run
-from dpmix.runs.record import RunRecord
+from dpmix.runs.build import build_run
 from dpmix.runs.checkpoint import Checkpoint
+from dpmix.runs.config import Config
+from dpmix.runs.parts import Run
+from dpmix.runs.record import RunRecord
+from dpmix.runs.resume import rebuild_run
 from dpmix.training.ema import Ema
-from dpmix.training.evaluate import Evaluation
-from dpmix.training.evaluate import evaluate
-from dpmix.training.evaluate import evaluate_features
-from dpmix.training.loop import gentle_interrupts
-from dpmix.training.loop import History
-from dpmix.training.loop import Progress
-from dpmix.training.loop import train
+from dpmix.training.evaluate import Evaluation, evaluate, evaluate_features
+from dpmix.training.loop import History, Progress, gentle_interrupts, train
 from dpmix.training.trainer import PrivateTrainer
 from dpmix.views.builder import ViewSource
-
-
 
 EVALUATIONS = 10
 
@@ -127,7 +122,7 @@ def run(
                     record.keep(step, ema, so_far, new, interrupted()) if ranks.is_main else None
                 ),
                 save=lambda so_far: (
-                    record.save(ema, so_far, str(trainer.way)) if ranks.is_main else None
+                    record.save(ema, so_far, str(trainer.engine)) if ranks.is_main else None
                 ),
                 report=report,
             )
@@ -150,7 +145,7 @@ def _ready(
         return ema, History()
     ema.restore(checkpoint.ema)
     trainer.resume({"plan": asdict(checkpoint.plan), "steps_done": checkpoint.step})
-    return ema, History.of(checkpoint.history)
+    return ema, checkpoint.history
 
 
 def embedded_views(parts: Run, report: Counted) -> ViewSource:
@@ -165,9 +160,7 @@ def embedded_views(parts: Run, report: Counted) -> ViewSource:
     return parts.cache.embed_train(parts.examples, parts.views, report)
 
 
-def _embedded(
-    parts: Run, report: Counted
-) -> tuple[ViewSource, Callable[[nn.Module], Evaluation]]:
+def _embedded(parts: Run, report: Counted) -> tuple[ViewSource, Callable[[nn.Module], Evaluation]]:
     """What a step draws views from, and how the model is judged: in features where cached."""
     test = parts.splits.test
     if parts.cache is None:

@@ -1,47 +1,90 @@
-"""A finished run, read back from its folder."""
+"""Load a trained model from its run, and the images to evaluate it on."""
 
-from pathlib import Path
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
-from torch import Tensor, nn
-from dpmix.errors import DpmixError
-from dpmix.reports.facts import RunFacts
-from dpmix.reports.metrics import read_metrics
-from dpmix.reports.statement import read_statement
-from dpmix.models.head import public_names
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
-from dpmix.runs.parts import build
-from dpmix.runs.parts import constants_of
-from dpmix.runs.parts import load
-from dpmix.runs.config import Config
-from dpmix.data.source import ImageSource
-from dpmix.data.normalization import Normalization
-from dpmix.data.named import load_splits
+
 from dpmix.data.image import Progress
-from dpmix.runs.build import choose_device
+from dpmix.data.named import load_splits
+from dpmix.data.normalization import Normalization
+from dpmix.data.source import ImageSource
 from dpmix.errors import DpmixError
+from dpmix.models.head import public_names
+from dpmix.reports.facts import RunFacts
+from dpmix.reports.files import ModelFile, RunFiles
+from dpmix.reports.metrics import read_metrics
+from dpmix.reports.statement import read_statement
+from dpmix.runs.build import choose_device
+from dpmix.runs.config import Config
+from dpmix.runs.parts import build, constants_of, load
 from dpmix.runs.settings import InputConfig
-from dpmix.runs.folder import RunFolder
 
 
+@dataclass(frozen=True)
+class SavedRun:
+    """A trained model and what is needed to use it.
 
-# Model weights on disk, and rebuilding the model that they belong to.
+    Attributes:
+        model: averaged weights, in eval mode, on the device asked for.
+        config: the run's settings.
+        input: shape of an image and class names.
+        normalization: applied to uint8 images before the model.
+    """
+
+    model: nn.Module
+    config: Config
+    input: InputConfig
+    normalization: Normalization
 
 
-def weight_bytes(weights: dict[str, Tensor]) -> bytes:
-    """A state dict as the bytes of a safetensors file."""
-    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    return save(on_cpu, metadata={"format": "pt"})
+def load_run(path: Path, device: str = "auto", **settings: Any) -> SavedRun:
+    """Rebuild the model of a run.
+
+    Args:
+        path: the run's folder, or its `model.safetensors` alone.
+        device: where the model goes: auto, cpu, cuda, cuda:1, mps.
+        **settings: new values of settings that say where a backbone's weights are.
+
+    Raises:
+        DpmixError: not a run, a backbone that is not the run's, or files that do not fit together.
+    """
+    files = RunFiles(path)
+    model, source = files.model, files.config
+    if path.is_file():
+        model = source = path
+        config = Config.of(ModelFile(path).settings, **settings)
+    else:
+        files.refuse_if_missing(files.config)
+        config = Config.load(files.config, **settings)
+    if config.input is None:
+        raise DpmixError(
+            f"'{source}' has no section 'input', so the model can't be rebuilt; expected the file "
+            "that the run wrote"
+        )
+    where, shape = choose_device(device), config.input.image_shape
+    backbone = load(config, where)
+    if backbone is not None and backbone.weights_sha256 != config.input.backbone_sha256:
+        raise DpmixError(
+            f"the weights of backbone '{backbone.name}' here are not those that the run of "
+            f"'{source}' was trained on (sha256 {config.input.backbone_sha256}); restore those, "
+            "and set backbone_weights to their path"
+        )
+    network = build(config, shape, len(config.input.class_names), backbone)
+    constants = constants_of(config, shape, backbone)
+    load_weights(model, network)
+    return SavedRun(network.to(where).eval(), config, config.input, constants)
 
 
 def load_weights(path: Path, model: nn.Module) -> None:
     """Fill `model` with the weights at `path`; a public backbone keeps its own.
 
     Raises:
-        DpmixError: no such file, not safetensors, or weights of another model, or some that
-            are not finite.
+        DpmixError: no such file, not safetensors, weights of another model, or weights that are
+            not finite.
     """
     try:
         own = {name: model.state_dict()[name] for name in public_names(model)}
@@ -62,66 +105,7 @@ def load_weights(path: Path, model: nn.Module) -> None:
             )
 
 
-@dataclass(frozen=True)
-class SavedRun:
-    """A trained model and what is needed to use it.
-
-    Attributes:
-        model: averaged weights, in eval mode, on the device asked for.
-        config: the run's settings.
-        input: image shape and class names.
-        normalization: to apply to uint8 images first.
-    """
-
-    model: nn.Module
-    config: Config
-    input: InputConfig
-    normalization: Normalization
-
-
-def load_run(root: Path, device: str = "auto") -> SavedRun:
-    """Rebuild the model of the run at `root`.
-
-    Raises:
-        DpmixError: not a run's folder, or files that do not fit each other.
-    """
-    folder = RunFolder(root)
-    folder.refuse_if_missing(folder.config)
-    saved = rebuild(Config.load(folder.config), folder.config, device)
-    load_weights(folder.model, saved.model)
-    return saved
-
-
-def rebuild(config: Config, settings: Path, device: str = "auto") -> SavedRun:
-    """The network of a run and its public weights, before those of training are loaded.
-
-    Args:
-        config: the run's settings.
-        settings: the file that they are from, for messages.
-        device: where the model goes.
-
-    Raises:
-        DpmixError: settings that no run wrote, or a backbone that is not the run's.
-    """
-    if config.input is None:
-        raise DpmixError(
-            f"'{settings}' has no section 'input', so the model can't be rebuilt; expected "
-            f"the {settings.name} that the run wrote"
-        )
-    where, shape = choose_device(device), config.input.image_shape
-    backbone = load(config, where)
-    if backbone is not None and backbone.weights_sha256 != config.input.backbone_sha256:
-        raise DpmixError(
-            f"the weights of backbone '{backbone.name}' here are not those that the run of "
-            f"'{settings}' was trained on (sha256 {config.input.backbone_sha256}); restore those: "
-            f"give {settings.name} their place in backbone_weights"
-        )
-    model = build(config, shape, len(config.input.class_names), backbone)
-    constants = constants_of(config, shape, backbone)
-    return SavedRun(model.to(where).eval(), config, config.input, constants)
-
-
-def read_facts(folder: RunFolder) -> RunFacts:
+def read_facts(folder: RunFiles) -> RunFacts:
     """Read the public files of a run, and nothing of its diagnostics.
 
     Raises:
@@ -137,29 +121,34 @@ def read_facts(folder: RunFolder) -> RunFacts:
     return RunFacts(config.model_dump(mode="json"), statement, read_metrics(folder.metrics))
 
 
-def test_source(
+def evaluation_images(
     saved: SavedRun,
     data: str | None,
     test_fraction: float | None,
     skip_corrupt: bool,
     progress: Progress | None = None,
 ) -> ImageSource:
-    """The test split of `data`, read as the run read its own.
+    """The images to evaluate a model on, read as in its training.
 
-    None is the run's own data: what it was judged on, which can be validation images.
+    Args:
+        saved: the model.
+        data: other data, of which the test split is read; None: the run's own data, and the split
+            that the run was evaluated on.
+        test_fraction: share of test images, for a folder without splits.
+        skip_corrupt: whether to leave out unreadable images.
+        progress: called with (done, total) while images are decoded.
 
     Raises:
         DpmixError: other classes than the model's, or as `load_splits` raises.
     """
     settings = saved.config.data.model_dump(exclude={"normalization"})
     if data is not None:
-        size = saved.input.image_shape[1]
-        square = size == saved.input.image_shape[2]
+        channels, height, width = saved.input.image_shape
         settings |= {
             "data": data,
             "test_fraction": test_fraction,
-            "image_size": size if square else None,
-            "channels": saved.input.image_shape[0],
+            "image_size": height if height == width else None,
+            "channels": channels,
             "validation_fraction": None,
             "train_images": None,
         }

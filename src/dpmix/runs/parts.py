@@ -1,45 +1,35 @@
 """What a run is made of."""
 
-from pathlib import Path
-import torch
-from torch import nn
-from dpmix.runs.config import Config
-from dpmix.data.normalization import Normalization
-from dpmix.data.normalization import normalization
-from dpmix.errors import DpmixError
-from dpmix.models.registry import build_model
-from dpmix.models.backbones.backbone import Backbone
-from dpmix.models.backbones.load import load_backbone
-from dpmix.models.head import BackboneClassifier
-from dpmix.models.head import LinearHead
-from dpmix.models.finetune import choose_trainable
-from dpmix.pool.pool import PublicPool
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
 import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from dpmix.runs.config import Config
-from dpmix.data.source import ImageSource
-from dpmix.data.splits import Splits
-from dpmix.data.fingerprint import fingerprint
-from dpmix.data.splits import Subset
+
 from dpmix.clipping.model_check import check_private
+from dpmix.data.fingerprint import fingerprint
+from dpmix.data.normalization import Normalization, normalization
+from dpmix.data.source import ImageSource
+from dpmix.data.splits import Splits, Subset
+from dpmix.errors import DpmixError
 from dpmix.models.backbones.backbone import Backbone
-from dpmix.models.head import BackboneClassifier
-from dpmix.privacy.plan import PrivacyPlan
+from dpmix.models.backbones.load import load_backbone
+from dpmix.models.finetune import choose_trainable
+from dpmix.models.head import BackboneClassifier, LinearHead
+from dpmix.models.registry import build_model
 from dpmix.pool.load import PoolFacts
+from dpmix.pool.pool import PublicPool
+from dpmix.privacy.plan import PrivacyPlan
+from dpmix.runs.config import Config
+from dpmix.training.distributed import Ranks
 from dpmix.training.feature_cache import FeatureCache
 from dpmix.training.pretrain import Pretraining
-from dpmix.training.distributed import Ranks
 from dpmix.training.trainer import PrivateTrainer
-from dpmix.views.builder import ViewBuilder
-from dpmix.views.builder import ViewSource
-
-
+from dpmix.views.builder import ViewBuilder, ViewSource
 
 # The network that the settings name, and the constants that its images are normalised by.
 
@@ -234,7 +224,6 @@ class Run:
             seed=run.seed,
             engine=run.engine,
             view_chunk=run.view_chunk,
-            compiled=run.compile,
             ranks=self.ranks,
             **recorded,
         )

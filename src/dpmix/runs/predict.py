@@ -1,4 +1,4 @@
-"""Classes and probabilities of image files, as rows for CSV or JSON."""
+"""Classes and probabilities of image files, as CSV or JSON."""
 
 import csv
 import io
@@ -8,25 +8,22 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
 import torch
+
 from dpmix.data.decode import decode_files
-from dpmix.data.folder_listing import SUFFIXES
-from dpmix.data.folder_listing import list_images
-from dpmix.data.folder_listing import warn_of_left_out
-from dpmix.data.folder_listing import local_path
+from dpmix.data.folder_listing import SUFFIXES, list_images, local_path, warn_of_left_out
 from dpmix.errors import DpmixError
-from dpmix.runs.load import SavedRun
 from dpmix.files import to_json
+from dpmix.runs.load import SavedRun
 
-
-
-# Control characters, and what stands in a name for bytes that are not UTF-8.
+# Control characters, and what Python puts into a name for bytes that are not UTF-8.
 _NOT_PLAIN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """One image's class and its probabilities, in class order."""
+    """The predicted class of one image, and its probabilities in class order."""
 
     image: str
     prediction: str
@@ -34,9 +31,9 @@ class Prediction:
 
 
 def image_files(paths: Sequence[Path]) -> list[Path]:
-    """The files given, and the images in and below the folders given, in sorted order.
+    """The given files, and the images in and below the given folders, in sorted order.
 
-    A folder is listed as for training (`list_images`); a warning says what is left out in it.
+    A folder is listed as for training; a warning says which files are left out.
 
     Raises:
         DpmixError: a path that does not exist, no image at all, or as `list_images` raises.
@@ -60,11 +57,11 @@ def image_files(paths: Sequence[Path]) -> list[Path]:
 
 
 def check_output(output: Path, overwrite: bool) -> None:
-    """Refuse a file that predictions can't or should not go to, before any work is done.
+    """Refuse a file that predictions can't be written to, before any work is done.
 
     Raises:
-        DpmixError: a name that says neither CSV nor JSON, a folder that is not there or can't be
-            written to, or a file that is there already.
+        DpmixError: a name that is neither CSV nor JSON, a folder that does not exist or can't be
+            written to, or a file that exists.
     """
     if output.suffix not in (".csv", ".json"):
         raise DpmixError(f"output is '{output}'; expected a name ending in .csv or .json")
@@ -74,9 +71,7 @@ def check_output(output: Path, overwrite: bool) -> None:
             "may write to"
         )
     if output.exists() and not overwrite:
-        raise DpmixError(
-            f"output '{output}' is there already; give another --output, or --overwrite"
-        )
+        raise DpmixError(f"output '{output}' exists; give another --output, or --overwrite")
 
 
 def predictions(
@@ -85,16 +80,16 @@ def predictions(
     device: torch.device,
     skipped: dict[Path, str] | None = None,
 ) -> Iterator[Prediction]:
-    """Classify `files` in order, a bounded batch at a time.
+    """Classify `files` in order, one batch at a time.
 
     Args:
         saved: the model.
-        files: as `image_files` lists them.
+        files: image files, from `image_files`.
         device: where the model is.
-        skipped: as in `decode_files`.
+        skipped: gets the files that can't be read, each with the reason; None refuses them.
 
     Raises:
-        DpmixError: a model whose probabilities are not finite, and as `decode_files` raises.
+        DpmixError: a model whose probabilities are not finite, or as `decode_files` raises.
     """
     names, position = saved.input.class_names, 0
     reading = saved.input.reading
@@ -106,26 +101,21 @@ def predictions(
                 position += 1
             if not all(map(math.isfinite, row)):
                 raise DpmixError(
-                    f"the model's probabilities of '{files[position]}' are not finite, so it names "
-                    "no class: its training diverged; train again with a lower --learning-rate"
+                    f"the model's probabilities of '{files[position]}' are not finite: its "
+                    "training diverged; train again with a lower --learning-rate"
                 )
             best = max(range(len(row)), key=row.__getitem__)
-            yield Prediction(written_path(files[position]), names[best], tuple(row))
+            yield Prediction(_written_path(files[position]), names[best], tuple(row))
             position += 1
 
 
-def written_path(path: Path) -> str:
-    """`path` as CSV and JSON have it.
-
-    A name with control characters, or with bytes that are not UTF-8, can't stand in a text file:
-    its path is written as a `file:` URI, which holds such bytes as %XX. No other path begins so,
-    since `Path` has no double slash.
-    """
+def _written_path(path: Path) -> str:
+    """`path` as text; a name that is no plain text becomes a `file:` URI, with bytes as %XX."""
     return path.absolute().as_uri() if _NOT_PLAIN.search(str(path)) else str(path)
 
 
 def as_csv(rows: Sequence[Prediction], class_names: Sequence[str]) -> str:
-    """Header `image,prediction,p(<class>)...`, then a line each."""
+    """A header `image,prediction,p(<class>)...`, then one line per image."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["image", "prediction", *(f"p({name})" for name in class_names)])

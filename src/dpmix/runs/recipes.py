@@ -1,12 +1,9 @@
 """The recipes that come with the package: one a cell of the paper's tables."""
 
 from pathlib import Path
-from dpmix.errors import DpmixError
-from dpmix.errors import nearest
-from pathlib import Path
+
+from dpmix.errors import DpmixError, nearest
 from dpmix.runs.config import Config
-
-
 
 # YAML files that come with the package, by name; a user's own go before them, by path.
 

@@ -1,64 +1,57 @@
-"""What a run leaves on the disk while it trains: checkpoints, the model, its statement, its log."""
+"""What a run writes while it trains: checkpoints, the model with its guarantee, and its logs."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from hashlib import sha256
 from typing import Any
 from uuid import uuid4
-from dpmix.runs.parts import Run
-from dpmix.files import text_writer
-from dpmix.files import write_text
+
 from dpmix.data.fingerprint import data_hash
 from dpmix.errors import DpmixError
-from dpmix.models.registry import parameter_count
+from dpmix.files import to_json, write_text
 from dpmix.models.head import trained_state
+from dpmix.models.registry import parameter_count
+from dpmix.reports.facts import RunFacts
+from dpmix.reports.files import model_bytes, settings_text, weights_sha256
 from dpmix.reports.metrics import metrics
 from dpmix.reports.model_card import model_card
 from dpmix.reports.page import report_page
-from dpmix.reports.facts import RunFacts
-from dpmix.reports.statement import privacy_statement
-from dpmix.reports.statement import Statement
-from dpmix.runs.tracking import Tracker
-from dpmix.runs.tracking import open_trackers
-from dpmix.runs.checkpoint import Checkpoint
-from dpmix.runs.checkpoint import Checkpoints
-from dpmix.runs.checkpoint import newest_checkpoint
-from dpmix.training.ema import Ema
-from dpmix.files import to_json
-from dpmix.training.loop import History
+from dpmix.reports.statement import privacy_statement, public_inputs, statement_text
+from dpmix.runs.checkpoint import Checkpoint, Checkpoints, newest_checkpoint
 from dpmix.runs.folder import RunFolder
-from dpmix.runs.load import weight_bytes
-
+from dpmix.runs.parts import Run
+from dpmix.runs.tracking import Tracker, open_trackers
+from dpmix.training.ema import Ema
+from dpmix.training.loop import History
 
 
 class RunRecord:
-    """The files of one run, which going on with it does not begin anew.
+    """The files of one run.
 
     Args:
-        parts: of the run.
-        resumed: the checkpoint that it goes on from, if it does.
+        run: the run.
+        resumed: the checkpoint that it is resumed from, if it is.
     """
 
-    def __init__(self, parts: Run, resumed: Checkpoint | None) -> None:
-        self.folder = RunFolder(parts.folder)
-        self._parts, self._resumed = parts, resumed
-        self._checkpoints = Checkpoints(self.folder.checkpoints, parts.config.run)
+    def __init__(self, run: Run, resumed: Checkpoint | None) -> None:
+        self.folder = RunFolder(run.folder)
+        self._run, self._resumed = run, resumed
+        self._checkpoints = Checkpoints(self.folder.checkpoints, run.config.run)
         self._run_id = resumed.run_id if resumed else uuid4().hex
         self._trackers: list[Tracker] = []
         self._resumed_at = (*resumed.resumed_at, resumed.step) if resumed else ()
 
     @contextmanager
     def open(self) -> Iterator[None]:
-        """Hold the folder. A run that is stopped from here on can go on.
+        """Hold the folder. From here on, a run that is stopped can be resumed.
 
         Raises:
             DpmixError: as `RunFolder` raises.
         """
         if self._resumed:
-            self.folder.reopen(self._run_id)
+            self.folder.reopen()
         else:
-            self.folder.create(self._parts.config.run.overwrite)
+            self.folder.create(self._run.config.run.overwrite)
         try:
             if self._resumed:
                 self._refuse_if_overtaken(self._resumed)
@@ -66,10 +59,11 @@ class RunRecord:
                 self.folder.cut_log(self._resumed.step)
             else:
                 self._checkpoints.clear()
-                write_text(self.folder.data_hash, data_hash(self._parts.splits))
-                self._write_checkpoint(0, self._average(), History())
+                write_text(self.folder.data_hash, data_hash(self._run.splits))
+                average = Ema(self._run.model, self._run.config.optimizer.ema_decay)
+                self._write_checkpoint(0, average, History())
             self._trackers = open_trackers(
-                self._parts.config, self.folder, self._run_id, self._tracked()
+                self._run.config, self.folder, self._run_id, self._first_tracked()
             )
             yield
             self._checkpoints.clear()
@@ -79,9 +73,9 @@ class RunRecord:
             self.folder.close()
 
     def log(self, record: dict[str, Any]) -> None:
-        """Note the private diagnostics of a step."""
+        """Write the private diagnostics of a step."""
         self.folder.log_private(record)
-        if self._parts.config.run.log_private_diagnostics:
+        if self._run.config.run.log_private_diagnostics:
             step, *values = record.items()
             private = {f"private/{name}": value for name, value in values}
             for tracker in self._trackers:
@@ -90,10 +84,17 @@ class RunRecord:
     def keep(
         self, step: int, ema: Ema, history: History, evaluated: bool, interrupted: bool
     ) -> None:
-        """Write a checkpoint where one is due; always before what was evaluated is published.
+        """Write a checkpoint if one is due, and always before an evaluation is published.
+
+        Args:
+            step: number of steps done.
+            ema: the moving average of the weights.
+            history: evaluations so far.
+            evaluated: whether the last of them is of this step.
+            interrupted: whether the user asked to stop.
 
         Raises:
-            KeyboardInterrupt: the run was `interrupted`; it can go on after this very step.
+            KeyboardInterrupt: the run was interrupted; it can be resumed after this step.
         """
         if evaluated or interrupted or self._checkpoints.due(step):
             self._write_checkpoint(step, ema, history)
@@ -101,37 +102,42 @@ class RunRecord:
             raise KeyboardInterrupt
 
     def save(self, ema: Ema, history: History, engine: str) -> None:
-        """Write what may be released; true of this step whether or not the run goes on."""
-        parts = self._parts
-        settings = parts.config.to_yaml()
-        weights = weight_bytes(trained_state(parts.model, ema.weights()))
+        """Publish the model of the last evaluation with its guarantee.
+
+        Args:
+            ema: the moving average of the weights.
+            history: evaluations so far; the last one is of this step.
+            engine: name of the engine that computed the clipped sums.
+        """
+        run, folder, config = self._run, self.folder, self._run.config
+        weights = trained_state(run.model, ema.weights())
+        settings = config.model_dump(mode="json")
+        stored = settings_text(config.published() | {"run": {"seed": config.run.seed}})
         statement = privacy_statement(
-            parts.config,
-            parts.plan,
-            pool=parts.pool_facts,
-            backbone=parts.backbone,
+            settings,
+            run.plan,
+            public_inputs(settings, run.pool_facts, run.backbone),
             steps=history.points[-1]["step"],
-            weights_sha256=sha256(weights).hexdigest(),
-            config_sha256=sha256(settings.encode()).hexdigest(),
+            weights_sha256=weights_sha256(weights),
+            config_sha256=sha256(stored.encode()).hexdigest(),
             run_id=self._run_id,
             resumed_at=self._resumed_at,
-            processes=parts.ranks.size,
-            copies=parts.copies,
+            processes=run.ranks.size,
+            copies=run.copies,
         )
-        trained = parameter_count(parts.model)
-        published = parts.config.model_dump(mode="json")
-        measured = metrics(published, parts.plan, history, trained, engine)
-        said = to_json(statement)
-        facts = RunFacts(published, Statement.model_validate_json(said), measured)
-        self.folder.save(
-            config=text_writer(settings),
-            privacy=text_writer(said),
-            model=lambda aside: aside.write_bytes(weights),
-            metrics=text_writer(to_json(measured.model_dump())),
-            card=text_writer(model_card(facts)),
-            report=text_writer(report_page(facts)),
+        measured = metrics(settings, run.plan, history, parameter_count(run.model), engine)
+        facts = RunFacts(settings, statement, measured)
+        folder.publish(
+            model_bytes(weights, statement, stored),
+            {
+                folder.config: config.to_yaml(),
+                folder.privacy: statement_text(statement),
+                folder.metrics: to_json(measured.model_dump()),
+                folder.card: model_card(facts),
+                folder.report: report_page(facts),
+            },
         )
-        point, last, judged_on = history.points[-1], history.last, parts.splits.judged_on
+        point, last, judged_on = history.points[-1], history.last, run.splits.judged_on
         assert last is not None
         for tracker in self._trackers:
             tracker.log(
@@ -144,41 +150,37 @@ class RunRecord:
             )
 
     def _refuse_if_overtaken(self, resumed: Checkpoint) -> None:
-        """Between the reading of the checkpoint and the lock another process may have gone on."""
+        """Refuse if another process resumed the run before this one had the lock."""
         now = newest_checkpoint(self.folder.checkpoints)
         if (now.run_id, now.step, now.resumed_at) != (
             resumed.run_id, resumed.step, resumed.resumed_at
         ):  # fmt: skip
             raise DpmixError(
-                f"another process went on with the run in '{self.folder.root}' meanwhile; expected "
-                f"it at step {resumed.step}: resume it again"
+                f"another process resumed the run in '{self.folder.root}' meanwhile; expected it "
+                f"at step {resumed.step}: resume it again"
             )
 
-    def _tracked(self) -> int:
-        """The steps whose points stay in the curves; an evaluation is published once more."""
+    def _first_tracked(self) -> int:
+        """Steps whose points stay in the curves; an evaluation is published once more."""
         if self._resumed is None:
             return 0
-        evaluated = History.of(self._resumed.history).holds(self._resumed.step)
-        return self._resumed.step - evaluated
-
-    def _average(self) -> Ema:
-        return Ema(self._parts.model, self._parts.config.optimizer.ema_decay)
+        return self._resumed.step - self._resumed.history.holds(self._resumed.step)
 
     def _write_checkpoint(self, step: int, ema: Ema, history: History) -> None:
-        parts = self._parts
+        run = self._run
         self._checkpoints.write(
             Checkpoint(
                 run_id=self._run_id,
-                config=parts.config.to_yaml(),
-                plan=parts.plan,
-                ranks=parts.ranks.size,
-                pool_sha256=parts.pool_sha256,
+                config=run.config.to_yaml(),
+                plan=run.plan,
+                ranks=run.ranks.size,
+                pool_sha256=run.pool_sha256,
                 step=step,
                 resumed_at=self._resumed_at,
-                weights=trained_state(parts.model, parts.model.state_dict()),
-                optimizer=parts.optimizer.state_dict(),
-                schedule=parts.schedule.state_dict(),
+                weights=trained_state(run.model, run.model.state_dict()),
+                optimizer=run.optimizer.state_dict(),
+                schedule=run.schedule.state_dict(),
                 ema=ema.state(),
-                history=asdict(history),
+                history=history,
             )
         )

@@ -1,96 +1,80 @@
-"""Going on with a stopped run: the same plan, data, pool and model, or not at all."""
+"""Resume a stopped run: with the same plan, data, pool and model, or not at all."""
 
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
+
 import yaml
-from dpmix.runs.parts import Run
-from dpmix.runs.build import build_run
-from dpmix.runs.config import LEAVES
-from dpmix.runs.config import Config
-from dpmix.data.splits import Splits
+
 from dpmix.data.fingerprint import data_hash
 from dpmix.data.image import Progress as Counted
+from dpmix.data.splits import Splits
 from dpmix.errors import DpmixError
-from dpmix.runs.checkpoint import Checkpoint
-from dpmix.runs.checkpoint import newest_checkpoint
-from dpmix.runs.checkpoint import newest_step
-from dpmix.training.distributed import ALONE
-from dpmix.training.distributed import Ranks
+from dpmix.reports.files import ModelFile
+from dpmix.reports.statement import Statement
+from dpmix.runs.build import build_run
+from dpmix.runs.checkpoint import Checkpoint, newest_checkpoint, newest_step
+from dpmix.runs.config import LEAVES, Config
 from dpmix.runs.folder import RunFolder
-
-
+from dpmix.runs.parts import Run
+from dpmix.training.distributed import ALONE, Ranks
 
 FREE = {
     "data", "data_root", "download", "workers", "pool", "pool_labels", "backbone_weights",
     "cache_dir", "device", "engine", "view_chunk", "compile", "checkpoint_minutes",
     "checkpoint_every", "keep_checkpoints", "tensorboard", "wandb", "log_private_diagnostics",
 }  # fmt: skip
-
-
-"""Settings that may change: where things lie and how they are computed, not what."""
+"""Settings that may change: where things are and how they are computed."""
 
 
 def is_complete(root: Path, **settings: Any) -> bool:
     """Whether the run at `root` has nothing left to do.
 
+    Args:
+        root: the run's folder.
+        **settings: settings that it must have run under.
+
     Raises:
-        DpmixError: a privacy statement that can't be read, or `settings` that it did not run under.
+        DpmixError: a model that can't be read, or other settings.
     """
     folder = RunFolder(root)
-    released = folder.released()
+    published = _published(folder)
     left = newest_step(folder.checkpoints) is not None
-    complete = released is not None and released.complete and not left
+    complete = published is not None and published.complete and not left
     if complete:
         _refuse_changed_settings(Config.load(folder.config), Config.load(folder.config, **settings))
     return complete
 
 
-def refuse_lost_model(root: Path) -> None:
-    """Refuse a complete run whose model is gone: there is nothing to resume, and nothing to load.
-
-    Raises:
-        DpmixError: it is gone.
-    """
-    model = RunFolder(root).model
-    if not model.is_file():
-        raise DpmixError(
-            f"the run in '{root}' is complete, but '{model}' is missing; restore it, or start a "
-            "new run"
-        )
-
-
 def rebuild_run(
     root: Path, decoding: Counted | None = None, ranks: Ranks = ALONE, **settings: Any
 ) -> tuple[Run, Checkpoint]:
-    """The parts of the stopped run at `root` as they were, and the checkpoint to go on from.
+    """Build the stopped run at `root` as it was, and return it with its last checkpoint.
 
     Args:
-        root: its folder.
-        decoding: told (done, total) while images are decoded.
-        ranks: the processes that are to go on.
-        **settings: given anew, of those in `FREE`.
+        root: the run's folder.
+        decoding: called with (done, total) while images are decoded.
+        ranks: the processes that resume it.
+        **settings: new values of settings in `FREE`.
 
     Raises:
-        DpmixError: no checkpoint, a complete run, or anything that is not as it was, by its name.
+        DpmixError: no checkpoint, a complete run, or anything that changed, by its name.
     """
     folder = RunFolder(root)
     if not folder.diagnostics.is_dir():
-        raise DpmixError(f"'{root}' is no run folder; give the folder of the run to go on with")
+        raise DpmixError(f"'{root}' is no run folder; give the folder of the run to resume")
     if is_complete(root, **settings):
-        refuse_lost_model(root)
-        raise DpmixError(
-            f"the run in '{root}' is complete: there is nothing left to do; load its model"
-        )
+        raise DpmixError(f"the run in '{root}' is complete: there is nothing left to do")
     checkpoint = newest_checkpoint(folder.checkpoints)
     tree = yaml.safe_load(checkpoint.config)
     before = Config.of(tree)
     config = Config.of(tree, **settings)
     _refuse_changed_settings(before, config)
-    _refuse_other_ranks(checkpoint, config, ranks)
-    _refuse_to_go_back(folder, checkpoint)
+    # The random draws of a seed depend on the number of processes; unseeded ones do not.
+    if config.run.seed is not None and ranks.size != checkpoint.ranks:
+        raise _changed("number of processes", ranks.size, f"{checkpoint.ranks} (it is seeded)")
+    _refuse_to_repeat(folder, checkpoint)
     output = config.run.model_copy(update={"output": str(root)})
-    parts = build_run(
+    run = build_run(
         config.model_copy(update={"run": output}),
         decoding,
         plan=checkpoint.plan,
@@ -98,22 +82,33 @@ def rebuild_run(
         recorded=True,
     )
     for name, now, then in (
-        ("input", parts.config.input, before.input),
-        ("pool's images", parts.pool_sha256, checkpoint.pool_sha256),
+        ("input", run.config.input, before.input),
+        ("pool's images", run.pool_sha256, checkpoint.pool_sha256),
     ):
         if now != then:
             raise _changed(name, now, then)
     if ranks.is_main:
-        _refuse_other_data(folder, parts.splits)
-    _restore(checkpoint, parts)
-    return parts, checkpoint
+        _refuse_other_data(folder, run.splits)
+    run.model.load_state_dict(run.model.state_dict() | checkpoint.weights)
+    run.optimizer.load_state_dict(checkpoint.optimizer)
+    run.schedule.load_state_dict(checkpoint.schedule)
+    return run, checkpoint
 
 
-def _restore(checkpoint: Checkpoint, parts: Run) -> None:
-    """Put model, optimizer and schedule where they were."""
-    parts.model.load_state_dict(parts.model.state_dict() | checkpoint.weights)
-    parts.optimizer.load_state_dict(checkpoint.optimizer)
-    parts.schedule.load_state_dict(checkpoint.schedule)
+def _published(folder: RunFolder) -> Statement | None:
+    """The statement of the model in a run's folder; None if there is no model.
+
+    Raises:
+        DpmixError: a complete run whose model is gone, or a model that can't be read.
+    """
+    if folder.model.is_file():
+        return ModelFile(folder.model).statement
+    if folder.config.is_file() and not folder.checkpoints.is_dir():
+        raise DpmixError(
+            f"the run in '{folder.root}' is complete, but '{folder.model}' is missing; restore it, "
+            "or start a new run"
+        )
+    return None
 
 
 def _refuse_changed_settings(before: Config, now: Config) -> None:
@@ -124,67 +119,43 @@ def _refuse_changed_settings(before: Config, now: Config) -> None:
 
 
 def _changed(name: str, now: object, then: object) -> DpmixError:
+    new, old = ("not given" if value is None else value for value in (now, then))
     return DpmixError(
-        f"--resume goes on with the same run, but its {name} is {_shown(now)} and was "
-        f"{_shown(then)}; expected no change: leave it as it was, or start a new run"
+        f"--resume needs the settings that the run had, but its {name} is {new} and was {old}; "
+        "leave it as it was, or start a new run"
     )
 
 
-def _shown(value: object) -> object:
-    return "not given" if value is None else value
+def _refuse_to_repeat(folder: RunFolder, checkpoint: Checkpoint) -> None:
+    """Refuse to compute published steps again: with other noise they would be released twice.
 
-
-def _refuse_other_ranks(checkpoint: Checkpoint, config: Config, ranks: Ranks) -> None:
-    """A seed's random draws belong to a number of processes; fresh ones suit any."""
-    if config.run.seed is not None and ranks.size != checkpoint.ranks:
-        raise _changed("number of processes", ranks.size, f"{checkpoint.ranks} (it is seeded)")
-
-
-def _refuse_to_go_back(folder: RunFolder, checkpoint: Checkpoint) -> None:
-    """Steps that were published, done again with other noise, would be released twice.
-
-    The statement tells which were. A save writes it after the checkpoint of its step and before its
-    weights (`RunFolder.save`). So what a stop can leave is: no statement before the first save; or,
-    at the very step of the newest checkpoint, a statement beside the weights of an earlier step, or
-    beside none. Anything else was removed, restored or copied, and is refused.
+    A checkpoint is written before anything of its step is published, and it lists the steps that
+    were published before. So a kill leaves a model that is at most as old as the last of these, and
+    not newer than the checkpoint. Anything else was removed, restored or copied.
     """
-    released, step = folder.released(), checkpoint.step
-    if released is None or released.run_id != checkpoint.run_id:
-        reason = _published(folder, checkpoint, told_of_another=released is not None)
-        if reason:
-            raise DpmixError(
-                f"{reason}, and '{folder.privacy}' does not say what was published of the run: "
-                "its steps could be released twice. Restore it as the run wrote it, or start a new "
-                "run"
-            )
+    statement, step = _published(folder), checkpoint.step
+    earlier = [point["step"] for point in checkpoint.history.points if point["step"] < step]
+    if statement is not None and statement.run_id != checkpoint.run_id:
+        reason = f"'{folder.model}' is of another run"
+    elif statement is not None and statement.steps > step:
+        reason = (
+            f"the last checkpoint that can be read is of step {step}, but a model of step "
+            f"{statement.steps} was published"
+        )
+    elif earlier and (statement is None or statement.steps < earlier[-1]):
+        found = "is missing" if statement is None else f"is of step {statement.steps}"
+        reason = f"a model of step {earlier[-1]} was published, but '{folder.model}' {found}"
+    elif statement is None and newest_step(folder.checkpoints) != step:
+        reason = (
+            f"the checkpoints after step {step} can't be read, and '{folder.model}' is missing, so "
+            "a model of a later step may have been published"
+        )
+    else:
         return
-    if released.steps > step:
-        raise DpmixError(
-            f"the last checkpoint that can be read is of step {step}, but a model of "
-            f"step {released.steps} was published: the steps between would be released twice. "
-            "Restore the newer checkpoint, or start a new run"
-        )
-    if released.steps < step and _sha256(folder.model) != released.weights_sha256:
-        raise DpmixError(
-            f"'{folder.privacy}' is of step {released.steps}, and '{folder.model}' is not its "
-            "model: later steps may have been published, and could be released twice. Restore both "
-            "as the run wrote them, or start a new run"
-        )
-
-
-def _published(folder: RunFolder, checkpoint: Checkpoint, told_of_another: bool) -> str | None:
-    """Why the run may have published something that no statement tells, if it may."""
-    evaluated = [point["step"] for point in checkpoint.history["points"]]
-    if folder.model.exists() and not told_of_another:
-        return f"'{folder.model}' is there"
-    if newest_step(folder.checkpoints) != checkpoint.step:
-        return f"there are later checkpoints than that of step {checkpoint.step}, the last readable"
-    earlier = [step for step in evaluated if step < checkpoint.step]
-    return f"a model of step {earlier[-1]} was published" if earlier else None
-
-
-def _sha256(path: Path) -> str | None:
-    return sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+    raise DpmixError(
+        f"{reason}: steps could be released twice. Restore the files as the run wrote them, or "
+        "start a new run"
+    )
 
 
 def _refuse_other_data(folder: RunFolder, splits: Splits) -> None:
@@ -197,6 +168,6 @@ def _refuse_other_data(folder: RunFolder, splits: Splits) -> None:
         ) from None
     if data_hash(splits) != then:
         raise DpmixError(
-            f"--resume goes on with the same run, but the images or labels of '{splits.name}' "
-            "changed since it began; expected the same files: restore them, or start a new run"
+            f"the images or labels of '{splits.name}' changed since the run began; --resume needs "
+            "the same files: restore them, or start a new run"
         )

@@ -1,18 +1,17 @@
 """Every setting of a run, section by section: its type, its bounds, its default and its help."""
 
 from typing import Annotated, Any, Literal
+
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
 from dpmix.data.image import Reading
 from dpmix.data.splits import JudgedOn
-from dpmix.models.head import FeatureNorm
 from dpmix.models.finetune import Trainable
+from dpmix.models.head import FeatureNorm
 from dpmix.pool.class_map import Unmapped
 from dpmix.views.extra_augment import ExtraAugment
-from dpmix.views.spec import Average
-from dpmix.views.spec import Method
-from dpmix.views.spec import PoolDraw
-
+from dpmix.views.spec import Average, Method, PoolDraw
 
 
 def _options(value: object) -> object:
@@ -137,7 +136,7 @@ class ModelConfig(Section):
     )
     backbone: str | None = Field(
         None,
-        description="frozen public features: scatternet, random-conv, mobilenet-v2-offline, "
+        description="frozen public features: scatternet, mobilenet-v2-offline, "
         "timm:MODEL, torchvision:MODEL, open_clip:MODEL/WEIGHTS; default: the best at hand",
     )
     backbone_weights: str | None = Field(
@@ -176,7 +175,9 @@ class CacheConfig(Section):
         "runs/features",
         description="where caches lie, in a folder closed to other users; PRIVATE, shared by runs",
     )
-    view_seed: int = Field(0, ge=0, description="of the cached views' random draws; need not be secret")
+    view_seed: int = Field(
+        0, ge=0, description="of the cached views' random draws; need not be secret"
+    )
 
 
 class PrivacyConfig(Section):
@@ -219,8 +220,9 @@ class PrivacyConfig(Section):
         "of the person in the most frequent one as well",
     )
     spent: tuple[str, ...] = Field(
-        (), description="JSON record of an earlier Gaussian release of these data, to count in epsilon; "
-        "repeatable"
+        (),
+        description="JSON record of an earlier Gaussian release of these data, to count in epsilon; "
+        "repeatable",
     )
 
     @property
@@ -262,16 +264,11 @@ class RunConfig(Section):
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
     engine: Literal["auto", "examplewise", "vectorized", "linear"] = Field(
         "auto",
-        description="per-example gradients: auto (the fastest, tried on noise), examplewise, "
+        description="per-example gradients: auto (by a rule of model and K), examplewise, "
         "vectorized, linear",
     )
     view_chunk: int | None = Field(
         None, ge=1, description="views per forward pass, to bound memory; exact"
-    )
-    compile: bool = Field(
-        False,
-        description="fuse the passes with torch.compile, which takes up to a minute first; "
-        "--dry-run says after how many examples that has paid",
     )
     eval_every: int | None = Field(
         None, ge=1, description="steps between evaluations; default: ten in a run"

@@ -6,23 +6,17 @@ nothing; a smoke run trains, and reads no image at all.
 
 from pathlib import Path
 from typing import Literal
+
 import torch
-from dpmix.runs.config import Config
-from dpmix.data.splits import Splits
+
 from dpmix.data.source import TensorSource
-from dpmix.data.torchvision_sets import KNOWN
-from dpmix.data.torchvision_sets import described_splits
-from dpmix.data.splits import narrowed
-from dpmix.data.torchvision_sets import is_there
-from dpmix.runs.defaults import choose_model
-from dpmix.pool.load import LoadedPool
-from dpmix.pool.load import PoolFacts
+from dpmix.data.splits import Splits, narrowed
+from dpmix.data.torchvision_sets import KNOWN, described_splits, is_there
+from dpmix.pool.load import LoadedPool, PoolFacts
 from dpmix.pool.pool import PublicPool
-from dpmix.runs.settings import CacheConfig
-from dpmix.runs.settings import DataConfig
-from dpmix.runs.settings import ViewConfig
-
-
+from dpmix.runs.config import Config
+from dpmix.runs.defaults import choose_model
+from dpmix.runs.settings import CacheConfig, DataConfig, ViewConfig
 
 Trial = Literal["dry-run", "smoke"]
 

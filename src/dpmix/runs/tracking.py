@@ -1,25 +1,14 @@
 """The trackers that the settings ask for."""
 
-from collections.abc import Mapping
-from typing import Protocol, runtime_checkable
 import time
-from collections.abc import Mapping
-from pathlib import Path
-from dpmix.errors import DpmixError
-from dpmix.errors import to_install
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
-from dpmix.errors import DpmixError
-from dpmix.errors import one_line
-from dpmix.errors import to_install
 import warnings
-from typing import Any
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from dpmix.errors import DpmixError, one_line, to_install
 from dpmix.runs.config import Config
-from dpmix.errors import DpmixError
 from dpmix.runs.folder import RunFolder
-
-
 
 # What a run asks of whatever draws its curves.
 

@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 
 from dpmix.errors import DpmixError, one_line, to_install
-from dpmix.files import to_json, write_text
+from dpmix.files import lock, to_json, write_text
 from dpmix.reports.statement import read_statement
 from dpmix.runs.build import build_run
 from dpmix.runs.checkpoint import newest_step
@@ -451,20 +450,8 @@ def making(folder: Path) -> Iterator[None]:
     Raises:
         DpmixError: it can't be made, or another sweep is running in it.
     """
-    lock = FileLock(folder / ".lock", timeout=0)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout:
-        raise DpmixError(
-            f"sweep folder '{folder}' is in use by another sweep; wait for it, or give another "
-            "--output"
-        ) from None
-    except OSError as error:
-        raise DpmixError(
-            f"cannot make sweep folder '{folder}': {error.strerror}; give another --output"
-        ) from None
+    held = lock(folder / ".lock", f"sweep folder '{folder}'")
     try:
         yield
     finally:
-        lock.release()
+        held.release()

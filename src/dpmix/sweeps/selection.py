@@ -172,7 +172,7 @@ def _without_its_place(error: str) -> str:
 
 def _published(chosen: Path, best: Path) -> Path:
     """Move the public files of the run that was chosen, and nothing else; delete all the rest."""
-    public = RunFolder(chosen).handed_out()
+    public = RunFolder(chosen).published
     for path in [*chosen.iterdir()]:
         if path.is_dir():
             shutil.rmtree(path)

@@ -1,4 +1,4 @@
-"""Both engines against a brute-force loop over single views, on the models that people use.
+"""The engines against a brute-force loop over single views, and the rule that picks one.
 
 Brute force: the gradient of every view by itself, in float64, averaged, clipped and summed by hand.
 """
@@ -14,10 +14,17 @@ from torchvision.models.convnext import CNBlock
 from torchvision.models.vision_transformer import VisionTransformer
 from torchvision.ops import StochasticDepth
 
-from dpmix.clipping.engine import clipped_gradient_sum, sum_by
+from dpmix.clipping.engine import (
+    choose_engine,
+    clipped_gradient_sum,
+    engine_by_rule,
+    sum_by,
+)
 from dpmix.clipping.loss import soft_cross_entropy
+from dpmix.clipping.types import EngineConfig
 from dpmix.errors import DpmixError
 from dpmix.models import build_model
+from dpmix.models.head import LinearHead
 
 L = 4
 GROUPS, K = 3, 4
@@ -128,7 +135,7 @@ def test_chunks_change_nothing_but_memory(engine, chunk):
     ],
     ids=str,
 )
-def test_dropout_and_stochastic_depth_take_fresh_coins_for_every_view_and_example(engine, layer):
+def test_dropout_and_stochastic_depth_draw_afresh_for_every_view_and_example(engine, layer):
     """Equal views everywhere: with draws shared between examples all norms would be equal."""
     model = nn.Sequential(nn.Flatten(), layer, nn.Linear(192, L)).double().train()
     views = torch.ones(30, 1, 3, 8, 8, dtype=torch.float64)
@@ -207,21 +214,36 @@ def test_half_precision_is_summed_in_float64(engine):
 
 
 @pytest.mark.parametrize(
-    ("model", "views", "engine", "reason"),
+    ("build", "views", "engine", "reason"),
     [
-        ("mlp", 34, "vectorized", "all in linear layers"),
-        ("convnext", 2, "vectorized", "K = 2 views leave the hardware idle"),
-        ("convnext", 34, "examplewise", "K = 34 views of one example fill the hardware"),
-        ("wrn-16-4", 1, "examplewise", "one gradient at a time saves memory"),
+        (lambda: LinearHead(6, 3), 3, "linear", "one linear layer"),
+        (mlp, 34, "vectorized", "nearly all in linear layers"),
+        (lambda: nn.TransformerEncoderLayer(16, 2, 32), 34, "vectorized", "nearly all in linear"),
+        (lambda: nn.Linear(4100, 4100), 1, "examplewise", "one gradient at a time saves memory"),
+        (lambda: nn.Sequential(nn.Linear(1100, 1100).requires_grad_(False), nn.Linear(1100, 2)), 1,
+         "examplewise", "frozen parameters"),
+        (wrn, 1, "vectorized", "K = 1 views leave"),
+        (wrn, 15, "vectorized", "K = 15 views leave"),
+        (wrn, 16, "examplewise", "K = 16 views of one unit fill"),
+        (convnext, 1, "vectorized", "K = 1 views leave"),
+        (convnext, 2, "examplewise", "K = 2 views of one unit fill"),  # grouped convolutions
     ],
-)
-def test_auto_picks_by_k_and_size_and_logs_why(caplog, model, views, engine, reason):
-    images, labels = batch(torch.float32, groups=1, views=views)
+)  # fmt: skip
+def test_the_rule_goes_by_k_and_the_model_and_says_why(build, views, engine, reason):
+    picked, why = engine_by_rule(build(), views)
+    assert picked == engine and reason in why
+
+
+def test_auto_is_the_rule_for_a_sum_and_for_a_run(caplog):
+    model = built("mlp")
     with caplog.at_level(logging.DEBUG, logger="dpmix.clipping.engine"):
-        result = clipped_gradient_sum(built(model), soft_cross_entropy, images, labels, 1.0)
-    assert result.engine == engine
-    assert f"engine {engine}" in caplog.text
-    assert reason in caplog.text
+        result = clipped_gradient_sum(model, soft_cross_entropy, *batch(torch.float32), 1.0)
+    assert result.engine == "vectorized" and "engine vectorized: 3," in caplog.text
+    run = choose_engine("auto", model, soft_cross_entropy, (3, 8, 8), K, 2)
+    assert (run.name, run.view_chunk) == ("vectorized", 2) and "linear layers" in run.reason
+    asked = choose_engine("examplewise", model, soft_cross_entropy, (3, 8, 8), K, 2)
+    assert asked == EngineConfig("examplewise", 2, "as requested")
+    assert str(asked) == "examplewise, 2 views at a time"
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -263,3 +285,40 @@ def test_cuda_sums_as_the_cpu_does(engine):
     moved = [tensor.cuda() for tensor in batch()]
     on_cuda = clipped_gradient_sum(model.cuda(), soft_cross_entropy, *moved, 0.5, engine=engine)
     assert torch.allclose(flat(on_cuda.gradients).cpu(), flat(on_cpu.gradients), rtol=1e-9)
+
+
+class TwoBiases(nn.Module):
+    """Adds up two parameters: autograd may hand out one gradient tensor for both."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Parameter(torch.zeros(2, dtype=torch.float64))
+        self.second = nn.Parameter(torch.zeros(2, dtype=torch.float64))
+
+    def forward(self, x):
+        return x.flatten(1) * (self.first + self.second)
+
+
+@pytest.mark.parametrize("chunk", [None, 1])
+@pytest.mark.parametrize("c", [1e-3, 1e3])
+def test_parameters_that_share_a_gradient_tensor_are_not_added_twice(c, chunk):
+    model = TwoBiases()
+    views = torch.tensor([[[[[1.0, 2.0]]], [[[3.0, 1.0]]]]], dtype=torch.float64)
+    labels = torch.tensor([[[1.0, 0.0], [1.0, 0.0]]], dtype=torch.float64)
+    result = clipped_gradient_sum(
+        model, soft_cross_entropy, views, labels, c, engine="examplewise", view_chunk=chunk
+    )
+    # By hand: softmax of zeros is (1/2, 1/2), so each view's gradient is x * (-1/2, 1/2).
+    gradient = torch.tensor([-1.0, 0.75], dtype=torch.float64)
+    norm = (2 * gradient.square().sum()).sqrt()
+    assert result.norms[0] == pytest.approx(norm.item())
+    for part in result.gradients:
+        assert torch.allclose(part, gradient * min(1.0, c / norm.item()))
+
+
+def test_soft_cross_entropy_is_minus_the_label_weighted_log_probability_of_each_view():
+    logits = torch.tensor([[2.0, 0.0, -1.0], [0.0, 0.0, 0.0]], dtype=torch.float64)
+    labels = torch.tensor([[0.7, 0.3, 0.0], [0.2, 0.3, 0.5]], dtype=torch.float64)
+    probabilities = logits.exp() / logits.exp().sum(1, keepdim=True)
+    expected = -(labels * probabilities.log()).sum(1)
+    assert torch.allclose(soft_cross_entropy(logits, labels), expected)

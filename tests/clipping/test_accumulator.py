@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpmix.clipping import accumulator as clipped_accumulator
+from dpmix.clipping import accumulator as module
 from dpmix.clipping.accumulator import ClippedAccumulator, clip_root
 
 SHAPES = [(3, 4), (2,), (), (5, 1, 2), (1,)]
@@ -38,7 +38,7 @@ def test_rows_are_clipped_over_all_tensors_and_added_whatever_the_pieces(count, 
         -3, 3, generator=generator
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(clipped_accumulator, "_NUMBERS", numbers)
+        patch.setattr(module, "_NUMBERS", numbers)
         accumulated = accumulator(c)
         norms = accumulated.add(rows_of(table))
         again = accumulated.add(rows_of(table[:1]))
@@ -53,7 +53,7 @@ def test_rows_are_clipped_over_all_tensors_and_added_whatever_the_pieces(count, 
 @pytest.mark.parametrize("numbers", [1, 13, 1 << 20])
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
 def test_a_row_that_is_not_finite_adds_zero(bad, numbers, monkeypatch):
-    monkeypatch.setattr(clipped_accumulator, "_NUMBERS", numbers)
+    monkeypatch.setattr(module, "_NUMBERS", numbers)
     table = torch.ones(3, NUMBERS)
     table[1, 20] = bad
     accumulated = accumulator(1.0)

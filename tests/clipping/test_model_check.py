@@ -2,13 +2,16 @@
 
 import random
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
+from torchvision.models.vision_transformer import VisionTransformer
 
-from dpmix.clipping.model_check import check_private
+from dpmix.clipping.model_check import check_private, number_of_classes
 from dpmix.errors import DpmixError
+from dpmix.models import build_model
 
 IMAGE = (3, 8, 8)
 
@@ -210,31 +213,38 @@ def test_a_model_without_logits_is_refused(function, words):
         check_private(Function(function), IMAGE)
 
 
-PASSING = {
-    "group norm": net(nn.GroupNorm(2, 4)),
-    "layer norm": net(nn.LayerNorm([4, 8, 8])),
-    "dropout": net(nn.Dropout(0.5), nn.GELU(), nn.Dropout2d(0.3)),
-    "local response": net(nn.LocalResponseNorm(2)),
-    "float64": net(nn.GroupNorm(2, 4)).double(),
-    "bfloat16": net(nn.GroupNorm(2, 4)).bfloat16(),
-}
+class CacheOfShapes(nn.Module):
+    """What is kept follows from the shape alone, as position embeddings are kept."""
+
+    def __init__(self):
+        super().__init__()
+        self.kept = None
+
+    def forward(self, x):
+        if self.kept is None:
+            self.kept = torch.linspace(0, 1, x.shape[-1])
+        return x + self.kept
 
 
-@pytest.mark.parametrize("model", PASSING.values(), ids=PASSING)
-def test_what_treats_each_image_alone_passes(model):
-    check_private(model, IMAGE)
+def vit():
+    return VisionTransformer(
+        image_size=8, patch_size=4, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=32,
+        num_classes=4, dropout=0.3,
+    )  # fmt: skip
 
 
-def test_attention_over_the_pixels_of_one_image_passes():
-    class Attention(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.encoder = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.2, batch_first=True)
-
-        def forward(self, x):
-            return self.encoder(x.flatten(2).mT).mT.unflatten(2, x.shape[2:])
-
-    check_private(net(Attention()), IMAGE)
+@pytest.mark.parametrize("build", [
+    lambda: net(nn.GroupNorm(2, 4), nn.LayerNorm([4, 8, 8]), nn.LocalResponseNorm(2)),
+    lambda: net(nn.Dropout(0.5), nn.GELU(), nn.Dropout2d(0.3)),
+    lambda: net(nn.GroupNorm(2, 4)).double(),
+    lambda: net(nn.GroupNorm(2, 4)).bfloat16(),
+    lambda: net(CacheOfShapes()),
+    vit,
+    lambda: build_model("wrn-16-4", in_channels=3, num_classes=4),
+    lambda: build_model("cnn-small", in_channels=3, num_classes=4),
+])  # fmt: skip
+def test_what_treats_each_image_alone_passes(build):
+    check_private(build(), IMAGE)
 
 
 def test_a_head_on_features_is_checked_by_its_own_shape():
@@ -247,17 +257,31 @@ def test_the_check_leaves_no_trace():
     model[2].eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     modes = [module.training for module in model.modules()]
-    torch.manual_seed(5)
-    random.seed(5)
-    expected = torch.rand(3), random.random()
-    torch.manual_seed(5)
-    random.seed(5)
+
+    def seeded():
+        torch.manual_seed(5)
+        random.seed(5)
+        np.random.seed(5)  # noqa: NPY002
+
+    def drawn():
+        return torch.rand(1).item(), random.random(), np.random.random()  # noqa: NPY002
+
+    seeded()
+    expected = drawn()
+    seeded()
     check_private(model, IMAGE)
-    assert torch.equal(torch.rand(3), expected[0])
-    assert random.random() == expected[1]
+    assert number_of_classes(model, IMAGE) == 5
+    assert drawn() == expected
     assert [module.training for module in model.modules()] == modes
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert all(p.grad is None for p in model.parameters())
+
+
+def test_the_callers_graph_is_left_alone():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 8), nn.Linear(8, 4))
+    loss = model(torch.ones(2, *IMAGE)).square().sum()
+    check_private(model, IMAGE)
+    loss.backward()
 
 
 def test_a_refused_model_is_left_as_it_was_too():
@@ -266,3 +290,103 @@ def test_a_refused_model_is_left_as_it_was_too():
         check_private(net(layer).eval(), IMAGE)
     assert (layer.mean == 0).all()
     assert not layer.training
+
+
+class Remembering(nn.Module):
+    """A linear model with a way to keep something, applied to the pixels."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(192, 4)
+        self.kept = None
+
+    def forward(self, x):
+        return self.linear(self.keep(x.flatten(1)))
+
+
+class SetByTheFirstBatch(Remembering):
+    """A plain tensor, filled once: the probe would put back the empty one."""
+
+    def keep(self, x):
+        if self.kept is None:
+            self.kept = x.detach().mean(0)
+        return x - self.kept
+
+
+class NumberThatFollowsTheData(Remembering):
+    """A Python number, changed only while gradients are on."""
+
+    def keep(self, x):
+        if torch.is_grad_enabled():
+            self.kept = 0.5 * (self.kept or 0.0) + x.detach().mean().item()
+        return x + (self.kept or 0.0)
+
+
+class SlowDrift(Remembering):
+    """A number that falls by two parts in ten thousand at every pass."""
+
+    def keep(self, x):
+        self.kept = 0.9998 * (1.0 if self.kept is None else self.kept)
+        return x * self.kept
+
+
+class ListOfBatches(Remembering):
+    def keep(self, x):
+        self.kept = [*(self.kept or []), x.detach().mean()]
+        return x + torch.stack(self.kept).mean()
+
+
+class HookWithState(Remembering):
+    """A module's backward hook that scales gradients by what came before."""
+
+    def __init__(self):
+        super().__init__()
+        seen = []
+
+        def hook(module, grad_input, grad_output):
+            seen.append(float(grad_output[0].abs().mean()))
+            return (grad_input[0] * (1 + sum(seen)),)
+
+        self.inner = nn.Linear(192, 192)
+        self.inner.register_full_backward_hook(hook)
+        self.outer = nn.Linear(192, 192)
+
+    def keep(self, x):
+        return self.inner(self.outer(x))
+
+
+@pytest.mark.parametrize(
+    "kind", [SetByTheFirstBatch, NumberThatFollowsTheData, SlowDrift, ListOfBatches, HookWithState]
+)
+def test_memory_is_refused_wherever_it_is_kept_and_the_model_itself_never_runs(kind):
+    model = kind()
+    with pytest.raises(DpmixError, match=f"{kind.__name__} keeps something of earlier batches"):
+        check_private(model, IMAGE)
+    assert model.kept is None
+
+
+def test_a_hook_on_a_parameter_is_refused_by_its_layer():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 4))
+    model[1].weight.register_hook(lambda gradient: gradient)
+    with pytest.raises(DpmixError, match=r"layer '1' \(Linear\) has a hook .* 'weight'"):
+        check_private(model, IMAGE)
+
+
+def test_a_model_that_cannot_be_copied_is_refused():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 4))
+    model.stream = (number for number in range(3))
+    with pytest.raises(DpmixError, match=r"can't be copied.*generator"):
+        check_private(model, IMAGE)
+
+
+def test_a_forward_that_was_replaced_on_the_object_is_refused():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 4)).eval()
+    model.forward = torch.autocast("cpu", dtype=torch.bfloat16)(model.forward)
+    with pytest.raises(DpmixError, match=r"model \(Sequential\) has its forward replaced"):
+        check_private(model, IMAGE)
+
+
+def test_a_compiled_script_is_refused_by_name():
+    model = torch.jit.trace(nn.Sequential(nn.Flatten(), nn.Linear(192, 4)), torch.ones(1, *IMAGE))
+    with pytest.raises(DpmixError, match=r"compiled by torch\.jit"):
+        check_private(model, IMAGE)
