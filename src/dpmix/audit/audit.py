@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from dpmix.privacy.plan import PrivacyPlan
 from dpmix.reports.audit_report import AuditFindings, AuditReport, Finding, read_audit
 from dpmix.reports.facts import RunFacts
 from dpmix.reports.statement import Statement
-from dpmix.runs.config import LEAVES, Config
+from dpmix.runs.config import LEAVES
 from dpmix.runs.folder import RunFolder
 from dpmix.runs.load import read_facts
 from dpmix.runs.parts import Run
@@ -287,10 +287,10 @@ def audited_facts(folder: RunFolder) -> RunFacts:
         DpmixError: as `read_facts` and `audit_of` raise.
     """
     facts = read_facts(folder)
-    return replace(facts, audit=audit_of(folder, Config.load(folder.config), facts.statement))
+    return replace(facts, audit=audit_of(folder, facts))
 
 
-def audit_of(folder: RunFolder, config: Config, statement: Statement) -> AuditReport | None:
+def audit_of(folder: RunFolder, facts: RunFacts) -> AuditReport | None:
     """The audit in a run's folder, if there is one.
 
     It must be an audit of the run's own settings: the same plan, method, model and kind of data.
@@ -298,8 +298,7 @@ def audit_of(folder: RunFolder, config: Config, statement: Statement) -> AuditRe
 
     Args:
         folder: of the run.
-        config: its settings.
-        statement: its guarantee.
+        facts: its settings and its guarantee.
 
     Raises:
         DpmixError: as `read_audit` raises, or an audit of something else.
@@ -307,7 +306,7 @@ def audit_of(folder: RunFolder, config: Config, statement: Statement) -> AuditRe
     if not folder.audit.exists():
         return None
     audit = read_audit(folder.audit)
-    for name, audited, own in (*_settings(audit, config), *_plan(audit, statement)):
+    for name, audited, own in (*_settings(audit, facts.settings), *_plan(audit, facts.statement)):
         # Calibrated elsewhere, sigma ends near enough.
         near = name == "noise_multiplier" and isinstance(audited, float)
         if audited != own and not (near and math.isclose(audited, own, rel_tol=_CALIBRATED)):
@@ -319,24 +318,21 @@ def audit_of(folder: RunFolder, config: Config, statement: Statement) -> AuditRe
     return audit
 
 
-def _settings(audit: AuditReport, config: Config) -> list[tuple[str, Any, Any]]:
-    theirs, own = audit.settings, config.model_dump(mode="json", exclude={"run"})
-    compared = [
-        (name, theirs.get(section, {}).get(name), own[section][name])
-        for name, section in LEAVES.items()
+def _settings(audit: AuditReport, own: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Names and values of the audit's settings and of the run's."""
+    theirs = audit.settings
+    yield "data", theirs.get("data", {}).get("data"), public_name(own["data"]["data"])
+    # Audits from before there was another reading do not say theirs.
+    yield "input", {"reading": 1} | theirs.get("input", {}), own["input"]
+    for name, section in LEAVES.items():
         # Prior releases are compared as numbers, in the plan.
-        if section in own and name not in FREE | {"spent"}
-    ]
-    return [
-        ("data", theirs.get("data", {}).get("data"), public_name(config.data.data)),
-        # Audits from before there was another reading do not say theirs.
-        ("input", {"reading": 1} | theirs.get("input", {}), own["input"]),
-        *compared,
-    ]
+        if section not in ("run", "input") and name not in FREE | {"spent"}:
+            yield name, theirs.get(section, {}).get(name), own[section][name]
 
 
-def _plan(audit: AuditReport, statement: Statement) -> list[tuple[str, Any, Any]]:
-    pairs = {
+def _plan(audit: AuditReport, statement: Statement) -> Iterator[tuple[str, Any, Any]]:
+    """The same of the plan."""
+    for name, own in {
         "sampling_rate": statement.sampling_rate,
         "denominator": statement.denominator,
         "steps": statement.planned_steps,
@@ -345,5 +341,5 @@ def _plan(audit: AuditReport, statement: Statement) -> list[tuple[str, Any, Any]
         "delta": statement.delta,
         "n": statement.examples,
         "prior_releases": statement.spent_before,
-    }
-    return [(name, audit.plan.get(name), own) for name, own in pairs.items()]
+    }.items():
+        yield name, audit.plan.get(name), own
