@@ -55,13 +55,13 @@ def test_views_from_a_cache_are_tried_as_well(monkeypatch, mixes):
     views = CachedViews(spec, replace(spec, k_base=4), 8, torch.randn(16, 4, 5184), None, labels)
     run = planted(plan(), examples=16, views=views, model=nn.Sequential(nn.Linear(5184, 8)))
     if mixes:
-        sound = CachedViews.of
+        sound = CachedViews.sample
 
         def across(self, *call):
             made = sound(self, *call)
             return replace(made, views=(made.views + made.views.roll(1, dims=0)) / 2)
 
-        monkeypatch.setattr(CachedViews, "of", across)
+        monkeypatch.setattr(CachedViews, "sample", across)
     clipping, found = tried(run)
     assert clipping.holds and found.tested and found.holds != mixes
 

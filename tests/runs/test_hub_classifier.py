@@ -1,13 +1,13 @@
 import json
 
 import pytest
-
-from dpmix.errors import DpmixError
-from dpmix.runs.config import Config
 from dpmix.runs.hub_classifier import HubClassifier
 from dpmix.runs.hub_folder import network_settings
 
-CONFIG = Config.of({
+from dpmix.errors import DpmixError
+from dpmix.runs.config import Config
+
+CONFIG = Config.from_tree({
     "data": {"data": "/secret/scans", "normalization": "half", "data_root": "/secret/root"},
     "views": {"pool": "/secret/pool"},
     "model": {"backbone": "scatternet", "backbone_weights": "/secret/weights"},
@@ -20,8 +20,8 @@ CONFIG = Config.of({
 def test_settings_of_a_network_name_no_place():
     settings = network_settings(CONFIG)
     assert "/" not in json.dumps(settings)
-    assert Config.of(settings).model.backbone == "scatternet"
-    assert Config.of(settings).input == CONFIG.input
+    assert Config.from_tree(settings).model.backbone == "scatternet"
+    assert Config.from_tree(settings).input == CONFIG.input
 
 
 def test_another_backbone_than_the_runs_is_refused():

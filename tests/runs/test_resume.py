@@ -20,7 +20,7 @@ import dpmix
 from dpmix.errors import DpmixError
 from dpmix.privacy.accounting import epsilon_pld
 from dpmix.runs.checkpoint import Checkpoint
-from dpmix.runs.fit import run
+from dpmix.runs.fit import train_run as run
 from dpmix.runs.folder import RunFolder
 from dpmix.runs.record import RunRecord
 from dpmix.runs.resume import is_complete, rebuild_run

@@ -77,7 +77,7 @@ def test_a_step_draws_k_different_views_of_the_right_kinds_and_examples(tmp_path
     data = source()
     cached = cache(tmp_path, backbone).embed_train(data, builder(spec, backbone), quiet)
     examples = torch.tensor([3, 0, 3])
-    drawn = cached.of(data, examples, np.random.default_rng(1), CPU)
+    drawn = cached.sample(data, examples, np.random.default_rng(1), CPU)
     assert drawn.views.shape == (3, spec.views, 3888)
     assert cached.view_shape(data.image_shape) == (3888,)
     assert torch.allclose(drawn.labels.sum(dim=2), torch.ones(3, spec.views))

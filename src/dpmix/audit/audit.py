@@ -21,14 +21,12 @@ from dpmix.privacy.plan import PrivacyPlan
 from dpmix.reports.audit_report import AuditFindings, AuditReport, Finding, read_audit
 from dpmix.reports.facts import RunFacts
 from dpmix.reports.statement import Statement
-from dpmix.runs.config import LEAVES
+from dpmix.runs.build import Run
 from dpmix.runs.folder import RunFolder
 from dpmix.runs.load import read_facts
-from dpmix.runs.parts import Run
-from dpmix.runs.resume import FREE
+from dpmix.runs.settings import LEAVES, places
 from dpmix.training.evaluate import logits
 from dpmix.training.trainer import PrivateTrainer
-from dpmix.views.builder import ViewSource
 
 Progress = Callable[[int, int], None]
 Gained = Callable[[ImageSource], Float64[np.ndarray, " M"]]
@@ -176,7 +174,6 @@ def refuse_unfit(parts: Run) -> None:
 
 def audit_by_gradients(
     parts: Run,
-    views: ViewSource,
     canaries: int | None,
     runs: int,
     confidence: float,
@@ -186,7 +183,6 @@ def audit_by_gradients(
 
     Args:
         parts: of the run.
-        views: the run's views, or what its cache has embedded.
         canaries: M of a run; None: one for each trained parameter, at most 10,000.
         runs: number of full training runs.
         confidence: probability that the bounds hold.
@@ -200,9 +196,9 @@ def audit_by_gradients(
 
     def make(**recorded: Any) -> PrivateTrainer:
         restart()
-        return parts.trainer(views, **recorded)
+        return parts.trainer(**recorded)
 
-    trained = sum(p.numel() for p in parts.trained.parameters() if p.requires_grad)
+    trained = sum(p.numel() for p in parts.inputs.trained.parameters() if p.requires_grad)
     return audit_gradients(
         make, plan=parts.plan, examples=len(parts.examples), parameters=trained,
         canaries=canaries or min(_MOST_GRADIENTS, trained), runs=runs, confidence=confidence,
@@ -233,11 +229,7 @@ def audit_by_images(
             no canaries.
     """
     refuse_unfit(parts)
-    if parts.cache is not None:
-        raise DpmixError(
-            "image canaries are not in a cache of features; give --fresh-views, or audit by "
-            "gradient canaries"
-        )
+    parts.inputs.require_images()
     restart, steps = _restart(parts), parts.plan.steps
     trained = 0
 
@@ -246,7 +238,7 @@ def audit_by_images(
         restart()
         before = copy.deepcopy(parts.model)
         with_canaries = replace(parts, splits=replace(parts.splits, train=data))
-        trainer = with_canaries.trainer(parts.views)
+        trainer = with_canaries.trainer()
         for _ in range(steps):
             trainer.step()
             parts.schedule.step()
@@ -325,8 +317,7 @@ def _settings(audit: AuditReport, own: Mapping[str, Any]) -> Iterator[tuple[str,
     # Audits from before there was another reading do not say theirs.
     yield "input", {"reading": 1} | theirs.get("input", {}), own["input"]
     for name, section in LEAVES.items():
-        # Prior releases are compared as numbers, in the plan.
-        if section not in ("run", "input") and name not in FREE | {"spent"}:
+        if section not in ("run", "input") and name not in places("path") | places("resume"):
             yield name, theirs.get(section, {}).get(name), own[section][name]
 
 

@@ -323,7 +323,7 @@ class PrivateTrainer:
             views: for audits: replaces the trainer's views.
             loss: for audits: replaces the trainer's loss.
         """
-        made = (views or self.views).of(self.data, examples, draws.views, self.device)
+        made = (views or self.views).sample(self.data, examples, draws.views, self.device)
         like = next(p for p in self.model.parameters() if p.is_floating_point())
         return clipped_gradient_sum(
             self.model,

@@ -12,7 +12,7 @@ from dpmix.views import METHODS, ViewBuilder, ViewSpec
 from dpmix.views.extra_augment import extra_augment
 
 L = 4
-SHAPES = [(1, 7, 7), (3, 6, 9), (1, 8, 5), (3, 5, 5)]
+SHAPES = [(1, 8, 5), (3, 6, 9)]
 COUNTS = {"k_base": 3, "k_self": 5, "k_diff": 2, "crop_padding": 2}
 AVERAGES = [
     (method, average)
@@ -99,8 +99,6 @@ def test_views_and_soft_labels_equal_the_slow_builder(shape, method, average):
     views, soft = slow(build, pixels, labels, draws)
     np.testing.assert_allclose(got.views.numpy(), views, rtol=0, atol=1e-6)
     np.testing.assert_allclose(got.labels.numpy(), soft, rtol=0, atol=1e-6)
-    np.testing.assert_allclose(got.labels.sum(-1).numpy(), 1, atol=1e-6)
-    assert (got.labels >= 0).all()
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -167,7 +165,7 @@ def test_an_extra_augmentation_follows_crop_and_flip_of_private_and_public_views
     expected = build.normalization(extra_augment(pixels, draws.extra, kind))
     got = build.build(*given, draws).views
     assert torch.equal(got[:, :5], expected)
-    a, b, weight = (coin[0, 0] for coin in (draws.first, draws.second, draws.weight))
+    a, b, weight = (part[0, 0] for part in (draws.first, draws.second, draws.weight))
     mixed = weight * expected[0, a] + (1 - weight) * expected[0, b]
     torch.testing.assert_close(got[0, 5], mixed)
 
@@ -198,14 +196,6 @@ def test_a_pool_that_the_draw_cannot_use_is_refused(labels, how, said):
         ViewBuilder(spec, L, normalization("half", 1), PublicPool(pixels, torch.tensor(labels)))
 
 
-def test_none_gives_the_normalised_image_itself():
-    build = builder((3, 5, 6), "none")
-    pixels, labels = images((3, 5, 6), 4, 3)
-    got = build.build(pixels, labels, build.draw_views(4, np.random.default_rng(0)))
-    assert torch.equal(got.views[:, 0], build.normalization(pixels))
-    assert torch.equal(got.labels[:, 0].argmax(-1), labels)
-
-
 def test_the_order_is_base_public_mixed():
     build = builder((1, 6, 6), "mix-diff", crop_padding=0, flip=False)
     pixels, labels = images((1, 6, 6), 3, 4)
@@ -222,7 +212,7 @@ def test_the_order_is_base_public_mixed():
     assert torch.equal(got.labels[:, 5:], mixed.labels)
 
 
-def test_public_images_are_augmented_with_coins_of_their_own():
+def test_public_images_are_augmented_with_their_own_draws():
     build = builder((1, 6, 6), "mix-diff", k_base=1, k_diff=40)
     pixels, labels = images((1, 6, 6), 1, 5)
     draws = build.draw_views(1, np.random.default_rng(6))
@@ -231,15 +221,6 @@ def test_public_images_are_augmented_with_coins_of_their_own():
     same = (got == plain).flatten(1).all(1)
     assert same.sum() < 10  # 1 in 50 crops is the image itself
     assert len(torch.unique(got.flatten(1), dim=0)) > len(build.pool)
-
-
-def test_the_base_views_of_a_pair_alternate_between_its_members():
-    build = builder((1, 6, 6), "microbatch-mixup", k_base=5, crop_padding=0, flip=False)
-    pixels, labels = images((1, 6, 6), 4, 7)
-    got = build.build(pixels, labels, build.draw_views(2, np.random.default_rng(1)))
-    turns = torch.tensor([[0, 1, 0, 1, 0], [2, 3, 2, 3, 2]])
-    assert torch.equal(got.views[:, :5], build.normalization(pixels)[turns])
-    assert torch.equal(got.labels[:, :5].argmax(-1), labels[turns])
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -251,16 +232,13 @@ def test_no_examples_give_no_views(method):
     assert got.labels.shape == (0, build.spec.views, L)
 
 
-def test_mix_diff_without_a_pool_is_refused():
+def test_mix_diff_alone_reads_a_pool():
     with pytest.raises(DpmixError, match="mix-diff needs public images; give --pool"):
         ViewBuilder(ViewSpec("mix-diff"), L, normalization("half", 1))
-
-
-@pytest.mark.parametrize("method", [name for name in METHODS if name != "mix-diff"])
-def test_a_pool_that_the_method_would_not_read_is_refused(method):
     pool = PublicPool(*images((1, 6, 6), 3, 0))
-    with pytest.raises(DpmixError, match=f"method {method} reads no public pool"):
-        ViewBuilder(ViewSpec(method), L, normalization("half", 1), pool)
+    for method in set(METHODS) - {"mix-diff"}:
+        with pytest.raises(DpmixError, match=f"method {method} reads no public pool"):
+            ViewBuilder(ViewSpec(method), L, normalization("half", 1), pool)
 
 
 def test_padding_wider_than_the_images_is_refused_but_for_none():
