@@ -16,7 +16,6 @@ from torch.func import functional_call, grad, vmap
 
 from dpmix.clipping.engine import clipped_gradient_sum
 from dpmix.clipping.loss import soft_cross_entropy
-from dpmix.clipping.types import Way
 from dpmix.models import build_model
 from dpmix.models.backbones.backbone import fold_batch_norm
 from dpmix.models.wide_resnet import WSConv2d
@@ -64,11 +63,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], int]] = {
 }
 """Name -> (how to build it, pixels)."""
 
-WAYS = (
-    Way("examplewise"),
-    Way("examplewise", channels_last=True),
-    Way("vectorized"),
-)
+ENGINES = ("examplewise", "vectorized")
 
 
 def non_private(model: nn.Module, views: Tensor, labels: Tensor, batch: int) -> list[Tensor]:
@@ -83,11 +78,11 @@ def non_private(model: nn.Module, views: Tensor, labels: Tensor, batch: int) -> 
 
 
 def dpmix(
-    model: nn.Module, views: Tensor, labels: Tensor, max_grad_norm: float, way: Way
+    model: nn.Module, views: Tensor, labels: Tensor, max_grad_norm: float, engine: str
 ) -> list[Tensor]:
     """This library."""
     return clipped_gradient_sum(
-        model, soft_cross_entropy, views, labels, max_grad_norm, engine=way.engine
+        model, soft_cross_entropy, views, labels, max_grad_norm, engine=engine
     ).gradients
 
 
@@ -143,14 +138,9 @@ def _clip_rows(rows: list[Tensor], max_grad_norm: float) -> list[Tensor]:
 
 def non_private_way(name: str, model: nn.Module, views: Tensor, labels: Tensor) -> Runs:
     """The pass called `name`, which ends with its batch size."""
-    laid = _laid_out(model, "channels last" in name)
-    return partial(non_private, laid, views, labels, int(name.split()[-1]))
-
-
-def _laid_out(model: nn.Module, channels_last: bool) -> nn.Module:
-    laid = copy.deepcopy(model)
-    Way("examplewise", channels_last=channels_last).prepare(laid)
-    return laid
+    if "channels last" in name:
+        model = copy.deepcopy(model).to(memory_format=torch.channels_last)
+    return partial(non_private, model, views, labels, int(name.split()[-1]))
 
 
 def private_way(
@@ -163,8 +153,7 @@ def private_way(
     """
     given = (views, labels, max_grad_norm)
     if name.startswith("dpmix "):
-        way = next(way for way in WAYS if f"dpmix {way}" == name)
-        return partial(dpmix, _laid_out(model, way.channels_last), *given, way)
+        return partial(dpmix, model, *given, name.removeprefix("dpmix "))
     if name == "functorch":
         return partial(functorch, model, *given)
     if name == "opacus":

@@ -1,15 +1,17 @@
 """A DP-Mix gradient against the best non-private pass over the same views, and against peers.
 
 For every K, in one process and in turns: the non-private pass at several micro-batch sizes (the
-fastest of them is the limit), `dpmix` with the engine that `auto` takes and with every other, and
-with --peers opacus (hooks; ghost clipping for K = 1), opake and plain `torch.func`. All that is
-private computes the same clipped sum, checked before anything is timed. With --memory: what the
-first pass of a fresh process adds at its peak. Rows go to a CSV, --plot draws them.
+fastest of them is the limit), `dpmix` with every engine, and with --peers opacus (hooks; ghost
+clipping for K = 1), opake and plain `torch.func`. All that is private computes the same clipped
+sum, checked before anything is timed. With --memory: what the first pass of a fresh process adds at
+its peak. Rows go to a CSV, --plot draws them. With --rule: the engines alone on all four models,
+and whether the rule of `auto` is within 15 % of the best.
 
     pip install -e '.[bench]'
     python benchmarks/step_speed.py --model wrn-16-4 --views 1 4 16 34 --output speed.csv
     python benchmarks/step_speed.py --model wrn-16-4-plain --views 4 16 34 --peers opacus opake
     python benchmarks/step_speed.py --plot speed.csv docs/speed.png
+    python benchmarks/step_speed.py --rule --total 34 --repeats 3
 """
 
 import argparse
@@ -25,11 +27,11 @@ from pathlib import Path
 
 import torch
 
-from contenders import CLASSES, MODELS, WAYS, Runs, non_private_way, private_way
-from dpmix.clipping.engine import fastest_way
-from dpmix.clipping.loss import soft_cross_entropy
+from contenders import CLASSES, ENGINES, MODELS, Runs, non_private_way, private_way
+from dpmix.clipping.engine import engine_by_rule
 
 C = 1.0
+TOLERANCE = 1.15
 BATCHES = (4, 8, 16, 32, 64, 128, 272)
 PEERS = ("functorch", "opake", "opacus", "opacus ghost")
 FIELDS = ("model", "pixels", "K", "examples", "way", "seconds", "ratio", "device", "threads",
@@ -132,8 +134,8 @@ def compare(args: argparse.Namespace, k: int) -> list[dict[str, object]]:
     model = build().to(device).train()
     examples = args.examples or max(1, args.total // k)
     views, labels = inputs(pixels, k, examples, device)
-    auto = f"dpmix {fastest_way(model, soft_cross_entropy, tuple(views.shape[2:]), k)}"
-    names = [f"dpmix {way}" for way in WAYS]
+    auto = f"dpmix {engine_by_rule(model, k)[0]}"
+    names = [f"dpmix {engine}" for engine in ENGINES]
     names += [peer for peer in PEERS if peer in args.peers]
     good, notes = checked(names, model, views, labels)
     notes[auto] = "auto"
@@ -159,6 +161,27 @@ def compare(args: argparse.Namespace, k: int) -> list[dict[str, object]]:
             "note": "the limit" if name == limit else notes.get(name, ""),
         })  # fmt: skip
     return rows
+
+
+def compare_rule(args: argparse.Namespace) -> bool:
+    """Print the engines of every model and K; whether the rule is near the best everywhere."""
+    near = True
+    device = torch.device(args.device)
+    print("| model | K | rule | " + " | ".join(ENGINES) + " | rule / best |")
+    print("|---|---|---|" + "---|" * (len(ENGINES) + 1))
+    for name, (build, pixels) in MODELS.items():
+        torch.manual_seed(0)
+        model = build().to(device).train()
+        for k in args.views:
+            given = inputs(pixels, k, args.examples or max(1, args.total // k), device)
+            ways = {engine: private_way(f"dpmix {engine}", model, *given, C) for engine in ENGINES}
+            seconds = medians(ways, args.repeats, device)
+            rule, _ = engine_by_rule(model, k)
+            ratio = seconds[rule] / min(seconds.values())
+            near = near and ratio <= TOLERANCE
+            taken = " | ".join(f"{seconds[engine]:.3f} s" for engine in ENGINES)
+            print(f"| {name} | {k} | {rule} | {taken} | {ratio:.2f} |", flush=True)
+    return near
 
 
 def show(rows: list[dict[str, object]]) -> None:
@@ -220,6 +243,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=[])
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--rule", action="store_true", help="compare the rule of `auto` only")
     parser.add_argument("--memory", action="store_true", help="peak memory instead of time")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     parser.add_argument("--output", type=Path, help="CSV, to which rows are added")
@@ -228,13 +252,19 @@ def main() -> None:
     if args.plot:
         plot(*args.plot)
         return
+    if args.rule:
+        sys.exit(not compare_rule(args))
     if args.memory_of:
         memory_of(args.memory_of, args)
         return
     if args.memory:
         print("| model | K | way | MiB |\n|---|---|---|---|")
         for k in args.views:
-            for name in (f"non-private {k}", *(f"dpmix {way}" for way in WAYS), *args.peers):
+            for name in (
+                f"non-private {k}",
+                *(f"dpmix {engine}" for engine in ENGINES),
+                *args.peers,
+            ):
                 held = peak(name, args, k, args.examples or max(1, args.total // k))
                 print(f"| {args.model} | {k} | {name} | {held:.0f} |", flush=True)
         return

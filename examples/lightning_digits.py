@@ -28,7 +28,7 @@ class PrivateClassifier(lightning.LightningModule):
         self.network, self.train_set, self.plan = network, train_set, plan
         self.constants = normalization("half", 1)
         self.saved_steps: dict[str, Any] | None = None
-        # Lightning is not to call backward() and step() on its own.
+        # Lightning must not call backward() and step() itself.
         self.automatic_optimization = False
 
     def configure_optimizers(self) -> dict[str, Any]:
@@ -71,7 +71,9 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--images", type=int, default=4000)
     parser.add_argument("--steps", type=int, default=50)
-    parser.add_argument("--validate-every", type=int, default=10, help="and save")
+    parser.add_argument(
+        "--validate-every", type=int, default=10, help="steps between validations, which also save"
+    )
     parser.add_argument("--folder", default="runs/lightning")
     parser.add_argument("--resume", help="a checkpoint of a stopped run, with the same settings")
     settings = parser.parse_args()

@@ -93,12 +93,11 @@ def public_root(tmp_path):
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory) -> Path:
-    """A folder with the pipelines `sd` (text-to-image) and `dit` (class-conditional)."""
+    """A folder with the text-to-image pipeline `sd`."""
     import tiny_diffusion
 
     folder = tmp_path_factory.mktemp("models")
     tiny_diffusion.stable_diffusion(folder)
-    tiny_diffusion.dit(folder)
     return folder
 
 

@@ -1,4 +1,4 @@
-"""Real diffusers pipelines of a few hundred kilobytes, with random weights, built on the spot."""
+"""A real diffusers pipeline of a few hundred kilobytes, with random weights, built on the spot."""
 
 import json
 from pathlib import Path
@@ -7,8 +7,6 @@ import torch
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
-    DiTPipeline,
-    DiTTransformer2DModel,
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
@@ -83,29 +81,3 @@ def stable_diffusion(folder: Path) -> Path:
     pipe.save_pretrained(folder / "sd")
     (folder / "sd" / "README.md").write_text("---\nlicense: openrail\n---\nTiny.\n")
     return folder / "sd"
-
-
-def dit(folder: Path) -> Path:
-    """Save a class-conditional pipeline with the labels `tabby, cat`, `dog` and `fox`."""
-    torch.manual_seed(0)
-    transformer = DiTTransformer2DModel(
-        num_attention_heads=2,
-        attention_head_dim=4,
-        in_channels=4,
-        out_channels=8,
-        num_layers=1,
-        sample_size=8,
-        patch_size=2,
-        num_embeds_ada_norm=1000,  # the pipeline takes class 1000 for "none"
-    )
-    pipe = DiTPipeline(
-        transformer=transformer,
-        vae=vae(),
-        scheduler=DDIMScheduler(),
-    )
-    pipe.save_pretrained(folder / "dit")
-    # As in the published models: diffusers reads the labels from here, but does not write them.
-    index = folder / "dit" / "model_index.json"
-    labels = {"0": "tabby, cat", "1": "dog", "2": "fox"}
-    index.write_text(json.dumps(json.loads(index.read_text()) | {"id2label": labels}))
-    return folder / "dit"

@@ -1,6 +1,5 @@
 """What an epsilon buys: the same small network trained at several, class by class.
 
-    pip install 'dp-mix-images[sweep]'
     python examples/gallery/accuracy_that_an_epsilon_buys.py --output accuracy.png
 
 One seeded run each, on the built-in digits; a few minutes on a laptop.

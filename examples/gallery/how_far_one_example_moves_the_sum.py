@@ -1,16 +1,16 @@
 """Why ordinary mixup does not fit: how far the clipped sum moves when one example leaves.
 
-    pip install 'dp-mix-images[sweep]'
     python examples/gallery/how_far_one_example_moves_the_sum.py --output moves.png
 
-DP-SGD adds noise in proportion to the farthest that one example can move the sum. With DP-Mix that
-is C. With ordinary mixup an image is in two gradients, its own and that of the image it was mixed
-into; both go with it, and the sum moves by up to 2 C. (Where the other image is mixed anew, its
-gradient changes instead, which can be farther still.) Measured here for every example of a batch of
+DP-SGD adds noise in proportion to the largest distance that one example can move the sum. With
+DP-Mix that is C. With ordinary mixup an image is part of two gradients, and without the image both
+are gone, so the sum moves by up to 2 C. (If the other image gets a new partner, its gradient
+changes instead, which can move the sum even farther.) Measured here for every example of a batch of
 public digits.
 """
 
 import argparse
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,16 +18,15 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 import dpmix
-from dpmix.clipping.loss import soft_cross_entropy
-from dpmix.data import load_splits
-from dpmix.data.normalization import normalization
+from dpmix.data import load_splits, normalization
 from dpmix.models import build_model
 
 C = 0.1  # small enough that every gradient is clipped
 
 
 def clipped_sum(model: torch.nn.Module, views: Tensor, labels: Tensor) -> Tensor:
-    made = dpmix.clipped_gradient_sum(model, soft_cross_entropy, views, labels, C)
+    loss = partial(torch.nn.functional.cross_entropy, reduction="none")  # of soft labels
+    made = dpmix.clipped_gradient_sum(model, loss, views, labels, C)
     return torch.cat([part.flatten() for part in made.gradients])
 
 
@@ -45,7 +44,7 @@ def main() -> None:
     torch.manual_seed(0)
     model = build_model("cnn-small", in_channels=1, num_classes=10)
 
-    # DP-Mix: an example's gradient is a function of its own views alone.
+    # DP-Mix: an example's gradient depends on its views alone.
     builder = dpmix.ViewBuilder(
         dpmix.ViewSpec("mix-self", k_base=4, k_self=4, flip=False), 10, normalization("half", 1)
     )

@@ -1,6 +1,5 @@
 """What an epsilon costs in noise, and how epsilon grows with the steps.
 
-    pip install 'dp-mix-images[sweep]'
     python examples/gallery/noise_that_an_epsilon_costs.py --output noise.png
 
 No data are read: a plan is arithmetic on N, the batch size, the steps, epsilon and delta.

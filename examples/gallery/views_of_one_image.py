@@ -1,6 +1,5 @@
 """What a private step sees of ONE image: its own crops, and mixtures of those.
 
-    pip install 'dp-mix-images[sweep]'
     python examples/gallery/views_of_one_image.py --output views.png
 
 Every pixel of a row comes from the image at its left: nothing of another example is mixed in, which
@@ -14,8 +13,7 @@ import torch
 from matplotlib.figure import Figure
 
 import dpmix
-from dpmix.data import load_splits
-from dpmix.data.normalization import normalization
+from dpmix.data import load_splits, normalization
 
 EXAMPLES = [30, 1500, 3100]
 

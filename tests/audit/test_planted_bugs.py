@@ -14,7 +14,7 @@ import torch
 
 import dpmix.audit.witness as witness
 import dpmix.clipping.accumulator as accumulators
-import dpmix.clipping.examplewise as engine
+import dpmix.clipping.engine as engine
 import dpmix.privacy.noise as noise
 import dpmix.privacy.plan as plans
 import dpmix.training.trainer as steps
@@ -288,7 +288,7 @@ def test_a_sum_that_is_doubled_before_the_noise(monkeypatch):
 
 
 def test_steps_beyond_the_plan(monkeypatch):
-    monkeypatch.setattr(PrivateTrainer, "_refuse_to_go_on", lambda self: None)
+    monkeypatch.setattr(PrivateTrainer, "_require_steps_left", lambda self: None)
     assert heard(plan(steps=2)) == {"number of steps"}
 
 

@@ -25,9 +25,9 @@ def here(tmp_path, monkeypatch):
 def draw(dpmix, models, here):
     """draw(...): `dpmix synthesize` with the tiny model, two images a class, one step."""
 
-    def call(*arguments, model="sd", output="pool"):
+    def call(*arguments, output="pool"):
         return dpmix(
-            "synthesize", "--model", models / model, "--output", output, "--images-per-class", 2,
+            "synthesize", "--model", models / "sd", "--output", output, "--images-per-class", 2,
             "--steps", 1, *arguments,
         )  # fmt: skip
 
@@ -64,14 +64,6 @@ def test_classes_come_from_a_file_with_phrases(draw, here):
     manifest = json.loads((here / "pool" / "manifest.json").read_text())
     prompts = {image["class_name"]: image["prompt"] for image in manifest["images"]}
     assert prompts["crane"] == "a wide photo of a place: a crane, the bird"
-
-
-def test_a_class_conditional_model_draws_the_classes_it_knows(draw, here):
-    assert draw("--class", "dog", "--class", "Tabby", model="dit")[0] == 0
-    assert len(list((here / "pool").rglob("*.png"))) == 4
-    status, _, err = draw("--class", "wolf", model="dit", output="other")
-    assert status == 2 and "no class 'wolf'" in err
-    assert not (here / "other").exists()
 
 
 def test_the_same_command_again_draws_nothing(draw):

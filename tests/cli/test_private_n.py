@@ -14,7 +14,7 @@ pytestmark = pytest.mark.usefixtures("unchecked")
 
 N, VIEWS = 1237, 3
 SCRATCH = ("--model", "cnn-small", "--crop-padding", 2)
-HEAD = ("--backbone", "random-conv", "--backbone-size", 12, "--cache-views", VIEWS)
+HEAD = ("--backbone", "scatternet", "--backbone-size", 16, "--cache-views", VIEWS)
 # N, all views of them, all images, the last one's number.
 TELLING = {str(number) for number in (N, N * VIEWS, N + 16, N - 1)}
 

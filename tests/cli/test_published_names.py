@@ -8,17 +8,16 @@ import numpy as np
 import pytest
 
 from dpmix.data import load_splits
-from dpmix.data.named import BUILT_IN, public_name
-from dpmix.data.torchvision_sets import TORCHVISION_SETS
+from dpmix.data.named import DIGITS, TORCHVISION_SETS, public_name
 from pictures import write_class_folders
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
 SECRET = "hiv-positive-2024"
-HELD_BACK = {"config.yaml", "diagnostics"}  # which README.md says to look at, or to keep
+HELD_BACK = {"config.yaml", "diagnostics"}  # docs/runs.md: to read first, and never to publish
 
 
-@pytest.mark.parametrize("data", [*BUILT_IN, *TORCHVISION_SETS, "hf:mnist", "hf:uoft-cs/cifar100"])
+@pytest.mark.parametrize("data", [DIGITS, *TORCHVISION_SETS, "hf:mnist", "hf:uoft-cs/cifar100"])
 def test_a_public_set_is_called_by_its_name(data):
     assert public_name(data) == data
 
@@ -59,7 +58,7 @@ def published(folder):
 
 @pytest.mark.parametrize("model", [
     ("--model", "cnn-small", "--crop-padding", 2, "--expected-batch-size", 10),
-    ("--backbone", "random-conv", "--backbone-size", 12, "--feature-norm", "whiten"),
+    ("--backbone", "scatternet", "--backbone-size", 16, "--feature-norm", "whiten"),
 ])  # fmt: skip
 def test_nothing_that_a_run_hands_out_names_where_anything_lay(dpmix, place, model, tmp_path):
     run, twin, out = place / f"{SECRET}-run", tmp_path / "twin", tmp_path / "out"

@@ -1,4 +1,4 @@
-"""Pools, and diffusion models small enough to draw them."""
+"""Private data for a pool to be read for, and a diffusion model small enough to draw one."""
 
 from collections.abc import Callable
 
@@ -8,6 +8,7 @@ import torch
 
 from dpmix.data.source import TensorSource
 from dpmix.data.splits import Splits
+from dpmix.pool.diffusion_model import load_model
 
 
 @pytest.fixture
@@ -25,3 +26,17 @@ def private() -> Callable[..., Splits]:
         return Splits("private", side(3 * len(names)), side(len(names)), flip=True)
 
     return build
+
+
+@pytest.fixture(scope="session")
+def load(models):
+    """load(folder, dtype=...): the model in a folder; without one, the tiny text-to-image model."""
+
+    def call(folder=models / "sd", **settings):
+        chosen = {
+            "revision": None, "download": False, "licence": None, "device": torch.device("cpu"),
+            "dtype": torch.float32, "attention_slicing": False,
+        }  # fmt: skip
+        return load_model(str(folder), **(chosen | settings))
+
+    return call

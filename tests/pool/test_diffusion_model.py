@@ -1,30 +1,29 @@
-"""Loading pipelines from folders and from a hub, and what is said when that fails."""
+"""Loading pipelines from folders and from a hub, and asking real (tiny) ones for images."""
 
 import json
 import shutil
 import subprocess
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from operator import attrgetter
 from threading import Thread
 
+import numpy as np
 import pytest
 import torch
 
 from dpmix.errors import DpmixError
-from dpmix.pool.diffusion_model import default_dtype, load_model
+from dpmix.pool.diffusion_model import DiffusionModel, default_dtype
 
-CPU = torch.device("cpu")
-
-
-def load(model, **settings):
-    chosen = {
-        "revision": None, "download": False, "licence": None, "device": CPU,
-        "dtype": torch.float32, "attention_slicing": False,
-    }  # fmt: skip
-    return load_model(str(model), **(chosen | settings))
+CAT, DOG = "a photo of a cat", "a photo of a dog"
+STEPS = {"num_inference_steps": 2}
 
 
-def test_a_folder_is_recorded_by_the_hash_of_every_file(models, tmp_path):
+def pixels(image):
+    return np.asarray(image).astype(int)
+
+
+def test_a_folder_is_recorded_by_the_hash_of_every_file(load, models, tmp_path):
     folder = shutil.copytree(models / "sd", tmp_path / "sd")
     (folder / ".cache").mkdir()
     (folder / ".cache" / "note").write_text("not part of the model")
@@ -33,7 +32,7 @@ def test_a_folder_is_recorded_by_the_hash_of_every_file(models, tmp_path):
     assert (record.scheduler, record.revision) == ("DDIMScheduler", None)
     assert "unet/diffusion_pytorch_model.safetensors" in record.files
     assert not any(name.startswith(".") for name in record.files)
-    assert record == load(models / "sd").record
+    assert record == load().record
     (folder / "README.md").write_text("changed")
     assert load(folder).record.identity != record.identity
 
@@ -49,31 +48,24 @@ def test_a_folder_is_recorded_by_the_hash_of_every_file(models, tmp_path):
         (None, None, None),
     ],
 )
-def test_the_licence_is_the_readmes_unless_given(models, tmp_path, readme, given, licence):
-    folder = shutil.copytree(models / "dit", tmp_path / "dit")
+def test_the_licence_is_the_readmes_unless_given(load, models, tmp_path, readme, given, licence):
+    folder = shutil.copytree(models / "sd", tmp_path / "sd")
+    (folder / "README.md").unlink()
     if readme is not None:
         (folder / "README.md").write_text(readme)
     assert load(folder, licence=given).record.licence == licence
 
 
-def test_the_dtype_and_attention_slicing_reach_the_weights(models):
-    model = load(models / "sd", dtype=torch.bfloat16, attention_slicing=True)
-    assert model.pipe.unet.dtype == torch.bfloat16
-    sizes = [module.slice_size for module in _sliceable(model.pipe.unet)]
-    assert sizes and all(size is not None for size in sizes)
+def test_the_dtype_and_attention_slicing_reach_the_weights(load):
+    unet = load(dtype=torch.bfloat16, attention_slicing=True).pipe.unet
+    assert unet.dtype == torch.bfloat16
+    processors = [getattr(module, "processor", None) for module in unet.modules()]
+    sliced = [one for one in processors if type(one).__name__.startswith("Sliced")]
+    assert sliced and all(one.slice_size is not None for one in sliced)
+    assert default_dtype(torch.device("cpu")) == default_dtype(torch.device("mps")) == "float32"
 
 
-def _sliceable(unet):
-    for module in unet.modules():
-        if type(getattr(module, "processor", None)).__name__.startswith("Sliced"):
-            yield module.processor
-
-
-def test_half_precision_is_for_cuda_alone():
-    assert default_dtype(CPU) == default_dtype(torch.device("mps")) == "float32"
-
-
-def test_a_folder_that_is_no_pipeline_or_is_damaged_is_refused(models, tmp_path):
+def test_a_folder_that_is_no_pipeline_or_is_damaged_is_refused(load, models, tmp_path):
     with pytest.raises(DpmixError, match=r"has no model_index\.json"):
         load(tmp_path)
     folder = shutil.copytree(models / "sd", tmp_path / "sd")
@@ -82,7 +74,7 @@ def test_a_folder_that_is_no_pipeline_or_is_damaged_is_refused(models, tmp_path)
         load(folder)
 
 
-def test_a_model_with_code_of_its_own_is_refused(models, tmp_path):
+def test_a_model_that_brings_code_is_refused(load, models, tmp_path):
     folder = shutil.copytree(models / "sd", tmp_path / "sd")
     index = folder / "model_index.json"
     content = json.loads(index.read_text()) | {"_class_name": ["evil", "Evil"]}
@@ -97,15 +89,17 @@ def test_a_model_with_code_of_its_own_is_refused(models, tmp_path):
     assert not mark.exists()
 
 
-@pytest.mark.parametrize("model", ["/nowhere/model", "./gone", "gone", "a/b/c"])
-def test_a_path_that_is_not_there_is_refused(model):
-    with pytest.raises(DpmixError, match=f"no model folder '{model}'"):
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        *((name, f"no model folder '{name}'") for name in ("/nowhere/model", "./gone", "gone")),
+        ("a/b/c", "no model folder 'a/b/c'"),
+        ("no-such/model", r"give --download .*hf download no-such/model"),
+    ],
+)
+def test_what_is_not_there_is_refused_and_nothing_is_downloaded_unasked(load, model, said):
+    with pytest.raises(DpmixError, match=said):
         load(model)
-
-
-def test_nothing_is_downloaded_unless_asked_for():
-    with pytest.raises(DpmixError, match=r"give --download .*hf download no-such/model"):
-        load("no-such/model")
 
 
 class Hub(BaseHTTPRequestHandler):
@@ -115,6 +109,7 @@ class Hub(BaseHTTPRequestHandler):
         "gated": (403, "GatedRepo"),
         "missing": (401, "RepoNotFound"),
         "old": (404, "RevisionNotFound"),
+        "down": (500, "Down"),
     }
 
     def do_GET(self):
@@ -145,7 +140,7 @@ def test_what_the_hub_answers_becomes_one_line(hub, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", hub)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    # The address of the hub is read when its library is imported: hence a process of its own.
+    # The address of the hub is read when its library is imported: hence another process.
     script = """
 import sys, torch
 from dpmix.errors import DpmixError
@@ -157,26 +152,109 @@ for name in sys.argv[1:]:
     except DpmixError as error:
         print(error)
 """
-    names = ["who/gated", "who/missing", "who/old"]
+    names = ["who/gated", "who/missing", "who/old", "who/down"]
     done = subprocess.run(
         [sys.executable, "-c", script, *names], capture_output=True, text=True, timeout=120
     )
-    gated, missing, old = done.stdout.splitlines()
+    gated, missing, old, down = done.stdout.splitlines()
     assert "model 'who/gated' is gated: accept its licence" in gated
     assert "hf download who/gated --local-dir FOLDER" in gated
     assert "no model 'who/missing' on the hub" in missing
     assert "model 'who/old' has no such revision; check --revision" in old
+    assert "model 'who/down' can't be fetched" in down
 
 
-def test_no_network_is_said(tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
-    done = subprocess.run(
-        [sys.executable, "-m", "dpmix", "synthesize", "--model", "who/what", "--download",
-         "--class", "cat", "--output", str(tmp_path / "pool")],
-        capture_output=True, text=True, timeout=120,
+def test_an_image_depends_on_its_seed_and_prompt_and_not_on_its_batch(load):
+    model, asked = load(), [(CAT, 1), (CAT, 2), (DOG, 1)]
+    together = model.draw([prompt for prompt, _ in asked], [seed for _, seed in asked], STEPS)
+    alone = [model.draw([prompt], [seed], STEPS)[0] for prompt, seed in asked]
+    for one, other in zip(together, alone, strict=True):
+        assert one.mode == "RGB" and one.size == (16, 16)
+        # Sums of another batch size round otherwise, by a grey level at most.
+        assert abs(pixels(one) - pixels(other)).max() <= 1
+    assert abs(pixels(together[0]) - pixels(together[1])).mean() > 5
+    assert (pixels(together[0]) != pixels(together[2])).any()
+
+
+def test_pixels_are_those_that_the_pipeline_would_save(load):
+    model = load()
+    seed = torch.Generator("cpu").manual_seed(1)
+    expected = model.pipe(prompt=[CAT], generator=[seed], **STEPS).images[0]
+    assert (pixels(model.draw([CAT], [1], STEPS)[0]) == pixels(expected)).all()
+    wide = model.draw([CAT], [1], STEPS | {"height": 32, "width": 32})[0]
+    assert wide.size == (32, 32)
+
+
+def test_settings_that_the_pipeline_refuses_are_one_line(load):
+    with pytest.raises(DpmixError, match=r"fails to draw with these settings: .*divisible by 8"):
+        load().draw([CAT], [1], {"height": 13, "width": 13})
+
+
+def test_a_pipeline_that_takes_no_prompt_is_refused(load):
+    from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+
+    unet = UNet2DModel(
+        sample_size=8, block_out_channels=(8,), layers_per_block=1, norm_num_groups=4,
+        down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",),
     )  # fmt: skip
-    assert done.returncode == 2
-    assert "model 'who/what' can't be fetched" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert not (tmp_path / "pool").exists()
+    pipe = DDPMPipeline(unet, DDPMScheduler())
+    record = load().record.model_copy(update={"pipeline": "DDPMPipeline"})
+    with pytest.raises(DpmixError, match=r"DDPMPipeline fails .*'prompt'; expected"):
+        DiffusionModel(pipe, record).draw([CAT], [1], {})
+
+
+def test_what_the_safety_checker_withheld_is_no_image(load, monkeypatch):
+    model = load()
+    real = type(model.pipe).__call__
+
+    def checked(self, *args, **kwargs):
+        made = real(self, *args, **kwargs)
+        made.nsfw_content_detected = [False, True]
+        return made
+
+    monkeypatch.setattr(type(model.pipe), "__call__", checked)
+    first, second = model.draw([CAT, CAT], [1, 2], STEPS)
+    assert first is not None and second is None
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried ..."),
+    ],
+)
+def test_too_little_memory_is_refused_with_the_remedies(load, monkeypatch, error):
+    model = load()
+
+    def fail(self, *args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(type(model.pipe), "__call__", fail)
+    with pytest.raises(DpmixError, match=r"too little memory on cpu .*--attention-slicing"):
+        model.draw([CAT], [1], STEPS)
+
+
+@pytest.mark.parametrize("part", ["unet", "vae.decoder"])
+@pytest.mark.parametrize(
+    ("dtype", "remedy"),
+    [(torch.float32, "another --model"), (torch.bfloat16, "give --dtype float32, with another")],
+)
+def test_what_is_not_finite_is_no_image(load, part, dtype, remedy):
+    broken = load(dtype=dtype)
+    with torch.no_grad():
+        next(attrgetter(part)(broken.pipe).parameters()).fill_(float("nan"))
+    with pytest.raises(DpmixError, match=f"of '{DOG}' .* is not finite, .*{remedy}"):
+        broken.draw([DOG, CAT], [1, 2], STEPS)
+
+
+@pytest.mark.parametrize("level", [0.0, -9.0, 9.0])
+def test_an_image_of_one_colour_is_no_image(load, level):
+    broken = load()
+    with torch.no_grad():
+        last = broken.pipe.vae.decoder.conv_out
+        last.weight.zero_()
+        last.bias.fill_(level)
+    with pytest.raises(DpmixError, match=rf"of '{CAT}' .* in float32 is of one colour, so"):
+        broken.draw([CAT], [1], STEPS)

@@ -1,98 +1,247 @@
-"""Files to a pool, in the private data's form."""
+"""Files to a pool in the private data's form, and refusals of a pool that is private."""
+
+import errno
+import tempfile
+from io import BytesIO
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from dpmix.data import decode, load_splits
 from dpmix.data.image import ReadOptions
 from dpmix.errors import DpmixError
 from dpmix.pool.class_map import UNLABELLED
-from dpmix.pool.load import load_pool
+from dpmix.pool.load import load_pool_for, open_pool
+from pictures import noise_picture
 
 NAMES = ("cow", "dog", "ant", "bee")
 PLAIN = ReadOptions()
+
+
+@pytest.fixture
+def load(private):
+    """load(root, names, shape): the pool in `root`, for private images of that form."""
+
+    def call(root, names=NAMES, shape=(3, 8, 8), options=PLAIN, **chosen):
+        return load_pool_for("no-such-data", private(names, shape), root, options=options, **chosen)
+
+    return call
 
 
 def pixels(path):
     return np.asarray(Image.open(path)).transpose(2, 0, 1)
 
 
-def test_classes_are_matched_by_name_and_each_label_stays_with_its_image(class_folder):
+def test_a_folder_without_a_manifest_is_a_pool(class_folder):
+    files = open_pool(class_folder("pool", {"bee": 1, "ant": 2}))
+    assert files.class_names == ("ant", "bee")
+    assert files.part.labels.tolist() == [0, 0, 1]
+    assert files.images.names == ("ant/0.png", "ant/1.png", "bee/0.png")
+    assert files.manifest is None
+
+
+def npz_pool(path, names):
+    blobs = []
+    for seed in range(3):
+        stream = BytesIO()
+        noise_picture("RGB", 8, 8, seed).save(stream, "PNG")
+        blobs.append(stream.getvalue())
+    ends = np.cumsum([len(blob) for blob in blobs])
+    np.savez(path, train_jpeg=np.frombuffer(b"".join(blobs), np.uint8), train_end=ends,
+             train_label=[1, 0, 1], names=np.array(names))  # fmt: skip
+    return blobs
+
+
+def test_an_npz_of_encoded_bytes_is_a_pool(tmp_path):
+    blobs = npz_pool(tmp_path / "pool.npz", ["ant", "bee"])
+    files = open_pool(tmp_path / "pool.npz")
+    assert files.class_names == ("ant", "bee")
+    assert files.part.labels.tolist() == [1, 0, 1]
+    assert files.images.open(2).read() == blobs[2]
+    npz_pool(tmp_path / "pool.npz", ["ant", "ant"])
+    with pytest.raises(DpmixError, match="class name 'ant' is given twice"):
+        open_pool(tmp_path / "pool.npz")
+
+
+def test_what_is_no_pool_is_refused(tmp_path, digits_npz):
+    (tmp_path / "note.txt").write_text("x")
+    (tmp_path / "without-images" / "ant").mkdir(parents=True)
+    for name in ("gone", "gone.npz", "note.txt"):
+        with pytest.raises(DpmixError, match=f"no public pool .*{name}.*dpmix synthesize"):
+            open_pool(tmp_path / name)
+    with pytest.raises(DpmixError, match=r"tiny.npz has no 'train_jpeg'; .*folder"):
+        open_pool(digits_npz)
+    with pytest.raises(DpmixError, match="holds no images"):
+        open_pool(tmp_path / "without-images")
+
+
+def test_classes_are_matched_by_name_and_each_label_stays_with_its_image(class_folder, load):
     root = class_folder("pool", {"ant": 2, "bee": 1, "cow": 3})
-    loaded = load_pool(root, NAMES, (3, 8, 8), options=PLAIN)
-    assert len(loaded.pool) == len(loaded.names) == 6
-    for image, label, name in zip(
-        loaded.pool.images, loaded.pool.labels.tolist(), loaded.names, strict=True
-    ):
-        assert name.split("/")[0] == NAMES[label]
-        assert np.array_equal(image.numpy(), pixels(root / name))
+    pool = load(root).pool
+    files = sorted(root.rglob("*.png"))
+    assert len(pool) == len(files) == 6
+    for image, label, path in zip(pool.images, pool.labels.tolist(), files, strict=True):
+        assert path.parent.name == NAMES[label]
+        assert np.array_equal(image.numpy(), pixels(path))
 
 
-def test_pool_images_are_brought_to_the_size_and_channels_of_square_private_ones(class_folder):
+def test_pool_images_are_brought_to_the_size_and_channels_of_square_private_ones(
+    class_folder, load
+):
     root = class_folder("pool", {"ant": 2}, height=10, width=14)
-    assert load_pool(root, NAMES, (1, 6, 6), options=PLAIN).pool.images.shape == (2, 1, 6, 6)
+    assert load(root, shape=(1, 6, 6)).pool.images.shape == (2, 1, 6, 6)
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 9), (3, 9, 8)])
-def test_images_of_another_shape_than_oblong_private_ones_are_refused(class_folder, shape):
-    root = class_folder("pool", {"ant": 1})
+def test_images_of_another_shape_than_oblong_private_ones_are_refused(class_folder, load, shape):
     said = rf"images \(3, 8, 8\) .*private ones are \(3, {shape[1]}, {shape[2]}\)"
     with pytest.raises(DpmixError, match=said):
-        load_pool(root, NAMES, shape, options=PLAIN)
+        load(class_folder("pool", {"ant": 1}), shape=shape)
 
 
-def test_classes_that_are_left_out_are_not_even_decoded(class_folder, truncate):
+def test_classes_that_are_left_out_are_not_even_decoded(class_folder, load, truncate):
     root = class_folder("pool", {"ant": 2, "fox": 2})
-    truncate(root / "fox" / "0.png")
-    loaded = load_pool(root, NAMES, (3, 8, 8), unmapped="leave-out", options=PLAIN)
-    assert loaded.names == ("ant/0.png", "ant/1.png")
-    assert loaded.pool.labels.tolist() == [2, 2]
-
-
-def test_unlabelled_images_come_in_only_if_asked_for(class_folder):
-    root = class_folder("pool", {"ant": 1, "fox": 2})
     with pytest.raises(DpmixError, match="class 'fox' is not a class of the private data"):
-        load_pool(root, NAMES, (3, 8, 8), options=PLAIN)
-    loaded = load_pool(root, NAMES, (3, 8, 8), unmapped="unlabelled", options=PLAIN)
-    assert loaded.pool.labels.tolist() == [2, UNLABELLED, UNLABELLED]
+        load(root)
+    assert load(root, unmapped="unlabelled").pool.labels.tolist() == [2, 2, UNLABELLED, UNLABELLED]
+    truncate(root / "fox" / "0.png")
+    loaded = load(root, unmapped="leave-out")
+    assert loaded.pool.labels.tolist() == [2, 2]
+    assert loaded.facts.left_out == 2
 
 
-def test_a_corrupt_image_is_named_or_left_out(class_folder, truncate):
+def test_a_corrupt_image_is_named_or_left_out(class_folder, load, truncate):
     root = class_folder("pool", {"ant": 3})
     truncate(root / "ant" / "1.png")
     with pytest.raises(DpmixError, match=r"^1 image.*'ant/1\.png'.*--skip-corrupt"):
-        load_pool(root, NAMES, (3, 8, 8), options=PLAIN)
-    loaded = load_pool(root, NAMES, (3, 8, 8), options=ReadOptions(skip_corrupt=True))
-    assert len(loaded.pool) == 2
-    assert loaded.names == ("ant/0.png", "ant/2.png")
-    assert np.array_equal(loaded.pool.images[1].numpy(), pixels(root / "ant" / "2.png"))
+        load(root)
+    pool = load(root, options=ReadOptions(skip_corrupt=True)).pool
+    assert len(pool) == 2
+    assert np.array_equal(pool.images[1].numpy(), pixels(root / "ant" / "2.png"))
 
 
-def test_the_facts_hash_what_is_used_and_never_hold_the_path(class_folder):
+def test_the_facts_hash_what_is_used_and_never_hold_the_path(class_folder, load):
     root = class_folder("alice/pool", {"ant": 2, "bee": 1})
-    facts = load_pool(root, NAMES, (3, 8, 8), options=PLAIN).facts
+    facts = load(root).facts
     assert (facts.name, facts.images, facts.manifest_sha256) == ("pool", 3, None)
     assert "alice" not in str(facts.as_dict())
-    relabelled = load_pool(root, NAMES[::-1], (3, 8, 8), options=PLAIN).facts
+    relabelled = load(root, NAMES[::-1]).facts
     (root / "bee" / "0.png").unlink()
     (root / "bee").rmdir()
-    fewer = load_pool(root, NAMES, (3, 8, 8), options=PLAIN).facts
+    fewer = load(root).facts
+    assert fewer.classes_without == ("cow", "dog", "bee")
     assert len({f.contents_sha256 for f in (facts, relabelled, fewer)}) == 3
 
 
-def test_progress_is_reported(class_folder):
-    seen = []
-    options = ReadOptions(progress=lambda *step: seen.append(step))
-    load_pool(class_folder("pool", {"ant": 3}), NAMES, (3, 8, 8), options=options)
-    assert seen[-1] == (3, 3)
-    assert torch.tensor(seen).shape[1] == 2
-
-
 @pytest.mark.parametrize("channels", [1, 3])
-def test_images_of_one_colour_are_warned_of(class_folder, channels):
+def test_images_of_one_colour_are_warned_of(class_folder, load, channels):
     root = class_folder("pool", {"ant": 2, "bee": 1})
     Image.new("RGB", (8, 8), (9, 9, 9)).save(root / "ant" / "grey.png")
     said = r"1 of 4 images of the public pool '.*pool' are of one colour \(ant/grey.png\); look"
     with pytest.warns(UserWarning, match=said):
-        load_pool(root, NAMES, (channels, 8, 8), options=PLAIN)
+        load(root, shape=(channels, 8, 8))
+
+
+def test_a_pool_too_large_for_memory_is_mapped_from_a_file_without_a_name(
+    class_folder, load, tmp_path, monkeypatch
+):
+    root = class_folder("pool", {"ant": 5, "bee": 4})
+    small = load(root).pool.images
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    monkeypatch.setattr(decode, "MAX_BYTES_IN_MEMORY", 100)
+    mapped = load(root).pool.images
+    assert torch.equal(mapped, small)
+    index = torch.tensor([8, 0, 3])
+    assert torch.equal(mapped[index], small[index])
+    assert not list((tmp_path / "temporary").iterdir())
+
+
+def test_a_full_disk_is_an_error_and_not_a_crash(class_folder, load, monkeypatch):
+    class Full:
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            return None
+
+        def write(self, data):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(decode, "MAX_BYTES_IN_MEMORY", 100)
+    monkeypatch.setattr(tempfile, "TemporaryFile", Full)
+    with pytest.raises(DpmixError, match=r"do not fit in .* \(No space left on device\).*TMPDIR"):
+        load(class_folder("pool", {"ant": 5}))
+
+
+@pytest.fixture
+def check(private, class_folder):
+    """check(change): does a pool, changed by `change(root, splits)`, overlap the private data?"""
+
+    def run(change):
+        splits = private()
+        root = class_folder("pool", {"ant": 4, "bee": 4}, seed=500)
+        change(root, splits)
+        load_pool_for("no-such-data", splits, root, options=PLAIN)
+
+    return run
+
+
+def saved(source, index, path, form="PNG"):
+    shown = source.images(torch.tensor([index]))[0].permute(1, 2, 0).numpy()
+    Image.fromarray(shown).save(path, form)
+
+
+@pytest.mark.parametrize(("form", "name"), [("PNG", "x.png"), ("BMP", "x.bmp"), ("PPM", "x.ppm")])
+def test_a_private_image_is_found_in_any_lossless_format_and_under_any_label(check, form, name):
+    with pytest.raises(DpmixError, match=rf"1 of its images are private training .*ant/{name}"):
+        check(lambda root, splits: saved(splits.train, 1, root / "ant" / name, form))
+
+
+def test_a_test_image_is_found(check):
+    with pytest.raises(DpmixError, match="private test images"):
+        check(lambda root, splits: saved(splits.test, 0, root / "bee" / "0.png"))
+
+
+def test_every_copy_is_counted_and_three_are_named(check):
+    def all_of_them(root, splits):
+        for i in range(len(splits.train)):
+            saved(splits.train, i, root / "bee" / f"y{i}.png")
+        saved(splits.train, 0, root / "bee" / "z.png")
+
+    with pytest.raises(DpmixError, match=r"7 of its images .*\(bee/y0.png, .*, \.\.\.\)"):
+        check(all_of_them)
+
+
+def test_one_changed_bit_is_another_image(check):
+    def nearly(root, splits):
+        shown = splits.train.images(torch.tensor([0]))[0].permute(1, 2, 0).numpy().copy()
+        shown[0, 0, 0] ^= 1
+        Image.fromarray(np.ascontiguousarray(shown)).save(root / "ant" / "z.png")
+
+    check(nearly)
+
+
+@pytest.mark.parametrize("channels", [None, 1])
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (61, 80), (28, 28)])
+def test_private_arrays_that_were_resized_are_found_all(tmp_path, height, width, channels):
+    rng = np.random.default_rng(7)
+    arrays = rng.integers(0, 256, (12, height, width, 3), dtype=np.uint8)
+    labels = np.arange(12) % 2
+    np.savez(tmp_path / "a.npz", x_train=arrays[:8], y_train=labels[:8], x_test=arrays[8:],
+             y_test=labels[8:])  # fmt: skip
+    splits = load_splits(str(tmp_path / "a.npz"), image_size=16, channels=channels)
+    (tmp_path / "pool" / "0").mkdir(parents=True)
+    for i in range(8):
+        Image.fromarray(arrays[i]).save(tmp_path / "pool" / "0" / f"{i}.png")
+    with pytest.raises(DpmixError, match="8 of its images are private training images"):
+        load_pool_for(str(tmp_path / "a.npz"), splits, tmp_path / "pool", options=PLAIN)
+
+
+def test_a_pool_in_or_around_the_private_data_is_refused(class_folder, private):
+    root = class_folder("data", {"ant": 1, "bee": 1})
+    for inner, outer in ((root / "ant", root), (root, root / "ant"), (root, root)):
+        with pytest.raises(DpmixError, match="overlaps the private data"):
+            load_pool_for(str(outer), private(), inner, options=PLAIN)

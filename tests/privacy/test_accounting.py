@@ -11,7 +11,6 @@ from scipy import stats
 
 from dpmix.errors import DpmixError
 from dpmix.privacy.accounting import (
-    calibrate_gaussian,
     calibrate_sigma,
     epsilon_gaussian,
     epsilon_pld,
@@ -138,13 +137,6 @@ def test_releases_without_subsampling_compose_as_one_gaussian(spent):
     assert gaussian_delta(epsilon, sigma) == pytest.approx(1e-5, rel=0.02)
     assert gaussian_delta(epsilon, sigma) <= 1e-5
     assert epsilon < epsilon_rdp(1.0, 2.0, 1, 1e-5, spent) < 1.3 * epsilon
-
-
-def test_one_gaussian_release_alone():
-    sigma = calibrate_gaussian(0.1, 1e-6)
-    assert gaussian_delta(0.1, sigma) == pytest.approx(1e-6, rel=0.02)
-    assert gaussian_delta(0.1, sigma) <= 1e-6
-    assert epsilon_gaussian(sigma, 1e-6) == pytest.approx(0.1, rel=5e-3)
 
 
 def test_training_and_what_was_spent_compose_as_opacus_and_dp_accounting_say():

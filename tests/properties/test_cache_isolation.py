@@ -20,7 +20,7 @@ from dpmix.views import ViewBuilder, ViewSpec
 from dpmix.views.extra_augment import ExtraAugment
 
 CPU = torch.device("cpu")
-BACKBONE = load_backbone("random-conv", CPU)
+BACKBONE = load_backbone("scatternet", CPU, input_size=16)
 NAMES = ("a", "b", "c")
 SPECS = st.sampled_from(
     [

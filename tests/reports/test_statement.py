@@ -38,11 +38,11 @@ PLAN = PrivacyPlan(
 OPEN = dataclasses.replace(PLAN, noise_multiplier=0.0, max_grad_norm=math.inf)
 
 
-def stated(plan=PLAN, *, steps=4, pool=None, **settings):
+def stated(plan=PLAN, *, steps=4, facts=None, **settings):
     """The statement of a run without a backbone."""
     settings = Config.load(**{"method": "none"} | settings).model_dump(mode="json")
     return privacy_statement(
-        settings, plan, public_inputs(settings, pool, None), steps=steps, weights_sha256="a" * 64,
+        settings, plan, public_inputs(settings, facts, None), steps=steps, weights_sha256="a" * 64,
         config_sha256="c" * 64, run_id="r",
     )  # fmt: skip
 
@@ -156,7 +156,7 @@ def test_earlier_releases_are_in_every_epsilon_and_stated():
 ])  # fmt: skip
 def test_the_pool_is_stated_by_what_is_known_of_it_and_not_by_its_place(role, weights, use):
     facts = PoolFacts("cats", 7, "a" * 64, "bb", "painter at 1234", "openrail")
-    found = stated(pool=facts, method="mix-diff", pool="/home/alice/cats", pool_role=role)
+    found = stated(facts=facts, method="mix-diff", pool="/home/alice/cats", pool_role=role)
     assert found.public_inputs.pretrained_weights == weights
     pool = found.public_inputs.pool.model_dump()
     assert pool == {**facts.as_dict(), "role": role, **use}

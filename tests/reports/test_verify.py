@@ -21,7 +21,7 @@ from dpmix.reports.statement import seal, shown_epsilon
 from dpmix.reports.verify import verify
 from dpmix.runs.build import build_run
 from dpmix.runs.config import Config
-from dpmix.runs.fit import run as run_of
+from dpmix.runs.fit import train_run
 from example_audit import audit_of_run
 
 SMALL = {
@@ -79,7 +79,7 @@ def test_a_run_of_an_earlier_version_holds(run):
     (run / "privacy.json").write_text(json.dumps(seal(stated)))
     assert verify(run).statement.epsilon == stated["epsilon"]
     path.write_bytes(path.read_bytes() + b" ")
-    with pytest.raises(DpmixError, match="weights of .* have sha256|cannot read"):
+    with pytest.raises(DpmixError, match=r"weights of .* have sha256|cannot read"):
         verify(run)
 
 
@@ -140,7 +140,7 @@ def test_a_field_that_contradicts_the_rest_is_found_though_it_was_sealed(run, fi
 
 def test_weights_of_another_model_are_found(run):
     weights = {name: value + 1e-7 for name, value in load_file(run / "model.safetensors").items()}
-    with pytest.raises(DpmixError, match="the weights of .* have sha256"):
+    with pytest.raises(DpmixError, match=r"the weights of .* have sha256"):
         verify(forge(run, weights=weights))
 
 
@@ -279,7 +279,7 @@ def test_a_stopped_run_holds_with_the_epsilon_of_its_plan_first(tmp_path, capsys
         old = shown_epsilon(getattr(stated, name))
         new = old if value is None else shown_epsilon(value)
         path = forge(forged, **{name: value, "guarantee": stated.guarantee.replace(old, new)})
-        with pytest.raises(DpmixError, match="guarantee|epsilon"):
+        with pytest.raises(DpmixError, match=r"guarantee|epsilon"):
             verify(path)
 
 
@@ -307,7 +307,7 @@ def test_the_best_run_of_a_private_selection_holds_with_the_cost_of_the_choice(t
     settings = SMALL | {"steps": 2, "expected_runs": 10}
     with pytest.raises(DpmixError, match="expected_runs is 10, which only dpmix sweep"):
         dpmix.fit(**settings)
-    run_of(build_run(Config.load(None, **settings, output=str(folder))))
+    train_run(build_run(Config.load(None, **settings, output=str(folder))))
     found = verify(folder)
     assert found.statement.accountant.name == "RDP"
     assert 2.9 < found.statement.epsilon <= 3 and found.prv[2] < 2

@@ -19,7 +19,7 @@ from dpmix.errors import DpmixError
 from dpmix.privacy.accounting import epsilon_pld
 from dpmix.reports.files import ModelFile
 from dpmix.runs.checkpoint import Checkpoint
-from dpmix.runs.fit import run
+from dpmix.runs.fit import train_run
 from dpmix.runs.folder import RunFolder
 from dpmix.runs.resume import is_complete, rebuild_run
 
@@ -331,13 +331,13 @@ def test_a_run_that_another_process_resumed_meanwhile_is_left_alone(tmp_path, se
     holder = RunFolder(folder)
     holder.reopen()
     with pytest.raises(DpmixError, match="in use by another process"):
-        run(late_run, checkpoint=late)
+        train_run(late_run, checkpoint=late)
     holder.close()
     with pytest.raises(StoppedError):
         dpmix.fit(resume=folder, report=lambda now: now.step == 5 and stop())
     before = without_time(folder)
     with pytest.raises(DpmixError, match="another process resumed the run"):
-        run(late_run, checkpoint=late)
+        train_run(late_run, checkpoint=late)
     assert without_time(folder) == before
     dpmix.fit(resume=folder)
     assert stated(folder).resumed_at == [2, 5]

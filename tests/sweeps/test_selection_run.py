@@ -303,7 +303,7 @@ def same_outcome(monkeypatch):
 
 @pytest.fixture
 def surroundings(monkeypatch):
-    """Every run has a clock, a machine, a GPU and a fastest engine of its own."""
+    """Every run has its own clock, machine, GPU and engine."""
 
     def run(cell, root, threads, gpu):
         place = int(root.name.removeprefix("run-"))
@@ -314,7 +314,9 @@ def surroundings(monkeypatch):
         monkeypatch.setattr("socket.gethostname", lambda: f"node {place}")
         monkeypatch.setattr("os.getpid", lambda: 1000 + place)
         monkeypatch.setattr("torch.get_num_threads", lambda: 1 + place)
-        monkeypatch.setattr("dpmix.clipping.types.Way.__str__", lambda _: f"engine {place}")
+        monkeypatch.setattr(
+            "dpmix.clipping.types.EngineConfig.__str__", lambda _: f"engine {place}"
+        )
         return run_cell(cell, root, threads, gpu)
 
     monkeypatch.setattr(workers, "run_cell", run)

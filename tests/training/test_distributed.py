@@ -18,7 +18,7 @@ import dpmix
 import rank_worker
 from dpmix.clipping.engine import clipped_gradient_sum
 from dpmix.clipping.loss import soft_cross_entropy
-from dpmix.data.splits import Subset
+from dpmix.data.source import Subset
 from dpmix.errors import DpmixError
 from dpmix.privacy.noise import GaussianNoise
 from dpmix.privacy.randomness import Randomness
@@ -29,7 +29,7 @@ from dpmix.views import ViewSpec
 from rank_worker import SEED, STEPS, N, data, model, plan, trainer, views
 
 WORKER = Path(rank_worker.__file__)
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "many-processes.md"
 
 
 def torchrun(size, *command, **options):
@@ -68,7 +68,7 @@ def alone(size):
             examples = PoissonSampler(plan(), len(shard)).draw(draws.sampling)
             drawn.append(len(examples))
             if len(examples):
-                made = views().of(shard, examples, draws.views, torch.device("cpu"))
+                made = views().sample(shard, examples, draws.views, torch.device("cpu"))
                 part = clipped_gradient_sum(
                     network, soft_cross_entropy, made.views, made.labels, plan().max_grad_norm
                 )
@@ -179,7 +179,7 @@ def test_a_process_that_is_killed_ends_all_with_one_message_and_the_run_goes_on(
 ):
     if victim:  # a head, whose features each process embeds for its own examples
         place = command.index("--model")
-        command[place : place + 2] = ["--backbone", "random-conv", "--backbone-size", "12"]
+        command[place : place + 2] = ["--backbone", "scatternet", "--backbone-size", "16"]
     process = torchrun(3, *command)
     deadline = time.monotonic() + 60
     while not (tmp_path / "run" / "model.safetensors").exists():
@@ -205,18 +205,18 @@ def test_a_users_mistake_is_said_once(command):
     assert errors.count("error: ") == 1 and "--pool" in errors
 
 
-def readmes_line(pattern):
-    """The words of the README's only line that matches."""
-    (line,) = re.findall(pattern, README.read_text(encoding="utf-8"), re.MULTILINE)
+def line_of_the_page(pattern):
+    """The words of the only line of docs/many-processes.md that matches."""
+    (line,) = re.findall(pattern, PAGE.read_text(encoding="utf-8"), re.MULTILINE)
     return line.split()
 
 
-def test_the_readmes_line_joins_machines(tmp_path):
+def test_the_line_of_the_docs_joins_machines(tmp_path):
     """Two agents, each as on a machine of its own, train one run of two processes."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    words = readmes_line(r"^ +(torchrun --nnodes .+ -m dpmix train) \.\.\.$")
+    words = line_of_the_page(r"^ +(torchrun --nnodes .+ -m dpmix train) \.\.\.$")
     for flag, value in (("--nnodes", "2"), ("--nproc-per-node", "1")):
         words[words.index(flag) + 1] = value
     endpoint = words.index("--rdzv-endpoint") + 1

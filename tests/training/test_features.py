@@ -26,7 +26,7 @@ SPECS = [
 
 @pytest.fixture(scope="module")
 def backbone():
-    return load_backbone("random-conv", CPU)
+    return load_backbone("scatternet", CPU, input_size=16)
 
 
 def source(count=5, seed=0):
@@ -77,9 +77,9 @@ def test_a_step_draws_k_different_views_of_the_right_kinds_and_examples(tmp_path
     data = source()
     cached = cache(tmp_path, backbone).embed_train(data, builder(spec, backbone), quiet)
     examples = torch.tensor([3, 0, 3])
-    drawn = cached.of(data, examples, np.random.default_rng(1), CPU)
-    assert drawn.views.shape == (3, spec.views, 512)
-    assert cached.view_shape(data.image_shape) == (512,)
+    drawn = cached.sample(data, examples, np.random.default_rng(1), CPU)
+    assert drawn.views.shape == (3, spec.views, 3888)
+    assert cached.view_shape(data.image_shape) == (3888,)
     assert torch.allclose(drawn.labels.sum(dim=2), torch.ones(3, spec.views))
     for row, example in zip(drawn.views, examples, strict=True):
         there = cached.features[example]
@@ -128,7 +128,7 @@ def test_it_is_made_once_and_again_for_other_data_weights_views_or_seed(tmp_path
     assert made(cache(tmp_path, backbone, views=9), data)
     assert made(cache(tmp_path, backbone, seed=1), data)
     assert made(cache(tmp_path, backbone, dtype="float16"), data)
-    other = load_backbone("random-conv", CPU, input_size=24)
+    other = load_backbone("scatternet", CPU, input_size=20)
     assert made(cache(tmp_path, other), data)
     assert not made(one, data)
 

@@ -37,11 +37,11 @@ def step(most, **settings):
 def test_a_step_continues_with_fewer_views_at_a_time_to_the_same_result():
     expected, _ = step(100)
     with pytest.warns(
-        UserWarning, match="out of memory: the step is done again with engine examplewise, 1 view"
+        UserWarning, match="out of memory: repeating the step with engine examplewise, 1 view"
     ):
         got, run = step(2)
     assert torch.allclose(got, expected, atol=1e-6)
-    assert run.way.view_chunk == 1 and run.steps_done == 1
+    assert run.engine.view_chunk == 1 and run.steps_done == 1
     run.step()
     assert run.steps_done == 2
 

@@ -22,11 +22,11 @@ from dpmix.privacy.plan import PrivacyPlan
 from dpmix.reports.audit_report import AuditReport, read_audit
 from dpmix.reports.facts import RunFacts
 from dpmix.reports.statement import Statement
-from dpmix.runs.config import LEAVES, Config
+from dpmix.runs.build import Run
+from dpmix.runs.config import Config
 from dpmix.runs.folder import RunFolder
 from dpmix.runs.load import read_facts
-from dpmix.runs.parts import Run
-from dpmix.runs.resume import FREE
+from dpmix.runs.settings import LEAVES, places
 from dpmix.training.evaluate import logits
 from dpmix.views.builder import ViewSource
 
@@ -79,7 +79,7 @@ def _settings(audit: AuditReport, config: Config) -> list[tuple[str, Any, Any]]:
         (name, theirs.get(section, {}).get(name), own[section][name])
         for name, section in LEAVES.items()
         # What was spent is compared as numbers, in the plan.
-        if section in own and name not in FREE | {"spent"}
+        if section in own and name not in places("path") | places("resume")
     ]
     return [
         ("data", theirs.get("data", {}).get("data"), public_name(config.data.data)),
@@ -264,7 +264,7 @@ def audit_by_gradients(
         fresh.start()
         return parts.trainer_of(CanaryTrainer, views)
 
-    trained = sum(p.numel() for p in parts.trained.parameters() if p.requires_grad)
+    trained = sum(p.numel() for p in parts.inputs.trained.parameters() if p.requires_grad)
     return audit_gradients(
         trainer, canaries=canaries or min(10_000, trained), runs=runs, confidence=confidence,
         rng=np.random.default_rng(), report=report,
@@ -290,11 +290,7 @@ def audit_by_images(
             no canaries.
     """
     refuse_unfit(parts)
-    if parts.cache is not None:
-        raise DpmixError(
-            "image canaries are not in a cache of features; give --fresh-views, or audit by "
-            "gradient canaries"
-        )
+    parts.inputs.require_images()
     fresh, steps = _Fresh(parts), parts.plan.steps
     trained = 0
 
@@ -305,7 +301,7 @@ def audit_by_images(
         fresh.start()
         before = copy.deepcopy(parts.model)
         with_canaries = replace(parts, splits=replace(parts.splits, train=data))
-        subject = with_canaries.trainer(parts.views)
+        subject = with_canaries.trainer()
         for _ in range(steps):
             subject.step()
             parts.schedule.step()

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dpmix.audit.bounds import best_one_run_epsilon
-from dpmix.clipping.types import ClippedSum, Loss, zero_sum
+from dpmix.clipping.loss import Loss
+from dpmix.clipping.types import ClippedSum, zero_sum
 from dpmix.data.source import ImageSource, TensorSource
 from dpmix.errors import DpmixError
-from dpmix.models.train_mode import train_mode
+from dpmix.models.finetune import train_mode
 from dpmix.privacy.noise import GaussianNoise
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.privacy.randomness import Randomness, StepRandomness, Stream
@@ -209,7 +210,7 @@ class CanaryTrainer(PrivateTrainer):
             part = self.clipped_sum(own, draws)
         else:
             empty = torch.zeros(0)
-            part = ClippedSum(zero_sum(self.parameters), empty, empty, engine=self.way.engine)
+            part = ClippedSum(zero_sum(self.parameters), empty, empty, engine=self.engine.name)
         places = self._places[self._drawn_canaries(examples)]
         _add_at(part.gradients, places, self.plan.max_grad_norm)
         self.ear.hear_clipped(examples, part.gradients)

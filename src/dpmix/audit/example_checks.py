@@ -67,7 +67,7 @@ class ExampleChecks:
 
     def _clip(self, group: Int64[Tensor, " G"], *, compare: bool) -> None:
         trainer = self._trainer
-        seen = trainer.views.of(trainer.data, group, self._rng, trainer.device)
+        seen = trainer.views.sample(trainer.data, group, self._rng, trainer.device)
         views = _Pinned(trainer.views.spec, group, seen)
         self._infinite |= bool(self._sum(group, views, math.inf)[0].any())
         raw = [self._sum(one[None], views, 1.0)[1] for one in group]
@@ -148,7 +148,7 @@ class ExampleChecks:
 
     def _built(self, group: Int64[Tensor, " G"], seed: int) -> ViewSet:
         rng, trainer = np.random.default_rng(seed), self._trainer
-        return trainer.views.of(trainer.data, group, rng, trainer.device)
+        return trainer.views.sample(trainer.data, group, rng, trainer.device)
 
 
 def of_every_class(
@@ -177,7 +177,7 @@ class _Pinned:
     def check_data(self, data: ImageSource) -> None:
         """They were built of it."""
 
-    def of(
+    def sample(
         self,
         data: ImageSource,
         examples: Int64[Tensor, " B"],

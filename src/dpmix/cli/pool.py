@@ -1,4 +1,4 @@
-"""`dpmix synthesize`."""
+"""`dpmix synthesize` and `dpmix pool inspect`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,51 +10,24 @@ from dpmix.cli.progress import counting_bar, decoding_bar, stdout
 from dpmix.data.named import class_list
 from dpmix.errors import DpmixError, nearest
 from dpmix.pool.class_map import class_map
-from dpmix.pool.diffusion_model import DTYPES, default_dtype, image_generator, load_model
+from dpmix.pool.diffusion_model import DTYPES, default_dtype, load_model
 from dpmix.pool.generate import SynthesisSettings
 from dpmix.pool.generate import synthesize as draw
-from dpmix.pool.inspect import (
-    PER_SHEET,
-    inspect_pool,
-    inspection_rows,
-    provenance_rows,
-    served_rows,
-    write_sheets,
-)
-from dpmix.pool.load import PoolFiles, open_pool
-from dpmix.pool.overlap import refuse_private_path
+from dpmix.pool.inspect import PER_SHEET, inspect_pool, inspection_rows, served_rows, write_sheets
+from dpmix.pool.load import open_pool, refuse_private_path
 from dpmix.pool.prompts import PoolClass, as_classes, read_classes, template_text
 from dpmix.reports.summary import two_columns
-from dpmix.runs.build import choose_device
+from dpmix.runs.network import choose_device
 
-# `dpmix pool inspect`.
-
-
+PROMPTS_SHOWN = 3
 pool = typer.Typer(name="pool", help="Look at a public pool.")
-
-
-PoolPath = Annotated[
-    Path, typer.Argument(help="the pool: a folder of class folders, or an .npz of JPEGs")
-]
-
-
-Labels = Annotated[
-    Path | None,
-    typer.Option("--pool-labels", help="CSV of pool_class,class: which class each stands for"),
-]
-
-
-Unmapped = Annotated[
-    str,
-    typer.Option(
-        "--pool-unmapped", help="for classes that match none: refuse, leave-out, unlabelled"
-    ),
-]
 
 
 @pool.command()
 def inspect(
-    path: PoolPath,
+    path: Annotated[
+        Path, typer.Argument(help="the pool: a folder of class folders, or an .npz of JPEGs")
+    ],
     sheets: Annotated[
         Path | None,
         typer.Option(help="folder for the contact sheets; default NAME-sheets"),
@@ -63,38 +36,40 @@ def inspect(
         str | None,
         typer.Option(help="a data set, to count images for each of its classes; no image is read"),
     ] = None,
-    pool_labels: Labels = None,
-    pool_unmapped: Unmapped = "refuse",
+    pool_labels: Annotated[
+        Path | None,
+        typer.Option(help="CSV of pool_class,class: the class that each pool class stands for"),
+    ] = None,
+    pool_unmapped: Annotated[
+        str, typer.Option(help="for classes that match none: refuse, leave-out, unlabelled")
+    ] = "refuse",
 ) -> None:
-    """Show what is in a pool: classes, sizes, repeated and corrupt images, who drew it.
+    """Show what is in a pool: classes, sizes, repeated and corrupt images, which model drew it.
 
     Draws a contact sheet (PNG) for each class. The images are public, so showing them is safe.
     """
     console = stdout()
     folder = sheets or Path(f"{path.resolve().stem}-sheets")
     if data is not None:
-        private = Path(data).expanduser()
-        refuse_private_path(path, private)
-        refuse_private_path(folder, private, "the folder of contact sheets")
-    files = open_pool(path, verify=False)
-    served = None
-    if data is not None:
-        names = class_list(data)
-        served = (
-            names,
-            class_map(files.class_names, names, labels_csv=pool_labels, unmapped=pool_unmapped),
-        )
+        refuse_private_path(path, Path(data).expanduser())
+        refuse_private_path(folder, Path(data).expanduser(), "the folder of contact sheets")
     elif pool_labels is not None or pool_unmapped != "refuse":
         raise DpmixError("--pool-labels and --pool-unmapped need --data, whose classes they map to")
-    with decoding_bar(console) as report:
-        found = inspect_pool(files, report)
-    drawn = sum(1 for _ in write_sheets(files, folder, set(found.corrupt)))
-    rows = [
-        *inspection_rows(files, found),
-        *provenance_rows(files.manifest, _mismatch(files)),
-        ("contact sheets", f"{folder}: {drawn} files, up to {PER_SHEET} images of a class each"),
-        *(served_rows(found, *served) if served else []),
-    ]
+    files = open_pool(path, verify=False)
+    if data is not None:
+        names = class_list(data)
+        targets = class_map(
+            files.class_names, names, labels_csv=pool_labels, unmapped=pool_unmapped
+        )
+    with decoding_bar(console) as progress:
+        found = inspect_pool(files, progress)
+    drawn = len(write_sheets(files, folder, set(found.corrupt)))
+    rows = inspection_rows(files, found)
+    rows.append(
+        ("contact sheets", f"{folder}: {drawn} files, up to {PER_SHEET} images of a class each")
+    )
+    if data is not None:
+        rows += served_rows(found, names, targets)
     console.print(two_columns(rows))
     table = Table("class", "images", box=None, pad_edge=False)
     for name, count in found.counts.items():
@@ -102,32 +77,21 @@ def inspect(
     console.print(table)
 
 
-def _mismatch(files: PoolFiles) -> str | None:
-    """How a pool differs from its manifest: here something to see, in training a refusal."""
-    try:
-        if files.manifest is not None:
-            files.manifest.verify(files.path, files.images.names)
-    except DpmixError as error:
-        return str(error)
-    return None
-
-
-PROMPTS_SHOWN = 3
-
-
 def synthesize(
     model: Annotated[
-        str, typer.Option(help="a diffusers pipeline: a folder, or a hub name such as owner/name")
+        str,
+        typer.Option(
+            help="a diffusers text-to-image pipeline: a folder, or a hub name such as owner/name"
+        ),
     ],
-    output: Annotated[Path, typer.Option(help="folder of the pool; goes on with one begun before")],
+    output: Annotated[Path, typer.Option(help="folder of the pool; resumes one begun before")],
     class_: Annotated[
         list[str] | None, typer.Option("--class", help="a class to draw; repeatable")
     ] = None,
     classes_file: Annotated[
         Path | None,
         typer.Option(
-            help="text file, a class a line: 'name', or 'name: phrase' for the prompt; for a "
-            "class-conditional model the phrase is its label, or '#281', its number"
+            help="text file, one class on each line: 'name', or 'name: phrase for the prompt'"
         ),
     ] = None,
     data: Annotated[
@@ -139,10 +103,10 @@ def synthesize(
     ] = "photo",
     images_per_class: Annotated[int, typer.Option(help="images of each class")] = 100,
     draw_size: Annotated[
-        int | None, typer.Option(help="pixels a side to draw; default: the model's own")
+        int | None, typer.Option(help="height and width to draw; default: the model's own")
     ] = None,
     image_size: Annotated[
-        int | None, typer.Option(help="pixels a side to save; default: as drawn")
+        int | None, typer.Option(help="height and width to save; default: as drawn")
     ] = None,
     steps: Annotated[
         int | None, typer.Option(help="denoising steps; default: the model's own")
@@ -150,11 +114,14 @@ def synthesize(
     guidance: Annotated[
         float | None, typer.Option(help="guidance scale; default: the model's own")
     ] = None,
-    seed: Annotated[int, typer.Option(help="of the pool; every image has its own from it")] = 0,
+    seed: Annotated[
+        int, typer.Option(help="seed of the pool, from which each image's seed is made")
+    ] = 0,
     batch: Annotated[int, typer.Option(help="images drawn at a time")] = 4,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps")] = "auto",
     dtype: Annotated[
-        str, typer.Option(help="float32, float16, bfloat16; auto: half precision on CUDA alone")
+        str,
+        typer.Option(help="float32, float16, bfloat16; auto: half precision on CUDA, else float32"),
     ] = "auto",
     attention_slicing: Annotated[
         bool, typer.Option("--attention-slicing", help="less memory, slower")
@@ -166,12 +133,12 @@ def synthesize(
         str | None, typer.Option(help="branch, tag or commit of a model on the hub")
     ] = None,
     licence: Annotated[
-        str | None, typer.Option(help="of the model; default: as its README says")
+        str | None, typer.Option(help="the model's licence; default: the one in its README")
     ] = None,
 ) -> None:
     """Draw a public pool with a diffusion model, from class names alone.
 
-    Stopped, it goes on where it was when the same command is given again.
+    If it stops, give the same command again to resume.
 
     `dpmix synthesize --model FOLDER --class cat --class dog --output pool`
     """
@@ -179,43 +146,33 @@ def synthesize(
     classes = _classes(class_, classes_file, data)
     if data is not None:
         refuse_private_path(output, Path(data).expanduser())
-    text = template_text(template)
     where = choose_device(device)
     kind = default_dtype(where) if dtype == "auto" else dtype
     if kind not in DTYPES:
         raise DpmixError(f"unknown dtype '{kind}': {nearest(kind, [*DTYPES, 'auto'])}")
-    settings = SynthesisSettings(text, draw_size, image_size, steps, guidance, seed, kind)
+    settings = SynthesisSettings(
+        template_text(template), draw_size, image_size, steps, guidance, seed, kind
+    )
     loaded = load_model(
-        model,
-        revision=revision,
-        download=download,
-        licence=licence,
-        device=where,
-        dtype=DTYPES[kind],
-        attention_slicing=attention_slicing,
-    )
-    hand = image_generator(
-        loaded, classes, template=text, size=draw_size, steps=steps, guidance=guidance
+        model, revision=revision, download=download, licence=licence, device=where,
+        dtype=DTYPES[kind], attention_slicing=attention_slicing,
     )  # fmt: skip
-    told = [hand.describe(one) for one in classes]
-    more = f" and {len(told) - PROMPTS_SHOWN} more" if len(told) > PROMPTS_SHOWN else ""
-    console.print(f"drawing: {'; '.join(told[:PROMPTS_SHOWN])}{more}")
-    with counting_bar(console, "drawing images", "images") as report:
-        drawn = draw(
-            output, hand, classes, settings,
-            images_per_class=images_per_class, batch=batch, report=report,
+    prompts = "; ".join(one.prompt(settings.template) for one in classes[:PROMPTS_SHOWN])
+    more = f" and {len(classes) - PROMPTS_SHOWN} more" if len(classes) > PROMPTS_SHOWN else ""
+    console.print(f"drawing: {prompts}{more}")
+    with counting_bar(console, "drawing images", "images") as progress:
+        images, new = draw(
+            output, loaded, classes, settings,
+            images_per_class=images_per_class, batch=batch, progress=progress,
         )  # fmt: skip
-    rate = f", {drawn.fresh / drawn.seconds:.2f} images/s" if drawn.fresh else ""
     console.print(
-        two_columns(
-            [
-                ("pool", f"{output}: {drawn.images} images, {drawn.fresh} of them new{rate}"),
-                ("drawn by", loaded.record.identity),
-                ("look at it", f"dpmix pool inspect {output}"),
-                ("use it", f"dpmix train --method mix-diff --pool {output} ..."),
-            ]
-        )
-    )
+        two_columns([
+            ("pool", f"{output}: {images} images, {new} of them new"),
+            ("drawn by", loaded.record.identity),
+            ("look at it", f"dpmix pool inspect {output}"),
+            ("use it", f"dpmix train --method mix-diff --pool {output} ..."),
+        ])
+    )  # fmt: skip
 
 
 def _classes(
@@ -227,6 +184,6 @@ def _classes(
             f"{len(given)} sources of class names given; expected exactly one of --class (more "
             "than once), --classes-file and --data"
         )
-    if names:
-        return as_classes(tuple(names))
-    return read_classes(classes_file) if classes_file else as_classes(class_list(str(data)))
+    if classes_file:
+        return read_classes(classes_file)
+    return as_classes(tuple(names) if names else class_list(str(data)))

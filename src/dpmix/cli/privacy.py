@@ -20,11 +20,8 @@ from dpmix.privacy.plan import PrivacyPlan
 from dpmix.reports.audit_report import WEAK, Finding
 from dpmix.reports.statement import shown_epsilon, shown_sigma
 from dpmix.reports.summary import two_columns
-from dpmix.runs.build import build_run
+from dpmix.runs.build import Run, build_run
 from dpmix.runs.config import Config
-from dpmix.runs.fit import embedded_views
-from dpmix.runs.parts import Run
-from dpmix.runs.recipes import recipe_path
 
 # `dpmix calibrate`.
 
@@ -121,7 +118,7 @@ def audit(
     if canary_kind not in KINDS:
         raise DpmixError(f"unknown canary kind '{canary_kind}': {nearest(canary_kind, KINDS)}")
     console = stdout()
-    chosen = Config.load(recipe_path(config) if config is not None else None, **settings)
+    chosen = Config.load(config, **settings)
     # An audit writes no folder, and throws its own random draws, whatever a run's recipe says.
     its_own = chosen.run.model_copy(update={"output": None, "seed": None})
     chosen = chosen.model_copy(update={"run": its_own})
@@ -131,9 +128,9 @@ def audit(
     with counting_bar(console, "auditing", "steps") as stepping:
         if canary_kind == "gradient":
             with share_bar(console, "embedding views") as embedding:
-                views = embedded_views(parts, embedding)
+                parts.inputs.embed(parts.examples, embedding)
             found: GradientAudit | ImageAudit = audit_by_gradients(
-                parts, views, canaries, runs, confidence, stepping
+                parts, parts.inputs.views, canaries, runs, confidence, stepping
             )
         else:
             kind = cast("ImageKind", canary_kind)

@@ -1,16 +1,15 @@
-"""Engine `linear`: for a model of which the last linear layer alone is trained, such as a head.
+"""Engine `linear`: for a model of which only the last linear layer is trained, such as a head.
 
 With features x_k and residuals r_k (the loss's derivative by the logits), the gradient of a unit's
-mean loss is the mean of the outer products r_k x_k^T, so it is one small matrix product a unit and
-no backward pass. A handful of units at a time stay in the processor's cache.
+mean loss is the mean of the outer products r_k x_k^T: one small matrix product per unit and no
+backward pass. A few units at a time stay in the processor's cache.
 
 The logits of several units are one float32 product, whose last bits may depend on a row's address
 and on the number of rows. So units are computed R at a time in one buffer, with zeros where there
-are fewer, and rows are padded to whole cache lines. A probe sees to the rest
-(`privacy/place_probe.py`).
+are fewer, and rows are padded to whole cache lines; a probe checks the rest (see `place_probe`).
 
-With one view that gradient is never written down: its norm is the product of the two vectors' norms
-and the clipped sum is one matrix product over the units (ghost clipping: Li et al. 2022, arXiv
+With one view that gradient is never written: its norm is the product of the two vectors' norms, and
+the clipped sum is one matrix product over the units (ghost clipping: Li et al. 2022, arXiv
 2110.05679, section 4). With several views the same norm is a sum of products of either sign, which
 may cancel and come out too small, so that too little would be clipped: there each gradient is
 computed and measured.
@@ -24,31 +23,27 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dpmix.clipping.accumulator import ClippedAccumulator, clip_root, sum_dtype
-from dpmix.clipping.examplewise import per_view_loss, portions
-from dpmix.clipping.loss import soft_cross_entropy
-from dpmix.clipping.types import ClippedSum, Loss
+from dpmix.clipping.examplewise import portions
+from dpmix.clipping.loss import Loss, per_view_loss, soft_cross_entropy
+from dpmix.clipping.types import ClippedSum
 from dpmix.errors import DpmixError
 
-# Numbers of per-unit gradients at once: megabytes on a CPU, what fills the device elsewhere.
+# Most numbers in the per-unit gradients held at once: megabytes on a CPU, more on a device.
 _CPU_NUMBERS, _DEVICE_NUMBERS = 1 << 20, 1 << 25
-
-
-# Units at once: of more of them, the zeros that fill up a small batch would take longer.
+# Most units at once: with more, the zeros that fill a small batch would take longer.
 _MOST_UNITS = 64
-
-
-# Numbers in 64 bytes of float32, the line of a cache.
+# Numbers in 64 bytes of float32, a cache line.
 _LINE = 16
 
 
 class _Pass(NamedTuple):
-    """What one forward pass says of R units.
+    """One forward pass over R units.
 
     Attributes:
-        features: the layer's inputs, padded with zeros to whole cache lines.
-        logits: the layer's outputs.
-        residuals: the mean loss's derivative by them.
-        losses: each unit's mean loss.
+        features: inputs of the layer, padded with zeros to whole cache lines.
+        logits: outputs of the layer.
+        residuals: derivative of each unit's mean loss by its logits.
+        losses: mean loss of each unit.
     """
 
     features: Float[Tensor, "R K E"]
@@ -58,10 +53,10 @@ class _Pass(NamedTuple):
 
 
 def trained_linear(model: nn.Module) -> nn.Linear | None:
-    """The linear layer that holds all that is trained, if there is one.
+    """The plain linear layer that holds all trained parameters, if there is one.
 
-    A plain one: what computes its weight from other parameters (weight norm) or changes its input
-    has other gradients.
+    A layer that computes its weight from other parameters (weight norm), or a hook that changes its
+    input, has other gradients.
     """
     owners = [
         module
@@ -76,14 +71,6 @@ def trained_linear(model: nn.Module) -> nn.Linear | None:
     return layer if plain and all(p.requires_grad for p in layer.parameters()) else None
 
 
-def not_linear() -> DpmixError:
-    """The error for a model that this engine is not for."""
-    return DpmixError(
-        "engine linear is for models of which the last linear layer alone is trained; use "
-        "--engine auto"
-    )
-
-
 def linear_sum(
     model: nn.Module,
     loss: Loss,
@@ -92,7 +79,7 @@ def linear_sum(
     max_grad_norm: float,
     units: int,
 ) -> ClippedSum:
-    """As `clipped_gradient_sum`; `units` are computed at a time, R.
+    """As `clipped_gradient_sum`, computing R = `units` units at a time.
 
     Raises:
         DpmixError: a model whose logits are not the output of its only trained layer.
@@ -113,7 +100,7 @@ def linear_sum(
 
 
 def linear_units(model: nn.Module, views: Float[Tensor, "G K *view"]) -> int:
-    """R, the units of a portion: a function of the model and of the shape of a unit alone."""
+    """R, the units computed at a time: a function of the model and of the shape of a unit."""
     layer = _layer(model)
     numbers = _CPU_NUMBERS if views.device.type == "cpu" else _DEVICE_NUMBERS
     one_view = views.shape[1] == 1
@@ -128,7 +115,7 @@ def linear_numbers(
     labels: Float[Tensor, "R K L"],
     alike: bool,
 ) -> list[Float[Tensor, "R ..."]]:
-    """All that is computed of each unit; without dropout units are always `alike`."""
+    """Every number computed for each unit; there is no dropout, so units are always `alike`."""
     layer = _layer(model)
     seen = _passed(model, layer, loss, views, labels)
     # With one view no gradient is written down.
@@ -138,7 +125,10 @@ def linear_numbers(
 def _layer(model: nn.Module) -> nn.Linear:
     layer = trained_linear(model)
     if layer is None:
-        raise not_linear()
+        raise DpmixError(
+            "engine linear is for models of which the last linear layer alone is trained; use "
+            "--engine auto"
+        )
     return layer
 
 
@@ -198,10 +188,10 @@ def _passed(
 def _losses(
     loss: Loss, logits: Float[Tensor, "R K L"], labels: Float[Tensor, "R K L"]
 ) -> Float[Tensor, "R K"]:
-    """Each view's loss. A loss that is not ours gets one unit at a time.
+    """Each view's loss. A custom loss gets one unit at a time.
 
-    It may look at all rows that it sees, such as for the frequencies of labels: those are then the
-    unit's own. Copies start at the address of any new tensor.
+    It may look at all its rows, such as for the frequencies of labels: they are then one unit's.
+    The rows are cloned so that their address does not depend on the unit's place.
     """
     if loss is soft_cross_entropy:
         together = per_view_loss(loss, logits.flatten(0, 1), labels.flatten(0, 1))
@@ -215,9 +205,12 @@ def _losses(
 def _forward(
     model: nn.Module, layer: nn.Linear, views: Float[Tensor, "V *view"]
 ) -> tuple[Float[Tensor, "V E"], Float[Tensor, "V L"]]:
-    """What goes into the layer, padded, and what the model returns, which must be what comes out.
+    """The layer's padded inputs, and its outputs, which must be what the model returns.
 
-    The layer multiplies padded rows meanwhile: its own product would round a row by its address.
+    The layer multiplies padded rows here: its own product would round a row by its address.
+
+    Raises:
+        DpmixError: the model returns something else.
     """
     seen: list[tuple[Tensor, Tensor]] = []
 

@@ -1,8 +1,7 @@
-"""How a clipped sum is computed, never what it is: engine, chunk, layout, compiled or not."""
+"""What all engines share: their names, the sum that they return, and the parameters they train."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, cast, get_args
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float
@@ -12,17 +11,29 @@ from dpmix.clipping.accumulator import sum_dtype
 from dpmix.errors import DpmixError
 
 Engine = Literal["auto", "examplewise", "vectorized", "linear"]
-
-
 ENGINES: tuple[str, ...] = get_args(Engine)
 
 
-# Maps logits [K, L] and soft labels [K, L] to one loss per view, [K].
-Loss = Callable[[Tensor, Tensor], Tensor]
-
-
 class CannotRunError(DpmixError):
-    """The model does what the engine asked for can't allow."""
+    """The engine can't run the model."""
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """How a run computes its clipped sums; the choice changes them by rounding only.
+
+    Attributes:
+        name: `examplewise`, `vectorized` or `linear`.
+        view_chunk: most views in one forward pass of `examplewise`; None: all K views of a unit.
+        reason: why this engine, in a few words.
+    """
+
+    name: Engine
+    view_chunk: int | None = None
+    reason: str = ""
+
+    def __str__(self) -> str:
+        return self.name + (f", {self.view_chunk} views at a time" if self.view_chunk else "")
 
 
 @dataclass(frozen=True)
@@ -32,9 +43,9 @@ class ClippedSum:
     Attributes:
         gradients: sum of the clipped gradients, one tensor per trainable parameter, in
             `model.named_parameters()` order, float64 (float32 on mps).
-        norms: each group's gradient norm before clipping (not finite where it was dropped).
-        losses: each group's mean loss over its views.
-        engine: what computed it.
+        norms: each group's gradient norm before clipping (not finite where it was dropped), [G].
+        losses: each group's mean loss over its views, [G].
+        engine: name of the engine that computed it.
     """
 
     gradients: list[Tensor]
@@ -53,46 +64,6 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
-def gradient_dtype(parameter: Tensor) -> torch.dtype:
-    """One example's gradient: float32, or float64 where the parameter is; half loses terms."""
-    return torch.promote_types(parameter.dtype, torch.float32)
-
-
 def zero_sum(parameters: list[nn.Parameter]) -> list[Tensor]:
-    """Zeros in which clipped gradients are added up."""
+    """Zeros to which clipped gradients are added, of the parameters' shapes."""
     return [torch.zeros_like(p, dtype=sum_dtype(p.device)) for p in parameters]
-
-
-@dataclass(frozen=True)
-class Way:
-    """How a clipped sum is computed.
-
-    Attributes:
-        engine: as in `clipped_gradient_sum`.
-        view_chunk: as there.
-        channels_last: whether the model's convolutions lie in that order in memory.
-        compiled: whether `torch.compile` fuses the passes (`examplewise` only).
-        reason: why, in a few words.
-    """
-
-    engine: Engine
-    view_chunk: int | None = None
-    channels_last: bool = False
-    compiled: bool = False
-    reason: str = ""
-
-    def prepare(self, model: nn.Module) -> nn.Module:
-        """Lay the model out in memory where the way asks for it, and return what is to be called.
-
-        The model's values stay, and what is called has its very parameters.
-        """
-        if self.channels_last:
-            for parameter in model.parameters():
-                if parameter.ndim == 4:
-                    parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-        return cast("nn.Module", torch.compile(model, dynamic=False)) if self.compiled else model
-
-    def __str__(self) -> str:
-        layout = ", channels last" if self.channels_last else ""
-        chunk = f", {self.view_chunk} views at a time" if self.view_chunk else ""
-        return f"{self.engine}{layout}{chunk}{', compiled' if self.compiled else ''}"

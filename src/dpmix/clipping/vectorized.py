@@ -1,9 +1,9 @@
-"""Engine `vectorized`: `torch.func` over a portion of the units, for small K and small models.
+"""Engine `vectorized`: `torch.func.vmap` over several units, for few views or linear layers.
 
-`vmap` keeps units apart as a function. To the bit it does so where a probe has seen it
-(`privacy/place_probe.py`): units are computed R at a time in one buffer, with zeros where there are
-fewer, so that only a unit's place among the R is left to matter. Dropout draws different numbers
-for each unit. Memory is one gradient for each unit of a portion.
+`vmap` keeps units apart as a function. To the bit it does so where a probe has seen it (see
+`place_probe`): units are computed R at a time in one buffer, with zeros where there are fewer, so
+that only a unit's place among the R can matter. Dropout draws different numbers for each unit.
+Memory holds one gradient for each of the R units.
 """
 
 from collections.abc import Callable
@@ -14,16 +14,15 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 
 from dpmix.clipping.accumulator import ClippedAccumulator
-from dpmix.clipping.examplewise import per_view_loss, portions
-from dpmix.clipping.types import CannotRunError, ClippedSum, Loss, trainable
+from dpmix.clipping.examplewise import portions
+from dpmix.clipping.loss import Loss, per_view_loss
+from dpmix.clipping.types import CannotRunError, ClippedSum, trainable
 from dpmix.errors import is_out_of_memory
 
-# Bound on the per-unit gradients held at once, in numbers (64 MiB of float32).
+# Most numbers in the per-unit gradients held at once (64 MiB of float32).
 MAX_GRADIENT_NUMBERS = 1 << 24
-
-
-# Bound on the views of one vmap. On a CPU the activations of more of them leave its caches; on a
-# GPU a larger portion is filled up with more zeros.
+# Most views in one vmap. On a CPU the activations of more views leave its caches; on a GPU a larger
+# portion would be filled with more zeros.
 MAX_CPU_VIEWS, MAX_DEVICE_VIEWS = 128, 1024
 
 
@@ -35,7 +34,7 @@ def vectorized_sum(
     max_grad_norm: float,
     units: int,
 ) -> ClippedSum:
-    """As `clipped_gradient_sum`; `units` are computed at a time, R."""
+    """As `clipped_gradient_sum`, computing R = `units` units at a time."""
     total = ClippedAccumulator(list(trainable(model).values()), max_grad_norm)
     norms, losses = [views.new_zeros(0)], [views.new_zeros(0)]
     for some, targets, count in portions(views, labels, units):
@@ -46,7 +45,7 @@ def vectorized_sum(
 
 
 def vectorized_units(model: nn.Module, views: Float[Tensor, "G K *view"]) -> int:
-    """R, the units of a portion: a function of the model and of the shape of a unit alone."""
+    """R, the units computed at a time: a function of the model and of the shape of a unit."""
     numbers = sum(p.numel() for p in trainable(model).values())
     most = MAX_CPU_VIEWS if views.device.type == "cpu" else MAX_DEVICE_VIEWS
     return max(1, min(MAX_GRADIENT_NUMBERS // max(1, numbers), most // views.shape[1]))
@@ -59,7 +58,7 @@ def vectorized_numbers(
     labels: Float[Tensor, "R K L"],
     alike: bool,
 ) -> list[Float[Tensor, "R ..."]]:
-    """All that is computed of each unit; `alike`: with the same dropout for all of them.
+    """Gradients, losses and logits of each unit; `alike` uses the same dropout for all units.
 
     Raises:
         CannotRunError: `vmap` can't run the model, or not with such dropout.
@@ -76,7 +75,7 @@ def _per_unit(
     labels: Float[Tensor, "R K L"],
     randomness: str = "different",
 ) -> tuple[list[Float[Tensor, "R ..."]], Float[Tensor, " R"], Float[Tensor, "R K L"]]:
-    """Each unit's gradient of the mean loss, that loss, and its logits."""
+    """Each unit's gradient (by parameter), mean loss, and logits."""
 
     def mean_loss(values: dict[str, Tensor], unit: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         logits = functional_call(model, values, (unit,))

@@ -1,7 +1,7 @@
-"""Models, built by name, and the frozen backbones that they can stand on."""
+"""Models by name, and the frozen backbones and heads that replace them."""
 
+from dpmix.models.finetune import frozen_modules, train_mode
 from dpmix.models.registry import MODEL_NAMES, build_model, parameter_count
-from dpmix.models.train_mode import frozen_modules, train_mode
 
 __all__ = [
     "MODEL_NAMES",

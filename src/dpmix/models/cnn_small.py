@@ -1,10 +1,11 @@
 """A small convolutional network for images of about 28 to 32 pixels.
 
-Guarantees that nothing mixes examples (GroupNorm only), and that any number of channels and any
-image of at least 8x8 pixels is accepted (adaptive pooling).
+It contains GroupNorm only, so it mixes no examples, and adaptive pooling, so it takes any number of
+channels and any image of at least 8x8 pixels.
 
 The layer order (weight-standardised convolution, ReLU, GroupNorm) is that of De et al. 2022 (arXiv
-2204.13650); two layers, because noise grows with the number of parameters and these were enough.
+2204.13650). There are two layers because noise grows with the number of parameters and these were
+enough.
 """
 
 from jaxtyping import Float
@@ -13,9 +14,7 @@ from torch import Tensor, nn
 from dpmix.models.wide_resnet import WSConv2d
 
 _GROUPS = 4
-
-
-_GRID = 4  # the pooled map is 4x4 whatever the image size
+_GRID = 4  # the pooled map is 4x4 for every image size
 
 
 class SmallCNN(nn.Module):

@@ -1,8 +1,11 @@
-"""What of a backbone classifier is trained privately: the head, and more where asked.
+"""What of a model is trained privately: which weights, and which layers stay frozen.
 
-Guarantees that every weight that is not chosen is frozen, and that the choice reads the network's
-layout alone. The noise of a step grows with the number of trained weights, so fewer can be better
-(BiTFiT: Bu et al. 2022, arXiv 2210.00036; LoRA under DP: Yu et al. 2021, arXiv 2110.06500).
+The choice reads the network's layout alone. The noise of a step grows with the number of trained
+weights, so fewer can be better (BiTFiT: Bu et al. 2022, arXiv 2210.00036; LoRA under DP: Yu et al.
+2021, arXiv 2110.06500).
+
+`check_private` lets layers pass because they are frozen, and they must stay so. The check and the
+training loop therefore both use `train_mode`, never a bare `model.train()`.
 """
 
 from typing import Any, Literal, get_args
@@ -15,109 +18,66 @@ from torch import Tensor, nn
 from dpmix.errors import DpmixError, nearest, to_install
 from dpmix.models.backbones.backbone import ChannelAffine
 from dpmix.models.head import BackboneClassifier
-from dpmix.models.train_mode import layer_name
-
-# torch's MultiheadAttention as plain linear layers, which adapters can be put on.
-#
-# Guarantees the same output as the layer it is made of. torch's own reads its weights without
-# calling the layers that hold them, and adapters for it swap weights during a forward, which the
-# check for private training rightly refuses (`dpmix.clipping.model_check`).
-
-
-class PlainAttention(nn.Module):
-    """Self-attention [B, T, E] by four linear layers; weights are those of `source`.
-
-    Raises:
-        DpmixError: a layer with options that no image tower known to us uses.
-    """
-
-    def __init__(self, source: nn.MultiheadAttention, path: str) -> None:
-        super().__init__()
-        if source.in_proj_weight is None or source.bias_k is not None or source.add_zero_attn:
-            raise DpmixError(
-                f"{layer_name(path, source)} attends in a way that adapters can't be put on; use "
-                "--trainable norm-and-bias"
-            )
-        self.heads, self.batch_first = source.num_heads, source.batch_first
-        self.drop = source.dropout
-        biases = (None,) * 3 if source.in_proj_bias is None else source.in_proj_bias.chunk(3)
-        parts = zip(source.in_proj_weight.chunk(3), biases, strict=True)
-        self.query, self.key, self.value = (_linear(weight, bias) for weight, bias in parts)
-        self.out = _linear(source.out_proj.weight, source.out_proj.bias)
-
-    def forward(
-        self,
-        query: Float[Tensor, "A T E"],
-        key: Float[Tensor, "A S E"],
-        value: Float[Tensor, "A S E"],
-        need_weights: bool = False,
-        attn_mask: Shaped[Tensor, "..."] | None = None,
-    ) -> tuple[Float[Tensor, "A T E"], None]:
-        """As torch's layer, without the attention weights."""
-        q, k, v = (
-            self._split(part) for part in (self.query(query), self.key(key), self.value(value))
-        )
-        drop = self.drop if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, dropout_p=drop)
-        joined = mixed.transpose(1, 2).flatten(-2)
-        projected: Tensor = self.out(joined if self.batch_first else joined.transpose(0, 1))
-        return projected, None
-
-    def _split(self, x: Tensor) -> Float[Tensor, "B heads T E"]:
-        """One head a row, batch first."""
-        if not self.batch_first:
-            x = x.transpose(0, 1)
-        heads: Tensor = x.unflatten(-1, (self.heads, -1))
-        return heads.transpose(1, 2)
-
-
-def open_attention(module: nn.Module, path: str = "") -> None:
-    """Replace, in place, every `nn.MultiheadAttention` below `module`."""
-    for name, child in module.named_children():
-        inner = f"{path}.{name}".lstrip(".")
-        if isinstance(child, nn.MultiheadAttention):
-            setattr(module, name, PlainAttention(child, inner).train(child.training))
-        else:
-            open_attention(child, inner)
-
-
-def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
-    with torch.no_grad():
-        layer.weight.copy_(weight)
-        if bias is not None:
-            layer.bias.copy_(bias)
-    return layer.to(weight.device, weight.dtype).requires_grad_(False)
-
 
 Trainable = Literal["head", "norm-and-bias", "lora", "last-blocks", "all"]
-
-
 TRAINABLE: tuple[str, ...] = get_args(Trainable)
-
 
 _NORMS: tuple[type[nn.Module], ...] = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, ChannelAffine)
 
-
-# A part that holds more of a network's weights than this is the trunk, not one block among others.
+# A part that holds more than this share of the weights is the trunk, not one block of several.
 _TRUNK_SHARE = 0.9
+
+
+def layer_name(path: str, module: nn.Module) -> str:
+    """Return `layer 'features.1' (BatchNorm2d)`, or `model (Net)` for the root, for messages."""
+    kind = type(module).__name__
+    return f"layer '{path}' ({kind})" if path else f"model ({kind})"
+
+
+def frozen_modules(model: nn.Module) -> set[nn.Module]:
+    """Return the modules that are, or lie inside, a frozen one, and are in eval mode themselves.
+
+    A module is frozen if it is in eval mode and has parameters, none of which requires a gradient.
+    A module without parameters (Dropout) is frozen only inside such a module: all layers of a model
+    that was just evaluated are in eval mode, and training must reach them.
+    """
+    roots = [module for module in model.modules() if _is_frozen(module)]
+    return {inner for root in roots for inner in root.modules() if not inner.training}
+
+
+def _is_frozen(module: nn.Module) -> bool:
+    parameters = list(module.parameters())
+    return not module.training and bool(parameters) and not any(p.requires_grad for p in parameters)
+
+
+def train_mode(model: nn.Module, frozen: set[nn.Module] | None = None) -> None:
+    """Put a model into train mode, except its frozen modules.
+
+    Args:
+        model: the model to switch.
+        frozen: modules that were frozen when the model was checked; None takes those frozen now.
+    """
+    frozen = frozen_modules(model) if frozen is None else frozen
+    model.train()
+    for module in frozen:
+        module.training = False
 
 
 def choose_trainable(
     model: BackboneClassifier, what: Trainable, *, last_blocks: int = 1, lora_rank: int = 8
 ) -> None:
-    """Freeze the backbone but for `what`, in place; the head always trains.
+    """Freeze the backbone except `what`, in place; the head always trains.
 
     Args:
         model: backbone and head.
-        what: `head` alone; `norm-and-bias`: the scales and shifts of its normalisation layers and
-            all biases; `lora`: low-rank updates of its attention and MLP layers; `last-blocks`: the
+        what: `head` alone; `norm-and-bias`: the scales and shifts of the normalisation layers and
+            all biases; `lora`: low-rank updates of the attention and MLP layers; `last-blocks`: the
             last n blocks and what comes after them; `all`.
-        last_blocks: n.
-        lora_rank: rank of each update.
+        last_blocks: n, the number of blocks.
+        lora_rank: rank of each low-rank update.
 
     Raises:
-        DpmixError: an unknown choice, or one that this backbone has no weights for.
+        DpmixError: the choice is unknown, or this backbone has no weights for it.
     """
     if what not in TRAINABLE:
         raise DpmixError(f"trainable is '{what}': {nearest(what, TRAINABLE)}")
@@ -167,7 +127,7 @@ def _add_lora(backbone: nn.Module, rank: int) -> None:
 
 
 def _is_linear(part: nn.Module) -> bool:
-    """A linear layer, or the convolution of one pixel that stands for it in some MLPs."""
+    """A linear layer, or the 1x1 convolution that replaces it in some MLPs."""
     if isinstance(part, nn.Conv2d):
         return part.kernel_size == (1, 1) and part.groups == 1
     return isinstance(part, nn.Linear)
@@ -176,7 +136,7 @@ def _is_linear(part: nn.Module) -> bool:
 def _unfreeze_last(backbone: nn.Module, count: int) -> None:
     """Unfreeze the last `count` blocks and every layer that is registered after the first of them.
 
-    The blocks are the children of the trunk: the innermost part that holds nearly all weights.
+    The blocks are the children of the trunk, the innermost part that holds nearly all weights.
     """
     trunk, path = backbone, ""
     while (inner := _dominant(trunk)) is not None:
@@ -205,3 +165,77 @@ def _dominant(module: nn.Module) -> tuple[str, nn.Module] | None:
 
 def _size(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
+
+
+class PlainAttention(nn.Module):
+    """Self-attention [B, T, E] by four linear layers, with the weights and output of `source`.
+
+    LoRA adapters can be put on it. torch's own layer reads its weights without calling the layers
+    that hold them, and adapters for it swap weights during a forward, which the check for private
+    training refuses (`dpmix.clipping.model_check`).
+
+    Args:
+        source: the layer to replace.
+        path: its path in the model, for messages.
+
+    Raises:
+        DpmixError: the layer has options that no known image tower uses.
+    """
+
+    def __init__(self, source: nn.MultiheadAttention, path: str) -> None:
+        super().__init__()
+        if source.in_proj_weight is None or source.bias_k is not None or source.add_zero_attn:
+            raise DpmixError(
+                f"{layer_name(path, source)} attends in a way that adapters can't be put on; use "
+                "--trainable norm-and-bias"
+            )
+        self.heads, self.batch_first = source.num_heads, source.batch_first
+        self.drop = source.dropout
+        biases = (None,) * 3 if source.in_proj_bias is None else source.in_proj_bias.chunk(3)
+        parts = zip(source.in_proj_weight.chunk(3), biases, strict=True)
+        self.query, self.key, self.value = (_linear(weight, bias) for weight, bias in parts)
+        self.out = _linear(source.out_proj.weight, source.out_proj.bias)
+
+    def forward(
+        self,
+        query: Float[Tensor, "A T E"],
+        key: Float[Tensor, "A S E"],
+        value: Float[Tensor, "A S E"],
+        need_weights: bool = False,
+        attn_mask: Shaped[Tensor, "..."] | None = None,
+    ) -> tuple[Float[Tensor, "A T E"], None]:
+        """Attend like torch's layer, but never return the attention weights."""
+        q, k, v = (
+            self._split(part) for part in (self.query(query), self.key(key), self.value(value))
+        )
+        drop = self.drop if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, dropout_p=drop)
+        joined = mixed.transpose(1, 2).flatten(-2)
+        projected: Tensor = self.out(joined if self.batch_first else joined.transpose(0, 1))
+        return projected, None
+
+    def _split(self, x: Tensor) -> Float[Tensor, "B heads T E"]:
+        """One head a row, batch first."""
+        if not self.batch_first:
+            x = x.transpose(0, 1)
+        heads: Tensor = x.unflatten(-1, (self.heads, -1))
+        return heads.transpose(1, 2)
+
+
+def open_attention(module: nn.Module, path: str = "") -> None:
+    """Replace, in place, every `nn.MultiheadAttention` below `module` by a `PlainAttention`."""
+    for name, child in module.named_children():
+        inner = f"{path}.{name}".lstrip(".")
+        if isinstance(child, nn.MultiheadAttention):
+            setattr(module, name, PlainAttention(child, inner).train(child.training))
+        else:
+            open_attention(child, inner)
+
+
+def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
+    with torch.no_grad():
+        layer.weight.copy_(weight)
+        if bias is not None:
+            layer.bias.copy_(bias)
+    return layer.to(weight.device, weight.dtype).requires_grad_(False)

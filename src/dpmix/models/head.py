@@ -1,7 +1,7 @@
-"""A public backbone with a private head, and which of their weights a run's file holds.
+"""A public backbone with a private linear head, and which of their weights a run's file holds.
 
-Guarantees that the file of a run holds every weight that private training changed, and no frozen
-weight of the backbone: those are public, large, and known by their hash.
+A run's file holds every weight that private training changed and no frozen weight of the backbone.
+Those are public, large, and known by their hash.
 """
 
 from typing import Literal, get_args
@@ -13,35 +13,30 @@ from torch import Tensor, nn
 from dpmix.errors import DpmixError, nearest
 from dpmix.models.backbones.backbone import Embedder
 
-# The trainable linear layer on a backbone's features, and the fixed map before it.
-#
-# Guarantees that the fixed map reads one example's features and public constants alone, and that
-# training starts from zero weights: there is nothing of chance in a head.
-
-
 FeatureNorm = Literal["none", "unit", "whiten"]
-
+FEATURE_NORMS: tuple[str, ...] = get_args(FeatureNorm)
 
 _SHORTEST = 1e-12
-
-
-FEATURE_NORMS: tuple[str, ...] = get_args(FeatureNorm)
+_BACKBONE = "backbone."
 
 
 class LinearHead(nn.Module):
-    """Features [B, D] to logits [B, L].
+    """Features [B, D] to logits [B, L]: a fixed map, then a trainable linear layer.
+
+    The fixed map reads one example's features and public constants only. Training starts from zero
+    weights, so nothing in a head is random.
 
     Args:
         features: D.
         classes: L.
-        norm: `none`; `unit`: each feature vector is scaled to one length, so that no example's
-            gradient is longer than another's for its features; `whiten`: moved by public means and
-            scaled by public standard deviations first (`set_statistics`), then to that length.
-        length: that length. The bias sees a feature of one beside them: at length one it takes half
-            of what clipping leaves of a gradient, at length ten a hundredth.
+        norm: `none`; `unit` scales each feature vector to the same length, so that no example's
+            gradient is longer than another's because of its features; `whiten` first subtracts
+            public means and divides by public standard deviations (`set_statistics`).
+        length: the common length of the feature vectors. The bias sees an extra feature of one: at
+            length one that takes half of a clipped gradient, at length ten a hundredth.
 
     Raises:
-        DpmixError: an unknown norm.
+        DpmixError: the norm is unknown.
     """
 
     mean: Tensor
@@ -62,10 +57,10 @@ class LinearHead(nn.Module):
         nn.init.zeros_(self.linear.bias)
 
     def set_statistics(self, public: Float[Tensor, "P D"]) -> None:
-        """Take the means and standard deviations of PUBLIC images' features for `whiten`."""
+        """Set means and standard deviations for `whiten` from the features of PUBLIC images."""
         features = public.double()
         std = features.std(dim=0)
-        # A feature that is the same for all public images says nothing of any.
+        # A feature that is the same for all public images carries no information.
         scale = torch.where(std > 1e-6 * std.max(), 1 / std, torch.zeros_like(std))
         self.mean.copy_(features.mean(dim=0))
         self.scale.copy_(scale)
@@ -78,9 +73,6 @@ class LinearHead(nn.Module):
             x = x * (self.length / x.norm(dim=-1, keepdim=True).clamp(min=_SHORTEST))
         logits: Tensor = self.linear(x)
         return logits
-
-
-_BACKBONE = "backbone."
 
 
 class BackboneClassifier(nn.Module):
@@ -98,13 +90,13 @@ class BackboneClassifier(nn.Module):
 
 
 def trained_state(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The part of a state dict of `model` that does not come with its public backbone."""
+    """Return the part of `model`'s state dict that does not come with its public backbone."""
     public = public_names(model)
     return {name: tensor for name, tensor in state.items() if name not in public}
 
 
 def public_names(model: nn.Module) -> set[str]:
-    """Names in the state dict of what is frozen in a backbone; none for other models."""
+    """Return the state dict's names of frozen backbone weights; none for other models."""
     if not isinstance(model, BackboneClassifier):
         return set()
     trained = {name for name, p in model.named_parameters() if p.requires_grad}

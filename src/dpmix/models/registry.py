@@ -1,4 +1,8 @@
-"""How many numbers a private step releases: the P of every per-example gradient."""
+"""Models by name.
+
+A model is one file and one line of the table below. A wrong name, size or option is refused before
+anything is built.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,15 +14,10 @@ from dpmix.errors import DpmixError, nearest
 from dpmix.models.cnn_small import SmallCNN
 from dpmix.models.wide_resnet import SHORTCUTS, WideResNet
 
-# Models by name.
-#
-# Guarantees that a model is one file and one line of the table below, and that a wrong name, size
-# or option is refused before anything is built.
-
 
 @dataclass(frozen=True)
 class _Entry:
-    """How to build a model, and the shortcuts it can have (none for most)."""
+    """How to build a model, and the shortcuts that it offers (none for most)."""
 
     build: Callable[..., nn.Module]
     shortcuts: tuple[str, ...] = ()
@@ -30,11 +29,7 @@ _MODELS = {
     "wrn-40-4": _Entry(partial(WideResNet, 40, 4), SHORTCUTS),
 }
 
-
 MODEL_NAMES: tuple[str, ...] = tuple(_MODELS)
-
-
-"""Every name that ``build_model`` knows."""
 
 
 def build_model(
@@ -43,14 +38,14 @@ def build_model(
     """Build a freshly initialised model that maps [B, C, H, W] images to [B, L] logits.
 
     Args:
-        name: one of ``MODEL_NAMES``.
+        name: one of `MODEL_NAMES`.
         in_channels: C, at least 1.
         num_classes: L, at least 2.
-        shortcut: for wide ResNets, one of ``wide_resnet.SHORTCUTS``; None is the model's own.
+        shortcut: for wide ResNets, one of `wide_resnet.SHORTCUTS`; None takes the model's own.
 
     Raises:
-        DpmixError: unknown name or shortcut, a shortcut for a model that has none, or a size
-            that is too small.
+        DpmixError: the name or shortcut is unknown, the model has no shortcut, or a size is too
+            small.
     """
     if name not in _MODELS:
         raise DpmixError(f"unknown model '{name}': {nearest(name, _MODELS)}")

@@ -1,12 +1,12 @@
 """Wide ResNets for differentially private training from scratch: WRN-16-4, WRN-40-4.
 
-Guarantees that every normalisation is a GroupNorm, so no example sees another and no running
-statistics are kept; that every convolution is weight-standardised with a bias; and that any
-number of channels and any image size is accepted (global average pooling).
+Every normalisation is a GroupNorm, so no example sees another and no running statistics are kept.
+Every convolution is weight-standardised and has a bias. Global average pooling makes any number of
+channels and any image size possible.
 
 Source: De et al. 2022 (arXiv 2204.13650, section 3 and their released code), after Zagoruyko and
-Komodakis 2016. One difference: a 3x3 convolution with stride 2 pads one pixel on every side, as
-PyTorch and TAN do, where Haiku's SAME padding pads an even image only after its last pixel.
+Komodakis 2016. One difference: a 3x3 convolution with stride 2 pads one pixel on every side, as in
+PyTorch and TAN; Haiku's SAME padding pads an even image only after its last pixel.
 """
 
 import math
@@ -18,44 +18,40 @@ from torch.nn import functional as F  # noqa: N812 - the field's name
 
 from dpmix.errors import DpmixError, nearest
 
-# Fan-in scaled initialisation: weights start with variance 1 / fan_in, biases at zero.
-#
-# Guarantees that the variance after truncation, not before it, is 1 / fan_in, as Haiku's
-# ``VarianceScaling(1.0)`` does in De et al. 2022 (arXiv 2204.13650, released code).
+# What a shortcut that changes shape consists of; `conv-norm-relu` is named from the output.
+SHORTCUTS = ("conv", "conv-norm-relu")
 
+_GROUPS, _STEM = 16, 16
 
 # Standard deviation of a unit normal that is truncated at two standard deviations.
 _TRUNCATED_STD = 0.87962566103423978
+
+_EPS = 1e-4  # De et al.'s released code; the floor of var * fan_in
 
 
 def fan_in_normal_(weight: Tensor) -> None:
     """Fill a weight in place from a truncated normal with variance 1 / fan_in.
 
+    The variance after truncation is 1 / fan_in, as with Haiku's `VarianceScaling(1.0)` in De et
+    al.'s released code.
+
     Args:
-        weight: a weight of shape [out, in, ...]; fan_in is the product of all but the first axis.
+        weight: tensor of shape [out, in, ...]; fan_in is the product of all but the first axis.
     """
     std = 1.0 / (math.sqrt(weight[0].numel()) * _TRUNCATED_STD)
     nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
 
 
-# A convolution with scaled weight standardisation.
-#
-# Guarantees that what convolves is standardised per output channel at every forward, so the
-# parameters stay plain tensors: no buffer, no state, nothing that depends on the batch.
-#
-# Sources: Qiao et al. 2019 (arXiv 1903.10520); Brock, De, Smith, Simonyan 2021 (arXiv 2102.06171,
-# section 2), whose scaled form with a gain De et al. 2022 (arXiv 2204.13650, section 3) use.
-
-
-_EPS = 1e-4  # De et al.'s released code; the floor of var * fan_in
-
-
 class WSConv2d(nn.Conv2d):
-    """A 2-D convolution whose weight is ``(w - mean) * gain / sqrt(max(var * fan_in, 1e-4))``.
+    """A 2-D convolution whose weight is `(w - mean) * gain / sqrt(max(var * fan_in, 1e-4))`.
 
-    Mean and (biased) variance are taken over the fan-in of each output channel. The learnable
-    ``gain`` has shape [out] and starts at one; the bias starts at zero. Arguments mean what they
-    mean in ``torch.nn.Conv2d``. Input [B, in, H, W], output [B, out, H', W'].
+    Mean and (biased) variance are taken over the fan-in of each output channel, at every forward.
+    Parameters stay plain tensors: there is no buffer and nothing depends on the batch. The
+    learnable `gain` [out] starts at one, the bias at zero. Arguments are those of `nn.Conv2d`.
+    Input [B, in, H, W], output [B, out, H', W'].
+
+    Sources: Qiao et al. 2019 (arXiv 1903.10520); Brock, De, Smith, Simonyan 2021 (arXiv 2102.06171,
+    section 2) for the scaled form with a gain, which De et al. 2022 use.
     """
 
     def __init__(
@@ -93,7 +89,7 @@ class WSConv2d(nn.Conv2d):
         fan = (1, 2, 3)
         # In two passes: `torch.var_mean` takes several times as long on a CPU.
         centred = self.weight - self.weight.mean(dim=fan, keepdim=True)
-        # var * fan_in is the squared norm of what is centred.
+        # var * fan_in is the squared norm of the centred weight.
         norm = torch.linalg.vector_norm(centred, dim=fan, keepdim=True).clamp(min=_EPS**0.5)
         weight: Tensor = centred * (self.gain.view(-1, 1, 1, 1) / norm)
         return weight
@@ -104,31 +100,19 @@ class WSConv2d(nn.Conv2d):
         return y
 
 
-SHORTCUTS = ("conv", "conv-norm-relu")
-
-
-"""What a shortcut that changes shape is made of; ``conv-norm-relu`` counts from the output."""
-
-
-_GROUPS = 16
-
-
-_STEM = 16
-
-
 class WideResNet(nn.Module):
     """WRN-depth-width: [B, C, H, W] images to [B, L] logits.
 
     Args:
-        depth: number of layers, 6n + 4: n blocks in each of the three groups.
-        width: factor of the widths 16, 32, 64 of the groups.
+        depth: number of layers, 6n + 4 for n blocks in each of the three groups.
+        width: factor on the group widths 16, 32, 64.
         in_channels: C.
         num_classes: L.
-        shortcut: what the skip path does where the shape changes. ``conv`` is De et al.'s 1x1
-            convolution, in the blocks' own order: ReLU, GroupNorm, convolution. ``conv-norm-relu``
-            is TAN's (Sander et al. 2023, arXiv 2210.03403): GroupNorm, ReLU, 1x1 convolution; with
-            it DP-Mix_Self's CIFAR-10 accuracy at epsilon 8 rose from 78.49 to 79.83 (Bao and
-            Bindschaedler, R+R, ACSAC 2024, table 8).
+        shortcut: the skip path where the shape changes. `conv` is De et al.'s 1x1 convolution, in
+            the blocks' own order: ReLU, GroupNorm, convolution. `conv-norm-relu` is TAN's (Sander
+            et al. 2023, arXiv 2210.03403): GroupNorm, ReLU, 1x1 convolution; it raised
+            DP-Mix_Self's CIFAR-10 accuracy at epsilon 8 from 78.49 to 79.83 (Bao and Bindschaedler,
+            R+R, ACSAC 2024, table 8).
 
     Raises:
         DpmixError: depth is not 6n + 4 with n >= 1, or the shortcut is unknown.

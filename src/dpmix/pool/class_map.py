@@ -8,25 +8,13 @@ import csv
 from pathlib import Path
 from typing import Literal, get_args
 
-from dpmix.data.split_names import plain_name
+from dpmix.data.splits import plain_name
 from dpmix.errors import DpmixError, nearest
 
-UNLABELLED = -1
-
-
-"""The label of a public image whose soft label is uniform over the classes."""
-
-
-LEFT_OUT = -2
-
-
-"""Marks a pool class that is not used."""
-
-
+UNLABELLED = -1  # the label of a public image whose soft label is uniform over the classes
+LEFT_OUT = -2  # marks a pool class that is not used
 Unmapped = Literal["refuse", "leave-out", "unlabelled"]
-
-
-HEADER = ("pool_class", "class")
+_HEADER = ("pool_class", "class")
 
 
 def class_map(
@@ -40,10 +28,10 @@ def class_map(
 
     Args:
         pool_classes: the pool's own class names.
-        class_names: the private data set's.
+        class_names: the private data set's class names.
         labels_csv: a file with the columns `pool_class,class`; an empty class leaves images out.
-            Without it, and for pool classes that it does not name, equal names match.
-        unmapped: what becomes of a pool class that matches nothing.
+            Pool classes that it does not name match by equal names.
+        unmapped: what happens to a pool class that matches nothing, one of `Unmapped`.
 
     Raises:
         DpmixError: an unreadable file, a name in it that neither side has, a pool class that
@@ -51,28 +39,25 @@ def class_map(
     """
     if unmapped not in get_args(Unmapped):
         raise DpmixError(f"pool_unmapped is '{unmapped}': {nearest(unmapped, get_args(Unmapped))}")
-    given = _read(labels_csv, pool_classes, class_names) if labels_csv else {}
-    position = {name: index for index, name in enumerate(class_names)}
-    fallback = {"leave-out": LEFT_OUT, "unlabelled": UNLABELLED}.get(unmapped)
-    targets = [given.get(name, position.get(name, fallback)) for name in pool_classes]
-    unknown = [name for name, at in zip(pool_classes, targets, strict=True) if at is None]
-    if unknown:
-        raise _refusal(unknown, class_names)
-    if all(at == LEFT_OUT for at in targets):
+    targets = {name: index for index, name in enumerate(class_names) if name in pool_classes}
+    if labels_csv is not None:
+        targets |= _read(labels_csv, pool_classes, class_names)
+    unknown = [name for name in pool_classes if name not in targets]
+    if unknown and unmapped == "refuse":
+        more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
+        raise DpmixError(
+            f"the public pool's class '{unknown[0]}'{more} is not a class of the private data: "
+            f"{nearest(unknown[0], class_names)}; rename its folder, map it with --pool-labels, or "
+            "choose --pool-unmapped leave-out (or unlabelled)"
+        )
+    other = UNLABELLED if unmapped == "unlabelled" else LEFT_OUT
+    found = [targets.get(name, other) for name in pool_classes]
+    if all(target == LEFT_OUT for target in found):
         raise DpmixError(
             "no class of the public pool is used: all are left out; expected at least one that "
             f"stands for one of {', '.join(class_names)}"
         )
-    return [at for at in targets if at is not None]
-
-
-def _refusal(unknown: list[str], class_names: tuple[str, ...]) -> DpmixError:
-    more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
-    return DpmixError(
-        f"the public pool's class '{unknown[0]}'{more} is not a class of the private data: "
-        f"{nearest(unknown[0], class_names)}; rename its folder, map it with --pool-labels, or "
-        "choose --pool-unmapped leave-out (or unlabelled)"
-    )
+    return found
 
 
 def _read(
@@ -84,18 +69,17 @@ def _read(
             rows = [row for row in csv.reader(file) if any(cell.strip() for cell in row)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DpmixError(f"cannot read pool labels '{path}': {error}; check the file") from None
-    if not rows or tuple(cell.strip() for cell in rows[0]) != HEADER:
+    if not rows or tuple(cell.strip() for cell in rows[0]) != _HEADER:
         raise DpmixError(
-            f"pool labels '{path}' do not start with '{','.join(HEADER)}'; expected that header, "
+            f"pool labels '{path}' do not start with '{','.join(_HEADER)}'; expected that header, "
             "with a comma, in UTF-8, and one row for each class of the pool"
         )
     targets: dict[str, int] = {}
     for number, row in enumerate(rows[1:], start=2):
-        cells = [plain_name(cell.strip()) for cell in row]
         where = f"pool labels '{path}', row {number}"
-        if len(cells) != len(HEADER):
-            raise DpmixError(f"{where} has {len(cells)} cells; expected {len(HEADER)}")
-        name, target = cells
+        if len(row) != len(_HEADER):
+            raise DpmixError(f"{where} has {len(row)} cells; expected {len(_HEADER)}")
+        name, target = (plain_name(cell.strip()) for cell in row)
         if name not in pool_classes:
             hint = nearest(name, pool_classes)
             raise DpmixError(f"{where}: the pool has no class '{name}': {hint}")

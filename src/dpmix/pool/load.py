@@ -1,36 +1,39 @@
-"""A pool's files to the pool that a run draws from, and the facts that its statement gives."""
+"""A pool's files to the pool that a run draws from, and the facts that its statement gives.
 
+A pool is a folder of class folders, or an `.npz` of JPEG bytes. One without a manifest says less
+about where it comes from.
+
+A pool that holds a private image is not public, and is refused where that can be known. Files that
+are equal byte for byte decode to equal pixels, and arrays are resized as files are, so comparing
+pixels in the private data's own form finds an image in any lossless format. A copy that was
+compressed again, cropped, mirrored or resized otherwise is not found.
+"""
+
+import tempfile
 import warnings
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from jaxtyping import UInt8
+from torch import Tensor
 
-from dpmix.data.decode import EncodedPart, decode_sources
-from dpmix.data.decode_pool import EncodedImages
+from dpmix.data.decode import EncodedImages, decode_sources
 from dpmix.data.folder import class_folders
 from dpmix.data.image import ReadOptions
-from dpmix.data.npz import encoded_part
-from dpmix.data.npz_archive import NpzArchive, is_npz
-from dpmix.data.source import check_labels
+from dpmix.data.npz import NpzArchive, is_npz
+from dpmix.data.source import ImageSource, TensorSource, check_labels
 from dpmix.data.splits import Splits
 from dpmix.errors import DpmixError
 from dpmix.pool.class_map import LEFT_OUT, UNLABELLED, class_map
-from dpmix.pool.manifest import FILE_NAME, Manifest, file_hash
-from dpmix.pool.overlap import refuse_overlap, refuse_private_path
-from dpmix.pool.pool import PublicPool, stored_pixels
+from dpmix.pool.manifest import FILE_NAME, Manifest, few_names, file_hash
+from dpmix.pool.pool import PublicPool
 
-# A public pool before decoding: any folder of class folders, or an `.npz` of JPEG bytes.
-#
-# A pool without a manifest is as good as one with; it only says less of where it comes from.
-
-
-JOURNAL = "unfinished.jsonl"
-
-
-"""What `dpmix synthesize` keeps while it is drawing; gone once the manifest is written."""
+_BATCH = 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,82 +49,29 @@ class PoolFiles:
 
     path: Path
     class_names: tuple[str, ...]
-    part: EncodedPart
+    part: EncodedImages
     manifest: Manifest | None
 
     @property
     def images(self) -> EncodedImages:
         """The encoded images."""
-        return self.part.images
-
-
-def open_pool(path: Path, *, verify: bool = True) -> PoolFiles:
-    """List the pool at `path`, of an `.npz` the training split.
-
-    Args:
-        path: a folder or an `.npz` file.
-        verify: check a folder against its manifest; only looking at a pool may go without.
-
-    Raises:
-        DpmixError: nothing there, an unfinished pool, files that do not match the manifest, and as
-            `class_folders` and `encoded_part` raise.
-    """
-    if path.is_dir():
-        return _open_folder(path, verify)
-    if is_npz(path) and path.is_file():
-        return _open_npz(path)
-    raise DpmixError(
-        f"no public pool '{path}'; expected a folder with one folder of images per class, or an "
-        ".npz of JPEG bytes: check the path, or make one with dpmix synthesize"
-    )
-
-
-def _open_folder(root: Path, verify: bool) -> PoolFiles:
-    manifest = Manifest.read(root)
-    if manifest is None and (root / JOURNAL).is_file():
-        raise DpmixError(
-            f"the public pool '{root}' is not finished; run the same dpmix synthesize again to go "
-            "on where it stopped"
-        )
-    names, part = class_folders(root)
-    if manifest is not None and verify:
-        manifest.verify(root, part.images.names)
-    return PoolFiles(root, names, part, manifest)
-
-
-def _open_npz(path: Path) -> PoolFiles:
-    with NpzArchive(path) as archive:
-        if "train_jpeg" not in archive:
-            raise DpmixError(
-                f"{path.name} has no 'train_jpeg'; expected JPEG bytes end to end, or give a "
-                "folder with one folder of images per class"
-            )
-        part = encoded_part(archive, "train")
-        names = archive.class_names(part.labels)
-        check_labels(part.labels, len(part.images), names)
-        return PoolFiles(path, names, part, None)
-
-
-_BATCH = 1024
-
-
-_SHOWN = 3
+        return self.part
 
 
 @dataclass(frozen=True)
 class PoolFacts:
-    """What a run says of its pool; nothing of it is private.
+    """What a run states about its pool; none of it is private.
 
     Attributes:
         name: the last part of its path, for the terminal alone.
-        images: how many were used.
-        contents_sha256: of the pixels and labels as they were used.
+        images: how many are used.
+        contents_sha256: of the pixels and labels that are used.
         manifest_sha256: of the manifest, where there is one.
-        model: what drew the images, and its revision, where the manifest says it.
+        model: what drew the images, and its revision, where the manifest names it.
         licence: of that model, where known.
-        left_out: images of pool classes that stand for none.
-        unlabelled: images with a uniform soft label, of those used.
-        classes_without: classes that no image of the pool has.
+        left_out: number of images of pool classes that stand for no class.
+        unlabelled: number of images with a uniform soft label, of those used.
+        classes_without: private classes that no image of the pool has.
     """
 
     name: str
@@ -141,60 +91,44 @@ class PoolFacts:
 
 @dataclass(frozen=True, eq=False)
 class LoadedPool:
-    """A pool with what is known of it.
-
-    Attributes:
-        pool: images and labels.
-        names: of the images, for messages.
-        facts: for the statement.
-    """
+    """A pool, and what is stated about it."""
 
     pool: PublicPool
-    names: tuple[str, ...]
     facts: PoolFacts
 
 
-def load_pool(
-    path: Path,
-    class_names: tuple[str, ...],
-    image_shape: tuple[int, int, int],
-    *,
-    labels_csv: Path | None = None,
-    unmapped: str = "refuse",
-    options: ReadOptions,
-) -> LoadedPool:
-    """Read the pool at `path` for private images of shape [C, H, W] and these classes.
-
-    Square private images have the pool resized to their size; channels are always converted.
+def open_pool(path: Path, *, verify: bool = True) -> PoolFiles:
+    """List the images of the pool at `path`.
 
     Args:
-        path: as in `open_pool`.
-        class_names: of the private data.
-        image_shape: of the private images.
-        labels_csv: as in `class_map`.
-        unmapped: as in `class_map`.
-        options: all but `image_size` and `channels` of them are heeded.
+        path: a folder, or an `.npz` file, whose training split is used.
+        verify: check a folder against its manifest.
 
     Raises:
-        DpmixError: pool images of another shape than the private ones, and as `open_pool`,
-            `class_map` and `decode_sources` raise.
+        DpmixError: nothing there, files that do not match the manifest, and as `class_folders` and
+            `NpzArchive` raise.
     """
-    files = open_pool(path)
-    targets = class_map(files.class_names, class_names, labels_csv=labels_csv, unmapped=unmapped)
-    part = _used(files.part, torch.tensor(targets))
-    channels, height, width = image_shape
-    options = replace(options, image_size=height if height == width else None, channels=channels)
-    (source,), corrupt = decode_sources([part], files.class_names, options)
-    if source.image_shape != image_shape:
+    if path.is_dir():
+        manifest = Manifest.read(path)
+        names, part = class_folders(path)
+        if manifest is not None and verify:
+            manifest.verify(path, part.names)
+        return PoolFiles(path, names, part, manifest)
+    if not (is_npz(path) and path.is_file()):
         raise DpmixError(
-            f"the public pool '{path}' has images {source.image_shape} (C, H, W) but the "
-            f"private ones are {image_shape}; resize the pool's images"
+            f"no public pool '{path}'; expected a folder with one folder of images per class, or "
+            "an .npz of JPEG bytes: check the path, or make one with dpmix synthesize"
         )
-    pool = PublicPool(stored_pixels(source), torch.tensor(targets)[source.labels])
-    names = tuple(name for i, name in enumerate(part.images.names) if i not in corrupt)
-    _warn_of_plain(path, pool, names)
-    left_out = len(files.images) - len(part.images)
-    return LoadedPool(pool, names, _facts(files, pool, class_names, left_out))
+    archive = NpzArchive(path)
+    if "train_jpeg" not in archive.names:
+        raise DpmixError(
+            f"{path.name} has no 'train_jpeg'; expected JPEG bytes end to end, or give a "
+            "folder with one folder of images per class"
+        )
+    part = archive.encoded("train")
+    names = archive.class_names(part.labels)
+    check_labels(part.labels, len(part), names)
+    return PoolFiles(path, names, part, None)
 
 
 def load_pool_for(
@@ -202,24 +136,145 @@ def load_pool_for(
     splits: Splits,
     path: Path,
     *,
-    labels_csv: Path | None,
-    unmapped: str,
+    labels_csv: Path | None = None,
+    unmapped: str = "refuse",
     options: ReadOptions,
 ) -> LoadedPool:
-    """`load_pool` for the private data `splits`, read from `data`, with every check against them.
+    """Read a pool in the form of private images, and check it against them.
+
+    The pool is resized to the size of square private images; channels are always converted.
+
+    Args:
+        data: path or name that the private data were read from.
+        splits: the private data.
+        path: of the pool, as in `open_pool`.
+        labels_csv: as in `class_map`.
+        unmapped: as in `class_map`.
+        options: how to read; its `image_size` and `channels` are not used.
 
     Raises:
-        DpmixError: a pool that lies in the private data or holds one of their images, and as
-            `load_pool` raises.
+        DpmixError: a pool that lies in the private data or holds one of their images, pool images
+            of another shape than the private ones, and as `open_pool`, `class_map` and
+            `decode_sources` raise.
     """
     refuse_private_path(path, Path(data).expanduser())
-    train = splits.train
-    loaded = load_pool(
-        path, train.class_names, train.image_shape, labels_csv=labels_csv, unmapped=unmapped,
-        options=options,
-    )  # fmt: skip
-    refuse_overlap(loaded.pool, loaded.names, splits)
-    return loaded
+    files, private = open_pool(path), splits.train
+    class_names, (channels, height, width) = private.class_names, private.image_shape
+    targets = torch.tensor(
+        class_map(files.class_names, class_names, labels_csv=labels_csv, unmapped=unmapped)
+    )
+    kept = (targets[files.part.labels] != LEFT_OUT).nonzero().flatten()
+    part = files.part.take(kept)
+    options = replace(options, image_size=height if height == width else None, channels=channels)
+    (source,), corrupt = decode_sources([part], files.class_names, options)
+    if source.image_shape != private.image_shape:
+        raise DpmixError(
+            f"the public pool '{path}' has images {source.image_shape} (C, H, W) but the "
+            f"private ones are {private.image_shape}; resize the pool's images"
+        )
+    pool = PublicPool(stored_pixels(source), targets[source.labels])
+    names = tuple(name for i, name in enumerate(part.names) if i not in corrupt)
+    _warn_of_plain(path, pool, names)
+    refuse_overlap(pool, names, splits)
+    digest = sha256(pool.labels.numpy().tobytes())
+    for batch in pool.images.split(_BATCH):
+        digest.update(batch.numpy().tobytes())
+    manifest = files.manifest
+    facts = PoolFacts(
+        # As it was called: a link's target can have a name that says more.
+        name=path.absolute().name,
+        images=len(pool),
+        contents_sha256=digest.hexdigest(),
+        manifest_sha256=file_hash(path / FILE_NAME) if manifest else None,
+        model=manifest.model.identity if manifest else None,
+        licence=manifest.model.licence if manifest else None,
+        left_out=len(files.images) - len(part),
+        unlabelled=int((pool.labels == UNLABELLED).sum()),
+        classes_without=tuple(
+            name for label, name in enumerate(class_names) if not (pool.labels == label).any()
+        ),
+    )
+    return LoadedPool(pool, facts)
+
+
+def stored_pixels(source: ImageSource) -> UInt8[Tensor, "P C H W"]:
+    """All images of `source`.
+
+    A source that is already decoded in memory gives its tensor. A larger one (`decode_sources`
+    draws the line) is decoded once into a nameless file in the folder for temporary files, which
+    vanishes with the process; drawing some images then reads those alone.
+
+    Raises:
+        DpmixError: no space for the file.
+    """
+    if isinstance(source, TensorSource):
+        return source.pixels
+    shape = (len(source), *source.image_shape)
+    # Written, not assigned through the map: a full disk is then an error and not a crash.
+    with tempfile.TemporaryFile() as file:
+        try:
+            for index in torch.arange(len(source)).split(_BATCH):
+                file.write(source.images(index).numpy().tobytes())
+            file.flush()
+        except OSError as error:
+            raise DpmixError(
+                f"the public pool's {np.prod(shape) / 2**30:.1f} GiB of pixels do not fit in "
+                f"'{tempfile.gettempdir()}' ({error.strerror}); free some space, or set TMPDIR"
+            ) from None
+        # Copy-on-write: torch has no read-only tensors.
+        return torch.from_numpy(np.memmap(file, dtype=np.uint8, mode="c", shape=shape))
+
+
+def refuse_private_path(pool: Path, private: Path, what: str = "the public pool") -> None:
+    """Refuse a folder that is the private data, or lies in or around them.
+
+    Args:
+        pool: the folder or file.
+        private: the private data, if they are a folder or file.
+        what: what `pool` is, for the message.
+
+    Raises:
+        DpmixError: the two overlap.
+    """
+    if not private.exists():
+        return
+    inner, outer = pool.resolve(), private.resolve()
+    if inner.is_relative_to(outer) or outer.is_relative_to(inner):
+        raise DpmixError(
+            f"{what} '{pool}' overlaps the private data '{private}'; expected public "
+            "images only: give a folder apart from them"
+        )
+
+
+def refuse_overlap(pool: PublicPool, names: tuple[str, ...], splits: Splits) -> None:
+    """Refuse a pool that shares an image with the private data.
+
+    Args:
+        pool: decoded to the private images' shape.
+        names: of the pool's images, for the message.
+        splits: the private data. Test images count too: they would teach the model the answers.
+
+    Raises:
+        DpmixError: pool images that are private ones; whether a run is refused is not protected by
+            the guarantee.
+    """
+    held: dict[bytes, list[int]] = {}
+    for place, digest in enumerate(_digests(pool.images.split(_BATCH))):
+        held.setdefault(digest, []).append(place)
+    for side, source in (("training", splits.train), (splits.judged_on, splits.test)):
+        batches = map(source.images, torch.arange(len(source)).split(_BATCH))
+        shared = {place for digest in _digests(batches) for place in held.get(digest, ())}
+        if shared:
+            raise DpmixError(
+                f"the public pool is not public: {len(shared)} of its images are private {side} "
+                f"images ({few_names([names[i] for i in sorted(shared)])}); expected none: "
+                "remove them from the pool"
+            )
+
+
+def _digests(batches: Iterable[UInt8[Tensor, "B C H W"]]) -> Iterator[bytes]:
+    for batch in batches:
+        yield from (sha256(image.tobytes()).digest() for image in batch.cpu().numpy())
 
 
 def _warn_of_plain(path: Path, pool: PublicPool, names: tuple[str, ...]) -> None:
@@ -229,39 +284,9 @@ def _warn_of_plain(path: Path, pool: PublicPool, names: tuple[str, ...]) -> None
     ])  # fmt: skip
     plain = [names[place] for place in flat.nonzero().flatten().tolist()]
     if plain:
-        more = ", ..." if len(plain) > _SHOWN else ""
         warnings.warn(
             f"{len(plain)} of {len(names)} images of the public pool '{path}' are of one colour "
-            f"({', '.join(plain[:_SHOWN])}{more}); look with dpmix pool inspect '{path}', and "
+            f"({few_names(plain)}); look with dpmix pool inspect '{path}', and "
             "remove what shows nothing, or draw the pool again with --dtype float32",
             stacklevel=2,
         )
-
-
-def _used(part: EncodedPart, targets: torch.Tensor) -> EncodedPart:
-    """The images of classes that are not left out."""
-    kept = (targets[part.labels] != LEFT_OUT).nonzero().flatten()
-    return EncodedPart(part.images.take(kept), part.labels[kept])
-
-
-def _facts(
-    files: PoolFiles, pool: PublicPool, class_names: tuple[str, ...], left_out: int
-) -> PoolFacts:
-    digest = sha256(pool.labels.numpy().tobytes())
-    for batch in pool.images.split(_BATCH):
-        digest.update(batch.numpy().tobytes())
-    manifest = files.manifest
-    return PoolFacts(
-        # As it was called: a link's target can have a name that says more.
-        name=files.path.absolute().name,
-        images=len(pool),
-        contents_sha256=digest.hexdigest(),
-        manifest_sha256=file_hash(files.path / FILE_NAME) if manifest else None,
-        model=manifest.model.identity if manifest else None,
-        licence=manifest.model.licence if manifest else None,
-        left_out=left_out,
-        unlabelled=int((pool.labels == UNLABELLED).sum()),
-        classes_without=tuple(
-            name for label, name in enumerate(class_names) if not (pool.labels == label).any()
-        ),
-    )

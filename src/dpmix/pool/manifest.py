@@ -1,9 +1,10 @@
-"""`manifest.json`: how a pool was made, and the hash of every file in it.
+"""`manifest.json`: how a pool was drawn, and the hash of every file in it.
 
 Guarantee of `Manifest.verify`: the folder holds the files that the manifest names, with the
 contents that were written, and no other image.
 """
 
+from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,23 +14,17 @@ from pydantic import BaseModel, ConfigDict, FailFast, ValidationError
 from dpmix.errors import DpmixError
 
 FILE_NAME = "manifest.json"
-
-
 STATEMENT = (
     "No private image was read to make this pool: the model was given class names and prompts only."
 )
-
-
 _SHOWN = 3
 
 
-class Part(BaseModel):
-    """A frozen part of the manifest that knows all its fields."""
-
+class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class ModelRecord(Part):
+class ModelRecord(_Part):
     """Which model drew: the hub's `revision`, or the sha256 of every file of a local folder."""
 
     name: str
@@ -41,7 +36,7 @@ class ModelRecord(Part):
 
     @property
     def identity(self) -> str:
-        """Name and revision; of a local folder, not its name but the hash of its files' hashes."""
+        """Name and revision; of a local folder the hash of its files' hashes, without its name."""
         if self.revision is not None:
             return f"{self.name} at {self.revision}"
         files = sorted((self.files or {}).items())
@@ -49,34 +44,36 @@ class ModelRecord(Part):
         return f"a local {self.pipeline} with files {sha256(listed.encode()).hexdigest()[:16]}"
 
 
-class Session(Part):
-    """One call that drew images: when, on what, with which library versions."""
+class Session(_Part):
+    """One call that drew images: when, on which device, with which library versions."""
 
     date: str
     device: str
     versions: dict[str, str]
 
 
-class ImageRecord(Part):
-    """One drawn file, by its posix path in the pool; `session` counts from 0."""
+class ImageRecord(_Part):
+    """One drawn file, by its posix path in the pool."""
+
+    # Earlier manifests also number the call that drew it.
+    model_config = ConfigDict(extra="ignore", frozen=True)
 
     file: str
     class_name: str
     prompt: str
     seed: int
     sha256: str
-    session: int
 
 
-class Manifest(Part):
-    """Provenance of a pool."""
+class Manifest(_Part):
+    """Where a pool comes from."""
 
     format: Literal["dpmix-pool-1"] = "dpmix-pool-1"
     statement: str = STATEMENT
     model: ModelRecord
     settings: dict[str, Any]
     sessions: tuple[Session, ...]
-    # Not an error for each of a million images.
+    # One error, not one for each of a million images.
     images: Annotated[tuple[ImageRecord, ...], FailFast()]
 
     @classmethod
@@ -84,7 +81,7 @@ class Manifest(Part):
         """The manifest of the pool in `root`; None where there is none.
 
         Raises:
-            DpmixError: a file of that name that is no manifest.
+            DpmixError: a file of that name that is not a manifest.
         """
         path = root / FILE_NAME
         if not path.is_file():
@@ -94,24 +91,41 @@ class Manifest(Part):
         except (OSError, ValidationError) as error:
             reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
             raise DpmixError(
-                f"'{path}' is no manifest of a pool ({reason}); expected one that dpmix "
+                f"'{path}' is not a manifest of a pool ({reason}); expected one that dpmix "
                 "synthesize wrote: remove it to use the folder without provenance"
             ) from None
 
     def verify(self, root: Path, present: tuple[str, ...]) -> None:
-        """Check the pool's images `present` (posix paths relative to `root`) against the manifest.
+        """Check the pool's images against the manifest.
+
+        Args:
+            root: the pool's folder.
+            present: posix paths of the images in it, relative to `root`.
 
         Raises:
             DpmixError: a file that is missing, was changed, or is not in the manifest.
         """
         expected = {image.file: image.sha256 for image in self.images}
-        if missing := sorted(expected.keys() - set(present)):
-            raise _mismatch(root, f"files missing: {len(missing)}", missing)
-        if unknown := sorted(set(present) - expected.keys()):
-            raise _mismatch(root, f"files not in it: {len(unknown)}", unknown)
-        changed = [name for name in sorted(expected) if file_hash(root / name) != expected[name]]
-        if changed:
-            raise _mismatch(root, f"files changed (sha256): {len(changed)}", changed)
+        faults = {
+            "files missing": expected.keys() - set(present),
+            "files not in it": set(present) - expected.keys(),
+        }
+        if not any(faults.values()):
+            changed = {name for name in expected if file_hash(root / name) != expected[name]}
+            faults = {"files changed (sha256)": changed}
+        for what, files in faults.items():
+            if files:
+                raise DpmixError(
+                    f"the public pool '{root}' does not match its {FILE_NAME}: {what}: "
+                    f"{len(files)} ({few_names(sorted(files))}); the same dpmix synthesize command "
+                    "draws missing and changed files again; take others out, or remove "
+                    f"{FILE_NAME} to use the pool without provenance"
+                )
+
+
+def few_names(names: Sequence[str]) -> str:
+    """The first three, for a message."""
+    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
 
 
 def file_hash(path: Path) -> str:
@@ -130,13 +144,3 @@ def file_hash(path: Path) -> str:
             f"cannot read '{path}' ({error.strerror}); expected a readable file"
         ) from None
     return digest.hexdigest()
-
-
-def _mismatch(root: Path, what: str, names: list[str]) -> DpmixError:
-    more = ", ..." if len(names) > _SHOWN else ""
-    return DpmixError(
-        f"the public pool '{root}' does not match its {FILE_NAME}: {what} "
-        f"({', '.join(names[:_SHOWN])}{more}); expected the pool as it was made: the same dpmix "
-        "synthesize command draws missing and changed files anew; take others out, or remove "
-        f"{FILE_NAME} to use it without provenance"
-    )

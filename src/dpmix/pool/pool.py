@@ -1,99 +1,21 @@
-"""The public pool that `mix-diff` draws from.
+"""Public images by class, and how an example draws some of them for `mix-diff`.
 
-Its images are taken as public: nothing private may have been read to make or choose them.
+The images are taken as public: nothing private may have been read to make or choose them.
+
+Guarantee: which public image is drawn depends on the example's own random draws and, for
+`same_class` and `other_class`, on its own label; never on another example. So a view set still
+reads one private example, and its gradient, clipped to C, is all that the example adds to the sum
+(`tests/properties/test_isolation.py`, `test_sensitivity.py`).
 """
 
-import tempfile
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from dpmix.data.source import ImageSource, TensorSource
 from dpmix.errors import DpmixError
 from dpmix.pool.class_map import UNLABELLED
-
-# Public images by class, and how an example draws some of them.
-#
-# Guarantee: which public image is drawn depends on the example's own draws and, for `same_class`
-# and `other_class`, on its own label; never on another example. So a view set still reads one
-# private example, and its gradient, clipped to C, is all that the example adds to the sum
-# (`tests/properties/test_isolation.py`, `test_sensitivity.py`).
-
-
-@dataclass(frozen=True, eq=False)
-class ClassIndex:
-    """The positions of a pool's images in class order.
-
-    Attributes:
-        order: positions sorted by class.
-        start: where each of the L classes begins in `order`.
-        count: how many images each class has.
-    """
-
-    order: Int64[Tensor, " P"]
-    start: Int64[Tensor, " L"]
-    count: Int64[Tensor, " L"]
-
-    @classmethod
-    def of(cls, labels: Int64[Tensor, " P"], num_classes: int) -> "ClassIndex":
-        """Sort the pool by `labels`, each in 0..L-1."""
-        count = torch.bincount(labels, minlength=num_classes)
-        return cls(torch.argsort(labels, stable=True), count.cumsum(0) - count, count)
-
-    def same_class(
-        self, bits: Int64[Tensor, "G D"], classes: Int64[Tensor, " G"]
-    ) -> Int64[Tensor, "G D"]:
-        """Positions drawn uniformly from the images of each example's class.
-
-        `bits` are random draws, uniform over a range so wide that the remainder's bias is nil.
-        """
-        start, count = self.start[classes, None], self.count[classes, None]
-        return self.order[start + bits % count]
-
-    def other_class(
-        self, bits: Int64[Tensor, "G D"], classes: Int64[Tensor, " G"]
-    ) -> Int64[Tensor, "G D"]:
-        """Positions drawn uniformly from the images of all other classes."""
-        start, count = self.start[classes, None], self.count[classes, None]
-        place = bits % (len(self.order) - count)
-        return self.order[place + count * (place >= start)]
-
-
-# A pool's pixels as one uint8 tensor: in memory, or mapped from a temporary file when too many.
-
-
-_BATCH = 1024
-
-
-def stored_pixels(source: ImageSource) -> UInt8[Tensor, "P C H W"]:
-    """All images of `source`.
-
-    A source that is already decoded in memory gives its tensor. A larger one (`decode_sources`
-    draws the line) is decoded once into a nameless file in the folder for temporary files, which
-    vanishes with the process; drawing some images then reads those alone.
-
-    Raises:
-        DpmixError: no space for the file.
-    """
-    if isinstance(source, TensorSource):
-        return source.pixels
-    shape = (len(source), *source.image_shape)
-    # Written, not assigned through the map: a full disk is then an error and not a crash.
-    with tempfile.TemporaryFile() as file:
-        try:
-            for index in torch.arange(len(source)).split(_BATCH):
-                file.write(source.images(index).numpy().tobytes())
-            file.flush()
-        except OSError as error:
-            raise DpmixError(
-                f"the public pool's {np.prod(shape) / 2**30:.1f} GiB of pixels do not fit in "
-                f"'{tempfile.gettempdir()}' ({error.strerror}); free some space, or set TMPDIR"
-            ) from None
-        # Copy-on-write: torch has no read-only tensors.
-        return torch.from_numpy(np.memmap(file, dtype=np.uint8, mode="c", shape=shape))
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +27,7 @@ class PublicPool:
         labels: the private data set's classes, or `UNLABELLED` for a uniform soft label.
 
     Raises:
-        DpmixError: no images, as many labels as images are not given, or a label below
+        DpmixError: no images, another number of labels than images, or a label below
             `UNLABELLED`.
     """
 
@@ -133,3 +55,45 @@ class PublicPool:
         """The images and classes at `index`, on its device."""
         at = index.to(self.images.device)
         return self.images[at].to(index.device), self.labels[at].to(index.device)
+
+
+@dataclass(frozen=True, eq=False)
+class ClassIndex:
+    """The positions of a pool's images in class order.
+
+    Attributes:
+        order: positions sorted by class.
+        start: where each of the L classes begins in `order`.
+        count: how many images each class has.
+    """
+
+    order: Int64[Tensor, " P"]
+    start: Int64[Tensor, " L"]
+    count: Int64[Tensor, " L"]
+
+    @classmethod
+    def of(cls, labels: Int64[Tensor, " P"], num_classes: int) -> "ClassIndex":
+        """Sort the pool by `labels`, each in 0..L-1."""
+        count = torch.bincount(labels, minlength=num_classes)
+        return cls(torch.argsort(labels, stable=True), count.cumsum(0) - count, count)
+
+    def same_class(
+        self, bits: Int64[Tensor, "G D"], classes: Int64[Tensor, " G"]
+    ) -> Int64[Tensor, "G D"]:
+        """Positions drawn uniformly from the images of each example's class.
+
+        Args:
+            bits: D random draws for each example, uniform over a range so wide that the bias of
+                the remainder is nil.
+            classes: of the G examples.
+        """
+        start, count = self.start[classes, None], self.count[classes, None]
+        return self.order[start + bits % count]
+
+    def other_class(
+        self, bits: Int64[Tensor, "G D"], classes: Int64[Tensor, " G"]
+    ) -> Int64[Tensor, "G D"]:
+        """Positions drawn uniformly from the images of all other classes; as `same_class`."""
+        start, count = self.start[classes, None], self.count[classes, None]
+        place = bits % (len(self.order) - count)
+        return self.order[place + count * (place >= start)]

@@ -1,4 +1,4 @@
-"""Class names to prompts: all that a diffusion model is told."""
+"""Class names to prompts: all that a diffusion model gets."""
 
 import re
 from dataclasses import dataclass
@@ -7,8 +7,7 @@ from pathlib import Path
 from dpmix.errors import DpmixError, nearest
 
 PLACEHOLDER = "{class}"
-
-
+# By name; `photo` is the paper's.
 TEMPLATES: dict[str, str] = {
     "photo": "a photo of a {class}",
     "eurosat": "a satellite image of {class}, seen straight from above",
@@ -18,19 +17,16 @@ TEMPLATES: dict[str, str] = {
 }
 
 
-"""Templates by name; `photo` is the paper's."""
-
-
 @dataclass(frozen=True)
 class PoolClass:
     """A class to draw.
 
     Attributes:
-        name: as in the data set; the name of its folder.
-        phrase: what stands for it in a prompt, or in a class-conditional model's list of labels.
+        name: as in the data set; also the name of its folder.
+        phrase: the words that stand for it in a prompt.
 
     Raises:
-        DpmixError: a name that can't be a folder's.
+        DpmixError: a name that can't be a folder's, or an empty phrase.
     """
 
     name: str
@@ -46,6 +42,10 @@ class PoolClass:
             )
         if not self.phrase.strip():
             raise DpmixError(f"class '{self.name}' has an empty phrase; expected words to draw")
+
+    def prompt(self, template: str) -> str:
+        """The template with the phrase in it."""
+        return template.replace(PLACEHOLDER, self.phrase)
 
 
 def template_text(template: str) -> str:
@@ -64,11 +64,6 @@ def template_text(template: str) -> str:
     return template
 
 
-def prompt(template: str, drawn: PoolClass) -> str:
-    """The template with the class's phrase in it."""
-    return template.replace(PLACEHOLDER, drawn.phrase)
-
-
 def readable(name: str) -> str:
     """A class name as words: `AnnualCrop` and `001.annual_crop` are 'annual crop'."""
     words = re.sub(r"^\d+[.\-_]", "", name)
@@ -83,11 +78,11 @@ def as_classes(names: tuple[str, ...]) -> tuple[PoolClass, ...]:
     Raises:
         DpmixError: no name, one that can't name a folder, or two that name the same folder.
     """
-    return _checked(tuple(PoolClass(name, readable(name)) for name in names), "the class names")
+    return _checked([PoolClass(name, readable(name)) for name in names], "the class names")
 
 
 def read_classes(path: Path) -> tuple[PoolClass, ...]:
-    """Read a text file with a class a line: `name`, or `name: phrase`; `#` starts a comment.
+    """Read a text file with one class on each line: `name`, or `name: phrase`; `#` is a comment.
 
     Raises:
         DpmixError: an unreadable or empty file, and as `as_classes` raises.
@@ -101,20 +96,19 @@ def read_classes(path: Path) -> tuple[PoolClass, ...]:
         if line.strip() and not line.lstrip().startswith("#"):
             name, colon, phrase = (part.strip() for part in line.partition(":"))
             classes.append(PoolClass(name, phrase if colon else readable(name)))
-    return _checked(tuple(classes), f"'{path}'")
+    return _checked(classes, f"'{path}'")
 
 
-def _checked(classes: tuple[PoolClass, ...], where: str) -> tuple[PoolClass, ...]:
+def _checked(classes: list[PoolClass], where: str) -> tuple[PoolClass, ...]:
     if not classes:
         raise DpmixError(f"no class in {where}; expected at least one name")
     seen: dict[str, str] = {}
     for one in classes:
         # Folders whose names differ by case only are one folder on some systems.
-        key = one.name.lower()
-        if key in seen:
+        if (key := one.name.lower()) in seen:
             raise DpmixError(
                 f"{where} hold '{seen[key]}' and '{one.name}', which name the same folder; "
                 "expected names that differ by more than case"
             )
         seen[key] = one.name
-    return classes
+    return tuple(classes)

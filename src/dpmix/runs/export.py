@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from dpmix.data.image import Reading
 from dpmix.errors import DpmixError, nearest, one_line, to_install
 from dpmix.files import to_json, write_text
-from dpmix.reports.files import ModelFile, RunFiles
 from dpmix.reports.facts import claimed_epsilon
+from dpmix.reports.files import ModelFile, RunFiles
 from dpmix.reports.statement import read_file
 from dpmix.runs.load import SavedRun, load_run
 

@@ -39,12 +39,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from dpmix.data.named import public_name, refuse_if_missing
 from dpmix.errors import DpmixError, nearest
 from dpmix.files import to_json
-from dpmix.privacy.plan import refuse_unfit_epsilon
-from dpmix.runs.build import check_pool_settings, reads_pool
-from dpmix.runs.config import Config, read_mapping
-from dpmix.runs.defaults import choose_model
-from dpmix.runs.recipes import recipe_path, shipped_names, shipped_path
-from dpmix.runs.settings import PATHS, ViewConfig
+from dpmix.runs.config import Config
+from dpmix.runs.defaults import check_settings, choose_model, reads_pool
+from dpmix.runs.recipes import is_file_name, read_mapping
+from dpmix.runs.settings import ViewConfig, places
 
 # The sweeps that come with the package: the questions of the paper and beyond.
 
@@ -54,7 +52,7 @@ FOLDER = Path(__file__).parent
 
 def sweep_names() -> list[str]:
     """Their names, sorted."""
-    return shipped_names(FOLDER)
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
 def sweep_path(name: str) -> Path:
@@ -63,17 +61,19 @@ def sweep_path(name: str) -> Path:
     Raises:
         DpmixError: neither.
     """
-    return shipped_path(name, FOLDER, "sweep")
+    if is_file_name(name):
+        return Path(name).expanduser()
+    if name not in sweep_names():
+        raise DpmixError(
+            f"no sweep '{name}': {nearest(name, sweep_names())}, or the path of a YAML file"
+        )
+    return FOLDER / f"{name}.yaml"
 
 
 Settings = dict[str, Any]
 
 
 SEED = "seed"
-
-
-# Where a run is written and on which device changes nothing of what it is.
-_ELSEWHERE = {"run": {"output", "overwrite", "device"}}
 
 
 _REMEDIES = {
@@ -100,7 +100,7 @@ class Cell:
     row: str
     swept: Settings
     settings: Settings
-    base: Path | None
+    base: Path | str | None
     tuned: Settings = field(default_factory=dict)
 
     @cached_property
@@ -118,7 +118,7 @@ class Cell:
     @cached_property
     def name(self) -> str:
         """Of its folder: runs with the same settings are the same run."""
-        settings = to_json(self.config.model_dump(mode="json", exclude=_ELSEWHERE))
+        settings = to_json(self.config.model_dump(mode="json", exclude={"run": {*places("sweep")}}))
         return sha256(settings.encode()).hexdigest()[:16]
 
 
@@ -217,11 +217,9 @@ def load_sweep(path: Path, scale: str | None = None, settings: Settings | None =
 
 def _refuse_mistakes(cell: Cell) -> None:
     """What can be told before anything runs."""
-    config = choose_model(cell.config.by_itself())
-    config.view_spec(flip=False)
-    check_pool_settings(config.views)
+    config = choose_model(cell.config.require_no_selection())
+    check_settings(config)
     refuse_if_missing(config.data.data)
-    refuse_unfit_epsilon(config.privacy.epsilon)
 
 
 def _refuse_namesakes(path: Path, cells: tuple[Cell, ...]) -> None:
@@ -277,18 +275,18 @@ def _refuse_unfit(path: Path, row: str, own: Settings, grid: dict[str, list[Any]
                 f"sweep '{path}': row '{row}' sets {name}, which the grid varies; leave out either"
             )
     for name in (*own, *grid):
-        if name in _ELSEWHERE["run"]:
+        if name in places("sweep"):
             raise DpmixError(f"sweep '{path}': {name} is not for a row or a grid; leave it out")
     for name in grid:
         # `data` has a column of its own, by its public name.
-        if name in PATHS - {"data"}:
+        if name in places("path") - {"data"}:
             raise DpmixError(
                 f"sweep '{path}': {name} is in the grid, whose values the results show, and they "
                 f"name no path; make a row of each value, such as rows: {{a: {{{name}: PATH}}}}"
             )
 
 
-def _recipe(path: Path, base: str) -> Path:
-    """A recipe beside the sweep, or one of that name or path."""
+def _recipe(path: Path, base: str) -> Path | str:
+    """A recipe in the sweep's folder, or one of that name or path."""
     beside = path.parent / base
-    return beside if beside.is_file() else recipe_path(base)
+    return beside if beside.is_file() else base

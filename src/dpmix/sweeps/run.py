@@ -22,7 +22,7 @@ from dpmix.reports.statement import read_statement
 from dpmix.runs.build import build_run
 from dpmix.runs.checkpoint import newest_step
 from dpmix.runs.config import Config
-from dpmix.runs.fit import fit, run
+from dpmix.runs.fit import fit, train_run
 from dpmix.runs.folder import RunFolder
 from dpmix.runs.load import read_facts
 from dpmix.runs.resume import is_complete
@@ -231,7 +231,7 @@ def _finish(cell: Cell, root: Path, gpu: int | None) -> None:
         if newest_step(RunFolder(root).checkpoints) is not None:
             fit(resume=root, device=cell.config.run.device)
         else:
-            run(build_run(Config.load(cell.base, **cell.settings, output=os.fspath(root))))
+            train_run(build_run(Config.load(cell.base, **cell.settings, output=os.fspath(root))))
 
 
 def _on(gpu: int | None) -> AbstractContextManager[object]:

@@ -126,7 +126,7 @@ class CachedViews:
                 "it from the same data"
             )
 
-    def of(
+    def sample(
         self,
         data: ImageSource,
         examples: Int64[Tensor, " B"],

@@ -7,19 +7,17 @@ the private labels hold.
 
 import warnings
 
-import torch
 from jaxtyping import Int64
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from dpmix.clipping.loss import soft_cross_entropy
-from dpmix.clipping.model_check import check_private, logits_of, preserved
-from dpmix.clipping.types import Engine, Loss
+from dpmix.clipping.loss import Loss, soft_cross_entropy
+from dpmix.clipping.model_check import check_private, number_of_classes
+from dpmix.clipping.types import Engine
 from dpmix.data.fingerprint import find_repeats
 from dpmix.data.normalization import Normalization
 from dpmix.data.normalization import normalization as constants
-from dpmix.data.source import ImageSource, TensorSource
-from dpmix.data.splits import image_digests
+from dpmix.data.source import ImageSource, TensorSource, image_digests
 from dpmix.data.torch_dataset import PairDataset, Range, example_origins, read_images
 from dpmix.errors import DpmixError
 from dpmix.pool.pool import PublicPool
@@ -176,9 +174,6 @@ def _refuse_labels(labels: Int64[Tensor, " N"], outputs: int) -> None:
 
 
 def _classes(model: nn.Module, image_shape: tuple[int, ...]) -> int:
-    """L, as the model answers one public image, which leaves no trace in it."""
-    check_private(model)  # before it runs on anything
-    like = next(iter(model.parameters()))
-    with preserved(model), torch.no_grad():
-        model.eval()
-        return logits_of(model, torch.zeros(1, *image_shape).to(like)).shape[1]
+    """L; the types of the layers are checked before the model runs."""
+    check_private(model)
+    return number_of_classes(model, image_shape)

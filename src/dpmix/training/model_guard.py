@@ -14,13 +14,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
-from dpmix.clipping.model_check import Held, held_tensors
+from dpmix.clipping.model_check import HeldTensor, held_tensors
 from dpmix.clipping.types import trainable
 from dpmix.errors import DpmixError
-from dpmix.models.train_mode import layer_name
+from dpmix.models.finetune import layer_name
 
 _HOOKS = {
     "_forward_pre_hooks": "forward pre-hook",
@@ -94,13 +94,8 @@ class ModelGuard:
             )
 
 
-def _first_changed(values: list[Held]) -> str:
-    changed = (
-        f"{held.kind} '{held.name}' of {layer_name(held.path, held.module)}"
-        for held in values
-        if held.changed()
-    )
-    return next(changed, "")
+def _first_changed(values: list[HeldTensor]) -> str:
+    return next((str(held) for held in values if held.changed()), "")
 
 
 def _gradients(model: nn.Module) -> list[tuple[int, int] | None]:
@@ -138,9 +133,3 @@ def _hooks(model: nn.Module) -> Iterator[Hook]:
     for name, kind in _HOOKS.items():
         everywhere: dict[int, Any] = getattr(torch.nn.modules.module, f"_global{name}", {})
         yield from (("every module", kind, key) for key in everywhere)
-
-
-def same_dtype(views: Tensor, model: nn.Module) -> Tensor:
-    """The views as the model's parameters are: half precision and float64 alike."""
-    like = next(p for p in model.parameters() if p.is_floating_point())
-    return views.to(like.dtype)

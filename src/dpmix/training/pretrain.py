@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from dpmix.clipping.loss import soft_cross_entropy
 from dpmix.clipping.types import trainable
-from dpmix.models.train_mode import train_mode
+from dpmix.models.finetune import train_mode
 from dpmix.pool.pool import PublicPool
 from dpmix.views.builder import ViewBuilder
 

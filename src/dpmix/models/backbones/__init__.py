@@ -1,4 +1,4 @@
-"""Backbones by name: one file a kind."""
+"""Frozen public feature extractors, by name; one file for each kind."""
 
 from dpmix.models.backbones.load import BUILT_IN, LIBRARIES, load_backbone
 

@@ -1,7 +1,8 @@
-"""BatchNorm of a pretrained network as what it is in eval mode: a fixed scale and shift.
+"""`Backbone`: a frozen feature extractor with public weights, or with none.
 
-Guarantees that the folded network computes what the original does in eval mode, and that nothing in
-it keeps or reads the statistics of a batch. Its scale and shift can be trained privately.
+Guarantee: a backbone depends on no private image. It has its own constants, it is loaded in eval
+mode with nothing to train, and its BatchNorm layers are folded into the fixed scale and shift that
+they compute in eval mode, so nothing in it keeps or reads the statistics of a batch.
 """
 
 from dataclasses import dataclass
@@ -18,31 +19,17 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from dpmix.data.normalization import Normalization
 from dpmix.errors import DpmixError, one_line
 
-# What was asked of a backbone, beside its name.
-
-
-RANDOM = "random weights in place of its own, which were not looked for"
-
-
-"""Where the weights of a network come from that is only tried."""
-
-
-OWN_WEIGHTS = "weights of a local file"
-
-
-"""Where they come from if the user gave a file: its name is not published, its hash is."""
-
 
 @dataclass(frozen=True)
 class BackboneRequest:
     """How to load a backbone.
 
     Attributes:
-        model: the library's own name, after the prefix (`timm:MODEL`); the name itself otherwise.
-        weights: a local file, or a folder with one; None: the library's own.
-        pretrained: False leaves the weights at random, for sizes and costs alone.
-        download: fetch weights that are not there.
-        input_size: S in pixels; None: the backbone's own.
+        model: the library's own name, after the prefix (`timm:MODEL`); otherwise the whole name.
+        weights: a local file, or a folder with one; None takes the library's own weights.
+        pretrained: False leaves the weights at random, to measure sizes and costs.
+        download: whether missing weights may be fetched.
+        input_size: S in pixels; None takes the backbone's own.
     """
 
     model: str
@@ -51,9 +38,111 @@ class BackboneRequest:
     download: bool = False
     input_size: int | None = None
 
+    def provenance(self, library: str, published: object) -> str:
+        """Where the weights come from; a local file is known by its hash, not by its name.
+
+        Args:
+            library: name of the library that has the model.
+            published: where the library's own weights come from.
+        """
+        if not self.pretrained:
+            return "random weights (dry run)"
+        return f"{library} {self.model}, {'weights of a local file' if self.weights else published}"
+
+
+class Embedder(nn.Module):
+    """Normalised images [B, 3, H, W] of any size to features [B, D].
+
+    Args:
+        body: maps [B, 3, S, S] to [B, D].
+        input_size: S in pixels, to which images are resized (bilinear, antialiased).
+        channels_last: whether convolutions are faster in that memory layout.
+    """
+
+    def __init__(self, body: nn.Module, input_size: int, *, channels_last: bool = True) -> None:
+        super().__init__()
+        self.body = body
+        self.input_size = input_size
+        self.layout = torch.channels_last if channels_last else torch.contiguous_format
+
+    def forward(self, x: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D"]:
+        """Return the features."""
+        size = (self.input_size, self.input_size)
+        if x.shape[-2:] != size:
+            x = F.interpolate(x, size, mode="bilinear", antialias=True)
+        features: Tensor = self.body(x.contiguous())
+        return features
+
+
+@dataclass(frozen=True, eq=False)
+class Backbone:
+    """A frozen network with what a model card states about it.
+
+    Attributes:
+        name: the name it was requested by.
+        module: maps normalised images to features.
+        normalization: its own public constants.
+        provenance: where its weights come from.
+        licence: licence of the weights.
+    """
+
+    name: str
+    module: Embedder
+    normalization: Normalization
+    provenance: str
+    licence: str
+
+    @cached_property
+    def embedding_size(self) -> int:
+        """D, measured on one black image.
+
+        Raises:
+            DpmixError: the network takes no image of its input size, or gives no row of features.
+        """
+        size = self.module.input_size
+        device = next((t.device for t in self.module.state_dict().values()), torch.device("cpu"))
+        try:
+            with torch.inference_mode():
+                features = self.module(torch.zeros(1, 3, size, size, device=device))
+        # A foreign network may raise anything for a size that it does not take.
+        except Exception as error:
+            raise DpmixError(
+                f"backbone '{self.name}' takes no image of {size} pixels ({one_line(error)}); give "
+                "another --backbone-size, or leave it out"
+            ) from error
+        if features.ndim != 2 or len(features) != 1:
+            raise DpmixError(
+                f"backbone '{self.name}' gives {list(features.shape)} for one image; expected one "
+                "row of features: choose a classifier or an image tower"
+            )
+        return int(features.shape[1])
+
+    @cached_property
+    def weights_sha256(self) -> str:
+        """Hash of all that determines the features: weights, constants and input size."""
+        digest = sha256(f"{self.module.input_size} {self.normalization}".encode())
+        for name, tensor in self.module.state_dict().items():
+            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+    @torch.inference_mode()
+    def features(self, images: UInt8[Tensor, "B C H W"]) -> Float[Tensor, "B D"]:
+        """Return the features of each image, on the images' device; grey images become RGB."""
+        features: Tensor = self.module(self.normalization(images.expand(-1, 3, -1, -1)))
+        return features
+
+
+def frozen(backbone: Backbone, device: torch.device) -> Backbone:
+    """Fold BatchNorm, freeze everything, and move the backbone to `device`, in place."""
+    fold_batch_norm(backbone.module)
+    backbone.module.requires_grad_(False).eval().to(device)
+    backbone.module.to(memory_format=backbone.module.layout)
+    return backbone
+
 
 class ChannelAffine(nn.Module):
-    """x * weight + bias, per channel (dimension 1)."""
+    """x * weight + bias, per channel (dimension 1); it can be trained privately."""
 
     def __init__(self, weight: Float[Tensor, " C"], bias: Float[Tensor, " C"]) -> None:
         super().__init__()
@@ -63,7 +152,7 @@ class ChannelAffine(nn.Module):
     def forward(self, x: Float[Tensor, "B C ..."]) -> Float[Tensor, "B C ..."]:
         """Return the scaled and shifted input."""
         shape = (1, -1) + (1,) * (x.ndim - 2)
-        # One pass over the input where a product and a sum would be two.
+        # One pass over the input instead of two.
         return torch.addcmul(self.bias.view(shape), x, self.weight.view(shape))
 
 
@@ -73,7 +162,7 @@ def fold_batch_norm(module: nn.Module) -> None:
     What a fused layer does after its normalisation (timm's `BatchNormAct2d`) is kept.
 
     Raises:
-        DpmixError: a BatchNorm without running statistics, which has nothing to fold.
+        DpmixError: a BatchNorm has no running statistics, so there is nothing to fold.
     """
     for name, child in module.named_children():
         if isinstance(child, _BatchNorm):
@@ -99,100 +188,3 @@ def _folded(layer: _BatchNorm, name: str) -> nn.Module:
     affine = ChannelAffine(scale.to(mean.dtype), shift.to(mean.dtype))
     after = list(layer.children())
     return nn.Sequential(affine, *after) if after else affine
-
-
-# Frozen feature extractors: public weights, or none at all.
-#
-# Guarantee: a backbone depends on no private image. Its constants are its own, its BatchNorm
-# layers are folded into fixed affine ones, and it is loaded in eval mode with nothing to train.
-
-
-class Embedder(nn.Module):
-    """Normalised images [B, 3, H, W] of any size to features [B, D].
-
-    Args:
-        body: maps [B, 3, S, S] to [B, D].
-        input_size: S, to which images are resized (bilinear, antialiased).
-        channels_last: the memory layout that convolutions are faster in.
-    """
-
-    def __init__(self, body: nn.Module, input_size: int, *, channels_last: bool = True) -> None:
-        super().__init__()
-        self.body = body
-        self.input_size = input_size
-        self.layout = torch.channels_last if channels_last else torch.contiguous_format
-
-    def forward(self, x: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D"]:
-        """Return the features."""
-        size = (self.input_size, self.input_size)
-        if x.shape[-2:] != size:
-            x = F.interpolate(x, size, mode="bilinear", antialias=True)
-        features: Tensor = self.body(x.contiguous())
-        return features
-
-
-@dataclass(frozen=True, eq=False)
-class Backbone:
-    """A frozen network with what a model card says of it.
-
-    Attributes:
-        name: as it was asked for.
-        module: normalised images to features.
-        normalization: its own public constants.
-        provenance: where its weights come from.
-        licence: of them.
-    """
-
-    name: str
-    module: Embedder
-    normalization: Normalization
-    provenance: str
-    licence: str
-
-    @cached_property
-    def embedding_size(self) -> int:
-        """D, from one public black image.
-
-        Raises:
-            DpmixError: the network takes no image of its input size, or gives no row of features.
-        """
-        size = self.module.input_size
-        device = next((t.device for t in self.module.state_dict().values()), torch.device("cpu"))
-        try:
-            with torch.inference_mode():
-                features = self.module(torch.zeros(1, 3, size, size, device=device))
-        # What a foreign network raises for a size that it can't take is of any kind.
-        except Exception as error:
-            raise DpmixError(
-                f"backbone '{self.name}' takes no image of {size} pixels ({one_line(error)}); give "
-                "another --backbone-size, or leave it out"
-            ) from error
-        if features.ndim != 2 or len(features) != 1:
-            raise DpmixError(
-                f"backbone '{self.name}' gives {list(features.shape)} for one image; expected one "
-                "row of features: choose a classifier or an image tower"
-            )
-        return int(features.shape[1])
-
-    @cached_property
-    def weights_sha256(self) -> str:
-        """Identity of what it computes: of every weight, the constants and the input size."""
-        digest = sha256(f"{self.module.input_size} {self.normalization}".encode())
-        for name, tensor in self.module.state_dict().items():
-            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
-
-    @torch.inference_mode()
-    def features(self, images: UInt8[Tensor, "B C H W"]) -> Float[Tensor, "B D"]:
-        """Features of each image, on the images' device; grey images become RGB."""
-        features: Tensor = self.module(self.normalization(images.expand(-1, 3, -1, -1)))
-        return features
-
-
-def frozen(backbone: Backbone, device: torch.device) -> Backbone:
-    """Fold BatchNorm, freeze everything, and move it to `device`, in place."""
-    fold_batch_norm(backbone.module)
-    backbone.module.requires_grad_(False).eval().to(device)
-    backbone.module.to(memory_format=backbone.module.layout)
-    return backbone

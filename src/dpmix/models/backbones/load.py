@@ -1,4 +1,7 @@
-"""The best backbone that this machine can load without a network."""
+"""Backbones by name, and the best one that this machine can load without a network connection.
+
+A new kind of backbone is one file and one line of a table here.
+"""
 
 import os
 from collections.abc import Callable, Iterator
@@ -10,36 +13,32 @@ import torch
 from dpmix.errors import DpmixError, nearest, to_install
 from dpmix.models.backbones.backbone import Backbone, BackboneRequest, frozen
 from dpmix.models.backbones.open_clip_tower import open_clip_tower
-from dpmix.models.backbones.random_conv import random_conv
-from dpmix.models.backbones.scatternet import scatternet
+from dpmix.models.backbones.scattering import scatternet
 from dpmix.models.backbones.timm_tower import timm_tower
 from dpmix.models.backbones.torchvision_tower import (
     mobilenet_v2_offline,
     offline_weights,
     torchvision_tower,
 )
+from dpmix.models.backbones.weights_file import NAMES
 
-# A backbone by its name; a new kind is one file and one line of a table here.
+Loader = Callable[[BackboneRequest], Backbone]
 
-
-BUILT_IN: dict[str, Callable[[BackboneRequest], Backbone]] = {
-    "random-conv": random_conv,
+# name -> loader
+BUILT_IN: dict[str, Loader] = {
     "scatternet": scatternet,
     "mobilenet-v2-offline": mobilenet_v2_offline,
 }
 
-
-"""name -> loader."""
-
-
-LIBRARIES: dict[str, Callable[[BackboneRequest], Backbone]] = {
+# prefix -> loader of that library's models
+LIBRARIES: dict[str, Loader] = {
     "timm": timm_tower,
     "open_clip": open_clip_tower,
     "torchvision": torchvision_tower,
 }
 
-
-"""prefix -> loader of that library's models."""
+CLIP = "open_clip:ViT-B-16/laion2b_s34b_b88k"
+_CLIP_REPOSITORY = "laion/CLIP-ViT-B-16-laion2B-s34B-b88K"
 
 
 def load_backbone(
@@ -54,17 +53,17 @@ def load_backbone(
     """Load a backbone, frozen and in eval mode, on `device`.
 
     Args:
-        name: of `BUILT_IN`, or a library's model: `timm:...`, `torchvision:...`,
+        name: a name of `BUILT_IN`, or a library's model: `timm:...`, `torchvision:...`,
             `open_clip:MODEL/WEIGHTS`.
-        device: where it runs.
+        device: device that the backbone runs on.
         weights: a local file, or a folder with one, instead of the library's own.
-        pretrained: False leaves the weights at random, for sizes and costs alone.
-        download: fetch weights that are not there.
-        input_size: S in pixels; None: the backbone's own.
+        pretrained: False leaves the weights at random, to measure sizes and costs.
+        download: whether missing weights may be fetched.
+        input_size: S in pixels; None takes the backbone's own.
 
     Raises:
-        DpmixError: an unknown name, a missing package, or weights that are missing, do not fit or
-            are not finite.
+        DpmixError: the name is unknown, a package is missing, or the weights are missing, do not
+            fit or are not finite.
     """
     prefix, _, model = name.partition(":")
     if name in BUILT_IN:
@@ -82,13 +81,13 @@ def load_backbone(
     loaded = build(BackboneRequest(model, weights, pretrained, download, input_size))
     loaded = frozen(loaded, device)
     _refuse_if_not_finite(loaded)
-    _ = loaded.embedding_size  # refuses what can't embed an image, here and not mid-way
+    _ = loaded.embedding_size  # refuses here what cannot embed an image
     return loaded
 
 
 def _refuse_if_not_finite(backbone: Backbone) -> None:
-    """Weights with a NaN load like any others, and every feature is NaN then."""
-    # Buffers can hold infinities by design, as masks of attention do; BatchNorm's are folded.
+    """Weights with a NaN load without an error, and then every feature is NaN."""
+    # Buffers can hold infinities by design, such as attention masks; BatchNorm's are folded.
     for name, weight in backbone.module.named_parameters():
         if not weight.isfinite().all():
             raise DpmixError(
@@ -98,23 +97,17 @@ def _refuse_if_not_finite(backbone: Backbone) -> None:
             )
 
 
-CLIP = "open_clip:ViT-B-16/laion2b_s34b_b88k"
-
-
-_CLIP_REPOSITORY = "laion/CLIP-ViT-B-16-laion2B-s34B-b88K"
-
-
 def best_reachable() -> str:
-    """Its name: the paper's CLIP tower, MobileNetV2, or scattering.
+    """Name the best backbone that loads without a network connection.
 
-    In this order by their accuracy on CIFAR-10 (docs/defaults.md), which may differ on other kinds
-    of images. Nothing is loaded: what is installed and lies in the hub's cache is looked at.
+    The order is the paper's CLIP tower, MobileNetV2, scattering: by accuracy on CIFAR-10
+    (docs/defaults.md), which may differ on other kinds of images. Nothing is loaded to decide this.
     """
     return next(_at_hand())
 
 
 def other_backbones(chosen: str) -> str | None:
-    """One line on what to try instead of `chosen`, where this machine lacks the paper's."""
+    """One line on what to try instead of `chosen`; None for the paper's CLIP tower."""
     if chosen == CLIP:
         return None
     there = list(_at_hand())
@@ -129,7 +122,7 @@ def other_backbones(chosen: str) -> str | None:
 
 
 def _at_hand() -> Iterator[str]:
-    """All that can be loaded here, by this module's order."""
+    """The backbones that load here without a network connection, best first."""
     if _has_clip():
         yield CLIP
     if offline_weights() is not None:
@@ -141,8 +134,6 @@ def _has_clip() -> bool:
     if find_spec("open_clip") is None or find_spec("huggingface_hub") is None:
         return False
     from huggingface_hub import try_to_load_from_cache
-
-    from dpmix.models.backbones.weights_file import NAMES
 
     found = (try_to_load_from_cache(_CLIP_REPOSITORY, name) for name in NAMES)
     return any(isinstance(path, (str, os.PathLike)) for path in found)

