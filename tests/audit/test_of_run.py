@@ -6,9 +6,14 @@ import pytest
 
 from dpmix.audit.audit import audit_of
 from dpmix.errors import DpmixError
+from dpmix.runs.config import Config
 from dpmix.runs.folder import RunFolder
 from example_audit import audit_of_run
 from example_facts import facts, write_run
+
+
+def config_of(run):
+    return Config.model_validate(run.settings)
 
 
 @pytest.fixture
@@ -19,7 +24,7 @@ def folder(tmp_path):
 def found(folder, said):
     folder.audit.write_text(json.dumps(said))
     made = facts(data="/here/scans")
-    return audit_of(folder, made.config, made.statement)
+    return audit_of(folder, config_of(made), made.statement)
 
 
 def changed(said, section, **fields):
@@ -29,7 +34,7 @@ def changed(said, section, **fields):
 
 def test_there_need_be_none(folder):
     made = facts()
-    assert audit_of(folder, made.config, made.statement) is None
+    assert audit_of(folder, config_of(made), made.statement) is None
 
 
 def test_an_audit_of_the_same_settings_counts_wherever_the_data_lay(folder):
@@ -76,7 +81,7 @@ def test_something_else_is_refused(folder, text):
     folder.audit.write_text(text)
     made = facts()
     with pytest.raises(DpmixError, match=r"audit.json' is no audit of this version of dpmix"):
-        audit_of(folder, made.config, made.statement)
+        audit_of(folder, config_of(made), made.statement)
 
 
 def test_an_audit_from_before_there_were_two_readings_is_one_of_the_first(folder):
@@ -84,8 +89,8 @@ def test_an_audit_from_before_there_were_two_readings_is_one_of_the_first(folder
     del said["settings"]["input"]["reading"]
     folder.audit.write_text(json.dumps(said))
     for reading in (1, 2):
-        read = made.config.input.model_copy(update={"reading": reading})
-        config = made.config.model_copy(update={"input": read})
+        read = config_of(made).input.model_copy(update={"reading": reading})
+        config = config_of(made).model_copy(update={"input": read})
         if reading == 1:
             assert audit_of(folder, config, made.statement)
         else:

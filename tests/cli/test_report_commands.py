@@ -26,7 +26,7 @@ def test_a_page_gains_an_audit_that_was_made_after_the_run(dpmix, image_root, tm
     status, out, _ = dpmix("report", run)
     assert status == 0 and "Not refuted" in out
     page = (run / "report.html").read_text()
-    assert "An audit of these settings" in page and "An audit of" not in before
+    assert "Audit of these settings" in page and "Audit of" not in before
     assert "is on the page" in dpmix("verify", run)[1]
 
 
@@ -62,7 +62,7 @@ def test_runs_side_by_side(dpmix, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("call", "said"), [
     (["report", "."], "'.' is no run folder: it has no privacy.json"),
-    (["compare", "."], "1 run was given to compare; give two or more"),
+    (["compare", "."], "only one run was given to compare"), (["compare", ".", "."], "given twice"),
     (["compare", ".", "nowhere"], "is no run folder"),
     (["compare"], "Missing argument"),
 ])  # fmt: skip

@@ -57,14 +57,12 @@ def test_both_splits_are_read_with_names_labels_and_pixels(write, other):
             assert np.array_equal(source.images(torch.tensor([i]))[0].numpy(), expected)
 
 
-def test_options_apply(write):
-    splits = load_splits(write({"train": 4, "test": 2}), image_size=5, channels=1)
-    assert splits.train.image_shape == (1, 5, 5)
-
-
 def test_of_several_columns_those_called_image_and_label_are_taken(write):
-    columns = ("image", "image2", "coarse", "label")
-    assert len(load_splits(write({"train": 4, "test": 2}, columns)).train) == 4
+    data = write({"train": 4, "test": 2}, ("image", "image2", "coarse", "label"))
+    assert len(load_splits(data).train) == 4
+    assert load_splits(data, image_size=5, channels=1).train.image_shape == (1, 5, 5)
+    with pytest.raises(DpmixError, match=r"--test-fraction 0\.2 does not apply"):
+        load_splits(data, test_fraction=0.2)
 
 
 def stored(root, **sides):
@@ -209,11 +207,6 @@ def test_a_set_without_what_is_needed_is_refused(write, splits, columns, said):
 def test_nothing_is_fetched_unless_asked_for():
     with pytest.raises(DpmixError, match=r"'hf:no-such/set' can't be loaded .*give --download"):
         load_splits("hf:no-such/set")
-
-
-def test_a_test_fraction_does_not_apply(write):
-    with pytest.raises(DpmixError, match=r"--test-fraction 0\.2 does not apply"):
-        load_splits(write({"train": 4, "test": 2}), test_fraction=0.2)
 
 
 def test_without_the_library_the_remedy_is_named(monkeypatch):

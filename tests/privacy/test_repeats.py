@@ -14,7 +14,7 @@ from scipy.stats import binom, norm
 
 from dpmix.data import TensorSource
 from dpmix.data.fingerprint import Repeats
-from dpmix.data.splits import Subset
+from dpmix.data.source import Subset
 from dpmix.errors import DpmixError
 from dpmix.privacy.accounting import epsilon_gaussian, epsilon_pld, epsilon_together
 from dpmix.privacy.plan import PrivacyPlan

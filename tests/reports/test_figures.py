@@ -1,4 +1,4 @@
-"""Epsilon against steps is the plan's own, never less; example views are those of the run's code."""
+"""Epsilon against steps is the plan's own; example views are those of the run's code."""
 
 import numpy as np
 import pytest

@@ -15,7 +15,9 @@ def test_it_holds_the_latest_evaluation_its_worst_class_and_the_curve():
     confusion = {"a": {"a": 3, "b": 1}, "b": {"a": 3, "b": 1}}
     bins = [{"images": 8, "confidence": 0.625, "accuracy": 0.5}]
     evaluation = Evaluation(0.5, {"a": 0.75, "b": 0.25}, math.nan, 8, 0.125, confusion, bins)
-    settings = Config.load(seed=3, method="none", validation_fraction=0.2).model_dump(mode="json")
+    settings = Config.load(
+        model="cnn-small", seed=3, method="none", validation_fraction=0.2
+    ).model_dump(mode="json")
     told = metrics(settings, plan, History(points, evaluation), 99, "examplewise").model_dump()
     assert told | {
         "accuracy": 0.5, "evaluation_loss": "nan", "images": 8, "calibration_error": 0.125,

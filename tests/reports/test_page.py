@@ -63,7 +63,7 @@ def test_card_and_page_have_the_same_rows():
 def test_without_privacy_it_says_so_in_big_letters_and_promises_nothing():
     page = report_page(not_private())
     assert "<strong>NOT PRIVATE</strong>" in page and "can reveal any of its training" in page
-    for promised in ("differentially private", "nearly equally likely", "blind guessing", "Check it",
+    for promised in ("differentially private", "nearly equally likely", "blind guess", "Check it",
                      "is shortened"):  # fmt: skip
         assert promised not in page, promised
     assert "Not clipped" in page and "No noise" in page
@@ -109,7 +109,7 @@ PAGES = {
     "one": lambda: report_page(facts(("<script>alert(1)</script>", "a&b", "$q_{\"'"))),
     "many": lambda: report_page(facts(MANY, method="mix-diff")),
     "not private": lambda: report_page(not_private(method="microbatch-mixup", shape=(1, 90, 40))),
-    "several": lambda: comparison_of(facts(), not_private(), facts(("<script>alert(1)</script>",) * 2)),
+    "several": lambda: comparison_of(facts(), not_private(), facts(("<script>", "b"))),
 }  # fmt: skip
 
 

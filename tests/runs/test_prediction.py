@@ -18,7 +18,7 @@ def test_a_folder_of_classes_is_listed_as_for_training(class_folder, unchecked):
         listed = image_files([root])
     with pytest.warns(UserWarning, match=r"1 .heic"):
         _, part = class_folders(root)
-    assert [path.relative_to(root).as_posix() for path in listed] == list(part.images.names)
+    assert [path.relative_to(root).as_posix() for path in listed] == list(part.names)
 
 
 def test_a_file_that_is_named_is_taken_whatever_its_suffix(class_folder):

@@ -18,7 +18,7 @@ import dpmix
 import rank_worker
 from dpmix.clipping.engine import clipped_gradient_sum
 from dpmix.clipping.loss import soft_cross_entropy
-from dpmix.data.splits import Subset
+from dpmix.data.source import Subset
 from dpmix.errors import DpmixError
 from dpmix.privacy.noise import GaussianNoise
 from dpmix.privacy.randomness import Randomness

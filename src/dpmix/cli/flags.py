@@ -45,7 +45,11 @@ def setting_flags_but(*left_out: str) -> Callable[[Command], Command]:
 def _flag(name: str, field: FieldInfo, panel: str) -> inspect.Parameter:
     (kind, *_) = (part for part in _parts(field.annotation) if part is not NoneType)
     several = get_origin(kind) is tuple
-    text = {"rich_help_panel": f"Settings: {panel}", "show_default": False, "help": _help(field)}
+    text: dict[str, Any] = {
+        "rich_help_panel": f"Settings: {panel}",
+        "show_default": False,
+        "help": _help(field),
+    }
     if several:  # one release for each --prior-release
         option = typer.Option(f"--{name.replace('_', '-').removesuffix('s')}", **text)
     else:

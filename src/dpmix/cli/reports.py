@@ -118,6 +118,8 @@ def compare(
     The page shows guarantee, accuracy, calibration, every class, the settings that differ, and what
     all of the runs together cost in privacy.
     """
+    if len(runs) < 2:
+        raise DpmixError("only one run was given to compare; give two or more run folders")
     if len({root.resolve() for root in runs}) < len(runs):
         raise DpmixError("the same run was given twice to compare; give each folder once")
     names = [root.resolve().name for root in runs]

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dpmix.errors import DpmixError
 from dpmix.privacy.accounting import epsilon_together
 from dpmix.privacy.repeats import epsilon_of_copies_together
 from dpmix.reports.facts import RunFacts
@@ -58,12 +57,7 @@ def compare(names: Sequence[str], runs: Sequence[RunFacts], free: Collection[str
         names: of the runs; equal ones get numbers.
         runs: what their public files say.
         free: settings that say where things are or how they are computed, which are not compared.
-
-    Raises:
-        DpmixError: fewer than two runs.
     """
-    if len(runs) < 2:
-        raise DpmixError(f"{len(runs)} run was given to compare; give two or more folders of runs")
     numbered = tuple(
         f"{name} ({place})" if list(names).count(name) > 1 else name
         for place, name in enumerate(names, 1)

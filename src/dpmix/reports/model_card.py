@@ -1,6 +1,7 @@
 """`MODEL_CARD.md`: what everyone who uses the model needs to know."""
 
 import re
+from dataclasses import replace
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -8,7 +9,8 @@ from dpmix.reports.facts import RunFacts, accuracy_rows, guarantee_rows, model_r
 
 
 def model_card(run: RunFacts) -> str:
-    """Render the card of a run; an audit is not on it."""
+    """Render the card of a run, without an audit, which may be made later."""
+    run = replace(run, audit=None)
     environment = Environment(
         loader=PackageLoader("dpmix.reports"),
         undefined=StrictUndefined,

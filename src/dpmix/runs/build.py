@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -15,8 +15,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from dpmix.data.fingerprint import find_repeats, fingerprint
 from dpmix.data.image import READING, Progress, Reading, ReadOptions
 from dpmix.data.named import load_splits, public_name
-from dpmix.data.source import ImageSource
-from dpmix.data.splits import Splits, Subset
+from dpmix.data.source import ImageSource, Subset
+from dpmix.data.splits import Splits
 from dpmix.errors import DpmixError
 from dpmix.models.backbones.backbone import Backbone
 from dpmix.models.backbones.load import other_backbones
@@ -124,7 +124,9 @@ class Run:
         would be a repeat that none of them sees.
         """
         run = self.config.run
-        free = {name: places("path") | places("resume") for name in ("views", "model")}
+        free: dict[str, Any] = {
+            name: places("path") | places("resume") for name in ("views", "model")
+        }
         settings = self.config.model_dump(
             exclude={"data": True, "features": True, "run": True, **free}
         )

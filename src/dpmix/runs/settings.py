@@ -344,7 +344,7 @@ LEAVES: dict[str, str] = {
 """Setting name -> its section's name."""
 
 
-def places(mark: Place) -> frozenset[str]:
+def places(mark: Place) -> set[str]:
     """Names of the settings that say where something is, or where and how a run is computed.
 
     Args:
@@ -352,9 +352,9 @@ def places(mark: Place) -> frozenset[str]:
             `resume`: those that a resumed run may change, since they do not change what is trained.
             `sweep`: those that are the same for every run of a sweep, and no part of what it is.
     """
-    return frozenset(
+    return {
         leaf
         for section in SECTIONS.values()
         for leaf, field in section.model_fields.items()
         if mark in field.metadata
-    )
+    }

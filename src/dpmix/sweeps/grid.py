@@ -118,7 +118,7 @@ class Cell:
     @cached_property
     def name(self) -> str:
         """Of its folder: runs with the same settings are the same run."""
-        settings = to_json(self.config.model_dump(mode="json", exclude={"run": places("sweep")}))
+        settings = to_json(self.config.model_dump(mode="json", exclude={"run": {*places("sweep")}}))
         return sha256(settings.encode()).hexdigest()[:16]
 
 

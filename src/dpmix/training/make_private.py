@@ -17,8 +17,7 @@ from dpmix.clipping.types import Engine
 from dpmix.data.fingerprint import find_repeats
 from dpmix.data.normalization import Normalization
 from dpmix.data.normalization import normalization as constants
-from dpmix.data.source import ImageSource, TensorSource
-from dpmix.data.splits import image_digests
+from dpmix.data.source import ImageSource, TensorSource, image_digests
 from dpmix.data.torch_dataset import PairDataset, Range, example_origins, read_images
 from dpmix.errors import DpmixError
 from dpmix.pool.pool import PublicPool
