@@ -295,7 +295,7 @@ def test_a_stopped_run_says_which_epsilon_holds(dpmix, image_root, tmp_path, fla
     monkeypatch.setattr(PrivateTrainer, "step", stop)
     call = ("--data", image_root, "--output", tmp_path / "r", *flags, "--steps", "4")
     status, out, _ = dpmix("train", *call, "--eval-every", "1")
-    assert status == 130 and "to go on after step 2: dpmix train --resume" in out
+    assert status == 130 and "to resume after step 2: dpmix train --resume" in out
     assert "epsilon 2.000 covers what it has published and the rest of its steps" in out
 
 
