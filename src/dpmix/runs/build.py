@@ -219,7 +219,18 @@ def build_run(
     model = build_network(config, shape, len(class_names), backbone).to(device)
     if whitens(config):
         whiten(model, backbone, pool)
-    optimizer = build_optimizer(config.optimizer, model, plan)
+    chosen = config.optimizer
+    optimizer = build_optimizer(
+        chosen.optimizer,
+        model,
+        plan.noise_std / plan.denominator,
+        {
+            "lr": chosen.learning_rate,
+            "momentum": chosen.momentum,
+            "weight_decay": chosen.weight_decay,
+            **chosen.optimizer_options,
+        },
+    )
     recorded_input = InputConfig(
         image_shape=shape,
         class_names=class_names,
@@ -240,7 +251,7 @@ def build_run(
         views=views,
         model=model,
         optimizer=optimizer,
-        schedule=build_schedule(config.optimizer, optimizer, plan.steps),
+        schedule=build_schedule(chosen.schedule, optimizer, plan.steps),
         device=device,
         pool_facts=loaded.facts if loaded else None,
         pretraining=_pretraining(config, views, pool, randomness),
