@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from dpmix.runs.released_run import read_released
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -14,7 +15,6 @@ from dpmix.runs.build import choose_device
 from dpmix.runs.fit import run
 from dpmix.runs.load import load_run, test_source
 from dpmix.runs.predict import predictions
-from dpmix.runs.released_run import read_released
 from dpmix.runs.resume import rebuild_run
 from dpmix.training.evaluate import evaluate
 from pictures import CLASSES, draw

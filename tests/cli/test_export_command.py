@@ -15,6 +15,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from dpmix.runs.hub_classifier import HubClassifier
 from hypothesis import given
 from hypothesis import settings as limits
 from hypothesis import strategies as st
@@ -22,7 +23,6 @@ from PIL import Image, ImageOps
 
 import dpmix as package
 from dpmix.data import decode_files, load_splits
-from dpmix.runs.hub_classifier import HubClassifier
 from pictures import noise_picture
 
 pytestmark = pytest.mark.usefixtures("unchecked")

@@ -1,11 +1,11 @@
 import json
 
 import pytest
+from dpmix.runs.hub_classifier import HubClassifier
+from dpmix.runs.hub_folder import network_settings
 
 from dpmix.errors import DpmixError
 from dpmix.runs.config import Config
-from dpmix.runs.hub_classifier import HubClassifier
-from dpmix.runs.hub_folder import network_settings
 
 CONFIG = Config.of({
     "data": {"data": "/secret/scans", "normalization": "half", "data_root": "/secret/root"},

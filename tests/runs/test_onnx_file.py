@@ -7,10 +7,10 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from dpmix.runs.hub_classifier import ImageClassifier
 
 import dpmix
 from dpmix.runs.export import export_run
-from dpmix.runs.hub_classifier import ImageClassifier
 from dpmix.runs.load import load_run
 
 pytestmark = pytest.mark.usefixtures("unchecked")

@@ -1,7 +1,7 @@
 import pytest
+from dpmix.runs.released_run import refuse_if_taken, write_folder
 
 from dpmix.errors import DpmixError
-from dpmix.runs.released_run import refuse_if_taken, write_folder
 
 FILES = frozenset({"a", "b"})
 

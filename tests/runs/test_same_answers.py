@@ -1,9 +1,9 @@
 import pytest
 import torch
+from dpmix.runs.graph_files import IMAGES, largest_difference, public_images
 from torch import nn
 
 from dpmix.errors import DpmixError
-from dpmix.runs.graph_files import IMAGES, largest_difference, public_images
 
 
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 40, 24)])

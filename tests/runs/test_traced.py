@@ -1,12 +1,12 @@
 import pytest
 import torch
+from dpmix.runs.graph_files import traced
 from torch import nn
 
 from dpmix.data import normalization
 from dpmix.errors import DpmixError
 from dpmix.models import build_model
 from dpmix.models.backbones import load_backbone
-from dpmix.runs.graph_files import traced
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
