@@ -21,7 +21,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 def reference() -> str:
     """Every setting by section, then every command with its other flags, as Markdown."""
-    commands = dict(_commands(typer.main.get_command(app)))
+    commands = dict(every_command(typer.main.get_command(app)))
     settings: dict[str, list[Any]] = {}
     for parameter in commands["dpmix train"].params:
         if (panel := _panel(parameter)).startswith(PANEL):
@@ -37,12 +37,13 @@ def reference() -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def _commands(command: Any, name: str = "dpmix") -> Iterator[tuple[str, Any]]:
+def every_command(command: Any, name: str = "dpmix") -> Iterator[tuple[str, Any]]:
+    """Name and command of each, those of groups too."""
     if not hasattr(command, "commands"):
         yield name, command
         return
     for part, below in command.commands.items():
-        yield from _commands(below, f"{name} {part}")
+        yield from every_command(below, f"{name} {part}")
 
 
 def _panel(parameter: Any) -> str:

@@ -14,7 +14,7 @@ from torch import nn
 import dpmix.training.trainer as step_module
 from dpmix import PrivacyPlan, PrivateTrainer, ViewBuilder, ViewSpec
 from dpmix.data import TensorSource, normalization
-from dpmix.data.splits import Subset
+from dpmix.data.source import Subset
 from dpmix.errors import DpmixError
 from dpmix.training.distributed import Ranks, shutdown, start
 

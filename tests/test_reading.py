@@ -11,9 +11,9 @@ import dpmix
 from dpmix.data import decode_files, load_splits
 from dpmix.data.image import READING
 from dpmix.runs import build as wiring
-from dpmix.runs.build import choose_device
-from dpmix.runs.fit import run
+from dpmix.runs.fit import train_run as run
 from dpmix.runs.load import load_run, test_source
+from dpmix.runs.network import choose_device
 from dpmix.runs.predict import predictions
 from dpmix.runs.resume import rebuild_run
 from dpmix.training.evaluate import evaluate

@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Iterable
 
 import torch
+from pydantic import ValidationError
 
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 # All but the line feed, which separates our own lines.
@@ -123,3 +124,41 @@ def _chain(error: BaseException | None) -> list[BaseException]:
         causes.append(error)
         error = error.__cause__ or error.__context__
     return causes
+
+
+# What pydantic's errors mean, in the form of our own messages.
+_EXPECTED = {
+    "greater_than_equal": "expected {ge} or more",
+    "greater_than": "expected more than {gt}",
+    "less_than_equal": "expected {le} or less",
+    "less_than": "expected less than {lt}",
+    "finite_number": "expected a finite number",
+    "int_parsing": "expected a whole number",
+    "int_from_float": "expected a whole number",
+    "float_parsing": "expected a number",
+    "bool_parsing": "expected true or false",
+}
+
+
+def explain(error: ValidationError, where: str = "") -> str:
+    """Return the first problem in one line: the setting, its value, what was expected.
+
+    Args:
+        error: what pydantic raised.
+        where: more about the place of the value, such as " in recipe 'a.yaml'".
+    """
+    problem = error.errors()[0]
+    kind, value, context = problem["type"], problem["input"], problem.get("ctx", {})
+    if kind == "value_error":
+        return str(context["error"])
+    name = str(problem["loc"][-1]) if problem["loc"] else ""
+    expected = _EXPECTED.get(kind, "").format(**context)
+    if kind == "union_tag_invalid":
+        name, value, where = str(context["discriminator"]).strip("'"), context["tag"], ""
+        expected = nearest(value, re.findall("'(.*?)'", context["expected_tags"]))
+    elif kind == "literal_error":
+        choices = re.findall("'(.*?)'", context["expected"])
+        expected = nearest(str(value), choices) if choices[1:] else f"expected '{choices[0]}'"
+    return (
+        f"{name} is {value!r}{where}: {expected or problem['msg'][0].lower() + problem['msg'][1:]}"
+    )

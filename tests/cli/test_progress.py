@@ -1,11 +1,12 @@
-"""The bars: rate, time left and epsilon on a terminal, nothing elsewhere."""
+"""What a command prints: bars on a terminal, whole lines elsewhere, and names as they are."""
 
 import io
 import math
 
+import pytest
 from rich.console import Console
 
-from dpmix.cli.progress import decoding_bar, training_bar
+from dpmix.cli.progress import decoding_bar, stdout, training_bar
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.training.evaluate import Evaluation
 from dpmix.training.loop import Progress
@@ -26,16 +27,30 @@ def drawn(terminal, private=True):
     return text.getvalue()
 
 
-def test_a_terminal_sees_steps_rate_epsilon_and_accuracy():
+def test_a_terminal_shows_steps_rate_epsilon_and_accuracy():
     text = drawn(terminal=True)
     for said in ("training", "2/4", "steps/s", "epsilon 1.25 of 1.00", "test 62.5%", "50%"):
         assert said in text
-
-
-def test_without_privacy_the_bar_says_so():
     text = drawn(terminal=True, private=False)
     assert "NOT PRIVATE" in text and "epsilon" not in text
-
-
-def test_a_file_sees_nothing():
     assert drawn(terminal=False).strip() == ""
+
+
+def test_lines_are_folded_on_a_terminal_alone(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    line = "to resume: dpmix train --resume " + "/".join(["runs"] * 30)
+    stdout().print(line)
+    assert capsys.readouterr().out == line + "\n"
+    stdout().print("scans :x: [bold]")
+    assert capsys.readouterr().out == "scans :x: [bold]\n"
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    stdout().print("word " * 20)
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 40
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_terminal_obeys_no_files_name(dpmix, image_root):
+    (image_root / "train" / "\x1b]0;title\x07 [red]:x:.png").write_bytes(b"-")
+    _, _, err = dpmix("train", "--data", image_root, "--model", "cnn-small", "--dry-run")
+    assert "\x1b" not in err and "\x07" not in err
+    assert r"such as '\x1b]0;title\x07 [red]:x:.png'" in err

@@ -10,10 +10,6 @@ from dpmix.privacy.plan import PrivacyPlan
 from dpmix.privacy.repeats import epsilon_of_copies
 from dpmix.reports.statement import seal, shown_epsilon
 from dpmix.reports.verify import verify
-from dpmix.runs.build import build_run
-from dpmix.runs.config import Config
-from dpmix.runs.fit import fit
-from dpmix.training.distributed import Ranks
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
@@ -51,37 +47,6 @@ def test_they_are_refused_before_anything_is_written(dpmix, oversampled, tmp_pat
         assert f"epsilon is {expected():.3f}, not {the_plan().epsilon:.3f}" in said
         assert "Remove the copies" in said and "--allow-repeats" in said
     assert not (tmp_path / "run").exists()
-
-
-def test_without_the_copies_it_trains_as_the_refusal_says(dpmix, oversampled, tmp_path, flags):
-    for path in oversampled.glob("train/*/10?.png"):
-        path.unlink()
-    status, out, err = dpmix("train", "--data", oversampled, "--output", tmp_path / "r", *flags)
-    assert (status, err) == (0, "") and "repeats" not in out
-    assert json.loads((tmp_path / "r" / "privacy.json").read_text())["repeats"] is None
-
-
-def test_what_is_left_out_or_not_protected_does_not_count(
-    dpmix, oversampled, tmp_path, quick, flags
-):
-    shutil.copytree(oversampled / "train" / "disc", oversampled / "test" / "disc",
-                    dirs_exist_ok=True)  # fmt: skip
-    for path in oversampled.glob("train/*/10?.png"):
-        path.unlink()
-    train = ("train", "--data", oversampled, *flags, "--output")
-    assert dpmix(*train, tmp_path / "test images")[0] == 0
-    for place in range(9):
-        shutil.copy(oversampled / "train" / "disc" / "000.png",
-                    oversampled / "train" / "disc" / f"20{place}.png")  # fmt: skip
-    assert dpmix(*train, tmp_path / "refused")[0] == 2
-    kept = build_run(Config.load(data=str(oversampled), epsilon=float("inf"), **{
-        name: value for name, value in quick.items() if name != "epsilon"
-    }))  # fmt: skip
-    assert kept.copies == 1, "nothing is claimed, so that nothing is counted"
-    part = {"data": str(oversampled), "train_images": 30, **quick}
-    wanted = "more than once in the training set, the most frequent one 3 times"
-    with pytest.raises(DpmixError, match=wanted):
-        build_run(Config.load(**part))
 
 
 @pytest.fixture
@@ -133,49 +98,6 @@ def test_verify_finds_an_understated_epsilon_of_repeats(allowed):
             verify(run)
 
 
-def test_an_interrupted_run_goes_on_with_its_repeats(dpmix, oversampled, tmp_path, quick):
-    run = tmp_path / "run"
-
-    def stop(progress):
-        if progress.step == 1:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        fit(data=str(oversampled), output=str(run), allow_repeats=True, report=stop,
-            eval_every=1, **quick)  # fmt: skip
-    status, _, err = dpmix("train", "--resume", run)
-    assert (status, err) == (0, "")
-    assert json.loads((run / "privacy.json").read_text())["repeats"]["epsilon"] == expected()
-
-
-def test_copies_in_the_stretches_of_two_processes_are_found(oversampled, quick):
-    config = Config.load(data=str(oversampled), **quick)
-    for rank in range(2):
-        with pytest.raises(DpmixError, match=f"the most frequent one {TIMES} times"):
-            build_run(config, ranks=Ranks(rank, 2))
-
-
-def test_processes_that_read_other_images_are_told_apart(image_root, quick):
-    """Else an image of one process's stretch could be in that of another, and neither sees it."""
-
-    def fixed():
-        return build_run(Config.load(data=str(image_root), **quick)).fixed()
-
-    before = fixed()
-    stripes = image_root / "train" / "stripes"
-    shutil.copy(image_root / "test" / "stripes" / "000.png", stripes / "000.png")
-    assert fixed() != before
-
-
-def test_a_private_selection_refuses_and_states_them_as_well(oversampled, quick):
-    settings = {"data": str(oversampled), "expected_runs": 5.0, **quick}
-    with pytest.raises(DpmixError, match="2 images occur more than once"):
-        build_run(Config.load(**settings))
-    parts = build_run(Config.load(**settings, allow_repeats=True))
-    assert parts.copies == TIMES
-    assert epsilon_of_copies(parts.plan, parts.copies, parts.plan.steps) > TIMES * 2
-
-
 def test_runs_are_compared_with_what_they_cost_who_is_repeated(
     dpmix, allowed, oversampled, tmp_path, flags, monkeypatch
 ):
@@ -189,21 +111,6 @@ def test_runs_are_compared_with_what_they_cost_who_is_repeated(
     page = (tmp_path / "compare.html").read_text()
     assert f"One image occurs {TIMES} times in the training set: for the person in it" in page
     assert f"(occurs {TIMES} times)" in page
-
-
-def test_a_gap_check_refuses_them_or_states_them(
-    dpmix, oversampled, public_root, tmp_path, monkeypatch
-):
-    monkeypatch.chdir(tmp_path)
-    check = ("pool", "gap", public_root, "--data", oversampled, "--spend", 1, "--delta", 1e-4)
-    status, _, err = dpmix(*check)
-    assert status == 2 and f"the most frequent one {TIMES} times" in " ".join(err.split())
-    assert not (tmp_path / "gap.json").exists()
-    status, out, err = dpmix(*check, "--allow-repeats")
-    assert (status, err) == (0, "") and f"one image occurs {TIMES} times: epsilon" in out
-    report = json.loads((tmp_path / "gap.json").read_text())
-    assert report["repeats"]["most"] == TIMES
-    assert report["repeats"]["epsilon"] > TIMES * report["release"]["epsilon"]
 
 
 def test_a_sweep_says_that_choosing_costs_who_is_repeated_more(dpmix, oversampled, tmp_path):

@@ -4,9 +4,10 @@ from collections.abc import Callable
 from io import BytesIO
 
 import pytest
+import torch
 from PIL import Image
 
-from dpmix.data.decode_pool import EncodedImages
+from dpmix.data.decode import EncodedImages
 from pictures import noise_picture
 
 
@@ -29,11 +30,11 @@ def png() -> Callable[..., bytes]:
 
 
 @pytest.fixture
-def encoded(png) -> Callable[..., EncodedImages]:
-    """encoded(a, b, ...): encoded images from bytes; names 0, 1, ..."""
+def encoded() -> Callable[..., EncodedImages]:
+    """encoded(a, b, ...): images from bytes; names 0, 1, ..., labels 0, 1, 0, 1, ..."""
 
     def build(*files: bytes) -> EncodedImages:
         names = tuple(map(str, range(len(files))))
-        return EncodedImages(names, tuple(map(memoryview, files)))
+        return EncodedImages(names, tuple(map(memoryview, files)), torch.arange(len(files)) % 2)
 
     return build

@@ -1,123 +1,191 @@
+"""Many images: in order, with bounded memory; every corrupt one is found."""
+
+import threading
+
+import numpy as np
 import pytest
 import torch
 
 from dpmix.data import decode
-from dpmix.data.decode import EncodedPart, decode_sources
-from dpmix.data.encoded_source import EncodedSource
-from dpmix.data.image import ReadOptions
+from dpmix.data.decode import (
+    EncodedImages,
+    EncodedSource,
+    decode_each,
+    decode_files,
+    decode_sources,
+)
+from dpmix.data.image import ReadOptions, UnreadableImageError
 from dpmix.data.source import TensorSource
 from dpmix.errors import DpmixError
 
 SKIP = ReadOptions(skip_corrupt=True)
+AB = ("a", "b")
 
 
-def parts(encoded, *sides):
-    """One part per list of files; labels 0, 1, 0, 1, ... across them all."""
-    built, start = [], 0
-    for files in sides:
-        labels = torch.arange(start, start + len(files)) % 2
-        built.append(EncodedPart(encoded(*files), labels))
-        start += len(files)
-    return built
+def every(source):
+    return source.images(torch.arange(len(source)))
 
 
-def test_parts_keep_their_own_images_and_labels(png, encoded):
-    files = [png("L", 4, 4, seed) for seed in range(5)]
-    (train, test), corrupt = decode_sources(
-        parts(encoded, files[:3], files[3:]), ("a", "b"), ReadOptions()
+@pytest.mark.parametrize("workers", [1, 4, None])
+def test_results_come_in_order_and_errors_among_them(png, encoded, picture, workers):
+    images = encoded(*(png("L", 4, 4, seed) for seed in range(150)), b"broken")
+    indices, found = [149, 3, 3, *range(151)], []
+    decode_each(
+        images, indices, ReadOptions(workers=workers), (1, 4, 4), lambda *one: found.append(one)
     )
-    (whole,), _ = decode_sources(parts(encoded, files), ("a", "b"), ReadOptions())
-    assert corrupt == ()
-    assert isinstance(train, TensorSource)
-    assert torch.equal(torch.cat([train.pixels, test.pixels]), whole.images(torch.arange(5)))
-    assert (train.labels.tolist(), test.labels.tolist()) == ([0, 1, 0], [1, 0])
+    assert [index for index, _ in found] == indices
+    for index, pixels in found[:-1]:
+        assert np.array_equal(pixels[0], np.asarray(picture("L", 4, 4, index)))
+    assert isinstance(found[-1][1], UnreadableImageError)
 
 
-def test_all_corrupt_images_are_found_and_named(png, encoded):
-    files = [b"broken", png(), png()[:60], png(), b""]
-    with pytest.raises(DpmixError, match=r"^3 image.*'0' .*'2' .*'4' .*--skip-corrupt"):
-        decode_sources(parts(encoded, files), ("a", "b"), ReadOptions())
+def test_results_in_flight_are_bounded(png, encoded, monkeypatch):
+    monkeypatch.setattr(decode, "MAX_BYTES_IN_FLIGHT", 5 * 16)
+    images = encoded(*[png("L", 4, 4)] * 150)
+    opened, used, lock = [0], [0], threading.Lock()
 
+    class Counted(EncodedImages):
+        def open(self, index):
+            with lock:
+                opened[0] += 1
+            return super().open(index)
 
-def test_all_are_named_and_ten_reasons_given(png, encoded):
-    files = [png()] + [b"broken"] * 12
-    with pytest.raises(DpmixError, match=r"^12 image.*'10' \([^']*, '11', '12'; repair"):
-        decode_sources(parts(encoded, files), ("a", "b"), ReadOptions())
+    def use(index, pixels):
+        assert opened[0] - used[0] <= 5
+        used[0] += 1
 
-
-def test_nothing_decodes(encoded):
-    with pytest.raises(DpmixError, match=r"2 image\(s\) cannot be decoded") as refused:
-        decode_sources(parts(encoded, [b"x", b"y"]), ("a", "b"), SKIP)
-    assert "--skip-corrupt" not in str(refused.value)  # which was given
+    counted = Counted(images.names, images.contents, images.labels)
+    decode_each(counted, range(150), ReadOptions(workers=4), (1, 4, 4), use)
+    assert used[0] == 150
 
 
 @pytest.mark.parametrize("limit", [2**30, 0])
-def test_skipping_leaves_the_others_beside_their_labels(png, encoded, limit, monkeypatch):
+def test_skipping_leaves_the_others_next_to_their_labels(png, encoded, limit, monkeypatch):
     monkeypatch.setattr(decode, "MAX_BYTES_IN_MEMORY", limit)
     good = [png(seed=seed) for seed in range(4)]
-    train_files = [b"broken", good[0], good[1]]
-    test_files = [good[2], b"broken", good[3]]
-    (train, test), corrupt = decode_sources(
-        parts(encoded, train_files, test_files), ("a", "b"), SKIP
-    )
-    (clean,), _ = decode_sources(parts(encoded, good), ("a", "b"), ReadOptions())
-    assert corrupt == (0, 4)
-    assert (train.labels.tolist(), test.labels.tolist()) == ([1, 0], [1, 1])
-    both = [source.images(torch.arange(2)) for source in (train, test)]
-    assert torch.equal(torch.cat(both), clean.images(torch.arange(4)))
+    parts = [encoded(b"broken", good[0], good[1]), encoded(good[2], b"broken", good[3])]
+    with pytest.warns(UserWarning, match=r"^left out: 2 image.*'0' \(not an image"):
+        (train, test), corrupt = decode_sources(parts, AB, SKIP)
+    (clean,), none = decode_sources([encoded(*good)], AB, ReadOptions())
+    assert (corrupt, none) == ((0, 4), ())
+    assert (train.labels.tolist(), test.labels.tolist()) == ([1, 0], [0, 0])
+    assert torch.equal(torch.cat([every(train), every(test)]), every(clean))
 
 
 def test_a_large_set_stays_encoded_and_gives_the_same_pixels(png, encoded, monkeypatch):
-    files = [png(height=8 + seed, seed=seed) for seed in range(6)]
+    files = encoded(*(bytearray(png(height=8 + seed, seed=seed)) for seed in range(6)))
     options = ReadOptions(image_size=5, channels=1)
-    (kept,), _ = decode_sources(parts(encoded, files), ("a", "b"), options)
+    (kept,), _ = decode_sources([files], AB, options)
     monkeypatch.setattr(decode, "MAX_BYTES_IN_MEMORY", 6 * 25 - 1)
-    (lazy,), _ = decode_sources(parts(encoded, files), ("a", "b"), options)
+    (lazy,), _ = decode_sources([files], AB, options)
     assert isinstance(kept, TensorSource)
     assert isinstance(lazy, EncodedSource)
-    assert torch.equal(kept.images(torch.arange(6)), lazy.images(torch.arange(6)))
+    assert torch.equal(every(kept), every(lazy))
     assert torch.equal(kept.labels, lazy.labels)
     assert kept.image_shape == lazy.image_shape == (1, 5, 5)
+    assert lazy.images(torch.arange(0)).shape == (0, 1, 5, 5)
+    lazy.contents[0][:4] = b"junk"  # changed since
+    with pytest.raises(DpmixError, match=r"^1 image.*'0' \(not an image"):
+        lazy.images(torch.tensor([1, 0]))
+    assert not any(word in repr(lazy) for word in (" names", "contents", "labels"))
 
 
-def test_corrupt_images_are_found_in_a_large_set_too(png, encoded, monkeypatch):
-    monkeypatch.setattr(decode, "MAX_BYTES_IN_MEMORY", 0)
-    with pytest.raises(DpmixError, match="1 image"):
-        decode_sources(parts(encoded, [png(), b"broken"]), ("a", "b"), ReadOptions())
+def test_every_corrupt_image_is_named_and_ten_reasons_are_given(png, encoded):
+    files = encoded(b"", png(), png()[:60], *[b"broken"] * 10, png())
+    with pytest.raises(DpmixError, match=r"^12 image.*'0' .*'2' \(.*'11', '12'; .*--skip-corrupt"):
+        decode_sources([files], AB, ReadOptions())
+    with pytest.raises(DpmixError, match=r"2 image\(s\) cannot be decoded") as refused:
+        decode_sources([encoded(b"x", b"y")], AB, SKIP)
+    assert "--skip-corrupt" not in str(refused.value)  # which was given
 
 
 @pytest.mark.parametrize(
     ("second", "said"),
     [
-        ({"mode": "L"}, "'1' is grey and '0' is RGB"),
+        ({"mode": "L"}, "'1' is 1x8x8 and the others are 3x8x8 .* --channels 3"),
         ({"mode": "RGBA"}, "RGBA with transparency"),
-        ({"width": 9}, "'1' is 8x9 and '0' is 8x8"),
+        ({"width": 9}, "'1' is 3x8x9 and the others are 3x8x8 .* --image-size 32"),
+        ({"mode": "I;16"}, r"save Image\.fromarray\(np\.interp"),
     ],
 )
-def test_mixed_images_are_refused(png, encoded, second, said):
+def test_mixed_images_are_refused_even_when_skipping(png, encoded, second, said):
     with pytest.raises(DpmixError, match=said):
-        decode_sources(parts(encoded, [png(), png(**second)]), ("a", "b"), ReadOptions())
+        decode_sources([encoded(png(), png(**second))], AB, SKIP)
 
 
-def test_a_first_image_with_alpha_needs_channels(png, encoded):
-    with pytest.raises(DpmixError, match="--channels 3"):
-        decode_sources(parts(encoded, [png("RGBA")]), ("a",), ReadOptions())
-
-
-def test_deep_images_are_refused_even_when_skipping(png, encoded):
-    with pytest.raises(DpmixError, match=r"save Image\.fromarray\(np\.interp"):
-        decode_sources(parts(encoded, [png("L"), png("I;16")]), ("a", "b"), SKIP)
-
-
-def test_all_grey_stays_one_channel(png, encoded):
-    (source,), _ = decode_sources(parts(encoded, [png("L"), png("1")]), ("a", "b"), ReadOptions())
-    assert source.image_shape == (1, 8, 8)
+def test_how_a_picture_is_read_depends_on_no_other(png, encoded):
+    sizes = [(8, 8), (8, 13), (30, 4), (11, 10)]
+    files = [png(height=h, width=w, seed=h) for h, w in sizes]
+    (together,), _ = decode_sources([encoded(*files)], AB, ReadOptions(8))
+    for index, file in enumerate(files):
+        (alone,), _ = decode_sources([encoded(file)], AB, ReadOptions(8))
+        assert torch.equal(alone.pixels[0], together.pixels[index])
 
 
 def test_progress_ends_at_the_total(png, encoded):
     calls = []
     options = ReadOptions(progress=lambda done, total: calls.append((done, total)), workers=2)
-    decode_sources(parts(encoded, [png()] * 200), ("a", "b"), options)
+    decode_sources([encoded(*[png()] * 200)], AB, options)
     assert calls[-1] == (200, 200)
     assert calls == sorted(set(calls))
     assert len(calls) > 1
+
+
+@pytest.fixture
+def paths(tmp_path, picture):
+    files = []
+    for seed, mode in enumerate(["RGB", "L", "RGBA", "P", "RGB"]):
+        files.append(tmp_path / f"{seed}.png")
+        picture(mode, 8 + seed, 8, seed).save(files[-1])
+    return files
+
+
+def test_files_come_out_in_the_models_form_in_bounded_batches(paths, picture, monkeypatch):
+    (whole,) = decode_files(paths, (3, 8, 8), workers=1)
+    assert whole.shape == (5, 3, 8, 8)
+    assert torch.equal(whole[0], torch.from_numpy(np.array(picture()).transpose(2, 0, 1)))
+    (whole,) = decode_files(paths, (1, 6, 5), workers=1)
+    monkeypatch.setattr(decode, "_MAX_BATCH_BYTES", 2 * 30)
+    batches = list(decode_files(paths, (1, 6, 5)))
+    assert [len(batch) for batch in batches] == [2, 2, 1]
+    assert torch.equal(torch.cat(batches), whole)
+    assert list(decode_files([], (3, 8, 8))) == []
+
+
+def test_all_bad_files_are_named_at_once_or_left_out(paths, picture, monkeypatch):
+    """Also in later batches, also what is refused for other reasons than damage."""
+    good = torch.cat(list(decode_files([paths[0], paths[2]], (3, 8, 8))))
+    monkeypatch.setattr(decode, "_MAX_BATCH", 2)
+    picture("I;16").save(paths[1])
+    paths[3].write_bytes(b"junk")
+    paths[4].unlink()
+    with pytest.raises(DpmixError) as refused:
+        list(decode_files(paths, (3, 8, 8)))
+    said = str(refused.value)
+    assert said.startswith("3 image(s) cannot be decoded") and "--skip-corrupt" in said
+    for place, reason in ((1, "has more than 8 bits a channel"), (3, "not an image"),
+                          (4, "cannot be read (No such")):  # fmt: skip
+        assert f"'{paths[place]}' ({reason}" in said
+    skipped = {}
+    batches = list(decode_files(paths, (3, 8, 8), skipped=skipped))
+    assert torch.equal(torch.cat(batches), good)
+    assert list(skipped) == [paths[1], paths[3], paths[4]]
+
+
+def test_of_many_bad_files_fifty_are_named(paths):
+    gone = [paths[0].with_name(f"gone{i}.png") for i in range(70)]
+    with pytest.raises(DpmixError, match=r"^70 image.*gone49\.png' and 20 more; repair"):
+        list(decode_files(gone, (3, 8, 8)))
+
+
+def test_stacks_are_warned_of_once(picture, tmp_path):
+    frames = [picture(seed=seed) for seed in range(3)]
+    for name in "ab":
+        frames[0].save(tmp_path / f"{name}.tif", save_all=True, append_images=frames[1:])
+    files = sorted(tmp_path.iterdir())
+    images = EncodedImages(("a", "b"), tuple(files), torch.tensor([0, 1]))
+    for read in (lambda: decode_sources([images], AB, ReadOptions()),
+                 lambda: list(decode_files(files, (3, 8, 8)))):  # fmt: skip
+        with pytest.warns(UserWarning, match=r"2 image\(s\), such as '.*a.*one frame") as seen:
+            read()
+        assert len(seen) == 1

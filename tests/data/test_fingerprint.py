@@ -1,63 +1,164 @@
-"""Any change of the data is another fingerprint."""
+"""Any change of the data is another fingerprint; every repeated image is counted."""
 
+from collections import Counter
+
+import numpy as np
+import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
+from torch.utils.data import ConcatDataset, Subset, TensorDataset
 
-from dpmix.data import TensorSource, load_splits
-from dpmix.data import decode as module
-from dpmix.data.encoded_source import EncodedSource
-from dpmix.data.fingerprint import fingerprint
-from dpmix.data.splits import Subset
+from dpmix.data import TensorSource, decode, load_splits
+from dpmix.data.fingerprint import Repeats, find_repeats, fingerprint, image_name
+from dpmix.data.source import Subset as Part
+from dpmix.data.source import image_digests
+from dpmix.data.splits import narrowed
+from dpmix.data.torch_dataset import example_origins, read_images
+
+PIXELS = np.random.default_rng(3).integers(0, 256, (8, 3, 6, 6), dtype=np.uint8)
+CHOSEN = st.lists(st.integers(0, 7), min_size=2, max_size=20)
+few = settings(
+    max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 def test_pixels_labels_order_and_names_count():
-    pixels = torch.randint(0, 256, (5, 1, 4, 4), dtype=torch.uint8)
-    labels, names = torch.tensor([0, 1, 0, 1, 0]), ("a", "b")
+    pixels = torch.from_numpy(PIXELS[:5])
+    labels, names, index = torch.tensor([0, 1, 0, 1, 0]), ("a", "b"), torch.tensor([1, 0, 2, 3, 4])
     other = pixels.clone()
     other[4, 0, 3, 3] ^= 1
-    order = torch.tensor([1, 0, 2, 3, 4])
+    whole = TensorSource(pixels, labels, names)
     sources = [
-        TensorSource(pixels, labels, names),
+        whole,
         TensorSource(other, labels, names),
         TensorSource(pixels, 1 - labels, names),
         TensorSource(pixels, labels, ("a", "c")),
-        TensorSource(pixels[order], labels[order], names),
+        TensorSource(pixels[index], labels[index], names),
         TensorSource(pixels[:4], labels[:4], names),
     ]
     found = [fingerprint(source) for source in sources]
     assert len(set(found)) == len(found)
-    assert fingerprint(TensorSource(pixels.clone(), labels, names)) == found[0]
+    assert fingerprint(Part.of(whole, torch.arange(5))) == found[0]
+    assert fingerprint(Part.of(whole, index)) == found[4]
+    assert fingerprint(Part.of(whole, torch.arange(4))) == found[5]
 
 
-def test_a_subset_is_told_by_what_it_holds():
-    pixels = torch.randint(0, 256, (5, 1, 4, 4), dtype=torch.uint8)
-    labels, names = torch.tensor([0, 1, 0, 1, 0]), ("a", "b")
-    whole, index = TensorSource(pixels, labels, names), torch.tensor([3, 0, 4])
-    alone = fingerprint(TensorSource(pixels[index], labels[index], names))
-    assert fingerprint(Subset.of(whole, index)) == alone
-    assert fingerprint(Subset.of(whole, index.flip(0))) != alone
-    assert fingerprint(Subset.of(whole, torch.arange(5))) == fingerprint(whole)
-
-
-def test_images_that_stay_encoded_are_told_by_their_pixels(image_root, monkeypatch):
+def test_images_that_stay_encoded_are_known_by_their_pixels(image_root, monkeypatch):
     in_memory = fingerprint(load_splits(str(image_root)).train)
-    monkeypatch.setattr(module, "MAX_BYTES_IN_MEMORY", 1)
-
-    def found(**settings):
-        train = load_splits(str(image_root), **settings).train
-        assert isinstance(train, EncodedSource)
-        return fingerprint(train)
-
-    first = found()
-    assert found() == first == in_memory != found(image_size=5)
-    monkeypatch.delattr("dpmix.data.encoded_source.decode_batch")  # nothing is decoded from here
+    monkeypatch.setattr(decode, "MAX_BYTES_IN_MEMORY", 1)
     train = load_splits(str(image_root)).train
-    part = fingerprint(Subset.of(train, torch.arange(40)))
-    assert part == fingerprint(Subset.of(Subset.of(train, torch.arange(60)), torch.arange(40)))
-    assert part != first == fingerprint(Subset.of(train, torch.arange(80)))
-    path = next(iter(sorted((image_root / "train" / "disc").iterdir())))
-    again = Image.open(path)
-    again.save(path.with_suffix(".png"), compress_level=0)
-    assert found() == first
-    again.point(lambda value: 255 - value).save(path)
-    assert found() != first
+    assert isinstance(train, decode.EncodedSource)
+    assert fingerprint(train) == in_memory
+    assert fingerprint(load_splits(str(image_root), image_size=5).train) != in_memory
+    path = min((image_root / "train" / "disc").iterdir())
+    picture = Image.open(path)
+    picture.save(path, compress_level=0)
+    assert fingerprint(load_splits(str(image_root)).train) == in_memory
+    picture.point(lambda value: 255 - value).save(path)
+    assert fingerprint(load_splits(str(image_root)).train) != in_memory
+    monkeypatch.delattr(decode, "decode_batch")  # nothing is decoded from here
+    part = fingerprint(Part.of(train, torch.arange(40)))
+    assert part == fingerprint(Part.of(Part.of(train, torch.arange(60)), torch.arange(40)))
+
+
+def expected(chosen):
+    """Of images at `chosen` in a set of different ones."""
+    counts = Counter(chosen)
+    return sum(count > 1 for count in counts.values()), max(counts.values())
+
+
+def found(digests, origins=None):
+    repeats = find_repeats(digests, origins)
+    assert len(repeats.places) == repeats.most
+    return repeats.images, repeats.most
+
+
+def in_memory(chosen):
+    # Labels differ between copies, which makes them no less equal.
+    labels = torch.arange(len(chosen)) % 2
+    return TensorSource(torch.from_numpy(PIXELS[chosen]), labels, ("a", "b"))
+
+
+@few
+@given(CHOSEN)
+def test_repeats_of_tensors_and_of_parts_of_them(chosen):
+    source = in_memory(chosen)
+    assert found(image_digests(source)) == expected(chosen)
+    part = Part.of(source, torch.arange(0, len(chosen), 2))
+    assert found(image_digests(part)) == expected(chosen[::2])
+    again = Part.of(source, torch.tensor([0, 1, 0]))
+    assert found(image_digests(again)) == expected([chosen[0], chosen[1], chosen[0]])
+
+
+def write_files(root, chosen):
+    """A folder in which copies have other names, classes and compressions."""
+    for side in ("train", "test"):
+        for place, image in enumerate(chosen if side == "train" else (0, 1)):
+            folder = root / side / "ab"[place % 2]
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(PIXELS[image].transpose(1, 2, 0)).save(
+                folder / f"{place}.png", compress_level=place % 3
+            )
+    return root
+
+
+@few
+@given(CHOSEN)
+def test_repeats_of_folders_in_memory_and_decoded_on_access(tmp_path_factory, chosen):
+    root = write_files(tmp_path_factory.mktemp("folder"), chosen)
+    splits = load_splits(str(root))
+    assert found(splits.train_digests) == expected(chosen)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decode, "MAX_BYTES_IN_MEMORY", 1)
+        encoded = load_splits(str(root))
+        patch.delattr(decode, "decode_batch")  # they are not decoded again
+        assert np.array_equal(encoded.train_digests, splits.train_digests)
+        kept = narrowed(encoded, None, None, len(chosen) - 1) if len(chosen) > 2 else encoded
+        assert found(kept.train_digests) <= expected(chosen)
+
+
+class Noisy(TensorDataset):
+    """A dataset whose random transform makes copies of an example differ."""
+
+    def __getitem__(self, index):
+        image, label = super().__getitem__(index)
+        return torch.randint(0, 256, image.shape, dtype=torch.uint8), label
+
+
+@few
+@given(CHOSEN)
+def test_subsets_and_concatenations_of_torch_are_seen_through(chosen):
+    whole, other = (Noisy(torch.from_numpy(PIXELS), torch.arange(8) % 2) for _ in range(2))
+    # The same places of another dataset, counted from its end, are other examples.
+    half = len(chosen) // 2
+    first, second = Subset(whole, chosen[:half]), Subset(whole, torch.tensor(chosen[half:]) - 8)
+    joined = ConcatDataset(
+        [first, Subset(ConcatDataset([other, second]), range(8, 8 + len(second)))]
+    )
+    for dataset in (joined, ConcatDataset([joined, other])):
+        digests = image_digests(TensorSource(*read_images(dataset), ("a", "b")))
+        assert found(digests, example_origins(dataset)) == expected(chosen)
+
+
+def test_an_image_is_one_by_its_pixels_or_by_its_place():
+    """Places 0 and 1 are one example, 1 and 2 are of one image: a random crop hid that of 0."""
+    digests = image_digests(in_memory([0, 1, 1, 2]))
+    assert find_repeats(digests, np.array([5, 5, 6, 7])) == Repeats(1, 3, (0, 1, 2))
+    assert find_repeats(digests, np.array([5, 8, 6, 7])) == Repeats(1, 2, (1, 2))
+    assert find_repeats(digests) == Repeats(1, 2, (1, 2))
+
+
+def test_one_pixel_more_is_another_image():
+    pixels = torch.zeros((2, 1, 5, 5), dtype=torch.uint8)
+    pixels[1, 0, 4, 4] = 1
+    assert found(image_digests(TensorSource(pixels, torch.tensor([0, 1]), ("a", "b")))) == (0, 1)
+    assert found(load_splits("mnist5k").train_digests) == (0, 1)
+
+
+def test_images_are_called_by_their_files(tmp_path):
+    train = load_splits(str(write_files(tmp_path, [0, 1, 2, 3, 0]))).train
+    places = find_repeats(image_digests(train)).places
+    assert [image_name(train, place) for place in places] == ["'train/a/0.png'", "'train/a/4.png'"]
+    assert image_name(Part.of(in_memory([0, 1]), torch.tensor([1])), 0) == "image 1"

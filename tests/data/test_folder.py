@@ -1,3 +1,4 @@
+import os
 import shutil
 import warnings
 from unicodedata import normalize
@@ -11,9 +12,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dpmix.data.decode import decode_sources
-from dpmix.data.folder import class_folder_names, class_folders, folder_splits
-from dpmix.data.image import ReadOptions
-from dpmix.data.split_names import side_of
+from dpmix.data.folder import (
+    SUFFIXES,
+    class_folder_names,
+    class_folders,
+    folder_splits,
+    list_images,
+)
+from dpmix.data.image import FORMATS, ReadOptions
+from dpmix.data.splits import side_of
 from dpmix.errors import DpmixError
 from pictures import noise_picture, write_class_folders
 
@@ -37,46 +44,19 @@ def test_given_splits(given):
     assert splits.train.class_names == ("cat", "dog")
     assert splits.train.labels.tolist() == [0, 0, 1, 1, 1]
     assert splits.test.labels.tolist() == [0, 1, 1]
-    assert (splits.name, splits.flip) == ("root", True)
+    assert (splits.name, splits.flip, splits.held_out) == ("root", True, "the test folder")
     expected = np.array(Image.open(given / "test" / "dog" / "1.png")).transpose(2, 0, 1)
     assert np.array_equal(splits.test.images(torch.tensor([2]))[0].numpy(), expected)
-
-
-@pytest.mark.parametrize("missing", ["train", "test"])
-def test_half_a_layout(given, missing):
-    shutil.rmtree(given / missing)
-    with pytest.raises(DpmixError, match=f"no '{missing}' folder"):
-        folder_splits(given, PLAIN, None)
-
-
-def test_a_fraction_does_not_apply_to_given_splits(given):
-    with pytest.raises(DpmixError, match=r"--test-fraction 0\.2 does not apply"):
-        folder_splits(given, PLAIN, 0.2)
-
-
-def test_classes_must_agree(given, class_folder):
-    class_folder("root/test", {"emu": 1})
-    with pytest.raises(DpmixError, match="class emu is in 'test' only; expected the same class"):
-        folder_splits(given, PLAIN, None)
-
-
-def test_drawn_split_is_a_partition_with_labels(class_folder):
-    root = class_folder("flat", {"a": 20, "b": 20})
-    splits = folder_splits(root, PLAIN, 0.4)
-    train, test = contents(splits.train), contents(splits.test)
-    assert not train & test
-    names, part = class_folders(root)
-    assert len(part.images) == len(part.labels) == 40
-    assert names == splits.train.class_names
-    (whole,), _ = decode_sources([part], names, PLAIN)
-    assert train | test == contents(whole)
-    assert len(train) + len(test) == 40
 
 
 def test_neighbouring_folders_have_neighbouring_train_sets(class_folder):
     root = class_folder("flat", {"a": 12, "b": 12})
     before = folder_splits(root, PLAIN, 0.4)
     train, test = contents(before.train), contents(before.test)
+    names, images = class_folders(root)
+    (whole,), _ = decode_sources([images], names, PLAIN)
+    assert not train & test
+    assert train | test == contents(whole) and len(train) + len(test) == 24
     moved = 0
     for path in sorted((root / "a").iterdir())[:6]:
         kept = path.read_bytes()
@@ -91,7 +71,7 @@ def test_neighbouring_folders_have_neighbouring_train_sets(class_folder):
     assert moved > 0
 
 
-def test_a_flat_folder_without_a_fraction_is_split_and_says_so(class_folder, unchecked):
+def test_a_flat_folder_without_a_fraction_is_split_with_a_warning(class_folder, unchecked):
     root = class_folder("flat", {"a": 20, "b": 20})
     with pytest.warns(UserWarning, match="one image in five.*the guarantee does not cover those"):
         splits = folder_splits(root, PLAIN, None)
@@ -122,6 +102,7 @@ def test_splits_in_any_spelling_are_splits(tmp_path_factory, train, test):
     assert splits.train.class_names == class_folder_names(root) == ("disc", "stripes")
     assert all(name.startswith(f"{train}/") for name in splits.train.names)
     assert all(name.startswith(f"{test}/") for name in splits.test.names)
+    assert splits.held_out == f"the {test} folder"
 
 
 @given_any(spelt(), spelt())
@@ -131,11 +112,10 @@ def test_splits_are_never_classes(tmp_path_factory, one, other):
     for name in (one, other):
         (root / name).mkdir()
         noise_picture("RGB", 8, 8, len(name)).save(root / name / "1.png")
-    for fraction in (None, 0.5):
+    for read in (lambda: folder_splits(root, PLAIN, None), lambda: folder_splits(root, PLAIN, 0.5),
+                 lambda: class_folder_names(root)):  # fmt: skip
         with pytest.raises(DpmixError, match=r"splits without class folders|both name the"):
-            folder_splits(root, PLAIN, fraction)
-    with pytest.raises(DpmixError, match=r"splits without class folders|both name the"):
-        class_folder_names(root)
+            read()
 
 
 @pytest.mark.parametrize("name", ["train", "Test", "valid"])
@@ -148,42 +128,43 @@ def test_a_class_that_is_named_as_a_split_needs_the_fraction(class_folder, name)
     assert set(splits.train.class_names) == {"bus", "car", name}
 
 
-def test_test_images_without_classes_are_refused_with_what_helps(given, class_folder):
-    shutil.rmtree(given / "test")
-    (given / "test").mkdir()
-    (given / "test" / "1.png").write_bytes(b"-")
-    with pytest.raises(DpmixError, match=r"'test' is the name .*/train --test-fraction 0\.2"):
-        folder_splits(given, PLAIN, None)
+def _flat_test_images(root, folder):
+    shutil.rmtree(root / "test")
+    (root / "test").mkdir()
+    (root / "test" / "1.png").write_bytes(b"-")
 
 
-@pytest.mark.parametrize("other", ["Train", "training", "TRAIN_SET"])
-def test_two_folders_of_one_split_are_refused(given, class_folder, other):
-    class_folder(f"root/{other}", {"dog": 1, "cat": 1})
-    for read in (lambda: folder_splits(given, PLAIN, None), lambda: class_folder_names(given)):
-        with pytest.raises(DpmixError, match="which both name the train split; expected one"):
-            read()
+@pytest.mark.parametrize(("change", "fraction", "said"), [
+    (lambda root, folder: None, 0.2, r"--test-fraction 0\.2 does not apply"),
+    (lambda root, folder: folder("root/test", {"emu": 1}), None, "class emu is in one of 'train'"),
+    (_flat_test_images, None, r"'test' is the name .*/train --test-fraction 0\.2"),
+    (lambda root, folder: folder("root/Train", {"dog": 1, "cat": 1}), None,
+     "'Train' and 'train', which both name the train split"),
+    (lambda root, folder: shutil.rmtree(root), None, "no folder"),
+    (lambda root, folder: shutil.rmtree(root / "train"), None, "no 'train' folder"),
+    (lambda root, folder: shutil.rmtree(root / "test"), None, "no 'test' folder"),
+])  # fmt: skip
+def test_a_layout_that_cannot_be_is_refused(given, class_folder, change, fraction, said):
+    change(given, class_folder)
+    with pytest.raises(DpmixError, match=said):
+        folder_splits(given, PLAIN, fraction)
 
 
-def test_next_to_test_images_validation_images_are_not_used(given, class_folder, unchecked):
+def test_validation_images_are_judged_on_only_without_test_images(given, class_folder, unchecked):
     alone = folder_splits(given, PLAIN, None)
     class_folder("root/val", {"dog": 1, "cat": 1}, seed=50)
-    with pytest.warns(UserWarning, match="'val' is not used: neither trained on nor judged on"):
+    class_folder("root/unlabelled", {"all": 1})
+    with pytest.warns(UserWarning) as seen:
         both = folder_splits(given, PLAIN, None)
+    said = " ".join(str(one.message) for one in seen)
+    assert "'val' is not used: neither trained on nor judged on" in said
+    assert "no split, so left out: unlabelled" in said
     assert contents(both.train) == contents(alone.train)
     assert contents(both.test) == contents(alone.test)
-
-
-def test_without_test_images_validation_images_are_judged_on(given, class_folder, unchecked):
-    alone = folder_splits(given, PLAIN, None)
+    shutil.rmtree(given / "val")
     (given / "test").rename(given / "Validation")
     with pytest.warns(UserWarning, match="no test split: the model is judged on 'Validation'"):
         assert contents(folder_splits(given, PLAIN, None).test) == contents(alone.test)
-
-
-def test_folders_next_to_the_splits_are_told_of(given, class_folder, unchecked):
-    class_folder("root/unlabelled", {"all": 1})
-    with pytest.warns(UserWarning, match="no split, so left out: unlabelled"):
-        assert len(folder_splits(given, PLAIN, None).train) == 5
 
 
 def test_names_in_two_unicode_forms_are_one_class(class_folder):
@@ -192,9 +173,6 @@ def test_names_in_two_unicode_forms_are_one_class(class_folder):
         class_folder(f"root/{side}", names, seed=len(side))
     splits = folder_splits(class_folder("root", {}), PLAIN, None)
     assert splits.train.class_names == splits.test.class_names == ("café", "tee", "thé")
-
-
-def test_two_folders_whose_names_look_the_same_are_refused(class_folder):
     root = class_folder("flat", {normalize("NFC", "é"): 1, normalize("NFD", "é"): 1, "a": 1})
     with pytest.raises(DpmixError, match="differ only in their Unicode form"):
         class_folders(root)
@@ -203,9 +181,9 @@ def test_two_folders_whose_names_look_the_same_are_refused(class_folder):
 def test_files_that_are_no_images_are_counted_once_for_both_splits(given, unchecked):
     for place in ("train/cat/1.heic", "train/dog/2.HEIC", "test/dog/scan"):
         (given / place).write_bytes(b"-")
-    with pytest.warns() as told:
+    with pytest.warns() as seen:
         assert len(folder_splits(given, PLAIN, None).train) == 5
-    (one,) = told
+    (one,) = seen
     assert "3 file(s) are left out" in str(one.message)
     assert "2 .heic, 1 without a suffix" in str(one.message) and "1.heic'" in str(one.message)
 
@@ -220,44 +198,14 @@ def test_litter_is_no_class_and_no_image(given):
         assert folder_splits(given, PLAIN, None).train.class_names == ("cat", "dog")
 
 
-def test_missing_folder(tmp_path):
-    with pytest.raises(DpmixError, match="no folder"):
-        folder_splits(tmp_path / "gone", PLAIN, None)
-    with pytest.raises(DpmixError, match="no folder"):
-        class_folders(tmp_path / "gone")
-
-
-def test_corrupt_files_of_both_splits_are_named_or_skipped(given, truncate):
-    truncate(given / "train" / "dog" / "0.png")
-    truncate(given / "test" / "dog" / "1.png")
-    with pytest.raises(DpmixError, match=r"^2 image.*'train/dog/0\.png'.*'test/dog/1\.png'"):
-        folder_splits(given, PLAIN, None)
-    with pytest.warns(UserWarning, match=r"^left out: 2 image.*'train/dog/0\.png'"):
-        splits = folder_splits(given, ReadOptions(skip_corrupt=True), None)
-    assert (len(splits.train), len(splits.test)) == (4, 2)
-
-
-def test_a_class_that_skipping_empties_is_named(given, truncate):
-    truncate(given / "test" / "cat" / "0.png")
-    with pytest.raises(DpmixError, match="no test image of class cat"):
-        folder_splits(given, ReadOptions(skip_corrupt=True), None)
-
-
-def test_class_folder_names_look_at_folders_alone(class_folder):
+def test_class_folder_names_look_at_folders_alone(class_folder, tmp_path):
     root = class_folder("flat", {"b": 1, "a": 1})
     (root / "notes.txt").write_text("not a class")
     (root / "a" / "0.png").unlink()
     assert class_folder_names(root) == ("a", "b")
-    class_folder("split/train", {"c": 1, "a": 1})
-    class_folder("split/test", {"a": 1, "c": 1})
-    assert class_folder_names(root.parent / "split") == ("a", "c")
-
-
-def test_class_folder_names_of_a_folder_without_classes_are_refused(tmp_path):
-    with pytest.raises(DpmixError, match="holds no class folders"):
-        class_folder_names(tmp_path)
-    with pytest.raises(DpmixError, match="no folder"):
-        class_folder_names(tmp_path / "gone")
+    for place, said in ((root / "a", "holds no class folders"), (root / "gone", "no folder")):
+        with pytest.raises(DpmixError, match=said):
+            class_folder_names(place)
 
 
 @pytest.mark.parametrize(("link", "to", "fraction"), [
@@ -279,9 +227,73 @@ def test_a_file_that_links_put_into_both_splits_is_refused(class_folder, link, t
         folder_splits(root, PLAIN, fraction)
 
 
-@pytest.mark.parametrize("name", ["test", "val", "Validation set"])
-def test_what_is_judged_on_is_called_by_its_folders_name(class_folder, unchecked, name):
-    root = class_folder(
-        "scans", {f"{side}/{label}": 1 for side in ("train", name) for label in "ab"}
-    )
-    assert folder_splits(root, PLAIN, None).held_out == f"the {name} folder"
+@pytest.fixture
+def root(tmp_path):
+    for name in ("b/2.PNG", "b/10.jpeg", "a/x.tif", "a/note.txt", "a/.hidden.png", ".git/x.png"):
+        path = tmp_path / "root" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"-")
+    (tmp_path / "root" / "labels.csv").write_text("next to the classes")
+    return tmp_path / "root"
+
+
+def listed(root):
+    return list(class_folders(root)[1].names)
+
+
+def below(root):
+    return [path.relative_to(root).as_posix() for path in list_images(root)[0]]
+
+
+def test_every_suffix_of_the_formats_that_are_opened_is_read():
+    """But .pfm, whose pixels are floats; and .dib, a BMP by another name."""
+    Image.init()
+    known = {end for end, form in Image.registered_extensions().items() if form in FORMATS}
+    assert known - {".pfm"} | {".dib"} == SUFFIXES
+
+
+def test_images_are_listed_in_the_order_of_their_names(root, unchecked):
+    assert listed(root) == below(root) == ["a/x.tif", "b/10.jpeg", "b/2.PNG"]
+    assert [path.name for path in list_images(root)[1]] == ["note.txt", "labels.csv"]
+    (root / "z.png").write_bytes(b"-")
+    with pytest.warns(UserWarning, match=r"1 image\(s\) in .* are left out, such as 'z.png'"):
+        assert "z.png" not in listed(root)
+
+
+def test_links_inside_the_root_are_followed(root):
+    (root / "a" / "y.png").symlink_to(root / "b" / "2.PNG")
+    assert listed(root)[1] == "a/y.png"
+    (root / "a" / "linked").symlink_to("../b")
+    assert "a/linked/2.PNG" in below(root)
+
+
+def _link(place, to):
+    return lambda root: (root / place).symlink_to(root / to)
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    (_link("a/link.png", "../secret/1.png"), "is a symbolic link out of the data folder"),
+    (_link("link", "../secret"), "is a symbolic link out of the data folder"),
+    (_link("a/link.png", "../root-other"), "out of the data folder"),  # begins alike
+    (_link("a/link.png", "a/nowhere"), r"link\.png' is a broken symbolic link"),
+    (_link("a/link.png", "a/link.png"), r"link\.png' is a broken symbolic link"),
+    (lambda root: os.mkfifo(root / "a" / "pipe"), "is no file but a pipe, a socket or a device"),
+    (lambda root: (root / "a" / "deeper").mkdir(), "holds a folder, 'deeper'"),
+    (lambda root: (root / "a" / "Test").mkdir(), "put the splits outside, as Test/a"),
+    (lambda root: (root / "a" / "x.tif").unlink(), r"a' holds no images but 1 other .*1 \.txt"),
+])  # fmt: skip
+def test_what_cannot_be_trained_on_is_refused(root, tmp_path, change, said):
+    for outside in ("secret", "root-other"):
+        (tmp_path / outside).mkdir()
+        (tmp_path / outside / "1.png").write_bytes(b"-")
+    change(root)
+    with pytest.raises(DpmixError, match=said):
+        listed(root)
+
+
+@pytest.mark.parametrize("target", [".", "..", "../b"])
+def test_links_that_lead_round_in_a_circle_are_refused(root, target):
+    (root / "a" / "round").symlink_to(target)
+    (root / "b" / "back").symlink_to("../a")
+    with pytest.raises(DpmixError, match="is a symbolic link to a folder that holds it"):
+        list_images(root)

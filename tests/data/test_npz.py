@@ -10,6 +10,7 @@ from dpmix.data.npz import npz_splits
 from dpmix.errors import DpmixError
 
 PLAIN = ReadOptions()
+FOUR = torch.arange(4)
 
 
 def arrays(shape=(6, 5), count=4):
@@ -42,66 +43,56 @@ def encoded_arrays(png):
     return train | joined("test", [png(seed=seed) for seed in (8, 9)], [1, 0])
 
 
-@pytest.mark.parametrize(
-    ("shape", "order"),
-    [
-        ((6, 5), None),
-        ((6, 5, 3), (0, 3, 1, 2)),
-        ((6, 5, 1), (0, 3, 1, 2)),
-        ((3, 6, 5), (0, 1, 2, 3)),
-    ],
-)
+@pytest.mark.parametrize(("shape", "order"), [
+    ((6, 5), None), ((6, 5, 3), (0, 3, 1, 2)), ((6, 5, 1), (0, 3, 1, 2)), ((3, 6, 5), (0, 1, 2, 3)),
+])  # fmt: skip
 def test_every_layout_becomes_channels_first(save, shape, order):
     content = arrays(shape)
-    splits = npz_splits(save(**content), PLAIN)
+    path = save(**content)
+    splits = npz_splits(path, PLAIN)
     expected = content["x_test"][:, None] if order is None else content["x_test"].transpose(order)
-    assert torch.equal(splits.test.images(torch.arange(4)), torch.from_numpy(expected.copy()))
+    assert torch.equal(splits.test.images(FOUR), torch.from_numpy(expected.copy()))
     assert splits.test.labels.tolist() == [0, 1, 0, 1]
     assert (splits.name, splits.flip, splits.train.class_names) == ("set", True, ("0", "1"))
+    assert npz_splits(path, ReadOptions(3, 3)).train.image_shape == (3, 3, 3)
+    with pytest.raises(DpmixError, match="--skip-corrupt does not apply"):
+        npz_splits(path, ReadOptions(skip_corrupt=True))
 
 
 @pytest.mark.parametrize("key", ["class_names", "classes"])
 def test_class_names_are_read(save, key):
-    splits = npz_splits(save(**arrays(), **{key: np.array(["cat", "dog"])}), PLAIN)
-    assert splits.train.class_names == ("cat", "dog")
+    path = save(**arrays(), **{key: np.array(["cat", "dog"])})
+    large = path.rename(path.with_suffix(".NPZ"))
+    assert load_splits(str(large)).train.class_names == ("cat", "dog")
+    assert public_name(str(large)) == public_name(str(path)) == "images in an .npz file"
 
 
-def test_options_apply_to_arrays(save):
-    splits = npz_splits(save(**arrays()), ReadOptions(image_size=3, channels=3))
-    assert splits.train.image_shape == splits.test.image_shape == (3, 3, 3)
+BOTH = {"y_train", "y_test"}
 
 
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"x_train": np.zeros((4, 6, 5), dtype=np.float32)}, "float32; expected uint8"),
+        ({"x_train": np.zeros((4, 6, 5), dtype=np.float32)}, "float32.*; expected uint8"),
         ({"x_train": np.zeros((4, 6, 5, 2), dtype=np.uint8)}, r"\[4, 6, 5, 2\]"),
         ({"x_train": np.zeros((4, 3, 5, 3), dtype=np.uint8)}, r"\[4, 3, 5, 3\]"),
         ({"x_train": np.zeros((0, 6, 5), dtype=np.uint8)}, "at least one image"),
-        ({"y_train": np.array([0, 1, 1])}, "3 labels for 4 images"),
+        ({"x_test": np.zeros((4, 6, 6), dtype=np.uint8)}, "one shape"),
+        ({"x_train": np.array([None] * 4, dtype=object)}, "never unpickled"),
+        ({"y_train": np.array([0, None, 1, 1], dtype=object)}, "never unpickled"),
+        ({"y_train": np.array([0, 1, 1])}, r"\[3\]; expected one whole number for each of 4"),
         ({"y_train": np.array([0.0, 1, 0.5, 1])}, r"the label 0\.5 in row 2; expected classes"),
-        ({"y_train": np.array([0, 1, np.nan, 1])}, r"the label nan in row 2; expected classes"),
         ({"y_train": np.array([0, 1, np.inf, np.nan])}, r"label inf in row 2 \(and 1 more\)"),
         ({"y_train": np.array([0, 1j, 0, 1])}, "complex128"),
-        ({"y_train": np.zeros((4, 2), int)}, r"\[4, 2\]: several labels per image are not"),
-        ({"y_train": np.zeros((4, 1, 1), int)}, r"int64 \[4, 1, 1\]"),
+        ({"y_train": np.zeros((4, 2), int)}, r"\[4, 2\]; .*several labels per image are not"),
         ({"y_train": np.array(["a", "b", "a", "b"])}, "'y_train' holds text; expected numbers"),
         ({"y_train": np.array([0, -1, 0, 1])}, "the label -1 in row 1; expected classes"),
         ({"y_train": np.array([0, 2**40, 0, 1])}, "numbered from 0"),
-        (
-            {"y_train": np.array([0, 2, 0, 2]), "y_test": np.array([0, 2, 0, 2])},
-            "label 1 is that of no image",
-        ),
-        (
-            {"y_train": np.array([1, 2, 1, 2]), "y_test": np.array([1, 2, 1, 2])},
-            "the labels start at 1; expected classes numbered from 0: save y - 1",
-        ),
         ({"y_train": np.array([0, 2**30, 0, 1])}, "without gaps"),
+        (dict.fromkeys(BOTH, np.array([0, 2, 0, 2])), "label 1 is that of no image"),
+        (dict.fromkeys(BOTH, np.array([1, 2, 1, 2])), "the labels start at 1; .*: save y - 1"),
         ({"classes": np.array(["only"])}, "label 1 is out of range"),
         ({"classes": np.array([7, 8])}, "list of text"),
-        ({"x_test": np.zeros((4, 6, 6), dtype=np.uint8)}, "one shape"),
-        ({"y_train": np.array([0, None, 1, 1], dtype=object)}, "never unpickled"),
-        ({"x_train": np.array([None] * 4, dtype=object)}, "never unpickled"),
     ],
 )
 def test_refuses_arrays_of_another_kind(save, changed, said):
@@ -109,11 +100,11 @@ def test_refuses_arrays_of_another_kind(save, changed, said):
         npz_splits(save(**arrays() | changed), PLAIN)
 
 
-@pytest.mark.parametrize("missing", ["x_test", "y_train", "y_test"])
+@pytest.mark.parametrize("missing", ["x_train", "x_test", "y_train", "y_test"])
 def test_a_missing_array_is_named(save, missing):
     content = arrays()
     del content[missing]
-    with pytest.raises(DpmixError, match=f"(no array|but neither) '{missing}'"):
+    with pytest.raises(DpmixError, match=f"(no array|neither) '{missing}'"):
         npz_splits(save(**content), PLAIN)
 
 
@@ -136,27 +127,25 @@ def test_every_name_and_kind_of_array_reads_the_same(save, keys, kind):
     }), PLAIN)  # fmt: skip
     for side, source in (("train", splits.train), ("test", splits.test)):
         assert source.labels.tolist() == content[f"y_{side}"].tolist()
-        assert np.array_equal(source.images(torch.arange(4))[:, 0].numpy(), content[f"x_{side}"])
+        assert np.array_equal(source.images(FOUR)[:, 0].numpy(), content[f"x_{side}"])
 
 
-@pytest.mark.parametrize("keys", KEYS, ids=[key[0] for key in KEYS])
+@pytest.mark.parametrize(("images", "labels"), KEYS, ids=[key[0] for key in KEYS])
 @pytest.mark.parametrize("test", ["test", None])
-@pytest.mark.parametrize("validation", ["val", "valid", "validation"])
-def test_validation_images_are_judged_on_where_there_are_no_test_images(
-    save, unchecked, keys, test, validation
+def test_validation_images_are_judged_on_only_without_test_images(
+    save, unchecked, images, labels, test
 ):
-    images, labels = keys
     content = {}
-    for grey, side in enumerate(filter(None, ("train", test, validation))):
+    for grey, side in enumerate(filter(None, ("train", test, "valid"))):
         content[images.format(side)] = np.full((4, 6, 5), grey, dtype=np.uint8)
         content[labels.format(side)] = np.arange(4) % 2
     if test:  # what is not used is not looked at
-        content[labels.format(validation)] = np.array([object()])
-    said = f"'{validation}' is not used" if test else f"is judged on '{validation}'"
+        content[labels.format("valid")] = np.array([object()])
+    said = "'valid' is not used" if test else "is judged on 'valid'"
     with pytest.warns(UserWarning, match=said):
         splits = npz_splits(save(**content), PLAIN)
     for grey, source in enumerate((splits.train, splits.test)):
-        assert (source.images(torch.arange(4)) == grey).all()
+        assert (source.images(FOUR) == grey).all()
 
 
 def test_two_layouts_in_one_file_are_refused(save):
@@ -165,41 +154,19 @@ def test_two_layouts_in_one_file_are_refused(save):
         npz_splits(save(**content, train_images=content["x_train"]), PLAIN)
 
 
-def test_the_suffix_may_be_written_large(save):
-    path = save(**arrays())
-    large = path.rename(path.with_suffix(".NPZ"))
-    assert len(load_splits(str(large)).train) == 4
-    assert public_name(str(large)) == public_name(str(path))
-
-
-def test_skip_corrupt_does_not_apply_to_arrays(save):
-    with pytest.raises(DpmixError, match="does not apply"):
-        npz_splits(save(**arrays()), ReadOptions(skip_corrupt=True))
-
-
-def test_neither_layout(save):
-    with pytest.raises(DpmixError, match="nor 'train_jpeg', only: other"):
-        npz_splits(save(other=np.zeros(3)), PLAIN)
-
-
 @pytest.mark.parametrize(
     "content", [b"", b"not a zip", b"\x93NUMPY", b"\x80\x04N.", b"junkPK\5\6" + bytes(18)]
 )
-def test_what_is_no_npz(tmp_path, content):
+def test_a_file_that_is_no_npz_or_missing(tmp_path, content):
     path = tmp_path / "set.npz"
+    with pytest.raises(DpmixError, match="cannot be read"):
+        npz_splits(path, PLAIN)
     path.write_bytes(content)
     with pytest.raises(DpmixError, match=r"set\.npz is not an \.npz file"):
         npz_splits(path, PLAIN)
 
 
-def test_a_cut_npz(save, truncate):
-    path = save(**arrays())
-    truncate(path)
-    with pytest.raises(DpmixError, match="cut short"):
-        npz_splits(path, PLAIN)
-
-
-def test_a_damaged_array_is_named(save):
+def test_a_cut_file_and_a_damaged_array(save, truncate):
     path = save(**arrays())
     data = bytearray(path.read_bytes())
     start = data.index(b"x_train.npy") + 60
@@ -207,20 +174,14 @@ def test_a_damaged_array_is_named(save):
     path.write_bytes(data)
     with pytest.raises(DpmixError, match="'x_train' is damaged"):
         npz_splits(path, PLAIN)
-
-
-def test_a_member_that_is_no_array(tmp_path):
-    path = tmp_path / "set.npz"
+    truncate(path)
+    with pytest.raises(DpmixError, match="cut short"):
+        npz_splits(path, PLAIN)
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("x_train", "text")
-        archive.writestr("x_test", "text")
+        for name in ("x_train", "x_test"):
+            archive.writestr(name, "text")
     with pytest.raises(DpmixError, match="'x_train' is not an array"):
         npz_splits(path, PLAIN)
-
-
-def test_a_missing_file(tmp_path):
-    with pytest.raises(DpmixError, match="cannot be read"):
-        npz_splits(tmp_path / "gone.npz", PLAIN)
 
 
 @pytest.mark.parametrize("test", ["test", "val"])
@@ -243,18 +204,12 @@ def test_encoded_images_are_decoded(save, encoded_arrays, picture, test):
         ({"train_end": np.array([1, 2, 3, 4])}, "ends at 4 of"),
         ({"train_end": np.array([1.0])}, "expected the end offset"),
         ({"train_jpeg": np.zeros(5)}, "uint8 bytes in one row"),
-        ({"train_label": np.array([0, 1, 0])}, "3 labels for 4 images"),
+        ({"train_label": np.array([0, 1, 0])}, "for each of 4 images"),
     ],
 )
 def test_refuses_encoded_arrays_of_another_kind(save, encoded_arrays, changed, said):
     with pytest.raises(DpmixError, match=said):
         npz_splits(save(**encoded_arrays | changed), PLAIN)
-
-
-def test_encoded_without_a_test_split(save, encoded_arrays):
-    content = {key: value for key, value in encoded_arrays.items() if key.startswith("train")}
-    with pytest.raises(DpmixError, match="neither 'test_jpeg' nor 'val_jpeg'"):
-        npz_splits(save(**content), PLAIN)
 
 
 def test_corrupt_encoded_images_are_named_or_skipped(save, encoded_arrays, png):

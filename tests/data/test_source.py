@@ -1,52 +1,70 @@
 import pytest
 import torch
 
-from dpmix.data.source import TensorSource, check_labels, check_pixels
+from dpmix.data.source import ImageSource, Subset, TensorSource
 from dpmix.errors import DpmixError
 
-PIXELS = torch.arange(3 * 2 * 2, dtype=torch.uint8).reshape(3, 1, 2, 2)
+PIXELS = torch.arange(10, dtype=torch.uint8).repeat_interleave(6).reshape(10, 1, 2, 3)
+LABELS = torch.arange(10) % 3
+
+
+def source():
+    return TensorSource(PIXELS, LABELS, ("a", "b", "c"))
 
 
 def test_images_follow_the_indices_with_repeats():
-    source = TensorSource(PIXELS, torch.tensor([0, 1, 0]), ("a", "b"))
-    assert len(source) == 3
-    assert source.image_shape == (1, 2, 2)
-    assert torch.equal(source.images(torch.tensor([2, 0, 2])), PIXELS[[2, 0, 2]])
+    assert (len(source()), source().image_shape) == (10, (1, 2, 3))
+    assert torch.equal(source().images(torch.tensor([2, 0, 2])), PIXELS[[2, 0, 2]])
 
 
 @pytest.mark.parametrize(
     ("pixels", "labels", "names", "said"),
     [
-        (PIXELS.float(), [0, 1, 0], "ab", "float32"),
-        (PIXELS[:, 0], [0, 1, 0], "ab", r"\(3, 2, 2\)"),
-        (PIXELS.expand(3, 2, 2, 2), [0, 1, 0], "ab", "C 1 or 3"),
-        (PIXELS[:, :, :0], [0, 1, 0], "ab", r"\(3, 1, 0, 2\)"),
-        (PIXELS, [0, 1], "ab", "beside 3 images"),
-        (PIXELS, [0.0, 1.0, 0.0], "ab", "float32"),
-        (PIXELS, [0, 2, 0], "ab", r"label 2 .* 0\.\.1"),
-        (PIXELS, [0, -1, 0], "ab", "label -1"),
-        (PIXELS, [0, 1, 0], "aa", "'a' is given twice"),
+        (PIXELS.float(), LABELS, "abc", "float32"),
+        (PIXELS[:, 0], LABELS, "abc", r"\(10, 2, 3\)"),
+        (PIXELS.expand(10, 2, 2, 3), LABELS, "abc", "C 1 or 3"),
+        (PIXELS[:, :, :0], LABELS, "abc", r"\(10, 1, 0, 3\)"),
+        (PIXELS, LABELS[:2], "abc", "for 10 images"),
+        (PIXELS, LABELS.float(), "abc", "float32"),
+        (PIXELS, LABELS, "ab", r"label 2 .* 0\.\.1"),
+        (PIXELS, -LABELS, "abc", "label -2"),
+        (PIXELS, LABELS, "aba", "'a' is given twice"),
+        (PIXELS[:0], LABELS[:0], "a", "no images"),
     ],
 )
-def test_checks_refuse(pixels, labels, names, said):
+def test_what_is_no_labelled_image_is_refused(unchecked, pixels, labels, names, said):
     with pytest.raises(DpmixError, match=said):
-        check_pixels(pixels)
-        check_labels(torch.tensor(labels), len(pixels), tuple(names))
-
-
-def test_a_source_runs_both_checks():
-    with pytest.raises(DpmixError, match="C 1 or 3"):
-        TensorSource(PIXELS.expand(3, 2, 2, 2), torch.tensor([0, 1, 0]), ("a", "b"))
-    with pytest.raises(DpmixError, match="label 2"):
-        TensorSource(PIXELS, torch.tensor([0, 2, 0]), ("a", "b"))
-
-
-def test_refuses_no_images():
-    with pytest.raises(DpmixError, match="no images"):
-        TensorSource(PIXELS[:0], torch.zeros(0, dtype=torch.int64), ("a",))
+        TensorSource(pixels, labels, tuple(names))
 
 
 def test_no_pixel_and_no_label_is_in_the_repr():
-    assert repr(TensorSource(PIXELS, torch.tensor([0, 1, 0]), ("a", "b"))) == (
-        "TensorSource(class_names=('a', 'b'))"
-    )
+    assert repr(source()) == "TensorSource(class_names=('a', 'b', 'c'))"
+
+
+def test_a_subset_holds_the_examples_at_its_places():
+    some = Subset.of(source(), torch.tensor([7, 2, 2, 9]))
+    assert isinstance(some, ImageSource)
+    assert torch.equal(some.images(torch.tensor([3, 0])), PIXELS[[9, 7]])
+    assert some.labels.tolist() == [1, 2, 2, 0]
+    assert (len(some), some.class_names, some.image_shape) == (4, ("a", "b", "c"), (1, 2, 3))
+
+
+def test_a_part_of_a_part_is_a_part_of_the_whole():
+    whole = source()
+    part = Subset.of(Subset(whole, torch.tensor([0, 3, 6, 9]), ("a",)), torch.tensor([1, 3]))
+    assert part.whole is whole
+    assert (part.indices.tolist(), part.class_names) == ([3, 9], ("a",))
+
+
+def test_images_that_are_left_out_are_never_read():
+    asked = []
+
+    class Watched(TensorSource):
+        def images(self, indices):
+            asked.extend(indices.tolist())
+            return super().images(indices)
+
+    some = Subset.of(Watched(PIXELS, LABELS, ("a", "b", "c")), torch.tensor([4, 8]))
+    some.images(torch.arange(2))
+    assert some.labels.tolist() == [1, 2]
+    assert asked == [4, 8]

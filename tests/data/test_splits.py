@@ -1,20 +1,25 @@
+"""Splits fit together; labels, paths and places alone decide which image is where."""
+
+from hashlib import sha256
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpmix.data.source import TensorSource
-from dpmix.data.splits import Splits, hashed_split, stratified_split
+from dpmix.data import Splits, TensorSource, load_splits
+from dpmix.data import decode as decoding
+from dpmix.data.splits import hashed_split, narrowed, stratified_split
 from dpmix.errors import DpmixError
+
+quick = settings(deadline=None)
+TRAIN, TEST = 600, 90
 
 
 def source(labels, names="ab", shape=(1, 2, 2)):
     pixels = torch.zeros(len(labels), *shape, dtype=torch.uint8)
     return TensorSource(pixels, torch.tensor(labels), tuple(names))
-
-
-def test_accepts_sides_that_fit():
-    assert len(Splits("d", source([0, 1]), source([1, 0]), flip=True).train_digests) == 2
 
 
 @pytest.mark.parametrize(
@@ -34,11 +39,10 @@ def test_refuses_sides_that_do_not_fit(train, test, said):
 
 
 paths = st.lists(st.text(min_size=1), unique=True, min_size=1, max_size=30)
-fractions = st.floats(0.01, 0.99)
 
 
-@settings(deadline=None)
-@given(paths, fractions, st.data())
+@quick
+@given(paths, st.floats(0.01, 0.99), st.data())
 def test_one_file_more_or_less_moves_no_other_file(names, fraction, data):
     gone = data.draw(st.integers(0, len(names) - 1))
     everyone = hashed_split(names, fraction).tolist()
@@ -46,21 +50,11 @@ def test_one_file_more_or_less_moves_no_other_file(names, fraction, data):
     assert fewer == everyone[:gone] + everyone[gone + 1 :]
 
 
-@settings(deadline=None)
-@given(paths, fractions, fractions)
-def test_a_larger_fraction_only_adds_test_files(names, one, other):
-    small, large = (hashed_split(names, fraction) for fraction in sorted((one, other)))
-    assert not (small & ~large).any()
-
-
-def test_hashed_share_is_near_the_fraction():
-    share = hashed_split([f"class/{i}.png" for i in range(4000)], 0.2).float().mean().item()
-    assert abs(share - 0.2) < 0.03
-
-
-def test_the_rule_is_the_documented_one():
+def test_hashed_split_is_the_documented_rule():
     # sha256("a") begins with ca, sha256("b") with 3e.
     assert hashed_split(["a", "b"], 0.5).tolist() == [False, True]
+    share = hashed_split([f"class/{i}.png" for i in range(4000)], 0.2).float().mean().item()
+    assert abs(share - 0.2) < 0.03
 
 
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1, float("nan")])
@@ -69,7 +63,7 @@ def test_hashed_split_refuses_a_fraction_outside_0_1(fraction):
         hashed_split(["a"], fraction)
 
 
-@settings(deadline=None)
+@quick
 @given(st.lists(st.integers(0, 4), min_size=2, max_size=60), st.integers(0, 9), st.data())
 def test_stratified_split_is_a_proportional_partition(labels, seed, data):
     test_count = data.draw(st.integers(1, len(labels) - 1))
@@ -82,13 +76,93 @@ def test_stratified_split_is_a_proportional_partition(labels, seed, data):
         assert abs(int((tensor[test] == label).sum()) - exact) < 1
 
 
-def test_stratified_split_depends_on_the_seed():
-    labels = torch.zeros(100, dtype=torch.int64)
-    first, second = (stratified_split(labels, 50, seed)[1].tolist() for seed in (0, 1))
-    assert first != second
+def numbers(seed=0):
+    """Pixels that hold their own place in the source: two bytes of it."""
+    rng = np.random.default_rng(seed)
+
+    def side(count):
+        pixels = torch.from_numpy(rng.integers(0, 256, (count, 1, 2, 2), dtype=np.uint8))
+        pixels[:, 0, 0, 0] = torch.arange(count) % 256
+        pixels[:, 0, 0, 1] = torch.arange(count) // 256
+        return TensorSource(pixels, (torch.arange(count) + seed) % 4, ("a", "b", "c", "d"))
+
+    return Splits("numbers", side(TRAIN), side(TEST), flip=True)
 
 
-@pytest.mark.parametrize("count", [0, 2])
-def test_stratified_split_refuses_an_empty_side(count):
-    with pytest.raises(DpmixError, match=f"test count is {count}"):
-        stratified_split(torch.tensor([0, 1]), count, 0)
+def places(source):
+    pixels = source.images(torch.arange(len(source))).int()
+    return (pixels[:, 0, 0, 0] + 256 * pixels[:, 0, 0, 1]).tolist()
+
+
+def test_the_first_classes_stay_on_both_sides():
+    whole = numbers()
+    assert narrowed(whole, None, None, None) is whole
+    found = narrowed(whole, 3, None, None)
+    for side, count in ((found.train, TRAIN), (found.test, TEST)):
+        assert side.class_names == ("a", "b", "c")
+        assert places(side) == [i for i in range(count) if i % 4 < 3]
+        assert side.labels.tolist() == [i % 4 for i in places(side)]
+    assert found.judged_on == "test"
+
+
+def test_validation_images_are_training_images_by_the_hash_of_their_place():
+    found = narrowed(numbers(), None, 0.2, None)
+    bound = 0.2 * 2.0**256
+
+    def held(i):
+        return int.from_bytes(sha256(f"validation:{i}".encode()).digest(), "big") < bound
+
+    assert places(found.test) == [i for i in range(TRAIN) if held(i)]
+    assert places(found.train) == [i for i in range(TRAIN) if not held(i)]
+    assert found.judged_on == "validation"
+
+
+def test_train_images_are_the_first_of_a_fixed_order_so_that_few_are_part_of_more():
+    order = sorted(range(TRAIN), key=lambda i: sha256(f"train:{i}".encode()).hexdigest())
+    for count in (50, 51, TRAIN):
+        found = narrowed(numbers(), None, None, count)
+        assert places(found.train) == sorted(order[:count])
+        assert len(found.test) == TEST
+
+
+def test_neither_pixels_nor_labels_choose():
+    one, two = (narrowed(numbers(seed), None, 0.3, 100) for seed in (0, 1))
+    assert places(one.train) == places(two.train)
+    assert places(one.test) == places(two.test)
+
+
+def test_the_order_is_classes_then_validation_then_training_images():
+    at_once = narrowed(numbers(), 3, 0.25, 150)
+    held = narrowed(narrowed(numbers(), 3, None, None), None, 0.25, None)
+    assert places(at_once.train) == places(narrowed(held, None, None, 150).train)
+    assert places(at_once.test) == places(held.test)
+    assert not set(places(at_once.train)) & set(places(at_once.test))
+    assert isinstance(at_once.train.whole, TensorSource), "one step to the images, not three"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ((5, None, None), "classes is 5; numbers has 4: expected 2 to 4"),
+        ((1, None, None), "classes is 1; numbers has 4"),
+        ((None, None, TRAIN + 1), "train_images is 601; expected 1 or more"),
+        ((None, None, 0), "train_images is 0"),
+        ((3, 0.5, 400), "train_images is 400; expected 1 or more"),
+        ((None, 1.0, None), r"the share held out is 1\.0; expected a number between 0 and 1"),
+        ((None, 1e-9, None), "no validation image of class a, b, c, d"),
+        ((None, None, 2), "no train image of class"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(given, said):
+    with pytest.raises(DpmixError, match=said):
+        narrowed(numbers(), *given)
+
+
+def test_images_that_stay_encoded_are_decoded_only_where_they_are_kept(image_root, monkeypatch):
+    monkeypatch.setattr(decoding, "MAX_BYTES_IN_MEMORY", 1)
+    whole = load_splits(str(image_root)).train
+    assert isinstance(whole, decoding.EncodedSource)
+    found = load_splits(str(image_root), validation_fraction=0.3, train_images=20)
+    kept = found.train.indices
+    assert torch.equal(found.train.images(torch.arange(20)), whole.images(kept))
+    assert not set(kept.tolist()) & set(found.test.indices.tolist())

@@ -1,11 +1,14 @@
 # ruff: noqa: NPY002  (the legacy generator is what transforms draw from)
 import random
 import warnings
+from io import BytesIO
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
 from torch.utils.data import IterableDataset, Subset, TensorDataset
 from torchvision.transforms import functional as transforms
 
@@ -34,18 +37,15 @@ def test_the_same_pixels_come_of_every_kind_of_image(images):
     assert labels.tolist() == [0, 2, 1, 0, 2]
 
 
-def test_grey_images_have_one_channel():
-    assert read_images([(GREY, 0)])[0].tolist() == [[[[7] * 6] * 4]]
-
-
 @pytest.mark.parametrize("kind", [
     int, float, np.int16, np.float32,
     lambda y: np.array([y], np.uint8), lambda y: np.array([y], float),
     torch.tensor, lambda y: torch.tensor([y]), lambda y: torch.tensor([float(y)]),
 ])  # fmt: skip
 def test_labels_of_one_whole_number_are_integers(kind):
-    _, labels = read_images(pairs([GREY] * 3, [kind(y) for y in (0, 2, 1)]))
+    pixels, labels = read_images(pairs([GREY] * 3, [kind(y) for y in (0, 2, 1)]))
     assert labels.tolist() == [0, 2, 1]
+    assert pixels.shape == (3, 1, 4, 6) and (pixels == 7).all()
 
 
 def test_datasets_and_subsets_of_torch_are_read():
@@ -109,10 +109,10 @@ class Shaken:
 
     def __getitem__(self, index):
         draws = [torch.rand(1).item(), np.random.rand(), random.random()]
-        return torch.tensor([int(255 * coin) for coin in draws], dtype=torch.uint8)[None, None], 0
+        return torch.tensor([int(255 * draw) for draw in draws], dtype=torch.uint8)[None, None], 0
 
 
-def test_a_random_transform_is_warned_of_since_it_hides_copies_and_a_fixed_one_is_not():
+def test_a_random_transform_hides_copies_so_there_is_a_warning():
     with pytest.warns(UserWarning, match="transform is random.*copies of an image can't be found"):
         read_images(Shaken(30))
     with warnings.catch_warnings():
@@ -122,7 +122,7 @@ def test_a_random_transform_is_warned_of_since_it_hides_copies_and_a_fixed_one_i
 
 @pytest.mark.filterwarnings("ignore:the dataset's transform is random")
 @pytest.mark.usefixtures("unchecked")
-def test_the_callers_seed_decides_no_coin_of_a_transform_and_its_generators_are_left_alone():
+def test_the_callers_seed_decides_no_draw_of_a_transform_and_its_generators_are_left_alone():
     def seeded():
         torch.manual_seed(0)
         np.random.seed(0)
@@ -137,3 +137,20 @@ def test_the_callers_seed_decides_no_coin_of_a_transform_and_its_generators_are_
     again, _ = read_images(Shaken(30))
     assert all(len(first[..., place].unique()) > 10 for place in range(3))
     assert all(not torch.equal(first[..., i], again[..., i]) for i in range(3))
+
+
+@settings(deadline=None)
+@given(st.sampled_from(["JPEG", "PNG", "TIFF"]), st.sampled_from([None, *range(9)]))
+def test_an_image_is_turned_upright_once(kind, tag):
+    stream, tags = BytesIO(), Image.Exif()
+    if tag is not None:
+        tags[0x0112] = tag
+    Image.fromarray(RGB[0]).save(stream, kind, exif=tags)
+    right = ImageOps.exif_transpose(Image.open(stream))
+    loaded = Image.open(stream)
+    loaded.load()
+    converted = Image.open(stream).convert("RGB")  # what torchvision's ImageFolder gives
+    for image in (Image.open(stream), loaded, converted, right):
+        for _ in range(2):  # it is not changed by being read
+            pixels, _ = read_images([(image, 0)])
+            assert np.array_equal(pixels[0].permute(1, 2, 0).numpy(), np.asarray(right))

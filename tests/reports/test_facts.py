@@ -94,7 +94,7 @@ def test_the_line_says_size_fit_colours_mirroring_and_what_is_held_out(
     image_root, tmp_path, quick, changes, part, words
 ):
     leaves = quick | {"data": str(image_root / part), "output": str(tmp_path / "run")} | changes
-    parts = build_run(Config.load(**leaves), trial="dry-run")
+    parts = build_run(Config.load(**leaves), trial=True)
     settings = parts.config.model_dump(mode="json")
     line = pictures_in_words(settings, parts.splits, parts.views.spec)
     assert words in line and not re.search(re.escape(str(image_root)), line)

@@ -1,58 +1,71 @@
-"""The tree of settings: recipes, single settings, and what is said of a mistake."""
+"""The settings and their recipes: what overrides what, what is written, what an error says."""
 
+import json
 import math
+from hashlib import sha256
 
 import pytest
 
 from dpmix.errors import DpmixError
-from dpmix.runs.config import LEAVES, SECTIONS, Config
+from dpmix.runs.config import Config
+from dpmix.runs.defaults import choose_model
+from dpmix.runs.recipes import recipe_names
+from dpmix.runs.settings import LEAVES, SECTIONS, places
 
 
-def recipe(tmp_path, text):
-    path = tmp_path / "recipe.yaml"
-    path.write_text(text)
-    return path
+@pytest.fixture
+def recipe(tmp_path):
+    def write(text, name="recipe.yaml"):
+        path = tmp_path / name
+        path.write_text(text)
+        return path
+
+    return write
 
 
-def test_leaf_names_are_unique_so_that_each_can_be_a_flag():
-    names = [leaf for section in SECTIONS.values() for leaf in section.model_fields]
-    assert sorted(names) == sorted(LEAVES)
-    assert all(
-        field.description
-        for section in SECTIONS.values()
-        for field in section.model_fields.values()
-    )
+def test_names_are_unique_and_each_has_a_help_text():
+    fields = [item for section in SECTIONS.values() for item in section.model_fields.items()]
+    assert sorted(name for name, _ in fields) == sorted(LEAVES)
+    assert all(field.description for _, field in fields)
 
 
-def test_single_settings_override_the_recipe_and_the_recipe_the_defaults(tmp_path):
-    path = recipe(tmp_path, "privacy: {epsilon: 2, delta: 1.0e-6}\nviews: {method: self-aug}\n")
+def test_places_are_read_from_the_settings():
+    assert places("sweep") == {"output", "overwrite", "device"}
+    assert {"data", "pool", "prior_releases", "output"} <= places("path")
+    assert {"data", "engine", "wandb"} <= places("resume")
+    assert not {"output", "prior_releases", "seed", "eval_every"} & places("resume")
+
+
+def test_single_settings_override_the_recipe_and_the_recipe_the_defaults(recipe):
+    path = recipe("privacy: {epsilon: 2, delta: 1.0e-6}\nviews: {method: self-aug}\n")
     config = Config.load(path, epsilon=1.5, k_base=None)
     assert (config.privacy.epsilon, config.privacy.delta) == (1.5, 1e-6)
     assert (config.views.method, config.views.k_diff) == ("self-aug", 2)
 
 
-def test_what_is_given_replaces_what_a_recipe_says_in_another_way(tmp_path):
-    path = recipe(tmp_path, "privacy: {epochs: 2, expected_batch_size: 9}\n")
-    privacy = Config.load(path, steps=3, sampling_rate=0.1, denominator=4).privacy
+def test_what_is_given_replaces_what_a_recipe_gives_in_another_form(recipe):
+    path = recipe(
+        "privacy: {epochs: 2, expected_batch_size: 9}\nmodel: {trainable: lora, lora_rank: 3}\n"
+        "features: {cache_views: 9}\n"
+    )
+    config = Config.load(path, steps=3, sampling_rate=0.1, denominator=4, trainable="all")
+    privacy = config.privacy
     assert (privacy.steps, privacy.epochs, privacy.expected_batch_size) == (3, None, None)
+    assert (config.model.lora_rank, config.features.cache_views) == (8, None)
     assert Config.load(path, epochs=5).privacy.epochs == 5
 
 
-def test_what_is_written_reads_back_the_same(tmp_path):
+def test_what_is_written_reads_back_the_same_without_leave_to_overwrite(recipe):
     config = Config.load(epsilon=math.inf, flip=False, optimizer_options="{nesterov: true}")
-    assert Config.load(recipe(tmp_path, config.to_yaml())) == config
-
-
-def test_leave_to_overwrite_is_not_written_down(tmp_path):
+    assert Config.load(recipe(config.to_yaml())) == config
     text = Config.load(output="here", overwrite=True, seed=3).to_yaml()
-    again = Config.load(recipe(tmp_path, text))
+    again = Config.load(recipe(text))
     assert (again.run.output, again.run.overwrite, again.run.seed) == (None, False, 3)
 
 
-def test_every_default_field_suits_the_views_section():
-    chosen = {"method": "mix-self", "k_base": 2, "k_self": 3, "crop_padding": 4}
-    assert Config.load(flip=None, **chosen).view_spec(flip=False).flip is False
-    assert Config.load(flip=True, **chosen).view_spec(flip=False).flip is True
+def test_flip_is_the_datas_where_the_user_does_not_choose():
+    assert Config.load().view_spec(flip=False).flip is False
+    assert Config.load(flip=True).view_spec(flip=False).flip is True
 
 
 @pytest.mark.parametrize(
@@ -60,25 +73,22 @@ def test_every_default_field_suits_the_views_section():
     [
         ("privacy: {epsilonn: 3}", r"unknown field 'privacy\.epsilonn'.*did you mean 'epsilon'"),
         ("privcy: {epsilon: 3}", r"unknown field 'privcy'.*did you mean 'privacy'"),
-        ("views: {method: mixself}", "method is 'mixself'.*did you mean 'mix-self'"),
-        ("views: {k_base: many}", "k_base is 'many'.*integer"),
-        ("optimizer: {learning_rate: -1}", "learning_rate is -1.*greater than 0"),
+        ("views: {method: mixself}", "method is 'mixself' in recipe.*did you mean 'mix-self'"),
+        ("views: {k_base: many}", "k_base is 'many'.*expected a whole number"),
+        ("optimizer: {learning_rate: -1}", "learning_rate is -1.*expected more than 0"),
         ("- a\n- b", "must map names"),
-        ("3", "must map names"),
         ("privacy: 3", "must map sections"),
         ("privacy: {epsilon: [", "is not valid YAML"),
         ("!!python/object/apply:os.system ['true']", "is not valid YAML"),
+        ("base: recipe.yaml\n", "inherits from itself"),
+        ("base: gone.yaml\n", r"cannot read recipe '.*gone\.yaml'"),
+        ("base: [1]\n", r"base is \[1\]; expected the name"),
     ],
 )
-def test_a_mistake_in_a_recipe_is_named(tmp_path, text, message):
+def test_a_mistake_in_a_recipe_is_named(recipe, text, message):
     with pytest.raises(DpmixError, match=message) as error:
-        Config.load(recipe(tmp_path, text))
+        Config.load(recipe(text))
     assert len(str(error.value).splitlines()) <= 2
-
-
-def test_a_recipe_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(DpmixError, match=r"cannot read recipe '.*none\.yaml'"):
-        Config.load(tmp_path / "none.yaml")
 
 
 def test_an_unknown_setting_has_the_nearest_name():
@@ -86,33 +96,83 @@ def test_an_unknown_setting_has_the_nearest_name():
         Config.load(epsilom=3)
 
 
-def test_what_a_recipe_spent_stays_spent_whatever_is_added(tmp_path):
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text("privacy: {spent: [one.json]}\n")
-    assert Config.load(recipe).privacy.spent == ("one.json",)
-    assert Config.load(recipe, spent=["two.json"]).privacy.spent == ("one.json", "two.json")
-    assert Config.load(recipe, spent=("one.json",)).privacy.spent == ("one.json",)
-    assert Config.load(spent=["two.json"]).privacy.spent == ("two.json",)
+@pytest.mark.parametrize("name", ["prior_releases", "spent"])  # the second in older files
+def test_a_release_that_a_recipe_counts_stays_counted(recipe, name):
+    path = recipe(f"privacy: {{{name}: [one.json]}}\n")
+
+    def counted(recipe=None, **settings):
+        return Config.load(recipe, **settings).privacy.prior_releases
+
+    assert counted(path) == ("one.json",)
+    assert counted(path, prior_releases=["two.json"]) == ("one.json", "two.json")
+    assert counted(path, prior_releases=("one.json",)) == ("one.json",)
+    assert counted(prior_releases=["two.json"]) == ("two.json",)
 
 
-def test_a_recipe_inherits_what_it_does_not_say(tmp_path):
+def test_a_recipe_inherits_what_it_does_not_give(recipe, tmp_path):
     (tmp_path / "base").mkdir()
-    (tmp_path / "base" / "all.yaml").write_text(
-        "privacy: {epsilon: 2, epochs: 3, expected_batch_size: 9}\nviews: {k_base: 5}\n"
+    recipe(
+        "privacy: {epsilon: 2, epochs: 3, expected_batch_size: 9}\nviews: {k_base: 5}\n",
+        "base/all.yaml",
     )
-    (tmp_path / "base" / "mid.yaml").write_text("base: all.yaml\nviews: {k_self: 7}\n")
-    path = recipe(tmp_path, "base: base/mid.yaml\nprivacy: {steps: 4}\nrun: {seed: 1}\n")
+    recipe("base: all.yaml\nviews: {k_self: 7}\n", "base/mid.yaml")
+    path = recipe("base: base/mid.yaml\nprivacy: {steps: 4}\nrun: {seed: 1}\n")
     config = Config.load(path, epsilon=5)
     assert (config.privacy.epsilon, config.privacy.steps, config.privacy.epochs) == (5, 4, None)
     assert config.privacy.expected_batch_size == 9
     assert (config.views.k_base, config.views.k_self, config.run.seed) == (5, 7, 1)
 
 
-def test_a_base_that_can_not_be_is_refused(tmp_path):
-    for text, message in (
-        ("base: recipe.yaml\n", "inherits from itself"),
-        ("base: gone.yaml\n", r"cannot read recipe '.*gone\.yaml'"),
-        ("base: [1]\n", r"base is \[1\]; expected the name"),
-    ):
-        with pytest.raises(DpmixError, match=message):
-            Config.load(recipe(tmp_path, text))
+# The paper's recipes
+
+SETS = ("cifar10", "cifar100", "eurosat", "caltech256", "sun397", "pet")
+METHODS = ("self-aug", "mix-self", "mix-diff")
+GOLDEN = "93a3a2fb873866327cf917df8964a7af985540ca529775619ea58ebd1cd70302"
+TOWERS = {
+    "vit-b-16": ("open_clip:ViT-B-16/laion2b_s34b_b88k", 224),
+    "convnext": ("open_clip:convnext_base_w/laion2b_s13b_b82k", 256),
+}
+
+
+def test_there_is_one_for_every_cell_and_none_changes_unnoticed():
+    cells = {f"scratch-{data}-{method}" for data in SETS[:3] for method in METHODS}
+    cells |= {f"{t}-{data}-{method}" for t in TOWERS for data in SETS for method in METHODS}
+    assert set(recipe_names()) == cells
+    given = {
+        name: Config.load(name).model_dump(mode="json", exclude_defaults=True) for name in cells
+    }
+    digest = sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()
+    assert digest == GOLDEN, "a recipe has other settings than those that results were made with"
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_each_has_the_papers_numbers(name):
+    config = choose_model(Config.load(name))
+    views, privacy, optimizer = config.views, config.privacy, config.optimizer
+    assert (views.k_base, views.k_self, views.k_diff, views.mixup_alpha) == (16, 18, 2, 0.2)
+    assert views.crop_padding == 4 and views.flip and views.average == "all"
+    assert (privacy.delta, privacy.max_grad_norm) == (1e-5, 1.0)
+    assert (optimizer.optimizer, optimizer.momentum) == ("SGD", 0)
+    assert name.endswith(f"{config.data.data}-{views.method}")
+    if name.startswith("scratch"):
+        assert config.model.model == "wrn-16-4"
+        assert (privacy.expected_batch_size, privacy.epochs) == (4096, 200)
+        assert (optimizer.learning_rate, optimizer.ema_decay) == (4, 0.9999)
+    else:
+        tower, size = TOWERS[name.removesuffix(f"-{config.data.data}-{views.method}")]
+        assert (config.model.backbone, config.data.image_size) == (tower, size)
+        assert config.model.trainable == "head"
+        assert (privacy.expected_batch_size, privacy.epochs) == (1000, 10)
+        assert optimizer.weight_decay == 1e-5
+
+
+def test_a_file_is_never_hidden_by_a_name(recipe, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recipe("privacy: {epsilon: 7}\n", "convnext-pet-mix-self")
+    assert Config.load("convnext-pet-mix-self").privacy.epsilon == 7
+    with pytest.raises(DpmixError, match=r"did you mean 'vit-b-16-pet-mix-self'"):
+        Config.load("vit-b16-pet-mix-self")
+    with pytest.raises(DpmixError, match=r"no recipe 'zzz': expected one of 45, .* YAML file"):
+        Config.load("zzz")
+    with pytest.raises(DpmixError, match=r"cannot read recipe 'none\.yaml'"):
+        Config.load("none.yaml")

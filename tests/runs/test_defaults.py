@@ -9,6 +9,7 @@ from dpmix.privacy.plan import PrivacyPlan
 from dpmix.runs import defaults
 from dpmix.runs.config import Config
 from dpmix.runs.defaults import (
+    check_settings,
     choose_few_views,
     choose_image_size,
     choose_model,
@@ -37,17 +38,12 @@ def test_the_demo_trains_the_small_network_and_other_data_the_best_backbone(reac
 
 
 def test_a_backbone_reads_rgb_and_has_constants_of_its_own():
-    config = chosen(backbone="torchvision:resnet18")
+    config = chosen(backbone="timm:resnet18")
     assert (config.data.channels, config.data.normalization) == (3, None)
     assert chosen(model="cnn-small").data.normalization == "half"
     for wrong in ({"normalization": "half"}, {"channels": 1}):
-        with pytest.raises(DpmixError, match="takes RGB images with constants of its own"):
-            chosen(backbone="torchvision:resnet18", **wrong)
-
-
-def test_views_are_the_papers():
-    views = chosen(model="wrn-16-4").views
-    assert (views.k_base, views.k_self) == (16, 18)
+        with pytest.raises(DpmixError, match="takes RGB images with its own constants"):
+            chosen(backbone="timm:resnet18", **wrong)
 
 
 @pytest.mark.parametrize("trained", [{"backbone": "scatternet"}, {"model": "cnn-small"}])
@@ -67,16 +63,12 @@ def test_crops_move_less_for_the_small_network():
         return chosen(**settings).views.crop_padding
 
     assert padding(model="cnn-small") == padding(data="mnist5k") == 1
-    assert padding(model="wrn-16-4") == padding(backbone="torchvision:resnet18") == 4
+    assert padding(model="wrn-16-4") == padding(backbone="timm:resnet18") == 4
     assert padding(model="cnn-small", crop_padding=3) == 3
 
 
 def test_the_method_is_the_one_that_measured_best_or_else_the_papers():
-    best = {
-        "scatternet": "self-aug",
-        "mobilenet-v2-offline": "none",
-        "torchvision:resnet18": "mix-self",
-    }
+    best = {"scatternet": "self-aug", "mobilenet-v2-offline": "none", "timm:resnet18": "mix-self"}
     for backbone, method in best.items():
         assert chosen(backbone=backbone).views.method == method
         assert chosen(backbone=backbone, trainable="all").views.method == "mix-self"
@@ -89,22 +81,53 @@ def test_the_method_is_the_one_that_measured_best_or_else_the_papers():
         assert chosen(model=model, k_self=3).views.method == "mix-self"
 
 
-def test_what_contradicts_each_other_or_does_nothing_is_refused():
-    with pytest.raises(DpmixError, match="give one of --model and --backbone"):
-        chosen(model="cnn-small", backbone="scatternet")
-    for idle in ({"trainable": "lora"}, {"fresh_views": True}, {"feature_norm": "none"}):
-        with pytest.raises(DpmixError, match=f"{next(iter(idle))} is .* has no use for"):
-            chosen(model="cnn-small", **idle)
+BACKBONE = {"backbone": "timm:resnet18"}
 
 
-@pytest.mark.parametrize("without", [{"fresh_views": True}, {"trainable": "lora"}])
-def test_a_size_for_no_cache_is_refused_unless_a_recipe_gave_it(tmp_path, without):
-    cached = {"backbone": "torchvision:resnet18", "cache_views": 40}
-    with pytest.raises(DpmixError, match=r"cache_views is 40, and --.* without a cache"):
-        chosen(**cached, **without)
-    recipe = tmp_path / "r.yaml"
-    recipe.write_text(Config.load(**cached).to_yaml())
-    assert chosen(recipe=recipe, **without).features.cache_views is None
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"model": "cnn-small", "backbone": "scatternet"}, "give one of --model and --backbone"),
+        ({"model": "cnn-small", "trainable": "lora"}, "trainable is 'lora', which --model cnn-sm"),
+        ({"model": "cnn-small", "fresh_views": True}, "fresh_views is True, which --model cnn-sma"),
+        ({"model": "cnn-small", "feature_norm": "none"}, "feature_norm is 'none', which --model"),
+        (BACKBONE | {"shortcut": "conv"}, "shortcut is 'conv', which --trainable head has no use"),
+        (BACKBONE | {"lora_rank": 4}, "lora_rank is 4, which --trainable head has no use for"),
+        (BACKBONE | {"trainable": "lora", "last_blocks": 2}, "last_blocks is 2, which --trainab"),
+        (BACKBONE | {"trainable": "all", "cache_views": 9}, "cache_views is 9, which --trainable"),
+        (BACKBONE | {"fresh_views": True, "cache_views": 9}, "--fresh-views trains without a cac"),
+    ],
+)
+def test_what_means_nothing_for_what_is_trained_is_refused(settings, message):
+    with pytest.raises(DpmixError, match=message):
+        chosen(**settings)
+
+
+def test_what_every_kind_of_training_reads_is_allowed():
+    for settings in (
+        {"model": "wrn-16-4", "shortcut": "conv"},
+        BACKBONE | {"cache_views": 40, "feature_length": 2.0},
+        BACKBONE | {"trainable": "lora", "lora_rank": 4, "fresh_views": True},
+        BACKBONE | {"trainable": "last-blocks", "last_blocks": 2},
+        BACKBONE | {"trainable": "norm-and-bias", "feature_norm": "none"},
+    ):
+        chosen(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"k_base": -1}, "k_base is -1 with method self-aug: expected 1 or more"),
+        ({"epsilon": -3}, "epsilon is -3; expected above 0"),
+        ({"pool_labels": "map.csv"}, "pool_labels is 'map.csv' but there is no pool"),
+        ({"pool_role": "pretrain"}, "pool_role is 'pretrain' but there is no pool"),
+        ({"pool_unmapped": "leave-out"}, "pool_unmapped is 'leave-out' but there is no pool"),
+        ({"pool": "P", "pool_role": "pretrain", "method": "mix-diff"}, "nothing to mix in"),
+    ],
+)
+def test_settings_are_checked_before_any_data_are_read(settings, message):
+    with pytest.raises(DpmixError, match=message):
+        check_settings(chosen(model="cnn-small", **settings))
 
 
 def test_files_are_resized_to_the_backbone_and_arrays_are_not(class_folder, digits_npz):
@@ -161,26 +184,24 @@ def test_numbers_of_no_sense_are_left_to_the_plan_which_names_them(name, value):
         return  # no whole number
     asked = Config.load(model="cnn-small", **{name: value})
     config = choose_recipe(choose_few_views(choose_model(asked), asked.views, 100), 100, 4)
-    given = config.privacy.model_dump(exclude={"allow_repeats", "spent"})
+    given = config.privacy.model_dump(exclude={"allow_repeats", "prior_releases"})
     with pytest.raises(DpmixError, match=f"{name} is"):
         PrivacyPlan.calibrate(n=100, **given)
 
 
 def test_the_batch_of_a_head_is_everything():
-    head = choose_recipe(chosen(backbone="torchvision:resnet18"), 1234, 34)
+    head = choose_recipe(chosen(backbone="timm:resnet18"), 1234, 34)
     assert (head.privacy.expected_batch_size, head.features.cache_views) == (1234, 36)
-    more = choose_recipe(
-        chosen(backbone="torchvision:resnet18", trainable="norm-and-bias"), 1234, 34
-    )
+    more = choose_recipe(chosen(backbone="timm:resnet18", trainable="norm-and-bias"), 1234, 34)
     assert (more.privacy.expected_batch_size, more.features.cache_views) == (400, None)
     assert choose_recipe(chosen(backbone="scatternet"), 99, 8).features.cache_views == 8
     assert choose_recipe(chosen(backbone="mobilenet-v2-offline"), 99, 1).features.cache_views == 1
-    assert choose_recipe(chosen(backbone="torchvision:resnet18"), 99, 50).features.cache_views == 50
+    assert choose_recipe(chosen(backbone="timm:resnet18"), 99, 50).features.cache_views == 50
 
 
 def test_what_was_given_stays():
     given = {"expected_batch_size": 7, "epochs": 2, "cache_views": 40, "learning_rate": 3}
-    config = choose_recipe(chosen(backbone="torchvision:resnet18", **given), 100, 34)
+    config = choose_recipe(chosen(backbone="timm:resnet18", **given), 100, 34)
     assert (config.privacy.expected_batch_size, config.privacy.steps) == (7, None)
     assert config.features.cache_views == 40
     rate = chosen(model="cnn-small", sampling_rate=0.1, denominator=9)
@@ -201,8 +222,8 @@ def test_delta_follows_n_where_n_is_public():
 
 @pytest.mark.parametrize(("n", "steps"), [(25_000, 50), (25_001, 100)])
 def test_a_head_takes_more_steps_on_many_images_if_their_number_is_public(n, steps):
-    assert choose_recipe(chosen(backbone="torchvision:resnet18"), n, 34).privacy.steps == steps
-    hidden = chosen(backbone="torchvision:resnet18", sampling_rate=0.1, denominator=9)
+    assert choose_recipe(chosen(backbone="timm:resnet18"), n, 34).privacy.steps == steps
+    hidden = chosen(backbone="timm:resnet18", sampling_rate=0.1, denominator=9)
     assert choose_recipe(hidden, n, 34).privacy.steps == 50
 
 
@@ -213,7 +234,7 @@ def test_a_heads_rate_leaves_noise_of_two_in_unit_weights_and_is_bounded(length)
             **{"n": 1000, "expected_batch_size": 1000, "steps": 50, "epsilon": 3, "delta": 1e-5}
             | settings
         )
-        config = chosen(backbone="torchvision:resnet18", feature_length=length)
+        config = chosen(backbone="timm:resnet18", feature_length=length)
         return choose_rate(config, plan).optimizer.learning_rate, plan
 
     got, plan = rate()

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dpmix.errors import DpmixError
-from dpmix.runs.settings import PATHS
+from dpmix.runs.settings import places
 from dpmix.sweeps.grid import load_sweep, sweep_names, sweep_path
 
 SWEEP = """
@@ -113,7 +113,7 @@ def test_data_sets_that_the_results_could_not_tell_apart_are_refused(tmp_path, m
         load_sweep(written(tmp_path, text))
 
 
-@pytest.mark.parametrize("name", sorted(PATHS - {"data", "output"}))
+@pytest.mark.parametrize("name", sorted(places("path") - {"data", "output"}))
 @pytest.mark.parametrize("where", [
     "grid: {%s: [a, b]}", "grid: {seed: [1]}\ntune: {grid: {%s: [a]}, validation_fraction: 0.2}",
 ])  # fmt: skip

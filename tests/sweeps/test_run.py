@@ -56,7 +56,7 @@ def test_gpus_are_dealt_out_in_turn_and_no_setting_names_them(tmp_path, monkeypa
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device", on)
     monkeypatch.setattr(workers, "build_run", build)
-    monkeypatch.setattr(workers, "train", lambda parts: None)
+    monkeypatch.setattr(workers, "train_run", lambda parts: None)
     assert not any(outcome.error for outcome in on_this_machine(runs(tmp_path, 3), 1))
     named = SweepRun("named", {}, {"device": "cuda:1"}, None)
     [*on_this_machine([(named, tmp_path / "named")], 1)]

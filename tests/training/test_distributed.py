@@ -18,7 +18,7 @@ import dpmix
 import rank_worker
 from dpmix.clipping.engine import clipped_gradient_sum
 from dpmix.clipping.loss import soft_cross_entropy
-from dpmix.data.splits import Subset
+from dpmix.data.source import Subset
 from dpmix.errors import DpmixError
 from dpmix.privacy.noise import GaussianNoise
 from dpmix.privacy.randomness import Randomness
@@ -68,7 +68,7 @@ def alone(size):
             examples = PoissonSampler(plan(), len(shard)).draw(draws.sampling)
             drawn.append(len(examples))
             if len(examples):
-                made = views().of(shard, examples, draws.views, torch.device("cpu"))
+                made = views().sample(shard, examples, draws.views, torch.device("cpu"))
                 part = clipped_gradient_sum(
                     network, soft_cross_entropy, made.views, made.labels, plan().max_grad_norm
                 )

@@ -9,7 +9,7 @@ import torch
 from scipy import stats
 
 from dpmix.views.draws import PUBLIC_BITS, ViewDraws, draw_views
-from dpmix.views.extra_augment import COINS
+from dpmix.views.extra_augment import DRAWS_PER_VIEW
 from dpmix.views.spec import METHODS, ViewSpec
 
 # Seeds are fixed, so a failure is a change of law and not bad luck.
@@ -34,8 +34,8 @@ def assert_uniform(values, count):
     assert count == 1 or stats.chisquare(observed).pvalue > LEAST_P
 
 
-@pytest.mark.parametrize("method", ["self-aug", "mix-self", "mix-diff", "microbatch-mixup"])
-@pytest.mark.parametrize("padding", [0, 1, 4])
+@pytest.mark.parametrize("method", ["self-aug", "mix-diff", "microbatch-mixup"])
+@pytest.mark.parametrize("padding", [0, 4])
 def test_offsets_are_uniform_from_zero_to_twice_the_padding_and_independent(method, padding):
     drawn = draws(method=method, k_base=3, k_self=1, crop_padding=padding)
     span = 2 * padding + 1
@@ -45,16 +45,14 @@ def test_offsets_are_uniform_from_zero_to_twice_the_padding_and_independent(meth
     assert_uniform((drawn.top * span + drawn.left) * 2 + drawn.flip.long(), 2 * span * span)
 
 
-def test_crops_of_one_group_are_independent_of_each_other():
+@pytest.mark.parametrize("rows", [
+    lambda one: (one[:, 0], one[:, 1]),  # of one group
+    lambda one: (one[0::2, 0], one[1::2, 0]),  # of neighbouring groups
+])  # fmt: skip
+def test_crops_are_independent_of_each_other(rows):
     drawn = draws(method="self-aug", k_base=2, crop_padding=1)
-    one = (drawn.top * 3 + drawn.left) * 2 + drawn.flip.long()
-    assert_uniform(one[:, 0] * 18 + one[:, 1], 18 * 18)
-
-
-def test_crops_of_neighbouring_groups_are_independent_of_each_other():
-    drawn = draws(method="self-aug", k_base=1, crop_padding=1)
-    one = ((drawn.top * 3 + drawn.left) * 2 + drawn.flip.long())[:, 0]
-    assert_uniform(one[0::2] * 18 + one[1::2], 18 * 18)
+    one, other = rows((drawn.top * 3 + drawn.left) * 2 + drawn.flip.long())
+    assert_uniform(one * 18 + other, 18 * 18)
 
 
 def test_without_flip_nothing_is_mirrored():
@@ -66,17 +64,13 @@ def test_without_flip_nothing_is_mirrored():
 def test_none_draws_no_crop_and_no_flip():
     drawn = draws(groups=500, method="none", crop_padding=4, flip=True)
     assert drawn.top.shape == drawn.left.shape == drawn.flip.shape == (500, 1)
-    assert not drawn.top.any()
-    assert not drawn.left.any()
-    assert not drawn.flip.any()
+    assert not (drawn.top.any() or drawn.left.any() or drawn.flip.any())
     assert drawn.weight.shape == drawn.first.shape == (500, 0)
 
 
 POOLS = [
     ({"method": "mix-self", "k_base": 2}, 2),
-    ({"method": "mix-self", "k_base": 5}, 5),
     ({"method": "mix-diff", "k_base": 3, "k_diff": 2}, 5),
-    ({"method": "mix-diff", "k_base": 1, "k_diff": 1}, 2),
     ({"method": "microbatch-mixup", "k_base": 4}, 4),
 ]
 
@@ -104,18 +98,15 @@ def test_mixtures_of_one_group_are_drawn_independently():
 def test_a_pool_of_one_view_is_mixed_with_itself():
     drawn = draws(groups=50, method="mix-self", k_base=1, k_self=4)
     assert drawn.first.shape == (50, 4)
-    assert not drawn.first.any()
-    assert not drawn.second.any()
+    assert not (drawn.first.any() or drawn.second.any())
 
 
-@pytest.mark.parametrize("method", ["mix-self", "mix-diff", "microbatch-mixup"])
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 3.0])
-def test_weights_follow_the_beta_law(method, alpha):
-    drawn = draws(groups=8_000, method=method, k_base=2, k_self=2, mixup_alpha=alpha)
+def test_weights_follow_the_beta_law(alpha):
+    drawn = draws(groups=8_000, method="mix-self", k_base=2, k_self=2, mixup_alpha=alpha)
     assert drawn.weight.dtype == torch.float32
     weight = drawn.weight.double().numpy().ravel()
-    assert weight.min() >= 0
-    assert weight.max() <= 1
+    assert weight.min() >= 0 and weight.max() <= 1
     # Float32 rounds weights within 3e-8 of 1 to 1 (2 % of them at alpha 0.2): the test of
     # Kolmogorov and Smirnov sees the lower half, where nothing is rounded, and bins see all.
     law = stats.beta(alpha, alpha)
@@ -136,16 +127,11 @@ def test_weights_stay_in_zero_to_one_at_any_alpha_that_the_spec_takes(alpha):
 def test_the_remainder_of_a_public_draw_is_uniform_over_a_pool_of_any_size(public):
     drawn = draws(method="mix-diff", k_diff=2, k_self=1, k_base=1).public
     assert drawn.shape == (20_000, 2)
+    assert drawn.min() >= 0 and drawn.max() < PUBLIC_BITS
+    assert_uniform(drawn >> 58, 16)
     place = drawn % public
     assert_uniform(place, public)
     assert_uniform(place[:, 0] * public + place[:, 1], public * public)
-
-
-def test_public_draws_use_all_their_bits():
-    drawn = draws(method="mix-diff", k_diff=2, k_self=1, k_base=1).public
-    assert drawn.min() >= 0
-    assert drawn.max() < PUBLIC_BITS
-    assert_uniform(drawn >> 58, 16)
 
 
 def test_extra_public_views_are_augmented_but_never_mixed():
@@ -157,7 +143,7 @@ def test_extra_public_views_are_augmented_but_never_mixed():
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "none"])
 @pytest.mark.parametrize("kind", ["blur", "all"])
-def test_extra_coins_are_uniform_and_leave_the_others_as_they_are(method, kind):
+def test_extra_draws_are_uniform_and_leave_the_others_as_they_are(method, kind):
     spec = ViewSpec(method, k_base=3, k_self=2)
     rngs = [np.random.default_rng(4) for _ in range(2)]
     without = draw_views(spec, 2000, rngs[0])
@@ -166,8 +152,8 @@ def test_extra_coins_are_uniform_and_leave_the_others_as_they_are(method, kind):
         if field.name != "extra":
             assert torch.equal(getattr(with_it, field.name), getattr(without, field.name))
     assert without.extra.numel() == 0
-    assert with_it.extra.shape == (2000, spec.unmixed_views, COINS)
-    for place in range(COINS):
+    assert with_it.extra.shape == (2000, spec.unmixed_views, DRAWS_PER_VIEW)
+    for place in range(DRAWS_PER_VIEW):
         assert_uniform((with_it.extra[..., place] * 16).long(), 16)
     # Those of one view, and of two views, are drawn apart.
     pairs = (with_it.extra[:, 0] * 4).long()
@@ -188,35 +174,26 @@ def test_without_an_extra_augmentation_the_stream_is_as_it_always_was(method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_shapes_follow_the_spec(method):
+@pytest.mark.parametrize("groups", [0, 6])
+def test_shapes_follow_the_spec(method, groups):
     spec = ViewSpec(method, k_base=3, k_self=4, k_diff=2)
-    drawn = draw_views(spec, 6, np.random.default_rng(0))
+    drawn = draw_views(spec, groups, np.random.default_rng(0))
     for name in ("top", "left", "flip"):
-        assert getattr(drawn, name).shape == (6, spec.unmixed_views)
-    assert drawn.public.shape == (6, 2 if method == "mix-diff" else 0)
+        assert getattr(drawn, name).shape == (groups, spec.unmixed_views)
+    assert drawn.public.shape == (groups, 2 if method == "mix-diff" else 0)
     for name in ("first", "second", "weight"):
-        assert getattr(drawn, name).shape == (6, 4 if spec.mixes else 0)
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_no_groups_draw_no_coins(method):
-    drawn = draw_views(ViewSpec(method), 0, np.random.default_rng(0))
-    assert all(len(getattr(drawn, field.name)) == 0 for field in fields(ViewDraws))
+        assert getattr(drawn, name).shape == (groups, 4 if spec.mixes else 0)
 
 
 @pytest.mark.parametrize("index", [slice(1, 4), torch.tensor([4, 0, 0, 2])])
-def test_rows_select_the_same_groups_from_every_coin(index):
+def test_rows_select_the_same_groups_from_every_tensor(index):
     drawn = draws(groups=6, method="mix-diff", k_base=3, k_self=4)
-    chosen = torch.arange(6)[index].tolist()
     rows = drawn.rows(index)
     for field in fields(ViewDraws):
-        every, some = getattr(drawn, field.name), getattr(rows, field.name)
-        assert len(some) == len(chosen)
-        for got, group in zip(some, chosen, strict=True):
-            assert torch.equal(got, every[group])
+        assert torch.equal(getattr(rows, field.name), getattr(drawn, field.name)[index])
 
 
-def test_the_same_stream_gives_the_same_coins_and_the_next_draw_others():
+def test_the_same_stream_gives_the_same_draws_and_the_next_call_others():
     rng = np.random.default_rng(8)
     spec = ViewSpec("mix-diff", extra_augment="all")
     one, two = (draw_views(spec, 10, rng) for _ in range(2))

@@ -9,11 +9,10 @@ import torch
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
-from dpmix.views import extra_augment as module
-from dpmix.views.extra_augment import AUGMENTATIONS, COINS, ExtraAugment, extra_augment
+from dpmix.views.extra_augment import AUGMENTATIONS, DRAWS_PER_VIEW, ExtraAugment, extra_augment
 
 KINDS = [kind for kind in get_args(ExtraAugment) if kind != "none"]
-SHAPES = [(1, 9, 14), (3, 33, 20), (3, 2, 2), (1, 1, 1), (3, 64, 64)]
+SHAPES = [(1, 9, 14), (3, 2, 2), (1, 1, 1), (3, 64, 64)]
 
 
 def given(groups, augmented, shape, seed=0):
@@ -21,16 +20,16 @@ def given(groups, augmented, shape, seed=0):
     views = rng.integers(0, 256, (groups, augmented, *shape), dtype=np.uint8)
     # Patches, not noise alone: blurred noise is grey, and grey tells little.
     views[..., : shape[1] // 2, :] = views[..., :1, :1]
-    draws = rng.random((groups, augmented, COINS), dtype=np.float32)
+    draws = rng.random((groups, augmented, DRAWS_PER_VIEW), dtype=np.float32)
     return torch.from_numpy(views), torch.from_numpy(draws)
 
 
 def own(draws, name):
-    """The random draws of one augmentation, of one view [COINS]."""
+    """The random draws of one augmentation, of one view [DRAWS_PER_VIEW]."""
     start = 0
     for other, (_, count) in AUGMENTATIONS.items():
         if other == name:
-            return [2 * float(coin) - 1 for coin in draws[start : start + count]]
+            return [2 * float(draw) - 1 for draw in draws[start : start + count]]
         start += count
     raise KeyError(name)
 
@@ -93,13 +92,13 @@ def test_it_equals_torchvisions_one_view_at_a_time(kind, shape):
     got = extra_augment(views, draws, kind)
     assert got.dtype == torch.float32
     assert got.shape == views.shape
-    for view, coin, found in zip(
+    for view, draw, found in zip(
         views.flatten(0, 1), draws.flatten(0, 1), got.flatten(0, 1), strict=True
     ):
         expected = view.float() / 255
         for name, slow in SLOW.items():
             if kind in (name, "all"):
-                expected = slow(expected, coin)
+                expected = slow(expected, draw)
         # Contrast is about a mean of whole greys: up to half a grey off, times 0.4.
         within = 0.5 / 255 if kind in ("color-jitter", "all") else 2e-5
         np.testing.assert_allclose(found.numpy() / 255, expected.numpy(), rtol=0, atol=within)
@@ -127,7 +126,7 @@ def test_a_row_is_the_same_to_the_bit_alone_or_in_any_company(kind, shape):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_view_has_coins_of_its_own_and_each_of_them_counts(kind):
+def test_every_view_has_its_own_draws_and_each_of_them_counts(kind):
     views, draws = given(1, 1, (3, 32, 32))
     used, start = 0, 0
     before = extra_augment(views, draws, kind)
@@ -139,7 +138,7 @@ def test_every_view_has_coins_of_its_own_and_each_of_them_counts(kind):
             assert moved == (kind in (name, "all")), (name, place)
             used += moved
         start += count
-    assert used == (COINS if kind == "all" else AUGMENTATIONS[kind][1])
+    assert used == (DRAWS_PER_VIEW if kind == "all" else AUGMENTATIONS[kind][1])
     same = views.expand(2, 6, 3, 32, 32)
     several = extra_augment(same, given(2, 6, (3, 32, 32), 1)[1], kind).flatten(0, 1)
     assert len(torch.unique(several.flatten(1), dim=0)) == 12
@@ -147,23 +146,17 @@ def test_every_view_has_coins_of_its_own_and_each_of_them_counts(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_pixels_stay_in_range_at_the_extremes_of_every_coin(kind, shape):
+def test_pixels_stay_in_range_at_the_extremes_of_every_draw(kind, shape):
     views, _ = given(4, 2, shape)
     highest = float(np.nextafter(np.float32(1), np.float32(0)))
-    for coin in (0.0, highest):
-        got = extra_augment(views, torch.full((4, 2, COINS), coin), kind)
+    for draw in (0.0, highest):
+        got = extra_augment(views, torch.full((4, 2, DRAWS_PER_VIEW), draw), kind)
         assert got.isfinite().all()
         assert got.min() >= 0
         assert got.max() <= 255.001
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_no_views_stay_no_views(kind):
-    views, draws = given(0, 3, (3, 8, 8))
-    assert extra_augment(views, draws, kind).shape == (0, 3, 3, 8, 8)
-
-
-def test_middle_coins_move_recolour_and_blur_nothing_much():
+def test_middle_draws_move_recolour_and_blur_nothing_much():
     views, draws = given(2, 2, (3, 16, 16))
     middle = torch.full_like(draws, 0.5)
     for kind in ("affine", "color-jitter"):
@@ -176,7 +169,9 @@ def test_middle_coins_move_recolour_and_blur_nothing_much():
 
 def test_noise_is_normal_with_a_tenth_of_the_range():
     views = torch.full((60, 1, 3, 32, 32), 128, dtype=torch.uint8)
-    draws = torch.from_numpy(np.random.default_rng(3).random((60, 1, COINS), dtype=np.float32))
+    draws = torch.from_numpy(
+        np.random.default_rng(3).random((60, 1, DRAWS_PER_VIEW), dtype=np.float32)
+    )
     added = extra_augment(views, draws, "noise") - 128
     assert abs(float(added.std()) / 25.5 - 1) < 0.01
     assert abs(float(added.mean())) < 0.3
@@ -186,13 +181,3 @@ def test_a_grey_image_in_colour_stays_grey():
     views, draws = given(4, 2, (1, 12, 12))
     got = extra_augment(views.expand(4, 2, 3, 12, 12), draws, "color-jitter")
     torch.testing.assert_close(got[:, :, :1].expand_as(got), got, rtol=0, atol=0.02)
-
-
-def test_the_order_of_all_is_that_of_the_table():
-    views, draws = given(2, 2, (3, 16, 16))
-    rows, start = views.flatten(0, 1).float(), 0
-    for augment, count in module.AUGMENTATIONS.values():
-        each = draws.flatten(0, 1)[:, start : start + count, None, None, None]
-        rows = augment(rows, *each.unbind(1))
-        start += count
-    assert torch.equal(rows.view(views.shape), extra_augment(views, draws, "all"))

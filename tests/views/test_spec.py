@@ -1,11 +1,14 @@
-"""`ViewSpec`: what it counts, and what it refuses."""
+"""`ViewSpec`: what it counts, what it refuses, and more views of the same kinds."""
 
 from dataclasses import FrozenInstanceError
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dpmix.errors import DpmixError
-from dpmix.views import METHODS, ViewSpec
+from dpmix.views import ViewSpec
+from dpmix.views.spec import enlarged, kinds
 
 COUNTS = {"k_base": 5, "k_self": 7, "k_diff": 3}
 
@@ -31,6 +34,8 @@ def test_views_are_counted_for_every_method_and_average(
     assert spec.pool_size == spec.unmixed_views == base + public
     assert spec.views == total
     assert spec.mixes == (mixed > 0)
+    expected = 2 if method == "microbatch-mixup" else 1
+    assert spec.examples_per_group == spec.sensitivity_multiplier == expected
 
 
 @pytest.mark.parametrize(("k_self", "total"), [(7, 15), (0, 8)])
@@ -45,79 +50,49 @@ def test_the_defaults_are_the_papers_34_views():
     assert ViewSpec("mix-diff").views == 36
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_only_microbatch_mixup_puts_two_examples_behind_one_gradient(method):
-    spec = ViewSpec(method)
-    expected = 2 if method == "microbatch-mixup" else 1
-    assert spec.examples_per_group == spec.sensitivity_multiplier == expected
-
-
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
-        ({"average": "mean"}, "average is 'mean': known: all, mixed-only"),
-        ({"extra_augment": "cut-out"}, r"extra_augment is 'cut-out': did you mean 'cutout'\?"),
-        ({"method": "none", "extra_augment": "blur"}, "'blur' but method none augments nothing"),
-        ({"pool_draw": "sameclass"}, r"pool_draw is 'sameclass': did you mean 'same-class'\?"),
-        ({"pool_role": "extras"}, r"pool_role is 'extras': did you mean 'extra'\?"),
-        ({"k_base": -1}, "k_base is -1"),
-        ({"k_self": -2}, "k_self is -2"),
-        ({"k_diff": -3}, "k_diff is -3"),
-        ({"crop_padding": -4}, "crop_padding is -4"),
-        ({"method": "none", "crop_padding": -4}, "crop_padding is -4"),
-        ({"method": "self-aug", "k_base": 0}, "k_base is 0; .*self-aug needs at least 1"),
-        ({"method": "mix-self", "k_base": 0}, "k_base is 0; .*mix-self needs at least 1"),
-        ({"method": "mix-diff", "k_base": 0}, "k_base is 0; .*mix-diff needs at least 1"),
-        (
-            {"method": "microbatch-mixup", "k_base": 1},
-            "k_base is 1; .*microbatch-mixup needs at least 2",
-        ),
-        ({"method": "none", "average": "mixed-only"}, "'mixed-only' needs mixtures.*none"),
-        ({"method": "self-aug", "average": "mixed-only"}, "'mixed-only' needs mixtures.*self-aug"),
-        ({"method": "mix-self", "k_self": 0}, "mix-self with k_self 0 mixes nothing"),
-        ({"method": "mix-diff", "k_self": 0}, "mix-diff with k_self 0 mixes nothing"),
-        ({"method": "microbatch-mixup", "k_self": 0}, "with k_self 0 mixes nothing"),
-        ({"mixup_alpha": 0}, "mixup_alpha is 0"),
-        ({"mixup_alpha": -0.5}, r"mixup_alpha is -0\.5"),
-        ({"mixup_alpha": float("inf")}, "mixup_alpha is inf"),
-        ({"mixup_alpha": float("nan")}, "mixup_alpha is nan"),
-        ({"method": "mix-diff", "k_diff": 0}, "k_diff 0 reads no public image"),
-        ({"k_self": 0, "pool_role": "extra"}, "mix-self with k_self 0 mixes nothing"),
+        ({"method": "mixself"}, r"method is 'mixself': did you mean 'mix-self'\? known: micro"),
+        ({"method": "zzz"}, "method is 'zzz': known: microbatch-mixup, mix-diff, mix-self"),
+        ({"average": "mean"}, "average is 'mean' with method mix-self: known: all, mixed-only"),
+        ({"extra_augment": "cut-out"}, r"extra_augment is 'cut-out'.*did you mean 'cutout'\?"),
+        ({"method": "none", "extra_augment": "blur"}, "'blur' with method none: expected 'none'"),
+        ({"method": "mix-diff", "pool_draw": "sameclass"}, "did you mean 'same-class'"),
+        ({"method": "mix-diff", "pool_role": "extras"}, "did you mean 'extra'"),
+        ({"k_base": -1}, "k_base is -1 with method mix-self: expected 1 or more"),
+        ({"k_base": 1.5}, "k_base is 1.5 .*expected a whole number"),
+        ({"method": "mix-diff", "k_diff": 0}, "k_diff is 0 with method mix-diff: expected 1"),
+        ({"crop_padding": -4}, "crop_padding is -4 .*expected 0 or more"),
+        ({"method": "self-aug", "k_base": 0}, "k_base is 0 with method self-aug: expected 1"),
+        ({"method": "microbatch-mixup", "k_base": 1}, "k_base is 1 .*expected 2 or more"),
+        ({"method": "none", "average": "mixed-only"}, "'mixed-only' .* none: expected 'all'"),
+        ({"method": "self-aug", "average": "mixed-only"}, "'mixed-only'.*self-aug: expected 'all'"),
+        ({"k_self": 0}, "k_self is 0 with method mix-self: expected 1 or more"),
+        ({"method": "mix-diff", "k_self": 0}, "k_self is 0 .*expected 1 or more, or --pool-role"),
+        ({"mixup_alpha": 0}, "mixup_alpha is 0 .*expected more than 0"),
+        ({"mixup_alpha": float("inf")}, "mixup_alpha is inf .*expected a finite number"),
+        ({"mixup_alpha": float("nan")}, "mixup_alpha is nan .*expected a finite number"),
         (
             {"method": "mix-diff", "pool_role": "extra", "average": "mixed-only"},
             "leaves the public images out",
         ),
     ],
 )
-def test_a_setting_that_cannot_be_meant_is_refused_with_its_value(settings, said):
-    with pytest.raises(DpmixError, match=said):
+def test_a_value_outside_a_methods_bounds_is_refused(settings, message):
+    with pytest.raises(DpmixError, match=message):
         ViewSpec(**settings)
 
 
-@pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize(
-    ("typo", "hint"),
-    [("mixself", "mix-self"), ("mix_diff", "mix-diff"), ("microbatch", "microbatch-mixup")],
-)
-def test_an_unknown_method_is_refused_with_the_nearest_name(typo, hint):
-    with pytest.raises(DpmixError, match=rf"unknown method '{typo}': did you mean '{hint}'\?"):
-        ViewSpec(typo)
-
-
-@pytest.mark.usefixtures("unchecked")
-def test_a_method_like_no_other_is_refused_with_all_names():
-    with pytest.raises(DpmixError) as error:
-        ViewSpec("zzz")
-    assert "did you mean" not in str(error.value)
-    assert all(name in str(error.value) for name in METHODS)
-
-
 def test_settings_that_a_method_does_not_read_do_not_matter():
+    """`test_view_set.py` checks `unread` against the views themselves."""
     assert ViewSpec("none", k_base=0, k_self=0, k_diff=0).views == 1
     assert ViewSpec("self-aug", k_self=0, k_diff=0, mixup_alpha=0).views == 16
     assert ViewSpec("mix-self", k_diff=0).views == 34
     assert ViewSpec("mix-self", pool_role="extra", average="mixed-only").views == 18
+    assert ViewSpec("mix-diff").unread == set()
+    assert "average" in ViewSpec("self-aug").unread
 
 
 def test_the_spec_is_frozen():
@@ -126,3 +101,30 @@ def test_the_spec_is_frozen():
         spec.k_self = 100
     assert spec == ViewSpec()
     assert hash(spec) == hash(ViewSpec())
+
+
+SPECS = st.builds(
+    ViewSpec,
+    st.sampled_from(["mix-self", "mix-diff"]),
+    k_base=st.integers(1, 20),
+    k_self=st.integers(1, 20),
+    k_diff=st.integers(1, 4),
+    average=st.sampled_from(["all", "mixed-only"]),
+) | st.builds(ViewSpec, st.just("self-aug"), k_base=st.integers(1, 20))
+
+
+@given(SPECS, st.integers(0, 60))
+def test_m_views_with_no_kind_fewer_than_before(spec, more):
+    whole = enlarged(spec, spec.views + more)
+    assert whole.views == spec.views + more
+    assert sum(kinds(whole)) == whole.views
+    assert all(now >= before for now, before in zip(kinds(whole), kinds(spec), strict=True))
+    assert (whole.method, whole.average) == (spec.method, spec.average)
+
+
+def test_the_papers_views_are_enlarged_in_proportion():
+    assert kinds(enlarged(ViewSpec("mix-self"), 36)) == (17, 0, 19)
+    assert enlarged(ViewSpec("mix-diff"), 36) == ViewSpec("mix-diff")
+    assert enlarged(ViewSpec("none"), 36) == ViewSpec("none")
+    with pytest.raises(DpmixError, match=r"cache_views is 33; a step of mix-self averages 34"):
+        enlarged(ViewSpec("mix-self"), 33)

@@ -17,7 +17,7 @@ from dpmix.pool.inspect import PER_SHEET, inspect_pool, inspection_rows, served_
 from dpmix.pool.load import open_pool, refuse_private_path
 from dpmix.pool.prompts import PoolClass, as_classes, read_classes, template_text
 from dpmix.reports.summary import two_columns
-from dpmix.runs.build import choose_device
+from dpmix.runs.network import choose_device
 
 PROMPTS_SHOWN = 3
 pool = typer.Typer(name="pool", help="Look at a public pool.")

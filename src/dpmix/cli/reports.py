@@ -20,7 +20,7 @@ from dpmix.reports.verify import Verified
 from dpmix.reports.verify import verify as check
 from dpmix.runs.checkpoint import newest_step
 from dpmix.runs.folder import RunFolder
-from dpmix.runs.resume import FREE
+from dpmix.runs.settings import places
 
 Row = tuple[str, str]
 
@@ -123,15 +123,12 @@ def compare(
     if len({root.resolve() for root in runs}) < len(runs):
         raise DpmixError("the same run was given twice to compare; give each folder once")
     names = [root.resolve().name for root in runs]
-    found = compare_runs(names, [audited_facts(RunFolder(root)) for root in runs], FREE | _OF_A_RUN)
+    facts = [audited_facts(RunFolder(root)) for root in runs]
+    found = compare_runs(names, facts, places("path") | places("resume"))
     write_text(output, compare_page(found))
     console = stdout()
     console.print(_table(found))
     console.print(two_columns([*_notes(found), ("page", str(output))]))
-
-
-# What was spent is a list of paths; the noise of those releases is in the statement.
-_OF_A_RUN = {"output", "overwrite", "spent"}
 
 
 def _table(found: Comparison) -> Table:

@@ -1,6 +1,5 @@
-"""`dpmix train`."""
+"""`dpmix train`, and `dpmix recipes`: the settings of the paper's experiments."""
 
-import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,23 +31,25 @@ from dpmix.reports.summary import (
     pool_rows,
     two_columns,
 )
-from dpmix.runs.build import build_run
+from dpmix.runs.build import Run, build_run
 from dpmix.runs.checkpoint import Checkpoint, newest_step
-from dpmix.runs.config import Config, read_recipe
-from dpmix.runs.estimate import cache_line, data_line, estimate_rows, model_rows, pictures_line
-from dpmix.runs.fit import run
+from dpmix.runs.config import Config
+from dpmix.runs.estimate import (
+    Rows,
+    cache_line,
+    data_line,
+    estimate_rows,
+    model_rows,
+    pictures_line,
+)
+from dpmix.runs.fit import smoke_run, train_run
 from dpmix.runs.folder import RunFolder
-from dpmix.runs.parts import Run
-from dpmix.runs.recipes import network, recipe_names, recipe_path
+from dpmix.runs.recipes import read_recipe, recipe_names
 from dpmix.runs.resume import is_complete, rebuild_run
-from dpmix.runs.stand_ins import Trial, miniature
 from dpmix.training.distributed import Ranks, shutdown, start
 from dpmix.training.evaluate import Evaluation
 
-# `dpmix recipes`: the settings of the paper's experiments.
-
-
-recipes = typer.Typer(name="recipes", help="Show the recipes that come with the package.")
+recipes = typer.Typer(name="recipes", help="Show the recipes of the paper's experiments.")
 
 
 @recipes.command(name="list")
@@ -58,7 +59,8 @@ def list_recipes() -> None:
     for heading in ("recipe: network, data, method", "trains"):
         table.add_column(heading, overflow="fold")
     for name in recipe_names():
-        table.add_row(name, network(name))
+        model = read_recipe(name)["model"]
+        table.add_row(name, model.get("backbone") or model["model"])
     stdout().print(table)
 
 
@@ -66,9 +68,8 @@ def list_recipes() -> None:
 def show(
     name: Annotated[str, typer.Argument(help="a name of `dpmix recipes list`, or a YAML file")],
 ) -> None:
-    """Print every setting of a recipe, those that it inherits included."""
-    text = yaml.safe_dump(read_recipe(recipe_path(name)), sort_keys=False)
-    console, text = stdout(), text.rstrip()
+    """Print every setting of a recipe, including those that it inherits."""
+    console, text = stdout(), yaml.safe_dump(read_recipe(name), sort_keys=False).rstrip()
     coloured = Syntax(text, "yaml", background_color="default")
     console.print(coloured if console.is_terminal else text)
 
@@ -81,18 +82,20 @@ def train(
         typer.Option(help="recipe: a YAML file of settings, or a name of `dpmix recipes list`"),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="print the plan, sizes and estimated time; train not")
+        bool,
+        typer.Option("--dry-run", help="print the plan, sizes and estimated time without training"),
     ] = False,
     smoke: Annotated[
         bool,
         typer.Option(
             "--smoke",
-            help="two steps on two images of noise, without data, weights or pool: does it run?",
+            help="test the settings: two steps on two images of noise; reads no data, weights or "
+            "pool, and keeps nothing",
         ),
     ] = False,
     resume: Annotated[
         str | None,
-        typer.Option(help="folder of a stopped run: go on with it, under its own settings"),
+        typer.Option(help="folder of a stopped run, to resume it with its own settings"),
     ] = None,
     **settings: Any,
 ) -> None:
@@ -110,19 +113,18 @@ def train(
         if resume is not None:
             _resume(Path(resume).expanduser(), console, ranks, settings)
             return
-        recipe = recipe_path(config) if config is not None else None
-        chosen = Config.load(recipe, **settings).by_itself()
+        chosen = Config.load(config, **settings).require_no_selection()
         if smoke:
-            _smoke(chosen, console, ranks)
+            with smoke_run(chosen, ranks) as run:
+                _train(run, console)
+            console.print("smoke run: it works; all of it was noise, and nothing of it was kept")
             return
         with decoding_bar(console) as decoding:
-            trial: Trial | None = "dry-run" if dry_run else None
-            parts = build_run(chosen, decoding, trial=trial, ranks=ranks)
+            run = build_run(chosen, decoding, trial=dry_run, ranks=ranks)
         if dry_run:
-            parts.check()
-            console.print(two_columns([*_plan_rows(parts), *estimate_rows(parts)]))
+            console.print(two_columns([*_plan_rows(run), *estimate_rows(run)]))
             return
-        _finish(parts, console)
+        _finish(run, console)
     finally:
         shutdown()
 
@@ -133,50 +135,45 @@ def _refuse_together(given: dict[str, bool]) -> None:
         raise DpmixError(f"{' and '.join(names)} were given together; give one of them")
 
 
-def _smoke(chosen: Config, console: Console, ranks: Ranks) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        _train(build_run(miniature(chosen, Path(folder)), trial="smoke", ranks=ranks), console)
-    console.print("smoke run: it works; all of it was noise, and nothing of it was kept")
-
-
 def _resume(root: Path, console: Console, ranks: Ranks, settings: dict[str, Any]) -> None:
     if is_complete(root, **settings):
         console.print(f"the run in {root} is complete: there is nothing left to do")
         _exit_if_diverged(RunFolder(root), console)
         return
     with decoding_bar(console) as decoding:
-        parts, checkpoint = rebuild_run(root, decoding, ranks, **settings)
-    console.print(f"going on after step {checkpoint.step} of {parts.plan.steps}")
-    _finish(parts, console, checkpoint)
+        run, checkpoint = rebuild_run(root, decoding, ranks, **settings)
+    console.print(f"resuming after step {checkpoint.step} of {run.plan.steps}")
+    _finish(run, console, checkpoint)
 
 
 def _exit_if_diverged(folder: RunFolder, console: Console) -> None:
-    """Say again that a complete run failed, with the exit status that it had."""
+    """Print again that a complete run failed, with the exit status that it had."""
     if not folder.metrics.is_file():
         return
-    told = read_metrics(folder.metrics)
-    if told.diverged:
-        console.print(f"{FAILED}: {divergence(float(told.evaluation_loss), told.judged_on)}")
+    measured = read_metrics(folder.metrics)
+    if measured.diverged:
+        loss = divergence(float(measured.evaluation_loss), measured.judged_on)
+        console.print(f"{FAILED}: {loss}")
         raise typer.Exit(USER_ERROR)
 
 
-def _finish(parts: Run, console: Console, checkpoint: Checkpoint | None = None) -> None:
-    """Train; say what came of it, or how to go on."""
+def _finish(run: Run, console: Console, checkpoint: Checkpoint | None = None) -> None:
+    """Train; print the result, or how to resume."""
+    folder = RunFolder(run.folder)
     try:
-        evaluation, rows = _train(parts, console, checkpoint)
+        evaluation, rows = _train(run, console, checkpoint)
     except InUseError:
         raise
     except BaseException:
-        folder = RunFolder(parts.folder)
         step = newest_step(folder.checkpoints)
         if step is not None:
             console.print(
-                f"stopped; to go on after step {step}: dpmix train --resume {parts.folder}",
+                f"stopped; to resume after step {step}: dpmix train --resume {run.folder}",
                 soft_wrap=True,
             )
-            if parts.plan.private:
+            if run.plan.private:
                 console.print(
-                    f"epsilon {shown_epsilon(parts.plan.epsilon)} covers what it has published and "
+                    f"epsilon {shown_epsilon(run.plan.epsilon)} covers what it has published and "
                     "the rest of its steps; an epsilon of fewer steps holds only if it was fixed "
                     "beforehand to stop there",
                     soft_wrap=True,
@@ -187,7 +184,6 @@ def _finish(parts: Run, console: Console, checkpoint: Checkpoint | None = None) 
                     soft_wrap=True,
                 )
         raise
-    folder = RunFolder(parts.folder)
     places = [("run folder", str(folder.root)), ("page", str(folder.report))]
     console.print(two_columns([*rows, *places]))
     if evaluation.diverged:
@@ -195,47 +191,46 @@ def _finish(parts: Run, console: Console, checkpoint: Checkpoint | None = None) 
 
 
 def _train(
-    parts: Run, console: Console, checkpoint: Checkpoint | None = None
-) -> tuple[Evaluation, list[tuple[str, str]]]:
-    """Run it with its progress shown; return what came of it, and the rows that state it."""
-    done, judged_on = checkpoint.step if checkpoint else 0, parts.splits.judged_on
-    console.print(f"{data_line(parts)}; writing to {parts.folder}", soft_wrap=True)
-    console.print(f"pictures: {pictures_line(parts)}", soft_wrap=True)
-    for name, value in model_rows(parts):
+    run: Run, console: Console, checkpoint: Checkpoint | None = None
+) -> tuple[Evaluation, Rows]:
+    """Train with progress bars; return the evaluation, and rows that state the result."""
+    console.print(f"{data_line(run)}; writing to {run.folder}", soft_wrap=True)
+    console.print(f"pictures: {pictures_line(run)}", soft_wrap=True)
+    for name, value in model_rows(run):
         console.print(f"{name}: {value}")
-    if parts.cache is not None:
-        console.print(f"feature cache: {cache_line(parts)}")
-    if parts.hint:
-        console.print(parts.hint, soft_wrap=True)
+    if cached := cache_line(run):
+        console.print(f"feature cache: {cached}")
+    if run.backbone_hint:
+        console.print(run.backbone_hint, soft_wrap=True)
+    done, judged_on = checkpoint.step if checkpoint else 0, run.splits.judged_on
     with (
         counting_bar(console, "pretraining on the pool", "steps") as pretraining,
         share_bar(console, "embedding views") as embedding,
-        training_bar(console, parts.plan, done, judged_on) as report,
+        training_bar(console, run.plan, done, judged_on) as report,
     ):
-        said = _saying_what_was_there(console, embedding)
-        result = run(parts, report, pretraining, said, checkpoint)
+        result = train_run(run, report, pretraining, _with_hits(console, embedding), checkpoint)
     return result.evaluation, [
         *evaluation_rows(result.evaluation, judged_on),
-        *_plan_rows(parts),
-        *pool_rows(parts.pool_facts, parts.config.views.pool_role),
+        *_plan_rows(run),
+        *pool_rows(run.pool_facts, run.config.views.pool_role),
     ]
 
 
-def _saying_what_was_there(console: Console, embedding: Counted) -> Counted:
-    """`embedding`, which first hears of the training views; say what share a cache held."""
-    heard = False
+def _with_hits(console: Console, embedding: Counted) -> Counted:
+    """`embedding`, which is called for the training views first; print the share of cache hits."""
+    called = False
 
     def update(done: int, total: int) -> None:
-        nonlocal heard
-        if done and not heard:
+        nonlocal called
+        if done and not called:
             # A share, since the number of views would tell N.
             found = f"{done / total:.0%} was there" if done < total else "found whole"
             console.print(f"feature cache: {found}")
-        heard = True
+        called = True
         embedding(done, total)
 
     return update
 
 
-def _plan_rows(parts: Run) -> list[tuple[str, str]]:
-    return guarantee_rows(parts.plan, parts.views.spec.method, parts.config.run.seed, parts.copies)
+def _plan_rows(run: Run) -> Rows:
+    return guarantee_rows(run.plan, run.views.spec.method, run.config.run.seed, run.copies)

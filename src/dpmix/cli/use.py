@@ -8,11 +8,11 @@ from typing import Annotated
 import typer
 
 from dpmix.cli.progress import USER_ERROR, decoding_bar, stdout
-from dpmix.data.decode_pool import counted, nothing_left
+from dpmix.data.decode import counted, nothing_left
 from dpmix.files import to_json, write_text
 from dpmix.reports.summary import evaluation_rows, two_columns
-from dpmix.runs.build import choose_device
 from dpmix.runs.load import evaluation_images, load_run
+from dpmix.runs.network import choose_device
 from dpmix.runs.predict import as_csv, as_json, check_output, image_files, predictions
 from dpmix.training.evaluate import evaluate as measure
 

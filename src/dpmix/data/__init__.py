@@ -1,6 +1,6 @@
-"""Where labelled images come from: built-in digits, `.npz` files and image folders.
+"""Where labelled images come from: digits, public sets, `.npz` files, folders and datasets.
 
-Everything arrives as `ImageSource`s of uint8 pixels behind one `Splits`; no statistic of the images
+Everything arrives as `ImageSource`s of uint8 pixels behind one `Splits`. No statistic of the images
 is ever computed here.
 """
 

@@ -1,123 +1,124 @@
-"""Encoded images to sources: every image is decoded once, so that every corrupt one is found.
+"""Many encoded images to pixels: threads, in order, with bounded memory.
 
-Guarantees: the sources hold only images that decode, in the order given, in one form. What fits in
-`MAX_BYTES_IN_MEMORY` is kept decoded. A larger set is decoded again on access; the digests of its
-pixels are kept.
+Guarantees: every image is decoded once, so that every corrupt one is found. Sources hold only
+images that decode, in the order given, of one shape. What fits in `MAX_BYTES_IN_MEMORY` is kept
+decoded; a larger set is decoded again on access, and the digests of its pixels are kept. At any
+time the threads hold at most `MAX_BYTES_IN_FLIGHT` of pixels being decoded and as much of results.
 """
 
+import os
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from io import BufferedReader, BytesIO
+from itertools import chain
+from math import prod
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Int64, UInt8
+from PIL import Image
 from torch import Tensor
 
-from dpmix.data.decode_pool import (
-    MAX_BYTES_IN_FLIGHT,
-    EncodedImages,
-    corrupt_error,
-    counted,
-    decode_in_order,
-    nothing_left,
-)
-from dpmix.data.encoded_source import EncodedSource
 from dpmix.data.image import (
+    MAX_BYTES_IN_FLIGHT,
     READING,
-    MemoryBudget,
-    PixelForm,
     Reading,
     ReadOptions,
+    Remarks,
     UnreadableImageError,
-    colour_refusal,
     decode_pixels,
-    opened,
-    plain_channels,
-    turned_upright,
+    warn_of,
 )
-from dpmix.data.source import ImageSource, TensorSource
-from dpmix.data.splits import pixel_digest
-from dpmix.data.upright import Remarks
-
-# Image files to predict on, streamed in a model's own form.
-#
-# Guarantees: batches come in the order of the paths and hold a bounded number of pixels, whatever
-# the number of files; every file that cannot be read is found.
-
-
-_MAX_BATCH = 256
-
-
-_MAX_BATCH_BYTES = 64 * 2**20
-
-
-def decode_files(
-    paths: Sequence[Path],
-    shape: tuple[int, int, int],
-    reading: Reading = READING,
-    workers: int | None = None,
-    *,
-    skipped: dict[Path, str] | None = None,
-) -> Iterator[UInt8[Tensor, "B C H W"]]:
-    """Yield the images at `paths` in batches, each upright, fitted and converted to `shape`.
-
-    Args:
-        paths: image files; the concatenated batches follow their order.
-        shape: the model's (C, H, W).
-        reading: the rule that the model was trained by, as its run's settings record it.
-        workers: decoding threads; None: one per core.
-        skipped: gets the files that cannot be read, each with the reason; the batches are without
-            them. None refuses such files: all are named, once every file was tried.
-
-    Warns, after the last batch, of files of several frames and of tags that can't be read.
-
-    Raises:
-        DpmixError: files that are missing, corrupt or of more than 8 bits a channel, unless
-            `skipped` is given.
-    """
-    images = EncodedImages(tuple(map(str, paths)), tuple(paths))
-    form = PixelForm(shape, convert=True, resize=True, example="the model's input", reading=reading)
-    remarks = Remarks()
-    size = max(1, min(_MAX_BATCH, _MAX_BATCH_BYTES // int(np.prod(shape))))
-    bad: dict[Path, str] = {} if skipped is None else skipped
-    for start in range(0, len(images), size):
-        batch, good = range(start, min(start + size, len(images))), []
-        groups = decode_in_order(images, batch, form, workers, remarks, refused_too=True)
-        decoded = (one for group in groups for one in group)
-        for index, pixels in zip(batch, decoded, strict=True):
-            if isinstance(pixels, UnreadableImageError):
-                bad[paths[index]] = _reason(pixels, paths[index])
-            else:
-                good.append(pixels)
-        if good and (skipped is not None or not bad):
-            yield torch.from_numpy(np.stack(good))
-    remarks.warn()
-    if bad and skipped is None:
-        raise corrupt_error({str(path): reason for path, reason in bad.items()})
-
-
-def _reason(error: UnreadableImageError, path: Path) -> str:
-    """What is wrong, without the file's name and the remedy, which are said once for all."""
-    return str(error).removeprefix(f"image '{path}' ").partition("; ")[0]
-
+from dpmix.data.source import ImageSource, TensorSource, check_labels, pixel_digest
+from dpmix.errors import DpmixError
 
 MAX_BYTES_IN_MEMORY = 4 * 2**30
+_MAX_WORKERS = 16
+# Images are handed to threads in groups: a task for each costs as much as decoding a small one.
+_MAX_GROUP = 64
+_MAX_BATCH = 256
+_MAX_BATCH_BYTES = 64 * 2**20
+_REASONS_SHOWN = 10
+_NAMES_SHOWN = 50
+
+Shape = tuple[int, int, int]
+"""(C, H, W) of every image of a set."""
+Decoded = UInt8[np.ndarray, "C H W"] | DpmixError
+"""An image's pixels, or why there are none."""
 
 
 @dataclass(frozen=True, eq=False)
-class EncodedPart:
-    """One split before decoding: N encoded images and int64 labels [N]."""
+class EncodedImages:
+    """N labelled images that are not decoded yet: on disk, or as bytes in memory.
 
-    images: EncodedImages
-    labels: Int64[Tensor, " N"]
+    Attributes:
+        names: what error messages call each, such as `cats/1.png` or `train_jpeg[7]`.
+        contents: a file's path, its bytes, or why the data set lacks an image that it names.
+        labels: int64 [N] in 0..L-1.
+    """
+
+    # Not in the repr: file names and labels do not belong in a log or a traceback.
+    names: tuple[str, ...] = field(repr=False)
+    contents: tuple[Path | memoryview | UnreadableImageError, ...] = field(repr=False)
+    labels: Int64[Tensor, " N"] = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def open(self, index: int) -> BufferedReader | BytesIO:
+        """Open image `index`; a file that is gone or may not be read is not called corrupt."""
+        content = self.contents[index]
+        if isinstance(content, UnreadableImageError):
+            raise content
+        if isinstance(content, memoryview):
+            return BytesIO(content)
+        try:
+            return content.open("rb")
+        except OSError as error:
+            raise DpmixError(
+                f"image '{self.names[index]}' cannot be read ({error.strerror}: '{content}'); "
+                "expected a readable file: put it back, or check its permissions"
+            ) from error
+
+    def take(self, indices: Int64[Tensor, " B"]) -> "EncodedImages":
+        """The images at `indices`, in that order."""
+        at = indices.tolist()
+        names, contents = (tuple(every[i] for i in at) for every in (self.names, self.contents))
+        return EncodedImages(names, contents, self.labels[indices])
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedSource(EncodedImages):
+    """An `ImageSource` whose images stay encoded; the pixels are those of a `TensorSource`.
+
+    Attributes:
+        class_names: the L class names.
+        options: how images are read; each was decoded without error once before.
+        image_shape: (C, H, W) of every image.
+        digests: uint8 [N, 32], see `image_digests`.
+    """
+
+    class_names: tuple[str, ...]
+    options: ReadOptions
+    image_shape: Shape
+    digests: UInt8[np.ndarray, "N 32"] = field(repr=False)
+
+    def __post_init__(self) -> None:
+        check_labels(self.labels, len(self), self.class_names)
+
+    def images(self, indices: Int64[Tensor, " B"]) -> UInt8[Tensor, "B C H W"]:
+        """Decode the images at `indices`; a file that has changed since is refused."""
+        return decode_batch(self, indices.tolist(), self.options, self.image_shape)
 
 
 def decode_sources(
-    parts: Sequence[EncodedPart], class_names: tuple[str, ...], options: ReadOptions
+    parts: Sequence[EncodedImages], class_names: tuple[str, ...], options: ReadOptions
 ) -> tuple[list[ImageSource], tuple[int, ...]]:
-    """Decode `parts` together into one source each, all of one form; warn of what is not used.
+    """Decode `parts` together into one source each, of one shape; warn of what is not used.
 
     Returns:
         The sources, and which images were left out as corrupt (none unless `skip_corrupt`), counted
@@ -127,85 +128,210 @@ def decode_sources(
         DpmixError: corrupt images without `skip_corrupt` (named); mixed sizes or colours that the
             options do not settle; more than 8 bits a channel; a part left without images.
     """
-    images = sum((part.images for part in parts[1:]), parts[0].images)
-    form = _common_form(images, options)
-    pixels, digests, corrupt = _decode_all(images, form, options)
+    images = EncodedImages(
+        tuple(chain.from_iterable(part.names for part in parts)),
+        tuple(chain.from_iterable(part.contents for part in parts)),
+        torch.cat([part.labels for part in parts]),
+    )
+    shape, count = _first_shape(images, options), len(images)
+    fits = count * prod(shape) <= MAX_BYTES_IN_MEMORY
+    kept = np.empty((count, *shape) if fits else (count, 32), dtype=np.uint8)
+    corrupt: dict[int, str] = {}
+
+    def use(index: int, decoded: Decoded) -> None:
+        if isinstance(decoded, UnreadableImageError):
+            corrupt[index] = str(decoded)
+        elif isinstance(decoded, DpmixError):
+            raise decoded
+        else:
+            row = decoded if fits else np.frombuffer(pixel_digest(decoded), dtype=np.uint8)
+            kept[index - len(corrupt)] = row
+        done = index + 1
+        if options.progress is not None and (done % _MAX_GROUP == 0 or done == count):
+            options.progress(done, count)
+
+    remarks: Remarks = {}
+    decode_each(images, range(count), options, shape, use, remarks)
+    warn_of(remarks)
     if corrupt:
         reasons = {images.names[i]: reason for i, reason in corrupt.items()}
         if not options.skip_corrupt:
             raise corrupt_error(reasons)
         warnings.warn(f"left out: {counted(reasons)}", stacklevel=2)
-    kept = torch.tensor([i not in corrupt for i in range(len(images))], dtype=torch.bool)
+    options = replace(options, progress=None)
     sources: list[ImageSource] = []
-    start = kept_start = 0
+    start = row = 0
     for part in parts:
-        mine = kept[start : start + len(part.images)]
-        labels, count = part.labels[mine], int(mine.sum())
-        encoded = part.images.take(mine.nonzero().flatten())
-        here = slice(kept_start, kept_start + count)
-        if pixels is None:
-            sources.append(
-                EncodedSource(encoded, labels, class_names, form, digests[here], options.workers)
-            )
+        good = [i for i in range(len(part)) if start + i not in corrupt]
+        left = part.take(torch.tensor(good, dtype=torch.int64))
+        start, row, rows = start + len(part), row + len(left), kept[row : row + len(left)]
+        names, labels = left.names, left.labels
+        if fits:
+            sources.append(TensorSource(torch.from_numpy(rows), labels, class_names, names))
         else:
-            sources.append(TensorSource(pixels[here], labels, class_names, encoded.names))
-        start, kept_start = start + len(mine), kept_start + count
+            fields = (names, left.contents, labels, class_names, options, shape, rows)
+            sources.append(EncodedSource(*fields))
     return sources, tuple(corrupt)
 
 
-def _common_form(images: EncodedImages, options: ReadOptions) -> PixelForm:
-    """The form of the first image that decodes, as far as the options leave it open."""
+def _first_shape(images: EncodedImages, options: ReadOptions) -> Shape:
+    """Return the shape of the first image that decodes, which all others must have."""
     reasons: dict[str, str] = {}
-    for index in range(len(images)):
+    for index, name in enumerate(images.names):
         try:
-            return _form_of(images, index, options)
+            with images.open(index) as stream:
+                channels, height, width = decode_pixels(stream, name, options).shape
+            return channels, height, width
         except UnreadableImageError as error:
-            reasons[images.names[index]] = str(error)
-    if options.skip_corrupt:
-        raise nothing_left(reasons)
-    raise corrupt_error(reasons)
+            reasons[name] = str(error)
+    raise nothing_left(reasons) if options.skip_corrupt else corrupt_error(reasons)
 
 
-def _form_of(images: EncodedImages, index: int, options: ReadOptions) -> PixelForm:
-    name, size = images.names[index], options.image_size
-    with images.open(index) as stream, opened(stream, name) as image:
-        channels = options.channels or plain_channels(image)
-        if channels is None:
-            raise colour_refusal(image, name)
-        width, height = (size, size) if size else turned_upright(image, name, options.reading).size
-    form = PixelForm(
-        (channels, height, width), convert=options.channels is not None, resize=size is not None,
-        example=name, reading=options.reading,
-    )  # fmt: skip
-    with images.open(index) as stream:
-        decode_pixels(stream, name, form, MemoryBudget(MAX_BYTES_IN_FLIGHT))
-    return form
+def decode_files(
+    paths: Sequence[Path],
+    shape: Shape,
+    reading: Reading = READING,
+    workers: int | None = None,
+    *,
+    skipped: dict[Path, str] | None = None,
+) -> Iterator[UInt8[Tensor, "B C H W"]]:
+    """Yield the images at `paths` in batches, each upright, fitted and converted to `shape`.
 
+    Batches hold a bounded number of pixels, whatever the number of files. A warning after the last
+    one tells of files with several frames and of tags that can't be read.
 
-def _decode_all(
-    images: EncodedImages, form: PixelForm, options: ReadOptions
-) -> tuple[Tensor | None, UInt8[np.ndarray, "kept 32"], dict[int, str]]:
-    """Return pixels [kept, C, H, W], or None and digests [kept, 32]; and the corrupt ones' reasons.
+    Args:
+        paths: image files; the concatenated batches follow their order.
+        shape: the model's (C, H, W).
+        reading: the rule that the model was trained by, as its run's settings record it.
+        workers: decoding threads; None: one per core.
+        skipped: gets the files that cannot be read, each with the reason; the batches are without
+            them. None refuses such files: all are named, once every file was tried.
 
-    Digests are those of `image_digests`; there are none of pixels that are returned.
+    Raises:
+        DpmixError: files that are missing, corrupt or of more than 8 bits a channel, unless
+            `skipped` is given.
     """
-    count = len(images)
-    fits = count * int(np.prod(form.shape)) <= MAX_BYTES_IN_MEMORY
-    pixels = np.empty((count if fits else 0, *form.shape), dtype=np.uint8)
-    digests = np.empty((0 if fits else count, 32), dtype=np.uint8)
-    corrupt: dict[int, str] = {}
-    remarks, done = Remarks(), 0
-    for group in decode_in_order(images, range(count), form, options.workers, remarks):
-        for decoded in group:
-            if isinstance(decoded, UnreadableImageError):
-                corrupt[done] = str(decoded)
-            elif fits:
-                pixels[done - len(corrupt)] = decoded
-            else:
-                digests[done - len(corrupt)] = np.frombuffer(pixel_digest(decoded), np.uint8)
-            done += 1
-        if options.progress is not None:
-            options.progress(done, count)
-    remarks.warn()
-    kept = count - len(corrupt)
-    return (torch.from_numpy(pixels[:kept]) if fits else None), digests[:kept], corrupt
+    unlabelled = torch.zeros(len(paths), dtype=torch.int64)
+    images = EncodedImages(tuple(map(str, paths)), tuple(paths), unlabelled)
+    options = ReadOptions(shape[1:], shape[0], workers=workers, reading=reading)
+    remarks: Remarks = {}
+    bad: dict[Path, str] = {} if skipped is None else skipped
+    good: list[UInt8[np.ndarray, "C H W"]] = []
+
+    def use(index: int, decoded: Decoded) -> None:
+        if isinstance(decoded, DpmixError):
+            # Without the file's name and the remedy, which one message gives for all.
+            reason = str(decoded).removeprefix(f"image '{paths[index]}' ")
+            bad[paths[index]] = reason.partition("; ")[0]
+        else:
+            good.append(decoded)
+
+    size = max(1, min(_MAX_BATCH, _MAX_BATCH_BYTES // prod(shape)))
+    for start in range(0, len(images), size):
+        batch = range(start, min(start + size, len(images)))
+        decode_each(images, batch, options, shape, use, remarks)
+        if good and (skipped is not None or not bad):
+            yield torch.from_numpy(np.stack(good))
+        good.clear()
+    warn_of(remarks)
+    if bad and skipped is None:
+        raise corrupt_error({str(path): reason for path, reason in bad.items()})
+
+
+def decode_batch(
+    images: EncodedImages, indices: Sequence[int], options: ReadOptions, shape: Shape
+) -> UInt8[Tensor, "B C H W"]:
+    """Decode `images` at `indices` into one tensor; one that is not of `shape` is refused."""
+    pixels = np.empty((len(indices), *shape), dtype=np.uint8)
+    rows = iter(pixels)
+
+    def use(index: int, decoded: Decoded) -> None:
+        if isinstance(decoded, UnreadableImageError):
+            raise corrupt_error({images.names[index]: str(decoded)})
+        if isinstance(decoded, DpmixError):
+            raise decoded
+        next(rows)[...] = decoded
+
+    decode_each(images, indices, options, shape, use)
+    return torch.from_numpy(pixels)
+
+
+def decode_each(
+    images: EncodedImages,
+    indices: Sequence[int],
+    options: ReadOptions,
+    shape: Shape,
+    use: Callable[[int, Decoded], None],
+    remarks: Remarks | None = None,
+) -> None:
+    """Decode the images at `indices` on threads: Pillow releases Python's lock while it decodes.
+
+    `use` is called in order, in the calling thread, with each image's index, and its pixels of
+    `shape` or the error. `remarks` collects what was not used of the images.
+    """
+    workers = options.workers or min(os.cpu_count() or 1, _MAX_WORKERS)
+    results = max(1, MAX_BYTES_IN_FLIGHT // prod(shape))
+    window = min(2 * workers, results)
+    group = min(_MAX_GROUP, results // window)
+
+    def decoded(part: Sequence[int]) -> list[Decoded]:
+        return [_decoded(images, index, options, shape, remarks) for index in part]
+
+    def in_order() -> Iterator[Decoded]:
+        pending: deque[Future[list[Decoded]]] = deque()
+        for start in range(0, len(indices), group):
+            if len(pending) == window:
+                yield from pending.popleft().result()
+            pending.append(pool.submit(decoded, indices[start : start + group]))
+        while pending:
+            yield from pending.popleft().result()
+
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            warnings.filterwarnings("ignore", "(possibly )?corrupt EXIF data")  # see `Remarks`
+            for index, one in zip(indices, in_order(), strict=True):
+                use(index, one)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _decoded(
+    images: EncodedImages, index: int, options: ReadOptions, shape: Shape, remarks: Remarks | None
+) -> Decoded:
+    name = images.names[index]
+    try:
+        with images.open(index) as stream:
+            pixels = decode_pixels(stream, name, options, remarks)
+    except DpmixError as error:
+        return error
+    if pixels.shape == shape:
+        return pixels
+    ours, others = ("x".join(map(str, size)) for size in (pixels.shape, shape))
+    return DpmixError(
+        f"image '{name}' is {ours} and the others are {others} (C x H x W); expected one shape: "
+        "give --channels 3 (or 1) to convert, and --image-size 32 to fit, every image"
+    )
+
+
+def corrupt_error(reasons: Mapping[str, str]) -> DpmixError:
+    """Return the error for images that can't be decoded; `reasons` says why, by name."""
+    return DpmixError(f"{counted(reasons)}; repair them, or leave them out with --skip-corrupt")
+
+
+def nothing_left(reasons: Mapping[str, str]) -> DpmixError:
+    """Return the error where no image can be decoded, and such are left out."""
+    return DpmixError(f"{counted(reasons)}, and no other is there; expected an image to read")
+
+
+def counted(reasons: Mapping[str, str]) -> str:
+    """Return how many images can't be decoded, which (at most 50) and why (at most 10)."""
+    # Without how many there are in all: N can be private.
+    named = [
+        f"'{name}'" + (f" ({reason})" if place < _REASONS_SHOWN else "")
+        for place, (name, reason) in enumerate(reasons.items())
+    ]
+    more = f" and {len(named) - _NAMES_SHOWN} more" if len(named) > _NAMES_SHOWN else ""
+    return f"{len(named)} image(s) cannot be decoded: {', '.join(named[:_NAMES_SHOWN])}{more}"

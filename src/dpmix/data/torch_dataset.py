@@ -1,7 +1,7 @@
-"""A `torch.utils.data.Dataset` of (image, label) pairs as a source.
+"""A `torch.utils.data.Dataset` of (image, label) pairs as pixels and labels.
 
-Guarantee: every example is read once, and is a function of its own pair and of what the caller
-states alone: no range, mean or size is taken from other images.
+Guarantee: every example is read once, and is a function of its own pair and of the caller's
+arguments alone: no range, mean or size is taken from other images.
 """
 
 import operator
@@ -20,14 +20,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Subset
 
-from dpmix.data.image import in_eight_bits, in_form, plain_channels
-from dpmix.data.upright import Remarks, upright
+from dpmix.data.image import Remarks, in_eight_bits, in_form, plain_channels, upright, warn_of
 from dpmix.errors import DpmixError
 
 Range = tuple[float, float]
-
-
-_DEEP = ("I", "F")
 
 
 # Checkable: the tests check annotations while the code runs.
@@ -45,46 +41,43 @@ def read_images(
 ) -> tuple[UInt8[Tensor, "N C H W"], Int64[Tensor, " N"]]:
     """Read every pair of `dataset` into memory, as 8-bit pixels and labels.
 
-    A PIL image that still carries an orientation tag is turned upright. That is once, for whatever
-    turned it before has dropped the tag: `ImageOps.exif_transpose`, the library `datasets`, and
-    Pillow's TIFF decoder. A tensor has no tag and is taken as it is.
-
-    What the dataset's own random transforms do, they do once: augmentation is the views' part.
-    Each item has draws of its own, from the operating system: with a generator that the caller
-    seeded, one example more would shift the known random draws of those behind it.
+    A PIL image that still carries an orientation tag is turned upright; whatever turned it before
+    has dropped the tag. The dataset's own random transforms are applied once: augmentation is the
+    views' part. Each item gets fresh random draws from the operating system. With a generator that
+    the caller seeded, one more example would shift the known draws of those behind it.
 
     Args:
         dataset: pairs of an image and a label: a PIL image (grey or RGB) or a tensor [C, H, W], and
-            whole number.
-        value_range: what black and white are in tensors of floats, such as (0, 1) after `ToTensor`;
-            they are rounded to 8 bits. None refuses floats.
+            a whole number.
+        value_range: the values of black and white in tensors of floats, such as (0, 1) after
+            `ToTensor`; they are rounded to 8 bits. None refuses floats.
 
     Raises:
         DpmixError: a dataset without a length or an example; an item that is no such pair; images
             of several sizes; floats without a range, or outside of it.
     """
+    kind = type(dataset).__name__
     if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
         raise DpmixError(
-            f"dataset {type(dataset).__name__} has no length or no items by number; expected a "
-            "map-style torch.utils.data.Dataset of (image, label) pairs"
+            f"dataset {kind} has no length or no items by number; expected a map-style "
+            "torch.utils.data.Dataset of (image, label) pairs"
         )
     if len(dataset) == 0:
-        raise DpmixError(f"dataset {type(dataset).__name__} is empty; expected an example or more")
-    with _coins_of_its_own():
-        first = _pair(dataset, 0, value_range)[0]
-    remarks = Remarks()
+        raise DpmixError(f"dataset {kind} is empty; expected an example or more")
+    first = _pair(dataset, 0, value_range, None)[0]
+    remarks: Remarks = {}
     labels = torch.empty(len(dataset), dtype=torch.int64)
     pixels = torch.empty((len(dataset), *first.shape), dtype=torch.uint8)
     for index in range(len(dataset)):
-        with _coins_of_its_own():
-            image, label = _pair(dataset, index, value_range, remarks)
+        image, label = _pair(dataset, index, value_range, remarks)
         if image.shape != first.shape:
+            ours, others = ("x".join(map(str, size)) for size in (image.shape, first.shape))
             raise DpmixError(
-                f"image {index} of the dataset is {_size(image)} and image 0 {_size(first)} "
-                "(C x H x W); expected one size: resize, crop and convert them in its transform"
+                f"image {index} of the dataset is {ours} and image 0 {others} (C x H x W); "
+                "expected one size: resize, crop and convert them in its transform"
             )
         pixels[index], labels[index] = image, label
-    remarks.warn(stacklevel=4)
+    warn_of(remarks, stacklevel=4)
     if not torch.equal(pixels[0], first):
         warnings.warn(
             "the dataset's transform is random: it was applied once to each image, and copies of "
@@ -95,10 +88,10 @@ def read_images(
 
 
 def example_origins(dataset: PairDataset) -> Int64[np.ndarray, " N"]:
-    """Number the examples of `dataset`: two have one number where they are one example.
+    """Number the examples of `dataset`: two get one number where they are one example.
 
     `Subset` and `ConcatDataset` are seen through, however they are nested; an example of any other
-    dataset is told by its place.
+    dataset is identified by its place.
     """
     numbers: dict[tuple[int, int], int] = {}
     origins = (_origin(dataset, index) for index in range(len(dataset)))
@@ -106,7 +99,7 @@ def example_origins(dataset: PairDataset) -> Int64[np.ndarray, " N"]:
 
 
 def _origin(dataset: Any, index: int) -> tuple[int, int]:
-    """The dataset that example `index` comes from, by its id, and its place there."""
+    """Return the dataset that example `index` comes from, by its id, and its place there."""
     while True:
         if index < 0:  # a Subset's indices may count from the end
             index += len(dataset)
@@ -121,8 +114,8 @@ def _origin(dataset: Any, index: int) -> tuple[int, int]:
 
 
 @contextmanager
-def _coins_of_its_own() -> Iterator[None]:
-    """Fresh random draws in the generators that transforms draw from, which are then put back."""
+def _fresh_draws() -> Iterator[None]:
+    """Reseed the generators that transforms draw from, and restore them afterwards."""
     ours, torchs = random.getstate(), torch.get_rng_state()
     numpys = np.random.get_state()  # noqa: NPY002  (what transforms draw from)
     seed = secrets.randbits(32)
@@ -138,21 +131,80 @@ def _coins_of_its_own() -> Iterator[None]:
 
 
 def _pair(
-    dataset: PairDataset, index: int, value_range: Range | None, remarks: Remarks | None = None
+    dataset: PairDataset, index: int, value_range: Range | None, remarks: Remarks | None
 ) -> tuple[UInt8[Tensor, "C H W"], int]:
-    item = dataset[index]
+    with _fresh_draws():
+        item = dataset[index]
     if not isinstance(item, tuple | list) or len(item) != 2:
         raise DpmixError(
             f"item {index} of the dataset is a {type(item).__name__}; expected a pair (image, "
             "label): wrap the dataset in one that returns pairs"
         )
-    image, label = item
-    pixels = _pixels(image, f"image {index} of the dataset", value_range, remarks)
-    return pixels, _class(label, f"label {index} of the dataset")
+    name = f"image {index} of the dataset"
+    image = item[0]
+    if isinstance(image, Image.Image):
+        pixels = _from_pil(image, name, remarks)
+    elif isinstance(image, Tensor):
+        pixels = _from_tensor(image, name, value_range)
+    else:
+        raise DpmixError(
+            f"{name} is a {type(image).__name__}; expected a PIL image or a tensor [C, H, W]: an "
+            "array [H, W] or [H, W, 3] of uint8 becomes one by Image.fromarray(image)"
+        )
+    return pixels, _class(item[1], f"label {index} of the dataset")
+
+
+def _from_pil(image: Image.Image, name: str, remarks: Remarks | None) -> UInt8[Tensor, "C H W"]:
+    channels = plain_channels(image)
+    if channels is None:
+        remedy = "give image.convert('RGB')"
+        if image.mode in ("I", "F") or image.mode.startswith("I;"):
+            window = in_eight_bits("image")
+            remedy = f"give Image.fromarray({window}), by a range that is fixed beforehand"
+        raise DpmixError(
+            f"{name} is {image.mode}; expected 8-bit grey or RGB: {remedy}, or the same in its "
+            "transform"
+        )
+    turned = upright(image, name, remarks)
+    return torch.tensor(in_form(turned, (channels, turned.height, turned.width)))
+
+
+def _from_tensor(
+    image: Shaped[Tensor, "*shape"], name: str, value_range: Range | None
+) -> UInt8[Tensor, "C H W"]:
+    shape, remedy = list(image.shape), ""
+    if len(shape) != 3 or shape[0] not in (1, 3) or 0 in shape:
+        if len(shape) == 2:
+            remedy = ": give image[None]"
+        elif len(shape) == 3 and shape[2] in (1, 3):
+            remedy = ": give image.permute(2, 0, 1)"
+        elif len(shape) == 3 and shape[0] == 4:
+            remedy = ": give image[:3]"
+        raise DpmixError(f"{name} has shape {shape}; expected [C, H, W] with C 1 or 3{remedy}")
+    if image.dtype == torch.uint8:
+        return image
+    unknown = f"{name} is {image.dtype}, whose range is not known; expected uint8"
+    if not image.is_floating_point():
+        raise DpmixError(
+            f"{unknown}, or floats with a range that is fixed beforehand: give image.float() and "
+            "value_range=(0, 4095)"
+        )
+    if value_range is None:
+        raise DpmixError(
+            f"{unknown}: leave ToTensor and Normalize out of its transform, or state the range of "
+            "floats: value_range=(0, 1)"
+        )
+    low, high = value_range
+    if not low <= image.min() <= image.max() <= high:
+        raise DpmixError(
+            f"{name} has values outside of value_range {low:g}..{high:g}, or none; expected all "
+            "within: leave Normalize out of its transform (the views normalise), or state another"
+        )
+    return ((image.double() - low) / (high - low) * 255).round().to(torch.uint8)
 
 
 def _class(label: object, name: str) -> int:
-    """A whole number, in whatever it is wrapped: MedMNIST's datasets give arrays of one element."""
+    """Return a whole number, however it is wrapped: MedMNIST gives arrays of one element."""
     if isinstance(label, Tensor | np.ndarray):
         if label.shape not in ((), (1,)):
             raise DpmixError(
@@ -165,76 +217,7 @@ def _class(label: object, name: str) -> int:
     try:
         return operator.index(label)  # type: ignore[arg-type]
     except TypeError:
-        said = label if isinstance(label, float | np.floating) else f"a {type(label).__name__}"
-        remedy = "CLASSES.index(label), where CLASSES is fixed beforehand"
-        raise DpmixError(
-            f"{name} is {said}; expected an integer class"
-            + (f": {remedy}" if isinstance(label, str) else ": leave out images without one")
-        ) from None
-
-
-def _pixels(
-    image: object, name: str, value_range: Range | None, remarks: Remarks | None
-) -> UInt8[Tensor, "C H W"]:
-    if isinstance(image, Image.Image):
-        channels = plain_channels(image)
-        if channels is None:
-            deep = image.mode in _DEEP or image.mode.startswith("I;")
-            remedy = (
-                f"Image.fromarray({in_eight_bits('image')})" if deep else "image.convert('RGB')"
-            )
-            fixed = ", by a range that is fixed beforehand" if deep else ""
-            raise DpmixError(
-                f"{name} is {image.mode}; expected 8-bit grey or RGB: give {remedy}{fixed}, or the "
-                "same in its transform"
-            )
-        turned = upright(image, name, remarks)
-        return torch.tensor(in_form(turned, (channels, turned.height, turned.width)))
-    if not isinstance(image, Tensor):
-        raise DpmixError(
-            f"{name} is a {type(image).__name__}; expected a PIL image or a tensor [C, H, W]: an "
-            "array [H, W] or [H, W, 3] of uint8 becomes one by Image.fromarray(image)"
-        )
-    if image.ndim != 3 or image.shape[0] not in (1, 3) or 0 in image.shape:
-        raise DpmixError(
-            f"{name} has shape {list(image.shape)}; expected [C, H, W] with C 1 or 3{_how(image)}"
-        )
-    if image.dtype == torch.uint8:
-        return image
-    return _eight_bits(image, name, value_range)
-
-
-def _eight_bits(
-    image: Shaped[Tensor, "C H W"], name: str, value_range: Range | None
-) -> UInt8[Tensor, "C H W"]:
-    if not image.is_floating_point():
-        raise DpmixError(
-            f"{name} is {image.dtype}, whose range is not known; expected uint8, or floats with a "
-            "range that is fixed beforehand: give image.float() and value_range=(0, 4095)"
-        )
-    if value_range is None:
-        raise DpmixError(
-            f"{name} is {image.dtype}, whose range is not known; expected uint8: leave ToTensor "
-            "and Normalize out of its transform, or state the range of floats: value_range=(0, 1)"
-        )
-    low, high = value_range
-    if not low <= image.min() <= image.max() <= high:
-        raise DpmixError(
-            f"{name} has values outside of value_range {low:g}..{high:g}, or none; expected all "
-            "within: leave Normalize out of its transform (the views normalise), or state another"
-        )
-    return ((image.double() - low) / (high - low) * 255).round().to(torch.uint8)
-
-
-def _how(image: Tensor) -> str:
-    """How the image of another shape gets the right one, where that is plain."""
-    shape = tuple(image.shape)
-    if len(shape) == 2:
-        return ": give image[None]"
-    if len(shape) == 3 and shape[2] in (1, 3):
-        return ": give image.permute(2, 0, 1)"
-    return ": give image[:3]" if len(shape) == 3 and shape[0] == 4 else ""
-
-
-def _size(image: Tensor) -> str:
-    return "x".join(str(length) for length in image.shape)
+        found = label if isinstance(label, float | np.floating) else f"a {type(label).__name__}"
+        names = "CLASSES.index(label), where CLASSES is fixed beforehand"
+        remedy = names if isinstance(label, str) else "leave out images without one"
+        raise DpmixError(f"{name} is {found}; expected an integer class: {remedy}") from None

@@ -8,7 +8,7 @@ import csv
 from pathlib import Path
 from typing import Literal, get_args
 
-from dpmix.data.split_names import plain_name
+from dpmix.data.splits import plain_name
 from dpmix.errors import DpmixError, nearest
 
 UNLABELLED = -1  # the label of a public image whose soft label is uniform over the classes

@@ -16,16 +16,8 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from dpmix.data.decode_pool import MAX_BYTES_IN_FLIGHT, EncodedImages, decode_batch
-from dpmix.data.image import (
-    MemoryBudget,
-    PixelForm,
-    UnreadableImageError,
-    decode_pixels,
-    opened,
-    turned_upright,
-)
-from dpmix.data.upright import Remarks
+from dpmix.data.decode import EncodedImages, decode_batch
+from dpmix.data.image import ReadOptions, Remarks, UnreadableImageError, decode_pixels, warn_of
 from dpmix.errors import DpmixError
 from dpmix.files import stage
 from dpmix.pool.class_map import LEFT_OUT, UNLABELLED
@@ -70,12 +62,12 @@ def inspect_pool(files: PoolFiles, progress: Callable[[int, int], None]) -> Pool
         DpmixError: a file that vanished or may not be read.
     """
     images, labels = files.images, files.part.labels.tolist()
-    budget, remarks = MemoryBudget(MAX_BYTES_IN_FLIGHT), Remarks()
+    remarks: Remarks = {}
     sizes: Counter[tuple[int, int]] = Counter()
     groups: dict[bytes, list[int]] = {}
     corrupt, plain = {}, []
     with ThreadPoolExecutor(os.cpu_count()) as workers:
-        found = workers.map(lambda i: _look_at(images, i, budget, remarks), range(len(images)))
+        found = workers.map(lambda i: _look_at(images, i, remarks), range(len(images)))
         for index, seen in enumerate(found):
             if isinstance(seen, str):
                 corrupt[images.names[index]] = seen
@@ -85,7 +77,7 @@ def inspect_pool(files: PoolFiles, progress: Callable[[int, int], None]) -> Pool
                 if seen[2]:
                     plain.append(images.names[index])
             progress(index + 1, len(images))
-    remarks.warn()
+    warn_of(remarks)
     repeated = [group for group in groups.values() if len(group) > 1]
     named = Counter(files.class_names[label] for label in labels)
     return PoolInspection(
@@ -99,21 +91,20 @@ def inspect_pool(files: PoolFiles, progress: Callable[[int, int], None]) -> Pool
 
 
 def _look_at(
-    images: EncodedImages, index: int, budget: MemoryBudget, remarks: Remarks
+    images: EncodedImages, index: int, remarks: Remarks
 ) -> tuple[tuple[int, int], bytes, bool] | str:
     """(height, width), the sha256 of the RGB pixels and whether they are one colour; or a fault."""
     name = images.names[index]
     try:
-        with images.open(index) as stream, opened(stream, name) as image:
-            turned = turned_upright(image, name)
-            size = (turned.height, turned.width)
-        form = PixelForm((3, *size), convert=True, resize=False, example=name)
         with images.open(index) as stream:
-            pixels = decode_pixels(stream, name, form, budget, remarks)
-    except (UnreadableImageError, DpmixError) as error:
-        if isinstance(error.__cause__, OSError) and isinstance(error, DpmixError):
+            pixels = decode_pixels(stream, name, ReadOptions(channels=3), remarks)
+    except UnreadableImageError as error:
+        return str(error)
+    except DpmixError as error:
+        if isinstance(error.__cause__, OSError):
             raise
         return str(error)
+    size = (pixels.shape[1], pixels.shape[2])
     digest = sha256(repr(size).encode() + pixels.tobytes()).digest()
     return size, digest, bool((pixels == pixels[:, :1, :1]).all())
 
@@ -170,8 +161,8 @@ def _write_sheet(files: PoolFiles, index: torch.Tensor, path: Path) -> None:
 
     count = min(PER_SHEET, len(index))
     chosen = index[torch.linspace(0, len(index) - 1, count).round().long()].tolist()
-    form = PixelForm((3, TILE, TILE), convert=True, resize=True, example="the sheet's tiles")
-    tiles = decode_batch(files.images, chosen, form, None)
+    options = ReadOptions(image_size=TILE, channels=3)
+    tiles = decode_batch(files.images, chosen, options, (3, TILE, TILE))
     grid = make_grid(tiles, nrow=min(COLUMNS, count), padding=4, pad_value=255)
     sheet = Image.fromarray(grid.permute(1, 2, 0).numpy())
     stage(path, lambda aside: sheet.save(aside, format="PNG")).replace(path)

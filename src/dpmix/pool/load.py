@@ -22,12 +22,10 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from dpmix.data.decode import EncodedPart, decode_sources
-from dpmix.data.decode_pool import EncodedImages
+from dpmix.data.decode import EncodedImages, decode_sources
 from dpmix.data.folder import class_folders
 from dpmix.data.image import ReadOptions
-from dpmix.data.npz import encoded_part
-from dpmix.data.npz_archive import NpzArchive, is_npz
+from dpmix.data.npz import NpzArchive, is_npz
 from dpmix.data.source import ImageSource, TensorSource, check_labels
 from dpmix.data.splits import Splits
 from dpmix.errors import DpmixError
@@ -51,13 +49,13 @@ class PoolFiles:
 
     path: Path
     class_names: tuple[str, ...]
-    part: EncodedPart
+    part: EncodedImages
     manifest: Manifest | None
 
     @property
     def images(self) -> EncodedImages:
         """The encoded images."""
-        return self.part.images
+        return self.part
 
 
 @dataclass(frozen=True)
@@ -108,29 +106,29 @@ def open_pool(path: Path, *, verify: bool = True) -> PoolFiles:
 
     Raises:
         DpmixError: nothing there, files that do not match the manifest, and as `class_folders` and
-            `encoded_part` raise.
+            `NpzArchive` raise.
     """
     if path.is_dir():
         manifest = Manifest.read(path)
         names, part = class_folders(path)
         if manifest is not None and verify:
-            manifest.verify(path, part.images.names)
+            manifest.verify(path, part.names)
         return PoolFiles(path, names, part, manifest)
     if not (is_npz(path) and path.is_file()):
         raise DpmixError(
             f"no public pool '{path}'; expected a folder with one folder of images per class, or "
             "an .npz of JPEG bytes: check the path, or make one with dpmix synthesize"
         )
-    with NpzArchive(path) as archive:
-        if "train_jpeg" not in archive:
-            raise DpmixError(
-                f"{path.name} has no 'train_jpeg'; expected JPEG bytes end to end, or give a "
-                "folder with one folder of images per class"
-            )
-        part = encoded_part(archive, "train")
-        names = archive.class_names(part.labels)
-        check_labels(part.labels, len(part.images), names)
-        return PoolFiles(path, names, part, None)
+    archive = NpzArchive(path)
+    if "train_jpeg" not in archive.names:
+        raise DpmixError(
+            f"{path.name} has no 'train_jpeg'; expected JPEG bytes end to end, or give a "
+            "folder with one folder of images per class"
+        )
+    part = archive.encoded("train")
+    names = archive.class_names(part.labels)
+    check_labels(part.labels, len(part), names)
+    return PoolFiles(path, names, part, None)
 
 
 def load_pool_for(
@@ -166,7 +164,7 @@ def load_pool_for(
         class_map(files.class_names, class_names, labels_csv=labels_csv, unmapped=unmapped)
     )
     kept = (targets[files.part.labels] != LEFT_OUT).nonzero().flatten()
-    part = EncodedPart(files.images.take(kept), files.part.labels[kept])
+    part = files.part.take(kept)
     options = replace(options, image_size=height if height == width else None, channels=channels)
     (source,), corrupt = decode_sources([part], files.class_names, options)
     if source.image_shape != private.image_shape:
@@ -175,7 +173,7 @@ def load_pool_for(
             f"private ones are {private.image_shape}; resize the pool's images"
         )
     pool = PublicPool(stored_pixels(source), targets[source.labels])
-    names = tuple(name for i, name in enumerate(part.images.names) if i not in corrupt)
+    names = tuple(name for i, name in enumerate(part.names) if i not in corrupt)
     _warn_of_plain(path, pool, names)
     refuse_overlap(pool, names, splits)
     digest = sha256(pool.labels.numpy().tobytes())
@@ -190,7 +188,7 @@ def load_pool_for(
         manifest_sha256=file_hash(path / FILE_NAME) if manifest else None,
         model=manifest.model.identity if manifest else None,
         licence=manifest.model.licence if manifest else None,
-        left_out=len(files.images) - len(part.images),
+        left_out=len(files.images) - len(part),
         unlabelled=int((pool.labels == UNLABELLED).sum()),
         classes_without=tuple(
             name for label, name in enumerate(class_names) if not (pool.labels == label).any()

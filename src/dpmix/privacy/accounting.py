@@ -135,15 +135,6 @@ def epsilon_gaussian(sigma: float, delta: float) -> float:
     return epsilon_pld(1.0, math.inf, 0, delta, (sigma,))
 
 
-def calibrate_gaussian(epsilon: float, delta: float) -> float:
-    """The smallest sigma, to a relative 2e-4, of one Gaussian release that is (epsilon, delta)-DP.
-
-    Raises:
-        DpmixError: under the conditions of `calibrate_sigma`.
-    """
-    return calibrate_sigma(1.0, 1, epsilon, delta)
-
-
 @cache
 def calibrate_sigma(
     sampling_rate: float,

@@ -170,7 +170,7 @@ def number(value: float | str | None) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _rows(values: Mapping[str, str | None]) -> list[Row]:
+def _rows(values: Mapping[str, Any]) -> list[Row]:
     return [(name, value) for name, value in values.items() if value is not None]
 
 

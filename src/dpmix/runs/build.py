@@ -1,19 +1,27 @@
-"""Settings to the parts of a run: data, plan, views, model and optimiser, checked together."""
+"""`build_run`: from settings to a `Run`, whose data, plan, views, model and optimiser fit."""
 
 import warnings
+from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
-from dpmix.data.fingerprint import find_repeats
+from dpmix.data.fingerprint import find_repeats, fingerprint
 from dpmix.data.image import READING, Progress, Reading, ReadOptions
 from dpmix.data.named import load_splits, public_name
+from dpmix.data.source import ImageSource, Subset
 from dpmix.data.splits import Splits
 from dpmix.errors import DpmixError
 from dpmix.models.backbones.backbone import Backbone
 from dpmix.models.backbones.load import other_backbones
-from dpmix.pool.load import LoadedPool, load_pool_for
+from dpmix.models.head import BackboneClassifier
+from dpmix.pool.load import LoadedPool, PoolFacts, load_pool_for
 from dpmix.pool.pool import PublicPool
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.privacy.prior_releases import read_prior_releases
@@ -21,87 +29,276 @@ from dpmix.privacy.randomness import Randomness
 from dpmix.privacy.repeats import epsilon_of_copies, refuse_repeats
 from dpmix.runs.config import Config
 from dpmix.runs.defaults import (
+    check_settings,
     choose_few_views,
     choose_image_size,
     choose_model,
     choose_rate,
     choose_recipe,
+    reads_pool,
 )
 from dpmix.runs.folder import RunFolder
-from dpmix.runs.parts import Run, build, constants_of, load, set_statistics, whitens
-from dpmix.runs.settings import InputConfig, PrivacyConfig, ViewConfig
-from dpmix.runs.stand_ins import Trial, pool_without_files, splits_without_data
+from dpmix.runs.inputs import CachedFeatures, FreshViews
+from dpmix.runs.network import (
+    build_network,
+    choose_device,
+    constants_of,
+    load_backbone_of,
+    whiten,
+    whitens,
+)
+from dpmix.runs.settings import InputConfig, PrivacyConfig, places
 from dpmix.training.distributed import ALONE, Ranks
 from dpmix.training.feature_cache import FeatureCache
 from dpmix.training.optimizer import build_optimizer, build_schedule
 from dpmix.training.pretrain import Pretraining
+from dpmix.training.trainer import PrivateTrainer
 from dpmix.views.builder import ViewBuilder
 from dpmix.views.spec import ViewSpec
 
-# The device that a run computes on.
 
+@dataclass(frozen=True)
+class Run:
+    """Everything that a run needs, before anything is trained or written.
 
-def choose_device(name: str) -> torch.device:
-    """`auto` is CUDA, else Apple's mps, else the CPU.
-
-    Raises:
-        DpmixError: a device that torch does not know or this machine does not have.
+    Attributes:
+        config: the settings with every default filled in, enough to rebuild the model.
+        splits: private training images, and those to judge on.
+        plan: the calibrated guarantee.
+        views: makes the views of an image.
+        model: freshly initialised, on `device`.
+        optimizer: over the model's trainable parameters.
+        schedule: of its learning rate.
+        device: where the model is.
+        pool_facts: what the run publishes about its public pool, if it reads one.
+        pretraining: on that pool, before the private steps.
+        backbone: whose features the model trains on, if any.
+        inputs: fresh views, or cached features of the backbone.
+        ranks: the processes that train together.
+        backbone_hint: one line on other backbones, where the user named none.
+        copies: how often the most frequent training image occurs; more than once only where the
+            user allowed it.
     """
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise DpmixError(
-            f"device '{name}' cannot be used: {str(error).splitlines()[0]}; use --device cpu"
-        ) from None
-    return device
 
+    config: Config
+    splits: Splits
+    plan: PrivacyPlan
+    views: ViewBuilder
+    model: nn.Module
+    optimizer: Optimizer
+    schedule: LRScheduler
+    device: torch.device
+    pool_facts: PoolFacts | None
+    pretraining: Pretraining | None
+    backbone: Backbone | None
+    inputs: FreshViews
+    ranks: Ranks
+    backbone_hint: str | None
+    copies: int
 
-# The public pool that the settings name.
+    @property
+    def folder(self) -> Path:
+        """Where the run is to be written."""
+        assert self.config.run.output is not None
+        return Path(self.config.run.output)
 
+    @property
+    def pool_sha256(self) -> str | None:
+        """Identifies the images and labels of the public pool, if one is read."""
+        return self.pool_facts.contents_sha256 if self.pool_facts else None
 
-def check_pool_settings(views: ViewConfig) -> None:
-    """Refuse settings of the pool that would do nothing, before anything is read.
+    @cached_property
+    def examples(self) -> ImageSource:
+        """The training examples of this process."""
+        train = self.splits.train
+        if self.ranks.size == 1:
+            return train
+        return Subset.of(train, torch.arange(*self.ranks.bounds(len(train))))
 
-    Raises:
-        DpmixError: a pool's setting without a pool, or roles that the method does not have.
-    """
-    if views.pool is None:
-        for name in ("pool_labels", "pool_unmapped", "pool_role"):
-            value = getattr(views, name)
-            # `mix-diff` without a pool has an error of its own, in `ViewBuilder`.
-            if value != ViewConfig.model_fields[name].default and views.method != "mix-diff":
-                raise DpmixError(f"{name} is '{value}' but there is no pool; give --pool FOLDER")
-    if views.pool_role == "pretrain" and views.method == "mix-diff":
-        raise DpmixError(
-            "pool_role pretrain trains on the pool first and then without it, so method mix-diff "
-            "would have nothing to mix in; use --method mix-self"
+    def fixed(self) -> str:
+        """What every process must have in common: the training data, and settings but for places.
+
+        A process trains on its part of the images that it read itself, and one image in two parts
+        would be a repeat that none of them sees.
+        """
+        run = self.config.run
+        free: dict[str, Any] = {
+            name: places("path") | places("resume") for name in ("views", "model")
+        }
+        settings = self.config.model_dump(
+            exclude={"data": True, "features": True, "run": True, **free}
+        )
+        data = (fingerprint(self.splits.train, self.splits.train_digests), self.pool_sha256)
+        return f"{settings} {run.seed} {run.eval_every} {data}"
+
+    def trainer(self, **recorded: Any) -> PrivateTrainer:
+        """A trainer of this run; it checks the model and that all parts agree.
+
+        Args:
+            recorded: `sampler`, `noise` and `clipped_sum` of `PrivateTrainer`, for audits.
+        """
+        run = self.config.run
+        return PrivateTrainer(
+            self.inputs.trained,
+            self.examples,
+            plan=self.plan,
+            views=self.inputs.views,
+            optimizer=self.optimizer,
+            seed=run.seed,
+            engine=run.engine,
+            view_chunk=run.view_chunk,
+            ranks=self.ranks,
+            **recorded,
         )
 
 
-def reads_pool(config: Config) -> bool:
-    """Whether anything in a run with these settings, its model chosen, reads a public pool."""
-    views = config.views
-    return (
-        views.method == "mix-diff"
-        or views.pool_role == "pretrain"
-        or config.model.feature_norm == "whiten"
+def build_run(
+    config: Config,
+    progress: Progress | None = None,
+    *,
+    trial: bool = False,
+    resumed: PrivacyPlan | None = None,
+    ranks: Ranks = ALONE,
+    recorded: bool = False,
+) -> Run:
+    """Read the data, calibrate the plan, build the rest.
+
+    Args:
+        config: settings.
+        progress: called with (images decoded, images in all).
+        trial: for a run that only shows sizes and costs: a backbone has random weights, unless a
+            file of them is given, and the run folder is not looked at.
+        resumed: the plan of the run that is resumed; None calibrates one.
+        ranks: the processes that train together.
+        recorded: read images by the rule that `config` records, where it is that of a run; a new
+            run reads them by the newest.
+
+    Raises:
+        DpmixError: any setting or data that can't be meant.
+    """
+    if config.run.output and not trial and resumed is None and ranks.is_main:
+        # Before the data are read, which can take minutes.
+        RunFolder(Path(config.run.output)).refuse_if_taken(config.run.overwrite)
+    device = choose_device(config.run.device)
+    asked, config = config, choose_model(config)
+    check_settings(config)
+    _check_that_a_pool_is_read(config)
+    pretrained = not trial or config.model.backbone_weights is not None
+    backbone = load_backbone_of(config, device, pretrained=pretrained)
+    if backbone is not None:
+        config = choose_image_size(config, backbone.module.input_size)
+    reading = config.input.reading if recorded and config.input is not None else READING
+    splits = load_splits(
+        progress=progress, reading=reading, **config.data.model_dump(exclude={"normalization"})
+    )
+    n, shape, class_names = len(splits.train), splits.train.image_shape, splits.train.class_names
+    config = choose_few_views(config, asked.views, n)
+    spec = config.view_spec(splits.flip)
+    config = choose_recipe(config, n, spec.views)
+    # A resumed run has the images that it began with, which `resume` compares.
+    allowed = config.privacy.allow_repeats or resumed is not None
+    plan = resumed or calibrate(config.privacy, n, spec)
+    copies = 1  # where nothing is claimed
+    if plan.private:
+        repeats = find_repeats(splits.train_digests)
+        copies = repeats.most
+        if not allowed:
+            refuse_repeats(repeats, splits.train, lambda m: epsilon_of_copies(plan, m, plan.steps))
+    config = choose_rate(config, plan)
+    loaded = _read_pool(config, splits, progress, reading)
+    pool = loaded.pool if loaded else None
+    views = ViewBuilder(
+        spec,
+        len(class_names),
+        constants_of(config, shape, backbone),
+        pool if spec.method == "mix-diff" else None,
+    )
+    randomness = Randomness(config.run.seed)
+    # Initial weights are public; their stream is the run's, so that a seed repeats them.
+    torch.manual_seed(randomness.model)
+    model = build_network(config, shape, len(class_names), backbone).to(device)
+    if whitens(config):
+        whiten(model, backbone, pool)
+    chosen = config.optimizer
+    optimizer = build_optimizer(
+        chosen.optimizer,
+        model,
+        plan.noise_std / plan.denominator,
+        {
+            "lr": chosen.learning_rate,
+            "momentum": chosen.momentum,
+            "weight_decay": chosen.weight_decay,
+            **chosen.optimizer_options,
+        },
+    )
+    recorded_input = InputConfig(
+        image_shape=shape,
+        class_names=class_names,
+        backbone_sha256=backbone.weights_sha256 if backbone is not None else None,
+        reading=reading,
+    )
+    config = config.model_copy(
+        update={
+            "views": config.views.model_copy(update={"flip": spec.flip}),
+            "run": config.run.model_copy(update={"output": str(_output(config))}),
+            "input": recorded_input,
+        }
+    )
+    return Run(
+        config=config,
+        splits=splits,
+        plan=plan,
+        views=views,
+        model=model,
+        optimizer=optimizer,
+        schedule=build_schedule(chosen.schedule, optimizer, plan.steps),
+        device=device,
+        pool_facts=loaded.facts if loaded else None,
+        pretraining=_pretraining(config, views, pool, randomness),
+        backbone=backbone,
+        inputs=_inputs(config, views, splits, model, backbone, device),
+        ranks=ranks,
+        backbone_hint=other_backbones(backbone.name)
+        if backbone and asked.model.backbone is None
+        else None,
+        copies=copies,
     )
 
 
-def read_pool(
+def calibrate(privacy: PrivacyConfig, n: int, spec: ViewSpec) -> PrivacyPlan:
+    """The plan that the settings ask for on `n` training examples."""
+    return PrivacyPlan.calibrate(
+        n=n if privacy.n_is_public else None,
+        sensitivity_multiplier=spec.sensitivity_multiplier,
+        prior_releases=read_prior_releases(privacy.prior_releases),
+        **privacy.model_dump(exclude={"prior_releases", "allow_repeats"}),
+    )
+
+
+def _check_that_a_pool_is_read(config: Config) -> None:
+    """Refuse a pool that nothing reads, and a missing one that something would read."""
+    method, given = config.views.method, config.views.pool is not None
+    if given and not reads_pool(config):
+        raise DpmixError(
+            f"method {method} reads no public pool; leave out --pool, use --method mix-diff, or "
+            "train on it first with --pool-role pretrain"
+        )
+    if method == "mix-diff" and not given:
+        raise DpmixError(
+            "method mix-diff needs public images; give --pool FOLDER with one folder per class, or "
+            "use --method mix-self"
+        )
+    if whitens(config) and not given:
+        raise DpmixError(
+            "feature_norm whiten needs public images to take means from; give --pool FOLDER, or "
+            "use --feature-norm unit"
+        )
+
+
+def _read_pool(
     config: Config, splits: Splits, progress: Progress | None, reading: Reading
 ) -> LoadedPool | None:
-    """The pool, if there is one, its images read by the rule `reading`.
-
-    Raises:
-        DpmixError: a class without images that `same-class` draws need, and as `load_pool_for`
-            raises.
-    """
+    """The pool, if there is one, its images read by the rule `reading`."""
     views, data = config.views, config.data
     if views.pool is None:
         return None
@@ -119,151 +316,38 @@ def read_pool(
             reading=reading,
         ),
     )
-    if views.method == "mix-diff":
-        _check_classes(path, loaded.facts.classes_without, views, len(splits.train.class_names))
-    return loaded
-
-
-def _check_classes(path: Path, without: tuple[str, ...], views: ViewConfig, classes: int) -> None:
-    """Say which classes the pool has no image of, or refuse where each must have one."""
+    without = loaded.facts.classes_without
+    if views.method != "mix-diff" or not without:
+        return loaded
     names = ", ".join(without)
-    if views.pool_draw == "same-class" and without:
+    if views.pool_draw == "same-class":
         raise DpmixError(
             f"pool_draw same-class: the public pool '{path}' has no image of class {names}; "
             "expected one or more of each: add some, or use --pool-draw uniform"
         )
-    # A pool without any label says nothing for one class and against another.
-    if 0 < len(without) < classes:
+    if len(without) < len(splits.train.class_names):  # one without any label favours no class
         warnings.warn(
             f"the public pool '{path}' has images of some classes and none of class {names}, which "
             "will be recognised less often for that (docs/public-pool.md); add some, or use "
             "another --method",
             stacklevel=1,
         )
+    return loaded
 
 
-def build_run(
+def _inputs(
     config: Config,
-    progress: Progress | None = None,
-    *,
-    trial: Trial | None = None,
-    plan: PrivacyPlan | None = None,
-    ranks: Ranks = ALONE,
-    recorded: bool = False,
-) -> Run:
-    """Read the data, calibrate the plan, build the rest.
-
-    Args:
-        config: settings.
-        progress: told how far the decoding of images is, private ones and the pool's.
-        trial: for a run that is only tried: a backbone's weights are random but where a file of
-            them is given, and `stand_ins` take the place of what is not there. For `smoke`,
-            `config` is a `miniature`.
-        plan: of the run that these parts go on with; None calibrates one.
-        ranks: the processes that train together.
-        recorded: read pictures by the rule that `config` records, where it is that of a run; a new
-            run reads them by the newest.
-
-    Raises:
-        DpmixError: any setting or data that can't be meant.
-    """
-    if config.run.output and trial is None and plan is None and ranks.is_main:
-        # Before the data are read, which can take minutes.
-        RunFolder(Path(config.run.output)).refuse_if_taken(config.run.overwrite)
-    device = choose_device(config.run.device)
-    check_pool_settings(config.views)
-    named = config.model.backbone is not None
-    asked, config = config.views, choose_model(config)
-    backbone = load(
-        config, device, pretrained=trial is None or config.model.backbone_weights is not None
-    )
-    if backbone is not None:
-        config = choose_image_size(config, backbone.module.input_size)
-    reading = config.input.reading if recorded and config.input is not None else READING
-    noise = splits_without_data(config.data, trial) if trial else None
-    splits = noise or _splits(config, progress, reading)
-    config = choose_few_views(config, asked, len(splits.train))
-    spec = config.view_spec(splits.flip)
-    config = choose_recipe(config, len(splits.train), spec.views)
-    # A resumed run has the images that it began with, which `resume` compares.
-    allowed = config.privacy.allow_repeats or plan is not None
-    plan = plan or calibrate(config.privacy, len(splits.train), spec)
-    copies = 1 if noise else _copies(splits, plan, allowed)
-    config = choose_rate(config, plan)
-    pretrains = config.views.pool_role == "pretrain"
-    stand_in = pool_without_files(config.views, splits, trial) if trial else None
-    loaded = stand_in or read_pool(config, splits, progress, reading)
-    pool = loaded.pool if loaded else None
-    mixes_pool = config.views.method == "mix-diff" or not (pretrains or whitens(config))
-    views = _views(config, splits, spec, pool if mixes_pool else None, backbone)
-    randomness = Randomness(config.run.seed)
-    # Initial weights are public; their stream is the run's, so that a seed repeats them.
-    torch.manual_seed(randomness.model)
-    shape, class_names = splits.train.image_shape, splits.train.class_names
-    identity = backbone.weights_sha256 if backbone is not None else None
-    model = build(config, shape, len(class_names), backbone).to(device)
-    if whitens(config):
-        set_statistics(model, backbone, pool)
-    optimizer = build_optimizer(config.optimizer, model, plan)
-    resolved = config.model_copy(
-        update={
-            "views": config.views.model_copy(update={"flip": spec.flip}),
-            "run": config.run.model_copy(update={"output": str(_output(config))}),
-            "input": InputConfig(
-                image_shape=shape,
-                class_names=class_names,
-                backbone_sha256=identity,
-                reading=reading,
-            ),
-        }
-    )
-    return Run(
-        config=resolved,
-        splits=splits,
-        plan=plan,
-        views=views,
-        model=model,
-        optimizer=optimizer,
-        schedule=build_schedule(config.optimizer, optimizer, plan.steps),
-        device=device,
-        pool_facts=loaded.facts if loaded else None,
-        pretraining=_pretraining(config, views, pool, randomness) if pool and pretrains else None,
-        backbone=backbone,
-        cache=_cache(config, backbone, device),
-        ranks=ranks,
-        hint=other_backbones(backbone.name) if backbone and not named else None,
-        copies=copies,
-    )
-
-
-def calibrate(privacy: PrivacyConfig, n: int, spec: ViewSpec) -> PrivacyPlan:
-    """The plan that the settings ask for on `n` training examples."""
-    return PrivacyPlan.calibrate(
-        n=n if privacy.n_is_public else None,
-        sensitivity_multiplier=spec.sensitivity_multiplier,
-        prior_releases=read_prior_releases(privacy.spent),
-        **privacy.model_dump(exclude={"spent", "allow_repeats"}),
-    )
-
-
-def _views(
-    config: Config,
+    views: ViewBuilder,
     splits: Splits,
-    spec: ViewSpec,
-    pool: PublicPool | None,
+    model: nn.Module,
     backbone: Backbone | None,
-) -> ViewBuilder:
-    train = splits.train
-    constants = constants_of(config, train.image_shape, backbone)
-    return ViewBuilder(spec, len(train.class_names), constants, pool)
-
-
-def _cache(config: Config, backbone: Backbone | None, device: torch.device) -> FeatureCache | None:
+    device: torch.device,
+) -> FreshViews:
     chosen = config.features
-    if backbone is None or config.model.trainable != "head" or chosen.fresh_views:
-        return None
-    assert chosen.cache_views is not None
-    return FeatureCache(
+    if backbone is None or chosen.cache_views is None:  # only a head has cached views
+        return FreshViews(views, splits, model, device)
+    assert isinstance(model, BackboneClassifier)
+    cache = FeatureCache(
         Path(chosen.cache_dir).expanduser(),
         backbone,
         chosen.cache_views,
@@ -272,11 +356,14 @@ def _cache(config: Config, backbone: Backbone | None, device: torch.device) -> F
         config.run.view_chunk,
         device,
     )
+    return CachedFeatures(views, splits, model, cache)
 
 
 def _pretraining(
-    config: Config, views: ViewBuilder, pool: PublicPool, randomness: Randomness
-) -> Pretraining:
+    config: Config, views: ViewBuilder, pool: PublicPool | None, randomness: Randomness
+) -> Pretraining | None:
+    if pool is None or config.views.pool_role != "pretrain":
+        return None
     spec = ViewSpec(
         "self-aug", k_base=1, crop_padding=views.spec.crop_padding, flip=views.spec.flip
     )
@@ -288,21 +375,6 @@ def _pretraining(
     )
 
 
-def _copies(splits: Splits, plan: PrivacyPlan, allowed: bool) -> int:
-    """How often the most frequent training image occurs; 1 where nothing is claimed."""
-    if not plan.private:
-        return 1
-    found = find_repeats(splits.train_digests)
-    if not allowed:
-        refuse_repeats(found, splits.train, lambda m: epsilon_of_copies(plan, m, plan.steps))
-    return found.most
-
-
-def _splits(config: Config, progress: Progress | None, reading: Reading) -> Splits:
-    settings = config.data.model_dump(exclude={"normalization"})
-    return load_splits(progress=progress, reading=reading, **settings)
-
-
 def _output(config: Config) -> Path:
     if config.run.output is not None:
         return Path(config.run.output)
@@ -310,5 +382,5 @@ def _output(config: Config) -> Path:
     data = config.data.data
     # Pages name runs by their folders.
     name = Path(data).name.removeprefix("hf:") if public_name(data) == data else "images"
-    name = name.replace(":", "-")  # before a configuration; not every system has it in names
+    name = name.replace(":", "-")  # not every system allows it in names
     return Path("runs") / f"{name}-{config.views.method}-{started}"

@@ -1,7 +1,6 @@
-"""One typed, validated tree of settings: a recipe is a YAML file of it, a flag is a leaf of it.
+"""`Config`: the typed, validated settings of a run. A recipe is a YAML file of it.
 
-Leaf names are unique across sections, so that every leaf is also a command-line flag and a keyword
-of `dpmix.fit` (`tests/test_config.py`).
+Every setting is also a command-line flag and a keyword of `dpmix.fit`.
 """
 
 from pathlib import Path
@@ -11,9 +10,11 @@ import yaml
 from pydantic import ValidationError
 
 from dpmix.data.named import public_name
-from dpmix.errors import DpmixError, nearest, one_line
+from dpmix.errors import DpmixError, explain, nearest
+from dpmix.runs.recipes import Tree, merge, read_recipe
 from dpmix.runs.settings import (
-    PATHS,
+    LEAVES,
+    SECTIONS,
     CacheConfig,
     DataConfig,
     InputConfig,
@@ -23,98 +24,9 @@ from dpmix.runs.settings import (
     RunConfig,
     Section,
     ViewConfig,
+    places,
 )
 from dpmix.views.spec import ViewSpec
-
-# A YAML file of the user's, as a mapping: nothing in it is executed, however it is written.
-
-
-def read_mapping(path: Path, what: str) -> dict[str, Any]:
-    """Read the mapping in a YAML file; an empty file is an empty one.
-
-    Args:
-        path: of the file.
-        what: it is, for errors.
-
-    Raises:
-        DpmixError: the file can't be read, is not YAML or is no mapping from names.
-    """
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise DpmixError(f"cannot read {what} '{path}': {error}; check the path") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a number, or a tree, too large
-        raise DpmixError(f"{what} '{path}' is not valid YAML: {one_line(error)}") from None
-    tree = {} if tree is None else tree
-    if not isinstance(tree, dict) or not all(isinstance(name, str) for name in tree):
-        raise DpmixError(f"{what} '{path}' must map names to values, such as 'name: value'")
-    return tree
-
-
-# A recipe on disk: a YAML file of sections, which may inherit from another.
-
-
-Tree = dict[str, dict[str, Any]]
-
-
-def read_recipe(path: Path, inheriting: tuple[Path, ...] = ()) -> Tree:
-    """Read a YAML recipe into sections of leaves, without judging the values.
-
-    `base: OTHER.yaml`, relative to the recipe's own folder, inherits what the recipe does not say.
-
-    Args:
-        path: of the recipe.
-        inheriting: recipes that inherit from this one.
-
-    Raises:
-        DpmixError: the file can't be read, is not YAML, is not a mapping of known sections, or
-            inherits from itself.
-    """
-    if path.resolve() in inheriting:
-        raise DpmixError(f"recipe '{path}' inherits from itself; take out one 'base'")
-    tree, base = _sections_and_base(path)
-    if base is None:
-        return tree
-    inherited = read_recipe(path.parent / base, (*inheriting, path.resolve()))
-    drop_alternatives(inherited, set(tree.get("privacy", {})))
-    return {name: {**inherited.get(name, {}), **tree.get(name, {})} for name in inherited | tree}
-
-
-def _sections_and_base(path: Path) -> tuple[Tree, str | None]:
-    tree = read_mapping(path, "recipe")
-    base = tree.pop("base", None)
-    if base is not None and not isinstance(base, str):
-        raise DpmixError(f"recipe '{path}': base is {base!r}; expected the name of a YAML file")
-    if not all(part is None or isinstance(part, dict) for part in tree.values()):
-        raise DpmixError(
-            f"recipe '{path}' must map sections to settings, such as 'privacy: {{epsilon: 3}}'"
-        )
-    return {name: part for name, part in tree.items() if part is not None}, base
-
-
-def all_spent(section: dict[str, Any], more: Any) -> Any:
-    """What a recipe spent and `more`: a release that was made is never uncounted by another."""
-    before = section.get("spent") or ()
-    if not isinstance(before, (list, tuple)) or not isinstance(more, (list, tuple)):
-        return more
-    return [*before, *(path for path in more if path not in before)]
-
-
-def drop_alternatives(tree: Tree, given: set[str]) -> None:
-    """Take out of a recipe what a setting given beside it says in another way."""
-    section = tree.get("privacy", {})
-    batch, rate = {"expected_batch_size"}, {"sampling_rate", "denominator"}
-    for mine, others in (
-        ({"steps"}, {"epochs"}),
-        ({"epochs"}, {"steps"}),
-        (batch, rate),
-        (rate, batch),
-    ):
-        if given & mine:
-            for name in others - given:
-                section.pop(name, None)
-    if given & {"trainable", "fresh_views"}:
-        tree.get("features", {}).pop("cache_views", None)
 
 
 class Config(Section):
@@ -130,48 +42,56 @@ class Config(Section):
     input: InputConfig | None = None
 
     @classmethod
-    def load(cls, recipe: Path | None = None, **leaves: Any) -> "Config":
-        """Read a recipe, then set single leaves by name; what is in neither has its default.
+    def load(cls, recipe: str | Path | None = None, **leaves: Any) -> "Config":
+        """Read a recipe, then set single settings by name; the others have their defaults.
 
         Args:
-            recipe: YAML file with any part of the tree.
-            leaves: settings by leaf name, such as `epsilon=3`; None leaves the recipe's value.
+            recipe: the path of a YAML file with any part of the settings, or one of
+                `recipe_names`.
+            **leaves: settings by name, such as `epsilon=3`; None leaves the recipe's value.
 
         Raises:
-            DpmixError: an unreadable file, an unknown field or a value that does not fit.
+            DpmixError: an unreadable file, an unknown name or a value that does not fit.
         """
-        return cls.of(read_recipe(recipe) if recipe else {}, recipe, **leaves)
+        where = f" in recipe '{recipe}'" if recipe else ""
+        return cls.from_tree(read_recipe(recipe) if recipe else {}, where, **leaves)
 
     @classmethod
-    def of(
-        cls, tree: dict[str, dict[str, Any]], recipe: Path | None = None, **leaves: Any
-    ) -> "Config":
-        """The same from the sections of a recipe, which `recipe` names in errors.
+    def from_tree(cls, tree: Tree, where: str = "", **leaves: Any) -> "Config":
+        """The same from the sections of a recipe.
+
+        Args:
+            tree: settings by section.
+            where: where they are from, for errors, such as " in recipe 'a.yaml'".
+            **leaves: as of `load`.
 
         Raises:
-            DpmixError: an unknown field or a value that does not fit.
+            DpmixError: an unknown name or a value that does not fit.
         """
-        drop_alternatives(tree, {name for name, value in leaves.items() if value is not None})
+        tree = {name: part for name, part in tree.items() if part is not None}
+        given: Tree = {}
         for name, value in leaves.items():
             if name not in LEAVES:
                 raise DpmixError(
-                    f"unknown setting '{name}': {nearest(name, LEAVES)}; dpmix train --help has "
-                    "them all"
+                    f"unknown setting '{name}': {nearest(name, LEAVES)}; see dpmix train --help"
                 )
             if value is not None:
-                section = tree.setdefault(LEAVES[name], {})
-                section[name] = all_spent(section, value) if name == "spent" else value
+                given.setdefault(LEAVES[name], {})[name] = value
+        _read_earlier_versions(tree)
+        before, more = (part.get("privacy", {}).get("prior_releases") for part in (tree, given))
+        if before and more:  # a release that was made stays counted
+            given["privacy"]["prior_releases"] = list(dict.fromkeys([*before, *more]))
         try:
-            return cls.model_validate(tree)
+            return cls.model_validate(merge(tree, given))
         except ValidationError as error:
-            raise DpmixError(_explain(error, recipe)) from None
+            raise DpmixError(_explain(error, where)) from None
 
-    def by_itself(self) -> "Config":
-        """These settings, of a run that is not one of a private selection.
+    def require_no_selection(self) -> "Config":
+        """These settings, of a run that is not part of a private selection.
 
         Raises:
-            DpmixError: they say that it is. Only `dpmix sweep --private-selection` keeps the other
-                runs secret, which such a run's epsilon rests on.
+            DpmixError: they are of one. Only `dpmix sweep --private-selection` keeps the other runs
+                secret, which such a run's epsilon rests on.
         """
         if self.privacy.expected_runs is not None:
             raise DpmixError(
@@ -181,64 +101,48 @@ class Config(Section):
         return self
 
     def view_spec(self, flip: bool) -> ViewSpec:
-        """The views; `flip` is what suits the data where the user did not say."""
+        """The views.
+
+        Args:
+            flip: whether to mirror views where the user did not choose.
+        """
         views = self.views
-        elsewhere = {"flip", "pool", "pool_labels", "pool_unmapped", "pool_role", "pretrain_epochs"}
-        return ViewSpec(
-            flip=flip if views.flip is None else views.flip,
-            pool_role="mix" if views.pool_role == "pretrain" else views.pool_role,
-            **views.model_dump(exclude=elsewhere),
-        )
+        shared = views.model_dump(include=set(ViewSpec.__dataclass_fields__), exclude_none=True)
+        role = "mix" if views.pool_role == "pretrain" else views.pool_role
+        return ViewSpec(**{"flip": flip} | shared | {"pool_role": role})
 
     def published(self) -> dict[str, dict[str, Any]]:
         """The sections but `run` as JSON values, without a path; the data by its public name."""
         sections = self.model_dump(mode="json", exclude={"run"})
         shown = {
-            section: {leaf: value for leaf, value in (leaves or {}).items() if leaf not in PATHS}
+            section: {leaf: v for leaf, v in (leaves or {}).items() if leaf not in places("path")}
             for section, leaves in sections.items()
         }
         shown["data"]["data"] = public_name(self.data.data)
         return shown
 
     def to_yaml(self) -> str:
-        """The whole tree, readable by `load`, but for where the run was written.
+        """All settings, readable by `load`, without the run's own folder.
 
-        A recipe that came with leave to overwrite would overwrite the very run that it came from.
+        A recipe that came with leave to overwrite would overwrite the run that it came from.
         """
         tree = self.model_dump(mode="json", exclude={"run": {"output", "overwrite"}})
         return yaml.safe_dump(tree, sort_keys=False)
 
 
-SECTIONS: dict[str, type[Section]] = {
-    name: field.annotation
-    for name, field in Config.model_fields.items()
-    if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
-}
+def _read_earlier_versions(tree: Tree) -> None:
+    privacy = tree.get("privacy", {})
+    if "spent" in privacy:
+        privacy["prior_releases"] = privacy.pop("spent")
+    tree.get("run", {}).pop("compile", None)  # runs no longer use torch.compile
 
 
-"""Section name -> its model."""
-
-
-LEAVES: dict[str, str] = {
-    leaf: name for name, section in SECTIONS.items() for leaf in section.model_fields
-}
-
-
-"""Leaf name -> its section's name."""
-
-
-def _explain(error: ValidationError, recipe: Path | None) -> str:
+def _explain(error: ValidationError, where: str) -> str:
     """The first problem in one line, with the nearest name where the name is unknown."""
     problem = error.errors()[0]
-    where = f" in recipe '{recipe}'" if recipe else ""
-    *parents, leaf = (str(part) for part in problem["loc"][:2])
-    if problem["type"] == "extra_forbidden":
-        section = SECTIONS.get(parents[0]) if parents else None
-        known = section.model_fields if section else SECTIONS
-        return f"unknown field '{'.'.join([*parents, leaf])}'{where}: {nearest(leaf, known)}"
-    value = problem["input"]
-    message = problem["msg"][0].lower() + problem["msg"][1:]
-    if problem["type"] == "literal_error":
-        message = nearest(str(value), str(problem["ctx"]["expected"]).replace("'", "").replace(
-            " or ", ", ").split(", "))  # fmt: skip
-    return f"{leaf} is {value!r}{where}: {message}"
+    if problem["type"] != "extra_forbidden":
+        return explain(error, where)
+    *parents, leaf = (str(part) for part in problem["loc"])
+    section = SECTIONS.get(parents[0]) if parents else None
+    known = section.model_fields if section else SECTIONS
+    return f"unknown field '{'.'.join([*parents, leaf])}'{where}: {nearest(leaf, known)}"

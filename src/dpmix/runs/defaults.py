@@ -1,4 +1,4 @@
-"""What a run does where the user said nothing; docs/defaults.md says why.
+"""What a run does where the user chose nothing; docs/defaults.md says why.
 
 Guarantee: every rule reads the settings, N, L and the image size, which count as public, and what
 is installed on this machine; none reads an image or a label.
@@ -7,151 +7,157 @@ is installed on this machine; none reads an image or a label.
 import math
 from typing import Any, TypeVar
 
+from pydantic import TypeAdapter, ValidationError
+
 from dpmix.data.named import has_sizes_of_its_own
-from dpmix.errors import DpmixError
+from dpmix.errors import DpmixError, explain
 from dpmix.models.backbones.load import best_reachable
-from dpmix.privacy.plan import PrivacyPlan, default_delta
+from dpmix.privacy.plan import PrivacyPlan, default_delta, refuse_unfit_epsilon
 from dpmix.runs.config import Config
-from dpmix.runs.settings import ModelConfig, PrivacyConfig, Section, ViewConfig
+from dpmix.runs.settings import ModelConfig, PrivacyConfig, Section, Trained, ViewConfig
 from dpmix.training.feature_cache import CACHE_VIEWS
-from dpmix.views.spec import Method
+from dpmix.views.spec import Method, ViewSpec
 
 S = TypeVar("S", bound=Section)
 
-
 DEMO = "mnist5k"
 
-
-K_BASE, K_SELF = 16, 18  # the paper's
-
-
-# Eight views an image instead of 34: one transform is slow, and the small network gains from no
-# more (docs/results.md).
+# One transform is slow, and the small network gains from no more views (docs/results.md).
 FEW_VIEWS = ("scatternet", "cnn-small")
-
-
 FEW_K = 4
 
+CROP_PADDING_FOR = {"cnn-small": 1}  # what small networks can learn in few steps
 
-METHOD: Method = "mix-self"  # the paper's
-
-
-CROP_PADDING = 4  # the paper's
-
-
-# What small networks can learn in few steps (docs/results.md).
-CROP_PADDING_FOR = {"cnn-small": 1}
-
-
-# Where another method measured better, or as well at a lower cost (docs/results.md).
+# Where another method than the paper's measured better, or as well at a lower cost.
 METHOD_ON: dict[str, Method] = {
     "scatternet": "self-aug", "mobilenet-v2-offline": "none", "cnn-small": "self-aug",
 }  # fmt: skip
 
-
 MOMENTUM = 0.9
-
-
 STEPS = 50
 
+# A head takes more steps on many images.
+MANY_IMAGES, MORE_STEPS = 25_000, 100
 
-# From scratch; docs/defaults.md has the measurements.
-SCRATCH_BATCH, MOST_SCRATCH_STEPS = 2048, 800
-
-
-SCRATCH_STEPS_WITHOUT_PRIVACY = 400
-
-
-IMAGES_PER_STEP = 250  # over epsilon
-
-
-MOST_EPSILON = 8.0  # that more steps are taken for
-
-
-VIEWS_OF_A_RUN, MOST_SCRATCH_VIEWS = 200_000, 8
-
-
-# Where other parts of a backbone than its head train.
+# The expected batch where more of a backbone than its head trains.
 FINETUNE_BATCH = 400
 
+# From scratch; docs/defaults.md has the measurements.
+SCRATCH_BATCH, MOST_SCRATCH_STEPS, SCRATCH_STEPS_WITHOUT_PRIVACY = 2048, 800, 400
+IMAGES_PER_STEP, MOST_EPSILON = 250, 8.0  # T = N epsilon / 250, up to this epsilon
+VIEWS_OF_A_RUN, MOST_SCRATCH_VIEWS = 200_000, 8
 
-MANY_IMAGES, MORE_STEPS = 25_000, 100  # of a head
+# Learning rates: the standard deviation that the noise of all steps may leave in a weight, the
+# largest rate, and the rate without privacy. Those of a head are for features of length one.
+SCRATCH_WEIGHT_NOISE, LARGEST_SCRATCH_RATE, SCRATCH_RATE_WITHOUT_PRIVACY = 0.15, 10.0, 0.2
+WEIGHT_NOISE, LARGEST_HEAD_RATE, HEAD_RATE_WITHOUT_PRIVACY = 2.0, 64.0, 16.0
 
-
-# docs/defaults.md has the measurements.
-SCRATCH_WEIGHT_NOISE = 0.15
-
-
-LARGEST_SCRATCH_RATE = 10.0
-
-
-SCRATCH_RATE_WITHOUT_PRIVACY = 0.2
-
-
-# Of a head on features of length one.
-WEIGHT_NOISE = 2.0
-
-
-LARGEST_HEAD_RATE = 64.0
-
-
-HEAD_RATE_WITHOUT_PRIVACY = 16.0
+_TRAINED: TypeAdapter[Trained] = TypeAdapter(Trained)
 
 
 def choose_model(config: Config) -> Config:
-    """Settle what is trained, and what follows from that before any image is read.
+    """Choose what is trained, and what follows from that before any image is read.
 
     Raises:
-        DpmixError: settings that contradict each other.
+        DpmixError: settings that contradict each other, or that mean nothing for what is trained.
     """
-    model = config.model
+    model, data = config.model, config.data
     if model.model is not None and model.backbone is not None:
         raise DpmixError(
             f"model '{model.model}' is trained from scratch and backbone '{model.backbone}' is "
             "not; give one of --model and --backbone"
         )
-    _refuse_idle_backbone_settings(config)
     if model.model is None and model.backbone is None:
-        demo = config.data.data == DEMO
+        demo = data.data == DEMO
         model = _set(model, **({"model": "cnn-small"} if demo else {"backbone": best_reachable()}))
-    from_scratch = model.backbone is None
-    views = _choose_views(config.views, model)
-    data = config.data
-    if from_scratch:
-        data = _set(data, normalization=data.normalization or "half")
-    else:
-        if data.normalization is not None or data.channels == 1:
-            raise DpmixError(
-                f"backbone '{model.backbone}' takes RGB images with constants of its own; leave "
-                "out --normalization and --channels"
-            )
-        data = _set(data, channels=3)
-    return _set(config, model=model, views=views, data=data)
+    config = _set(config, model=model, views=_choose_views(config.views, model))
+    refuse_idle(config)
+    if model.backbone is None:
+        return _set(config, data=_set(data, normalization=data.normalization or "half"))
+    if data.normalization is not None or data.channels == 1:
+        raise DpmixError(
+            f"backbone '{model.backbone}' takes RGB images with its own constants; leave out "
+            "--normalization and --channels"
+        )
+    return _set(config, data=_set(data, channels=3))
 
 
 def _choose_views(views: ViewConfig, model: ModelConfig) -> ViewConfig:
     """The method that measured best for what is trained, and its numbers of views."""
     name = model.model or model.backbone or ""
-    views = _set(views, method=_first(views.method, _method_for(name, views, model.trainable)))
+    method = views.method
+    if method is None:
+        method = ViewSpec.method
+        # K_SELF asks for mixtures, and K_BASE alone for crops.
+        if views.k_self is None and model.trainable == "head" and name in METHOD_ON:
+            method = METHOD_ON[name] if views.k_base is None else "self-aug"
+    k_base, k_self = ViewSpec.k_base, ViewSpec.k_self
     if name in FEW_VIEWS:
-        alone = views.method == "self-aug"
-        k_base, k_self = 2 * FEW_K if alone else FEW_K, FEW_K
-    else:
-        k_base, k_self = K_BASE, K_SELF
-    padding = CROP_PADDING_FOR.get(name, CROP_PADDING)
+        k_base, k_self = 2 * FEW_K if method == "self-aug" else FEW_K, FEW_K
     return _set(
         views,
+        method=method,
         k_base=_first(views.k_base, k_base),
         k_self=_first(views.k_self, k_self),
-        crop_padding=_first(views.crop_padding, padding),
+        crop_padding=_first(views.crop_padding, CROP_PADDING_FOR.get(name, ViewSpec.crop_padding)),
     )
 
 
-def _method_for(name: str, views: ViewConfig, trainable: str) -> Method:
-    """K_SELF asks for mixtures, and K_BASE alone for crops."""
-    if views.k_self is not None or trainable != "head" or name not in METHOD_ON:
-        return METHOD
-    return METHOD_ON[name] if views.k_base is None else "self-aug"
+def refuse_idle(config: Config) -> None:
+    """Refuse settings that would do nothing; the kinds of `Trained` say which those are."""
+    model = config.model
+    given = model.model_dump(exclude_defaults=True)
+    given |= config.features.model_dump(
+        include={"fresh_views", "cache_views"}, exclude_defaults=True
+    )
+    if model.model is not None:
+        kind, flag = "scratch", f"--model {model.model}"
+    else:
+        kind, flag = model.trainable, f"--trainable {model.trainable}"
+        given.pop("trainable", None)
+    try:
+        _TRAINED.validate_python(given | {"trained": kind})
+    except ValidationError as error:
+        problem = error.errors()[0]
+        if problem["type"] != "extra_forbidden":
+            raise DpmixError(explain(error)) from None
+        raise DpmixError(
+            f"{problem['loc'][-1]} is {problem['input']!r}, which {flag} has no use for; leave out "
+            "one of them"
+        ) from None
+
+
+def check_settings(config: Config) -> None:
+    """Refuse what can be told from the settings alone, the model chosen, before data are read.
+
+    Raises:
+        DpmixError: a value that the method or the plan does not allow, or settings of a pool that
+            would do nothing.
+    """
+    config.view_spec(flip=False)
+    refuse_unfit_epsilon(config.privacy.epsilon)
+    views = config.views
+    if views.pool is None and views.method != "mix-diff":
+        idle = views.model_dump(
+            include={"pool_labels", "pool_unmapped", "pool_role"}, exclude_defaults=True
+        )
+        for name, value in idle.items():
+            raise DpmixError(f"{name} is '{value}' but there is no pool; give --pool FOLDER")
+    if views.pool_role == "pretrain" and views.method == "mix-diff":
+        raise DpmixError(
+            "pool_role pretrain trains on the pool first and then without it, so method mix-diff "
+            "would have nothing to mix in; use --method mix-self"
+        )
+
+
+def reads_pool(config: Config) -> bool:
+    """Whether anything in a run with these settings, its model chosen, reads a public pool."""
+    views = config.views
+    return (
+        views.method == "mix-diff"
+        or views.pool_role == "pretrain"
+        or config.model.feature_norm == "whiten"
+    )
 
 
 def choose_image_size(config: Config, backbone_size: int) -> Config:
@@ -163,10 +169,10 @@ def choose_image_size(config: Config, backbone_size: int) -> Config:
 
 
 def choose_few_views(config: Config, given: ViewConfig, n: int) -> Config:
-    """Settle K_BASE of `cnn-small`, whose views of all steps together are as many for any N.
+    """Choose K_BASE of `cnn-small`, so that all steps together take the same views for any N.
 
     Args:
-        config: of `choose_model`.
+        config: as `choose_model` returns it.
         given: the views that the user asked for.
         n: N, the number of training examples.
     """
@@ -174,7 +180,7 @@ def choose_few_views(config: Config, given: ViewConfig, n: int) -> Config:
     if not of_small or given.k_base is not None or not config.privacy.n_is_public:
         return config
     draws = _draws(config.privacy, n)
-    if not draws > 0:  # the plan refuses what makes it so, NaN included, by its name
+    if not draws > 0:  # the plan refuses by name what makes it so, NaN included
         return config
     k_base = min(MOST_SCRATCH_VIEWS, max(1, round(VIEWS_OF_A_RUN / draws)))
     return _set(config, views=_set(config.views, k_base=k_base))
@@ -191,7 +197,7 @@ def _draws(privacy: PrivacyConfig, n: int) -> float:
 def scratch_steps(n: int, epsilon: float) -> int:
     """T from scratch: with more images or a larger epsilon the noise allows more steps.
 
-    At the rate's bound it takes about N epsilon / 280 steps until the noise of all steps together
+    At the largest rate it takes about N epsilon / 280 steps until the noise of all steps together
     is what `_rate` allows; more steps would need smaller ones.
     """
     if math.isinf(epsilon):
@@ -201,11 +207,10 @@ def scratch_steps(n: int, epsilon: float) -> int:
 
 
 def choose_recipe(config: Config, n: int, views: int) -> Config:
-    """Settle delta, batch, steps and the size of the cache, for N examples and K views a step."""
+    """Choose delta, batch, steps and the size of the cache, for N examples and K views a step."""
     privacy, cache = config.privacy, config.features
     from_scratch = config.model.backbone is None
     head_only = not from_scratch and config.model.trainable == "head"
-    ways = (privacy.expected_batch_size, privacy.sampling_rate, privacy.denominator)
     public_n = n if privacy.n_is_public else None
     privacy = _set(privacy, delta=_first(privacy.delta, default_delta(public_n)))
     if privacy.steps is None and privacy.epochs is None:
@@ -215,7 +220,7 @@ def choose_recipe(config: Config, n: int, views: int) -> Config:
         elif public_n is not None and head_only and public_n > MANY_IMAGES:
             steps = MORE_STEPS
         privacy = _set(privacy, steps=steps)
-    if all(way is None for way in ways):
+    if privacy.expected_batch_size is None and privacy.n_is_public:
         batch = n if head_only else min(SCRATCH_BATCH if from_scratch else FINETUNE_BATCH, n)
         privacy = _set(privacy, expected_batch_size=float(batch))
     if head_only and not cache.fresh_views:
@@ -226,17 +231,16 @@ def choose_recipe(config: Config, n: int, views: int) -> Config:
 
 
 def choose_rate(config: Config, plan: PrivacyPlan) -> Config:
-    """Settle SGD's momentum and the learning rate: as large as the noise of the run allows."""
+    """Choose SGD's momentum and the learning rate: as large as the noise of the run allows."""
     optimizer = config.optimizer
     if optimizer.optimizer.lower() == "sgd" and "momentum" not in optimizer.optimizer_options:
         optimizer = _set(optimizer, momentum=_first(optimizer.momentum, MOMENTUM))
-        config = _set(config, optimizer=optimizer)
-    if optimizer.learning_rate is not None:
-        return config
-    still = 1 - _first(optimizer.momentum, MOMENTUM)
-    head = config.model.backbone is not None
-    rate = _head_rate(plan, still, config.model.feature_length) if head else _rate(plan, still)
-    return _set(config, optimizer=_set(optimizer, learning_rate=float(f"{rate:.3g}")))
+    if optimizer.learning_rate is None:
+        still = 1 - _first(optimizer.momentum, MOMENTUM)
+        head = config.model.backbone is not None
+        rate = _head_rate(plan, still, config.model.feature_length) if head else _rate(plan, still)
+        optimizer = _set(optimizer, learning_rate=float(f"{rate:.3g}"))
+    return _set(config, optimizer=optimizer)
 
 
 def _rate(plan: PrivacyPlan, still: float) -> float:
@@ -264,27 +268,6 @@ def _rate_for_unit_noise(plan: PrivacyPlan, still: float) -> float:
     T steps of rate r and momentum m = 1 - `still` leave r / (1 - m) sigma C sqrt(T) / denominator.
     """
     return still * plan.denominator / (plan.noise_std * math.sqrt(plan.steps))
-
-
-def _refuse_idle_backbone_settings(config: Config) -> None:
-    """Refuse what would do nothing: for a model from scratch, and without a cache."""
-    model, cache = config.model, config.features
-    if cache.cache_views is not None and (cache.fresh_views or model.trainable != "head"):
-        why = "--fresh-views" if cache.fresh_views else f"--trainable {model.trainable}"
-        raise DpmixError(
-            f"cache_views is {cache.cache_views}, and {why} trains without a cache; leave one out"
-        )
-    if model.model is None:
-        return
-    ours = ("backbone_weights", "backbone_size", "trainable", "last_blocks", "lora_rank",
-            "feature_norm", "feature_length")  # fmt: skip
-    for section, names in ((model, ours), (cache, ("fresh_views", "cache_views"))):
-        for name in names:
-            if getattr(section, name) != type(section).model_fields[name].default:
-                raise DpmixError(
-                    f"{name} is {getattr(section, name)!r}, which model '{model.model}' has "
-                    "no use for; give --backbone instead of --model, or leave it out"
-                )
 
 
 def _first(given: Any, default: Any) -> Any:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dpmix.clipping.engine import choose_engine, clipped_gradient_sum
+from dpmix.clipping.engine import clipped_gradient_sum
 from dpmix.clipping.loss import soft_cross_entropy
 from dpmix.clipping.types import EngineConfig
 from dpmix.clipping.vectorized import vectorized_units
@@ -14,157 +14,96 @@ from dpmix.models.finetune import train_mode
 from dpmix.models.registry import parameter_count
 from dpmix.reports.facts import pictures_in_words, views_in_words
 from dpmix.reports.summary import pool_rows
-from dpmix.runs.parts import Run
+from dpmix.runs.build import Run
 from dpmix.runs.settings import OptimizerConfig
-from dpmix.views.builder import ViewSet
 from dpmix.views.spec import ViewSpec
 
-PROBE_GROUPS = 8
-
-
-PROBE_ROWS = 128  # a head is so small that fewer would time the start of a call
-
-
 REPEATS = 3
+LONG_PASS = 0.3  # seconds
+
+Rows = list[tuple[str, str]]
 
 
-LONG_PASS, VERY_LONG_PASS = 0.3, 2.0  # seconds
+def estimate_rows(run: Run) -> Rows:
+    """Model, data, cost per step, memory and an estimate of the time, a line each.
 
-
-def seconds_per_step(parts: Run, chosen: EngineConfig) -> float:
-    """Expected seconds of a step: views and clipped gradients of a few random public examples.
-
-    The median of three passes after one to warm up, scaled to the expected batch; of one pass over
-    as few examples as can be where those take long by themselves. Views that are cached are
-    random features here: drawing them is a copy.
+    Raises:
+        DpmixError: a model or data that training would refuse.
     """
-    rng = np.random.default_rng()
-    train_mode(parts.model)
-    fewest = parts.views.spec.examples_per_group
-    warm_up = _seconds_of_pass(parts, chosen, fewest, rng)
-    if warm_up > LONG_PASS and chosen.name != "vectorized":  # whose first call takes long
-        again = (
-            _seconds_of_pass(parts, chosen, fewest, rng) if warm_up < VERY_LONG_PASS else warm_up
-        )
-        return again / fewest * parts.plan.denominator
-    groups = PROBE_GROUPS if parts.cache is None else PROBE_ROWS
-    if chosen.name == "vectorized":
-        # It fills up a portion with zeros, so that fewer groups would take as long.
-        groups = vectorized_units(
-            parts.trained, torch.empty(0, parts.views.spec.views, device=parts.device)
-        )
-    examples = groups * fewest
-    times = sorted(_seconds_of_pass(parts, chosen, examples, rng) for _ in range(REPEATS))
-    return times[REPEATS // 2] / examples * parts.plan.denominator
-
-
-def chosen_engine(parts: Run) -> EngineConfig:
-    """How the run would compute a clipped sum."""
-    views, run = parts.views, parts.config.run
-    shape: tuple[int, ...] = views.view_shape(parts.splits.train.image_shape)
-    if parts.cache is not None and parts.backbone is not None:
-        shape = (parts.backbone.embedding_size,)
-    return choose_engine(
-        run.engine, parts.trained, soft_cross_entropy, shape, views.spec.views, run.view_chunk
-    )
-
-
-def _seconds_of_pass(
-    parts: Run, chosen: EngineConfig, examples: int, rng: np.random.Generator
-) -> float:
-    start = time.perf_counter()
-    made = _random_views(parts, examples, rng)
-    part = clipped_gradient_sum(
-        parts.trained,
-        soft_cross_entropy,
-        made.views,
-        made.labels,
-        parts.plan.max_grad_norm,
-        engine=chosen.name,
-        view_chunk=chosen.view_chunk,
-    )
-    # Reading a value back waits for the device to finish.
-    part.norms.sum().item()
-    return time.perf_counter() - start
-
-
-def _random_views(parts: Run, examples: int, rng: np.random.Generator) -> ViewSet:
-    spec, classes = parts.views.spec, parts.views.num_classes
-    labels = torch.randint(0, classes, (examples,), device=parts.device)
-    if parts.cache is not None and parts.backbone is not None:
-        shape = (examples, spec.views, parts.backbone.embedding_size)
-        soft = torch.nn.functional.one_hot(labels, classes).float()
-        return ViewSet(
-            torch.rand(shape, device=parts.device), soft[:, None].expand(-1, spec.views, -1)
-        )
-    groups = examples // spec.examples_per_group
-    image_shape = parts.splits.train.image_shape
-    images = torch.randint(0, 256, (examples, *image_shape), dtype=torch.uint8, device=parts.device)
-    return parts.views.build(images, labels, parts.views.draw_views(groups, rng))
-
-
-def estimate_rows(parts: Run) -> list[tuple[str, str]]:
-    """Model size, cost per step, memory and an estimate of the time, a line each."""
-    chosen = chosen_engine(parts)
-    seconds = seconds_per_step(parts, chosen)
-    views = parts.views.spec.views
-    groups = parts.plan.denominator / parts.views.spec.examples_per_group
+    engine = run.trainer().engine
+    seconds = seconds_per_step(run, engine)
+    views, spec = run.views.spec.views, run.views.spec
+    groups = run.plan.denominator / spec.examples_per_group
+    optimizer = run.config.optimizer
+    pretraining, cached = run.pretraining, cache_line(run)
     return [
-        *model_rows(parts),
-        *([("hint", parts.hint)] if parts.hint else []),
-        ("data", data_line(parts)),
-        ("pictures", pictures_line(parts)),
-        *_pretraining_rows(parts),
-        *pool_rows(parts.pool_facts, parts.config.views.pool_role),
-        ("views", _views_line(parts.views.spec)),
-        ("optimizer", _optimizer_line(parts.config.optimizer)),
+        *model_rows(run),
+        *([("hint", run.backbone_hint)] if run.backbone_hint else []),
+        ("data", data_line(run)),
+        ("pictures", pictures_line(run)),
+        *([("pretraining", f"{pretraining.epochs} epochs, {pretraining.steps} steps; not in the "
+            "time below")] if pretraining else []),
+        *pool_rows(run.pool_facts, run.config.views.pool_role),
+        ("views", _views_line(spec)),
+        ("optimizer", _optimizer_line(optimizer)),
         ("cost of a step", f"{groups:g} clipped gradients x {views} views = "
          f"{groups * views:g} forward and backward passes"),
-        ("engine", f"{chosen}: {chosen.reason}"),
-        ("memory", f"about {step_memory(parts) / 2**20:,.0f} MiB for weights, gradients and the "
+        ("engine", f"{engine}: {engine.reason}"),
+        ("memory", f"about {step_memory(run) / 2**20:,.0f} MiB for weights, gradients and the "
          "views of one example"),
-        *_cache_rows(parts),
-        ("time", f"about {seconds:.2f} s a step, {_duration(seconds * parts.plan.steps)} in all "
-         f"on {parts.device}"),
+        *([("feature cache", cached + _time_to_embed(run))] if cached else []),
+        ("time", f"about {seconds:.2f} s a step, {_duration(seconds * run.plan.steps)} in all "
+         f"on {run.device}"),
     ]  # fmt: skip
 
 
-def _views_line(spec: ViewSpec) -> str:
-    said = views_in_words(spec)
-    if spec.method == "none":
-        return said
-    return f"{said}; crop padding {spec.crop_padding}"
+def seconds_per_step(run: Run, engine: EngineConfig) -> float:
+    """Expected seconds of a step: views and clipped gradients of a few random public examples.
+
+    The median of three passes after one to warm up, scaled to the expected batch. Where one example
+    takes long, the only pass after the first.
+    """
+    train_mode(run.model)
+    rng = np.random.default_rng()
+
+    def passed(groups: int) -> float:
+        start = time.perf_counter()
+        made = run.inputs.random_views(groups, rng)
+        part = clipped_gradient_sum(
+            run.inputs.trained,
+            soft_cross_entropy,
+            made.views,
+            made.labels,
+            run.plan.max_grad_norm,
+            engine=engine.name,
+            view_chunk=engine.view_chunk,
+        )
+        part.norms.sum().item()  # reading a value back waits for the device to finish
+        return time.perf_counter() - start
+
+    groups, repeats = run.inputs.timed_groups, REPEATS
+    warm_up = passed(1)
+    if engine.name == "vectorized":
+        # It fills up a portion with zeros, so that fewer groups would take as long.
+        empty = torch.empty(0, run.views.spec.views, device=run.device)
+        groups = vectorized_units(run.inputs.trained, empty)
+    elif warm_up > LONG_PASS:
+        groups, repeats = 1, 1
+    each = sorted(passed(groups) for _ in range(repeats))[repeats // 2] / groups
+    return each * run.plan.denominator / run.views.spec.examples_per_group
 
 
-def _optimizer_line(chosen: OptimizerConfig) -> str:
-    momentum = "" if chosen.momentum is None else f", momentum {chosen.momentum:g}"
-    return f"{chosen.optimizer}, learning rate {chosen.learning_rate:g}{momentum}"
-
-
-def model_rows(parts: Run) -> list[tuple[str, str]]:
-    """What is trained, and how much of the whole that is."""
-    model = parts.config.model
-    trained, whole = parameter_count(parts.model), sum(p.numel() for p in parts.model.parameters())
-    if parts.backbone is None:
-        return [("model", f"{model.model}, {trained:,} parameters")]
-    return [
-        ("backbone", f"{parts.backbone.name}: {parts.backbone.embedding_size:,} features at "
-         f"{parts.backbone.module.input_size} pixels; {parts.backbone.provenance}"),
-        ("trained", f"{model.trainable}: {trained:,} of {whole:,} parameters"),
-    ]  # fmt: skip
-
-
-def step_memory(parts: Run) -> int:
-    """Bytes that a step of the engine `examplewise` holds.
+def step_memory(run: Run) -> int:
+    """Bytes that a step of the engine `examplewise` needs.
 
     Weights; for each trained one its gradient, the float64 sum and the moving average; and what the
     forward over one example's views keeps for the backward, measured on random ones.
     """
-    weights = sum(int(t.nbytes) for t in parts.model.state_dict().values())
-    made = _random_views(parts, parts.views.spec.examples_per_group, np.random.default_rng())
-    chunk = parts.config.run.view_chunk or made.views.shape[1]
-    activations = activation_bytes(parts.trained, made.views[0, :chunk])
-    return weights + 16 * parameter_count(parts.model) + activations
+    weights = sum(int(t.nbytes) for t in run.model.state_dict().values())
+    made = run.inputs.random_views(1, np.random.default_rng())
+    chunk = run.config.run.view_chunk or made.views.shape[1]
+    activations = activation_bytes(run.inputs.trained, made.views[0, :chunk])
+    return weights + 16 * parameter_count(run.model) + activations
 
 
 def activation_bytes(model: nn.Module, images: Tensor) -> int:
@@ -182,57 +121,53 @@ def activation_bytes(model: nn.Module, images: Tensor) -> int:
     return sum(size for where, size in kept.items() if where not in own)
 
 
-def cache_size(parts: Run) -> tuple[int, int, int]:
-    """Views to embed, and bytes of the whole cache: (training views, test images, bytes)."""
-    assert parts.cache is not None
-    train = parts.cache.train_layout(parts.splits.train, parts.views)
-    test = parts.cache.test_layout(parts.splits.test)
-    return train.rows * train.views, test.rows, train.bytes + test.bytes
+def model_rows(run: Run) -> Rows:
+    """What is trained, and how much of the whole that is."""
+    model, backbone = run.config.model, run.backbone
+    trained, whole = parameter_count(run.model), sum(p.numel() for p in run.model.parameters())
+    if backbone is None:
+        return [("model", f"{model.model}, {trained:,} parameters")]
+    return [
+        ("backbone", f"{backbone.name}: {backbone.embedding_size:,} features at "
+         f"{backbone.module.input_size} pixels; {backbone.provenance}"),
+        ("trained", f"{model.trainable}: {trained:,} of {whole:,} parameters"),
+    ]  # fmt: skip
 
 
-def cache_line(parts: Run) -> str:
-    """How much is embedded, and where it lies. Its size would tell N, where that is private."""
-    views, test, size = cache_size(parts)
-    judged_on, place = parts.splits.judged_on, f"{parts.config.features.cache_dir} (private)"
-    if parts.plan.n is None:
-        assert parts.cache is not None
-        each = parts.cache.train_layout(parts.splits.train, parts.views).views
-        return f"{each} views of each training image and {test:,} {judged_on} images, in {place}"
-    return f"{views:,} views and {test:,} {judged_on} images, {size / 1e9:.2f} GB in {place}"
-
-
-def _cache_rows(parts: Run) -> list[tuple[str, str]]:
-    if parts.cache is None:
-        return []
-    if parts.plan.n is None:
-        return [("feature cache", cache_line(parts))]
-    views, test, _ = cache_size(parts)
-    seconds = (views + test) * parts.cache.seconds_per_view(
-        parts.splits.train.image_shape, parts.views
-    )
-    return [("feature cache", f"{cache_line(parts)}; about {_duration(seconds)} to make, once")]
-
-
-def _pretraining_rows(parts: Run) -> list[tuple[str, str]]:
-    if parts.pretraining is None:
-        return []
-    work = parts.pretraining
-    return [("pretraining", f"{work.epochs} epochs, {work.steps} steps; not in the time below")]
-
-
-def data_line(parts: Run) -> str:
-    """What was read, in one line, without N where that is private."""
-    splits = parts.splits
-    count = "training images (N is private)" if parts.plan.n is None else f"{parts.plan.n} training"
+def data_line(run: Run) -> str:
+    """The data in one line, without N where that is private."""
+    splits = run.splits
+    count = "training images (N is private)" if run.plan.n is None else f"{run.plan.n} training"
     return (
         f"{splits.name}: {count} and {len(splits.test)} {splits.judged_on} "
         f"images of {len(splits.train.class_names)} classes"
     )
 
 
-def pictures_line(parts: Run) -> str:
+def pictures_line(run: Run) -> str:
     """What happens to the pictures, in one line."""
-    return pictures_in_words(parts.config.model_dump(mode="json"), parts.splits, parts.views.spec)
+    return pictures_in_words(run.config.model_dump(mode="json"), run.splits, run.views.spec)
+
+
+def cache_line(run: Run) -> str | None:
+    """How much is embedded, and where; None where nothing is."""
+    return run.inputs.cache_size(n_is_public=run.plan.n is not None)
+
+
+def _time_to_embed(run: Run) -> str:
+    if run.plan.n is None:  # the time would tell N
+        return ""
+    return f"; about {_duration(run.inputs.seconds_to_embed())} to make, once"
+
+
+def _views_line(spec: ViewSpec) -> str:
+    padding = "" if spec.method == "none" else f"; crop padding {spec.crop_padding}"
+    return views_in_words(spec) + padding
+
+
+def _optimizer_line(chosen: OptimizerConfig) -> str:
+    momentum = "" if chosen.momentum is None else f", momentum {chosen.momentum:g}"
+    return f"{chosen.optimizer}, learning rate {chosen.learning_rate:g}{momentum}"
 
 
 def _duration(seconds: float) -> str:

@@ -1,31 +1,37 @@
 """`fit`: settings in, a trained private model and its folder out."""
 
+import tempfile
 import warnings
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
 from torch import nn
 
 from dpmix.data.image import Progress as Counted
 from dpmix.errors import DpmixError
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.reports.summary import divergence
-from dpmix.runs.build import build_run
+from dpmix.runs.build import Run, build_run
 from dpmix.runs.checkpoint import Checkpoint
 from dpmix.runs.config import Config
-from dpmix.runs.parts import Run
+from dpmix.runs.defaults import choose_model, reads_pool
 from dpmix.runs.record import RunRecord
 from dpmix.runs.resume import rebuild_run
+from dpmix.runs.settings import DataConfig
+from dpmix.training.distributed import Ranks
 from dpmix.training.ema import Ema
-from dpmix.training.evaluate import Evaluation, evaluate, evaluate_features
-from dpmix.training.loop import History, Progress, gentle_interrupts, train
+from dpmix.training.evaluate import Evaluation
+from dpmix.training.loop import History, Progress, train
 from dpmix.training.trainer import PrivateTrainer
-from dpmix.views.builder import ViewSource
 
 EVALUATIONS = 10
+
+SMOKE_SIZE, SMOKE_SCRATCH_SIZE = 32, 16  # side of the images in pixels
 
 
 @dataclass(frozen=True)
@@ -33,11 +39,11 @@ class RunResult:
     """A finished run.
 
     Attributes:
-        model: holding the averaged weights, in eval mode.
+        model: with the averaged weights, in eval mode.
         plan: the guarantee that ran.
         evaluation: of `model` on the test split, or on the validation images.
-        folder: where everything is.
-        config: the settings, defaults made explicit.
+        folder: the run folder.
+        config: the settings, with every default filled in.
     """
 
     model: nn.Module
@@ -48,7 +54,7 @@ class RunResult:
 
 
 def fit(
-    recipe: Path | None = None,
+    recipe: str | Path | None = None,
     *,
     resume: Path | None = None,
     report: Callable[[Progress], None] = lambda _: None,
@@ -58,12 +64,12 @@ def fit(
     """Train a private image classifier and write its run folder.
 
     Args:
-        recipe: YAML file of settings (`dpmix.runs.config`).
-        resume: the folder of a stopped run to go on with, instead of a recipe.
+        recipe: the path of a YAML file of settings, or a name of `dpmix recipes list`.
+        resume: the folder of a stopped run to resume, instead of a recipe.
         report: called after each step.
-        decoding: told (done, total) while images are decoded.
-        **settings: single settings by name, such as ``data="mnist5k", epsilon=3``; they override
-            the recipe.
+        decoding: called with (images decoded, images in all).
+        **settings: single settings by name, such as `data="mnist5k", epsilon=3`; they override the
+            recipe.
 
     Raises:
         DpmixError: any setting or data that can't be meant; nothing has been written then.
@@ -71,109 +77,113 @@ def fit(
     if resume is not None:
         if recipe is not None:
             raise DpmixError("a recipe and a run to resume were both given; give one")
-        parts, checkpoint = rebuild_run(resume, decoding, **settings)
+        run, checkpoint = rebuild_run(resume, decoding, **settings)
     else:
-        parts = build_run(Config.load(recipe, **settings).by_itself(), decoding)
+        run = build_run(Config.load(recipe, **settings).require_no_selection(), decoding)
         checkpoint = None
-    result = run(parts, report, checkpoint=checkpoint)
+    result = train_run(run, report, checkpoint=checkpoint)
     if result.evaluation.diverged:
-        warnings.warn(divergence(result.evaluation.loss, parts.splits.judged_on), stacklevel=2)
+        warnings.warn(divergence(result.evaluation.loss, run.splits.judged_on), stacklevel=2)
     return result
 
 
-def run(
-    parts: Run,
+def train_run(
+    run: Run,
     report: Callable[[Progress], None] = lambda _: None,
     pretraining: Counted = lambda done, total: None,
     embedding: Counted = lambda done, total: None,
     checkpoint: Checkpoint | None = None,
 ) -> RunResult:
-    """Train an assembled run and write its folder, as `fit` does.
+    """Train a run and write its folder, as `fit` does.
 
     Args:
-        parts: of the run; of several processes, each has its own and rank 0 alone writes.
+        run: what to train; of several processes, each has its own and rank 0 alone writes.
         report: called after each step.
-        pretraining: told (steps done, steps in all) while the run trains on its pool.
-        embedding: told (views done, views in all) while it fills its feature cache.
-        checkpoint: what `rebuild_run` returned beside `parts`, to go on from.
+        pretraining: called with (steps done, steps in all) while the run trains on its pool.
+        embedding: called with (views done, views in all) while it fills its feature cache.
+        checkpoint: what `rebuild_run` returned with `run`, to resume from.
     """
-    # A trainer checks the model, which takes seconds: once. A head is checked before its views are
-    # embedded, since its trainer needs them.
-    trainer = parts.trainer(parts.views) if parts.cache is None else None
-    if trainer is None:
-        parts.check()
-    ranks, record = parts.ranks, RunRecord(parts, checkpoint)
-    ranks.require_equal("run", parts.fixed())
+    # It checks the model: before anything is embedded or written.
+    trainer = run.trainer()
+    ranks, record = run.ranks, RunRecord(run, checkpoint)
+    ranks.require_equal("run", run.fixed())
     ranks.require_equal("checkpoint", checkpoint and (checkpoint.run_id, checkpoint.step))
     with record.open() if ranks.is_main else nullcontext():
-        views, evaluation = _embedded(parts, embedding)
-        trainer = trainer or parts.trainer(views)
-        ema, history = _ready(parts, trainer, checkpoint, pretraining)
-        with gentle_interrupts() as interrupted:
-            train(
-                trainer,
-                schedule=parts.schedule,
-                ema=ema,
-                evaluate=evaluation if ranks.is_main else lambda _: None,
-                eval_every=parts.config.run.eval_every or max(1, parts.plan.steps // EVALUATIONS),
-                history=history,
-                log=record.log if ranks.is_main else lambda _: None,
-                keep=lambda step, so_far, new: (
-                    record.keep(step, ema, so_far, new, interrupted()) if ranks.is_main else None
-                ),
-                save=lambda so_far: (
-                    record.save(ema, so_far, str(trainer.engine)) if ranks.is_main else None
-                ),
-                report=report,
-            )
+        run.inputs.embed(run.examples, embedding)
+        ema, history = _start(run, trainer, checkpoint, pretraining)
+        train(
+            trainer,
+            schedule=run.schedule,
+            ema=ema,
+            evaluate=run.inputs.judge(embedding) if ranks.is_main else None,
+            eval_every=run.config.run.eval_every or max(1, run.plan.steps // EVALUATIONS),
+            history=history,
+            log=record if ranks.is_main else None,
+            report=report,
+        )
         last = ranks.broadcast_object(history.last)
-    parts.model.load_state_dict(ema.weights())
-    return RunResult(parts.model.eval(), parts.plan, last, parts.folder, parts.config)
+    run.model.load_state_dict(ema.weights())
+    return RunResult(run.model.eval(), run.plan, last, run.folder, run.config)
 
 
-def _ready(
-    parts: Run, trainer: PrivateTrainer, checkpoint: Checkpoint | None, pretraining: Counted
+def _start(
+    run: Run, trainer: PrivateTrainer, checkpoint: Checkpoint | None, pretraining: Counted
 ) -> tuple[Ema, History]:
-    """Where the first step begins, or where the last checkpoint was."""
-    started = checkpoint is not None and checkpoint.step > 0
-    if parts.pretraining is not None and not started:
-        if parts.ranks.is_main:
-            parts.pretraining.run(parts.model, pretraining)
-        trainer.broadcast_weights()
-    ema = Ema(parts.model, parts.config.optimizer.ema_decay)
-    if checkpoint is None or not started:
-        return ema, History()
+    """Average and evaluations before the first step, or as the checkpoint has them."""
+    if checkpoint is None or checkpoint.step == 0:
+        if run.pretraining is not None:
+            if run.ranks.is_main:
+                run.pretraining.run(run.model, pretraining)
+            trainer.broadcast_weights()
+        return Ema(run.model, run.config.optimizer.ema_decay), History()
+    ema = Ema(run.model, run.config.optimizer.ema_decay)
     ema.restore(checkpoint.ema)
     trainer.resume({"plan": asdict(checkpoint.plan), "steps_done": checkpoint.step})
     return ema, checkpoint.history
 
 
-def embedded_views(parts: Run, report: Counted) -> ViewSource:
-    """What a step draws views from: the images, or where they are cached their features.
+@contextmanager
+def smoke_run(config: Config, ranks: Ranks) -> Iterator[Run]:
+    """A run of two steps on two images of noise, with random weights; nothing of it is kept.
+
+    Network, trained part, method, numbers of views and optimiser are those of the settings.
 
     Args:
-        parts: of the run.
-        report: told (views done, views in all) while they are embedded.
+        config: settings; the data, weights and pool that they name are not read.
+        ranks: the processes that train together.
     """
-    if parts.cache is None:
-        return parts.views
-    return parts.cache.embed_train(parts.examples, parts.views, report)
+    with tempfile.TemporaryDirectory() as temporary:
+        config, folder = choose_model(config), Path(temporary)
+        backbone, pooled = config.model.backbone is not None, reads_pool(config)
+        _write_noise(folder, SMOKE_SIZE if backbone else SMOKE_SCRATCH_SIZE)
+        changes: dict[str, dict[str, Any]] = {
+            "views": {"pool": str(folder / "pool") if pooled else None, "pool_labels": None,
+                      "pool_unmapped": "refuse", "pretrain_epochs": 1},
+            "model": {"backbone_weights": None, "backbone_size": SMOKE_SIZE if backbone else None},
+            "features": {"cache_dir": str(folder / "features")},
+            "privacy": {"steps": 2, "epochs": None, "expected_batch_size": 1.0,
+                        "sampling_rate": None, "denominator": None, "prior_releases": ()},
+            "run": {"output": str(folder / "run"), "eval_every": None, "tensorboard": False,
+                    "wandb": None, "log_private_diagnostics": False},
+        }  # fmt: skip
+        changed = {
+            name: getattr(config, name).model_copy(update=values)
+            for name, values in changes.items()
+        }
+        data = DataConfig(
+            data=str(folder / "data"),
+            channels=config.data.channels,
+            normalization=config.data.normalization,
+        )
+        config = config.model_copy(update=changed | {"data": data})
+        yield build_run(config, trial=True, ranks=ranks)
 
 
-def _embedded(parts: Run, report: Counted) -> tuple[ViewSource, Callable[[nn.Module], Evaluation]]:
-    """What a step draws views from, and how the model is judged: in features where cached."""
-    test = parts.splits.test
-    if parts.cache is None:
-
-        def on_images(model: nn.Module) -> Evaluation:
-            return evaluate(model, test, parts.views.normalization, parts.device)
-
-        return parts.views, on_images
-    cached = embedded_views(parts, report)
-    features = parts.cache.embed_test(test, report) if parts.ranks.is_main else None
-
-    def on_features(model: nn.Module) -> Evaluation:
-        assert features is not None
-        return evaluate_features(parts.trained, features, test, parts.device)
-
-    return cached, on_features
+def _write_noise(folder: Path, size: int) -> None:
+    """One image of noise for each of two classes, for training, test and pool."""
+    rng = np.random.default_rng()
+    for name in ("data/train", "data/test", "pool"):
+        for label in ("a", "b"):
+            (folder / name / label).mkdir(parents=True)
+            pixels = rng.integers(0, 256, (size, size, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / name / label / "noise.png")

@@ -18,9 +18,8 @@ from dpmix.reports.facts import RunFacts
 from dpmix.reports.files import ModelFile, RunFiles
 from dpmix.reports.metrics import read_metrics
 from dpmix.reports.statement import read_statement
-from dpmix.runs.build import choose_device
 from dpmix.runs.config import Config
-from dpmix.runs.parts import build, constants_of, load
+from dpmix.runs.network import build_network, choose_device, constants_of, load_backbone_of
 from dpmix.runs.settings import InputConfig
 
 
@@ -56,7 +55,7 @@ def load_run(path: Path, device: str = "auto", **settings: Any) -> SavedRun:
     model, source = files.model, files.config
     if path.is_file():
         model = source = path
-        config = Config.of(ModelFile(path).settings, **settings)
+        config = Config.from_tree(ModelFile(path).settings, **settings)
     else:
         files.refuse_if_missing(files.config)
         config = Config.load(files.config, **settings)
@@ -66,14 +65,14 @@ def load_run(path: Path, device: str = "auto", **settings: Any) -> SavedRun:
             "that the run wrote"
         )
     where, shape = choose_device(device), config.input.image_shape
-    backbone = load(config, where)
+    backbone = load_backbone_of(config, where)
     if backbone is not None and backbone.weights_sha256 != config.input.backbone_sha256:
         raise DpmixError(
             f"the weights of backbone '{backbone.name}' here are not those that the run of "
             f"'{source}' was trained on (sha256 {config.input.backbone_sha256}); restore those, "
             "and set backbone_weights to their path"
         )
-    network = build(config, shape, len(config.input.class_names), backbone)
+    network = build_network(config, shape, len(config.input.class_names), backbone)
     constants = constants_of(config, shape, backbone)
     load_weights(model, network)
     return SavedRun(network.to(where).eval(), config, config.input, constants)

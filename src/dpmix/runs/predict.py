@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from dpmix.data.decode import decode_files
-from dpmix.data.folder_listing import SUFFIXES, list_images, local_path, warn_of_left_out
+from dpmix.data.folder import SUFFIXES, list_images, local_path, warn_of_left_out
 from dpmix.errors import DpmixError
 from dpmix.files import to_json
 from dpmix.runs.load import SavedRun

@@ -1,60 +1,131 @@
-"""The recipes that come with the package: one a cell of the paper's tables."""
+"""Recipes: YAML files of settings, and the paper's experiments by name.
 
+Nothing in a file is executed, however it is written.
+"""
+
+from functools import reduce
+from itertools import product
 from pathlib import Path
+from typing import Any
 
-from dpmix.errors import DpmixError, nearest
-from dpmix.runs.config import Config
+import yaml
 
-# YAML files that come with the package, by name; a user's own go before them, by path.
+from dpmix.errors import DpmixError, nearest, one_line
+
+Tree = dict[str, dict[str, Any]]
+"""Section name -> setting name -> value, as given: nothing is checked yet."""
+
+PAPER = Path(__file__).with_name("recipes.yaml")
 
 
-def shipped_names(folder: Path) -> list[str]:
-    """Names of the files in `folder`, sorted."""
-    return sorted(path.stem for path in folder.glob("*.yaml"))
-
-
-def shipped_path(name: str, folder: Path, what: str, hint: str = "") -> Path:
-    """The file that `name` is the path of, or one of `folder` of that name.
+def read_mapping(path: Path, what: str) -> dict[str, Any]:
+    """Read the mapping in a YAML file; an empty file is an empty one.
 
     Args:
-        name: as the user gave it.
-        folder: of the files that come along.
-        what: they are, for errors.
-        hint: what shows them.
+        path: the file.
+        what: what the file is, for errors, such as "recipe".
 
     Raises:
-        DpmixError: neither.
+        DpmixError: the file can't be read, is not YAML or is no mapping from names.
     """
-    path = Path(name).expanduser()
-    # A path goes first: a user's own file is never hidden by ours.
-    if path.is_file() or path.suffix in (".yaml", ".yml"):
-        return path
-    known = shipped_names(folder)
-    if name not in known:
-        raise DpmixError(
-            f"no {what} '{name}': {nearest(name, known)}, or the path of a YAML file{hint}"
-        )
-    return folder / f"{name}.yaml"
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise DpmixError(f"cannot read {what} '{path}': {error}; check the path") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a number, or a tree, too large
+        raise DpmixError(f"{what} '{path}' is not valid YAML: {one_line(error)}") from None
+    tree = {} if tree is None else tree
+    if not isinstance(tree, dict) or not all(isinstance(name, str) for name in tree):
+        raise DpmixError(f"{what} '{path}' must map names to values, such as 'name: value'")
+    return tree
 
 
-FOLDER = Path(__file__).parent / "recipes"
+def is_file_name(name: str) -> bool:
+    """Whether a recipe or sweep is given as a file: a user's own file is never hidden by ours."""
+    return Path(name).expanduser().is_file() or name.endswith((".yaml", ".yml"))
 
 
 def recipe_names() -> list[str]:
-    """Their names, sorted: NETWORK-DATA-METHOD."""
-    return shipped_names(FOLDER)
+    """The names of the paper's experiments, sorted: NETWORK-DATA-METHOD."""
+    return sorted(_paper())
 
 
-def recipe_path(name: str) -> Path:
-    """The file of a recipe, given by its path or by one of `recipe_names`.
+def read_recipe(recipe: str | Path) -> Tree:
+    """The settings of a recipe, by sections.
+
+    Args:
+        recipe: the path of a YAML file, or one of `recipe_names`.
 
     Raises:
-        DpmixError: neither.
+        DpmixError: no such recipe, or a file that can't be read, is not YAML, does not map sections
+            to settings, or inherits from itself.
     """
-    return shipped_path(name, FOLDER, "recipe", "; `dpmix recipes list` shows them")
+    if isinstance(recipe, Path) or is_file_name(recipe):
+        return _read(Path(recipe).expanduser(), ())
+    paper = _paper()
+    if recipe not in paper:
+        raise DpmixError(
+            f"no recipe '{recipe}': {nearest(recipe, paper)}, or the path of a YAML file; "
+            "`dpmix recipes list` shows them"
+        )
+    return paper[recipe]
 
 
-def network(name: str) -> str:
-    """What a recipe trains, or trains a head on."""
-    model = Config.load(recipe_path(name)).model
-    return model.backbone or model.model or "the best backbone at hand"
+def _paper() -> dict[str, Tree]:
+    """Every data set x network x method, composed."""
+    table = read_mapping(PAPER, "recipes")
+    found = {}
+    for (data, networks), method in product(table["data"].items(), table["methods"]):
+        cell = {"data": {"data": data}, "views": {"method": method}}
+        for network in networks:
+            both = table["pairs"].get(f"{network}-{data}", {})
+            parts = (table["all"], table["networks"][network], both, cell)
+            found[f"{network}-{data}-{method}"] = reduce(merge, parts)
+    return found
+
+
+def _read(path: Path, inheriting: tuple[Path, ...]) -> Tree:
+    """Read a file. `base: OTHER.yaml`, in the same folder, gives the settings that it does not."""
+    if path.resolve() in inheriting:
+        raise DpmixError(f"recipe '{path}' inherits from itself; take out one 'base'")
+    tree = read_mapping(path, "recipe")
+    base = tree.pop("base", None)
+    if base is not None and not isinstance(base, str):
+        raise DpmixError(f"recipe '{path}': base is {base!r}; expected the name of a YAML file")
+    tree = {name: part for name, part in tree.items() if part is not None}
+    if not all(isinstance(part, dict) for part in tree.values()):
+        raise DpmixError(
+            f"recipe '{path}' must map sections to settings, such as 'privacy: {{epsilon: 3}}'"
+        )
+    if base is None:
+        return tree
+    return merge(_read(path.parent / base, (*inheriting, path.resolve())), tree)
+
+
+def merge(tree: Tree, later: Tree) -> Tree:
+    """The settings of `tree`, where `later` does not give the same in any form."""
+    kept = without_alternatives(tree, {leaf for part in later.values() for leaf in part})
+    return {name: {**kept.get(name, {}), **later.get(name, {})} for name in kept | later}
+
+
+def without_alternatives(tree: Tree, given: set[str]) -> Tree:
+    """A recipe without the settings that others, `given` later, replace.
+
+    Such as `epochs`, which `steps` replaces.
+    """
+    batch, rate = {"expected_batch_size"}, {"sampling_rate", "denominator"}
+    replaced: set[str] = set()
+    for these, others in (
+        ({"steps"}, {"epochs"}),
+        ({"epochs"}, {"steps"}),
+        (batch, rate),
+        (rate, batch),
+        ({"trainable"}, {"cache_views", "last_blocks", "lora_rank"}),
+        ({"fresh_views"}, {"cache_views"}),
+    ):
+        if given & these:
+            replaced |= others - given
+    return {
+        name: {leaf: value for leaf, value in part.items() if leaf not in replaced}
+        for name, part in tree.items()
+    }

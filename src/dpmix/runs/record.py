@@ -17,9 +17,9 @@ from dpmix.reports.metrics import metrics
 from dpmix.reports.model_card import model_card
 from dpmix.reports.page import report_page
 from dpmix.reports.statement import privacy_statement, public_inputs, statement_text
+from dpmix.runs.build import Run
 from dpmix.runs.checkpoint import Checkpoint, Checkpoints, newest_checkpoint
 from dpmix.runs.folder import RunFolder
-from dpmix.runs.parts import Run
 from dpmix.runs.tracking import Tracker, open_trackers
 from dpmix.training.ema import Ema
 from dpmix.training.loop import History

@@ -11,19 +11,12 @@ from dpmix.data.splits import Splits
 from dpmix.errors import DpmixError
 from dpmix.reports.files import ModelFile
 from dpmix.reports.statement import Statement
-from dpmix.runs.build import build_run
+from dpmix.runs.build import Run, build_run
 from dpmix.runs.checkpoint import Checkpoint, newest_checkpoint, newest_step
-from dpmix.runs.config import LEAVES, Config
+from dpmix.runs.config import Config
 from dpmix.runs.folder import RunFolder
-from dpmix.runs.parts import Run
+from dpmix.runs.settings import LEAVES, places
 from dpmix.training.distributed import ALONE, Ranks
-
-FREE = {
-    "data", "data_root", "download", "workers", "pool", "pool_labels", "backbone_weights",
-    "cache_dir", "device", "engine", "view_chunk", "compile", "checkpoint_minutes",
-    "checkpoint_every", "keep_checkpoints", "tensorboard", "wandb", "log_private_diagnostics",
-}  # fmt: skip
-"""Settings that may change: where things are and how they are computed."""
 
 
 def is_complete(root: Path, **settings: Any) -> bool:
@@ -54,7 +47,7 @@ def rebuild_run(
         root: the run's folder.
         decoding: called with (done, total) while images are decoded.
         ranks: the processes that resume it.
-        **settings: new values of settings in `FREE`.
+        **settings: new values of settings that `places("resume")` names.
 
     Raises:
         DpmixError: no checkpoint, a complete run, or anything that changed, by its name.
@@ -66,8 +59,8 @@ def rebuild_run(
         raise DpmixError(f"the run in '{root}' is complete: there is nothing left to do")
     checkpoint = newest_checkpoint(folder.checkpoints)
     tree = yaml.safe_load(checkpoint.config)
-    before = Config.of(tree)
-    config = Config.of(tree, **settings)
+    before = Config.from_tree(tree)
+    config = Config.from_tree(tree, **settings)
     _refuse_changed_settings(before, config)
     # The random draws of a seed depend on the number of processes; unseeded ones do not.
     if config.run.seed is not None and ranks.size != checkpoint.ranks:
@@ -77,7 +70,7 @@ def rebuild_run(
     run = build_run(
         config.model_copy(update={"run": output}),
         decoding,
-        plan=checkpoint.plan,
+        resumed=checkpoint.plan,
         ranks=ranks,
         recorded=True,
     )
@@ -114,7 +107,7 @@ def _published(folder: RunFolder) -> Statement | None:
 def _refuse_changed_settings(before: Config, now: Config) -> None:
     for leaf, section in LEAVES.items():
         new, old = (getattr(getattr(config, section), leaf) for config in (now, before))
-        if new != old and leaf not in FREE:
+        if new != old and leaf not in places("resume"):
             raise _changed(leaf, new, old)
 
 

@@ -1,9 +1,13 @@
-"""Every setting of a run, section by section: its type, its bounds, its default and its help."""
+"""Every setting of a run, section by section: its type, bounds, default and help.
+
+Each is declared once, here. None means "not given"; `runs/defaults.py` then chooses. What a setting
+says of a place stands in its own metadata, which `places` reads.
+"""
 
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from dpmix.data.image import Reading
 from dpmix.data.splits import JudgedOn
@@ -11,62 +15,48 @@ from dpmix.models.finetune import Trainable
 from dpmix.models.head import FeatureNorm
 from dpmix.pool.class_map import Unmapped
 from dpmix.views.extra_augment import ExtraAugment
-from dpmix.views.spec import Average, Method, PoolDraw
+from dpmix.views.spec import Average, Method, PoolDraw, ViewSpec
 
-
-def _options(value: object) -> object:
-    """A mapping, or its YAML text as it is typed on the command line."""
-    return yaml.safe_load(value) if isinstance(value, str) else value
+Place = Literal["path", "resume", "sweep"]
+PATH, RESUME, SWEEP = "path", "resume", "sweep"  # marks of a setting; `places` says what they mean
 
 
 class Section(BaseModel):
-    """A section of the tree: frozen, and no field that it does not know."""
+    """A section of the settings: frozen, with no field that it does not know."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class DataConfig(Section):
     """Which images, and how they are read."""
 
-    data: str = Field(
-        "mnist5k",
-        description="a folder of images, an .npz file, mnist5k, or one of torchvision's sets: "
-        "cifar10, cifar100, eurosat, caltech256, sun397, pet; or hf:NAME, hf:NAME:CONFIGURATION",
-    )
-    data_root: str = Field("data", description="where torchvision keeps its data sets")
-    download: bool = Field(False, description="fetch a named set that is not there")
-    test_fraction: float | None = Field(
-        None,
-        description="share of test images, for a folder without train and test folders; default "
-        "0.2",
-    )
-    image_size: int | None = Field(
-        None,
-        description="make every image a square of this many pixels: resized, and cut to the centre "
-        "or, where that would cut off more than a tenth, padded with its own border",
-    )
-    channels: int | None = Field(None, description="convert every image to 1 (grey) or 3 (RGB)")
-    classes: int | None = Field(
-        None, description="keep the first so many classes only, in training and test images"
-    )
-    validation_fraction: float | None = Field(
-        None,
-        gt=0,
-        lt=1,
-        description="for tuning: share of the TRAINING images to hold out, without protection, and "
-        "to judge on instead of the test images",
-    )
-    train_images: int | None = Field(
-        None,
-        description="train on so many images, by a fixed order of their places; the guarantee is "
-        "about these",
-    )
-    skip_corrupt: bool = Field(False, description="leave out unreadable images and count them")
-    normalization: str | None = Field(
-        None,
-        description="public pixel constants: unit, half (default), imagenet; not with --backbone",
-    )
-    workers: int | None = Field(None, description="decoding threads; default: one per core")
+    data: Annotated[str, PATH, RESUME] = "mnist5k"
+    """a folder of images, an .npz file, mnist5k, one of torchvision's sets (cifar10, cifar100,
+    eurosat, caltech256, sun397, pet), hf:NAME or hf:NAME:CONFIGURATION"""
+    data_root: Annotated[str, PATH, RESUME] = "data"
+    """folder in which torchvision keeps its data sets"""
+    download: Annotated[bool, RESUME] = False
+    """download a named set that is missing"""
+    test_fraction: float | None = None
+    """share of test images, for a folder without train and test folders; default 0.2"""
+    image_size: int | None = None
+    """make every image a square of this many pixels: resize it, and cut it to the centre or,
+    where that would cut off more than a tenth, pad it with its own border"""
+    channels: int | None = None
+    """convert every image to 1 (grey) or 3 (RGB)"""
+    classes: int | None = None
+    """use only the first N classes, in training and test images"""
+    validation_fraction: float | None = Field(None, gt=0, lt=1)
+    """for tuning: hold out this share of the TRAINING images, which are then not protected, and
+    evaluate on them instead of the test images"""
+    train_images: int | None = None
+    """train on a fixed subset of N images; the guarantee covers that subset"""
+    skip_corrupt: bool = False
+    """leave out unreadable images and count them"""
+    normalization: str | None = None
+    """public pixel constants: unit, half (default), imagenet; not with --backbone"""
+    workers: Annotated[int | None, RESUME] = None
+    """number of decoding threads; default: one per core"""
 
     @property
     def judged_on(self) -> JudgedOn:
@@ -77,228 +67,255 @@ class DataConfig(Section):
 class ViewConfig(Section):
     """Which views of an example are averaged before clipping."""
 
-    method: Method | None = Field(
-        None,
-        description="none, self-aug, mix-self, mix-diff, microbatch-mixup; default mix-self, but "
-        "self-aug for cnn-small and a head on scatternet, none for one on mobilenet-v2-offline: "
-        "they measured best",
-    )
+    method: Method | None = None
+    """which views are made; default: mix-self, or what measured better for the network"""
     k_base: int | None = Field(
         None,
-        description="K_BASE: self-augmentations of each image; default 16 (scatternet and "
-        "cnn-small 4, or 8 for self-aug; cnn-small on many images fewer, to 1)",
+        description=f"K_BASE: self-augmentations of each image; default {ViewSpec.k_base} or fewer",
     )
     k_self: int | None = Field(
-        None,
-        description="K_SELF: mixups within one image's views; default 18 (scatternet and "
-        "cnn-small 4)",
+        None, description=f"K_SELF: mixups of one image's views; default {ViewSpec.k_self} or fewer"
     )
-    k_diff: int = Field(2, description="K_DIFF: public images mixed in (mix-diff)")
-    mixup_alpha: float = Field(0.2, description="alpha of Beta(alpha, alpha), the mixing weight")
+    k_diff: int = ViewSpec.k_diff
+    """K_DIFF: public images mixed in (mix-diff)"""
+    mixup_alpha: float = ViewSpec.mixup_alpha
+    """alpha of Beta(alpha, alpha), the mixing weight"""
     crop_padding: int | None = Field(
         None,
-        description="reflect padding before the random crop, in pixels; default 4, for cnn-small 1",
+        description="reflect padding in pixels before the random crop; default "
+        f"{ViewSpec.crop_padding} or less",
     )
-    flip: bool | None = Field(
-        None, description="mirror views at random; default: as suits the data (off for digits)"
-    )
-    extra_augment: ExtraAugment = Field(
-        "none",
-        description="after crop and flip: none, color-jitter, affine, cutout, noise, blur, all",
-    )
-    average: Average = Field("all", description="average all views, or mixed-only")
-    pool: str | None = Field(
-        None, description="public images: a folder with one folder per class, or an .npz of JPEGs"
-    )
-    pool_labels: str | None = Field(
-        None, description="CSV of pool_class,class: which class each class of the pool stands for"
-    )
-    pool_unmapped: Unmapped = Field(
-        "refuse", description="pool classes that match none: refuse, leave-out, unlabelled"
-    )
-    pool_draw: PoolDraw = Field(
-        "uniform", description="public images drawn: uniform, same-class, other-class"
-    )
-    pool_role: Literal["mix", "extra", "pretrain"] = Field(
-        "mix", description="mix them in, extra views without mixup, or pretrain on them alone"
-    )
-    pretrain_epochs: int = Field(20, ge=1, description="passes over the pool, to pretrain on it")
+    flip: bool | None = None
+    """mirror views at random; default: on, but off for digits"""
+    extra_augment: ExtraAugment = ViewSpec.extra_augment
+    """a further augmentation after crop and flip"""
+    average: Average = ViewSpec.average
+    """average all views, or only the mixtures"""
+    pool: Annotated[str | None, PATH, RESUME] = None
+    """public images: a folder with one folder per class, or an .npz of JPEGs"""
+    pool_labels: Annotated[str | None, PATH, RESUME] = None
+    """CSV of pool_class,class: which class each class of the pool stands for"""
+    pool_unmapped: Unmapped = "refuse"
+    """what to do with pool classes that match none"""
+    pool_draw: PoolDraw = ViewSpec.pool_draw
+    """which public images an example draws"""
+    pool_role: Literal["mix", "extra", "pretrain"] = "mix"
+    """mix them in, use them as extra views without mixup, or pretrain on them"""
+    pretrain_epochs: int = Field(20, ge=1)
+    """passes over the pool in pretraining"""
 
 
-class ModelConfig(Section):
+class ScratchSettings(Section):
+    """Settings of a model that is trained from scratch."""
+
+    model: str | None = None
+    """train from scratch, without public weights: cnn-small, wrn-16-4, wrn-40-4"""
+    shortcut: str | None = None
+    """wide ResNet's shortcut: conv (default) or conv-norm-relu"""
+
+
+class BackboneSettings(Section):
+    """Settings of a public backbone."""
+
+    backbone: str | None = None
+    """frozen public features: scatternet, mobilenet-v2-offline, timm:MODEL,
+    torchvision:MODEL, open_clip:MODEL/WEIGHTS; default: the best on this machine"""
+    backbone_weights: Annotated[str | None, PATH, RESUME] = None
+    """path of a file or folder with the backbone's weights; default: the library's"""
+    backbone_size: int | None = Field(None, ge=1)
+    """side in pixels of the images that it takes; default: its own"""
+    feature_norm: FeatureNorm = "unit"
+    """normalize features before the head; whiten needs a public pool"""
+    feature_length: float = Field(10.0, gt=0)
+    """length of every feature vector after unit or whiten"""
+
+
+class LastBlocksSettings(Section):
+    """Settings of training the last blocks of a backbone."""
+
+    last_blocks: int = Field(1, ge=1)
+    """number of blocks, for last-blocks"""
+
+
+class LoraSettings(Section):
+    """Settings of low-rank updates of a backbone."""
+
+    lora_rank: int = Field(8, ge=1)
+    """rank of the updates, for lora"""
+
+
+class ModelConfig(LoraSettings, LastBlocksSettings, BackboneSettings, ScratchSettings):
     """What is trained: a model from scratch, or a head (and more) on a public backbone."""
 
-    model: str | None = Field(
-        None, description="from scratch, without public weights: cnn-small, wrn-16-4 or wrn-40-4"
-    )
-    shortcut: str | None = Field(
-        None, description="wide ResNet's shortcut: conv (default) or conv-norm-relu"
-    )
-    backbone: str | None = Field(
-        None,
-        description="frozen public features: scatternet, mobilenet-v2-offline, "
-        "timm:MODEL, torchvision:MODEL, open_clip:MODEL/WEIGHTS; default: the best at hand",
-    )
-    backbone_weights: str | None = Field(
-        None, description="its weights: a local file or folder, instead of the library's own"
-    )
-    backbone_size: int | None = Field(
-        None, ge=1, description="pixels that images are resized to for it; default: its own"
-    )
-    trainable: Trainable = Field(
-        "head", description="what trains: head, norm-and-bias, lora, last-blocks, all"
-    )
-    last_blocks: int = Field(1, ge=1, description="how many blocks, for last-blocks")
-    lora_rank: int = Field(8, ge=1, description="rank of the updates, for lora")
-    feature_norm: FeatureNorm = Field(
-        "unit", description="features before the head: none, unit, whiten (by the public pool)"
-    )
-    feature_length: float = Field(
-        10.0, gt=0, description="length of every feature vector after unit or whiten"
-    )
+    trainable: Trainable = "head"
+    """what to train of a backbone classifier"""
 
 
-class CacheConfig(Section):
+class ViewCacheSettings(Section):
+    """Whether and how many views are embedded once."""
+
+    fresh_views: bool = False
+    """embed new views at every step: no cache, slow"""
+    cache_views: int | None = Field(None, ge=1)
+    """M, embedded views of an image, of which a step draws K; default: K or more"""
+
+
+class CacheConfig(ViewCacheSettings):
     """Views of a frozen backbone, embedded once."""
 
-    fresh_views: bool = Field(False, description="embed new views at every step: no cache, slow")
-    cache_views: int | None = Field(
-        None,
-        ge=1,
-        description="M, embedded views of an image, of which a step draws K; default 36, or K if "
-        "that is more (scatternet: K)",
-    )
-    cache_dtype: Literal["float16", "float32"] = Field(
-        "float16", description="numbers of the cache: float16, float32"
-    )
-    cache_dir: str = Field(
-        "runs/features",
-        description="where caches lie, in a folder closed to other users; PRIVATE, shared by runs",
-    )
-    view_seed: int = Field(
-        0, ge=0, description="of the cached views' random draws; need not be secret"
-    )
+    cache_dtype: Literal["float16", "float32"] = "float16"
+    """type of features"""
+    cache_dir: Annotated[str, PATH, RESUME] = "runs/features"
+    """folder of the caches, closed to other users; PRIVATE, shared by runs"""
+    view_seed: int = Field(0, ge=0)
+    """seed of the cached augmentations (need not be secret)"""
+
+
+# What is trained, as a tagged union: each kind has the settings that it reads, and no other.
+
+
+class FromScratch(ScratchSettings):
+    """A model from scratch."""
+
+    trained: Literal["scratch"]
+
+
+class Head(BackboneSettings, ViewCacheSettings):
+    """A head on a frozen backbone."""
+
+    trained: Literal["head"]
+
+    @model_validator(mode="after")
+    def _has_a_cache(self) -> "Head":
+        if self.fresh_views and self.cache_views is not None:
+            raise ValueError(
+                f"cache_views is {self.cache_views}, and --fresh-views trains without a cache; "
+                "leave one out"
+            )
+        return self
+
+
+class MoreThanHead(BackboneSettings):
+    """A head and more of the backbone, on views that are always fresh."""
+
+    fresh_views: bool = True
+
+
+class NormsOrAll(MoreThanHead):
+    """A head, and all of the backbone or its norms and biases."""
+
+    trained: Literal["norm-and-bias", "all"]
+
+
+class LastBlocks(MoreThanHead, LastBlocksSettings):
+    """A head and the backbone's last blocks."""
+
+    trained: Literal["last-blocks"]
+
+
+class Lora(MoreThanHead, LoraSettings):
+    """A head and low-rank updates of the backbone."""
+
+    trained: Literal["lora"]
+
+
+Trained = Annotated[
+    FromScratch | Head | NormsOrAll | LastBlocks | Lora, Field(discriminator="trained")
+]
 
 
 class PrivacyConfig(Section):
     """The guarantee. `steps` or `epochs`; `expected_batch_size`, or rate and denominator."""
 
-    epsilon: float = Field(
-        3.0,
-        description="privacy budget, default 3; 'inf' trains WITHOUT privacy or clipping",
-    )
-    delta: float | None = Field(
-        None,
-        description="delta of the guarantee, well under 1/N; default min(1e-5, 1 / (10 N))",
-    )
-    max_grad_norm: float = Field(1.0, description="C: every example's gradient is clipped to it")
-    expected_batch_size: float | None = Field(
-        None,
-        description="q*N, examples expected in a step; default N for a head on a backbone, from "
-        "scratch 2,048, else 400; at most N",
-    )
-    sampling_rate: float | None = Field(
-        None, description="q itself, with --denominator, when N must not count as public"
-    )
-    denominator: float | None = Field(
-        None, description="divides the noisy sum; only with --sampling-rate"
-    )
-    steps: int | None = Field(
-        None,
-        description="T, training steps; default 50 (a head on more than 25,000 images: 100); from "
-        "scratch N epsilon / 250, but 50 to 800",
-    )
-    epochs: float | None = Field(None, description="T as expected passes over the data")
-    expected_runs: float | None = Field(
-        None,
-        description="of a private selection, on average, that this run is one of: epsilon is then "
-        "that of publishing the best (dpmix sweep --private-selection sets it)",
-    )
-    allow_repeats: bool = Field(
-        False,
-        description="train although some images occur more than once, and state the larger epsilon "
-        "of the person in the most frequent one as well",
-    )
-    spent: tuple[str, ...] = Field(
-        (),
-        description="JSON record of an earlier Gaussian release of these data, to count in epsilon; "
-        "repeatable",
-    )
+    epsilon: float = 3.0
+    """privacy budget; 'inf' trains WITHOUT privacy and without clipping"""
+    delta: float | None = None
+    """delta of the guarantee; default: well below 1/N"""
+    max_grad_norm: float = 1.0
+    """C: every example's gradient is clipped to it"""
+    expected_batch_size: float | None = None
+    """q*N, expected number of examples in a step, at most N; default: N for a head"""
+    sampling_rate: float | None = None
+    """q itself, with --denominator, when N must not count as public"""
+    denominator: float | None = None
+    """divides the noisy sum; only with --sampling-rate"""
+    steps: int | None = None
+    """T, training steps; default: chosen from N and epsilon"""
+    epochs: float | None = None
+    """T as expected passes over the data"""
+    expected_runs: float | None = None
+    """mean number of runs of the private selection that this run is part of: epsilon is then
+    that of publishing the best (dpmix sweep --private-selection sets it)"""
+    allow_repeats: bool = False
+    """train although some images occur more than once, and state the larger epsilon of the
+    person in the most frequent one as well"""
+    prior_releases: Annotated[tuple[str, ...], PATH] = ()
+    """JSON record of an earlier Gaussian release of these data, to include in epsilon;
+    repeatable"""
 
     @property
     def n_is_public(self) -> bool:
-        """Whether N may be stated: neither a rate nor a denominator took its place."""
+        """Whether N may be stated: neither a rate nor a denominator was given instead."""
         return self.sampling_rate is None and self.denominator is None
+
+
+def _options(value: object) -> object:
+    """A mapping, or its YAML text as it is typed on the command line."""
+    return yaml.safe_load(value) if isinstance(value, str) else value
 
 
 class OptimizerConfig(Section):
     """How the released gradients are used; none of it affects privacy."""
 
-    optimizer: str = Field(
-        "SGD", description="of torch.optim, by name: SGD, Adam, AdamW, ...; or DPAdamBC"
-    )
-    learning_rate: float | None = Field(
-        None, gt=0, description="learning rate; the default goes with the rest of the recipe"
-    )
-    momentum: float | None = Field(
-        None, ge=0, lt=1, description="momentum, where the optimizer has it; default 0.9"
-    )
-    weight_decay: float = Field(0.0, ge=0, description="weight decay")
+    optimizer: str = "SGD"
+    """name of a torch.optim class: SGD, Adam, AdamW, ...; or DPAdamBC"""
+    learning_rate: float | None = Field(None, gt=0)
+    """learning rate; default: derived from noise, batch and steps"""
+    momentum: float | None = Field(None, ge=0, lt=1)
+    """momentum, where the optimizer has it; SGD has it by default"""
+    weight_decay: float = Field(0.0, ge=0)
+    """weight decay"""
     optimizer_options: Annotated[dict[str, Any], BeforeValidator(_options)] = Field(
-        default_factory=dict, description="more of its arguments, as YAML: '{nesterov: true}'"
+        default_factory=dict
     )
-    schedule: Literal["constant", "cosine"] = Field("constant", description="constant or cosine")
-    ema_decay: float = Field(
-        0.99, ge=0, lt=1, description="decay of the weights' moving average, warmed up"
-    )
+    """more arguments of the optimizer, as YAML: '{nesterov: true}'"""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """learning rate schedule"""
+    ema_decay: float = Field(0.99, ge=0, lt=1)
+    """decay of the weights' moving average, warmed up"""
 
 
 class RunConfig(Section):
     """Where and how the run happens."""
 
-    output: str | None = Field(None, description="run folder; default: a new one under runs/")
-    overwrite: bool = Field(False, description="replace the run in a folder that is not empty")
-    seed: int | None = Field(
-        None, ge=0, description="repeatable RESEARCH run: whoever knows the seed undoes the noise"
-    )
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
-    engine: Literal["auto", "examplewise", "vectorized", "linear"] = Field(
-        "auto",
-        description="per-example gradients: auto (by a rule of model and K), examplewise, "
-        "vectorized, linear",
-    )
-    view_chunk: int | None = Field(
-        None, ge=1, description="views per forward pass, to bound memory; exact"
-    )
-    eval_every: int | None = Field(
-        None, ge=1, description="steps between evaluations; default: ten in a run"
-    )
-    checkpoint_minutes: float = Field(
-        5.0, ge=0, description="minutes between checkpoints, which --resume goes on from"
-    )
-    checkpoint_every: int | None = Field(
-        None, ge=1, description="steps between checkpoints, where that is sooner"
-    )
-    tensorboard: bool = Field(False, description="write curves for TensorBoard")
-    wandb: str | None = Field(
-        None,
-        description="project of Weights & Biases to send curves to, when the run ends "
-        "(WANDB_MODE=offline: keep)",
-    )
-    log_private_diagnostics: bool = Field(
-        False,
-        description="add training loss and gradient norms to those curves: computed from private "
-        "images WITHOUT noise",
-    )
-    keep_checkpoints: int = Field(2, ge=1, description="so many of the last checkpoints are kept")
-
-
-PATHS = frozenset(
-    {"data", "data_root", "pool", "pool_labels", "backbone_weights", "cache_dir", "spent", "output"}
-)
-
-
-"""Settings that can hold a path, which is not to be published."""
+    output: Annotated[str | None, PATH, SWEEP] = None
+    """run folder; default: a new one under runs/"""
+    overwrite: Annotated[bool, SWEEP] = False
+    """replace the run in a folder that is not empty"""
+    seed: int | None = Field(None, ge=0)
+    """repeatable RESEARCH run: anyone who knows it can remove the noise"""
+    device: Annotated[str, RESUME, SWEEP] = "auto"
+    """auto, cpu, cuda, cuda:1, mps"""
+    engine: Annotated[Literal["auto", "examplewise", "vectorized", "linear"], RESUME] = "auto"
+    """how per-example gradients are computed; auto chooses by a rule of model and K"""
+    view_chunk: Annotated[int | None, RESUME] = Field(None, ge=1)
+    """views per forward pass, to bound memory; exact"""
+    eval_every: int | None = Field(None, ge=1)
+    """steps between evaluations; default: a tenth of the steps"""
+    checkpoint_minutes: Annotated[float, RESUME] = Field(5.0, ge=0)
+    """minutes between checkpoints"""
+    checkpoint_every: Annotated[int | None, RESUME] = Field(None, ge=1)
+    """steps between checkpoints, where that is sooner"""
+    tensorboard: Annotated[bool, RESUME] = False
+    """write curves for TensorBoard"""
+    wandb: Annotated[str | None, RESUME] = None
+    """project of Weights & Biases to send curves to when the run ends (WANDB_MODE=offline keeps
+    them here)"""
+    log_private_diagnostics: Annotated[bool, RESUME] = False
+    """add training loss and gradient norms to those curves: computed from private images
+    WITHOUT noise"""
+    keep_checkpoints: Annotated[int, RESUME] = Field(2, ge=1)
+    """number of checkpoints to keep"""
 
 
 class InputConfig(Section):
@@ -307,4 +324,37 @@ class InputConfig(Section):
     image_shape: tuple[int, int, int]
     class_names: tuple[str, ...]
     backbone_sha256: str | None = None
-    reading: Reading = 1  # of runs from before there was another
+    reading: Reading = 1  # of runs that recorded none
+
+
+SECTIONS: dict[str, type[Section]] = {
+    "data": DataConfig,
+    "views": ViewConfig,
+    "model": ModelConfig,
+    "features": CacheConfig,
+    "privacy": PrivacyConfig,
+    "optimizer": OptimizerConfig,
+    "run": RunConfig,
+}
+"""Section name -> its model. Setting names are unique across sections."""
+
+LEAVES: dict[str, str] = {
+    leaf: name for name, section in SECTIONS.items() for leaf in section.model_fields
+}
+"""Setting name -> its section's name."""
+
+
+def places(mark: Place) -> set[str]:
+    """Names of the settings that say where something is, or where and how a run is computed.
+
+    Args:
+        mark: `path`: those whose value can name a place on this machine, and is never published.
+            `resume`: those that a resumed run may change, since they do not change what is trained.
+            `sweep`: those that are the same for every run of a sweep, and no part of what it is.
+    """
+    return {
+        leaf
+        for section in SECTIONS.values()
+        for leaf, field in section.model_fields.items()
+        if mark in field.metadata
+    }

@@ -1,37 +1,26 @@
-"""The trackers that the settings ask for."""
+"""Curves of a run in TensorBoard and Weights & Biases.
+
+Guarantee: no point tells when it was made, since the time of a step tells how many examples were
+drawn; and nothing is sent about the machine, the code or where anything is stored.
+"""
 
 import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from dpmix.errors import DpmixError, one_line, to_install
 from dpmix.runs.config import Config
 from dpmix.runs.folder import RunFolder
 
-# What a run asks of whatever draws its curves.
-
-
-# Checkable: the tests check annotations while the code runs.
-@runtime_checkable
-class Tracker(Protocol):
-    """Takes named numbers by step."""
-
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Add a point to the curves in `values`."""
-
-    def close(self) -> None:
-        """Write what is left."""
-
-
-# TensorBoard's event files in the run's folder.
-
 
 class TensorBoard:
-    """Curves in `folder`; a run that goes on after `step` takes the place of what came later.
+    """Curves as TensorBoard's event files. All points have the same wall time.
 
-    Every point has the time at which this began as its wall time: its own would clock the steps.
+    Args:
+        folder: for the files.
+        step: of a resumed run, its last step; points after it are replaced.
 
     Raises:
         DpmixError: TensorBoard is not installed.
@@ -48,35 +37,30 @@ class TensorBoard:
         self._writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Add a point to the curves in `values`."""
+        """Add a point at `step` to each of the curves that `values` names."""
         for name, value in values.items():
             self._writer.add_scalar(name, value, step, walltime=self._began)
         self._writer.flush()
 
     def close(self) -> None:
-        """Write what is left."""
+        """Close the file."""
         self._writer.close()
 
 
-# Weights & Biases, told nothing about the machine, the code or where anything lies.
-
-
 class WeightsAndBiases:
-    """One run of `project`, under the run's own id; a run that goes on adds to it.
+    """Curves as one run of a project of Weights & Biases; a resumed run continues it.
 
-    Points are sent when the run ends or stops: wandb notes when each arrives, which would clock the
-    steps. A killed process has sent none of its own.
-
-    WANDB_MODE=offline keeps it on this machine until `wandb sync`.
+    Points are sent when the run ends or stops, since wandb notes when each arrives. A killed
+    process has sent none of its own. WANDB_MODE=offline keeps them here until `wandb sync`.
 
     Args:
         project: its name.
-        run_id: of the run.
-        folder: for wandb's own files.
-        config: public settings to show beside the curves.
+        run_id: the run's own id.
+        folder: for wandb's own files, which name paths and the machine.
+        config: public settings to show with the curves.
 
     Raises:
-        DpmixError: wandb is not installed, or can't begin.
+        DpmixError: wandb is not installed, or can't start.
     """
 
     def __init__(self, project: str, run_id: str, folder: Path, config: dict[str, Any]) -> None:
@@ -104,7 +88,7 @@ class WeightsAndBiases:
             ) from None
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Hold a point of the curves in `values` until `close`."""
+        """Hold a point at `step` of each of the curves that `values` names, until `close`."""
         self._held.append((step, dict(values)))
 
     def close(self) -> None:
@@ -114,11 +98,14 @@ class WeightsAndBiases:
         self._run.finish()
 
 
+Tracker = TensorBoard | WeightsAndBiases
+
+
 def open_trackers(config: Config, folder: RunFolder, run_id: str, step: int) -> list[Tracker]:
-    """Begin, or go on after `step` steps.
+    """Start the trackers that the settings ask for, or continue them after `step` steps.
 
     Raises:
-        DpmixError: a library that is not installed, or can't begin.
+        DpmixError: a library that is not installed, or can't start.
     """
     opened: list[Tracker] = []
     private = config.run.log_private_diagnostics
@@ -137,13 +124,12 @@ def open_trackers(config: Config, folder: RunFolder, run_id: str, step: int) -> 
         place = folder.diagnostics if private else folder.root
         opened.append(TensorBoard(place / "tensorboard", step))
     if config.run.wandb:
-        # Its own files name paths and the machine.
         opened.append(WeightsAndBiases(config.run.wandb, run_id, folder.diagnostics, shown(config)))
     return opened
 
 
 def shown(config: Config) -> dict[str, Any]:
-    """Settings that name no path, host or data set."""
+    """Settings that name no path, machine or data set."""
     sections = config.published()
     return {
         leaf: value

@@ -37,12 +37,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from dpmix.data.named import public_name, refuse_if_missing
 from dpmix.errors import DpmixError, nearest
 from dpmix.files import to_json
-from dpmix.privacy.plan import refuse_unfit_epsilon
-from dpmix.runs.build import check_pool_settings, reads_pool
-from dpmix.runs.config import Config, read_mapping
-from dpmix.runs.defaults import choose_model
-from dpmix.runs.recipes import recipe_path, shipped_names, shipped_path
-from dpmix.runs.settings import PATHS, ViewConfig
+from dpmix.runs.config import Config
+from dpmix.runs.defaults import check_settings, choose_model, reads_pool
+from dpmix.runs.recipes import is_file_name, read_mapping
+from dpmix.runs.settings import ViewConfig, places
 
 FOLDER = Path(__file__).parent
 """The sweeps of the package: the questions of the paper and more."""
@@ -50,8 +48,6 @@ FOLDER = Path(__file__).parent
 Settings = dict[str, Any]
 SEED = "seed"
 
-# Where a run is written and on which device does not change what it is.
-_ELSEWHERE = {"run": {"output", "overwrite", "device"}}
 _REMEDIES = {
     "extra_forbidden": "expected title, base, settings, rows, grid, tune and scales",
     "list_type": "write a list, such as [1, 2]",
@@ -61,7 +57,7 @@ _OF_THE_POOL = {name for name in ViewConfig.model_fields if name.startswith("poo
 
 def sweep_names() -> list[str]:
     """Names of the package's sweeps, sorted."""
-    return shipped_names(FOLDER)
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
 def sweep_path(name: str) -> Path:
@@ -70,7 +66,13 @@ def sweep_path(name: str) -> Path:
     Raises:
         DpmixError: neither.
     """
-    return shipped_path(name, FOLDER, "sweep")
+    if is_file_name(name):
+        return Path(name).expanduser()
+    if name not in sweep_names():
+        raise DpmixError(
+            f"no sweep '{name}': {nearest(name, sweep_names())}, or the path of a YAML file"
+        )
+    return FOLDER / f"{name}.yaml"
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ class SweepRun:
     row: str
     swept: Settings
     settings: Settings
-    base: Path | None
+    base: Path | str | None
     tuned: Settings = field(default_factory=dict)
 
     @cached_property
@@ -106,7 +108,7 @@ class SweepRun:
     @cached_property
     def name(self) -> str:
         """The name of its folder: runs with the same settings are the same run."""
-        settings = to_json(self.config.model_dump(mode="json", exclude=_ELSEWHERE))
+        settings = to_json(self.config.model_dump(mode="json", exclude={"run": places("sweep")}))
         return sha256(settings.encode()).hexdigest()[:16]
 
     @property
@@ -200,11 +202,9 @@ def load_sweep(path: Path, scale: str | None = None, settings: Settings | None =
     runs = tuple(_runs(path, part))
     tries = tuple(_runs(path, part.tries(part.tune))) if part.tune else ()
     for run in (*tries, *runs):
-        config = choose_model(run.config.by_itself())
-        config.view_spec(flip=False)
-        check_pool_settings(config.views)
+        config = choose_model(run.config.require_no_selection())
+        check_settings(config)
         refuse_if_missing(config.data.data)
-        refuse_unfit_epsilon(config.privacy.epsilon)
     _refuse_namesakes(path, runs)
     return Sweep(file.title, runs, tries, tuned)
 
@@ -253,7 +253,7 @@ def _runs(path: Path, part: _Part) -> Iterator[SweepRun]:
 
 def _refuse_unfit(path: Path, row: str, own: Settings, grid: dict[str, list[Any]]) -> None:
     for name in (*own, *grid):
-        if name in _ELSEWHERE["run"]:
+        if name in places("sweep"):
             raise DpmixError(f"sweep '{path}': {name} is not for a row or a grid; leave it out")
     for name in grid:
         if name in own:
@@ -261,14 +261,14 @@ def _refuse_unfit(path: Path, row: str, own: Settings, grid: dict[str, list[Any]
                 f"sweep '{path}': row '{row}' sets {name}, which the grid varies; leave out either"
             )
         # `data` has its own column in the results, by its public name.
-        if name in PATHS - {"data"}:
+        if name in places("path") - {"data"}:
             raise DpmixError(
                 f"sweep '{path}': {name} is in the grid, whose values the results show, and they "
                 f"name no path; make a row of each value, such as rows: {{a: {{{name}: PATH}}}}"
             )
 
 
-def _recipe(path: Path, base: str) -> Path:
-    """A recipe next to the sweep, or one of that name or path."""
+def _recipe(path: Path, base: str) -> Path | str:
+    """A recipe in the sweep's folder, or one of that name or path."""
     beside = path.parent / base
-    return beside if beside.is_file() else recipe_path(base)
+    return beside if beside.is_file() else base

@@ -24,8 +24,7 @@ from dpmix.reports.facts import RunFacts
 from dpmix.runs.build import build_run
 from dpmix.runs.checkpoint import newest_step
 from dpmix.runs.config import Config
-from dpmix.runs.fit import fit
-from dpmix.runs.fit import run as train
+from dpmix.runs.fit import fit, train_run
 from dpmix.runs.folder import RunFolder
 from dpmix.runs.load import read_facts
 from dpmix.runs.resume import is_complete
@@ -124,7 +123,7 @@ def _train(run: SweepRun, root: Path) -> None:
     if newest_step(RunFolder(root).checkpoints) is not None:
         fit(resume=root, device=run.config.run.device)
     else:
-        train(build_run(Config.load(run.base, **run.settings, output=os.fspath(root))))
+        train_run(build_run(Config.load(run.base, **run.settings, output=os.fspath(root))))
 
 
 def _on(gpu: int | None) -> AbstractContextManager[object]:

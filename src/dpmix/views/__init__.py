@@ -1,4 +1,4 @@
-"""Examples to views: self-augmentation, mixup inside one example, and the spec of every method."""
+"""From examples to views: self-augmentation, mixup inside one example, and each method's spec."""
 
 from dpmix.views.builder import ViewBuilder, ViewSet
 from dpmix.views.spec import METHODS, ViewSpec

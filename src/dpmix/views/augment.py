@@ -1,7 +1,7 @@
 """Self-augmentation: reflect-padded random crop and horizontal flip, batched.
 
-Every output row is a function of ONE source image and its own random draws, so a view built from a
-private image depends on that example alone. No loop over images, no statistics over the batch.
+Every output row is a function of ONE source image and its own random draws, so a view of a private
+image depends on that example alone. There is no statistic over the batch.
 """
 
 import torch
@@ -14,11 +14,11 @@ from dpmix.errors import DpmixError
 def reflect_pad(images: UInt8[Tensor, "S C H W"], padding: int) -> UInt8[Tensor, "S C PH PW"]:
     """Pad both spatial axes by `padding` pixels, mirrored about the edge pixel.
 
-    `torch.nn.functional.pad` has no reflect mode for uint8, and uint8 must stay uint8 until the
-    views are made: a quarter of the memory traffic.
+    `torch.nn.functional.pad` has no reflect mode for uint8, which is a quarter of the memory
+    traffic of float32.
 
     Raises:
-        DpmixError: as `check_padding` raises.
+        DpmixError: the images are too small (`check_padding`).
     """
     height, width = images.shape[-2:]
     check_padding(padding, height, width)
@@ -41,7 +41,7 @@ def check_padding(padding: int, height: int, width: int) -> None:
 
 
 def _reflected(size: int, padding: int, device: torch.device) -> Int64[Tensor, " P"]:
-    """Source of every padded coordinate: ``2 1 | 0 1 2 3 | 2 1`` for size 4, padding 2."""
+    """Source of every padded coordinate: `2 1 | 0 1 2 3 | 2 1` for size 4, padding 2."""
     offset = torch.arange(-padding, size + padding, device=device).abs()
     return torch.minimum(offset, 2 * (size - 1) - offset) if size > 1 else offset
 
@@ -64,5 +64,5 @@ def self_augment(
     mirrored = torch.stack([padded, padded.flip(-1)], dim=1) if flip.any() else padded[:, None]
     # A strided view of all (2p+1)^2 crops: indexing it copies each chosen window once.
     windows = mirrored.unfold(-2, height, 1).unfold(-2, width, 1)
-    # The crop at `left` of a mirrored image is the mirrored crop at 2p - left: same law.
+    # The crop at `left` of a mirrored image is the mirrored crop at 2p - left: the same law.
     return windows[source, flip.long(), :, top, left]

@@ -1,7 +1,7 @@
 """Examples -> views: the builder of every method.
 
 Guarantee: the views of group g are a function of group g's private image(s), its own draws and
-public data. Nothing else of the batch is read (`tests/properties/test_isolation.py`).
+public data. Nothing else in the batch is read (`tests/properties/test_isolation.py`).
 """
 
 from dataclasses import dataclass
@@ -28,10 +28,42 @@ from dpmix.views.spec import ViewSpec
 
 @dataclass(frozen=True)
 class ViewSet:
-    """G groups of K views with their soft labels; one clipped gradient comes from each group."""
+    """G groups of K views with their soft labels; each group gives one clipped gradient."""
 
     views: Float[Tensor, "G K *view"]
     labels: Float[Tensor, "G K L"]
+
+
+@runtime_checkable
+class ViewSource(Protocol):
+    """Makes the views of examples: from pixels (`ViewBuilder`), or from embedded features.
+
+    An implementation guarantees that group g of `sample` is a function of group g's private
+    example(s), draws and public data alone: `spec.sensitivity_multiplier` rests on that.
+    """
+
+    @property
+    def spec(self) -> ViewSpec:
+        """The kinds and numbers of views."""
+
+    def view_shape(self, image_shape: tuple[int, int, int]) -> tuple[int, ...]:
+        """The shape of one view of images [C, H, W]."""
+
+    def check_data(self, data: ImageSource) -> None:
+        """Refuse, before a run begins, data that views cannot be made from.
+
+        Raises:
+            DpmixError: the images are too small, or these views belong to other data.
+        """
+
+    def sample(
+        self,
+        data: ImageSource,
+        examples: Int64[Tensor, " B"],
+        rng: np.random.Generator,
+        device: torch.device,
+    ) -> ViewSet:
+        """Return views of `examples`, on `device`, with fresh random draws from `rng`."""
 
 
 @dataclass(frozen=True)
@@ -39,14 +71,14 @@ class ViewBuilder:
     """Builds the views that `spec` describes.
 
     Attributes:
-        spec: which views.
+        spec: the kinds and numbers of views.
         num_classes: L.
         normalization: public constants applied to every pixel.
         pool: the public pool; required by `mix-diff`, refused elsewhere.
 
     Raises:
-        DpmixError: `mix-diff` without a pool, a pool that the method would not read, one with
-            other classes, or without the images that `spec.pool_draw` needs.
+        DpmixError: `mix-diff` has no pool, or the method reads none; or the pool has other classes,
+            or lacks the images that `spec.pool_draw` needs.
     """
 
     spec: ViewSpec
@@ -74,19 +106,19 @@ class ViewBuilder:
             raise DpmixError(
                 f"the public pool has label {highest}; expected classes 0..{self.num_classes - 1}"
             )
-        how = self.spec.pool_draw
-        if how == "uniform":
+        draw = self.spec.pool_draw
+        if draw == "uniform":
             return
         if int(pool.labels.min()) == UNLABELLED:
             raise DpmixError(
-                f"pool_draw {how} needs every public image's class; leave the unlabelled ones out "
+                f"pool_draw {draw} needs every public image's class; leave the unlabelled ones out "
                 "(--pool-unmapped leave-out), or use --pool-draw uniform"
             )
         own = self._by_class.count
-        drawable = own if how == "same-class" else len(pool) - own
+        drawable = own if draw == "same-class" else len(pool) - own
         if int(drawable.min()) == 0:
             raise DpmixError(
-                f"pool_draw {how}: for class number {int(drawable.argmin())} the public pool has "
+                f"pool_draw {draw}: for class number {int(drawable.argmin())} the public pool has "
                 "no image to draw; expected one or more for each class: add some, or use "
                 "--pool-draw uniform"
             )
@@ -101,7 +133,7 @@ class ViewBuilder:
         return image_shape
 
     def check_data(self, data: ImageSource) -> None:
-        """Refuse images that views can't be made of, before a run begins.
+        """Refuse, before a run begins, images that views cannot be made from.
 
         Raises:
             DpmixError: `spec.crop_padding` is not smaller than the images.
@@ -109,21 +141,21 @@ class ViewBuilder:
         if self.spec.method != "none":
             check_padding(self.spec.crop_padding, *data.image_shape[1:])
 
-    def of(
+    def sample(
         self,
         data: ImageSource,
         examples: Int64[Tensor, " B"],
         rng: np.random.Generator,
         device: torch.device,
     ) -> ViewSet:
-        """Draw random draws and build the views of `examples`, on `device`."""
+        """Return views of `examples`, on `device`, with fresh random draws from `rng`."""
         images = data.images(examples).to(device, non_blocking=True)
         labels = data.labels[examples].to(device, non_blocking=True)
         draws = self.draw_views(len(examples) // self.spec.examples_per_group, rng)
         return self.build(images, labels, draws)
 
     def draw_views(self, groups: int, rng: np.random.Generator) -> ViewDraws:
-        """Fresh random draws for `groups` view sets."""
+        """Make fresh random draws for `groups` view sets."""
         return draw_views(self.spec, groups, rng)
 
     def build(
@@ -132,20 +164,18 @@ class ViewBuilder:
         """Build the views of B examples: G = B groups, or B / 2 pairs for `microbatch-mixup`.
 
         Args:
-            images: private images.
+            images: private images, 0..255.
             labels: their classes in [0, L).
             draws: one row per group, from `draw_views`.
 
         Returns:
-            Views on the images' device, float32, and soft labels that sum to one.
+            Views on the images' device, float32, and soft labels that sum to one. The order is
+            base views, public views, mixtures.
         """
         spec, draws = self.spec, draws.to(images.device)
         source = self._private_source(len(draws.top), images.device)
-        base = slice(0, spec.base_views)
         padding = 0 if spec.method == "none" else spec.crop_padding
-        pixels = self_augment(
-            images, source, draws.top[:, base], draws.left[:, base], draws.flip[:, base], padding
-        )
+        pixels = _augmented(images, source, draws, slice(0, spec.base_views), padding)
         classes = labels[source]
         if self.pool is not None:
             public_pixels, public_classes = self._public(self.pool, draws, classes[:, 0])
@@ -178,28 +208,22 @@ class ViewBuilder:
     def _public(
         self, pool: PublicPool, draws: ViewDraws, own: Int64[Tensor, " G"]
     ) -> tuple[UInt8[Tensor, "G D C H W"], Int64[Tensor, "G D"]]:
-        """The drawn public images, augmented as the base views are, and their classes.
+        """The drawn public images, augmented like the base views, and their classes.
 
-        `own` holds each group's own class, which is all that a draw may depend on beside its draws.
+        `own` holds each group's own class. Apart from its draws, a group's public images depend on
+        nothing else.
         """
         drawn = self._drawn(pool, draws.public.to(pool.labels.device), own.to(pool.labels.device))
         images, classes = (part.to(own.device) for part in pool.take(drawn))
-        public = slice(self.spec.base_views, None)
         source = torch.arange(drawn.numel(), device=own.device).reshape(drawn.shape)
-        pixels = self_augment(
-            images.flatten(0, 1),
-            source,
-            draws.top[:, public],
-            draws.left[:, public],
-            draws.flip[:, public],
-            self.spec.crop_padding,
-        )
-        return pixels, classes
+        public = slice(self.spec.base_views, None)
+        flat = images.flatten(0, 1)
+        return _augmented(flat, source, draws, public, self.spec.crop_padding), classes
 
     def _drawn(
         self, pool: PublicPool, bits: Int64[Tensor, "G D"], own: Int64[Tensor, " G"]
     ) -> Int64[Tensor, "G D"]:
-        """Positions in the pool."""
+        """Positions of the drawn images in the pool."""
         if self.spec.pool_draw == "same-class":
             return self._by_class.same_class(bits, own)
         if self.spec.pool_draw == "other-class":
@@ -207,36 +231,13 @@ class ViewBuilder:
         return bits % len(pool)
 
 
-# What a private step asks of whatever makes the views of an example.
-
-
-@runtime_checkable
-class ViewSource(Protocol):
-    """Makes the views of examples: fresh from pixels (`ViewBuilder`), or embedded before.
-
-    Whoever implements it guarantees that group g of `of` is a function of group g's private
-    example(s), draws and public data alone: that is what `spec.sensitivity_multiplier` rests on.
-    """
-
-    @property
-    def spec(self) -> ViewSpec:
-        """Which views."""
-
-    def view_shape(self, image_shape: tuple[int, int, int]) -> tuple[int, ...]:
-        """The shape of one view of images [C, H, W]."""
-
-    def check_data(self, data: ImageSource) -> None:
-        """Refuse data that views can't be made of, before a run begins.
-
-        Raises:
-            DpmixError: images too small for the views, or data that these views are not of.
-        """
-
-    def of(
-        self,
-        data: ImageSource,
-        examples: Int64[Tensor, " B"],
-        rng: np.random.Generator,
-        device: torch.device,
-    ) -> ViewSet:
-        """The views of `examples`, on `device`, with fresh random draws from `rng`."""
+def _augmented(
+    images: UInt8[Tensor, "S C H W"],
+    source: Int64[Tensor, "G A"],
+    draws: ViewDraws,
+    views: slice,
+    padding: int,
+) -> UInt8[Tensor, "G A C H W"]:
+    """Self-augment `images[source]` by the draws of the chosen `views`."""
+    crops = (draws.top[:, views], draws.left[:, views], draws.flip[:, views])
+    return self_augment(images, source, *crops, padding)

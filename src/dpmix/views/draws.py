@@ -1,8 +1,8 @@
 """The random choices behind a batch of views, apart from the pixels they are applied to.
 
-Row g of every tensor belongs to group g alone and rows are independent, so removing an example
-removes a row and leaves the others' random draws as they were. That is the coupling under which the
-sensitivity is proven and tested.
+Row g of every tensor belongs to group g alone, and rows are independent. Removing an example
+removes a row and leaves the other rows' draws as they were: under this coupling the sensitivity is
+proven and tested.
 """
 
 from dataclasses import dataclass, fields
@@ -12,20 +12,26 @@ import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
-from dpmix.views.extra_augment import COINS
+from dpmix.views.extra_augment import DRAWS_PER_VIEW
 from dpmix.views.spec import ViewSpec
 
+# Enough values for their remainder by a pool's size to be uniform to within one in 10^9.
 PUBLIC_BITS = 1 << 62
-
-
-"""So many values that their remainder by a pool's size is uniform to within one in 10^9."""
 
 
 @dataclass(frozen=True)
 class ViewDraws:
     """Draws for G groups: A augmentations (one for each unmixed view), D public draws, M mixtures.
 
-    `public` holds raw bits: which images they pick may depend on a label, which draws never do.
+    Attributes:
+        top: row of the crop in the padded image.
+        left: column of the crop in the padded image.
+        flip: whether the view is mirrored.
+        public: raw bits. The images they pick may depend on a label, which draws never do.
+        first: pool entry that has the weight.
+        second: pool entry that has the rest.
+        weight: lambda of each mixture, in [0, 1].
+        extra: U uniform numbers for the extra augmentation of each view; U is 0 without one.
     """
 
     top: Int64[Tensor, "G A"]
@@ -38,28 +44,28 @@ class ViewDraws:
     extra: Float32[Tensor, "G A U"]
 
     def rows(self, index: Int64[Tensor, " R"] | slice) -> "ViewDraws":
-        """The random draws of the chosen groups."""
+        """Return the draws of the chosen groups."""
         return ViewDraws(*(getattr(self, field.name)[index] for field in fields(self)))
 
     def to(self, device: torch.device) -> "ViewDraws":
-        """The same random draws on `device`."""
+        """Return the same draws on `device`."""
         return ViewDraws(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
 def draw_views(spec: ViewSpec, groups: int, rng: np.random.Generator) -> ViewDraws:
-    """Draw the random draws of `groups` groups.
+    """Make the random draws of `groups` groups.
 
-    Crop offsets are uniform in [0, 2 * crop_padding], flips fair, public draws uniform in
-    [0, PUBLIC_BITS), mixture partners a uniformly random ordered pair of distinct pool entries (of
-    equal ones where the pool holds one view), weights Beta(alpha, alpha). Those of the extra
-    augmentation, if there is one, are uniform in [0, 1), and drawn last: with it or without, the
-    others are the same.
+    Crop offsets are uniform in [0, 2 * crop_padding], flips are fair, and public draws are uniform
+    in [0, PUBLIC_BITS). The two entries of a mixture are a uniformly random ordered pair of
+    distinct pool entries (equal ones if the pool holds one view), and its weight is Beta(alpha,
+    alpha). The draws of the extra augmentation are uniform in [0, 1) and come last, so the others
+    are the same with it and without.
     """
     augmented = (groups, spec.unmixed_views)
     plain = spec.method == "none"
     offsets = 1 if plain else 2 * spec.crop_padding + 1
     flip = rng.random(augmented) < 0.5 if spec.flip and not plain else np.zeros(augmented, bool)
-    extra = COINS if spec.extra_augment != "none" else 0
+    extra = DRAWS_PER_VIEW if spec.extra_augment != "none" else 0
     mixed = (groups, spec.mixed_views)
     first = rng.integers(0, spec.pool_size, mixed)
     # Uniform over the entries other than `first`: a shift by 1 .. P-1 around the ring.

@@ -1,14 +1,15 @@
 """More augmentations of one view: affine maps, colour jitter, blur, noise, cutout.
 
 Guarantee: a row of the result is a function of ONE view and its own random draws, to the last bit,
-whatever else is in the batch and wherever the row stands. So there is only arithmetic on single
-elements, sums of whole numbers, bilinear sampling of one image, and tables: no convolution, matrix
-product, float sum or function such as exp, whose rounding may depend on the batch or on an
-element's place in it (`tests/properties/test_isolation.py`, `tests/views/test_extra_augment.py`).
+for any other rows in the batch and at any place in it. The code therefore uses only arithmetic on
+single elements, sums of whole numbers, bilinear sampling of one image, and tables. It uses no
+convolution, matrix product, float sum or function such as exp, whose rounding may depend on the
+batch or on an element's place in it (`tests/properties/test_isolation.py`,
+`tests/views/test_extra_augment.py`).
 
-DP-Mix (arXiv 2311.01295) compares mixing with these, on top of self-augmentation, and its strengths
-are not published where we could look. Ours are said below with their sources; where torchvision's
-v2 transform of the same name has a default, it is that. Each is done to every view.
+DP-Mix (arXiv 2311.01295) compares mixing with these, applied after self-augmentation, but we found
+no published strengths. The strengths below name their sources; where torchvision's v2 transform of
+the same name has a default, it is that one. Every view is augmented.
 """
 
 from collections.abc import Callable
@@ -24,54 +25,32 @@ from torch import Tensor
 
 ExtraAugment = Literal["none", "color-jitter", "affine", "cutout", "noise", "blur", "all"]
 
-
 Rows = Float32[Tensor, "R C H W"]
+Draw = Float32[Tensor, "R 1 1 1"]
 
-
-Coin = Float32[Tensor, "R 1 1 1"]
-
-
+# Largest change of brightness, contrast and saturation, and of the hue as a share of the colour
+# circle: SimCLR's for CIFAR-10 (Chen et al. 2020, strength 0.5).
 JITTER, HUE = 0.4, 0.1
 
-
-"""Largest change of brightness, contrast and saturation, and of the hue as a share of the colour
-circle: SimCLR's for CIFAR-10 (Chen et al. 2020, strength 0.5)."""
-
-
+# Largest rotation, shift as a share of a side, and change of size. Mild choices of our own:
+# torchvision's `RandomAffine` has no defaults, except for black outside the image, which is kept.
 DEGREES, SHIFT, SCALE = 10, 0.1, 0.1
 
-
-"""Largest rotation, shift as a share of a side, and change of size: mild choices of our own, for
-torchvision's `RandomAffine` has no defaults but black outside the image, which is kept."""
-
-
+# Side of the square as a share of the image's: 8 of 32 pixels, best on CIFAR-100 in DeVries and
+# Taylor 2017 (arXiv 1708.04552).
 CUTOUT_SHARE = 1 / 4
 
-
-"""Side of the square over the image's: 8 of 32 pixels, best on CIFAR-100 in DeVries and Taylor 2017
-(arXiv 1708.04552)."""
-
-
+# Standard deviation as a share of the pixel range, then clipped: torchvision's `GaussianNoise`.
 NOISE = 0.1
 
-
-"""Standard deviation over the pixel range, then clipped: torchvision's `GaussianNoise`."""
-
-
+# Standard deviation in pixels, torchvision's `GaussianBlur`; and how far the kernel reaches to each
+# side as a share of the image's side, a tenth in all: SimCLR's.
 BLUR, BLUR_REACH = (0.1, 2.0), 0.05
 
-
-"""Standard deviation in pixels: torchvision's `GaussianBlur`; and how far the kernel reaches to
-either side over the image's, a tenth in all: SimCLR's."""
-
-
 _MID_GREY, _WHITE = 127.5, 255.0
-
-
 _NOISE_TABLE = 1 << 20
 
-
-# A power of two: a random draw below 1 times it rounds to no more than the last place.
+# Steps of sigma. A power of two: a draw below 1, times it, never rounds up to one step too many.
 _BLURS = 1024
 
 
@@ -81,9 +60,9 @@ def extra_augment(
     """Return every view after `kind`, or after `all` of them in the order of `AUGMENTATIONS`.
 
     Args:
-        views: cropped and mirrored.
-        draws: U = `COINS` numbers for each view, uniform in [0, 1).
-        kind: which.
+        views: pixels of G groups of A views, cropped and mirrored.
+        draws: U = `DRAWS_PER_VIEW` numbers for each view, uniform in [0, 1).
+        kind: name of the augmentation.
 
     Returns:
         Pixels in 0..255, no longer whole numbers.
@@ -98,13 +77,13 @@ def extra_augment(
     return rows.reshape(views.shape)
 
 
-def _signed(coin: Coin) -> Coin:
+def _signed(draw: Draw) -> Draw:
     """Uniform in [-1, 1)."""
-    return 2 * coin - 1
+    return 2 * draw - 1
 
 
-def _affine(rows: Rows, angle: Coin, size: Coin, across: Coin, down: Coin) -> Rows:
-    """Turn about the middle, resize and shift; black outside, bilinear between pixels."""
+def _affine(rows: Rows, angle: Draw, size: Draw, across: Draw, down: Draw) -> Rows:
+    """Rotate about the middle, resize and shift; black outside, bilinear between pixels."""
     height, width = rows.shape[-2:]
     # Uniform in the tangent of half the angle, so in the angle within one part in a hundred.
     half = float(np.tan(np.radians(DEGREES / 2))) * _signed(angle)
@@ -116,8 +95,8 @@ def _affine(rows: Rows, angle: Coin, size: Coin, across: Coin, down: Coin) -> Ro
     return F.grid_sample(rows, torch.stack(source, dim=-1)[:, 0], align_corners=False)
 
 
-def _color_jitter(rows: Rows, light: Coin, contrast: Coin, saturation: Coin, hue: Coin) -> Rows:
-    """The four changes of torchvision's, always in this order; the last two of colours only."""
+def _color_jitter(rows: Rows, light: Draw, contrast: Draw, saturation: Draw, hue: Draw) -> Rows:
+    """Brightness, contrast, then saturation and hue for colour images, as in torchvision."""
     rows = (rows * (1 + JITTER * _signed(light))).clamp(0, _WHITE)
     # Whole numbers: their sum is the same in any order.
     whole = _grey(rows).round().long().sum(dim=(1, 2, 3), keepdim=True)
@@ -135,18 +114,18 @@ def _grey(rows: Rows) -> Float32[Tensor, "R 1 H W"]:
     return grey
 
 
-def _blended(rows: Rows, other: Tensor, coin: Coin) -> Rows:
-    """Further from `other`, or nearer to it."""
-    share = 1 + JITTER * _signed(coin)
+def _blended(rows: Rows, other: Tensor, draw: Draw) -> Rows:
+    """Move the pixels away from `other`, or towards it."""
+    share = 1 + JITTER * _signed(draw)
     return (share * rows + (1 - share) * other).clamp(0, _WHITE)
 
 
-def _turned_hue(rows: Rows, sixths: Coin) -> Rows:
+def _turned_hue(rows: Rows, sixths: Draw) -> Rows:
     """Move the hue by sixths of the colour circle, and keep HSV's saturation and value."""
     red, green, blue = rows.split(1, dim=1)
     value = torch.maximum(torch.maximum(red, green), blue)
     chroma = value - torch.minimum(torch.minimum(red, green), blue)
-    # Without chroma there is no hue to move: any will do.
+    # Without chroma there is no hue to move, so any divisor serves.
     over = chroma.where(chroma > 0, 1.0)
     hue = ((green - blue) / over).where(
         value == red, (2 + (blue - red) / over).where(value == green, 4 + (red - green) / over)
@@ -159,8 +138,8 @@ def _turned_hue(rows: Rows, sixths: Coin) -> Rows:
     return torch.cat(channels, dim=1)
 
 
-def _blur(rows: Rows, sigma: Coin) -> Rows:
-    """A Gaussian along either axis, sigma one of 1,024 even steps; the image's edge is repeated."""
+def _blur(rows: Rows, sigma: Draw) -> Rows:
+    """A Gaussian along each axis, with sigma one of 1,024 even steps and the edge repeated."""
     reach = max(1, round(BLUR_REACH * min(rows.shape[-2:])))
     weights = _kernels(reach, rows.device)[(sigma * _BLURS).long()]
     for axis in (-1, -2):
@@ -185,10 +164,10 @@ def _kernels(reach: int, device: torch.device) -> Float32[Tensor, "S W"]:
     return torch.from_numpy(weights.astype(np.float32)).to(device)
 
 
-def _noise(rows: Rows, start: Coin) -> Rows:
-    """A stretch of one fixed table of normal numbers, from a place of the view's own.
+def _noise(rows: Rows, start: Draw) -> Rows:
+    """Add a stretch of one fixed table of normal numbers, from a place drawn for the view.
 
-    As in Salimans et al. 2017 (arXiv 1703.03864): one random draw serves all pixels, on any device.
+    As in Salimans et al. 2017 (arXiv 1703.03864): one draw serves all pixels, on any device.
     """
     pixels = torch.arange(prod(rows.shape[1:]), device=rows.device).view(1, *rows.shape[1:])
     places = ((start * _NOISE_TABLE).long() + pixels) % _NOISE_TABLE
@@ -202,7 +181,7 @@ def _normals(device: torch.device) -> Float32[Tensor, " T"]:
     ).to(device)
 
 
-def _cutout(rows: Rows, across: Coin, down: Coin) -> Rows:
+def _cutout(rows: Rows, across: Draw, down: Draw) -> Rows:
     """A square of mid-grey about a uniformly random pixel, cut off where it leaves the image."""
     height, width = rows.shape[-2:]
     side = max(1, round(CUTOUT_SHARE * min(height, width)))
@@ -212,8 +191,8 @@ def _cutout(rows: Rows, across: Coin, down: Coin) -> Rows:
     )
 
 
-def _within(places: Tensor, size: int, side: int, coin: Coin) -> Bool[Tensor, "R 1 _ _"]:
-    first = (coin * size).floor() - side // 2
+def _within(places: Tensor, size: int, side: int, draw: Draw) -> Bool[Tensor, "R 1 _ _"]:
+    first = (draw * size).floor() - side // 2
     return (places >= first) & (places < first + side)
 
 
@@ -221,6 +200,8 @@ def _places(size: int, like: Tensor) -> Float32[Tensor, " S"]:
     return torch.arange(size, device=like.device, dtype=torch.float32)
 
 
+# name -> function of rows and draws, and the number of draws; `all` applies them in this order:
+# geometry, light, lens, sensor, occlusion.
 AUGMENTATIONS: dict[str, tuple[Callable[..., Rows], int]] = {
     "affine": (_affine, 4),
     "color-jitter": (_color_jitter, 4),
@@ -229,12 +210,4 @@ AUGMENTATIONS: dict[str, tuple[Callable[..., Rows], int]] = {
     "cutout": (_cutout, 2),
 }
 
-
-"""name -> function of rows and draws, and how many draws; in the order of `all`: what moves, its
-light, the lens, the sensor, what stands before it."""
-
-
-COINS = sum(count for _, count in AUGMENTATIONS.values())
-
-
-"""Random draws of one view."""
+DRAWS_PER_VIEW = sum(count for _, count in AUGMENTATIONS.values())

@@ -1,51 +1,89 @@
-"""M views for a method that averages K of them a step: the same kinds, in the same proportions.
+"""`ViewSpec`: which views of an example are averaged, and what that does to the sensitivity.
 
-Guarantee: of each kind (self-augmented, public, mixed) there are at least as many as a step takes.
+Methods are a tagged union: each class below names the settings that its method reads, and their
+bounds. A setting that is in no method's class means nothing there.
 """
 
-from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Annotated, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from dpmix.data.splits import shares
-from dpmix.errors import DpmixError, nearest
+from dpmix.errors import DpmixError, explain
 from dpmix.views.extra_augment import ExtraAugment
 
-# `ViewSpec`: which views of an example are made, and what that does to the sensitivity.
-
-
 Method = Literal["none", "self-aug", "mix-self", "mix-diff", "microbatch-mixup"]
-
-
 Average = Literal["all", "mixed-only"]
-
-
 PoolDraw = Literal["uniform", "same-class", "other-class"]
-
-
 PoolRole = Literal["mix", "extra"]
-
-
-_CHOICES = {
-    "average": Average,
-    "extra_augment": ExtraAugment,
-    "pool_draw": PoolDraw,
-    "pool_role": PoolRole,
-}
-
 
 METHODS: tuple[str, ...] = get_args(Method)
 
 
-MIXING: frozenset[str] = frozenset({"mix-self", "mix-diff", "microbatch-mixup"})
+class _Method(BaseModel):
+    model_config = ConfigDict(allow_inf_nan=False)
 
 
-_OF_AUGMENTING = frozenset({"k_base", "crop_padding", "flip", "extra_augment"})
+class _None(_Method):
+    method: Literal["none"]
+    extra_augment: Literal["none"]
+    average: Literal["all"]
 
 
-_OF_MIXING = frozenset({"k_self", "mixup_alpha", "average"})
+class _Augmenting(_Method):
+    k_base: int = Field(ge=1)
+    crop_padding: int = Field(ge=0)
+    flip: bool
+    extra_augment: ExtraAugment
 
 
-_OF_PUBLIC = frozenset({"k_diff", "pool_draw", "pool_role"})
+class _SelfAug(_Augmenting):
+    method: Literal["self-aug"]
+    average: Literal["all"]
+
+
+class _Mixing(_Augmenting):
+    k_self: int = Field(ge=1)
+    mixup_alpha: float = Field(gt=0)
+    average: Average
+
+
+class _MixSelf(_Mixing):
+    method: Literal["mix-self"]
+
+
+class _MicrobatchMixup(_Mixing):
+    method: Literal["microbatch-mixup"]
+    k_base: int = Field(ge=2)
+
+
+class _MixDiff(_Mixing):
+    method: Literal["mix-diff"]
+    k_self: int = Field(ge=0)
+    k_diff: int = Field(ge=1)
+    pool_draw: PoolDraw
+    pool_role: PoolRole
+
+    @model_validator(mode="after")
+    def _uses_the_pool(self) -> "_MixDiff":
+        if self.pool_role == "mix" and self.k_self == 0:
+            raise ValueError("k_self is 0 with method mix-diff: expected 1 or more, or "
+                             "--pool-role extra")  # fmt: skip
+        if self.pool_role == "extra" and self.average == "mixed-only":
+            raise ValueError(
+                "pool_role extra with average mixed-only leaves the public images out; use "
+                "--average all"
+            )
+        return self
+
+
+_KINDS: tuple[type[_Method], ...] = (_None, _SelfAug, _MixSelf, _MixDiff, _MicrobatchMixup)
+_UNION: TypeAdapter[_Method] = TypeAdapter(
+    Annotated[
+        _None | _SelfAug | _MixSelf | _MixDiff | _MicrobatchMixup, Field(discriminator="method")
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -56,23 +94,22 @@ class ViewSpec:
         method: `none` (the image itself), `self-aug` (K_BASE augmentations), `mix-self` (plus
             K_SELF mixups among them), `mix-diff` (K_DIFF public images join the pool first), or
             `microbatch-mixup` (naive mixup across two private examples: sensitivity 2C).
-        k_base: K_BASE, self-augmentations of the private image.
-        k_self: K_SELF, mixups of pairs drawn uniformly from the whole pool.
-        k_diff: K_DIFF, public images in the pool; only `mix-diff` reads it.
+        k_base: K_BASE, number of self-augmentations of the private image.
+        k_self: K_SELF, number of mixups of pairs drawn uniformly from the whole pool.
+        k_diff: K_DIFF, number of public images in the pool; only `mix-diff` reads it.
         mixup_alpha: alpha of Beta(alpha, alpha), from which each mixture's weight is drawn.
         crop_padding: reflect padding in pixels before the random crop.
         flip: mirror each augmented view with probability 1/2.
-        extra_augment: what each crop goes through after that, by random draws of its own
+        extra_augment: a further augmentation of each crop, with its own random draws
             (`views/extra_augment.py`): the paper's control for mixing.
-        average: `all` views enter the mean gradient, or the mixtures alone (`mixed-only`).
-        pool_draw: which public images an example draws: any (`uniform`, as in the paper), of its
-            own class, or of the other classes. Only `mix-diff` reads it.
-        pool_role: whether public images `mix` with the base views and stand beside them, or only
-            stand beside them (`extra`), which shows what mixing itself adds. Only `mix-diff` reads
-            it.
+        average: `all` views enter the mean gradient, or only the mixtures (`mixed-only`).
+        pool_draw: which public images an example draws: any (`uniform`, as in the paper), those of
+            its own class, or those of the other classes. Only `mix-diff` reads it.
+        pool_role: `mix`: public images are views, and mixed with the base views. `extra`: they are
+            only views, which shows what mixing itself adds. Only `mix-diff` reads it.
 
     Raises:
-        DpmixError: a count, alpha or name that cannot be meant.
+        DpmixError: an unknown name, or a value outside the bounds of the method.
     """
 
     method: Method = "mix-self"
@@ -88,90 +125,46 @@ class ViewSpec:
     pool_role: PoolRole = "mix"
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise DpmixError(f"unknown method '{self.method}': {nearest(self.method, METHODS)}")
-        for name, kind in _CHOICES.items():
-            value, known = getattr(self, name), get_args(kind)
-            if value not in known:
-                raise DpmixError(f"{name} is '{value}': {nearest(value, known)}")
-        for name in ("k_base", "k_self", "k_diff", "crop_padding"):
-            if getattr(self, name) < 0:
-                raise DpmixError(f"{name} is {getattr(self, name)}; expected 0 or more")
-        self._check_method()
-
-    def _check_method(self) -> None:
-        least = 2 if self.method == "microbatch-mixup" else 1
-        if self.k_base < least and self.method != "none":
-            raise DpmixError(
-                f"k_base is {self.k_base}; method {self.method} needs at least {least}"
-            )
-        if self.method == "none" and self.extra_augment != "none":
-            raise DpmixError(
-                f"extra_augment is '{self.extra_augment}' but method none augments nothing; use "
-                "--method self-aug"
-            )
-        if not self.mixes:
-            if self.average == "mixed-only":
-                raise DpmixError(
-                    f"average 'mixed-only' needs mixtures, which method {self.method} does not "
-                    "make; use 'all'"
-                )
-            return
-        extra = self.method == "mix-diff" and self.pool_role == "extra"
-        if self.k_self == 0 and not extra:
-            raise DpmixError(
-                f"method {self.method} with k_self 0 mixes nothing; give --k-self 1 or more, or "
-                "use --method self-aug"
-            )
-        if not 0 < self.mixup_alpha < float("inf"):
-            raise DpmixError(f"mixup_alpha is {self.mixup_alpha}; expected a number above 0")
-        if self.method == "mix-diff" and self.k_diff == 0:
-            raise DpmixError(
-                "method mix-diff with k_diff 0 reads no public image; give --k-diff 1 or more, or "
-                "use --method mix-self"
-            )
-        if extra and self.average == "mixed-only":
-            raise DpmixError(
-                "pool_role extra with average mixed-only leaves the public images out altogether; "
-                "use --average all"
-            )
+        try:
+            _UNION.validate_python(asdict(self))
+        except ValidationError as error:
+            raise DpmixError(explain(error, f" with method {self.method}")) from None
 
     @property
     def unread(self) -> frozenset[str]:
-        """The settings that the method does not read, whatever they are."""
-        augmenting = _OF_AUGMENTING if self.method == "none" else frozenset()
-        mixing = frozenset() if self.mixes else _OF_MIXING
-        public = frozenset() if self.method == "mix-diff" else _OF_PUBLIC
-        return augmenting | mixing | public
+        """Names of the settings that the method does not read, whatever they are."""
+        (kind,) = (one for one in _KINDS if self.method in _choices(one, "method"))
+        read = {name for name in kind.model_fields if len(_choices(kind, name)) != 1}
+        return frozenset(field.name for field in fields(self)) - read - {"method"}
 
     @property
     def mixes(self) -> bool:
         """Whether the method makes mixtures."""
-        return self.method in MIXING
+        return self.method in ("mix-self", "mix-diff", "microbatch-mixup")
 
     @property
     def base_views(self) -> int:
-        """Views of private pixels before mixing."""
+        """Number of views of private pixels before mixing."""
         return 1 if self.method == "none" else self.k_base
 
     @property
     def public_views(self) -> int:
-        """Public images beside the views of one example."""
+        """Number of public images among the views of one example."""
         return self.k_diff if self.method == "mix-diff" else 0
 
     @property
     def unmixed_views(self) -> int:
-        """Views before mixing, private and public."""
+        """Number of views before mixing, private and public."""
         return self.base_views + self.public_views
 
     @property
     def pool_size(self) -> int:
-        """Views from which mixtures are drawn: the first of the unmixed ones."""
+        """Number of views that mixtures are drawn from: the first of the unmixed ones."""
         return self.unmixed_views if self.pool_role == "mix" else self.base_views
 
     @property
     def mixed_views(self) -> int:
-        """Mixtures."""
+        """Number of mixtures."""
         return self.k_self if self.mixes else 0
 
     @property
@@ -190,26 +183,35 @@ class ViewSpec:
 
         1 where a view set reads one private example: adding or removing the example adds or
         removes one vector of norm at most C. That holds for every `pool_draw`: which public images
-        join depends on the example's own label at most (`public/class_index.py`). 2 for
-        `microbatch-mixup`: `views/microbatch.py` proves it.
+        join depends on the example's own label at most (`pool/pool.py`). 2 for `microbatch-mixup`:
+        `views/mixup.py` proves it.
         """
         return self.examples_per_group
 
 
+def _choices(kind: type[_Method], name: str) -> tuple[str, ...]:
+    return get_args(kind.model_fields[name].annotation)
+
+
 def kinds(spec: ViewSpec) -> tuple[int, int, int]:
-    """How many views of each kind enter the average: self-augmented, public, mixed; in order."""
+    """How many views of each kind enter the average: (self-augmented, public, mixed)."""
     if spec.average == "mixed-only":
         return 0, 0, spec.mixed_views
     return spec.base_views, spec.public_views, spec.mixed_views
 
 
 def enlarged(spec: ViewSpec, views: int) -> ViewSpec:
-    """The spec whose K is `views`; mixtures are then drawn from its larger pool.
+    """The spec whose K is `views`, with the kinds in the same proportions.
 
-    Method `none` has one view of an image, however many are asked for.
+    Guarantee: of each kind there are at least as many views as `spec` has. Mixtures are then drawn
+    from the larger pool. Method `none` always has one view.
+
+    Args:
+        spec: the views that a step averages.
+        views: M, the number of views to make of each image.
 
     Raises:
-        DpmixError: fewer views than a step takes.
+        DpmixError: M is smaller than the K of `spec`.
     """
     if spec.method == "none":
         return spec
@@ -218,9 +220,8 @@ def enlarged(spec: ViewSpec, views: int) -> ViewSpec:
             f"cache_views is {views}; a step of {spec.method} averages {spec.views} views: "
             f"expected {spec.views} or more, or fewer --k-base and --k-self"
         )
-    base, public, mixed = kinds(spec)
-    more = shares([base, public, mixed], views)
-    # In `mixed-only` the pool that is mixed from does not enter the average and stays as it is.
+    more = shares(list(kinds(spec)), views)
+    # With `mixed-only` the views that are mixed do not enter the average; their number stays.
     return replace(
         spec,
         k_base=more[0] or spec.k_base,

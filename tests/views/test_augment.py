@@ -1,0 +1,99 @@
+"""Self-augmentation against numpy's own padding, one image at a time."""
+
+import itertools
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dpmix.errors import DpmixError
+from dpmix.views.augment import reflect_pad, self_augment
+
+
+def crop(image, top, left, padding):
+    """Pad one [C, H, W] image and crop it back to H x W."""
+    _, height, width = image.shape
+    border = (padding, padding)
+    padded = np.pad(image, ((0, 0), border, border), mode="reflect")
+    return padded[:, top : top + height, left : left + width]
+
+
+def mirrored(image):
+    return np.stack([np.fliplr(channel) for channel in image])
+
+
+def noise(rng, *shape):
+    return rng.integers(0, 256, shape, dtype=np.uint8)
+
+
+@st.composite
+def cases(draw):
+    height, width = draw(st.integers(1, 9)), draw(st.integers(1, 9))
+    padding = draw(st.integers(0, min(height, width) - 1))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    images = noise(rng, draw(st.integers(1, 3)), draw(st.sampled_from([1, 3])), height, width)
+    shape = (draw(st.integers(0, 3)), draw(st.integers(1, 4)))
+    draws = {
+        "source": rng.integers(0, len(images), shape),
+        "top": rng.integers(0, 2 * padding + 1, shape),
+        "left": rng.integers(0, 2 * padding + 1, shape),
+        "flip": rng.random(shape) < draw(st.sampled_from([0.0, 0.5, 1.0])),
+    }
+    return images, draws, padding
+
+
+@settings(max_examples=150, deadline=None)
+@given(cases())
+def test_equals_pad_crop_and_fliplr_image_by_image(case):
+    images, draws, padding = case
+    tensors = {name: torch.from_numpy(value) for name, value in draws.items()}
+    got = self_augment(torch.from_numpy(images), **tensors, padding=padding)
+    assert got.dtype == torch.uint8
+    groups, copies = draws["source"].shape
+    assert got.shape == (groups, copies, *images.shape[1:])
+    for at in itertools.product(range(groups), range(copies)):
+        image, top, left = images[draws["source"][at]], draws["top"][at], draws["left"][at]
+        if draws["flip"][at]:
+            # Mirroring comes first: `left` is counted from the right edge of the original.
+            expected = mirrored(crop(image, top, 2 * padding - left, padding))
+        else:
+            expected = crop(image, top, left, padding)
+        assert np.array_equal(got[at].numpy(), expected)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_over_all_draws_the_law_is_that_of_cropping_then_mirroring(channels):
+    padding = 2
+    image = noise(np.random.default_rng(3), channels, 8, 9)
+    draws = list(itertools.product(range(2 * padding + 1), range(2 * padding + 1), (False, True)))
+    top, left, flip = (torch.tensor(values)[None] for values in zip(*draws, strict=True))
+    got = self_augment(
+        torch.from_numpy(image)[None], torch.zeros_like(top), top, left, flip, padding
+    )[0]
+    expected = Counter(
+        (mirrored(crop(image, t, le, padding)) if f else crop(image, t, le, padding)).tobytes()
+        for t, le, f in draws
+    )
+    assert Counter(view.numpy().tobytes() for view in got) == expected
+    assert len(expected) == len(draws)  # noise: every draw gives another view
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "padding"), [(4, 7, 4), (7, 4, 4), (1, 1, 1), (3, 9, 8)]
+)
+def test_padding_as_wide_as_the_image_is_refused_with_what_would_fit(height, width, padding):
+    images = torch.zeros(1, 1, height, width, dtype=torch.uint8)
+    at = torch.zeros(1, 1, dtype=torch.int64)
+    remedy = f"--crop-padding {min(height, width) - 1} or less"
+    with pytest.raises(DpmixError, match=f"crop_padding is {padding} .*{height}x{width}.*{remedy}"):
+        self_augment(images, at, at, at, at.bool(), padding)
+
+
+def test_reflect_pad_does_not_repeat_the_edge():
+    row = torch.arange(4, dtype=torch.uint8)
+    padded = reflect_pad(row.repeat(4, 1)[None, None], 3)
+    assert padded.shape == (1, 1, 10, 10)
+    assert padded[0, 0, 0].tolist() == [3, 2, 1, 0, 1, 2, 3, 2, 1, 0]
