@@ -165,7 +165,7 @@ class CanaryTrainer(PrivateTrainer):
         self._sampler = PoissonSampler(self.plan, self.members)
         self.ear = Ear(self.plan, self.parameters, self._noise)
         self._noise = self.ear
-        self._clip = type(self)._with_canaries
+        self._clip = lambda _, examples, draws: self._with_canaries(examples, draws)
 
     @property
     def heard(self) -> Float64[np.ndarray, " M"]:
