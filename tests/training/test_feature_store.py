@@ -120,8 +120,8 @@ def test_too_little_space_is_reported_before_anything_is_written(tmp_path, monke
     usage = type("Usage", (), {"free": 100})
     monkeypatch.setattr(module.shutil, "disk_usage", lambda path: usage)
     store = FeatureStore(tmp_path, KEY, Layout(10**6, 2, 3, "float32"))
-    said = r"needs more than the 0\.0 GB that are free in .*--cache-dir"
-    with pytest.raises(DpmixError, match=said), store.writing():
+    expected = r"needs more than the 0\.0 GB that are free in .*--cache-dir"
+    with pytest.raises(DpmixError, match=expected), store.writing():
         pass
     assert not (store.folder / "features.bin").exists()
 
@@ -175,7 +175,7 @@ def made(root, key=NAME):
 
 
 @pytest.mark.parametrize("mode", [None, 0o700, 0o1777])
-def test_others_see_one_folder_and_nothing_in_it_whoever_made_the_root(tmp_path, umask, mode):
+def test_others_see_one_folder_and_nothing_in_it_for_every_root(tmp_path, umask, mode):
     root = tmp_path / "features"
     if mode is not None:
         root.mkdir(mode=mode)
@@ -208,8 +208,10 @@ def test_a_folder_of_another_user_is_refused(tmp_path, monkeypatch):
     # Somebody else may make the folder that a user would use.
     me = os.geteuid()
     monkeypatch.setattr(module.os, "geteuid", lambda: me + 1)
-    said = r"'.*of-user-.*': it belongs to another user; give another --cache-dir, or --fresh-views"
-    with pytest.raises(DpmixError, match=said):
+    expected = (
+        r"'.*of-user-.*': it belongs to another user; give another --cache-dir, or --fresh-views"
+    )
+    with pytest.raises(DpmixError, match=expected):
         store_folder(tmp_path, NAME)
 
 
