@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from dpmix.audit.audit import audited_facts
 from dpmix.privacy.noise import GaussianNoise
-from dpmix.reports.page import audited_facts
 from dpmix.runs import build as wiring
 from dpmix.runs.folder import RunFolder
 

@@ -1,22 +1,26 @@
-"""What a run claims comes from its plan, and from nowhere else."""
+"""What a run claims comes from its plan, and from nowhere else; no number is rounded favourably."""
 
 import dataclasses
+import json
 import math
 import re
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dpmix.errors import DpmixError
-from dpmix.files import to_json
 from dpmix.pool.load import PoolFacts
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.reports.statement import (
-    assumptions,
-    guarantee,
+    parse_statement,
     privacy_statement,
+    public_inputs,
     read_statement,
     seal,
     shown_epsilon,
+    shown_sigma,
+    statement_text,
 )
 from dpmix.runs.config import Config
 
@@ -31,162 +35,144 @@ PLAN = PrivacyPlan(
     target_epsilon=3.0,
     n=100,
 )
+OPEN = dataclasses.replace(PLAN, noise_multiplier=0.0, max_grad_norm=math.inf)
 
 
-def stated(config, plan, *, steps):
-    """The statement of a run without pool or backbone."""
+def stated(plan=PLAN, *, steps=4, facts=None, **settings):
+    """The statement of a run without a backbone."""
+    settings = Config.load(**{"method": "none"} | settings).model_dump(mode="json")
     return privacy_statement(
-        config, plan, pool=None, backbone=None, steps=steps, weights_sha256="ab",
-        config_sha256="cd", run_id="r",
+        settings, plan, public_inputs(settings, facts, None), steps=steps, weights_sha256="a" * 64,
+        config_sha256="c" * 64, run_id="r",
     )  # fmt: skip
 
 
 def test_every_number_is_the_plans_whatever_the_settings_say():
-    config = Config.load(epsilon=0.1, delta=1e-9, max_grad_norm=77, expected_batch_size=1)
-    said = stated(config, PLAN, steps=4)
-    assert said["epsilon"] == PLAN.epsilon
-    assert said["epsilon_rdp"] == pytest.approx(PLAN.epsilon_rdp)
+    found = stated(epsilon=0.1, delta=1e-9, max_grad_norm=77, expected_batch_size=1)
+    assert (found.epsilon, found.epsilon_rdp) == (PLAN.epsilon, PLAN.epsilon_rdp)
     for name in ("sampling_rate", "denominator", "noise_multiplier", "max_grad_norm", "delta"):
-        assert said[name] == getattr(PLAN, name)
-    assert said["examples"] == 100
-    assert said["sensitivity"] == 1.0
-    assert said["noise_std"] == 2.0
-    assert said["neighbouring_relation"] == "add or remove one training example"
-    assert said["private"] and said["complete"]
+        assert getattr(found, name) == getattr(PLAN, name)
+    assert (found.examples, found.sensitivity, found.noise_std) == (100, 1.0, 2.0)
+    assert found.neighbouring_relation == "add or remove one training example"
+    assert found.private and found.complete
+    # The day, and not how long its steps took.
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", found.written)
 
 
 @pytest.mark.parametrize("plan", [
     PLAN, dataclasses.replace(PLAN, prior_releases=(20.0,)),
     dataclasses.replace(PLAN, expected_runs=3.0),
 ])  # fmt: skip
-@pytest.mark.parametrize("steps", [1, 2, 3, 4])
+@pytest.mark.parametrize("steps", [1, 3, 4])
 def test_wherever_a_run_is_stopped_its_epsilon_is_that_of_the_plan(plan, steps):
     """It may have been stopped for what it showed, and of fewer steps epsilon is then too small."""
-    said = stated(Config.load(), plan, steps=steps)
-    assert (said["steps"], said["planned_steps"], said["complete"]) == (steps, 4, steps == 4)
-    assert said["epsilon"] == plan.epsilon and said["epsilon_rdp"] == plan.epsilon_rdp
-    at_stop = said["epsilon_at_fixed_stop"]
+    found = stated(plan, steps=steps)
+    assert (found.steps, found.planned_steps, found.complete) == (steps, 4, steps == 4)
+    assert (found.epsilon, found.epsilon_rdp) == (plan.epsilon, plan.epsilon_rdp)
+    at_stop = found.epsilon_at_fixed_stop
     assert at_stop == (None if steps == 4 else plan.epsilon_after(steps))
-    sentence = said["guarantee"]
-    assert sentence.startswith(f"The model is ({shown_epsilon(plan.epsilon)}, ")
+    assert found.guarantee.startswith(f"The model is ({shown_epsilon(plan.epsilon)}, ")
     conditional = "holds only if it was fixed beforehand to stop here"
-    assert (conditional in sentence) == (steps < 4)
+    assert (conditional in found.guarantee) == (steps < 4)
     if at_stop is not None:
-        assert f"Epsilon {shown_epsilon(at_stop)} {conditional}" in sentence
-        assert sentence.count(shown_epsilon(at_stop)) == 1
+        assert f"Epsilon {shown_epsilon(at_stop)} {conditional}" in found.guarantee
+
+
+def test_what_is_written_is_read_and_every_edit_is_refused(tmp_path):
+    path, text = tmp_path / "privacy.json", statement_text(stated())
+    path.write_text(text)
+    assert read_statement(path) == stated()
+    for old, new, said in (
+        ('"run_id": "r"', '"run_id": "s"', "was changed since it was written"),
+        ("{", '{"epsilon": 0.1, ', "'epsilon' occurs twice"),
+        ('"steps": 4', '"steps": 4.5', "steps: "),
+        ('"delta": 0.0001', '"delta": 2', "delta: "),
+        ('"seeded": false', '"seeded": "no"', "seeded: "),
+        ('"seeded": false,', "", "seeded: Field required"),
+        ("{", '{"extra": 1, ', "extra: Extra inputs"),
+    ):
+        assert old in text
+        with pytest.raises(DpmixError, match=said):
+            parse_statement(text.replace(old, new, 1), path)
 
 
 @pytest.mark.parametrize("steps", [1, 4])
 def test_a_statement_of_a_stop_without_its_condition_is_not_read(tmp_path, steps):
     """As earlier versions wrote it: the epsilon of the steps so far, and no word more."""
-    path = tmp_path / "privacy.json"
-    said = stated(Config.load(method="none"), PLAN, steps=steps) | {"weights_sha256": "0" * 64}
-    said |= {"config_sha256": "0" * 64, "epsilon": PLAN.epsilon_after(steps)}
-    earlier = {name: said[name] for name in said if name != "epsilon_at_fixed_stop"}
-    path.write_text(to_json(seal(earlier)))
+    earlier = stated(steps=steps).model_dump(mode="json")
+    del earlier["epsilon_at_fixed_stop"]
+    text = json.dumps(seal(earlier))
     if steps == 4:
-        assert read_statement(path).epsilon == PLAN.epsilon
+        assert parse_statement(text, tmp_path).epsilon == PLAN.epsilon
         return
     with pytest.raises(DpmixError, match=r"epsilon_at_fixed_stop is None.*dpmix train --resume"):
-        read_statement(path)
+        parse_statement(text, tmp_path)
 
 
-def test_without_privacy_a_stop_has_no_epsilon():
-    open_plan = dataclasses.replace(PLAN, noise_multiplier=0.0, max_grad_norm=math.inf)
-    said = stated(Config.load(), open_plan, steps=1)
-    assert said["epsilon"] == math.inf and said["epsilon_at_fixed_stop"] is None
+def test_without_privacy_there_is_no_epsilon_and_no_assumption(tmp_path):
+    found = stated(OPEN, steps=1)
+    assert (found.epsilon, found.max_grad_norm, found.epsilon_at_fixed_stop) == ("inf", "inf", None)
+    assert found.guarantee.startswith("NOT PRIVATE") and found.assumptions == []
+    assert parse_statement(statement_text(found), tmp_path) == found
 
 
-def test_a_statement_tells_the_day_and_not_how_long_steps_took():
-    assert re.fullmatch(r"\d{4}-\d\d-\d\d", stated(Config.load(), PLAN, steps=4)["written"])
-
-
-def test_the_sentence_names_both_numbers_a_seed_and_the_lack_of_privacy():
-    assert guarantee(PLAN, 2.5, None) == (
-        "The model is (2.500, 0.0001)-differentially private with respect to adding or removing "
-        "one training example."
-    )
-    assert "SEEDED (5)" in guarantee(PLAN, 2.5, 5)
-    open_plan = dataclasses.replace(PLAN, noise_multiplier=0.0, max_grad_norm=math.inf)
-    assert guarantee(open_plan, math.inf, None).startswith("NOT PRIVATE")
-
-
-def test_the_sentence_never_rounds_epsilon_down():
-    assert "(2.001, " in guarantee(PLAN, 2.0001, None)
-
-
-def test_delta_is_said_in_full():
+def test_the_sentence_names_both_numbers_and_a_seed():
     plan = dataclasses.replace(PLAN, delta=1.0000049e-05)
-    assert "1.0000049e-05" in guarantee(plan, 2.0, None)
-
-
-def test_n_is_called_public_only_where_it_is():
-    assert any("N is public" in said for said in assumptions(Config.load(), PLAN))
-    hidden = dataclasses.replace(PLAN, n=None)
-    said = assumptions(Config.load(), hidden)
-    assert not any("N is public" in one for one in said)
-    assert any("denominator were chosen without looking" in one for one in said)
-
-
-@pytest.mark.parametrize(
-    ("settings", "validation", "part"),
-    [
-        ({}, False, False),
-        ({"classes": 3}, False, False),
-        ({"validation_fraction": 0.1}, True, True),
-        ({"train_images": 50}, False, True),
-    ],
-)
-def test_what_is_held_out_or_left_out_is_said(settings, validation, part):
-    said = " ".join(assumptions(Config.load(**settings), PLAN))
-    assert ("The validation images, a fixed share" in said) == validation
-    assert ("The test split is not protected" in said) != validation
-    assert ("chosen by their places in it alone" in said) == part
-
-
-def test_what_was_spent_before_is_in_every_epsilon_and_said():
-    spent = dataclasses.replace(PLAN, prior_releases=(20.0, 30.0))
-    said = stated(Config.load(), spent, steps=1)
-    assert said["epsilon"] == spent.epsilon > PLAN.epsilon
-    assert said["epsilon_rdp"] == spent.epsilon_rdp > PLAN.epsilon_rdp
-    assert said["epsilon_at_fixed_stop"] == spent.epsilon_after(1) > PLAN.epsilon_after(1)
-    assert said["spent_before"] == [20.0, 30.0]
-    assert "That includes 2 earlier release(s)" in said["guarantee"]
-    assert any("chosen by the earlier releases" in one for one in said["assumptions"])
-    assert any("No other release" in one for one in said["assumptions"])
-
-
-@pytest.mark.parametrize(("role", "weights"), [("mix", None), ("pretrain", "the public pool")])
-def test_weights_that_were_pretrained_on_the_pool_are_stated(role, weights):
-    facts = PoolFacts("cats", 7, "aa", None, None, None)
-    config = Config.load(pool="cats", pool_role=role)
-    said = privacy_statement(
-        config,
-        PLAN,
-        pool=facts,
-        backbone=None,
-        steps=4,
-        weights_sha256="ab",
-        config_sha256="cd",
-        run_id="r",
+    assert stated(plan).guarantee == (
+        f"The model is ({shown_epsilon(plan.epsilon)}, 1.0000049e-05)-differentially private with "
+        "respect to adding or removing one training example."
     )
-    assert said["public_inputs"]["pretrained_weights"] == weights
-    use = {"role": "mix", "draw": "uniform"} if role == "mix" else {"role": role, "epochs": 20}
-    assert said["public_inputs"]["pool"] == facts.as_dict() | use
+    assert "SEEDED (5)" in stated(seed=5).guarantee
 
 
-def test_the_pool_is_stated_by_what_is_known_of_it():
-    facts = PoolFacts("cats", 7, "aa", "bb", "painter at 1234", "openrail")
-    config = Config.load(method="mix-diff", pool="/home/alice/cats", pool_role="extra")
-    said = privacy_statement(
-        config,
-        PLAN,
-        pool=facts,
-        backbone=None,
-        steps=4,
-        weights_sha256="ab",
-        config_sha256="cd",
-        run_id="r",
-    )
-    assert said["public_inputs"]["pool"] == facts.as_dict() | {"role": "extra", "draw": "uniform"}
-    assert "alice" not in str(said)
+@pytest.mark.parametrize(("plan", "settings", "holds", "not_held"), [
+    (PLAN, {}, ["N is public", "The test split is not protected"], ["by their places"]),
+    (dataclasses.replace(PLAN, n=None), {}, ["denominator were chosen without"], ["N is public"]),
+    (PLAN, {"validation_fraction": 0.1}, ["The validation images", "by their places"],
+     ["The test split"]),
+    (PLAN, {"train_images": 50}, ["The test split", "by their places"], []),
+    (PLAN, {"seed": 3}, ["Nobody knows the seed"], ["operating system"]),
+])  # fmt: skip
+def test_what_the_guarantee_assumes_is_stated(plan, settings, holds, not_held):
+    said = " ".join(stated(plan, **settings).assumptions)
+    assert all(words in said for words in holds)
+    assert not any(words in said for words in not_held)
+
+
+def test_earlier_releases_are_in_every_epsilon_and_stated():
+    plan = dataclasses.replace(PLAN, prior_releases=(20.0, 30.0))
+    found = stated(plan, steps=1)
+    assert found.epsilon == plan.epsilon > PLAN.epsilon
+    assert found.epsilon_rdp == plan.epsilon_rdp > PLAN.epsilon_rdp
+    assert found.epsilon_at_fixed_stop == plan.epsilon_after(1) > PLAN.epsilon_after(1)
+    assert found.spent_before == [20.0, 30.0]
+    assert "That includes 2 earlier release(s)" in found.guarantee
+    assert any("chosen by the earlier releases" in one for one in found.assumptions)
+
+
+@pytest.mark.parametrize(("role", "weights", "use"), [
+    ("mix", None, {"draw": "uniform"}), ("extra", None, {"draw": "uniform"}),
+    ("pretrain", "the public pool", {"epochs": 20}),
+])  # fmt: skip
+def test_the_pool_is_stated_by_what_is_known_of_it_and_not_by_its_place(role, weights, use):
+    facts = PoolFacts("cats", 7, "a" * 64, "bb", "painter at 1234", "openrail")
+    found = stated(facts=facts, method="mix-diff", pool="/home/alice/cats", pool_role=role)
+    assert found.public_inputs.pretrained_weights == weights
+    pool = found.public_inputs.pool.model_dump()
+    assert pool == {**facts.as_dict(), "role": role, **use}
+    assert "alice" not in statement_text(found)
+
+
+def test_epsilon_is_rounded_up_and_exact_where_it_can_be():
+    assert [shown_epsilon(value) for value in (2.0001, 2.9999, 1.1, 0.0, math.inf, "inf")] == [
+        "2.001", "3.000", "1.100", "0.000", "inf", "inf",
+    ]  # fmt: skip
+    assert shown_epsilon(0.12345, digits=4) == "0.1235"
+    assert float(shown_epsilon(1.7e308)) == 1.7e308 and float(shown_sigma(1.7e308)) == 1.7e308
+    assert (shown_sigma(0.79999), shown_sigma(1.5)) == ("0.7999", "1.5000")
+
+
+@given(st.floats(0, 1e6), st.integers(0, 6))
+def test_never_smaller_and_less_than_one_unit_larger(epsilon, digits):
+    shown = float(shown_epsilon(epsilon, digits))
+    assert epsilon <= shown < epsilon + 1.001 * 10.0**-digits

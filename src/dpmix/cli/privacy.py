@@ -10,14 +10,14 @@ from typing import Annotated, Any, cast, get_args
 import typer
 from rich.table import Table
 
-from dpmix.audit.audit import GradientAudit, audit_by_gradients, audit_by_images, refuse_unfit
-from dpmix.audit.canaries import ImageAudit, ImageKind
+from dpmix.audit.audit import audit_by_gradients, audit_by_images, refuse_unfit
+from dpmix.audit.canaries import ImageKind
 from dpmix.cli.flags import setting_flags_but
 from dpmix.cli.progress import counting_bar, decoding_bar, share_bar, stdout
 from dpmix.errors import DISTRIBUTION, DpmixError, nearest
 from dpmix.files import to_json, write_text
 from dpmix.privacy.plan import PrivacyPlan
-from dpmix.reports.audit_report import WEAK, Finding
+from dpmix.reports.audit_report import AuditFindings, AuditReport
 from dpmix.reports.statement import shown_epsilon, shown_sigma
 from dpmix.reports.summary import two_columns
 from dpmix.runs.build import Run, build_run
@@ -129,40 +129,37 @@ def audit(
         if canary_kind == "gradient":
             with share_bar(console, "embedding views") as embedding:
                 parts.inputs.embed(parts.examples, embedding)
-            found: GradientAudit | ImageAudit = audit_by_gradients(
-                parts, parts.inputs.views, canaries, runs, confidence, stepping
-            )
+            found = audit_by_gradients(parts, canaries, runs, confidence, stepping)
         else:
             kind = cast("ImageKind", canary_kind)
             found = audit_by_images(parts, kind, canaries, runs, confidence, stepping)
     if report is not None:
-        write_text(report, to_json(_facts(found, canary_kind, parts)))
-    console.print(two_columns(_rows(found, canary_kind)))
+        _write(report, found, parts)
+    console.print(two_columns(_rows(found)))
     if found.violated:
         raise typer.Exit(REFUTED)
 
 
-def _facts(found: GradientAudit | ImageAudit, kind: str, parts: Run) -> dict[str, Any]:
-    return {
-        "kind": kind, "refuted": found.violated, **asdict(found), "plan": asdict(parts.plan),
-        "settings": parts.config.published(), "written": datetime.now(UTC).date().isoformat(),
-        "dpmix": metadata.version(DISTRIBUTION),
-    }  # fmt: skip
+def _write(path: Path, found: AuditFindings, parts: Run) -> None:
+    report = AuditReport(
+        **found.model_dump(), refuted=found.violated, plan=asdict(parts.plan),
+        settings=parts.config.published(), written=datetime.now(UTC).date().isoformat(),
+        dpmix=metadata.version(DISTRIBUTION),
+    )  # fmt: skip
+    write_text(path, to_json(report.model_dump()))
 
 
-def _rows(found: GradientAudit | ImageAudit, kind: str) -> list[tuple[str, str]]:
+def _rows(found: AuditFindings) -> list[tuple[str, str]]:
     at = f"at {found.confidence:.4g} confidence"
     rows = [
         ("claimed", f"epsilon {shown_epsilon(found.claimed)}, delta {found.delta}"),
-        ("canaries", f"{found.canaries:,} of kind {kind}, over {found.runs} run(s)"),
+        ("canaries", f"{found.canaries:,} of kind {found.kind}, over {found.runs} run(s)"),
         ("one-run bound", f"epsilon at least {found.one_run:.3f} {at}"),
     ]
-    if isinstance(found, GradientAudit):
+    if found.two_worlds is not None:
         rows.append(("two-world bound", f"epsilon at least {found.two_worlds:.3f} {at}"))
-        rows += [
-            (one.name, f"{Finding(**asdict(one)).verdict}: {one.found}") for one in found.invariants
-        ]
-    if found.lower_bound < WEAK * found.claimed:
+    rows += [(one.name, f"{one.verdict}: {one.found}") for one in found.invariants]
+    if found.weak:
         rows.append(("power", "little: raise --canaries or --runs for a bound that says more"))
     verdict = "REFUTED: do not rely on the claim" if found.violated else "the claim was not refuted"
     return [*rows, ("verdict", verdict)]

@@ -118,8 +118,7 @@ def model_bytes(weights: Mapping[str, Tensor], statement: Statement, settings: s
         settings: the settings without a path, by `settings_text`.
     """
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    texts = {_STATEMENT: statement_text(statement), _SETTINGS: settings}
-    return save(on_cpu, metadata={"format": "pt"} | texts)
+    return save(on_cpu, {_STATEMENT: statement_text(statement), _SETTINGS: settings})
 
 
 class ModelFile:

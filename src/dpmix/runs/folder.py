@@ -191,7 +191,8 @@ class RunFolder(RunFiles):
             return False
         started = self.private_log.exists() or newest_step(self.checkpoints)
         only = {*self.root.iterdir()} <= {self.diagnostics, self.checkpoints}
-        return bool(started) or not only or not self.notice.is_file()
+        ours = self.notice.is_file() or not any(self.diagnostics.glob("[!.]*"))
+        return bool(started) or not only or not ours
 
     def _previous_is_ours(self) -> bool:
         """Whether `previous` is what an overwrite left: marked, or empty but for its removal."""
@@ -210,11 +211,11 @@ class RunFolder(RunFiles):
                 shutil.rmtree(self.root / "tensorboard", ignore_errors=True)
                 return
             _remove(self.previous)
-        write_text(
-            self.root / _REPLACED,
-            f"'{self.root.name}' replaces this run, and removes it once it has a model.\n",
-        )
-        self.root.resolve().rename(self.previous)
+        note = f"'{self.root.name}' replaces this run, and removes it once it has a model.\n"
+        (self.root / _REPLACED).write_text(note, encoding="utf-8")
+        root = self.root.resolve()  # which may be where a link leads
+        root.rename(self.previous)
+        root.mkdir()
 
 
 def _remove(root: Path) -> None:

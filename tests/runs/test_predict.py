@@ -31,10 +31,9 @@ def test_several_folders_give_one_warning(class_folder, unchecked):
     roots = [class_folder(name, {"a": 1}) for name in ("one", "two")]
     for root in roots:
         (root / "x.txt").write_text("-")
-    with pytest.warns() as told:
+    with pytest.warns(match=r"2 file\(s\) are left out") as told:
         assert len(image_files(roots)) == 2
-    (one,) = told
-    assert "2 file(s) are left out" in str(one.message)
+    assert len(told) == 1
 
 
 def test_no_image_at_all(tmp_path):

@@ -6,8 +6,6 @@ import shutil
 import sys
 import tempfile
 import warnings
-import zipfile
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +13,6 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from dpmix.runs.hub_classifier import HubClassifier
 from hypothesis import given
 from hypothesis import settings as limits
 from hypothesis import strategies as st
@@ -23,6 +20,9 @@ from PIL import Image, ImageOps
 
 import dpmix as package
 from dpmix.data import decode_files, load_splits
+from dpmix.errors import DpmixError
+from dpmix.reports.files import ModelFile
+from dpmix.runs.export import HubClassifier, export_run
 from pictures import noise_picture
 
 pytestmark = pytest.mark.usefixtures("unchecked")
@@ -32,8 +32,7 @@ RUNS = {
     "from-scratch": {"model": "cnn-small", "expected_batch_size": 40},
     "on-scatternet": {"backbone": "scatternet", "method": "none", "cache_views": 1},
 }
-FORMATS = ("onnx", "torch-export", "hub")
-STATEMENT, CARD = "privacy.json", "MODEL_CARD.md"
+STATEMENT, CARD, MODEL = "privacy.json", "MODEL_CARD.md", "model.safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -51,64 +50,34 @@ def runs(tmp_path_factory):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for name, settings in RUNS.items():
-            cache = {"cache_dir": str(root / "cache")} if "backbone" in settings else {}
             package.fit(
-                data=str(root / "place-of-a-study.npz"),
-                output=str(root / name),
-                **SETTINGS,
-                **settings,
-                **cache,
-            )
+                data=str(root / "place-of-a-study.npz"), output=str(root / name),
+                cache_dir=str(root / "cache"), **SETTINGS, **settings,
+            )  # fmt: skip
     return root
 
 
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory):
-    """Twenty real digits as files."""
-    folder = tmp_path_factory.mktemp("digits")
-    for index, pixels in enumerate(load_splits("mnist5k").test.pixels[::50]):
-        Image.fromarray(pixels[0].numpy()).save(folder / f"{index:02}.png")
-    return folder
-
-
-@pytest.fixture
-def exported(dpmix, runs, tmp_path):
-    def export(run, form, *more):
-        output = tmp_path / f"{run}-{form}"
-        done = dpmix("export", runs / run, "--format", form, "--output", output, *more)
-        assert (done[0], done[2]) == (0, ""), done
-        return output, done[1]
-
-    return export
-
-
 def loaded(folder, form):
-    """What answers in the place of the run, by another library where there is one."""
-    if form == "onnx":
-        session = onnxruntime.InferenceSession(folder / "model.onnx")
-        return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
-    if form == "torch-export":
-        return torch.export.load(folder / "model.pt2").module()
-    return HubClassifier.from_pretrained(folder)
-
-
-def contents(folder):
-    """Every file, and every file inside of one."""
-    for path in folder.iterdir():
-        yield path.name, path.read_bytes()
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                yield from ((name, archive.read(name)) for name in archive.namelist())
+    """What answers in the place of the run, by another library if there is one."""
+    if form == "hub":
+        return HubClassifier.from_pretrained(folder)
+    session = onnxruntime.InferenceSession(folder / "model.onnx")
+    return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
 
 
 @pytest.mark.parametrize("run", RUNS)
-@pytest.mark.parametrize("form", FORMATS)
-def test_it_answers_as_predict_does_and_names_no_place(dpmix, exported, runs, digits, run, form):
-    folder, printed = exported(run, form)
-    dpmix("predict", runs / run, digits, "--output", folder.parent / "p.json")
-    rows = json.loads((folder.parent / "p.json").read_text())
+@pytest.mark.parametrize("form", ["onnx", "hub"])
+def test_it_answers_as_predict_does_and_names_no_place(dpmix, runs, tmp_path, run, form):
+    for index, pixels in enumerate(load_splits("mnist5k").test.pixels[::50]):
+        (tmp_path / "digits").mkdir(exist_ok=True)
+        Image.fromarray(pixels[0].numpy()).save(tmp_path / "digits" / f"{index:02}.png")
+    folder = tmp_path / "model"
+    done = dpmix("export", runs / run, "--format", form, "--output", folder)
+    assert (done[0], done[2]) == (0, ""), done
+    dpmix("predict", runs / run, tmp_path / "digits", "--output", tmp_path / "p.json")
+    rows = json.loads((tmp_path / "p.json").read_text())
     channels = 1 if run == "from-scratch" else 3
-    (images,) = decode_files(sorted(digits.iterdir()), (channels, 28, 28))
+    (images,) = decode_files(sorted((tmp_path / "digits").iterdir()), (channels, 28, 28))
     answer = loaded(folder, form)
     for part in (slice(0, 20), slice(7, 8)):  # any number of images, one among them
         with torch.no_grad():
@@ -116,68 +85,62 @@ def test_it_answers_as_predict_does_and_names_no_place(dpmix, exported, runs, di
         expected = np.array([list(row["probabilities"].values()) for row in rows[part]])
         assert logits.dtype == torch.float32
         assert np.allclose(logits.softmax(1).numpy(), expected, atol=1e-5)
-        names = [str(digit) for digit in range(10)]
-        assert [names[i] for i in logits.argmax(1)] == [row["prediction"] for row in rows[part]]
-    sure = {round(max(row["probabilities"].values()), 3) for row in rows}
-    assert len(sure) > 1, "a constant answer would show nothing"
+    assert len({row["probabilities"]["3"] for row in rows}) > 1, "a constant would show nothing"
 
     guarantee = json.loads((runs / run / STATEMENT).read_text())["guarantee"]
-    assert " ".join(printed.split()).endswith(guarantee)
+    assert " ".join(done[1].split()).endswith(guarantee)
     assert (folder / STATEMENT).read_bytes() == (runs / run / STATEMENT).read_bytes()
-    for name, content in contents(folder):
+    for path in folder.iterdir():
         for place in (str(runs.parent), "place-of-a-study", str(package.__path__[0]), "-packages"):
-            assert place.encode() not in content, (name, place)
+            assert place.encode() not in path.read_bytes(), (path.name, place)
 
 
-def test_an_onnx_model_says_what_it_is(exported, runs):
-    folder, _ = exported("from-scratch", "onnx")
+def test_an_onnx_model_says_what_it_is(runs, tmp_path):
+    folder = tmp_path / "model"
+    export_run(runs / "from-scratch", "onnx", folder)
     assert sorted(path.name for path in folder.iterdir()) == [CARD, "model.onnx", STATEMENT]
     assert (folder / CARD).read_bytes() == (runs / "from-scratch" / CARD).read_bytes()
     model = onnx.load(folder / "model.onnx")
     onnx.checker.check_model(model, full_check=True)
-    said = {entry.key: entry.value for entry in model.metadata_props}
-    assert json.loads(said["class_names"]) == [str(digit) for digit in range(10)]
-    assert said[STATEMENT] == (folder / STATEMENT).read_text()
+    told = {entry.key: entry.value for entry in model.metadata_props}
+    assert json.loads(told["class_names"]) == [str(digit) for digit in range(10)]
+    assert told[STATEMENT] == (folder / STATEMENT).read_text()
     assert "uint8 [batch, 1, 28, 28], grey, 0..255, not normalised" in model.doc_string
-    assert said["guarantee"] in model.doc_string and "no softmax" in said["output"]
+    assert told["guarantee"] in model.doc_string and "no softmax" in told["output"]
     (given,), (returned,) = model.graph.input, model.graph.output
     assert (given.name, given.type.tensor_type.elem_type) == ("images", onnx.TensorProto.UINT8)
     assert [returned.name, returned.type.tensor_type.shape.dim[0].dim_param] == ["logits", "batch"]
 
 
-def test_a_torch_export_holds_its_statement(exported):
-    folder, _ = exported("on-scatternet", "torch-export")
-    assert sorted(path.name for path in folder.iterdir()) == [CARD, "model.pt2", STATEMENT]
-    held = {STATEMENT: "", "class_names.json": "", "README.txt": ""}
-    torch.export.load(folder / "model.pt2", extra_files=held)
-    assert held[STATEMENT] == (folder / STATEMENT).read_text()
-    assert json.loads(held["class_names.json"])[3] == "3"
-    assert "uint8 [batch, 3, 28, 28], RGB" in held["README.txt"]
-
-
-def test_a_hub_folder_is_the_runs_own_weights_and_its_card(exported, runs):
-    folder, _ = exported("on-scatternet", "hub")
-    assert sorted(path.name for path in folder.iterdir()) == [
-        "README.md", "config.json", "model.safetensors", STATEMENT,
-    ]  # fmt: skip
-    stated = json.loads((folder / STATEMENT).read_text())
-    assert (
-        sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-        == (stated["weights_sha256"])
-    )
+def test_a_hub_folder_is_the_runs_own_weights_and_its_card(runs, tmp_path):
+    run, folder = runs / "on-scatternet", tmp_path / "model"
+    export_run(run, "hub", folder)
+    assert sorted(path.name for path in folder.iterdir()) == ["README.md", MODEL, STATEMENT]
+    assert (folder / MODEL).read_bytes() == (run / MODEL).read_bytes()
+    ModelFile(folder / MODEL).check_weights()
     _, header, card = (folder / "README.md").read_text().split("---\n", 2)
-    assert "library_name: dpmix" in header and "- differential-privacy" in header
-    assert (runs / "on-scatternet" / CARD).read_text() in card
-    settings = json.loads((folder / "config.json").read_text())["settings"]
-    assert set(settings) == {"data", "model", "input"}
-    assert not any("cache" in name or "weights" in name for name in settings["model"])
+    assert "library_name: dpmix" in header and "differential-privacy" in header
+    assert (run / CARD).read_text() in card
 
 
-def test_an_output_is_taken_once_and_replaced_when_asked(dpmix, exported, runs, tmp_path):
-    folder, _ = exported("from-scratch", "hub")
+def test_a_hub_folder_on_another_backbone_or_with_a_pickle_is_refused(runs, tmp_path, monkeypatch):
+    export_run(runs / "on-scatternet", "hub", tmp_path / "model")
+    with monkeypatch.context() as patch:
+        patch.setattr("dpmix.models.backbones.backbone.Backbone.weights_sha256", "0" * 64)
+        with pytest.raises(DpmixError, match="backbone 'scatternet' here are not those that the"):
+            HubClassifier.from_pretrained(tmp_path / "model")
+    (tmp_path / "model" / MODEL).unlink()
+    (tmp_path / "model" / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
+    with pytest.raises(DpmixError, match=r"no weights at .*model.safetensors"):
+        HubClassifier.from_pretrained(tmp_path / "model")
+
+
+def test_an_output_is_taken_once_and_replaced_when_asked(dpmix, runs, tmp_path):
+    folder = tmp_path / "model"
+    export_run(runs / "from-scratch", "hub", folder)
     call = ("export", runs / "from-scratch", "--format", "onnx", "--output", folder)
     status, _, err = dpmix(*call)
-    assert status == 2 and "is there already; give another --output, or --overwrite" in err
+    assert status == 2 and "exists; give another --output, or --overwrite" in err
     assert dpmix(*call, "--overwrite")[0] == 0
     assert sorted(path.name for path in folder.iterdir()) == [CARD, "model.onnx", STATEMENT]
     run = shutil.copytree(runs / "from-scratch", tmp_path / "copy")
@@ -186,6 +149,21 @@ def test_an_output_is_taken_once_and_replaced_when_asked(dpmix, exported, runs, 
     assert status == 2 and "holds something else" in err
     assert sorted(path.name for path in run.rglob("*")) == before
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "full")])
+def test_what_fails_leaves_the_earlier_export(runs, tmp_path, monkeypatch, error):
+    def fails(*_):
+        raise error
+
+    folder = tmp_path / "model"
+    export_run(runs / "from-scratch", "hub", folder)
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.copyfile", fails)
+        expected = DpmixError if isinstance(error, OSError) else KeyboardInterrupt
+        with pytest.raises(expected):
+            export_run(runs / "from-scratch", "hub", folder, overwrite=True)
+    assert list(tmp_path.iterdir()) == [folder] and (folder / MODEL).is_file()
 
 
 @pytest.mark.parametrize(("arguments", "said"), [
@@ -201,42 +179,52 @@ def test_a_mistake_is_a_line_and_leaves_nothing(dpmix, runs, tmp_path, arguments
 
 
 @pytest.mark.parametrize(("name", "said"), [
-    ("model.safetensors", "'model.safetensors' has sha256"),
-    ("config.yaml", "'config.yaml' has sha256"),
-    (STATEMENT, "is no privacy statement"),
-    (CARD, "does not hold the guarantee"),
+    (MODEL, "cannot read the privacy statement of"), (CARD, "does not hold the guarantee"),
 ])  # fmt: skip
-def test_a_statement_of_other_files_is_refused(dpmix, runs, tmp_path, name, said):
+def test_a_run_of_other_files_is_refused(runs, tmp_path, name, said):
     run = shutil.copytree(runs / "from-scratch", tmp_path / "copy")
     (run / name).write_text("{}")
-    status, _, err = dpmix("export", run, "--output", tmp_path / "e")
-    assert status == 2 and said in err
+    with pytest.raises(DpmixError, match=said):
+        export_run(run, "onnx", tmp_path / "e")
     assert not (tmp_path / "e").exists()
 
 
-@pytest.mark.parametrize(("missing", "form"), [("onnx", "onnx"), ("onnxscript", "onnx"),
-                                               ("huggingface_hub", "hub")])  # fmt: skip
-def test_a_missing_package_is_named_with_its_extra(
-    dpmix, runs, tmp_path, monkeypatch, missing, form
-):
+@pytest.mark.parametrize("missing", ["onnx", "onnxscript"])
+def test_a_missing_package_is_named_with_its_extra(runs, tmp_path, monkeypatch, missing):
     monkeypatch.setitem(sys.modules, missing, None)
-    monkeypatch.delitem(sys.modules, "dpmix.runs.hub_classifier", raising=False)
-    call = ("export", runs / "from-scratch", "--format", form, "--output", tmp_path / "e")
-    status, _, err = dpmix(*call)
-    assert (
-        status == 2 and f"needs the package {missing}: pip install 'dp-mix-images[export]'" in err
-    )
+    with pytest.raises(DpmixError, match=rf"needs the package {missing}: pip install .*\[export\]"):
+        export_run(runs / "from-scratch", "onnx", tmp_path / "e")
+
+
+class Undecided(torch.nn.Module):
+    """Its answer depends on its input in a way that no graph holds."""
+
+    def forward(self, images):
+        return images.mean((1, 2, 3)) if images.sum() > 7 else images.sum((1, 2, 3))
+
+
+def test_what_no_graph_can_hold_is_refused_with_a_way_out(runs, tmp_path, monkeypatch):
+    monkeypatch.setattr("dpmix.runs.load.build", lambda *_: Undecided())
+    monkeypatch.setattr("dpmix.runs.load.load_weights", lambda *_: None)
+    with pytest.raises(DpmixError, match=r"can't be exported .*; use --format hub"):
+        export_run(runs / "from-scratch", "onnx", tmp_path / "e")
+
+
+def test_other_answers_are_refused(runs, tmp_path, monkeypatch):
+    real = onnxruntime.InferenceSession.run
+    wrong = lambda *arguments: [real(*arguments)[0] + 1e-2]  # noqa: E731
+    monkeypatch.setattr(onnxruntime.InferenceSession, "run", wrong)
+    with pytest.raises(DpmixError, match=r"logits differ by 0\.01 from the run's"):
+        export_run(runs / "from-scratch", "onnx", tmp_path / "e")
+    assert not (tmp_path / "e").exists()
 
 
 def test_an_incomplete_run_says_so_and_so_does_its_statement(dpmix, image_root, tmp_path, quick):
-    class StoppedError(Exception):
-        pass
-
     def stop(now):
         if now.step == 2:
-            raise StoppedError
+            raise KeyboardInterrupt
 
-    with pytest.raises(StoppedError):
+    with pytest.raises(KeyboardInterrupt):
         package.fit(
             data=str(image_root), output=str(tmp_path / "run"), report=stop,
             **quick | {"steps": 4, "eval_every": 2},
@@ -247,25 +235,15 @@ def test_an_incomplete_run_says_so_and_so_does_its_statement(dpmix, image_root, 
     assert "is not complete: this is its model after 2 of 4 steps" in " ".join(err.split())
     said = json.loads((tmp_path / "e" / STATEMENT).read_text())
     assert not said["complete"] and said["guarantee"] in " ".join(out.split())
-    assert "its epsilon is 2.000 (" in " ".join(err.split())
-
-
-def test_a_run_without_privacy_says_so(dpmix, image_root, tmp_path, quick):
-    package.fit(data=str(image_root), output=str(tmp_path / "run"), **quick | {"epsilon": "inf"})
-    call = ("export", tmp_path / "run", "--format", "torch-export", "--output", tmp_path / "e")
-    status, out, _ = dpmix(*call)
-    assert status == 0 and "NOT PRIVATE" in out
-    assert "NOT PRIVATE" in (tmp_path / "e" / STATEMENT).read_text()
 
 
 def code_of_the_docs():
     page = (Path(__file__).parents[2] / "docs/using.md").read_text()
-    return re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)[0]  # the second: see `loaded`
+    return re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)[0]
 
 
-def test_the_code_of_the_docs_runs_where_it_is_used(exported, tmp_path, monkeypatch, capsys):
-    folder, _ = exported("from-scratch", "onnx")
-    folder.rename(tmp_path / "model")
+def test_the_code_of_the_docs_runs_where_it_is_used(runs, tmp_path, monkeypatch, capsys):
+    export_run(runs / "from-scratch", "onnx", tmp_path / "model")
     middle = load_splits("mnist5k").test.pixels[0, 0].numpy()
     wide = np.hstack([np.full_like(middle, 255), middle, np.zeros_like(middle)])
     Image.fromarray(wide).save(tmp_path / "photo.png")
@@ -278,8 +256,9 @@ def test_the_code_of_the_docs_runs_where_it_is_used(exported, tmp_path, monkeypa
     assert re.fullmatch(r"\d \| " + re.escape(guarantee) + "\n", capsys.readouterr().out)
 
 
-def test_the_code_of_a_hub_folder_runs(exported, tmp_path, monkeypatch, capsys):
-    folder, _ = exported("from-scratch", "hub")
+def test_the_code_of_a_hub_folder_runs(runs, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "model"
+    export_run(runs / "from-scratch", "hub", folder)
     (code,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
     noise_picture("RGB", 31, 50, 0).save(tmp_path / "photo.png")
     monkeypatch.chdir(tmp_path)
@@ -290,7 +269,7 @@ def test_the_code_of_a_hub_folder_runs(exported, tmp_path, monkeypatch, capsys):
     assert re.fullmatch(r"\['\d'\]\n", capsys.readouterr().out)
 
 
-@limits(deadline=None, max_examples=200)
+@limits(deadline=None, max_examples=100)
 @given(
     *[st.integers(1, 70)] * 2, *[st.integers(8, 40)] * 2, st.sampled_from(["L", "RGB"]),
     st.sampled_from([None, *range(9)]),

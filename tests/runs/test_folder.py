@@ -1,0 +1,250 @@
+"""A folder in use is left alone, and no kill makes it lie or lose a model."""
+
+import contextlib
+import os
+import shutil
+
+import pytest
+
+from dpmix.errors import DpmixError
+from dpmix.runs.folder import RunFolder
+
+
+class KilledError(BaseException):
+    """The process is killed here."""
+
+
+def publish(folder, text):
+    """Publish files that all say which time this is."""
+    folder.publish(text.encode(), dict.fromkeys(folder.published[1:], text))
+
+
+def opened(root, overwrite=True):
+    folder = RunFolder(root)
+    folder.create(overwrite)
+    return folder
+
+
+def trained(root, text="1"):
+    """A complete run, closed."""
+    folder = opened(root)
+    folder.log_private({"step": 1})
+    publish(folder, text)
+    folder.close()
+    return folder
+
+
+def reads(path):
+    return path.read_text() if path.exists() else None
+
+
+def consistent(folder):
+    """The model's text, or None; every other published file is of this model, or missing."""
+    model, *copies = map(reads, folder.published)
+    assert {*copies} <= {None, model}
+    return model
+
+
+def kill_after(monkeypatch, operations):
+    """Kill the process at the given number of changes to the file system from now on."""
+    left = [operations]
+
+    def counted(original):
+        def call(*args, **kwargs):
+            if left[0] == 0:
+                raise KilledError
+            left[0] -= 1
+            return original(*args, **kwargs)
+
+        return call
+
+    for name in ("replace", "rename", "unlink", "rmdir", "mkdir"):
+        monkeypatch.setattr(os, name, counted(getattr(os, name)))
+
+
+def every_kill(tmp_path, monkeypatch, act):
+    """Run `act(folder)` on a folder with a complete run, killed at every operation in turn."""
+    for operations in range(60):
+        folder = trained(tmp_path / str(operations) / "run")
+        with monkeypatch.context() as patch:
+            kill_after(patch, operations)
+            try:
+                act(folder)
+            except KilledError:
+                killed = True
+            else:
+                killed = False
+        folder.close()
+        yield RunFolder(folder.root)
+        if not killed:
+            assert operations > 5
+            return
+    pytest.fail("never came to an end")
+
+
+def test_a_kill_never_leaves_files_of_other_weights(tmp_path, monkeypatch):
+    def resume(folder):
+        folder.reopen()
+        publish(folder, "2")
+
+    seen = {consistent(found) for found in every_kill(tmp_path, monkeypatch, resume)}
+    assert seen == {"1", "2"}
+
+
+def overwrite(folder, text="2"):
+    successor = opened(folder.root)
+    try:
+        publish(successor, text)
+    finally:
+        successor.close()
+
+
+def test_a_killed_overwrite_keeps_a_model_and_never_mixes_two_runs(tmp_path, monkeypatch):
+    for found in every_kill(tmp_path, monkeypatch, overwrite):
+        model, previous = consistent(found), None
+        if found.previous.is_dir() and model is None:
+            previous = consistent(RunFolder(found.previous))
+        assert "2" in (model, previous) or "1" in (model, previous)
+        overwrite(found, "3")  # another overwrite is not in the way of what is left
+        assert consistent(found) == "3" and not found.previous.exists()
+
+
+def test_two_killed_overwrites_keep_a_model(tmp_path, monkeypatch):
+    for found in every_kill(tmp_path, monkeypatch, overwrite):
+        with monkeypatch.context() as patch:
+            kill_after(patch, 9)
+            with contextlib.suppress(KilledError):
+                overwrite(found, "3")
+        models = [reads(found.model), reads(RunFolder(found.previous).model)]
+        assert any(models)
+
+
+def test_a_folder_is_held_against_runs(tmp_path):
+    first = opened(tmp_path / "run")
+    with pytest.raises(DpmixError, match="is in use by another process"):
+        opened(tmp_path / "run")
+    with (
+        pytest.raises(DpmixError, match="is in use by another process"),
+        RunFolder(first.root).held(),
+    ):
+        pass
+    first.close()
+    with RunFolder(first.root).held(), pytest.raises(DpmixError, match="in use by another"):
+        opened(first.root)
+    opened(first.root).close()
+    (tmp_path / "handed-out").mkdir()
+    with RunFolder(tmp_path / "handed-out").held():
+        assert not list((tmp_path / "handed-out").iterdir())
+
+
+def test_an_overwrite_keeps_the_other_run_until_it_has_a_model(tmp_path):
+    root = trained(tmp_path / "run").root
+    second = opened(root)
+    previous = RunFolder(second.previous)
+    assert consistent(previous) == "1" and reads(previous.private_log) == '{"step": 1}\n'
+    for step in (1, 2):
+        second.log_private({"mine": step})
+    assert reads(second.private_log) == '{"mine": 1}\n{"mine": 2}\n'
+    publish(second, "2")
+    assert consistent(second) == "2"
+    assert list(tmp_path.iterdir()) == [root]
+
+
+@pytest.mark.parametrize(("place", "said"), [
+    ("run/thesis.tex", r"holds something else: 'thesis\.tex'; move that"),
+    ("run.previous/thesis.tex", r"run\.previous' until .* but that exists; move it"),
+])  # fmt: skip
+def test_an_overwrite_never_takes_what_no_run_wrote(tmp_path, place, said):
+    folder = trained(tmp_path / "run")
+    (tmp_path / place).parent.mkdir(exist_ok=True)
+    (tmp_path / place).write_text("years of work")
+    with pytest.raises(DpmixError, match=said):
+        opened(folder.root)
+    assert consistent(folder) == "1" and reads(tmp_path / place) == "years of work"
+    shutil.move(tmp_path / place, tmp_path / "thesis.tex")
+    opened(folder.root)
+
+
+def test_overwrite_takes_no_folder_that_holds_no_run(tmp_path):
+    (tmp_path / "diagnostics").mkdir()
+    (tmp_path / "diagnostics" / "scan.png").touch()
+    with pytest.raises(DpmixError, match=r"replaces a run, but folder .* holds something else"):
+        opened(tmp_path)
+
+
+def test_a_folder_with_anything_in_it_is_refused_without_overwrite(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(DpmixError, match=r"not empty; give another --output, or --overwrite"):
+        opened(tmp_path, overwrite=False)
+
+
+def test_a_link_to_a_folder_is_overwritten_where_it_leads(tmp_path):
+    folder = trained(tmp_path / "disk" / "run")
+    (tmp_path / "link").symlink_to(folder.root)
+    overwrite(RunFolder(tmp_path / "link"))
+    assert (tmp_path / "link").is_symlink() and consistent(folder) == "2"
+
+
+def test_a_folder_whose_run_was_stopped_before_its_first_step_is_taken_over(tmp_path):
+    opened(tmp_path / "run", overwrite=False).close()
+    second = opened(tmp_path / "run", overwrite=False)
+    second.log_private({"step": 1})
+    second.close()
+    with pytest.raises(DpmixError, match="is not empty"):
+        opened(second.root, overwrite=False)
+    second.private_log.unlink()
+    second.checkpoints.mkdir()
+    (second.checkpoints / "step-00000001.pt").touch()
+    with pytest.raises(DpmixError, match="is not empty"):
+        opened(second.root, overwrite=False)
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next_run(tmp_path):
+    opened(tmp_path).close()
+    (tmp_path / ".model.safetensors.123.part").write_text("half")
+    opened(tmp_path)
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_failed_start_lets_go_of_the_folder(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    folder.notice = tmp_path / "nowhere" / "PRIVATE.txt"
+    with pytest.raises(DpmixError, match="cannot write"):
+        folder.create(overwrite=False)
+    RunFolder(tmp_path / "run").reopen()
+
+
+def test_a_full_disk_leaves_the_files_of_the_last_time(tmp_path, no_space):
+    folder = opened(tmp_path / "run")
+    publish(folder, "1")
+    with pytest.raises(DpmixError, match="cannot write"):
+        publish(folder, "2" * 10_000)
+    assert consistent(folder) == "1" and not list(folder.root.glob(".*"))
+    with pytest.raises(DpmixError, match=r"cannot write '.*steps\.jsonl'.*model is unharmed"):
+        for _ in range(100):
+            folder.log_private({"text": "x" * 100})
+
+
+def test_a_run_without_a_model_yet_is_told_from_no_run(tmp_path):
+    folder = RunFolder(tmp_path)
+    with pytest.raises(DpmixError, match=r"is no run folder: it has no model\.safetensors"):
+        folder.refuse_if_missing(folder.model)
+    folder.checkpoints.mkdir()
+    with pytest.raises(DpmixError, match=f"stopped before .* dpmix train --resume {tmp_path}$"):
+        folder.refuse_if_missing(folder.model)
+
+
+def test_what_is_private_is_closed_from_its_first_moment(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "chmod", lambda *_, **__: None)  # to close it later is too late
+    before = os.umask(0)
+    try:
+        folder = opened(tmp_path / "run")
+    finally:
+        os.umask(before)
+    assert folder.diagnostics.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_place_where_no_folder_can_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DpmixError, match="cannot make run folder"):
+        opened(tmp_path / "file" / "run")
