@@ -145,7 +145,7 @@ class PrivateTrainer:
         self.device = self.parameters[0].device
         self._sampler = sampler or PoissonSampler(plan, len(data))
         self._noise = noise or GaussianNoise(plan)
-        self._clip = clipped_sum or type(self).clipped_sum
+        self._clip = clipped_sum or PrivateTrainer.clipped_sum
         self._randomness = Randomness(seed, ranks.rank)
         self.engine = choose_engine(engine, model, loss, view_shape, views.spec.views, view_chunk)
         self.broadcast_weights()
