@@ -204,7 +204,7 @@ class Undecided(torch.nn.Module):
 
 
 def test_what_no_graph_can_hold_is_refused_with_a_way_out(runs, tmp_path, monkeypatch):
-    monkeypatch.setattr("dpmix.runs.load.build", lambda *_: Undecided())
+    monkeypatch.setattr("dpmix.runs.load.build_network", lambda *_: Undecided())
     monkeypatch.setattr("dpmix.runs.load.load_weights", lambda *_: None)
     with pytest.raises(DpmixError, match=r"can't be exported .*; use --format hub"):
         export_run(runs / "from-scratch", "onnx", tmp_path / "e")

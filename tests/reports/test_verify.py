@@ -118,7 +118,7 @@ def test_one_changed_byte_is_found(run):
     ({"planned_steps": 9}, "planned_steps"),
     ({"steps": 1, "complete": False}, "epsilon_at_fixed_stop"),
     ({"epsilon_at_fixed_stop": 1.0}, "epsilon_at_fixed_stop"),
-    ({"steps": 3}, "complete"),
+    ({"steps": 3}, "steps is 3, more than planned_steps"),
     ({"delta": 1e-6}, "delta"),
     ({"method": "none"}, "method"),
     ({"max_grad_norm": 0.5}, "max_grad_norm"),
@@ -215,7 +215,7 @@ def test_a_file_next_to_the_model_that_says_something_else_is_found(run, name, o
     path = run / name
     kept = path.read_text()
     assert old in kept
-    path.write_text(kept.replace(old, new))
+    path.write_text(kept.replace(old, new, 1 if old == "{" else -1))
     with pytest.raises(DpmixError, match=said):
         verify(run)
     path.unlink()

@@ -4,6 +4,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -12,13 +13,13 @@ from jaxtyping import Bool, Float64
 from torch import nn
 
 from dpmix.audit.bounds import best_one_run_epsilon, best_two_world_epsilon
-from dpmix.audit.canaries import CanaryRun, ImageKind, WithCanaries, make_canaries
+from dpmix.audit.canaries import CanaryRun, WithCanaries, make_canaries
 from dpmix.audit.checks import StepChecks
 from dpmix.data.named import public_name
 from dpmix.data.source import ImageSource
 from dpmix.errors import DpmixError
 from dpmix.privacy.plan import PrivacyPlan
-from dpmix.reports.audit_report import AuditFindings, AuditReport, Finding, read_audit
+from dpmix.reports.audit_report import AuditFindings, AuditReport, Finding, Kind, read_audit
 from dpmix.reports.facts import RunFacts
 from dpmix.reports.statement import Statement
 from dpmix.runs.build import Run
@@ -109,7 +110,7 @@ def audit_gradients(
 def audit_images(
     train: Callable[[ImageSource], Gained],
     *,
-    kind: ImageKind,
+    kind: Kind,
     data: ImageSource,
     held_out: ImageSource,
     claimed: float,
@@ -155,114 +156,93 @@ def audit_images(
     )  # fmt: skip
 
 
-def refuse_unfit(parts: Run) -> None:
+def refuse_unfit(run: Run) -> None:
     """Refuse settings under which an audit would say nothing.
 
     Raises:
         DpmixError: a run without privacy, with a seed, of several processes, or with a pool that it
             trains on first.
     """
-    if not parts.plan.private:
+    if not run.plan.private:
         raise DpmixError("epsilon is infinite: there is no claim to audit; give a finite epsilon")
-    if parts.config.run.seed is not None:
+    if run.config.run.seed is not None:
         raise DpmixError("an audit needs fresh random draws in every run; leave out seed")
-    if parts.ranks.size > 1:
+    if run.ranks.size > 1:
         raise DpmixError("an audit runs in one process; leave out torchrun")
-    if parts.pretraining is not None:
+    if run.pretraining is not None:
         raise DpmixError("an audit is of the private steps; leave out pool_role pretrain")
 
 
-def audit_by_gradients(
-    parts: Run,
-    canaries: int | None,
-    runs: int,
-    confidence: float,
-    progress: Progress,
+def audit_run(
+    run: Run, kind: Kind, canaries: int | None, runs: int, confidence: float, progress: Progress
 ) -> AuditFindings:
-    """`audit_gradients` on a run's own trainer.
+    """Audit a run's own trainer.
 
     Args:
-        parts: of the run.
-        canaries: M of a run; None: one for each trained parameter, at most 10,000.
+        run: the run, with its views embedded where it trains on cached features.
+        kind: of the canaries.
+        canaries: M of a run; None: one for each trained parameter, at most 10,000, or one for each
+            test image, at most 1,000.
         runs: number of full training runs.
         confidence: probability that the bounds hold.
         progress: called with (steps done, steps in all).
 
     Raises:
-        DpmixError: as `refuse_unfit` and `audit_gradients` raise.
+        DpmixError: as `refuse_unfit`, `audit_gradients` and `audit_images` raise; or image canaries
+            and a cache of features, which holds none.
     """
-    refuse_unfit(parts)
-    restart = _restart(parts)
+    refuse_unfit(run)
+    restart, rng = _restart(run), np.random.default_rng()
+    if kind != "gradient":
+        run.inputs.require_images()
+        test = run.splits.test
+        return audit_images(
+            _trained_on(run, restart, lambda done: progress(done, runs * run.plan.steps)),
+            kind=kind, data=run.splits.train, held_out=test, claimed=run.plan.epsilon,
+            delta=run.plan.delta, canaries=canaries or min(_MOST_IMAGES, len(test)), runs=runs,
+            confidence=confidence, rng=rng,
+        )  # fmt: skip
 
     def make(**recorded: Any) -> PrivateTrainer:
         restart()
-        return parts.trainer(**recorded)
+        return run.trainer(**recorded)
 
-    trained = sum(p.numel() for p in parts.inputs.trained.parameters() if p.requires_grad)
+    trained = sum(p.numel() for p in run.inputs.trained.parameters() if p.requires_grad)
     return audit_gradients(
-        make, plan=parts.plan, examples=len(parts.examples), parameters=trained,
+        make, plan=run.plan, examples=len(run.examples), parameters=trained,
         canaries=canaries or min(_MOST_GRADIENTS, trained), runs=runs, confidence=confidence,
-        rng=np.random.default_rng(), progress=progress,
+        rng=rng, progress=progress,
     )  # fmt: skip
 
 
-def audit_by_images(
-    parts: Run,
-    kind: ImageKind,
-    canaries: int | None,
-    runs: int,
-    confidence: float,
-    progress: Progress,
-) -> AuditFindings:
-    """`audit_images` on a run's own trainer.
-
-    Args:
-        parts: of the run.
-        kind: mislabelled or pattern.
-        canaries: M of a run; None: 1,000, at most one for each test image.
-        runs: number of full training runs.
-        confidence: probability that the bound holds.
-        progress: called with (steps done, steps in all).
-
-    Raises:
-        DpmixError: as `refuse_unfit` and `audit_images` raise; or a cache of features, which holds
-            no canaries.
-    """
-    refuse_unfit(parts)
-    parts.inputs.require_images()
-    restart, steps = _restart(parts), parts.plan.steps
-    trained = 0
+def _trained_on(
+    run: Run, restart: Callable[[], None], stepped: Callable[[int], None]
+) -> Callable[[ImageSource], Gained]:
+    """What trains the run's model on images; `stepped` is called with all steps done so far."""
+    done = count(1)
 
     def train(data: ImageSource) -> Gained:
-        nonlocal trained
         restart()
-        before = copy.deepcopy(parts.model)
-        with_canaries = replace(parts, splits=replace(parts.splits, train=data))
-        trainer = with_canaries.trainer()
-        for _ in range(steps):
+        before = copy.deepcopy(run.model)
+        trainer = replace(run, splits=replace(run.splits, train=data)).trainer()
+        for _ in range(run.plan.steps):
             trainer.step()
-            parts.schedule.step()
-            trained += 1
-            progress(trained, runs * steps)
-        return lambda images: losses(before, images) - losses(parts.model, images)
+            run.schedule.step()
+            stepped(next(done))
+        return lambda images: losses(before, images) - losses(run.model, images)
 
     def losses(model: nn.Module, images: ImageSource) -> Float64[np.ndarray, " M"]:
-        found = torch.cat(list(logits(model, images, parts.views.normalization, parts.device)))
+        found = torch.cat(list(logits(model, images, run.views.normalization, run.device)))
         values = nn.functional.cross_entropy(found, images.labels, reduction="none")
         # A model that came to nothing tells nobody apart.
         return values.double().nan_to_num(0.0).numpy()
 
-    test = parts.splits.test
-    return audit_images(
-        train, kind=kind, data=parts.splits.train, held_out=test, claimed=parts.plan.epsilon,
-        delta=parts.plan.delta, canaries=canaries or min(_MOST_IMAGES, len(test)), runs=runs,
-        confidence=confidence, rng=np.random.default_rng(),
-    )  # fmt: skip
+    return train
 
 
-def _restart(parts: Run) -> Callable[[], None]:
+def _restart(run: Run) -> Callable[[], None]:
     """What puts model, optimizer and schedule back to their states of now."""
-    held: tuple[Any, ...] = (parts.model, parts.optimizer, parts.schedule)
+    held: tuple[Any, ...] = (run.model, run.optimizer, run.schedule)
     states = [copy.deepcopy(one.state_dict()) for one in held]
 
     def restart() -> None:

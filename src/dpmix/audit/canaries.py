@@ -14,7 +14,6 @@ training images by a fair coin; a model that was trained on it has a lower loss 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -29,9 +28,9 @@ from dpmix.privacy.noise import GaussianNoise
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.privacy.randomness import StepRandomness, Stream
 from dpmix.privacy.sampling import PoissonSampler
+from dpmix.reports.audit_report import Kind
 from dpmix.training.trainer import PrivateTrainer
 
-ImageKind = Literal["mislabelled", "pattern"]
 _CELLS = 4
 
 
@@ -211,12 +210,13 @@ class WithCanaries:
 
 
 def make_canaries(
-    kind: ImageKind, count: int, held_out: ImageSource, rng: np.random.Generator
+    kind: Kind, count: int, held_out: ImageSource, rng: np.random.Generator
 ) -> TensorSource:
     """Images, each with a label that no training image teaches.
 
     Args:
-        kind: held-out images with a wrong label, or coarse patterns of random colours with any.
+        kind: mislabelled, held-out images with a wrong label; or pattern, coarse patterns of
+            random colours with any label.
         count: number of images; of mislabelled ones at most that of the held-out images.
         held_out: images of the private data's shape and classes.
         rng: of all choices.

@@ -8,6 +8,7 @@ from pydantic import Field
 from dpmix.errors import DpmixError
 from dpmix.reports.statement import Part, Share, read_json
 
+Kind = Literal["gradient", "mislabelled", "pattern"]
 # A bound below this share of the claim comes from an audit of little power.
 WEAK = 0.25
 
@@ -51,7 +52,7 @@ class AuditFindings(Part):
         invariants: what was tested in the first run, with gradient canaries.
     """
 
-    kind: Literal["gradient", "mislabelled", "pattern"]
+    kind: Kind
     claimed: float
     delta: float
     one_run: float = Field(ge=0)
