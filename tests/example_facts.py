@@ -9,7 +9,7 @@ from dpmix.privacy.plan import PrivacyPlan
 from dpmix.reports.facts import RunFacts
 from dpmix.reports.metrics import metrics
 from dpmix.reports.page import report_page
-from dpmix.reports.statement import Statement, privacy_statement
+from dpmix.reports.statement import privacy_statement, public_inputs, statement_text
 from dpmix.runs.config import Config
 from dpmix.runs.folder import RunFolder
 from dpmix.runs.settings import InputConfig
@@ -33,10 +33,10 @@ def evaluation(names=("cat", "dog", "eel"), images=20, errors=0):
     return Evaluation(whole, accuracy, 0.6, images * len(names), whole / 2, confusion, bins)
 
 
-def _texts(names=("cat", "dog", "eel"), *, epsilon=2.0, steps=5, done=None, errors=0, pool=None,
-           run_id="r", weights=DIGEST, resumed_at=(), copies=1, shape=(3, 8, 8),
-           **settings):  # fmt: skip
-    """The settings, and what a run writes of its guarantee and its accuracy."""
+def facts(names=("cat", "dog", "eel"), *, epsilon=2.0, steps=5, done=None, errors=0, pool=None,
+          run_id="r", weights=DIGEST, resumed_at=(), copies=1, shape=(3, 8, 8),
+          **settings):  # fmt: skip
+    """Facts of a run of 100 images; `settings` are those of `Config`."""
     plan = PrivacyPlan.calibrate(
         n=100, expected_batch_size=50.0, epsilon=epsilon, delta=1e-4, steps=steps
     )
@@ -48,32 +48,24 @@ def _texts(names=("cat", "dog", "eel"), *, epsilon=2.0, steps=5, done=None, erro
     ).model_copy(
         update={"input": InputConfig(image_shape=shape, class_names=tuple(names))}
     )  # fmt: skip
-    done = done or steps
+    given, done = config.model_dump(mode="json"), done or steps
     points = [{"step": done, "epsilon": plan.epsilon_after(done), "accuracy": 0.5}]
     history = History(points, evaluation(names, errors=errors))
-    said = privacy_statement(
-        config, plan, pool=pool, backbone=None, steps=done, weights_sha256=weights,
+    statement = privacy_statement(
+        given, plan, public_inputs(given, pool, None), steps=done, weights_sha256=weights,
         config_sha256=DIGEST[::-1], run_id=run_id, resumed_at=resumed_at, copies=copies,
     )  # fmt: skip
-    measured = metrics(config.model_dump(mode="json"), plan, history, 99, "examplewise")
-    return config, to_json(said), measured
-
-
-def facts(*arguments, **settings):
-    """Facts of a run of 100 images; `settings` are those of `Config` and of `_texts`."""
-    config, said, measured = _texts(*arguments, **settings)
-    return RunFacts(config.model_dump(mode="json"), Statement.model_validate_json(said), measured)
+    return RunFacts(given, statement, metrics(given, plan, history, 99, "examplewise"))
 
 
 def write_run(root, *arguments, **settings):
     """Write the files that such facts are read from, and the page; return the folder."""
-    config, said, measured = _texts(*arguments, **settings)
-    run = RunFacts(config.model_dump(mode="json"), Statement.model_validate_json(said), measured)
+    run = facts(*arguments, **settings)
     folder = RunFolder(root)
     root.mkdir(parents=True)
-    folder.privacy.write_text(said)
-    folder.config.write_text(config.to_yaml())
-    folder.metrics.write_text(to_json(measured.model_dump()))
+    folder.privacy.write_text(statement_text(run.statement))
+    folder.config.write_text(Config.model_validate(run.settings).to_yaml())
+    folder.metrics.write_text(to_json(run.metrics.model_dump()))
     folder.report.write_text(report_page(run))
     return root
 

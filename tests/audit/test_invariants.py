@@ -6,12 +6,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-import dpmix.audit.noise_checks as noise_checks
-import dpmix.audit.release_checks as draw_checks
+import dpmix.audit.invariants as invariants
 from audit_subject import audit, plan
-from dpmix.audit.invariants import RISK, by_chance, exactly, two_sided, worst_of
-from dpmix.audit.noise_checks import NoiseChecks
-from dpmix.audit.release_checks import DrawChecks
+from dpmix.audit.invariants import (
+    RISK,
+    DrawChecks,
+    NoiseChecks,
+    by_chance,
+    exactly,
+    two_sided,
+    worst_of,
+)
 
 
 @pytest.fixture
@@ -24,44 +29,38 @@ def p_values(monkeypatch):
             seen.setdefault(what, []).append(p)
         return by_chance(name, found, tests)
 
-    for module in (noise_checks, draw_checks):
-        monkeypatch.setattr(module, "by_chance", noted)
+    monkeypatch.setattr(invariants, "by_chance", noted)
     return seen
 
 
 def noise_of(sizes, steps, rng):
     tests = NoiseChecks(plan(steps=steps), sizes, 0.0, rng)
     for _ in range(steps):
-        tests.hear(0.5 * rng.standard_normal(sum(sizes)), rng.standard_normal(sum(sizes)))
+        tests.add(0.5 * rng.standard_normal(sum(sizes)), rng.standard_normal(sum(sizes)))
     return tests.size(), tests.independence()
 
 
 def draws_of(examples, rate, steps, rng):
     tests = DrawChecks(np.arange(examples) % 3, examples, rate)
     for _ in range(steps):
-        tests.hear(np.flatnonzero(rng.random(examples) < rate))
+        tests.add(np.flatnonzero(rng.random(examples) < rate))
     return tests.found()
 
 
-@pytest.mark.parametrize(("sizes", "steps"), [([3], 2), ([50, 1], 8), ([700, 20], 3)])
-def test_small_p_values_of_sound_noise_are_rare(p_values, sizes, steps):
-    rng = np.random.default_rng(0)
-    for _ in range(200):
-        noise_of(sizes, steps, rng)
-    assert len(p_values) >= 8
-    for what, found in p_values.items():
-        small = sum(p < 0.02 for p in found)
-        assert stats.binom(200, 0.02).sf(small - 1) > 1e-3, (what, small)
-
-
 @pytest.mark.parametrize(
-    ("examples", "rate", "steps"), [(4, 0.02, 60), (60, 0.2, 40), (300, 0.05, 30), (40, 0.9, 8)]
-)
-def test_small_p_values_of_poisson_draws_are_rare(p_values, examples, rate, steps):
+    ("make", "tests"),
+    [
+        *((lambda rng, case=case: noise_of(*case, rng), 8)
+          for case in (([3], 2), ([50, 1], 8), ([700, 20], 3))),
+        *((lambda rng, case=case: draws_of(*case, rng), 7)
+          for case in ((4, 0.02, 60), (60, 0.2, 40), (300, 0.05, 30), (40, 0.9, 8))),
+    ],
+)  # fmt: skip
+def test_small_p_values_of_sound_noise_and_of_poisson_draws_are_rare(p_values, make, tests):
     rng = np.random.default_rng(0)
     for _ in range(200):
-        draws_of(examples, rate, steps, rng)
-    assert len(p_values) >= 7
+        make(rng)
+    assert len(p_values) >= tests
     for what, found in p_values.items():
         small = sum(p < 0.02 for p in found)
         assert stats.binom(200, 0.02).sf(small - 1) > 1e-3, (what, small)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-import dpmix.audit.witness as witness
+import dpmix.audit.checks as checks
 import dpmix.clipping.accumulator as accumulators
 import dpmix.clipping.engine as engine
 import dpmix.privacy.noise as noise
@@ -33,20 +33,20 @@ from dpmix.views import ViewBuilder
 SAMPLED = plan(sampling_rate=0.2, steps=40, noise_multiplier=1.5)
 
 # Many bugs share a plan, whose epsilon takes longer than its steps.
-EPSILON_PRV = cache(witness.epsilon_prv)
+EPSILON_PRV = cache(checks.epsilon_prv)
 
 
 @pytest.fixture(autouse=True)
 def computed_once(monkeypatch):
-    monkeypatch.setattr(witness, "epsilon_prv", EPSILON_PRV)
+    monkeypatch.setattr(checks, "epsilon_prv", EPSILON_PRV)
 
 
 def broken(found):
     return {one.name for one in found.invariants if not one.holds}
 
 
-def heard(run_plan=SAMPLED, *, canaries=100, examples=8, **settings):
-    """What of a short run does not hold."""
+def failed(run_plan=SAMPLED, *, canaries=100, examples=8, **settings):
+    """Names of what does not hold in a short run."""
     return broken(audit(run_plan, canaries=canaries, runs=1, examples=examples, **settings))
 
 
@@ -57,7 +57,7 @@ def heard(run_plan=SAMPLED, *, canaries=100, examples=8, **settings):
     ({"steps": 1, "sampling_rate": 0.5}, {"method": "none"}),
 ], ids=str)  # fmt: skip
 def test_a_sound_mechanism_is_not_accused(changes, settings):
-    assert not heard(plan(**changes), **settings)
+    assert not failed(plan(**changes), **settings)
 
 
 def test_half_of_the_noise(monkeypatch):
@@ -83,7 +83,7 @@ def test_no_noise_where_nobody_was_drawn(monkeypatch):
 
     monkeypatch.setattr(GaussianNoise, "release", forgetful)
     sparse = plan(sampling_rate=0.02, steps=60)
-    assert "noise in every step" in heard(sparse, canaries=40, examples=4)
+    assert "noise in every step" in failed(sparse, canaries=40, examples=4)
 
 
 def shared_by(whole):
@@ -150,7 +150,7 @@ PERMUTED = torch.from_numpy(np.random.default_rng(0).permutation(20_736))
 )  # fmt: skip
 def test_noise_of_the_planned_size_that_is_not_independent(monkeypatch, bug):
     monkeypatch.setattr(noise, "_whole_noise", bug(noise._whole_noise))
-    assert heard(plan(steps=10)) == {"independent noise"}
+    assert failed(plan(steps=10)) == {"independent noise"}
 
 
 def test_noise_that_is_half_a_percent_too_small_in_all_steps(monkeypatch):
@@ -158,7 +158,7 @@ def test_noise_that_is_half_a_percent_too_small_in_all_steps(monkeypatch):
     monkeypatch.setattr(
         noise, "_whole_noise", lambda count, std, rng: sound(count, 0.995 * std, rng)
     )
-    assert heard(plan(steps=30)) == {"noise in every step"}
+    assert failed(plan(steps=30)) == {"noise in every step"}
 
 
 def test_no_noise_on_the_bias(monkeypatch):
@@ -167,7 +167,7 @@ def test_no_noise_on_the_bias(monkeypatch):
         noise, "_whole_noise",
         lambda count, std, rng: sound(count, std, rng) * (count != 8),
     )  # fmt: skip
-    assert "noise in every step" in heard(plan(steps=2))
+    assert "noise in every step" in failed(plan(steps=2))
 
 
 def test_half_of_the_sum_again_in_the_release(monkeypatch):
@@ -176,7 +176,7 @@ def test_half_of_the_sum_again_in_the_release(monkeypatch):
         GaussianNoise, "release",
         lambda self, total, rng: sound(self, [1.5 * one for one in total], rng),
     )  # fmt: skip
-    assert "independent noise" in heard(plan(steps=10))
+    assert "independent noise" in failed(plan(steps=10))
 
 
 def test_division_by_the_size_of_the_batch_that_was_drawn(monkeypatch):
@@ -198,7 +198,7 @@ def test_division_by_the_size_of_the_batch_that_was_drawn(monkeypatch):
     monkeypatch.setattr(PoissonSampler, "draw", noted)
     monkeypatch.setattr(GaussianNoise, "release", realised)
     half = plan(sampling_rate=0.5, denominator=30.0, steps=10)
-    assert "noise in every step" in heard(half, canaries=200, examples=16)
+    assert "noise in every step" in failed(half, canaries=200, examples=16)
 
 
 @pytest.fixture
@@ -225,7 +225,7 @@ def test_the_optimizer_gets_the_clean_sum_of_some_tensors(monkeypatch, clean, te
         sound(released)
 
     monkeypatch.setattr(steps, "mark_released", exchanged)
-    assert heard(plan(steps=2)) == {"gradients of the optimizer"}
+    assert failed(plan(steps=2)) == {"gradients of the optimizer"}
     if tensors == 2:  # canaries are guessed from what the optimizer got: a bound refutes it as well
         found = audit(plan(noise_multiplier=2.0), runs=1)
         assert found.lower_bound > found.claimed
@@ -253,7 +253,7 @@ def test_the_clean_sum_goes_around_the_optimizer(monkeypatch, clean, when, what)
 
     whole = PrivateTrainer._step
     monkeypatch.setattr(PrivateTrainer, "_step", step)
-    assert heard(plan(steps=3), momentum=0.9) == {"trained weights"}
+    assert failed(plan(steps=3), momentum=0.9) == {"trained weights"}
 
 
 def test_an_optimizer_that_reads_the_clean_sum_itself(monkeypatch, clean):
@@ -264,7 +264,7 @@ def test_an_optimizer_that_reads_the_clean_sum_itself(monkeypatch, clean):
                 parameter.sub_(0.1 * (parameter.grad + one))
 
     monkeypatch.setattr(torch.optim, "SGD", Reading)
-    assert heard(plan(steps=3)) == {"trained weights"}
+    assert failed(plan(steps=3)) == {"trained weights"}
 
 
 def test_two_steps_of_the_optimizer_on_one_release(monkeypatch):
@@ -278,18 +278,18 @@ def test_two_steps_of_the_optimizer_on_one_release(monkeypatch):
 
     whole = PrivateTrainer._step
     monkeypatch.setattr(PrivateTrainer, "_step", step)
-    assert "gradients of the optimizer" in heard(plan(steps=2))
+    assert "gradients of the optimizer" in failed(plan(steps=2))
 
 
 def test_a_sum_that_is_doubled_before_the_noise(monkeypatch):
     """As if one process had added its own sum twice."""
     monkeypatch.setattr(Ranks, "reduce", lambda self, tensors: torch._foreach_mul_(tensors, 2))
-    assert heard(plan(steps=2)) == {"sum before the noise"}
+    assert failed(plan(steps=2)) == {"sum before the noise"}
 
 
 def test_steps_beyond_the_plan(monkeypatch):
     monkeypatch.setattr(PrivateTrainer, "_require_steps_left", lambda self: None)
-    assert heard(plan(steps=2)) == {"number of steps"}
+    assert failed(plan(steps=2)) == {"number of steps"}
 
 
 @pytest.mark.parametrize("less", [
@@ -299,7 +299,7 @@ def test_steps_beyond_the_plan(monkeypatch):
 ], ids=["half of the rate", "half of the steps", "more noise"])  # fmt: skip
 def test_an_accountant_that_hears_of_less(monkeypatch, less):
     monkeypatch.setattr(plans, "epsilon_stated", less(plans.epsilon_stated))
-    assert heard(plan(sampling_rate=0.2, steps=10)) == {"claimed epsilon"}
+    assert failed(plan(sampling_rate=0.2, steps=10)) == {"claimed epsilon"}
 
 
 def clip_sum(monkeypatch, changed):
@@ -349,7 +349,7 @@ def by_view(clip, views, labels, bound):
 ], ids=["one class", "two at a time", "view by view", "at 2C"])  # fmt: skip
 def test_clipping_that_bounds_less(monkeypatch, bug):
     clip_sum(monkeypatch, bug)
-    assert heard(plan(steps=2, sampling_rate=0.1), examples=16) == {"clipped gradients"}
+    assert failed(plan(steps=2, sampling_rate=0.1), examples=16) == {"clipped gradients"}
 
 
 def test_clipping_that_bounds_less_in_the_middle_of_training_alone(monkeypatch):
@@ -362,7 +362,7 @@ def test_clipping_that_bounds_less_in_the_middle_of_training_alone(monkeypatch):
         return made
 
     monkeypatch.setattr(PrivateTrainer, "clipped_sum", doubled)
-    assert heard(plan(steps=3)) == {"clipped gradients"}
+    assert failed(plan(steps=3)) == {"clipped gradients"}
 
 
 def test_each_tensor_is_clipped_by_itself(monkeypatch):
@@ -374,14 +374,14 @@ def test_each_tensor_is_clipped_by_itself(monkeypatch):
         return torch.cat(flat, dim=1).norm(dim=1)
 
     monkeypatch.setattr(ClippedAccumulator, "add", add)
-    assert heard(plan(steps=2)) == {"clipped gradients"}
+    assert failed(plan(steps=2)) == {"clipped gradients"}
 
 
 def test_gradients_that_are_not_finite_count(monkeypatch):
     monkeypatch.setattr(
         accumulators, "clip_root", lambda norms, bound: (bound / norms).clamp(max=1).sqrt()
     )
-    assert heard(plan(steps=2)) == {"clipped gradients"}
+    assert failed(plan(steps=2)) == {"clipped gradients"}
 
 
 @pytest.mark.parametrize("partner", ["any", "of the same class"])
@@ -396,7 +396,7 @@ def test_mixing_with_the_next_example_at_sensitivity_c(monkeypatch, partner):
         return made
 
     monkeypatch.setattr(ViewBuilder, "build", across)
-    assert heard(plan(steps=2), examples=24) == {"views of one example"}
+    assert failed(plan(steps=2), examples=24) == {"views of one example"}
 
 
 def groups_of_a_shuffle(steps_done, rng, examples, rate):
@@ -428,14 +428,14 @@ def test_draws_that_are_accounted_as_poisson_draws(monkeypatch, draw):
         return torch.from_numpy(np.flatnonzero(chosen))
 
     monkeypatch.setattr(PoissonSampler, "draw", other)
-    assert heard(SAMPLED, canaries=1000, examples=24, method="none") == {"draws of examples"}
+    assert failed(SAMPLED, canaries=1000, examples=24, method="none") == {"draws of examples"}
 
 
 def test_an_example_that_is_used_twice_in_a_step(monkeypatch):
     monkeypatch.setattr(
         PrivateTrainer, "_chunks", lambda self, drawn, draws: [drawn, drawn] if len(drawn) else []
     )
-    assert "draws of examples" in heard(plan(steps=2))
+    assert "draws of examples" in failed(plan(steps=2))
 
 
 def test_a_pool_that_holds_a_private_image(image_root, public_root, monkeypatch):
@@ -453,4 +453,4 @@ def test_a_pool_that_holds_a_private_image(image_root, public_root, monkeypatch)
     with pytest.raises(DpmixError, match="the public pool is not public: 1 of its images"):
         load()
     monkeypatch.setattr("dpmix.pool.load.refuse_overlap", lambda *_: None)
-    assert any("copied" in name for name in load().names)
+    assert load().facts.images == 31  # the copy is among them

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from dpmix.audit.audit import audited_facts
 from dpmix.privacy.noise import GaussianNoise
-from dpmix.reports.page import audited_facts
 from dpmix.runs import build as wiring
 from dpmix.runs.folder import RunFolder
 
@@ -80,4 +80,4 @@ def test_pictures_are_read_as_by_the_run_that_is_audited(
         assert dpmix(*train)[0] == 0
     audit = ("audit", "--config", folder.config, "--report", folder.audit)
     assert dpmix(*audit, "--canaries", 20, "--canary-kind", "pattern")[0] == 0
-    assert audited_facts(folder).config.input.reading == reading
+    assert audited_facts(folder).settings["input"]["reading"] == reading

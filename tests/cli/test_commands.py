@@ -29,11 +29,15 @@ def trained(dpmix, image_root, tmp_path, flags):
     return folder, out
 
 
-def test_the_version_is_the_packages_and_no_command_shows_the_help(dpmix):
+def test_the_help_names_every_command_and_setting(dpmix):
     assert dpmix("--version") == (0, f"dpmix {metadata.version(DISTRIBUTION)}\n", "")
     _, out, _ = dpmix()
     for name in ("train", "evaluate", "predict", "calibrate", "export", "synthesize", "pool"):
         assert name in out
+    _, out, _ = dpmix("train", "--help")
+    for setting in LEAVES.keys() - {"expected_runs"}:  # a selection's own
+        flag = setting.replace("_", "-").replace("releases", "release")
+        assert f"--{flag} " in out
 
 
 def test_train_ends_with_the_table(trained):
@@ -42,13 +46,6 @@ def test_train_ends_with_the_table(trained):
                  "steps", "mix-self", str(folder)):  # fmt: skip
         assert said in out
     assert "\x1b" not in out, "no bar and no colour where the output is no terminal"
-
-
-def test_every_setting_is_a_flag(dpmix):
-    _, out, _ = dpmix("train", "--help")
-    for leaf in LEAVES.keys() - {"expected_runs"}:  # a selection's own
-        flag = leaf.replace("_", "-").replace("releases", "release")
-        assert f"--{flag} " in out
 
 
 def test_a_recipe_and_flags_together(dpmix, image_root, tmp_path, flags):
@@ -103,24 +100,12 @@ def test_evaluate_measures_the_same_accuracy(dpmix, trained, image_root):
 
 
 def test_evaluate_says_that_it_is_the_runs_own_data_that_is_gone(dpmix, trained, image_root):
+    status, _, err = dpmix("evaluate", trained[0], "--data", "mnist5k")
+    assert status == 2 and "the data has classes 0, 1" in err
     image_root.rename(image_root.with_name("moved"))
     status, _, err = dpmix("evaluate", trained[0])
     assert status == 2 and "the run's own data: no file or folder" in err
     assert "give other --data" in err
-
-
-def test_a_flag_takes_the_place_of_what_a_recipe_says_in_another_way(dpmix, tmp_path):
-    recipe = tmp_path / "r.yaml"
-    recipe.write_text("privacy: {epochs: 1, sampling_rate: 0.1, denominator: 400}\n")
-    call = ("train", "--config", recipe, "--steps", "7", "--expected-batch-size", "40", "--dry-run")
-    status, out, err = dpmix(*call, "--k-self", "1", "--k-base", "1")
-    assert status == 0, err
-    assert "q 0.01, expected batch 40" in out
-
-
-def test_evaluate_refuses_data_with_other_classes(dpmix, trained):
-    status, _, err = dpmix("evaluate", trained[0], "--data", "mnist5k")
-    assert status == 2 and "the data has classes 0, 1" in err
 
 
 def test_predict_writes_csv_and_json_that_agree(dpmix, trained, image_root, tmp_path):
@@ -310,7 +295,7 @@ def test_a_stopped_run_says_which_epsilon_holds(dpmix, image_root, tmp_path, fla
     monkeypatch.setattr(PrivateTrainer, "step", stop)
     call = ("--data", image_root, "--output", tmp_path / "r", *flags, "--steps", "4")
     status, out, _ = dpmix("train", *call, "--eval-every", "1")
-    assert status == 130 and "to go on after step 2: dpmix train --resume" in out
+    assert status == 130 and "to resume after step 2: dpmix train --resume" in out
     assert "epsilon 2.000 covers what it has published and the rest of its steps" in out
 
 

@@ -10,7 +10,6 @@ from dpmix.privacy.plan import PrivacyPlan
 from dpmix.privacy.repeats import epsilon_of_copies
 from dpmix.reports.statement import seal, shown_epsilon
 from dpmix.reports.verify import verify
-from dpmix.runs.fit import fit
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
@@ -97,21 +96,6 @@ def test_verify_finds_an_understated_epsilon_of_repeats(allowed):
         path.write_text(json.dumps(seal(said)))
         with pytest.raises(DpmixError, match=r"guarantee|assumptions"):
             verify(run)
-
-
-def test_an_interrupted_run_goes_on_with_its_repeats(dpmix, oversampled, tmp_path, quick):
-    run = tmp_path / "run"
-
-    def stop(progress):
-        if progress.step == 1:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        fit(data=str(oversampled), output=str(run), allow_repeats=True, report=stop,
-            eval_every=1, **quick)  # fmt: skip
-    status, _, err = dpmix("train", "--resume", run)
-    assert (status, err) == (0, "")
-    assert json.loads((run / "privacy.json").read_text())["repeats"]["epsilon"] == expected()
 
 
 def test_runs_are_compared_with_what_they_cost_who_is_repeated(

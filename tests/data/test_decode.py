@@ -10,7 +10,6 @@ from dpmix.data import decode
 from dpmix.data.decode import (
     EncodedImages,
     EncodedSource,
-    decode_batch,
     decode_each,
     decode_files,
     decode_sources,
@@ -25,21 +24,6 @@ AB = ("a", "b")
 
 def every(source):
     return source.images(torch.arange(len(source)))
-
-
-def test_contents_may_be_files_or_bytes_and_stay_next_to_their_names(tmp_path):
-    (tmp_path / "a").write_bytes(b"file")
-    missing = UnreadableImageError("the row has no image")
-    images = EncodedImages(
-        ("a", "b", "c", "d"), (tmp_path / "a", memoryview(b"bytes"), missing, tmp_path / "gone"),
-        torch.arange(4),
-    ).take(torch.tensor([3, 1, 0, 2]))  # fmt: skip
-    assert (images.names, images.labels.tolist()) == (("d", "b", "a", "c"), [3, 1, 0, 2])
-    assert [images.open(i).read() for i in (1, 2)] == [b"bytes", b"file"]
-    with pytest.raises(DpmixError, match="'d' cannot be read"):
-        images.open(0)
-    with pytest.raises(UnreadableImageError, match="no image"):
-        images.open(3)
 
 
 @pytest.mark.parametrize("workers", [1, 4, None])
@@ -75,17 +59,6 @@ def test_results_in_flight_are_bounded(png, encoded, monkeypatch):
     assert used[0] == 150
 
 
-def test_a_batch_is_stacked_and_names_what_fails(png, encoded, picture):
-    images = encoded(png("L", 4, 4, 1), b"broken", png("L", 4, 4, 2), png("L", 4, 5))
-    expected = [np.asarray(picture("L", 4, 4, seed))[None] for seed in (2, 1)]
-    batch = decode_batch(images, [2, 0], ReadOptions(), (1, 4, 4))
-    assert torch.equal(batch, torch.from_numpy(np.stack(expected)))
-    with pytest.raises(DpmixError, match=r"^1 image.*'1' \(not an"):
-        decode_batch(images, [0, 1], ReadOptions(), (1, 4, 4))
-    with pytest.raises(DpmixError, match="'3' is 1x4x5 and the others are 1x4x4"):
-        decode_batch(images, [0, 3], ReadOptions(), (1, 4, 4))
-
-
 @pytest.mark.parametrize("limit", [2**30, 0])
 def test_skipping_leaves_the_others_next_to_their_labels(png, encoded, limit, monkeypatch):
     monkeypatch.setattr(decode, "MAX_BYTES_IN_MEMORY", limit)
@@ -100,7 +73,7 @@ def test_skipping_leaves_the_others_next_to_their_labels(png, encoded, limit, mo
 
 
 def test_a_large_set_stays_encoded_and_gives_the_same_pixels(png, encoded, monkeypatch):
-    files = encoded(*(png(height=8 + seed, seed=seed) for seed in range(6)))
+    files = encoded(*(bytearray(png(height=8 + seed, seed=seed)) for seed in range(6)))
     options = ReadOptions(image_size=5, channels=1)
     (kept,), _ = decode_sources([files], AB, options)
     monkeypatch.setattr(decode, "MAX_BYTES_IN_MEMORY", 6 * 25 - 1)
@@ -111,6 +84,9 @@ def test_a_large_set_stays_encoded_and_gives_the_same_pixels(png, encoded, monke
     assert torch.equal(kept.labels, lazy.labels)
     assert kept.image_shape == lazy.image_shape == (1, 5, 5)
     assert lazy.images(torch.arange(0)).shape == (0, 1, 5, 5)
+    lazy.contents[0][:4] = b"junk"  # changed since
+    with pytest.raises(DpmixError, match=r"^1 image.*'0' \(not an image"):
+        lazy.images(torch.tensor([1, 0]))
     assert not any(word in repr(lazy) for word in (" names", "contents", "labels"))
 
 

@@ -1,6 +1,5 @@
 """Any change of the data is another fingerprint; every repeated image is counted."""
 
-import io
 from collections import Counter
 
 import numpy as np
@@ -12,7 +11,7 @@ from PIL import Image
 from torch.utils.data import ConcatDataset, Subset, TensorDataset
 
 from dpmix.data import TensorSource, decode, load_splits
-from dpmix.data.fingerprint import Repeats, data_hash, find_repeats, fingerprint, image_name
+from dpmix.data.fingerprint import Repeats, find_repeats, fingerprint, image_name
 from dpmix.data.source import Subset as Part
 from dpmix.data.source import image_digests
 from dpmix.data.splits import narrowed
@@ -62,25 +61,6 @@ def test_images_that_stay_encoded_are_known_by_their_pixels(image_root, monkeypa
     monkeypatch.delattr(decode, "decode_batch")  # nothing is decoded from here
     part = fingerprint(Part.of(train, torch.arange(40)))
     assert part == fingerprint(Part.of(Part.of(train, torch.arange(60)), torch.arange(40)))
-
-
-def test_turned_images_are_known_from_those_that_are_not(tmp_path):
-    """So features cached, and runs begun, before tags were heeded are not taken for today's."""
-    for name, tag in (("plain", None), ("tagged", 6)):
-        for place, pixels in enumerate(PIXELS):
-            folder = tmp_path / name / ("train", "test")[place // 4] / "ab"[place % 2]
-            folder.mkdir(parents=True, exist_ok=True)
-            tags = Image.Exif()
-            if tag:
-                tags[0x0112] = tag
-            Image.fromarray(pixels.transpose(1, 2, 0)).save(folder / f"{place}.png", exif=tags)
-    hashes = {
-        (name, reading): data_hash(load_splits(str(tmp_path / name), reading=reading))
-        for name in ("plain", "tagged")
-        for reading in (1, 2)
-    }
-    assert hashes["plain", 1] == hashes["plain", 2] == hashes["tagged", 1]
-    assert hashes["tagged", 2] != hashes["tagged", 1]
 
 
 def expected(chosen):
@@ -137,30 +117,6 @@ def test_repeats_of_folders_in_memory_and_decoded_on_access(tmp_path_factory, ch
         assert np.array_equal(encoded.train_digests, splits.train_digests)
         kept = narrowed(encoded, None, None, len(chosen) - 1) if len(chosen) > 2 else encoded
         assert found(kept.train_digests) <= expected(chosen)
-
-
-@few
-@given(CHOSEN)
-def test_repeats_of_both_kinds_of_npz(tmp_path_factory, chosen):
-    path = tmp_path_factory.mktemp("npz") / "set.npz"
-    labels = np.arange(len(chosen)) % 2
-    arrays = PIXELS[chosen].transpose(0, 2, 3, 1)
-    np.savez(path, x_train=arrays, y_train=labels, x_test=arrays[:2], y_test=labels[:2])
-    assert found(load_splits(str(path)).train_digests) == expected(chosen)
-    files = []
-    for place, image in enumerate(arrays):
-        stream = io.BytesIO()
-        Image.fromarray(image).save(stream, "PNG", compress_level=place % 3)
-        files.append(np.frombuffer(stream.getvalue(), np.uint8))
-    np.savez(path, **{
-        f"{side}_{name}": value for side, count in {"train": len(files), "test": 2}.items()
-        for name, value in (
-            ("jpeg", np.concatenate(files[:count])),
-            ("end", np.cumsum([len(file) for file in files[:count]])),
-            ("label", labels[:count]),
-        )
-    })  # fmt: skip
-    assert found(load_splits(str(path)).train_digests) == expected(chosen)
 
 
 class Noisy(TensorDataset):

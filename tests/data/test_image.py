@@ -60,6 +60,12 @@ def raw_png(width, height, depth, colour, rows):
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
 
 
+@pytest.mark.parametrize("wrong", [{"image_size": 0}, {"channels": 2}, {"workers": 0}])
+def test_numbers_out_of_range_are_refused(wrong):
+    with pytest.raises(DpmixError, match=r"(image_size|channels|workers) is \d; expected 1"):
+        ReadOptions(**wrong)
+
+
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "PPM", "JPEG"])
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 def test_files_give_the_pixels_that_pillow_gives(picture, kind, mode):

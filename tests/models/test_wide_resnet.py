@@ -85,16 +85,15 @@ def plain_formula(conv: WSConv2d) -> np.ndarray:
     return out
 
 
-@pytest.mark.parametrize("groups", [1, 2])
-def test_it_convolves_with_the_weight_of_the_formula_and_the_bias(groups):
-    conv = WSConv2d(4, 6, 3, groups=groups, stride=2, padding=1).double()
+def test_it_convolves_with_the_weight_of_the_formula_and_the_bias():
+    conv = WSConv2d(4, 6, 3, stride=2, padding=1).double()
     torch.nn.init.normal_(conv.bias)
     with torch.no_grad():
         conv.gain.uniform_(0.5, 2.0)
         conv.weight[1] = 0.25 + 1e-4 * torch.randn_like(conv.weight[1])  # the floor of var * fan_in
     x, weight = torch.randn(2, 4, 9, 9, dtype=torch.float64), torch.from_numpy(plain_formula(conv))
     torch.testing.assert_close(conv.standardized_weight(), weight, rtol=1e-10, atol=1e-12)
-    expected = torch.nn.functional.conv2d(x, weight, conv.bias, stride=2, padding=1, groups=groups)
+    expected = torch.nn.functional.conv2d(x, weight, conv.bias, stride=2, padding=1)
     torch.testing.assert_close(conv(x), expected, rtol=1e-9, atol=1e-10)
 
 
@@ -134,7 +133,7 @@ def test_per_example_gradients_under_vmap_equal_the_loop():
 
 
 def test_a_constant_filter_convolves_to_zero_and_has_a_finite_gradient():
-    conv = WSConv2d(2, 3, 3, bias=False)
+    conv = WSConv2d(2, 3, 3)
     torch.nn.init.constant_(conv.weight, 0.5)
     y = conv(torch.randn(1, 2, 5, 5))
     gradients = torch.autograd.grad(y.sum(), (conv.weight, conv.gain))

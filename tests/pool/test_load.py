@@ -37,7 +37,7 @@ def pixels(path):
 def test_a_folder_without_a_manifest_is_a_pool(class_folder):
     files = open_pool(class_folder("pool", {"bee": 1, "ant": 2}))
     assert files.class_names == ("ant", "bee")
-    assert files.part.labels.tolist() == [0, 0, 1]
+    assert files.images.labels.tolist() == [0, 0, 1]
     assert files.images.names == ("ant/0.png", "ant/1.png", "bee/0.png")
     assert files.manifest is None
 
@@ -58,7 +58,7 @@ def test_an_npz_of_encoded_bytes_is_a_pool(tmp_path):
     blobs = npz_pool(tmp_path / "pool.npz", ["ant", "bee"])
     files = open_pool(tmp_path / "pool.npz")
     assert files.class_names == ("ant", "bee")
-    assert files.part.labels.tolist() == [1, 0, 1]
+    assert files.images.labels.tolist() == [1, 0, 1]
     assert files.images.open(2).read() == blobs[2]
     npz_pool(tmp_path / "pool.npz", ["ant", "ant"])
     with pytest.raises(DpmixError, match="class name 'ant' is given twice"):

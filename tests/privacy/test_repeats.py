@@ -40,7 +40,7 @@ def delta_of(epsilon, sigma, sensitivity):
     return norm.cdf(a - b) - math.exp(epsilon + norm.logcdf(-a - b))
 
 
-def test_the_issues_own_numbers():
+def test_nine_copies_of_one_image_in_every_step():
     """388 images nine times among 6,986, all in every step: epsilon 3 of one is 47.8 of nine."""
     assert epsilon_of_copies(plan(6986, 6986.0, 50), 9, 50) == pytest.approx(47.78, rel=1e-3)
 
@@ -116,7 +116,7 @@ def test_more_copies_cost_more_and_never_more_than_if_all_were_drawn(
     assert of(copies) <= all_drawn * 1.002
 
 
-def test_what_was_spent_before_moves_by_every_copy():
+def test_prior_releases_move_by_every_copy():
     found = epsilon_of_copies_together((), 4, 1e-5, (20.0,))
     assert found == pytest.approx(epsilon_gaussian(5.0, 1e-5), rel=1e-3)
     with_it = epsilon_of_copies(plan(prior_releases=(20.0,)), 4, 20)

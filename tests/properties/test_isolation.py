@@ -109,7 +109,7 @@ def test_changing_an_example_leaves_all_views_but_its_own_groups_as_they_were(wo
 
 @settings(max_examples=100, deadline=None)
 @given(worlds(), st.data())
-def test_changing_a_groups_coins_leaves_the_views_of_the_others_as_they_were(world, data):
+def test_changing_a_groups_draws_leaves_the_views_of_the_others_as_they_were(world, data):
     g = data.draw(st.integers(0, len(world.draws.top) - 1))
     fresh = world.build.draw_views(len(world.draws.top), np.random.default_rng(2))
     stacked = ViewDraws(
@@ -123,7 +123,7 @@ def test_changing_a_groups_coins_leaves_the_views_of_the_others_as_they_were(wor
 
 @settings(max_examples=100, deadline=None)
 @given(worlds(), st.data())
-def test_permuting_examples_with_their_coins_permutes_the_views(world, data):
+def test_permuting_examples_with_their_draws_permutes_the_views(world, data):
     groups = len(world.draws.top)
     order = torch.tensor(data.draw(st.permutations(range(groups))))
     members = (order[:, None] * world.members + torch.arange(world.members)).flatten()
@@ -135,7 +135,7 @@ def test_permuting_examples_with_their_coins_permutes_the_views(world, data):
 
 @settings(max_examples=100, deadline=None)
 @given(worlds(), st.data())
-def test_removing_a_group_with_its_coins_leaves_the_views_of_the_others_as_they_were(world, data):
+def test_removing_a_group_with_its_draws_leaves_the_views_of_the_others_as_they_were(world, data):
     groups = len(world.draws.top)
     gone = data.draw(st.integers(0, groups - 1))
     kept = torch.arange(groups)[torch.arange(groups) != gone]

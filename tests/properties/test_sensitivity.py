@@ -271,7 +271,7 @@ def test_one_example_of_naive_mixup_moves_the_sum_by_more_than_c_and_at_most_2c(
 def test_replacing_one_pair_of_naive_mixup_moves_the_sum_by_at_most_2c_and_adding_one_by_c(
     seed, kind, groups, max_grad_norm
 ):
-    """The two cases of the proof in `views/microbatch.py`, with the groups' random draws kept."""
+    """The two cases of the proof in `views/mixup.py`, with the groups' random draws kept."""
     rng = np.random.default_rng(seed)
     build = builder(ViewSpec("microbatch-mixup", k_base=3, k_self=2, crop_padding=1), None)
     images, labels = data("noise", 2 * groups + 3, rng)

@@ -14,14 +14,14 @@ from dpmix.privacy.accounting import epsilon_pld, epsilon_together
 from dpmix.privacy.repeats import epsilon_of_copies_together
 from dpmix.reports.compare import compare as compare_runs
 from dpmix.runs.folder import RunFolder
-from dpmix.runs.resume import FREE
+from dpmix.runs.settings import places
 from example_facts import write_run
 
 
 def compare(roots):
     """Of run folders, as the command line calls it."""
     runs = [audited_facts(RunFolder(root)) for root in roots]
-    return compare_runs([root.name for root in roots], runs, FREE | {"spent"})
+    return compare_runs([root.name for root in roots], runs, places("path") | places("resume"))
 
 
 @pytest.fixture

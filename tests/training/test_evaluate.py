@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from dpmix.data import Normalization, TensorSource
-from dpmix.training.evaluate import evaluate, judged
+from dpmix.training.evaluate import evaluate, evaluate_logits
 
 
 class Brightness(nn.Module):
@@ -45,19 +45,19 @@ def test_calibration_error_is_the_gap_of_confidence_and_accuracy():
     scores = torch.stack([sure.log(), (1 - sure).log()], dim=1)
     labels = torch.tensor([0] * 6 + [1] * 4 + [0] * 9 + [1])
     source = TensorSource(torch.zeros(20, 1, 1, 1, dtype=torch.uint8), labels, ("a", "b"))
-    found = judged(scores, source)
+    found = evaluate_logits(scores, source)
     assert found.calibration_error == pytest.approx(0.1, abs=1e-6)
     low, high = found.reliability
     assert low == {"images": 10, "confidence": pytest.approx(0.8), "accuracy": 0.6}
     assert high == {"images": 10, "confidence": pytest.approx(0.9), "accuracy": 0.9}
 
 
-def test_certainty_is_a_bin_of_its_own_as_in_torchmetrics():
+def test_certainty_has_its_own_bin_as_in_torchmetrics():
     """Four images at confidence 0.95, all right, and four at 1, of which two are."""
     scores = torch.tensor([[0.95, 0.05]] * 4 + [[1.0, 0.0]] * 4).log()
     labels = torch.tensor([0] * 6 + [1] * 2)
     source = TensorSource(torch.zeros(8, 1, 1, 1, dtype=torch.uint8), labels, ("a", "b"))
-    found = judged(scores, source)
+    found = evaluate_logits(scores, source)
     assert [one["accuracy"] for one in found.reliability] == [1.0, 0.5]
     assert found.calibration_error == pytest.approx((0.05 + 0.5) / 2, abs=1e-6)
 
@@ -69,7 +69,7 @@ def test_the_gaps_of_the_bins_add_up_to_the_calibration_error(sharpness):
     scores = sharpness * torch.randn(500, 4, generator=generator)
     labels = torch.randint(0, 4, (500,), generator=generator)
     source = TensorSource(torch.zeros(500, 1, 1, 1, dtype=torch.uint8), labels, tuple("abcd"))
-    found = judged(scores, source)
+    found = evaluate_logits(scores, source)
     gaps = [one["images"] * abs(one["confidence"] - one["accuracy"]) for one in found.reliability]
     assert sum(gaps) / 500 == pytest.approx(found.calibration_error, abs=1e-6)
     assert sum(one["images"] for one in found.reliability) == 500
@@ -78,7 +78,7 @@ def test_the_gaps_of_the_bins_add_up_to_the_calibration_error(sharpness):
 def test_a_model_that_diverged_is_judged_all_the_same():
     source = TensorSource(torch.zeros(4, 1, 1, 1, dtype=torch.uint8), torch.arange(4) % 2,
                           ("a", "b"))  # fmt: skip
-    found = judged(torch.full((4, 2), torch.nan), source)
+    found = evaluate_logits(torch.full((4, 2), torch.nan), source)
     assert found.images == 4 and found.calibration_error == pytest.approx(0.0, abs=1e-6)
 
 

@@ -1,14 +1,18 @@
-"""Rows on disk: found under their own key only, whole, and gone on with wherever it stopped."""
+"""Rows on disk: found under their own key only, complete, resumed, and hidden from other users."""
 
 import json
+import os
 import threading
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
 
 import pytest
 import torch
 
 from dpmix.errors import DpmixError
 from dpmix.training import feature_store as module
-from dpmix.training.feature_store import FeatureStore, Layout
+from dpmix.training.feature_store import FeatureStore, Layout, store_folder
 
 LAYOUT = Layout(rows=6, views=2, features=3, dtype="float32", classes=2)
 KEY = {"data": "ab", "seed": 0}
@@ -42,12 +46,12 @@ def test_what_was_written_is_read_back(tmp_path):
 
 
 @pytest.mark.parametrize("stop", range(6))
-def test_it_goes_on_wherever_it_was_stopped(tmp_path, stop):
+def test_it_is_resumed_wherever_it_was_stopped(tmp_path, stop):
     store = FeatureStore(tmp_path, KEY, LAYOUT)
     with pytest.raises(KeyboardInterrupt):
         fill(store, stop)
     assert store.done() == stop
-    # What lies behind the rows that count is not trusted.
+    # What follows the counted rows is not trusted.
     with (store.folder / "features.bin").open("ab") as file:
         file.write(b"half a row")
     fill(store)
@@ -112,7 +116,7 @@ def test_a_second_run_waits_and_finds_what_the_first_wrote(tmp_path):
     assert found == [2]
 
 
-def test_too_little_space_is_said_before_anything_is_written(tmp_path, monkeypatch):
+def test_too_little_space_is_reported_before_anything_is_written(tmp_path, monkeypatch):
     usage = type("Usage", (), {"free": 100})
     monkeypatch.setattr(module.shutil, "disk_usage", lambda path: usage)
     store = FeatureStore(tmp_path, KEY, Layout(10**6, 2, 3, "float32"))
@@ -141,3 +145,119 @@ def test_numbers_beyond_half_precision_become_its_largest(tmp_path):
     got = store.features()[0, 0]
     assert got[:2].tolist() == [65504.0, -65504.0]
     assert got[2].isnan()
+
+
+NAME = '{"data": "what the images hash to"}'
+PLAIN = sha256(NAME.encode()).hexdigest()
+
+
+@pytest.fixture
+def umask():
+    """New folders are open to all unless their maker closes them."""
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+def visible(folder):
+    """Every path in `folder` that another user can see."""
+    for path in folder.iterdir():
+        yield path
+        if path.is_dir() and path.stat().st_mode & 0o077:
+            yield from visible(path)
+
+
+def made(root, key=NAME):
+    folder = store_folder(root, key)
+    folder.mkdir()
+    (folder / "key.json").write_text(key)
+    return folder
+
+
+@pytest.mark.parametrize("mode", [None, 0o700, 0o755, 0o775, 0o1777])
+def test_others_see_one_folder_and_nothing_in_it_whoever_made_the_root(tmp_path, umask, mode):
+    root = tmp_path / "features"
+    if mode is not None:
+        root.mkdir(mode=mode)
+    home = made(root).parent
+    made(root, "another")
+    assert [*visible(root)] == [home] and home.stat().st_mode & 0o077 == 0
+    assert home.name == f"of-user-{os.geteuid()}"
+
+
+def test_the_folder_is_closed_from_its_first_moment(tmp_path, umask, monkeypatch):
+    monkeypatch.setattr(module.os, "fchmod", None)  # to close it later is too late
+    store_folder(tmp_path, NAME)
+
+
+def test_a_folder_that_was_opened_is_closed_again(tmp_path):
+    home = made(tmp_path).parent
+    home.chmod(0o755)
+    store_folder(tmp_path, NAME)
+    assert home.stat().st_mode & 0o777 == 0o700
+
+
+def test_names_are_no_function_of_the_images_alone(tmp_path):
+    first, again = (store_folder(tmp_path / "a", NAME) for _ in range(2))
+    elsewhere, other = store_folder(tmp_path / "b", NAME), store_folder(tmp_path / "a", "another")
+    assert first == again != other
+    assert first.name != elsewhere.name
+    for name in (first.name, elsewhere.name):
+        assert name not in PLAIN and len(name) == 20
+
+
+def test_processes_that_come_at_once_agree_on_the_names(tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        assert len({*pool.map(lambda _: store_folder(tmp_path, NAME), range(32))}) == 1
+
+
+def test_a_folder_of_another_user_is_refused(tmp_path, monkeypatch):
+    # What somebody else put there, for whoever comes with this number.
+    me = os.geteuid()
+    monkeypatch.setattr(module.os, "geteuid", lambda: me + 1)
+    said = r"'.*of-user-.*': it belongs to another user; give another --cache-dir, or --fresh-views"
+    with pytest.raises(DpmixError, match=said):
+        store_folder(tmp_path, NAME)
+
+
+@pytest.mark.parametrize("there", [
+    lambda path: path.symlink_to("/"), lambda path: path.symlink_to("nowhere"),
+    lambda path: path.write_text(""),
+])  # fmt: skip
+def test_what_is_no_folder_is_refused_and_links_are_not_followed(tmp_path, there):
+    there(tmp_path / f"of-user-{os.geteuid()}")
+    with pytest.raises(DpmixError, match=r"cannot keep private features in .*--cache-dir"):
+        store_folder(tmp_path, NAME)
+
+
+def test_a_disk_that_keeps_no_permissions_is_refused(tmp_path, monkeypatch):
+    store_folder(tmp_path, NAME).parent.chmod(0o755)
+    monkeypatch.setattr(module.os, "fchmod", lambda *_: None)
+    with pytest.raises(DpmixError, match="this disk can't close a folder to other users"):
+        store_folder(tmp_path, NAME)
+
+
+@pytest.mark.parametrize(("mode", "owner", "told"), [
+    (0o777, 0, True), (0o755, 1, True), (0o1777, 1, True),
+    (0o755, 0, False), (0o775, 0, False), (0o1777, 0, False),
+])  # fmt: skip
+def test_a_root_in_which_others_may_replace_folders_is_warned_of(
+    tmp_path, monkeypatch, mode, owner, told
+):
+    tmp_path.chmod(mode)
+    ours = os.stat_result
+    found = tmp_path.stat()
+    stat = type(tmp_path).stat
+
+    def of_root(path, **kwargs):
+        if path != tmp_path:
+            return stat(path, **kwargs)
+        uid = os.geteuid() + owner
+        return ours((*found[:4], uid, *found[5:])[:10])
+
+    monkeypatch.setattr(type(tmp_path), "stat", of_root)
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        store_folder(tmp_path, NAME)
+    remedy = "give a --cache-dir that belongs to you"
+    assert any(remedy in str(one.message) for one in heard) == told

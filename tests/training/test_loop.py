@@ -1,5 +1,9 @@
 """The loop: when it evaluates, saves and reports, and what it calls epsilon on the way."""
 
+import signal
+import threading
+
+import pytest
 import torch
 from torch import nn
 
@@ -7,9 +11,25 @@ from dpmix.data import TensorSource, normalization
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.training.ema import Ema
 from dpmix.training.evaluate import evaluate
-from dpmix.training.loop import History, train
+from dpmix.training.loop import History, gentle_interrupts, train
 from dpmix.training.trainer import PrivateTrainer
 from dpmix.views import ViewBuilder, ViewSpec
+
+
+class Log:
+    """Notes what a run would write."""
+
+    def __init__(self):
+        self.lines, self.events = [], []
+
+    def log(self, record):
+        self.lines.append(record)
+
+    def keep(self, step, ema, history, evaluated, interrupted):
+        self.events.append(("keep", step, evaluated and history.holds(step)))
+
+    def save(self, ema, history, engine):
+        self.events.append(("save", history.points[-1]["step"]))
 
 
 def run(steps, eval_every):
@@ -23,7 +43,7 @@ def run(steps, eval_every):
         model, data, plan=plan, views=ViewBuilder(ViewSpec("none"), 2, constants),
         optimizer=optimizer,
     )  # fmt: skip
-    reports, events, lines = [], [], []
+    reports, log = [], Log()
     history = train(
         trainer,
         schedule=torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0),
@@ -31,19 +51,17 @@ def run(steps, eval_every):
         evaluate=lambda averaged: evaluate(averaged, data, constants, torch.device("cpu")),
         eval_every=eval_every,
         history=History(),
-        log=lines.append,
-        keep=lambda step, now, new: events.append(("keep", step, new and now.holds(step))),
-        save=lambda now: events.append(("save", now.points[-1]["step"])),
+        log=log,
         report=reports.append,
     )
-    return plan, history, reports, events, lines
+    return plan, history, reports, log.events, log.lines
 
 
 def saved(events):
     return [event[1] for event in events if event[0] == "save"]
 
 
-def test_it_evaluates_and_saves_every_so_many_steps_and_at_the_end():
+def test_it_evaluates_and_saves_at_its_interval_and_at_the_end():
     _, history, reports, events, lines = run(steps=5, eval_every=2)
     assert saved(events) == [point["step"] for point in history.points] == [2, 4, 5]
     assert [now.step for now in reports] == [1, 2, 3, 4, 5]
@@ -70,3 +88,26 @@ def test_an_evaluation_interval_beyond_the_end_still_evaluates_once():
     _, _, _, events, lines = run(steps=3, eval_every=100)
     assert saved(events) == [3]
     assert all(0 <= line["drawn"] <= 8 for line in lines)
+
+
+def test_the_first_ctrl_c_is_noted_and_the_second_interrupts():
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), gentle_interrupts() as interrupted:
+        assert not interrupted()
+        signal.raise_signal(signal.SIGINT)
+        assert interrupted()
+        signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_outside_the_main_thread_ctrl_c_is_never_pressed():
+    said = []
+
+    def work():
+        with gentle_interrupts() as interrupted:
+            said.append(interrupted())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert said == [False]

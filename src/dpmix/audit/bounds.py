@@ -1,6 +1,6 @@
 """From right and wrong guesses to a lower bound on epsilon, at a stated confidence.
 
-Both hold for every mechanism and every guesser: if the mechanism is (epsilon, delta)-DP, a bound
+All hold for every mechanism and every guesser: if the mechanism is (epsilon, delta)-DP, a bound
 comes out above epsilon with probability at most 1 - confidence.
 """
 
@@ -8,12 +8,10 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64
 from scipy import stats
 
 _LARGEST_EPSILON = 100.0
-
-
 _FEW = 4
 
 
@@ -24,14 +22,14 @@ def one_run_epsilon(
 
     Steinke, Nasr, Jagielski 2023 (arXiv 2305.08846, theorem 5.2): under (epsilon, delta)-DP the
     number of right guesses exceeds a Binomial(guesses, e^epsilon / (1 + e^epsilon)) one by no more
-    than a term in delta. Nothing is assumed of how the canaries act on one another.
+    than a term in delta. Nothing is assumed about how the canaries act on one another.
 
     Args:
-        correct: right guesses.
-        guesses: canaries that were guessed at, chosen by their scores alone.
-        canaries: all of them.
+        correct: number of right guesses.
+        guesses: number of guesses, on canaries chosen by their scores alone.
+        canaries: number of canaries in all.
         delta: of the claim.
-        confidence: such as 0.95.
+        confidence: probability that the bound holds, such as 0.95.
     """
 
     def p_value(epsilon: float) -> float:
@@ -43,6 +41,27 @@ def one_run_epsilon(
         return float(law.sf(correct - 1)) + 2 * canaries * delta * worst
 
     return _largest(lambda epsilon: p_value(epsilon) <= 1 - confidence)
+
+
+def best_one_run_epsilon(
+    scores: Float64[np.ndarray, " M"],
+    included: Bool[np.ndarray, " M"],
+    delta: float,
+    confidence: float,
+) -> float:
+    """The one-run bound for guesses by score, the best of a few numbers of guesses.
+
+    The highest k are guessed in and the lowest k out, for k of M/2, M/4 and so on; the risk is
+    shared among them.
+    """
+    order = np.argsort(scores)
+    sizes = [k for k in (len(scores) >> shift for shift in range(1, 11)) if k >= 1]
+    shared = 1 - (1 - confidence) / len(sizes)
+    bounds = []
+    for k in sizes:
+        correct = int(included[order[-k:]].sum() + (~included[order[:k]]).sum())
+        bounds.append(one_run_epsilon(correct, 2 * k, len(scores), delta, shared))
+    return max(bounds)
 
 
 def two_world_epsilon(
@@ -63,40 +82,18 @@ def two_world_epsilon(
 def best_two_world_epsilon(
     outs: Float64[np.ndarray, " O"], ins: Float64[np.ndarray, " I"], delta: float, confidence: float
 ) -> float:
-    """The same for a threshold on scores: it is chosen on one half of them, tried on the other."""
+    """The two-world bound of a threshold, chosen on one half of the scores, tried on the other."""
     if min(len(outs), len(ins)) < _FEW:
         return 0.0
+
+    def bound(cut: float, half: int) -> float:
+        out, in_ = outs[half::2], ins[half::2]
+        positives, negatives = int((out > cut).sum()), int((in_ <= cut).sum())
+        return two_world_epsilon(positives, len(out), negatives, len(in_), delta, confidence)
+
     tail = np.geomspace(1 / len(outs), 0.5, 100)
     cuts = [*np.quantile(outs[::2], 1 - tail), *np.quantile(ins[::2], tail)]
-    best = max(cuts, key=lambda cut: _at(cut, outs[::2], ins[::2], delta, confidence))
-    return _at(float(best), outs[1::2], ins[1::2], delta, confidence)
-
-
-def _at(
-    cut: float, outs: Float64[np.ndarray, " O"], ins: Float64[np.ndarray, " I"], delta: float,
-    confidence: float,
-) -> float:  # fmt: skip
-    """The bound of the test that says "in" above `cut`."""
-    positives, negatives = int((outs > cut).sum()), int((ins <= cut).sum())
-    return two_world_epsilon(positives, len(outs), negatives, len(ins), delta, confidence)
-
-
-def best_one_run_epsilon(
-    scores: Float64[np.ndarray, " M"], included: np.ndarray, delta: float, confidence: float
-) -> float:
-    """The one-run bound for guesses by score, the best of a few numbers of guesses.
-
-    The highest k are guessed in and the lowest k out, for k of M/2, M/4 and so on; the risk is
-    shared among them.
-    """
-    order = np.argsort(scores)
-    sizes = [k for k in (len(scores) >> shift for shift in range(1, 11)) if k >= 1]
-    shared = 1 - (1 - confidence) / len(sizes)
-    bounds = []
-    for k in sizes:
-        correct = int(included[order[-k:]].sum() + (~included[order[:k]]).sum())
-        bounds.append(one_run_epsilon(correct, 2 * k, len(scores), delta, shared))
-    return max(bounds)
+    return bound(float(max(cuts, key=lambda cut: bound(cut, 0))), 1)
 
 
 def _upper(errors: int, trials: int, risk: float) -> float:

@@ -2,9 +2,8 @@
 
 import sys
 import warnings
-from collections.abc import Callable
 from importlib import metadata
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -22,10 +21,8 @@ from dpmix.training.distributed import is_first_to_fail
 
 INTERRUPTED = 130
 
-
-# What a misspelt command, flag or value raises; typer names its subclass only.
+# What a misspelt command, flag or value raises; typer names only its subclass.
 _UsageError: Any = typer.BadParameter.__base__
-
 
 app = typer.Typer(
     add_completion=False,
@@ -51,59 +48,36 @@ def _options(
 
 
 for _command in (
-    train,
-    evaluate,
-    predict,
-    report,
-    compare,
-    verify,
-    audit,
-    export,
-    calibrate,
-    synthesize,
-    sweep,
-    table,
-    plot,
-):
+    train, evaluate, predict, report, compare, verify, audit, export, calibrate, synthesize, sweep,
+    table, plot,
+):  # fmt: skip
     app.command()(_command)
-
-
 app.add_typer(pool)
-
-
 app.add_typer(recipes)
 
 
 def main() -> None:
     """Run the command line; a user's mistake is one line and exit status 2."""
     console = Console(stderr=True, soft_wrap=True, highlight=False)
-    warnings.showwarning = _warn(console)
+
+    def say(what: str, style: str, message: str) -> None:
+        # As text: rich would read brackets and colons in a name as markup.
+        console.print(Text.assemble((f"{what}:", style), " ", without_controls(message)))
+
+    def warn(message: Warning | str, *_: Any, **__: Any) -> None:
+        say("warning", "bold yellow", str(message))
+
+    warnings.showwarning = warn
     try:
         status = app(args=sys.argv[1:] or ["--help"], standalone_mode=False)
-    except DpmixError as error:
-        _refuse(console, str(error))
-    except _UsageError as error:
-        _refuse(console, f"{error.format_message().rstrip('.')}; see --help")
+    except (DpmixError, _UsageError) as error:
+        if is_first_to_fail():
+            usage = not isinstance(error, DpmixError)
+            text = f"{error.format_message().rstrip('.')}; see --help" if usage else str(error)
+            say("error", "bold red", text)
+        sys.exit(USER_ERROR)
     # Typer turns Ctrl-C into this status, whatever the mode.
     if status == INTERRUPTED:
         console.print("interrupted")
     if status:
         sys.exit(status)
-
-
-def _refuse(console: Console, message: str) -> NoReturn:
-    if is_first_to_fail():
-        _say(console, "error", "bold red", message)
-    sys.exit(USER_ERROR)
-
-
-def _say(console: Console, what: str, style: str, message: str) -> None:
-    # As text: rich would read brackets and colons in a name as markup.
-    console.print(Text.assemble((f"{what}:", style), " ", without_controls(message)))
-
-
-def _warn(console: Console) -> Callable[..., None]:
-    def show(message: Warning | str, *_: Any, **__: Any) -> None:
-        _say(console, "warning", "bold yellow", str(message))
-
-    return show

@@ -1,4 +1,4 @@
-"""`dpmix audit`."""
+"""`dpmix calibrate` and `dpmix audit`."""
 
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -10,32 +10,34 @@ from typing import Annotated, Any, cast, get_args
 import typer
 from rich.table import Table
 
-from dpmix.audit.audit import GradientAudit, audit_by_gradients, audit_by_images, refuse_unfit
-from dpmix.audit.canaries import ImageAudit, ImageKind
+from dpmix.audit.audit import audit_run, refuse_unfit
 from dpmix.cli.flags import setting_flags_but
 from dpmix.cli.progress import counting_bar, decoding_bar, share_bar, stdout
 from dpmix.errors import DISTRIBUTION, DpmixError, nearest
 from dpmix.files import to_json, write_text
 from dpmix.privacy.plan import PrivacyPlan
-from dpmix.reports.audit_report import WEAK, Finding
+from dpmix.reports.audit_report import AuditFindings, AuditReport, Kind
 from dpmix.reports.statement import shown_epsilon, shown_sigma
 from dpmix.reports.summary import two_columns
 from dpmix.runs.build import Run, build_run
 from dpmix.runs.config import Config
 
-# `dpmix calibrate`.
+REFUTED = 1
+KINDS = get_args(Kind)
 
 
 def calibrate(
-    n: Annotated[int, typer.Option(help="N, the number of training examples")],
-    expected_batch_size: Annotated[float, typer.Option(help="q*N, examples expected in a step")],
-    steps: Annotated[int | None, typer.Option(help="T, training steps")] = None,
+    n: Annotated[int, typer.Option(help="number of training examples, N")],
+    expected_batch_size: Annotated[
+        float, typer.Option(help="expected number of examples in a step, q*N")
+    ],
+    steps: Annotated[int | None, typer.Option(help="number of training steps, T")] = None,
     epochs: Annotated[float | None, typer.Option(help="T as expected passes over the data")] = None,
     delta: Annotated[
-        float | None, typer.Option(help="delta, well under 1/N; default min(1e-5, 1 / (10 N))")
+        float | None, typer.Option(help="delta, well below 1/N; default min(1e-5, 1 / (10 N))")
     ] = None,
     epsilon: Annotated[
-        list[float] | None, typer.Option(help="target; repeat for more rows. Default: 1 2 4 8")
+        list[float] | None, typer.Option(help="target epsilon; repeatable; default: 1 2 4 8")
     ] = None,
     sigma: Annotated[
         list[float] | None, typer.Option(help="noise multiplier to account for; repeatable")
@@ -58,19 +60,13 @@ def calibrate(
         "sigma", "epsilon (PLD)", "epsilon (RDP)",
         caption=f"q {silent.sampling_rate:g}, {silent.steps} steps, delta {silent.delta:g}",
     )  # fmt: skip
-    with console.status("some seconds a row"):
+    with console.status("a few seconds for each row"):
         plans = [plan(target) for target in epsilon or ([] if sigma else [1.0, 2.0, 4.0, 8.0])]
         plans += [replace(silent, noise_multiplier=s, max_grad_norm=1.0) for s in sigma or []]
         for row in sorted(plans, key=lambda plan: -plan.noise_multiplier):
             epsilons = (shown_epsilon(value, 4) for value in (row.epsilon, row.epsilon_rdp))
             table.add_row(shown_sigma(row.noise_multiplier), *epsilons)
     console.print(table)
-
-
-REFUTED = 1
-
-
-KINDS = ("gradient", *get_args(ImageKind))
 
 
 @setting_flags_but(
@@ -81,37 +77,39 @@ def audit(
     *,
     config: Annotated[
         str | None,
-        typer.Option(help="as in dpmix train; a run's own config.yaml audits that run's settings"),
+        typer.Option(
+            help="recipe, as in dpmix train; a run's own config.yaml audits that run's settings"
+        ),
     ] = None,
     canaries: Annotated[
         int | None,
         typer.Option(
             min=20,
-            help="planted in a run; the more, the tighter the bounds; default: up to 10,000 "
+            help="number of canaries in a run; more give tighter bounds; default: up to 10,000 "
             "gradients, or 1,000 images",
         ),
     ] = None,
     canary_kind: Annotated[
         str,
         typer.Option(
-            help="gradient (strongest: sees every release), or images, of which the trained model "
-            "alone is seen: mislabelled (test images), pattern"
+            help="gradient (strongest: the attacker sees every release); or images, where the "
+            "attacker sees the trained model alone: mislabelled (test images), pattern"
         ),
     ] = "gradient",
-    runs: Annotated[int, typer.Option(min=1, help="of the whole training")] = 1,
+    runs: Annotated[int, typer.Option(min=1, help="number of full training runs")] = 1,
     confidence: Annotated[
-        float, typer.Option(min=0.5, max=0.9999, help="of the lower bounds")
+        float, typer.Option(min=0.5, max=0.9999, help="probability that the lower bounds hold")
     ] = 0.95,
-    report: Annotated[Path | None, typer.Option(help="JSON file for what was found")] = None,
+    report: Annotated[Path | None, typer.Option(help="JSON file to write the findings to")] = None,
     **settings: Any,
 ) -> None:
-    """Attack a run's own privacy: train it with canaries, and bound its epsilon from below.
+    """Attack a run's privacy: train it with canaries, and bound its epsilon from below.
 
-    Takes the settings of `dpmix train`, and as long, for each of --runs. With gradient canaries it
-    also tests the steps of the first run: noise, draws, clipping, views, and whether the weights
-    follow from what was released. A bound below the claim proves nothing, but has looked for bugs.
-    Exit status 0: the claim was not refuted. 1: it was, or a step was not as planned. 2: settings
-    that can't be meant.
+    Takes the settings of `dpmix train`, and as long as a training for each of --runs. With gradient
+    canaries it also tests the steps of the first run: noise, draws, clipping, views, and whether
+    the weights follow from what was released. A bound below the claim is no proof: the audit looked
+    for bugs and found none. Exit status 0: the claim was not refuted. 1: it was refuted, or a step
+    was not as planned. 2: wrong settings.
     """
     if report is not None and (report.is_dir() or not report.parent.is_dir()):
         raise DpmixError(f"report '{report}' can't be written; give a file in a folder that exists")
@@ -119,50 +117,44 @@ def audit(
         raise DpmixError(f"unknown canary kind '{canary_kind}': {nearest(canary_kind, KINDS)}")
     console = stdout()
     chosen = Config.load(config, **settings)
-    # An audit writes no folder, and throws its own random draws, whatever a run's recipe says.
-    its_own = chosen.run.model_copy(update={"output": None, "seed": None})
-    chosen = chosen.model_copy(update={"run": its_own})
+    # An audit writes no folder and makes fresh random draws, whatever the recipe says.
+    unseeded = chosen.run.model_copy(update={"output": None, "seed": None})
+    chosen = chosen.model_copy(update={"run": unseeded})
     with decoding_bar(console) as decoding:
-        parts = build_run(chosen, decoding, recorded=True)
-    refuse_unfit(parts)
+        run = build_run(chosen, decoding, recorded=True)
+    refuse_unfit(run)
     with counting_bar(console, "auditing", "steps") as stepping:
         if canary_kind == "gradient":
             with share_bar(console, "embedding views") as embedding:
-                parts.inputs.embed(parts.examples, embedding)
-            found: GradientAudit | ImageAudit = audit_by_gradients(
-                parts, parts.inputs.views, canaries, runs, confidence, stepping
-            )
-        else:
-            kind = cast("ImageKind", canary_kind)
-            found = audit_by_images(parts, kind, canaries, runs, confidence, stepping)
+                run.inputs.embed(run.examples, embedding)
+        found = audit_run(run, cast("Kind", canary_kind), canaries, runs, confidence, stepping)
     if report is not None:
-        write_text(report, to_json(_facts(found, canary_kind, parts)))
-    console.print(two_columns(_rows(found, canary_kind)))
+        _write(report, found, run)
+    console.print(two_columns(_rows(found)))
     if found.violated:
         raise typer.Exit(REFUTED)
 
 
-def _facts(found: GradientAudit | ImageAudit, kind: str, parts: Run) -> dict[str, Any]:
-    return {
-        "kind": kind, "refuted": found.violated, **asdict(found), "plan": asdict(parts.plan),
-        "settings": parts.config.published(), "written": datetime.now(UTC).date().isoformat(),
-        "dpmix": metadata.version(DISTRIBUTION),
-    }  # fmt: skip
+def _write(path: Path, found: AuditFindings, run: Run) -> None:
+    report = AuditReport(
+        **found.model_dump(), refuted=found.violated, plan=asdict(run.plan),
+        settings=run.config.published(), written=datetime.now(UTC).date().isoformat(),
+        dpmix=metadata.version(DISTRIBUTION),
+    )  # fmt: skip
+    write_text(path, to_json(report.model_dump()))
 
 
-def _rows(found: GradientAudit | ImageAudit, kind: str) -> list[tuple[str, str]]:
+def _rows(found: AuditFindings) -> list[tuple[str, str]]:
     at = f"at {found.confidence:.4g} confidence"
     rows = [
         ("claimed", f"epsilon {shown_epsilon(found.claimed)}, delta {found.delta}"),
-        ("canaries", f"{found.canaries:,} of kind {kind}, over {found.runs} run(s)"),
+        ("canaries", f"{found.canaries:,} of kind {found.kind}, over {found.runs} run(s)"),
         ("one-run bound", f"epsilon at least {found.one_run:.3f} {at}"),
     ]
-    if isinstance(found, GradientAudit):
+    if found.two_worlds is not None:
         rows.append(("two-world bound", f"epsilon at least {found.two_worlds:.3f} {at}"))
-        rows += [
-            (one.name, f"{Finding(**asdict(one)).verdict}: {one.found}") for one in found.invariants
-        ]
-    if found.lower_bound < WEAK * found.claimed:
+    rows += [(one.name, f"{one.verdict}: {one.found}") for one in found.invariants]
+    if found.weak:
         rows.append(("power", "little: raise --canaries or --runs for a bound that says more"))
     verdict = "REFUTED: do not rely on the claim" if found.violated else "the claim was not refuted"
     return [*rows, ("verdict", verdict)]

@@ -1,6 +1,7 @@
-"""Progress bars for long work: rate and time left; silent where the output is no terminal.
+"""What commands print on: standard output, and progress bars with rate and time left.
 
-Guarantee: no bar of work on private images shows how many there are.
+Bars are silent where the output is no terminal. Guarantee: no bar of work on private images shows
+how many there are.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,19 +27,20 @@ from dpmix.privacy.plan import PrivacyPlan
 from dpmix.reports.statement import shown_epsilon
 from dpmix.training.loop import Progress as TrainingProgress
 
-# Standard output of the command line.
-
-
-NEVER_FOLDED = 10_000
-
-
 USER_ERROR = 2  # exit status
+NEVER_FOLDED = 10_000  # columns
+
+Bar = AbstractContextManager[Callable[[int, int], None]]
+"""Yields a callback (done, total)."""
+
+# A column that never breaks over two lines; the bar gives way instead.
+_LINE = Column(no_wrap=True)
 
 
 def stdout(quiet: bool = False) -> Console:
     """Prints text as it is: a class or a folder may be named like markup.
 
-    Lines are folded on a terminal alone: in a file or a pipe a path is to stay in one piece.
+    Lines are folded only on a terminal: in a file or a pipe a path stays in one piece.
     """
     console = Console(markup=False, emoji=False, highlight=False, quiet=quiet)
     if not console.is_terminal:
@@ -46,8 +48,56 @@ def stdout(quiet: bool = False) -> Console:
     return console
 
 
-# A column that never breaks over two lines; the bar gives way instead.
-_LINE = Column(no_wrap=True)
+def decoding_bar(console: Console) -> Bar:
+    """A bar for decoding images."""
+    return share_bar(console, "reading images")
+
+
+def counting_bar(console: Console, what: str, unit: str) -> Bar:
+    """A bar for `what`, counted in `unit`."""
+    return _filled(_bar(console, _counted(unit)), what)
+
+
+def share_bar(console: Console, what: str) -> Bar:
+    """A bar for work on private images.
+
+    It shows the share that is done: with a count, or a rate in images, it would show N, which can
+    be private (`tests/cli/test_private_n.py`).
+    """
+    return _filled(_bar(console, (TaskProgressColumn(table_column=_LINE),)), what)
+
+
+@contextmanager
+def training_bar(
+    console: Console, plan: PrivacyPlan, done: int, judged_on: JudgedOn
+) -> Iterator[Callable[[TrainingProgress], None]]:
+    """A bar for training that shows epsilon and the latest accuracy; yields the callback.
+
+    Args:
+        console: to draw on.
+        plan: the guarantee of the run.
+        done: number of its steps that were taken before.
+        judged_on: what the accuracy is measured on.
+    """
+    whole = shown_epsilon(plan.epsilon, 2)
+    spent = f"epsilon {{task.fields[epsilon]}} of {whole}" if plan.private else "NOT PRIVATE"
+    with _bar(
+        console,
+        _counted("steps"),
+        TextColumn(spent, table_column=_LINE),
+        TextColumn("{task.fields[accuracy]}", table_column=_LINE),
+    ) as bar:
+        epsilon = shown_epsilon(plan.epsilon_after(done) if done else 0.0, 2)
+        task = bar.add_task(
+            "training", total=plan.steps, completed=done, epsilon=epsilon, accuracy=""
+        )
+
+        def update(now: TrainingProgress) -> None:
+            bar.update(task, completed=now.step, epsilon=shown_epsilon(now.epsilon, 2))
+            if now.evaluation:
+                bar.update(task, accuracy=f"{judged_on} {now.evaluation.accuracy:.1%}")
+
+        yield update
 
 
 class RateColumn(ProgressColumn):
@@ -80,30 +130,9 @@ def _bar(console: Console, shown: tuple[ProgressColumn, ...], *more: ProgressCol
     )
 
 
-def decoding_bar(console: Console) -> AbstractContextManager[Callable[[int, int], None]]:
-    """A bar for decoding images; yields the callback (done, total)."""
-    return share_bar(console, "reading images")
-
-
-def counting_bar(
-    console: Console, what: str, unit: str
-) -> AbstractContextManager[Callable[[int, int], None]]:
-    """A bar for `what`, counted in `unit`; yields the callback (done, total)."""
-    return _filled(_bar(console, _counted(unit)), what)
-
-
-def share_bar(console: Console, what: str) -> AbstractContextManager[Callable[[int, int], None]]:
-    """A bar for work on private images; yields the callback (done, total).
-
-    It shows the share that is done: with a count, or a rate in images, it would show N, which can
-    be private (`tests/cli/test_private_n.py`).
-    """
-    return _filled(_bar(console, (TaskProgressColumn(table_column=_LINE),)), what)
-
-
 @contextmanager
 def _filled(bar: Progress, what: str) -> Iterator[Callable[[int, int], None]]:
-    """A count that starts again, as a second set of images does, gets another line."""
+    """A count that starts again, such as that of a second set of images, gets another line."""
     with bar:
         tasks: list[TaskID] = []
         before = 0
@@ -114,34 +143,5 @@ def _filled(bar: Progress, what: str) -> Iterator[Callable[[int, int], None]]:
                 tasks.append(bar.add_task(what, total=total))
             before = done
             bar.update(tasks[-1], completed=done, total=total)
-
-        yield update
-
-
-@contextmanager
-def training_bar(
-    console: Console, plan: PrivacyPlan, done: int, judged_on: JudgedOn
-) -> Iterator[Callable[[TrainingProgress], None]]:
-    """A bar for training that shows epsilon and the latest accuracy; yields the callback.
-
-    `done` steps of the plan were taken before.
-    """
-    whole = shown_epsilon(plan.epsilon, 2)
-    spent = f"epsilon {{task.fields[epsilon]}} of {whole}" if plan.private else "NOT PRIVATE"
-    with _bar(
-        console,
-        _counted("steps"),
-        TextColumn(spent, table_column=_LINE),
-        TextColumn("{task.fields[accuracy]}", table_column=_LINE),
-    ) as bar:
-        epsilon = shown_epsilon(plan.epsilon_after(done) if done else 0.0, 2)
-        task = bar.add_task(
-            "training", total=plan.steps, completed=done, epsilon=epsilon, accuracy=""
-        )
-
-        def update(now: TrainingProgress) -> None:
-            bar.update(task, completed=now.step, epsilon=shown_epsilon(now.epsilon, 2))
-            if now.evaluation:
-                bar.update(task, accuracy=f"{judged_on} {now.evaluation.accuracy:.1%}")
 
         yield update

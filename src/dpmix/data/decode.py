@@ -70,12 +70,7 @@ class EncodedImages:
         return len(self.names)
 
     def open(self, index: int) -> BufferedReader | BytesIO:
-        """Open image `index` for reading.
-
-        Raises:
-            UnreadableImageError: the data set lacks it.
-            DpmixError: the file is gone or may not be read; such a file is not called corrupt.
-        """
+        """Open image `index`; a file that is gone or may not be read is not called corrupt."""
         content = self.contents[index]
         if isinstance(content, UnreadableImageError):
             raise content
@@ -116,11 +111,7 @@ class EncodedSource(EncodedImages):
         check_labels(self.labels, len(self), self.class_names)
 
     def images(self, indices: Int64[Tensor, " B"]) -> UInt8[Tensor, "B C H W"]:
-        """Decode the images at `indices`.
-
-        Raises:
-            DpmixError: a file changed or vanished since it was checked.
-        """
+        """Decode the images at `indices`; a file that has changed since is refused."""
         return decode_batch(self, indices.tolist(), self.options, self.image_shape)
 
 
@@ -251,11 +242,7 @@ def decode_files(
 def decode_batch(
     images: EncodedImages, indices: Sequence[int], options: ReadOptions, shape: Shape
 ) -> UInt8[Tensor, "B C H W"]:
-    """Decode all of `images` at `indices` into one tensor.
-
-    Raises:
-        DpmixError: an image that cannot be read, or is not of `shape` when it is.
-    """
+    """Decode `images` at `indices` into one tensor; one that is not of `shape` is refused."""
     pixels = np.empty((len(indices), *shape), dtype=np.uint8)
     rows = iter(pixels)
 

@@ -43,9 +43,9 @@ def folder_splits(root: Path, options: ReadOptions, test_fraction: float | None)
             or one file in five is a test file.
 
     Raises:
-        DpmixError: a layout that does not fit `test_fraction`, train and test classes that differ,
-            links that put a file into both splits, and as `class_folders` and `decode_sources`
-            raise.
+        DpmixError: a layout that does not fit `test_fraction`, classes that differ or hold other
+            than image files, a symbolic link that is broken, leaves `root` or puts a file into both
+            splits, and as `decode_sources` raises.
     """
     folders = _folder_names(root, root)
     inner = _inner_folders(root, folders)
@@ -145,23 +145,14 @@ def _drawn_split(root: Path, inner: dict[str, list[str]], test_fraction: float |
 
 
 def class_folders(root: Path) -> tuple[tuple[str, ...], EncodedImages]:
-    """List `root/<class>/*` without a split, such as a public pool: class names and images.
-
-    Raises:
-        DpmixError: no class folders, two of one name, one without images or with folders or pipes
-            in it, a folder that cannot be read, or a symbolic link that is broken or leaves `root`.
-    """
+    """Return the class names and images of `root/<class>/*`, such as a public pool."""
     names, images, left_out = _class_images(root, root)
     warn_of_left_out(left_out)
     return names, images
 
 
 def class_folder_names(root: Path) -> tuple[str, ...]:
-    """Return the class names of `root/{train,test}/<class>/` or `root/<class>/`; no file is read.
-
-    Raises:
-        DpmixError: no such folder, no class folders in it, or two folders of one split.
-    """
+    """Return the class names of `root/{train,test}/<class>` or `root/<class>`; no file is read."""
     folders = _folder_names(root, root)
     named_sides(folders, f"data folder '{root}'")
     names = next(filter(None, _inner_folders(root, folders).values()), folders)
@@ -171,11 +162,7 @@ def class_folder_names(root: Path) -> tuple[str, ...]:
 
 
 def list_images(root: Path) -> tuple[list[Path], list[Path]]:
-    """Return the image files in and below `root`, and the files that are no images, sorted.
-
-    Raises:
-        DpmixError: as `class_folders` raises, and for a symbolic link to a folder that holds it.
-    """
+    """Return the image files in and below `root`, and the files that are no images, sorted."""
     files = sorted(_below(root, root, (root.resolve(),)))
     return [file for file in files if _is_image(file)], [f for f in files if not _is_image(f)]
 
@@ -191,11 +178,7 @@ def warn_of_left_out(files: Sequence[Path]) -> None:
 
 
 def local_path(text: str) -> Path:
-    """Return `text` as a path, its ~ expanded; there may be nothing there.
-
-    Raises:
-        DpmixError: the home folder of no user, or a place that may not be looked at.
-    """
+    """Return `text` as a path, its ~ expanded, that can be looked at; nothing may be there."""
     try:
         path = Path(text).expanduser()
         path.exists()
@@ -281,12 +264,7 @@ def _folder_names(folder: Path, root: Path) -> list[str]:
 
 
 def _entries(folder: Path, root: Path) -> tuple[list[Path], list[Path]]:
-    """Return the folders and the files in `folder`, sorted, without hidden names and litter.
-
-    Raises:
-        DpmixError: `folder` cannot be read, a symbolic link is broken or leaves `root`, or an entry
-            is neither file nor folder.
-    """
+    """Return the folders and the files in `folder`, sorted, without hidden names and litter."""
     folders: list[Path] = []
     files: list[Path] = []
     try:

@@ -96,6 +96,9 @@ class ReadOptions:
         workers: decoding threads; None: one per core, 16 at most.
         progress: called during a long decode.
         reading: the rule by which a picture becomes pixels, see `READING`.
+
+    Raises:
+        DpmixError: a number out of range.
     """
 
     image_size: int | tuple[int, int] | None = None
@@ -104,6 +107,13 @@ class ReadOptions:
     workers: int | None = None
     progress: Progress | None = None
     reading: Reading = READING
+
+    def __post_init__(self) -> None:
+        if self.channels not in (None, 1, 3):
+            raise DpmixError(f"channels is {self.channels}; expected 1 (grey) or 3 (RGB)")
+        for name, value in (("image_size", self.image_size), ("workers", self.workers)):
+            if isinstance(value, int) and value < 1:
+                raise DpmixError(f"{name} is {value}; expected 1 or more")
 
     def shape(self, channels: int, height: int, width: int) -> tuple[int, int, int]:
         """Return (C, H, W) after reading of an upright image of `channels`, `height`, `width`."""
@@ -126,7 +136,10 @@ def decode_pixels(
         UnreadableImageError: the image is corrupt, no image, or too large.
         DpmixError: more than 8 bits a channel, or colours that need `channels`.
     """
-    with _opened(stream, name) as image:
+    with _unreadable():
+        image = Image.open(stream, formats=FORMATS)
+    with image:
+        _check_header(image, name)
         channels = options.channels or plain_channels(image)
         if channels is None:
             transparent = " with transparency" if image.has_transparency_data else ""
@@ -140,20 +153,24 @@ def decode_pixels(
             return in_form(turned, shape, options.reading)
 
 
-@contextmanager
-def _opened(stream: BufferedReader | BytesIO, name: str) -> Iterator[Image.Image]:
-    """Read an image's header, and refuse what must not be decoded."""
-    with _unreadable():
-        image = Image.open(stream, formats=FORMATS)
-    with image:
-        if image.width * image.height > MAX_PIXELS:
-            raise UnreadableImageError(_TOO_LARGE.format(f"{image.height}x{image.width}"))
-        if _is_deep(image):
-            raise DpmixError(
-                f"image '{name}' has more than 8 bits a channel (mode {image.mode}); expected "
-                f"8-bit: save Image.fromarray({in_eight_bits('image')}), by a fixed range"
-            )
-        yield image
+def _check_header(image: Image.Image, name: str) -> None:
+    """Refuse an image of too many pixels, and one of more than 8 bits a channel.
+
+    Pillow would silently drop the low bits of some: a 16-bit RGB file opens as mode RGB, and only
+    the raw mode (`RGB;16B`) or PPM's maximum tells.
+    """
+    if image.width * image.height > MAX_PIXELS:
+        raise UnreadableImageError(_TOO_LARGE.format(f"{image.height}x{image.width}"))
+    deep = image.mode in ("I", "F") or image.mode.startswith("I;")
+    for codec, _, _, arguments in getattr(image, "tile", []):
+        for value in arguments if isinstance(arguments, tuple) else (arguments,):
+            deep |= isinstance(value, str) and ";16" in value
+            deep |= codec.startswith("ppm") and isinstance(value, int) and value > 255
+    if deep:
+        raise DpmixError(
+            f"image '{name}' has more than 8 bits a channel (mode {image.mode}); expected "
+            f"8-bit: save Image.fromarray({in_eight_bits('image')}), by a fixed range"
+        )
 
 
 @contextmanager
@@ -170,22 +187,6 @@ def _unreadable() -> Iterator[None]:
     # Malformed files make Pillow's plugins raise nearly anything: SyntaxError, struct.error, ...
     except Exception as error:
         raise UnreadableImageError(str(error) or type(error).__name__) from error
-
-
-def _is_deep(image: Image.Image) -> bool:
-    """Whether a channel has more than 8 bits, also where Pillow would silently drop the low ones.
-
-    A 16-bit RGB file opens as mode RGB; only the raw mode (`RGB;16B`) or PPM's maximum tells.
-    """
-    if image.mode in ("I", "F") or image.mode.startswith("I;"):
-        return True
-    for codec, _, _, arguments in getattr(image, "tile", []):
-        for value in arguments if isinstance(arguments, tuple) else (arguments,):
-            if isinstance(value, str) and ";16" in value:
-                return True
-            if codec.startswith("ppm") and isinstance(value, int) and value > 255:
-                return True
-    return False
 
 
 def in_eight_bits(image: str, white: int = 4095) -> str:

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -95,12 +95,6 @@ def class_list(data: str) -> tuple[str, ...]:
 
     They are read from metadata alone: no image, no label and no image file's name. Names of class
     folders, and an array of text, count as public everywhere in this package.
-
-    Args:
-        data: as in `load_splits`.
-
-    Raises:
-        DpmixError: nothing of that name, or data that do not name their classes.
     """
     if data == DIGITS:
         return CLASS_NAMES
@@ -135,11 +129,7 @@ def public_name(data: str) -> str:
 
 
 def refuse_if_missing(data: str) -> None:
-    """Refuse what can't be a data set, without reading any.
-
-    Raises:
-        DpmixError: neither a name nor a folder nor an `.npz` file.
-    """
+    """Refuse `data` that is neither a name nor a folder nor an `.npz` file; nothing is read."""
     if _is_named(data):
         return
     path = local_path(data)
@@ -214,10 +204,8 @@ def _torchvision_splits(name: str, options: ReadOptions, root: Path, download: b
                 f"no data set '{name}' in '{root}' (it would be {place}); give --data-root where "
                 "torchvision keeps it, or --download to fetch it"
             )
-        from torchvision import datasets
-
         try:
-            getattr(datasets, entry.kind)(root, download=True)
+            _torchvision_class(name)(root, download=True)
         # Broken archives and networks raise errors of many kinds.
         except Exception as error:
             raise DpmixError(
@@ -227,11 +215,16 @@ def _torchvision_splits(name: str, options: ReadOptions, root: Path, download: b
     return entry.read(name, place, options)
 
 
-def _cifar(name: str, folder: Path, options: ReadOptions) -> Splits:
+def _torchvision_class(name: str) -> Any:
+    # Imported here: torchvision takes a second to load, and most runs do without.
     from torchvision import datasets
 
+    return getattr(datasets, TORCHVISION_SETS[name].kind)
+
+
+def _cifar(name: str, folder: Path, options: ReadOptions) -> Splits:
     _refuse_skipping(name, options)
-    kind = getattr(datasets, TORCHVISION_SETS[name].kind)
+    kind = _torchvision_class(name)
     try:
         # torchvision compares the files with its own hashes before it unpickles them.
         sides = [kind(folder.parent, train=train) for train in (True, False)]

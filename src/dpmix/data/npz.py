@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dpmix.data.decode import EncodedImages, decode_sources
 from dpmix.data.image import ReadOptions, fit_images, in_eight_bits
-from dpmix.data.source import TensorSource
+from dpmix.data.source import ImageSource, TensorSource
 from dpmix.data.splits import Side, Splits, judged_side, named_sides, plain_name, side_of
 from dpmix.errors import DpmixError
 
@@ -98,9 +98,11 @@ class NpzArchive:
 
     def splits(self, images: str, sides: tuple[str, str], options: ReadOptions) -> Splits:
         """Read the splits `sides`, to train on and to judge on, in the layout `images`."""
+        train: ImageSource
+        test: ImageSource
         if images == _ENCODED:
             parts = [self.encoded(side) for side in sides]
-            names = self._names_without_gaps([part.labels for part in parts])
+            names = self._refuse_gaps([part.labels for part in parts])
             (train, test), _ = decode_sources(parts, names, options)
             return Splits(self.path.stem, train, test, flip=True)
         if options.skip_corrupt:
@@ -111,18 +113,12 @@ class NpzArchive:
         pixels = [fit_images(self._pixels(images.format(side)), options) for side in sides]
         keys = (_LABELS[images].format(side) for side in sides)
         labels = [self._labels(key, len(part)) for key, part in zip(keys, pixels, strict=True)]
-        names = self._names_without_gaps(labels)
-        private, held_out = (
-            TensorSource(*part, names) for part in zip(pixels, labels, strict=True)
-        )
-        return Splits(self.path.stem, private, held_out, flip=True)
+        names = self._refuse_gaps(labels)
+        train, test = (TensorSource(*part, names) for part in zip(pixels, labels, strict=True))
+        return Splits(self.path.stem, train, test, flip=True)
 
     def encoded(self, side: str) -> EncodedImages:
-        """Return the encoded images `{side}_jpeg` and their labels.
-
-        Raises:
-            DpmixError: an array is missing or of another kind than expected.
-        """
+        """Return the encoded images `{side}_jpeg` and their labels."""
         key = _ENCODED.format(side)
         blob = self._array(key)
         if blob.dtype != np.uint8 or blob.ndim != 1:
@@ -144,22 +140,19 @@ class NpzArchive:
         )
 
     def class_names(self, *labels: Int64[Tensor, " _"]) -> tuple[str, ...]:
-        """Return the file's class names, or numbers up to the largest of `labels`.
-
-        Raises:
-            DpmixError: names that are not a list of text, or fewer names than labels need.
-        """
+        """Return the file's class names, or numbers up to the largest of `labels`."""
         highest = max((int(part.max()) for part in labels if len(part)), default=-1)
         key = next((key for key in ("class_names", "classes", "names") if key in self.names), None)
         if key is None:
             if highest >= sum(map(len, labels)):
                 raise self._gap(f"label {highest} is beyond the number of images")
-            return tuple(str(label) for label in range(highest + 1))
+            return tuple(map(str, range(highest + 1)))
         value = self._array(key)
         if value.dtype.kind != "U" or value.ndim != 1:
             raise self._other(key, value, "a list of text, one name per class")
         if highest >= len(value):
-            self._refuse_gaps(*labels)
+            if lowest := min(int(part.min()) for part in labels if len(part)):
+                raise self._starts_at(lowest)
             raise DpmixError(
                 f"{self.path.name}: label {highest} is out of range; expected 0..{len(value) - 1}, "
                 f"one for each name in '{key}': add the names that are missing"
@@ -196,23 +189,19 @@ class NpzArchive:
         value = self._array(name)
         if value.dtype != np.uint8:
             white = 1 if value.dtype.kind == "f" else 4095
-            raise self._other(
-                name, value, "uint8 0..255: rescale it by a range that is fixed beforehand, such "
-                f"as {in_eight_bits('x', white)} where {white} is white",
-            )  # fmt: skip
+            scaled = f"such as {in_eight_bits('x', white)} where {white} is white"
+            rescale = f"uint8 0..255: rescale it by a range that is fixed beforehand, {scaled}"
+            raise self._other(name, value, rescale)
         if 0 in value.shape:
             raise self._other(name, value, "at least one image")
         if value.ndim == 3:
             value = value[:, None]
         first, last = (value.ndim == 4 and value.shape[axis] in (1, 3) for axis in (1, 3))
         if first == last:
-            raise self._other(
-                name, value, "[N, H, W], [N, H, W, C] or [N, C, H, W] where C, and nothing in its "
-                "stead, is 1 or 3",
-            )  # fmt: skip
-        return torch.from_numpy(
-            np.ascontiguousarray(value if first else value.transpose(0, 3, 1, 2))
-        )
+            layouts = "[N, H, W], [N, H, W, C] or [N, C, H, W] where C alone is 1 or 3"
+            raise self._other(name, value, layouts)
+        value = value if first else value.transpose(0, 3, 1, 2)
+        return torch.from_numpy(np.ascontiguousarray(value))
 
     def _labels(self, name: str, count: int) -> Int64[Tensor, " N"]:
         """Read the labels of `count` images: whole numbers from 0, [N] or [N, 1]."""
@@ -230,9 +219,9 @@ class NpzArchive:
                 name, value, f"one whole number for each of {count} images (several labels per "
                 "image are not supported yet), of one-hot rows y.argmax(axis=1)",
             )  # fmt: skip
-        good = (value >= 0) & (value < 2**31)  # no NaN is
         if value.dtype.kind == "f":
-            good &= value == np.floor(value)
+            value = value.astype(np.float64)
+        good = (value >= 0) & (value < 2**31) & (value == np.floor(value))  # no NaN is
         if not good.all():
             rows = np.flatnonzero(~good)
             more = f" (and {len(rows) - 1} more)" if len(rows) > 1 else ""
@@ -243,22 +232,22 @@ class NpzArchive:
             )
         return torch.from_numpy(value.astype(np.int64))
 
-    def _names_without_gaps(self, labels: list[Int64[Tensor, " _"]]) -> tuple[str, ...]:
+    def _refuse_gaps(self, labels: list[Int64[Tensor, " _"]]) -> tuple[str, ...]:
+        """Return the class names for labels that are numbered from 0 without gaps."""
         names = self.class_names(*labels)
-        self._refuse_gaps(*labels)
+        used = torch.cat(labels).unique().tolist()
+        if used != [*range(len(used))]:
+            if used[-1] - used[0] == len(used) - 1:
+                raise self._starts_at(used[0])
+            missing = next(place for place, label in enumerate(used) if place != label)
+            raise self._gap(f"label {missing} is that of no image")
         return names
 
-    def _refuse_gaps(self, *labels: Int64[Tensor, " _"]) -> None:
-        used = np.unique(torch.cat(labels).numpy())
-        if len(used) and used[-1] == len(used) - 1:
-            return
-        if len(used) and used[-1] - used[0] == len(used) - 1:
-            raise DpmixError(
-                f"{self.path.name}: the labels start at {used[0]}; expected classes numbered from "
-                f"0: save y - {used[0]}"
-            )
-        missing = int(np.flatnonzero(used != np.arange(len(used)))[0])
-        raise self._gap(f"label {missing} is that of no image")
+    def _starts_at(self, lowest: int) -> DpmixError:
+        return DpmixError(
+            f"{self.path.name}: the labels start at {lowest}; expected classes numbered from 0: "
+            f"save y - {lowest}"
+        )
 
     def _gap(self, what: str) -> DpmixError:
         return DpmixError(

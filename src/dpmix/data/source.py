@@ -52,9 +52,6 @@ class TensorSource:
         labels: int64 [N] in 0..L-1.
         class_names: the L class names.
         names: N image names for error messages, such as file paths; None: numbers.
-
-    Raises:
-        DpmixError: as `check_pixels` and `check_labels` raise.
     """
 
     # Not in the repr: a private image does not belong in a log or a traceback.
@@ -146,11 +143,7 @@ def pixel_digest(image: UInt8[np.ndarray, "C H W"]) -> bytes:
 
 
 def check_pixels(pixels: Tensor) -> None:
-    """Check that `pixels` is uint8 [N, C, H, W] with C in {1, 3} and H, W > 0.
-
-    Raises:
-        DpmixError: another dtype or shape.
-    """
+    """Check that `pixels` is uint8 [N, C, H, W] with C in {1, 3} and H, W > 0."""
     if pixels.dtype != torch.uint8:
         raise DpmixError(f"images are {pixels.dtype}; expected uint8 0..255: rescale them first")
     shape = tuple(pixels.shape)
@@ -159,16 +152,7 @@ def check_pixels(pixels: Tensor) -> None:
 
 
 def check_labels(labels: Tensor, count: int, class_names: Sequence[str]) -> None:
-    """Check that `labels` is int64 [count], count > 0, and indexes distinct `class_names`.
-
-    Args:
-        labels: the class of every image.
-        count: number of images.
-        class_names: one name per class, in label order.
-
-    Raises:
-        DpmixError: another dtype or shape, no image, a label without a name, or a repeated name.
-    """
+    """Check that `labels` is int64 [count], count > 0, and indexes distinct `class_names`."""
     if labels.dtype != torch.int64 or tuple(labels.shape) != (count,):
         raise DpmixError(
             f"labels are {labels.dtype} of shape {tuple(labels.shape)} for {count} images; "

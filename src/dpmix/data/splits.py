@@ -49,8 +49,7 @@ class Splits:
         flip: whether a horizontally flipped image keeps its label's meaning, by default.
 
     Raises:
-        DpmixError: one class only, a class absent from a side, or sides that differ in image
-            shape or class names.
+        DpmixError: one class only, a class absent from a side, or sides that are not alike.
     """
 
     name: str
@@ -116,11 +115,7 @@ def stratified_split(
     """Return (train, test) indices, ascending; every class gives its proportional share.
 
     Only for public data: here one example's place depends on the others (compare `hashed_split`).
-
-    Args:
-        labels: the class of every example.
-        test_count: number of test examples in all, in 1..N-1.
-        seed: of the order in which examples are taken.
+    There are `test_count` test examples in all, taken in an order that `seed` gives.
     """
     order = sorted(range(len(labels)), key=lambda index: _hash(f"{seed}:{index}"))
     left = shares(torch.bincount(labels).tolist(), test_count)
@@ -218,12 +213,7 @@ def side_of(name: str) -> Side | None:
 def named_sides(names: Iterable[str], where: str) -> dict[Side, str]:
     """Return which of `names` stands for which split.
 
-    Args:
-        names: of folders, splits or arrays; those that name no split are ignored.
-        where: the data set, for messages.
-
-    Raises:
-        DpmixError: two names of one split.
+    Names that mean no split are ignored; two of one split are refused. `where` is for messages.
     """
     sides: dict[Side, str] = {}
     for name in names:

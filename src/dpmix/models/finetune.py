@@ -85,7 +85,7 @@ def choose_trainable(
     backbone.requires_grad_(False).eval()
     if what == "head":
         return
-    if not any(True for _ in backbone.parameters()):
+    if not list(backbone.parameters()):
         raise DpmixError(
             f"trainable {what}: this backbone has no weights to train; use --trainable head"
         )
@@ -142,7 +142,7 @@ def _unfreeze_last(backbone: nn.Module, count: int) -> None:
     while (inner := _dominant(trunk)) is not None:
         name, trunk = inner
         path += f"{name}."
-    blocks = [name for name, part in trunk.named_children() if any(True for _ in part.parameters())]
+    blocks = [name for name, part in trunk.named_children() if _size(part)]
     if not 1 <= count <= len(blocks):
         raise DpmixError(
             f"last_blocks is {count}; this backbone has {len(blocks)} blocks "
@@ -158,7 +158,7 @@ def _unfreeze_last(backbone: nn.Module, count: int) -> None:
 def _dominant(module: nn.Module) -> tuple[str, nn.Module] | None:
     whole = _size(module)
     for name, part in module.named_children():
-        if any(True for _ in part.children()) and _size(part) > _TRUNK_SHARE * whole:
+        if list(part.children()) and _size(part) > _TRUNK_SHARE * whole:
             return name, part
     return None
 

@@ -5,29 +5,19 @@ anything is built.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 from torch import nn
 
 from dpmix.errors import DpmixError, nearest
 from dpmix.models.cnn_small import SmallCNN
-from dpmix.models.wide_resnet import SHORTCUTS, WideResNet
+from dpmix.models.wide_resnet import WideResNet
 
-
-@dataclass(frozen=True)
-class _Entry:
-    """How to build a model, and the shortcuts that it offers (none for most)."""
-
-    build: Callable[..., nn.Module]
-    shortcuts: tuple[str, ...] = ()
-
-
-_MODELS = {
-    "cnn-small": _Entry(SmallCNN),
-    "wrn-16-4": _Entry(partial(WideResNet, 16, 4), SHORTCUTS),
-    "wrn-40-4": _Entry(partial(WideResNet, 40, 4), SHORTCUTS),
+_WIDE: dict[str, Callable[..., nn.Module]] = {
+    "wrn-16-4": partial(WideResNet, 16, 4),
+    "wrn-40-4": partial(WideResNet, 40, 4),
 }
+_MODELS: dict[str, Callable[..., nn.Module]] = {"cnn-small": SmallCNN} | _WIDE
 
 MODEL_NAMES: tuple[str, ...] = tuple(_MODELS)
 
@@ -49,19 +39,17 @@ def build_model(
     """
     if name not in _MODELS:
         raise DpmixError(f"unknown model '{name}': {nearest(name, _MODELS)}")
-    entry = _MODELS[name]
     if in_channels < 1:
         raise DpmixError(f"in_channels {in_channels}: expected at least 1")
     if num_classes < 2:
         raise DpmixError(f"num_classes {num_classes}: expected at least 2")
-    if shortcut is None:
-        return entry.build(in_channels=in_channels, num_classes=num_classes)
-    if not entry.shortcuts:
-        having = ", ".join(key for key, value in _MODELS.items() if value.shortcuts)
+    if shortcut is not None and name not in _WIDE:
         raise DpmixError(
-            f"shortcut '{shortcut}': model '{name}' has no shortcut; leave it out, or use {having}"
+            f"shortcut '{shortcut}': model '{name}' has no shortcut; leave it out, or use "
+            f"{', '.join(_WIDE)}"
         )
-    return entry.build(in_channels=in_channels, num_classes=num_classes, shortcut=shortcut)
+    options = {} if shortcut is None else {"shortcut": shortcut}
+    return _MODELS[name](in_channels=in_channels, num_classes=num_classes, **options)
 
 
 def parameter_count(model: nn.Module) -> int:

@@ -55,37 +55,21 @@ class WSConv2d(nn.Conv2d):
     """
 
     def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int,
-        *,
-        stride: int = 1,
-        padding: int = 0,
-        groups: int = 1,
-        bias: bool = True,
+        self, inputs: int, outputs: int, kernel_size: int, *, stride: int = 1, padding: int = 0
     ) -> None:
-        super().__init__(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride=stride,
-            padding=padding,
-            groups=groups,
-            bias=bias,
-        )
-        self.gain = nn.Parameter(torch.ones(out_channels))
+        super().__init__(inputs, outputs, kernel_size, stride=stride, padding=padding)
+        self.gain = nn.Parameter(torch.ones(outputs))
 
     def reset_parameters(self) -> None:
         """Draw the weight with variance 1 / fan_in, set the bias to zero and the gain to one."""
+        assert self.bias is not None
         fan_in_normal_(self.weight)
-        if self.bias is not None:
-            nn.init.zeros_(self.bias)
+        nn.init.zeros_(self.bias)
         if "gain" in self._parameters:  # absent while Conv2d's own constructor runs
             nn.init.ones_(self.gain)
 
     def standardized_weight(self) -> Float[Tensor, "O I kH kW"]:
-        """Return the weight that convolves, shape [out, in / groups, kH, kW]."""
+        """Return the weight that convolves, shape [out, in, kH, kW]."""
         fan = (1, 2, 3)
         # In two passes: `torch.var_mean` takes several times as long on a CPU.
         centred = self.weight - self.weight.mean(dim=fan, keepdim=True)

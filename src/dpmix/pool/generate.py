@@ -106,20 +106,22 @@ def synthesize(
     for name, value in (("images-per-class", images_per_class), ("batch", batch)):
         if value < 1:
             raise DpmixError(f"{name} is {value}; expected 1 or more")
-    record = model.record
-    identity = asdict(settings) | {"model": record.identity, "licence": record.licence}
-    prompts = {one.name: one.prompt(settings.template) for one in classes}
     wanted = {
-        f"{name}/{number:05}.png": (name, number)
-        for name in prompts
+        file: ImageRecord(
+            file=file, class_name=one.name, prompt=one.prompt(settings.template), sha256="",
+            seed=image_seed(settings.seed, one.name, number),
+        )
+        for one in classes
         for number in range(images_per_class)
-    }
+        for file in [f"{one.name}/{number:05}.png"]
+    }  # fmt: skip
+    identity = asdict(settings) | {"model": model.record.identity, "licence": model.record.licence}
     with _locked(root):
         before = Manifest.read(root)
         listed = {image.file: image for image in before.images} if before else {}
         there = _drawn_before(root, before, listed)
         if before and there:
-            _refuse_changes(root, before.settings, there, identity, prompts)
+            _refuse_changes(root, before.settings, there, identity, wanted)
         missing = [file for file in wanted if file not in there]
         _refuse_other_files(root, [file for file in missing if file not in listed])
         if not missing and listed.keys() == there.keys():
@@ -129,8 +131,10 @@ def synthesize(
             sessions += (_session(model),)
 
         def publish() -> None:
-            images = tuple(there[file] for file in sorted(there))
-            manifest = Manifest(model=record, settings=identity, sessions=sessions, images=images)
+            manifest = Manifest(
+                model=model.record, settings=identity, sessions=sessions,
+                images=tuple(there[file] for file in sorted(there)),
+            )  # fmt: skip
             write_text(root / FILE_NAME, manifest.model_dump_json(indent=2) + "\n")
 
         publish()  # a process that is killed leaves a pool with its settings
@@ -138,14 +142,9 @@ def synthesize(
         try:
             progress(len(there), total)
             for begin in range(0, len(missing), batch):
-                files = missing[begin : begin + batch]
-                drawn = _draw(model, [wanted[file] for file in files], prompts, settings)
-                for file, (image, seed) in zip(files, drawn, strict=True):
-                    name = wanted[file][0]
-                    note = ImageRecord(
-                        file=file, class_name=name, prompt=prompts[name], seed=seed, sha256=""
-                    )
-                    there[file] = _save(root, image, note, settings.image_size)
+                asked = [wanted[file] for file in missing[begin : begin + batch]]
+                for image, record in _draw(model, asked, settings.arguments):
+                    there[record.file] = _save(root, image, record, settings.image_size)
                 progress(len(there), total)
         finally:
             publish()
@@ -196,9 +195,10 @@ def _refuse_changes(
     before: dict[str, Any],
     there: dict[str, ImageRecord],
     identity: dict[str, Any],
-    prompts: dict[str, str],
+    wanted: dict[str, ImageRecord],
 ) -> None:
     """Refuse to mix images that were drawn in two ways."""
+    prompts = {record.class_name: record.prompt for record in wanted.values()}
     pairs = [(name, before.get(name), value) for name, value in sorted(identity.items())]
     for image in there.values():
         name = f"the prompt of class '{image.class_name}'"
@@ -229,38 +229,34 @@ def _session(model: DiffusionModel) -> Session:
 
 
 def _draw(
-    model: DiffusionModel,
-    wanted: list[tuple[str, int]],
-    prompts: dict[str, str],
-    settings: SynthesisSettings,
-) -> list[tuple[Image.Image, int]]:
-    """Images and their seeds for (class name, number) pairs; withheld ones are drawn again."""
-    done: dict[int, tuple[Image.Image, int]] = {}
+    model: DiffusionModel, wanted: list[ImageRecord], arguments: dict[str, Any]
+) -> list[tuple[Image.Image, ImageRecord]]:
+    """Draw a batch; what the safety checker withholds is drawn again from another seed."""
+    done: dict[str, tuple[Image.Image, ImageRecord]] = {}
+    left = wanted
     for attempt in range(ATTEMPTS):
-        left = [place for place in range(len(wanted)) if place not in done]
+        images = model.draw([one.prompt for one in left], [one.seed for one in left], arguments)
+        drawn = zip(images, left, strict=True)
+        done |= {one.file: (image, one) for image, one in drawn if image is not None}
+        left = [
+            one.model_copy(update={"seed": image_seed(one.seed, one.class_name, attempt)})
+            for one in left
+            if one.file not in done
+        ]
         if not left:
-            break
-        seeds = [image_seed(settings.seed, *wanted[place], attempt) for place in left]
-        asked = [prompts[wanted[place][0]] for place in left]
-        images = model.draw(asked, seeds, settings.arguments)
-        for place, image, seed in zip(left, images, seeds, strict=True):
-            if image is not None:
-                done[place] = image, seed
-    for place, (name, _) in enumerate(wanted):
-        if place not in done:
-            raise DpmixError(
-                f"the model's safety checker withheld an image of class '{name}' {ATTEMPTS} times; "
-                "what is drawn is kept: give another --template or phrase, and another --output"
-            )
-    return [done[place] for place in range(len(wanted))]
+            return [done[one.file] for one in wanted]
+    raise DpmixError(
+        f"the model's safety checker withheld an image of class '{left[0].class_name}' {ATTEMPTS} "
+        "times; what is drawn is kept: give another --template or phrase, and another --output"
+    )
 
 
-def image_seed(seed: int, class_name: str, number: int, attempt: int = 0) -> int:
+def image_seed(seed: int, class_name: str, number: int) -> int:
     """The seed of an image's noise, in [0, 2^32): all that torch's generator keeps on the CPU.
 
     Numbers within a class give distinct seeds. Other classes and numbers change none of them.
     """
-    digest = sha256(f"{seed}/{attempt}/{class_name}".encode()).digest()
+    digest = sha256(f"{seed}/{class_name}".encode()).digest()
     return (int.from_bytes(digest[:4], "big") + number) % (1 << 32)
 
 

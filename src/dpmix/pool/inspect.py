@@ -61,7 +61,7 @@ def inspect_pool(files: PoolFiles, progress: Callable[[int, int], None]) -> Pool
     Raises:
         DpmixError: a file that vanished or may not be read.
     """
-    images, labels = files.images, files.part.labels.tolist()
+    images, labels = files.images, files.images.labels.tolist()
     remarks: Remarks = {}
     sizes: Counter[tuple[int, int]] = Counter()
     groups: dict[bytes, list[int]] = {}
@@ -144,7 +144,7 @@ def write_sheets(files: PoolFiles, folder: Path, leave_out: set[str]) -> list[Pa
     readable = torch.tensor([name not in leave_out for name in files.images.names])
     paths: list[Path] = []
     for label, class_name in enumerate(files.class_names):
-        index = ((files.part.labels == label) & readable).nonzero().flatten()
+        index = ((files.images.labels == label) & readable).nonzero().flatten()
         if len(index):
             # Without what a path can't hold, short, and no two alike on any system.
             name = re.sub(r"[^\w .,()-]", "_", class_name)[:80].rstrip(". ") or "_"

@@ -11,6 +11,7 @@ compressed again, cropped, mirrored or resized otherwise is not found.
 
 import tempfile
 import warnings
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
@@ -43,19 +44,14 @@ class PoolFiles:
     Attributes:
         path: the folder or the file.
         class_names: the pool's own, in label order.
-        part: images and labels.
+        images: not decoded yet, with labels.
         manifest: where the pool has one.
     """
 
     path: Path
     class_names: tuple[str, ...]
-    part: EncodedImages
+    images: EncodedImages
     manifest: Manifest | None
-
-    @property
-    def images(self) -> EncodedImages:
-        """The encoded images."""
-        return self.part
 
 
 @dataclass(frozen=True)
@@ -110,10 +106,10 @@ def open_pool(path: Path, *, verify: bool = True) -> PoolFiles:
     """
     if path.is_dir():
         manifest = Manifest.read(path)
-        names, part = class_folders(path)
+        names, images = class_folders(path)
         if manifest is not None and verify:
-            manifest.verify(path, part.names)
-        return PoolFiles(path, names, part, manifest)
+            manifest.verify(path, images.names)
+        return PoolFiles(path, names, images, manifest)
     if not (is_npz(path) and path.is_file()):
         raise DpmixError(
             f"no public pool '{path}'; expected a folder with one folder of images per class, or "
@@ -125,10 +121,10 @@ def open_pool(path: Path, *, verify: bool = True) -> PoolFiles:
             f"{path.name} has no 'train_jpeg'; expected JPEG bytes end to end, or give a "
             "folder with one folder of images per class"
         )
-    part = archive.encoded("train")
-    names = archive.class_names(part.labels)
-    check_labels(part.labels, len(part), names)
-    return PoolFiles(path, names, part, None)
+    images = archive.encoded("train")
+    names = archive.class_names(images.labels)
+    check_labels(images.labels, len(images), names)
+    return PoolFiles(path, names, images, None)
 
 
 def load_pool_for(
@@ -163,17 +159,16 @@ def load_pool_for(
     targets = torch.tensor(
         class_map(files.class_names, class_names, labels_csv=labels_csv, unmapped=unmapped)
     )
-    kept = (targets[files.part.labels] != LEFT_OUT).nonzero().flatten()
-    part = files.part.take(kept)
+    used = files.images.take((targets[files.images.labels] != LEFT_OUT).nonzero().flatten())
     options = replace(options, image_size=height if height == width else None, channels=channels)
-    (source,), corrupt = decode_sources([part], files.class_names, options)
+    (source,), corrupt = decode_sources([used], files.class_names, options)
     if source.image_shape != private.image_shape:
         raise DpmixError(
             f"the public pool '{path}' has images {source.image_shape} (C, H, W) but the "
             f"private ones are {private.image_shape}; resize the pool's images"
         )
     pool = PublicPool(stored_pixels(source), targets[source.labels])
-    names = tuple(name for i, name in enumerate(part.names) if i not in corrupt)
+    names = tuple(name for i, name in enumerate(used.names) if i not in corrupt)
     _warn_of_plain(path, pool, names)
     refuse_overlap(pool, names, splits)
     digest = sha256(pool.labels.numpy().tobytes())
@@ -188,7 +183,7 @@ def load_pool_for(
         manifest_sha256=file_hash(path / FILE_NAME) if manifest else None,
         model=manifest.model.identity if manifest else None,
         licence=manifest.model.licence if manifest else None,
-        left_out=len(files.images) - len(part),
+        left_out=len(files.images) - len(used),
         unlabelled=int((pool.labels == UNLABELLED).sum()),
         classes_without=tuple(
             name for label, name in enumerate(class_names) if not (pool.labels == label).any()
@@ -258,9 +253,9 @@ def refuse_overlap(pool: PublicPool, names: tuple[str, ...], splits: Splits) -> 
         DpmixError: pool images that are private ones; whether a run is refused is not protected by
             the guarantee.
     """
-    held: dict[bytes, list[int]] = {}
+    held = defaultdict(list)
     for place, digest in enumerate(_digests(pool.images.split(_BATCH))):
-        held.setdefault(digest, []).append(place)
+        held[digest].append(place)
     for side, source in (("training", splits.train), (splits.judged_on, splits.test)):
         batches = map(source.images, torch.arange(len(source)).split(_BATCH))
         shared = {place for digest in _digests(batches) for place in held.get(digest, ())}

@@ -1,11 +1,11 @@
-"""epsilon of a person whose image occurs several times among the training images.
+"""Epsilon of a person whose image occurs several times among the training images.
 
-Sensitivity: each of m equal images is drawn with probability q, independently of the others. So a
-step draws k of them, k ~ Binomial(m, q), and they move the sum of clipped gradients by k times the
-plan's sensitivity at most. That is a mixture-of-Gaussians mechanism, dominated by the scalar one
+Sensitivity: each of m equal images is drawn with probability q, independently of the others. A step
+therefore draws k ~ Binomial(m, q) of them, and they move the sum of clipped gradients by at most k
+times the plan's sensitivity. This is a mixture-of-Gaussians mechanism, dominated by the scalar one
 with these norms (Choquette-Choo, Ganesh, Steinke, Thakurta 2023, arXiv 2310.15526, Corollary 4.7;
 for examples of one user: Charles et al. 2024, arXiv 2407.07737), whose privacy loss dp-accounting
-computes. An earlier release without sampling moves by m. `tests/privacy/test_repeats.py`.
+computes. A prior release without sampling moves by m (`tests/privacy/test_repeats.py`).
 """
 
 import math
@@ -34,31 +34,26 @@ from dpmix.privacy.accounting import (
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.privacy.selection import epsilon_selected
 
-# A mixture's loss is computed point by point, each a sum over the numbers of copies: so many terms,
-# and a hundred more a point, take a few seconds.
+# A mixture's loss is computed point by point, each a sum over the numbers of copies. This many
+# terms, plus a hundred for each point, take a few seconds.
 _MOST_TERMS = 2_000_000
 
-
-# Numbers of copies that are less likely count as the next one up, or as the highest: far below the
-# tails that the accountant itself cuts.
+# Less likely numbers of copies count as the next higher one, or as the highest. This is far below
+# the tails that the accountant itself cuts.
 _UNLIKELY = 1e-22
 
-
-# Next to 1, the library can't tell so small a chance that no copy is drawn from none.
+# Next to 1, the library cannot distinguish from 0 a smaller chance that no copy is drawn.
 _NONE_DRAWN, _ROUNDING = 1e-9, 1e-13
 
-
-_NAMED = 3
-
-
-_LARGEST = 700.0  # e to a larger power is no float
+_NAMED = 3  # images that a message names
+_LARGEST = 700.0  # e to a larger power overflows a float
 
 
 def epsilon_of_copies(plan: PrivacyPlan, copies: int, steps: int) -> float:
-    """Epsilon at the plan's delta, after `steps`, of the person in `copies` equal images.
+    """Epsilon at the plan's delta, after `steps` steps, of the person in `copies` equal images.
 
-    By privacy loss distributions; of a private selection, by Renyi DP and group privacy, which is
-    a looser bound.
+    It is computed by privacy loss distributions; for a private selection by Renyi DP and group
+    privacy, which is a looser bound.
     """
     if copies == 1:
         return plan.epsilon_after(steps)
@@ -71,7 +66,7 @@ def epsilon_of_copies(plan: PrivacyPlan, copies: int, steps: int) -> float:
 def epsilon_of_copies_together(
     trainings: tuple[Training, ...], copies: int, delta: float, prior_releases: PriorReleases = ()
 ) -> float:
-    """The same of several trainings on the same data, for whoever sees all of them."""
+    """Epsilon at `delta` of several trainings on the same data, if all are released."""
     if any(steps and sigma == 0 for _, sigma, steps in trainings):
         return math.inf
     releases = [
@@ -89,12 +84,12 @@ def refuse_repeats(found: Repeats, source: ImageSource, epsilon_of: Callable[[in
     """Refuse to read images that occur more than once.
 
     Args:
-        found: in `source`.
+        found: the repeats that were found in `source`.
         source: the private images.
-        epsilon_of: epsilon of the person in a number of equal images.
+        epsilon_of: function from a number of equal images to the epsilon of the person in them.
 
     Raises:
-        DpmixError: one image or more is repeated.
+        DpmixError: at least one image is repeated.
     """
     if found.most == 1:
         return
@@ -112,7 +107,7 @@ def refuse_repeats(found: Repeats, source: ImageSource, epsilon_of: Callable[[in
 
 @lru_cache(maxsize=8)
 def _loss(rate: float, sigma: float, copies: int, grid: float) -> PrivacyLossDistribution:
-    """The privacy loss of one step, of which k ~ Binomial(copies, rate) equal images are a part."""
+    """The privacy loss of one step that draws k ~ Binomial(copies, rate) equal images."""
     if rate == 1:
         return gaussian_loss(1.0, sigma / copies, grid)
     lowest, weights = _drawn(copies, rate)
@@ -123,9 +118,9 @@ def _loss(rate: float, sigma: float, copies: int, grid: float) -> PrivacyLossDis
 
 
 def _drawn(copies: int, rate: float) -> tuple[int, Float64[np.ndarray, " K"]]:
-    """The least number of copies that is at all likely, and the chances of it and of those above.
+    """The smallest number of copies worth counting, and the chances of it and of higher ones.
 
-    More copies are more privacy loss, so that numbers below the least are counted as it.
+    More copies mean more privacy loss, so lower numbers may be counted as the least one.
     """
     chances = binom.pmf(np.arange(copies + 1), copies, rate)
     likely = np.flatnonzero(chances > _UNLIKELY)
@@ -140,7 +135,7 @@ def _drawn(copies: int, rate: float) -> tuple[int, Float64[np.ndarray, " K"]]:
 
 
 def _grid(releases: list[Training], copies: int) -> float:
-    """What losses are rounded up to: fine beside each release's own, and not too many points."""
+    """The grid that losses are rounded up to: fine for every release, but of few enough points."""
     spread, coarsest = math.inf, 0.0
     for rate, sigma, _ in releases:
         spread = min(spread, rate * copies / sigma)
@@ -155,8 +150,8 @@ def _grid(releases: list[Training], copies: int) -> float:
 def _by_group_privacy(plan: PrivacyPlan, copies: int, steps: int) -> float:
     """(e, d)-DP for one image is (m e, d (e^(m e) - 1) / (e^e - 1))-DP for m of them.
 
-    Each step of that is Vadhan 2017 (The Complexity of Differential Privacy), Lemma 2.2. A larger
-    m e needs a smaller d, and that a larger e: the first e that is enough for its own d is taken.
+    This is Vadhan 2017 (The Complexity of Differential Privacy), Lemma 2.2. A larger m e needs a
+    smaller d, which needs a larger e: the result is the first e that suffices for its own d.
     """
     e = plan.epsilon_after(steps)
     while copies * e < _LARGEST:

@@ -1,4 +1,4 @@
-"""What the report of `dpmix audit` holds, field by field."""
+"""What `dpmix audit` finds, and the report that holds it, field by field."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -8,19 +8,25 @@ from pydantic import Field
 from dpmix.errors import DpmixError
 from dpmix.reports.statement import Part, Share, read_json
 
+Kind = Literal["gradient", "mislabelled", "pattern"]
+# A bound below this share of the claim comes from an audit of little power.
 WEAK = 0.25
 
 
-"""A bound below this part of the claim has looked for little."""
-
-
 class Finding(Part):
-    """An invariant of the steps, tested on the running code."""
+    """An invariant of the steps, tested on the running code.
+
+    Attributes:
+        name: in a few words.
+        holds: whether it does; True where it was not tested.
+        found: what was seen.
+        tested: False where the settings allow no test.
+    """
 
     name: str
     holds: bool
     found: str
-    tested: bool = Field(True, description="false where these settings allow no test")
+    tested: bool = True
 
     @property
     def verdict(self) -> str:
@@ -30,23 +36,31 @@ class Finding(Part):
         return "as planned" if self.holds else "NOT AS PLANNED"
 
 
-class AuditReport(Part):
-    """Lower bounds on the epsilon of a run's settings, found by attacking them."""
+class AuditFindings(Part):
+    """Lower bounds on the epsilon of a mechanism, found by attacking it.
 
-    kind: Literal["gradient", "mislabelled", "pattern"]
-    refuted: bool
+    Attributes:
+        kind: of the canaries.
+        claimed: epsilon of the plan at `delta`.
+        delta: of the plan.
+        one_run: lower bound that assumes nothing about the mechanism.
+        two_worlds: lower bound that takes the canaries' noise for independent; of gradient
+            canaries only.
+        confidence: probability that the bounds hold.
+        canaries: number of guesses, over all runs.
+        runs: number of full training runs.
+        invariants: what was tested in the first run, with gradient canaries.
+    """
+
+    kind: Kind
     claimed: float
     delta: float
     one_run: float = Field(ge=0)
-    two_worlds: float | None = Field(None, ge=0, description="of gradient canaries only")
+    two_worlds: float | None = Field(default=None, ge=0)
     confidence: Share
     canaries: int
     runs: int
     invariants: tuple[Finding, ...] = ()
-    plan: dict[str, Any]
-    settings: dict[str, Any]
-    written: str
-    dpmix: str
 
     @property
     def lower_bound(self) -> float:
@@ -59,9 +73,24 @@ class AuditReport(Part):
         return [one.name for one in self.invariants if not one.holds]
 
     @property
+    def violated(self) -> bool:
+        """Whether the claim is refuted, at the confidence, or an invariant does not hold."""
+        return self.lower_bound > self.claimed or bool(self.broken)
+
+    @property
     def weak(self) -> bool:
-        """Whether it had little power."""
+        """Whether the audit had little power."""
         return self.lower_bound < WEAK * self.claimed
+
+
+class AuditReport(AuditFindings):
+    """The findings, with the settings that they are about."""
+
+    refuted: bool
+    plan: dict[str, Any]
+    settings: dict[str, Any]
+    written: str
+    dpmix: str
 
 
 def read_audit(path: Path) -> AuditReport:
@@ -71,7 +100,7 @@ def read_audit(path: Path) -> AuditReport:
         DpmixError: as `read_json` raises, or a verdict that its own findings contradict.
     """
     audit = read_json(path, AuditReport, "audit")
-    if audit.refuted != (audit.lower_bound > audit.claimed or bool(audit.broken)):
+    if audit.refuted != audit.violated:
         raise DpmixError(
             f"'{path}' was changed since it was written: its verdict does not follow from what it "
             "found; expected the file as dpmix audit wrote it"

@@ -16,8 +16,8 @@ from dpmix.data.image import Reading
 from dpmix.data.named import public_name
 from dpmix.data.splits import Splits
 from dpmix.reports.audit_report import AuditReport
-from dpmix.reports.metrics import Metrics, Settings
-from dpmix.reports.statement import NOT_PRIVATE, Statement, shown_epsilon, shown_sigma
+from dpmix.reports.metrics import Metrics
+from dpmix.reports.statement import NOT_PRIVATE, Settings, Statement, shown_epsilon, shown_sigma
 from dpmix.views.spec import ViewSpec
 
 Row = tuple[str, str]

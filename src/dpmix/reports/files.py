@@ -5,6 +5,7 @@ to the weights that they are about. So one rename publishes all three, and the f
 on its own (`dpmix verify`). `privacy.json` and `config.yaml` are copies to read.
 """
 
+import json
 from collections.abc import Mapping
 from functools import cached_property
 from hashlib import sha256
@@ -118,7 +119,12 @@ def model_bytes(weights: Mapping[str, Tensor], statement: Statement, settings: s
         settings: the settings without a path, by `settings_text`.
     """
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    return save(on_cpu, {_STATEMENT: statement_text(statement), _SETTINGS: settings})
+    data = save(on_cpu, {_STATEMENT: statement_text(statement), _SETTINGS: settings})
+    # safetensors writes its metadata in random order; equal models should be equal files.
+    size = int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8 : 8 + size]), sort_keys=True).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + data[8 + size :]
 
 
 class ModelFile:

@@ -1,9 +1,8 @@
 """`metrics.json`: what was measured on images that are not protected."""
 
 import platform
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -11,14 +10,9 @@ from pydantic import Field
 from dpmix.data.splits import JudgedOn
 from dpmix.files import to_json
 from dpmix.privacy.plan import PrivacyPlan
-from dpmix.reports.statement import Infinite, Part, Share, read_json
+from dpmix.reports.statement import Infinite, Part, Settings, Share, read_json
 from dpmix.training.evaluate import has_diverged
 from dpmix.training.loop import History
-
-Settings = Mapping[str, Any]
-
-
-"""The settings of a run as `config.yaml` holds them: section -> setting -> value."""
 
 
 class WorstClass(Part):

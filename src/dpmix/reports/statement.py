@@ -244,7 +244,9 @@ class Statement(Part):
     def _states_what_a_stop_needs(self) -> "Statement":
         """Earlier versions stated the epsilon of the steps so far, as if nobody had looked."""
         if self.steps > self.planned_steps:
-            raise ValueError(f"steps is {self.steps}, more than planned_steps, {self.planned_steps}")
+            raise ValueError(
+                f"steps is {self.steps}, more than planned_steps, {self.planned_steps}"
+            )
         if self.private and self.complete != (self.epsilon_at_fixed_stop is None):
             raise ValueError(
                 f"complete is {self.complete} and epsilon_at_fixed_stop is "

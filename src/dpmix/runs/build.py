@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import nn
@@ -53,10 +53,8 @@ from dpmix.training.feature_cache import FeatureCache
 from dpmix.training.optimizer import build_optimizer, build_schedule
 from dpmix.training.pretrain import Pretraining
 from dpmix.training.trainer import PrivateTrainer
-from dpmix.views.builder import ViewBuilder, ViewSource
+from dpmix.views.builder import ViewBuilder
 from dpmix.views.spec import ViewSpec
-
-T = TypeVar("T", bound=PrivateTrainer)
 
 
 @dataclass(frozen=True)
@@ -133,23 +131,24 @@ class Run:
         data = (fingerprint(self.splits.train, self.splits.train_digests), self.pool_sha256)
         return f"{settings} {run.seed} {run.eval_every} {data}"
 
-    def trainer(self) -> PrivateTrainer:
-        """A trainer of this run; it checks the model and that all parts agree."""
-        return self.trainer_of(PrivateTrainer, self.inputs.views)
+    def trainer(self, **recorded: Any) -> PrivateTrainer:
+        """A trainer of this run; it checks the model and that all parts agree.
 
-    def trainer_of(self, kind: type[T], views: ViewSource) -> T:
-        """The same, of another class of trainer or on other views."""
+        Args:
+            recorded: `sampler`, `noise` and `clipped_sum` of `PrivateTrainer`, for audits.
+        """
         run = self.config.run
-        return kind(
+        return PrivateTrainer(
             self.inputs.trained,
             self.examples,
             plan=self.plan,
-            views=views,
+            views=self.inputs.views,
             optimizer=self.optimizer,
             seed=run.seed,
             engine=run.engine,
             view_chunk=run.view_chunk,
             ranks=self.ranks,
+            **recorded,
         )
 
 
@@ -220,7 +219,18 @@ def build_run(
     model = build_network(config, shape, len(class_names), backbone).to(device)
     if whitens(config):
         whiten(model, backbone, pool)
-    optimizer = build_optimizer(config.optimizer, model, plan)
+    chosen = config.optimizer
+    optimizer = build_optimizer(
+        chosen.optimizer,
+        model,
+        plan.noise_std / plan.denominator,
+        {
+            "lr": chosen.learning_rate,
+            "momentum": chosen.momentum,
+            "weight_decay": chosen.weight_decay,
+            **chosen.optimizer_options,
+        },
+    )
     recorded_input = InputConfig(
         image_shape=shape,
         class_names=class_names,
@@ -241,7 +251,7 @@ def build_run(
         views=views,
         model=model,
         optimizer=optimizer,
-        schedule=build_schedule(config.optimizer, optimizer, plan.steps),
+        schedule=build_schedule(chosen.schedule, optimizer, plan.steps),
         device=device,
         pool_facts=loaded.facts if loaded else None,
         pretraining=_pretraining(config, views, pool, randomness),

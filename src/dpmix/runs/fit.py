@@ -26,7 +26,7 @@ from dpmix.runs.settings import DataConfig
 from dpmix.training.distributed import Ranks
 from dpmix.training.ema import Ema
 from dpmix.training.evaluate import Evaluation
-from dpmix.training.loop import History, Progress, gentle_interrupts, train
+from dpmix.training.loop import History, Progress, train
 from dpmix.training.trainer import PrivateTrainer
 
 EVALUATIONS = 10
@@ -110,25 +110,17 @@ def train_run(
     ranks.require_equal("checkpoint", checkpoint and (checkpoint.run_id, checkpoint.step))
     with record.open() if ranks.is_main else nullcontext():
         run.inputs.embed(run.examples, embedding)
-        judge = run.inputs.judge(embedding) if ranks.is_main else lambda _: None
         ema, history = _start(run, trainer, checkpoint, pretraining)
-        with gentle_interrupts() as interrupted:
-            train(
-                trainer,
-                schedule=run.schedule,
-                ema=ema,
-                evaluate=judge,
-                eval_every=run.config.run.eval_every or max(1, run.plan.steps // EVALUATIONS),
-                history=history,
-                log=record.log if ranks.is_main else lambda _: None,
-                keep=lambda step, so_far, new: (
-                    record.keep(step, ema, so_far, new, interrupted()) if ranks.is_main else None
-                ),
-                save=lambda so_far: (
-                    record.save(ema, so_far, str(trainer.engine)) if ranks.is_main else None
-                ),
-                report=report,
-            )
+        train(
+            trainer,
+            schedule=run.schedule,
+            ema=ema,
+            evaluate=run.inputs.judge(embedding) if ranks.is_main else None,
+            eval_every=run.config.run.eval_every or max(1, run.plan.steps // EVALUATIONS),
+            history=history,
+            log=record if ranks.is_main else None,
+            report=report,
+        )
         last = ranks.broadcast_object(history.last)
     run.model.load_state_dict(ema.weights())
     return RunResult(run.model.eval(), run.plan, last, run.folder, run.config)

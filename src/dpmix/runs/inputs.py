@@ -115,7 +115,7 @@ class CachedFeatures(FreshViews):
         self.builder.check_data(data)
         self.cache.check(self.builder)
 
-    def of(
+    def sample(
         self,
         data: ImageSource,
         examples: Int64[Tensor, " B"],
@@ -124,7 +124,7 @@ class CachedFeatures(FreshViews):
     ) -> ViewSet:
         """K of the embedded views of each example, on `device`."""
         assert self._embedded is not None
-        return self._embedded.of(data, examples, rng, device)
+        return self._embedded.sample(data, examples, rng, device)
 
     def embed(self, examples: ImageSource, report: Progress) -> None:  # noqa: D102
         self._embedded = self.cache.embed_train(examples, self.builder, report)

@@ -1,7 +1,7 @@
-"""What it costs to choose among the runs of a sweep, which no single run's epsilon says.
+"""What it costs to choose among the runs of a sweep, which no single run's epsilon covers.
 
-Runs of one seed share their noise, which then cancels out between them: no epsilon covers all of
-them. What is told is the cost of as many runs with fresh noise, each with noise of its own.
+Runs of one seed share their noise, which then cancels between them: no epsilon covers all of them.
+What is computed here is the cost of the same number of runs with fresh noise each.
 """
 
 from collections import Counter
@@ -15,25 +15,23 @@ from dpmix.runs.config import Config
 from dpmix.runs.folder import RunFolder
 
 Mechanism = tuple[float, float, int, PriorReleases]
-
-
-"""q, sigma, T, and the sigmas of what was spent before."""
+"""q, sigma, T, and the sigmas of earlier releases."""
 
 
 @dataclass(frozen=True)
 class ChoosingCost:
-    """Of the best of `runs` runs.
+    """The cost of choosing the best of several runs.
 
     Attributes:
-        epsilon: that each was trained for; None for runs of every epsilon, infinite included.
+        epsilon: target of each run; None for runs of every epsilon, infinite included.
         delta: of all that follows.
-        runs: how many there are, those included that were stopped, with all their planned steps.
-        all_of_them: epsilon of all together, which whoever chose by looking at all has spent.
-        by_selection: of a private selection of as many on average; None where their plans differ,
-            or what they had spent before.
+        runs: number of runs, with all their planned steps, even if they were stopped.
+        all_of_them: epsilon of all runs together, spent by choosing after looking at all.
+        by_selection: epsilon of a private selection of as many runs on average; None where the
+            runs differ in their plans or earlier releases.
         seeded: whether some have a seed, and so no fresh noise.
-        copies: how often the most frequent training image occurs; the numbers are for one that
-            occurs once.
+        copies: how often the most frequent training image occurs; the epsilons are for an image
+            that occurs once.
     """
 
     epsilon: float | None
@@ -48,40 +46,39 @@ class ChoosingCost:
 def choosing_costs(folder: Path) -> list[ChoosingCost]:
     """The cost of choosing among all runs that were ever made in a sweep's folder `runs/`.
 
-    By PLD, and of a private selection by Renyi DP. Runs on other data count too, which is an upper
-    bound, and so is to count a release that several runs had spent before with each of them. With
-    runs without privacy, all together have none. Nothing, where all are without.
+    By PLD, and by Renyi DP for a private selection. Runs on other data count too, and an earlier
+    release that several runs count is counted with each: both are upper bounds. With runs without
+    privacy among them, all together have infinite epsilon; if all are, there is no cost to tell.
 
     Raises:
-        DpmixError: a run whose files can't be read.
+        DpmixError: a run whose files cannot be read.
     """
-    found = [RunFolder(path.parent) for path in sorted(folder.glob("*/privacy.json"))]
-    told = [(Config.load(run.config).privacy.epsilon, read_statement(run.privacy)) for run in found]
-    epsilons = sorted({epsilon for epsilon, said in told if said.private})
-    if not epsilons:
-        return []
-    costs = [_cost(epsilon, [said for of, said in told if of == epsilon]) for epsilon in epsilons]
-    if len({epsilon for epsilon, _ in told}) > 1:
-        costs.append(_cost(None, [said for _, said in told]))
+    folders = [RunFolder(path.parent) for path in sorted(folder.glob("*/privacy.json"))]
+    told = [(Config.load(run.config).privacy.epsilon, read_statement(run.privacy))
+            for run in folders]  # fmt: skip
+    epsilons = sorted({epsilon for epsilon, statement in told if statement.private})
+    costs = [_cost(epsilon, [one for of, one in told if of == epsilon]) for epsilon in epsilons]
+    if epsilons and len({epsilon for epsilon, _ in told}) > 1:
+        costs.append(_cost(None, [statement for _, statement in told]))
     return costs
 
 
 def _cost(epsilon: float | None, told: list[Statement]) -> ChoosingCost:
-    delta = max(said.delta for said in told)
+    delta = max(one.delta for one in told)
     runs = [
-        (said.sampling_rate, said.noise_multiplier, said.planned_steps, tuple(said.spent_before))
-        for said in told
+        (one.sampling_rate, one.noise_multiplier, one.planned_steps, tuple(one.spent_before))
+        for one in told
     ]
     alike = epsilon is not None and len(set(runs)) == 1
-    q, sigma, steps, spent = runs[0]
+    q, sigma, steps, before = runs[0]
     return ChoosingCost(
         epsilon,
         delta,
         len(runs),
         epsilon_of_all(runs, delta),
-        epsilon_selected(q, sigma, steps, delta, len(runs), spent) if alike else None,
-        any(said.seeded for said in told),
-        max((said.repeats.most for said in told if said.repeats), default=1),
+        epsilon_selected(q, sigma, steps, delta, len(runs), before) if alike else None,
+        any(one.seeded for one in told),
+        max((one.repeats.most for one in told if one.repeats), default=1),
     )
 
 
@@ -89,4 +86,4 @@ def epsilon_of_all(runs: list[Mechanism], delta: float) -> float:
     """Epsilon at `delta` of releasing every run, by privacy loss distributions."""
     counts = Counter((q, sigma, steps) for q, sigma, steps, _ in runs)
     trainings = tuple((q, sigma, steps * count) for (q, sigma, steps), count in counts.items())
-    return epsilon_together(trainings, delta, tuple(other for *_, spent in runs for other in spent))
+    return epsilon_together(trainings, delta, tuple(other for *_, more in runs for other in more))

@@ -1,9 +1,9 @@
-"""A sweep: a YAML file that names what is compared, and the settings that vary.
+"""A sweep's YAML file, and the runs that it describes.
 
     title: Self-Aug against DP-Mix_Self
-    base: RECIPE                       # optional: a recipe that every run starts from
-    settings: {data: mnist5k}          # of every run, by the settings' own names
-    rows:                              # what is compared: a name, and settings of its own
+    base: RECIPE                       # optional: the recipe that every run starts from
+    settings: {data: mnist5k}          # of every run, by the names of the settings
+    rows:                              # what is compared: a name, and the row's own settings
       self-aug: {method: self-aug}
       mix-self: {method: mix-self}
     grid:                              # every combination of these is run for every row
@@ -12,18 +12,16 @@
     tune:                              # optional: settings to choose first
       grid: {learning_rate: [0.5, 1, 2], seed: [100, 101]}
       validation_fraction: 0.2
-    scales:                            # --scale NAME: what is different there
+    scales:                            # --scale NAME: what differs there
       cpu: {settings: {train_images: 2000}, grid: {seed: [0, 1]}}
 
-A row's own `base: RECIPE` takes the place of the sweep's. Later settings win: base, settings, row,
-grid; a scale's `rows` and `tune` replace the sweep's, its other parts are merged into them.
+`base: RECIPE` in a row replaces the sweep's. Later settings win: base, settings, row, grid. A
+scale's `rows` and `tune` replace the sweep's; its other parts are merged into them. A row that
+reads no public pool is run without the settings of one.
 
-A row that reads no public pool is run without the settings of one.
-
-With `tune`, every row tries the same values, for each combination of the grid (all seeds of it
-together), on training images held out; the best by mean accuracy is then run as the grid says. That
-is for research, and needs seeds: the held-out images are looked at without noise, and then trained
-on.
+With `tune`, every row tries the same values on held-out training images, for each combination of
+the grid (all seeds together); the best by mean accuracy is then run as the grid says. This is for
+research, and needs seeds: the held-out images are looked at without noise, and then trained on.
 """
 
 import itertools
@@ -44,14 +42,21 @@ from dpmix.runs.defaults import check_settings, choose_model, reads_pool
 from dpmix.runs.recipes import is_file_name, read_mapping
 from dpmix.runs.settings import ViewConfig, places
 
-# The sweeps that come with the package: the questions of the paper and beyond.
-
-
 FOLDER = Path(__file__).parent
+"""The sweeps of the package: the questions of the paper and more."""
+
+Settings = dict[str, Any]
+SEED = "seed"
+
+_REMEDIES = {
+    "extra_forbidden": "expected title, base, settings, rows, grid, tune and scales",
+    "list_type": "write a list, such as [1, 2]",
+}
+_OF_THE_POOL = {name for name in ViewConfig.model_fields if name.startswith("pool")}
 
 
 def sweep_names() -> list[str]:
-    """Their names, sorted."""
+    """Names of the package's sweeps, sorted."""
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
@@ -70,31 +75,16 @@ def sweep_path(name: str) -> Path:
     return FOLDER / f"{name}.yaml"
 
 
-Settings = dict[str, Any]
-
-
-SEED = "seed"
-
-
-_REMEDIES = {
-    "extra_forbidden": "expected title, base, settings, rows, grid, tune and scales",
-    "list_type": "write a list, such as [1, 2]",
-}
-
-
-_OF_THE_POOL = {name for name in ViewConfig.model_fields if name.startswith("pool")}
-
-
 @dataclass(frozen=True)
-class Cell:
+class SweepRun:
     """One run of a sweep.
 
     Attributes:
-        row: what of the comparison it belongs to.
+        row: the row of the comparison that it belongs to.
         swept: the settings that the grid gave it.
-        settings: all that differ from the base, by name.
+        settings: all settings that differ from the base, by name.
         base: the recipe it starts from, if any.
-        tuned: settings among them that tries have chosen.
+        tuned: those of `settings` that were chosen by tries.
     """
 
     row: str
@@ -108,7 +98,7 @@ class Cell:
         """Its settings, checked.
 
         Raises:
-            DpmixError: a setting that can't be meant.
+            DpmixError: a wrong setting.
         """
         try:
             return Config.load(self.base, **self.settings)
@@ -117,9 +107,14 @@ class Cell:
 
     @cached_property
     def name(self) -> str:
-        """Of its folder: runs with the same settings are the same run."""
-        settings = to_json(self.config.model_dump(mode="json", exclude={"run": {*places("sweep")}}))
+        """The name of its folder: runs with the same settings are the same run."""
+        settings = to_json(self.config.model_dump(mode="json", exclude={"run": places("sweep")}))
         return sha256(settings.encode()).hexdigest()[:16]
+
+    @property
+    def place(self) -> Settings:
+        """What the grid gave it, without the seed."""
+        return {name: value for name, value in self.swept.items() if name != SEED}
 
 
 @dataclass(frozen=True)
@@ -127,39 +122,36 @@ class Sweep:
     """A title and the runs under it.
 
     Attributes:
-        title: of the whole.
-        cells: the runs; where there are `tries`, before the best of these is given to each.
-        tries: runs to choose settings by.
-        tuned: names of the settings that are chosen so.
+        title: of the sweep.
+        runs: the runs; if there are `tries`, without the settings that these choose.
+        tries: runs that choose settings.
+        tuned: names of the settings that are chosen.
     """
 
     title: str
-    cells: tuple[Cell, ...]
-    tries: tuple[Cell, ...] = ()
+    runs: tuple[SweepRun, ...]
+    tries: tuple[SweepRun, ...] = ()
     tuned: tuple[str, ...] = ()
 
 
-class _Tuning(BaseModel):
+class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+
+class _Tuning(_Strict):
     grid: dict[str, list[Any]]
     validation_fraction: float
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
+class _Part(_Strict):
     base: str | None = None
     settings: Settings = Field(default_factory=dict)
     rows: dict[str, Settings] = Field(default_factory=dict)
     grid: dict[str, list[Any]] = Field(default_factory=dict)
     tune: _Tuning | None = None
 
-    @property
-    def tuned(self) -> tuple[str, ...]:
-        return tuple(name for name in (self.tune.grid if self.tune else ()) if name != SEED)
-
-    def as_tries(self, tune: _Tuning) -> "_Part":
+    def tries(self, tune: _Tuning) -> "_Part":
+        """The same rows, with the grid of `tune` and its held-out images."""
         held_out = {"validation_fraction": tune.validation_fraction}
         grid = {name: values for name, values in self.grid.items() if name != SEED} | tune.grid
         return self.model_copy(update={"settings": self.settings | held_out, "grid": grid})
@@ -181,16 +173,15 @@ class _File(_Part):
 
 
 def load_sweep(path: Path, scale: str | None = None, settings: Settings | None = None) -> Sweep:
-    """Read a sweep, at one of its scales.
+    """Read a sweep.
 
     Args:
-        path: of the file.
-        scale: a name of its scales; None: none of them.
-        settings: of every run, in place of the file's own.
+        path: of the YAML file.
+        scale: name of one of its scales; None for the sweep in full.
+        settings: of every run, instead of the file's own.
 
     Raises:
-        DpmixError: a file that can't be read or meant, no such scale, or a setting that can't be
-            meant in any of its runs.
+        DpmixError: a file that cannot be read, no such scale, or wrong settings of a run.
     """
     file = _read(path)
     if scale is not None and scale not in file.scales:
@@ -198,7 +189,8 @@ def load_sweep(path: Path, scale: str | None = None, settings: Settings | None =
         raise DpmixError(f"sweep '{path}' has no scale '{scale}': {has}")
     part = file if scale is None else file.at(file.scales[scale])
     part = part.model_copy(update={"settings": part.settings | (settings or {})})
-    for name in part.tuned:
+    tuned = tuple(name for name in (part.tune.grid if part.tune else ()) if name != SEED)
+    for name in tuned:
         if name in part.grid:
             raise DpmixError(f"sweep '{path}': {name} is tuned and in the grid; leave out either")
     if part.tune and SEED not in part.grid:
@@ -207,26 +199,21 @@ def load_sweep(path: Path, scale: str | None = None, settings: Settings | None =
             "it train on them: no epsilon covers that. For research on public images give seed in "
             "the grid; on private ones take --private-selection, without tune"
         )
-    cells = tuple(_cells(path, part))
-    tries = tuple(_cells(path, part.as_tries(part.tune))) if part.tune else ()
-    for cell in (*tries, *cells):
-        _refuse_mistakes(cell)
-    _refuse_namesakes(path, cells)
-    return Sweep(file.title, cells, tries, part.tuned)
+    runs = tuple(_runs(path, part))
+    tries = tuple(_runs(path, part.tries(part.tune))) if part.tune else ()
+    for run in (*tries, *runs):
+        config = choose_model(run.config.require_no_selection())
+        check_settings(config)
+        refuse_if_missing(config.data.data)
+    _refuse_namesakes(path, runs)
+    return Sweep(file.title, runs, tries, tuned)
 
 
-def _refuse_mistakes(cell: Cell) -> None:
-    """What can be told before anything runs."""
-    config = choose_model(cell.config.require_no_selection())
-    check_settings(config)
-    refuse_if_missing(config.data.data)
-
-
-def _refuse_namesakes(path: Path, cells: tuple[Cell, ...]) -> None:
-    """Results tell data sets apart by what is published of them, which is no part of a path."""
+def _refuse_namesakes(path: Path, runs: tuple[SweepRun, ...]) -> None:
+    """Results tell data sets apart by their public names, which contain no path."""
     of_name: dict[str, str] = {}
-    for cell in cells:
-        data = cell.config.data.data
+    for run in runs:
+        data = run.config.data.data
         name = public_name(data)
         other = of_name.setdefault(name, data)
         if other != data:
@@ -249,7 +236,7 @@ def _read(path: Path) -> _File:
         ) from None
 
 
-def _cells(path: Path, part: _Part) -> Iterator[Cell]:
+def _runs(path: Path, part: _Part) -> Iterator[SweepRun]:
     for row, own in (part.rows or {"all": {}}).items():
         _refuse_unfit(path, row, own, part.grid)
         base = own.get("base", part.base)
@@ -257,28 +244,23 @@ def _cells(path: Path, part: _Part) -> Iterator[Cell]:
         recipe = None if base is None else _recipe(path, base)
         for values in itertools.product(*part.grid.values()):
             swept = dict(zip(part.grid, values, strict=True))
-            yield _without_idle_pool(Cell(row, swept, fixed | swept, recipe))
-
-
-def _without_idle_pool(cell: Cell) -> Cell:
-    """Of all rows that are compared, a pool is for those that read one."""
-    if reads_pool(choose_model(cell.config)):
-        return cell
-    given = {name: value for name, value in cell.settings.items() if name not in _OF_THE_POOL}
-    return replace(cell, settings=given)
+            run = SweepRun(row, swept, fixed | swept, recipe)
+            if not reads_pool(choose_model(run.config)):
+                given = {n: value for n, value in run.settings.items() if n not in _OF_THE_POOL}
+                run = replace(run, settings=given)
+            yield run
 
 
 def _refuse_unfit(path: Path, row: str, own: Settings, grid: dict[str, list[Any]]) -> None:
+    for name in (*own, *grid):
+        if name in places("sweep"):
+            raise DpmixError(f"sweep '{path}': {name} is not for a row or a grid; leave it out")
     for name in grid:
         if name in own:
             raise DpmixError(
                 f"sweep '{path}': row '{row}' sets {name}, which the grid varies; leave out either"
             )
-    for name in (*own, *grid):
-        if name in places("sweep"):
-            raise DpmixError(f"sweep '{path}': {name} is not for a row or a grid; leave it out")
-    for name in grid:
-        # `data` has a column of its own, by its public name.
+        # `data` has its own column in the results, by its public name.
         if name in places("path") - {"data"}:
             raise DpmixError(
                 f"sweep '{path}': {name} is in the grid, whose values the results show, and they "

@@ -1,91 +1,45 @@
-"""A table of results as text: Markdown, LaTeX or CSV."""
+"""A sweep's results as the paper lays them out: rows are methods, columns epsilon, mean and std.
 
-import csv
-import io
+Comparisons are paired: two rows are compared seed by seed with a t-test, and the p-values of a
+table are adjusted for their number (Benjamini & Hochberg), since of twenty comparisons one is below
+0.05 by chance.
+"""
+
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
 
 from scipy.stats import false_discovery_control, ttest_rel
 
 from dpmix.errors import DpmixError, nearest, to_install
-from dpmix.sweeps.run import FACTS, VIEWS, results_path
-
-# A sweep's results as the paper lays them out: rows are methods, columns epsilon, mean and std.
-#
-# Comparisons are paired: two rows are compared seed by seed, by a t-test, and the p-values of a
-# table are adjusted for their number (Benjamini & Hochberg), since of twenty comparisons one is
-# below 0.05 by chance.
-
+from dpmix.sweeps.run import BEST, FACTS, RESULTS, VIEWS
 
 try:
     import pandas as pd
 except ImportError:
-    raise DpmixError(f"tables and plots need pandas; {to_install('sweep')}") from None
+    raise DpmixError(f"sweeps, tables and plots need pandas; {to_install('sweep')}") from None
 
-
-# Beside what the sweep varies: who ran, and what it came to.
-_GIVEN = ("data", "model")
-
-
-_FIRST_FACT = FACTS[0]
-
-
-# What a grid may vary that has a column of its own in every CSV.
+SIGNIFICANT = 0.05
+# A grid may vary these, and every CSV has a column of them.
 _ALSO_SWEPT = ("method", "steps", "sampling_rate", *VIEWS)
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One cell of a table.
-
-    Attributes:
-        mean: over seeds.
-        std: over seeds (n - 1); not a number for one seed.
-        runs: how many.
-        difference: of the means to the row that is compared with, if there is one.
-        p: adjusted p-value of that difference; not a number where it has none.
-    """
-
-    mean: float
-    std: float
-    runs: int
-    difference: float
-    p: float
-
-
-@dataclass(frozen=True)
-class ResultTable:
-    """The results on one data set with one model.
-
-    Attributes:
-        title: names both.
-        fact: what is shown.
-        columns_name: the setting that varies over the columns.
-        columns: its values.
-        rows: name of each row -> its entries by column; None where nothing was run.
-        against: the row that the others are compared with.
-        diverged: how many of the runs diverged, so that their accuracy means nothing.
-    """
-
-    title: str
-    fact: str
-    columns_name: str
-    columns: list[object]
-    rows: dict[str, list[Entry | None]]
-    against: str
-    diverged: int = 0
 
 
 def read_results(source: Path) -> pd.DataFrame:
     """The rows of a sweep's folder, or of its CSV.
 
+    Warns of runs that diverged.
+
     Raises:
-        DpmixError: there are none, or the file is not a sweep's.
+        DpmixError: there are none, or the file is not of a sweep.
     """
-    path = results_path(source)
+    path = source / RESULTS if source.is_dir() else source
+    if (source / BEST).is_dir() and not path.exists():
+        raise DpmixError(
+            f"'{source}' is of a private selection, which publishes only its best run; see "
+            f"'{source / BEST}'"
+        )
+    if not path.is_file():
+        raise DpmixError(f"no results at '{path}'; give the folder of a `dpmix sweep`, or its CSV")
     try:
         frame = pd.read_csv(path)
         missing = {"row", "data", "model", "epsilon", "seed", *FACTS} - {*frame.columns}
@@ -96,74 +50,36 @@ def read_results(source: Path) -> pd.DataFrame:
         raise DpmixError(
             f"'{path}' holds no results of a sweep ({why}); give the folder of a `dpmix sweep`"
         ) from None
-    return frame
-
-
-def number_diverged(frame: pd.DataFrame) -> int:
-    """How many of the runs diverged, so that their accuracy means nothing."""
     # A CSV of an earlier version has no such column.
-    return int(frame["diverged"].sum()) if "diverged" in frame else 0
-
-
-def warn_of_diverged(frame: pd.DataFrame) -> None:
-    """Warn of runs that diverged, where what is shown does not name them."""
-    if count := number_diverged(frame):
+    if count := int(frame["diverged"].sum()) if "diverged" in frame else 0:
         warnings.warn(
-            f"{count} run(s) DIVERGED, so that their accuracy means nothing: lower their "
-            "learning rate, or leave them out",
+            f"{count} run(s) DIVERGED, so their accuracy means nothing: lower their learning rate, "
+            "or leave them out",
             stacklevel=2,
         )
+    return frame
 
 
 def swept(frame: pd.DataFrame) -> list[str]:
     """The settings that the grid varied: epsilon, and the columns between identity and facts.
 
-    And those of `_ALSO_SWEPT` in which runs differ that are else alike but for their seeds.
+    And those of `_ALSO_SWEPT` in which runs differ that are otherwise alike but for their seeds.
     """
     names = list(frame.columns)
-    grid = names[names.index("seed") + 1 : names.index(_FIRST_FACT)]
-    varying = ["epsilon"] if frame["epsilon"].nunique() > 1 else []
-    varying += [name for name in grid if frame[name].nunique(dropna=False) > 1]
+    grid = ["epsilon", *names[names.index("seed") + 1 : names.index(FACTS[0])]]
+    varying = [name for name in grid if frame[name].nunique(dropna=False) > 1]
     for name in _ALSO_SWEPT:
-        if name in varying or name not in frame:
-            continue
-        alike = frame.groupby(["row", *_GIVEN, *varying], dropna=False)
-        if alike[name].nunique(dropna=False).max() > 1:
-            varying.append(name)
+        if name in frame and name not in varying:
+            alike = frame.groupby(["row", "data", "model", *varying], dropna=False)
+            if alike[name].nunique(dropna=False).max() > 1:
+                varying.append(name)
     return varying
 
 
-def tables(
-    frame: pd.DataFrame, *, fact: str, columns: str | None, against: str | None
-) -> list[ResultTable]:
-    """One table for each data set and model.
-
-    Args:
-        frame: of `read_results`.
-        fact: of `FACTS`.
-        columns: the setting for the columns; None: epsilon.
-        against: the row to compare with; None: the first.
-
-    Raises:
-        DpmixError: an unknown fact, column or row.
-    """
-    known = ["epsilon", *swept(frame), "method"]
-    columns = columns or "epsilon"
-    for given, names, what in ((fact, FACTS, "fact"), (columns, known, "column")):
-        if given not in names:
-            raise DpmixError(f"unknown {what} '{given}': {nearest(given, names)}")
-    others = [name for name in swept(frame) if name != columns]
-    named = frame.assign(label=[label(row, others) for row in frame.to_dict("records")])
-    return [
-        _table(part, f"{data}, {model}", fact, columns, against)
-        for (data, model), part in named.groupby([*_GIVEN], sort=False)
-    ]
-
-
 def label(row: Mapping[str, object], others: list[str]) -> str:
-    """What a run is called: its row, and its values of the settings `others`."""
-    said = ", ".join(f"{name} {short(row[name])}" for name in others)
-    return ", ".join(filter(None, (str(row["row"]), said)))
+    """The name of a run in a table: its row, and its values of the settings `others`."""
+    words = [f"{name} {short(row[name])}" for name in others]
+    return ", ".join(filter(None, (str(row["row"]), ", ".join(words))))
 
 
 def short(value: object) -> str:
@@ -171,27 +87,61 @@ def short(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def tables(
+    frame: pd.DataFrame, *, fact: str = FACTS[0], columns: str = "epsilon",
+    against: str | None = None,
+) -> list[pd.DataFrame]:  # fmt: skip
+    """One table for each data set and model, with a line for each entry.
+
+    Args:
+        frame: of `read_results`.
+        fact: one of `FACTS`.
+        columns: the setting for the columns.
+        against: the row to compare the others with; None for the first.
+
+    Returns:
+        Tables with the columns `title`, `row`, the setting, `mean`, `std` (n - 1), `runs`,
+        `difference` (of the means over the seeds that both rows have) and `p` (adjusted), in
+        `attrs` the `fact` and the row `against`.
+
+    Raises:
+        DpmixError: an unknown fact, column or row.
+    """
+    varied = swept(frame)
+    for given, known, what in ((fact, FACTS, "fact"),
+                               (columns, ["epsilon", *varied, "method"], "column")):  # fmt: skip
+        if given not in known:
+            raise DpmixError(f"unknown {what} '{given}': {nearest(given, known)}")
+    others = [name for name in varied if name != columns]
+    named = frame.assign(label=[label(row, others) for row in frame.to_dict("records")])
+    return [
+        _table(part, f"{data}, {model}", fact, columns, against)
+        for (data, model), part in named.groupby(["data", "model"], sort=False)
+    ]
+
+
 def _table(
     part: pd.DataFrame, title: str, fact: str, columns: str, against: str | None
-) -> ResultTable:
+) -> pd.DataFrame:
     labels = list(dict.fromkeys(part["label"]))
-    chosen = labels[0] if against is None else against
-    if chosen not in labels:
-        raise DpmixError(f"unknown row '{chosen}': {nearest(chosen, labels)}")
-    values = sorted(part[columns].unique())
+    against = labels[0] if against is None else against
+    if against not in labels:
+        raise DpmixError(f"unknown row '{against}': {nearest(against, labels)}")
     by_seed = {key: cell.set_index("seed")[fact] for key, cell in part.groupby(["label", columns])}
-    raw = {key: _compared(cell, by_seed.get((chosen, key[1]))) for key, cell in by_seed.items()}
-    adjusted = _adjusted({key: p for key, (_, p) in raw.items() if key[0] != chosen})
-    rows = {
-        label: [
-            _entry(by_seed[key], raw[key][0], adjusted.get(key, float("nan")))
-            if (key := (label, value)) in by_seed
-            else None
-            for value in values
-        ]
-        for label in labels
-    }
-    return ResultTable(title, fact, columns, values, rows, chosen, number_diverged(part))
+    entries = []
+    for name in labels:
+        for value in sorted(part[columns].unique()):
+            if (ours := by_seed.get((name, value))) is not None:
+                difference, p = _compared(ours, by_seed.get((against, value)))
+                entries.append(
+                    (title, name, value, ours.mean(), ours.std(), len(ours), difference, p)
+                )
+    names = ["title", "row", columns, "mean", "std", "runs", "difference", "p"]
+    table = pd.DataFrame(entries, columns=names)
+    if (tested := table["p"].notna()).any():
+        table.loc[tested, "p"] = false_discovery_control(table.loc[tested, "p"])
+    table.attrs = {"fact": fact, "against": against}
+    return table
 
 
 def _compared(ours: "pd.Series[float]", theirs: "pd.Series[float] | None") -> tuple[float, float]:
@@ -200,123 +150,39 @@ def _compared(ours: "pd.Series[float]", theirs: "pd.Series[float] | None") -> tu
         return float("nan"), float("nan")
     both = ours.index.dropna().intersection(theirs.index.dropna())
     gaps = ours.loc[both] - theirs.loc[both]
-    # Gaps that are equal but for rounding say nothing of how far a seed moves them.
+    # Gaps that are equal but for rounding do not show how far a seed moves them.
     if len(both) < 2 or gaps.std() <= 1e-9:
         return float(gaps.mean()), float("nan")
     return float(gaps.mean()), float(ttest_rel(ours.loc[both], theirs.loc[both]).pvalue)
 
 
-def _adjusted(p_values: dict[tuple[str, object], float]) -> dict[tuple[str, object], float]:
-    real = {key: p for key, p in p_values.items() if p == p}
-    if not real:
-        return {}
-    return dict(zip(real, map(float, false_discovery_control([*real.values()])), strict=True))
-
-
-def _entry(cell: "pd.Series[float]", difference: float, p: float) -> Entry:
-    return Entry(float(cell.mean()), float(cell.std()), len(cell), difference, p)
-
-
-Format = Literal["markdown", "latex", "csv"]
-
-
-SIGNIFICANT = 0.05
-
-
-_LATEX = {c: f"\\{c}" for c in "_%&#${}"} | {
-    "\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"
-}  # fmt: skip
-
-
-_SPECIAL = str.maketrans(_LATEX)
-
-
-def table_text(table: ResultTable, form: str) -> str:
-    """Render one table.
-
-    Raises:
-        DpmixError: an unknown format.
-    """
-    if form not in get_args(Format):
-        raise DpmixError(f"unknown format '{form}': {nearest(form, get_args(Format))}")
-    if form == "markdown":
-        return _markdown(table)
-    return _latex(table) if form == "latex" else _csv(table)
-
-
-def _markdown(table: ResultTable) -> str:
-    heads = [f"{table.columns_name} {short(value)}" for value in table.columns]
-    lines = [
-        f"**{table.title}**: {_caption(table)}",
-        "",
-        f"| | {' | '.join(heads)} |",
-        "|---|" + "---|" * len(heads),
-        *(f"| {name.replace('|', '/')} | {' | '.join(map(_cell, entries))} |"
-          for name, entries in table.rows.items()),
-    ]  # fmt: skip
-    return "\n".join(lines) + "\n"
-
-
-def _latex(table: ResultTable) -> str:
-    heads = [f"${_head(table.columns_name)} = {short(value)}$" for value in table.columns]
-    body = [
-        " & ".join([name.translate(_SPECIAL), *(_cell(entry, latex=True) for entry in entries)])
-        for name, entries in table.rows.items()
+def markdown(table: pd.DataFrame) -> str:
+    """One of `tables` in Markdown, in percent."""
+    columns = table.columns[2]
+    texts = [
+        f"{100 * one.mean:.2f}"
+        + (f" ± {100 * one.std:.2f}" if one.runs > 1 else "")
+        + (" *" if one.p < SIGNIFICANT else "")
+        for one in table[["mean", "std", "runs", "p"]].itertuples(index=False)
     ]
+    grid = table.assign(text=texts).pivot(index="row", columns=columns, values="text").fillna("")
+    rows = [f"| {name.replace('|', '/')} | {' | '.join(grid.loc[name])} |"
+            for name in dict.fromkeys(table["row"])]  # fmt: skip
+    heads = " | ".join(f"{columns} {short(value)}" for value in grid.columns)
     return "\n".join(
-        [
-            f"% {table.title}: {_caption(table)}",
-            f"\\begin{{tabular}}{{l{'r' * len(heads)}}}",
-            "\\toprule",
-            " & ".join(["", *heads]) + " \\\\",
-            "\\midrule",
-            *(f"{line} \\\\" for line in body),
-            "\\bottomrule",
-            "\\end{tabular}",
-            "",
-        ]
+        [f"**{table['title'][0]}**: {_caption(table, len(rows))}", "", f"| | {heads} |",
+         "|---|" + "---|" * len(grid.columns), *rows, ""]
+    )  # fmt: skip
+
+
+def _caption(table: pd.DataFrame, rows: int) -> str:
+    few, many = table["runs"].min(), table["runs"].max()
+    fact = f"{table.attrs['fact'].replace('_', ' ')} in %, "
+    if many == 1:
+        return fact + "one seed"
+    seeds = f"{few}" if few == many else f"{few} to {many}"
+    test = (
+        f"; * differs from '{table.attrs['against']}' (paired t-test over seeds, "
+        f"Benjamini-Hochberg p < {SIGNIFICANT})"
     )
-
-
-def _csv(table: ResultTable) -> str:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["title", "row", table.columns_name, "mean", "std", "runs", "difference", "p"])
-    for name, entries in table.rows.items():
-        for value, entry in zip(table.columns, entries, strict=True):
-            if entry is not None:
-                writer.writerow([table.title, name, value, entry.mean, entry.std, entry.runs,
-                                 entry.difference, entry.p])  # fmt: skip
-    return text.getvalue()
-
-
-def _caption(table: ResultTable) -> str:
-    runs = {entry.runs for entries in table.rows.values() for entry in entries if entry}
-    said = f"{table.fact.replace('_', ' ')} in %, "
-    if table.diverged:
-        said = f"{table.diverged} run(s) DIVERGED, lower their learning rate; {said}"
-    if max(runs) == 1:
-        return said + "one seed"
-    many = f"{min(runs)}" if len(runs) == 1 else f"{min(runs)} to {max(runs)}"
-    said += f"mean ± standard deviation of {many} seeds"
-    if len(table.rows) > 1:
-        said += (
-            f"; * differs from '{table.against}' (paired t-test over seeds, Benjamini-Hochberg "
-            f"p < {SIGNIFICANT})"
-        )
-    return said
-
-
-def _cell(entry: Entry | None, latex: bool = False) -> str:
-    if entry is None:
-        return "--" if latex else ""
-    star = ("^{*}" if latex else " *") if entry.p < SIGNIFICANT else ""
-    if entry.runs == 1:
-        said = f"{100 * entry.mean:.2f}"
-    else:
-        said = f"{100 * entry.mean:.2f} {chr(92) + 'pm' if latex else '±'} {100 * entry.std:.2f}"
-    return f"${said}{star}$" if latex else said + star
-
-
-def _head(name: str) -> str:
-    return "\\varepsilon" if name == "epsilon" else f"\\mathrm{{{name.translate(_SPECIAL)}}}"
+    return f"{fact}mean ± standard deviation of {seeds} seeds{test if rows > 1 else ''}"

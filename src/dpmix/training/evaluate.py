@@ -1,4 +1,4 @@
-"""Accuracy on a held-out split."""
+"""Accuracy, loss and calibration on a held-out split."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,14 +12,12 @@ from dpmix.data.normalization import Normalization
 from dpmix.data.source import ImageSource
 
 BATCH, BINS = 256, 15
-
-
 # A guess among L classes has a loss of ln L, below 7 for a thousand.
 LARGEST_LOSS = 100.0
 
 
 def has_diverged(loss: float) -> bool:
-    """Whether a mean cross-entropy on held-out images says that training diverged."""
+    """Whether a mean cross-entropy on held-out images shows that training diverged."""
     return not loss <= LARGEST_LOSS  # which holds for nan too
 
 
@@ -28,15 +26,15 @@ class Evaluation:
     """How a model does on a split.
 
     Attributes:
-        accuracy: share of images classified rightly.
-        class_accuracy: the same within each class, by class name.
+        accuracy: share of images classified correctly.
+        class_accuracy: accuracy within each class, by class name.
         loss: mean cross-entropy.
-        images: how many images.
-        calibration_error: mean distance of confidence and accuracy over 15 bins of confidence,
+        images: number of images.
+        calibration_error: mean distance between confidence and accuracy over 15 bins of confidence,
             weighted by their images (Guo et al. 2017, arXiv 1706.04599); 0 is best.
-        confusion: true class -> predicted class -> how many images, where there are any.
-        reliability: of each bin that holds any, its images, mean confidence and accuracy; their
-            gaps are what `calibration_error` adds up.
+        confusion: true class -> predicted class -> number of images, if there are any.
+        reliability: number of images, mean confidence and accuracy of each bin that has images;
+            their gaps add up to `calibration_error`.
     """
 
     accuracy: float
@@ -62,28 +60,28 @@ def evaluate(
     model: nn.Module, source: ImageSource, normalization: Normalization, device: torch.device
 ) -> Evaluation:
     """Classify every image of `source` once, without augmentation, in eval mode."""
-    return judged(torch.cat(list(logits(model, source, normalization, device))), source)
+    return evaluate_logits(torch.cat(list(logits(model, source, normalization, device))), source)
 
 
 def evaluate_features(
     head: nn.Module, features: Float[Tensor, "N D"], source: ImageSource, device: torch.device
 ) -> Evaluation:
-    """The same for a head on the features of every image of `source`, embedded before."""
+    """Classify the images of `source` by a head on their features, which were embedded before."""
     with _evaluating(head):
         scores = [head(part.to(device).float()).cpu() for part in features.split(BATCH)]
-    return judged(torch.cat(scores), source)
+    return evaluate_logits(torch.cat(scores), source)
 
 
-def judged(scores: Float[Tensor, "N L"], source: ImageSource) -> Evaluation:
-    """How logits compare with the labels of `source`."""
-    # Imported here: torchmetrics takes a second to load, and `--help` should not wait for it.
+def evaluate_logits(scores: Float[Tensor, "N L"], source: ImageSource) -> Evaluation:
+    """Compare the logits of every image of `source` with its labels."""
+    # torchmetrics takes a second to load, and `--help` should not wait for it.
     from torchmetrics.functional.classification import (
         multiclass_calibration_error,
         multiclass_confusion_matrix,
     )
 
     names, labels = source.class_names, source.labels
-    # Of a model that diverged, logits are NaN: then every class is as sure as another.
+    # The logits of a model that diverged are NaN: then all classes are equally likely.
     sure = scores.softmax(dim=1).nan_to_num(1 / len(names))
     counts = multiclass_confusion_matrix(scores, labels, num_classes=len(names))
     right, total = counts.diag().double(), counts.sum(dim=1).double()
@@ -104,21 +102,18 @@ def judged(scores: Float[Tensor, "N L"], source: ImageSource) -> Evaluation:
 def _reliability(
     sure: Float[Tensor, "N L"], labels: Int64[Tensor, " N"]
 ) -> list[dict[str, int | float]]:
-    """In the bins of torchmetrics, whose last holds a confidence of 1 alone."""
+    """In the bins of torchmetrics, whose last one holds a confidence of 1 alone."""
     confidence, predicted = sure.max(dim=1)
-    place = torch.bucketize(confidence, torch.linspace(0, 1, BINS + 1), right=True) - 1
-    bins: list[dict[str, int | float]] = []
-    for one in place.unique().tolist():
-        inside = place == one
-        right = (predicted == labels)[inside].double()
-        bins.append(
-            {
-                "images": int(inside.sum()),
-                "confidence": float(confidence[inside].double().mean()),
-                "accuracy": float(right.mean()),
-            }
-        )
-    return bins
+    right = (predicted == labels).double()
+    place = torch.bucketize(confidence, torch.linspace(0, 1, BINS + 1), right=True)
+    return [
+        {
+            "images": int(inside.sum()),
+            "confidence": float(confidence[inside].double().mean()),
+            "accuracy": float(right[inside].mean()),
+        }
+        for inside in (place == one for one in place.unique())
+    ]
 
 
 def logits(

@@ -1,8 +1,8 @@
-"""`make_private`: a model, an optimizer and a `torch` dataset to private steps in your own loop.
+"""`make_private`: private steps for a model, an optimizer and a `torch` dataset in your own loop.
 
-Guarantee: all that it wires is a `PrivateTrainer`, so that the plan alone says how examples are
-drawn, clipped, noised and counted, and the number of classes is what the model answers, not what
-the private labels hold.
+Guarantee: it only wires a `PrivateTrainer`, so the plan alone determines how examples are drawn,
+clipped, noised and counted. The number of classes is what the model returns, not what the private
+labels hold.
 """
 
 import warnings
@@ -59,25 +59,25 @@ def make_private(
     print(plan.epsilon)  # holds wherever you stop; `epsilon_after(t)` does not
     ```
 
-    To go on later, save `trainer.state()` beside the state dicts of model and optimizer, make
-    everything anew and give it to `trainer.resume`.
+    To resume later, save `trainer.state()` and the state dicts of model and optimizer; then build
+    the parts again, load them, and pass the saved state to `trainer.resume`.
 
     Args:
         model: maps images [B, C, H, W] to logits [B, L]; on the device to train on.
-        optimizer: any of `torch.optim` over its trainable parameters; from now on it refuses to
-            step on gradients that did not come from here.
+        optimizer: a `torch.optim` optimizer over the model's trainable parameters; from now on it
+            refuses to step on gradients that this trainer did not release.
         dataset: N pairs of an image and a label, as in `read_images`, which are read into memory;
-            or a source of `dpmix.data`. Its transform must make each image of that image alone.
+            or a source of `dpmix.data`. Its transform must make each image from that image alone.
         plan: the guarantee, from `PrivacyPlan.calibrate`.
         views: the method; None: DP-Mix_Self with the paper's numbers, mirroring included.
         normalization: public pixel constants, or their name: `unit`, `half`, `imagenet`.
         pool: public images, for `mix-diff`.
-        value_range: of images that are floats, as in `read_images`.
-        loss: as in `PrivateTrainer`, like the next three: one value per view of logits [K, L] and
-            soft labels [K, L].
+        value_range: the range of images that are floats, as in `read_images`.
+        loss: maps logits [K, L] and soft labels [K, L] to one value per view, [K]; it must keep no
+            state from one call to the next.
         seed: makes a run repeatable, and its noise recomputable.
-        engine: how gradients are computed.
-        view_chunk: views per forward pass.
+        engine: how gradients are computed, as in `clipped_gradient_sum`.
+        view_chunk: most views per forward pass, as in `clipped_gradient_sum`.
         allow_repeats: train although some images occur more than once (equal pixels, or one example
             twice in a `Subset` or a `ConcatDataset`), and warn of the larger epsilon of the person
             in the most frequent one.
@@ -88,8 +88,9 @@ def make_private(
             `PrivateTrainer` raise.
     """
     if views is not None and not isinstance(views, ViewSpec):
-        raise DpmixError(f"views is {views!r}; expected a dpmix.ViewSpec, such as "
-                         "dpmix.ViewSpec('mix-self')")  # fmt: skip
+        raise DpmixError(
+            f"views is {views!r}; expected a dpmix.ViewSpec, such as dpmix.ViewSpec('mix-self')"
+        )
     source = _source(model, dataset, value_range)
     if plan.n not in (None, len(source)):
         raise DpmixError(
@@ -151,7 +152,7 @@ def _source(
 
 
 def _refuse_labels(labels: Int64[Tensor, " N"], outputs: int) -> None:
-    """Refuse labels that are no classes or that the model has no output for."""
+    """Refuse negative labels, and labels that the model has no output for."""
     low, high = int(labels.min()), int(labels.max())
     if low < 0:
         raise DpmixError(

@@ -1,7 +1,7 @@
-"""Any `torch.optim` optimiser by name, or `DPAdamBC`, and its schedule."""
+"""Any `torch.optim` optimizer by name, or `DPAdamBC`, and the schedule of its learning rate."""
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, overload
 
 import torch
@@ -9,30 +9,27 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from dpmix.clipping.types import trainable
 from dpmix.errors import DpmixError, nearest
-from dpmix.privacy.plan import PrivacyPlan
-from dpmix.runs.settings import OptimizerConfig
-
-# Adam whose second moment is corrected for the noise that a private step adds.
-#
-# The noise adds its variance to every squared gradient. Adam's update then has nearly the same
-# size whatever the gradient, so that it turns into momentum with a poor rate. Taking the known
-# variance off again leaves the second moment of the clipped gradient itself (DP-AdamBC: Tang,
-# Shpilevskiy, Lecuyer 2023, arXiv 2312.14334). It reads the released gradient and the plan only.
 
 
 class DPAdamBC(Optimizer):
-    """Adam with a second moment of `beta2 mean of squares - noise_std^2`, at least `floor`^2.
+    """Adam whose second moment is corrected for the noise that a private step adds.
+
+    The noise adds its variance to every squared gradient. Adam's update then has nearly the same
+    size whatever the gradient, so that it becomes momentum with a poor learning rate. Subtracting
+    the known variance leaves the second moment of the clipped gradient itself (DP-AdamBC: Tang,
+    Shpilevskiy, Lecuyer 2023, arXiv 2312.14334). It reads the released gradient and the plan only.
 
     Args:
-        params: trained parameters.
+        params: parameters to train.
         lr: learning rate.
-        betas: decays of the two moments.
-        weight_decay: decoupled, as in AdamW.
+        betas: decay rates of the two moments.
+        weight_decay: weight decay, decoupled as in AdamW.
         noise_std: standard deviation of the noise on each number of the released gradient, after
             the division by the denominator; 0 gives plain Adam.
-        floor: least root of the corrected second moment, in units of `noise_std`: what is below
-            can't be told from noise.
+        floor: smallest root of the corrected second moment, in units of `noise_std`; smaller values
+            can't be distinguished from noise.
     """
 
     def __init__(
@@ -82,45 +79,46 @@ class DPAdamBC(Optimizer):
 # SparseAdam takes sparse gradients, and a noisy gradient is dense.
 _UNFIT = {"LBFGS", "SparseAdam", "Optimizer"}
 
-
-_OPTIMIZERS: dict[str, type[Optimizer]] = {
+OPTIMIZERS: dict[str, type[Optimizer]] = {
     name: value
     for name, value in vars(torch.optim).items()
     if inspect.isclass(value) and issubclass(value, Optimizer) and name not in _UNFIT
 } | {"DPAdamBC": DPAdamBC}
 
 
-def build_optimizer(config: OptimizerConfig, model: nn.Module, plan: PrivacyPlan) -> Optimizer:
-    """Build the optimiser over the model's trainable parameters; `plan` tells the noise.
+def build_optimizer(
+    name: str, model: nn.Module, noise_std: float, arguments: Mapping[str, Any]
+) -> Optimizer:
+    """Build an optimizer over the model's trainable parameters.
+
+    Args:
+        name: a class of `torch.optim` that takes one gradient a step, or `DPAdamBC`, in any case.
+        model: the model to train.
+        noise_std: standard deviation of the noise on each number of the released gradient, for
+            `DPAdamBC`.
+        arguments: keyword arguments of the class, such as `lr`; None leaves one out.
 
     Raises:
-        DpmixError: an unknown optimiser, or a setting that it does not take.
+        DpmixError: an unknown optimizer, or an argument that it does not take.
     """
-    by_name = {name.lower(): value for name, value in _OPTIMIZERS.items()}
-    kind = by_name.get(config.optimizer.lower())
+    kind = {known.lower(): value for known, value in OPTIMIZERS.items()}.get(name.lower())
     if kind is None:
-        raise DpmixError(
-            f"unknown optimizer '{config.optimizer}': {nearest(config.optimizer, _OPTIMIZERS)}"
-        )
-    arguments: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
-    if config.momentum is not None:
-        arguments["momentum"] = config.momentum
-    if kind is DPAdamBC:
-        arguments["noise_std"] = plan.noise_std / plan.denominator
-    arguments |= config.optimizer_options
+        raise DpmixError(f"unknown optimizer '{name}': {nearest(name, OPTIMIZERS)}")
+    given = {"noise_std": noise_std} if kind is DPAdamBC else {}
+    given |= {name: value for name, value in arguments.items() if value is not None}
     known = inspect.signature(kind).parameters
-    for name in arguments:
-        if name not in known or name == "params":
-            raise DpmixError(f"{kind.__name__} takes no '{name}': {nearest(name, known)}")
+    for argument in given:
+        if argument not in known or argument == "params":
+            raise DpmixError(f"{kind.__name__} takes no '{argument}': {nearest(argument, known)}")
     try:
-        return kind([p for p in model.parameters() if p.requires_grad], **arguments)
+        return kind(list(trainable(model).values()), **given)
     except (TypeError, ValueError) as error:
         raise DpmixError(f"{kind.__name__} refuses its settings: {error}") from None
 
 
-def build_schedule(config: OptimizerConfig, optimizer: Optimizer, steps: int) -> LambdaLR:
-    """Constant rate, or half a cosine from the rate to zero over `steps`."""
-    if config.schedule == "constant":
+def build_schedule(schedule: str, optimizer: Optimizer, steps: int) -> LambdaLR:
+    """A `constant` rate, or `cosine`: half a cosine from the rate to zero over `steps`."""
+    if schedule == "constant":
         return LambdaLR(optimizer, lambda _: 1.0)
     return LambdaLR(
         optimizer, lambda step: 0.5 * (1 + torch.cos(torch.tensor(torch.pi * step / steps)).item())

@@ -1,4 +1,4 @@
-"""Training on the public pool before anything private is touched: the control `pretrain`.
+"""Training on the public pool before anything private is read: the control `pretrain`.
 
 Guarantee: only public images are read, so the weights that private training starts from are public,
 as freshly initialised ones are.
@@ -19,20 +19,18 @@ from dpmix.pool.pool import PublicPool
 from dpmix.views.builder import ViewBuilder
 
 BATCH = 128
-
-
 LEARNING_RATE = 3e-3
 
 
 @dataclass(frozen=True, eq=False)
 class Pretraining:
-    """Ordinary training on a pool: AdamW, one cycle of the rate, one augmented view an image.
+    """Ordinary training on a pool: AdamW, one cycle of the rate, one augmented view per image.
 
     Attributes:
         pool: the public images and their labels.
         views: how one image becomes one view (`self-aug` with k_base 1).
-        epochs: passes over the pool.
-        rng: order and random draws.
+        epochs: number of passes over the pool.
+        rng: generator of the order and of the views.
     """
 
     pool: PublicPool
@@ -42,18 +40,16 @@ class Pretraining:
 
     @property
     def steps(self) -> int:
-        """Steps in all epochs together."""
+        """Number of steps in all epochs together."""
         return self.epochs * -(-len(self.pool) // BATCH)
 
     def run(self, model: nn.Module, report: Callable[[int, int], None]) -> None:
-        """Train `model` in place; `report` is told (steps done, steps in all)."""
+        """Train `model` in place; call `report` with (steps done, steps in all)."""
         train_mode(model)
         parameters = list(trainable(model).values())
-        device = parameters[0].device
-        total = self.steps
+        device, done = parameters[0].device, 0
         optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE)
-        schedule = OneCycleLR(optimizer, max_lr=LEARNING_RATE, total_steps=total)
-        done = 0
+        schedule = OneCycleLR(optimizer, max_lr=LEARNING_RATE, total_steps=self.steps)
         for _ in range(self.epochs):
             order = torch.from_numpy(self.rng.permutation(len(self.pool)))
             for index in order.split(BATCH):
@@ -65,4 +61,4 @@ class Pretraining:
                 optimizer.zero_grad(set_to_none=True)
                 schedule.step()
                 done += 1
-                report(done, total)
+                report(done, self.steps)

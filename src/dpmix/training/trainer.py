@@ -28,8 +28,7 @@ from dpmix.privacy.plan import PrivacyPlan
 from dpmix.privacy.randomness import Randomness, StepRandomness, Stream, torch_seeded
 from dpmix.privacy.sampling import PoissonSampler
 from dpmix.training.distributed import ALONE, Ranks
-from dpmix.training.gradient_guard import mark_released, require_released_gradients
-from dpmix.training.model_guard import ModelGuard
+from dpmix.training.guards import ModelGuard, mark_released, require_released_gradients
 from dpmix.views.builder import ViewSource
 from dpmix.views.mixup import random_matching
 from dpmix.views.spec import ViewSpec

@@ -15,7 +15,7 @@ from torch import Tensor
 from dpmix.views.extra_augment import DRAWS_PER_VIEW
 from dpmix.views.spec import ViewSpec
 
-# So many values that their remainder by a pool's size is uniform to within one in 10^9.
+# Enough values for their remainder by a pool's size to be uniform to within one in 10^9.
 PUBLIC_BITS = 1 << 62
 
 

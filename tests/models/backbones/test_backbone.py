@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from dpmix.errors import DpmixError
-from dpmix.models.backbones import BUILT_IN, load_backbone
+from dpmix.models.backbones import load_backbone
 from dpmix.models.backbones.backbone import ChannelAffine, fold_batch_norm
+from dpmix.models.backbones.load import BUILT_IN
 
 CPU = torch.device("cpu")
 SIZES = {"scatternet": 3888, "mobilenet-v2-offline": 1280}

@@ -1,5 +1,5 @@
 """Frozen public feature extractors, by name; one file for each kind."""
 
-from dpmix.models.backbones.load import BUILT_IN, LIBRARIES, load_backbone
+from dpmix.models.backbones.load import load_backbone
 
-__all__ = ["BUILT_IN", "LIBRARIES", "load_backbone"]
+__all__ = ["load_backbone"]

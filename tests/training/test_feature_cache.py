@@ -10,7 +10,7 @@ from dpmix.data import TensorSource
 from dpmix.errors import DpmixError
 from dpmix.models.backbones import load_backbone
 from dpmix.pool.pool import PublicPool
-from dpmix.training.feature_cache import FeatureCache, example_rng
+from dpmix.training.feature_cache import FeatureCache, cpu_parallel_map, example_rng
 from dpmix.views import ViewBuilder, ViewSpec
 
 CPU = torch.device("cpu")
@@ -195,3 +195,21 @@ def test_the_cost_of_a_view_is_measured_without_a_private_image(tmp_path, backbo
     )
     assert 0 < seconds < 10
     assert not any(tmp_path.iterdir())
+
+
+def test_the_parallel_map_keeps_the_order_and_gives_the_threads_back():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with cpu_parallel_map(torch.device("cpu")) as map_:
+            rows = list(map_(lambda a, b: (a * b, torch.get_num_threads()), range(50), range(50)))
+        assert [value for value, _ in rows] == [i * i for i in range(50)]
+        assert {count for _, count in rows} == {1}
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_the_map_is_serial_off_the_cpu():
+    with cpu_parallel_map(torch.device("meta")) as map_:
+        assert map_ is map

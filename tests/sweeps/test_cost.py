@@ -1,11 +1,9 @@
 """Choosing the best of k runs spends more than a run's epsilon; how much, by known cases."""
 
 import math
-import shutil
 
 import pytest
 
-import dpmix
 from dpmix.privacy.accounting import epsilon_gaussian, epsilon_pld
 from dpmix.privacy.selection import epsilon_selected
 from dpmix.reports.statement import read_statement
@@ -34,36 +32,26 @@ def test_what_was_spent_before_counts():
     assert with_it > epsilon_gaussian(math.sqrt(2), 1e-5)
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs")
-    for name, epsilon in (("a", 3), ("b", 3), ("c", 8), ("d", math.inf)):
-        dpmix.fit(data="mnist5k", model="cnn-small", method="none", steps=1, epsilon=epsilon,
-                  expected_batch_size=400, learning_rate=0.1, seed=0 if name == "c" else None,
-                  output=str(folder / name))  # fmt: skip
-    return folder
-
-
-def test_costs_are_those_of_every_run_in_the_folder(runs, tmp_path):
-    three, eight, every = choosing_costs(runs)
+def test_costs_are_those_of_every_run_in_the_folder(tmp_path):
+    for name, epsilon in (("a", 3.0), ("b", 3.0), ("c", 8.0)):
+        write_run(tmp_path / name, epsilon=epsilon, seed=0 if name == "c" else None)
+    three, eight, every = choosing_costs(tmp_path)
     assert [cost.epsilon for cost in (three, eight, every)] == [3.0, 8.0, None]
-    assert [cost.runs for cost in (three, eight, every)] == [2, 1, 4]
-    assert every.all_of_them == math.inf  # one of them has no privacy
-    shutil.copytree(runs, tmp_path / "private", ignore=shutil.ignore_patterns("d"))
-    three, eight, every = choosing_costs(tmp_path / "private")
-    assert every.runs == 3
-    sigma = read_statement(runs / "a" / "privacy.json").noise_multiplier
-    assert three.all_of_them == epsilon_pld(0.1, sigma, 2, 1e-5)
-    assert three.by_selection == pytest.approx(epsilon_selected(0.1, sigma, 1, 1e-5, 2))
+    assert [cost.runs for cost in (three, eight, every)] == [2, 1, 3]
+    sigma = read_statement(tmp_path / "a" / "privacy.json").noise_multiplier
+    assert three.all_of_them == epsilon_pld(0.5, sigma, 10, 1e-4)
+    assert three.by_selection == pytest.approx(epsilon_selected(0.5, sigma, 5, 1e-4, 2))
     assert every.all_of_them > eight.all_of_them and every.by_selection is None
     assert [cost.seeded for cost in (three, eight, every)] == [False, True, True]
+    write_run(tmp_path / "d", epsilon=math.inf)
+    *_, every = choosing_costs(tmp_path)
+    assert (every.runs, every.all_of_them) == (4, math.inf)
 
 
-def test_runs_of_unlike_plans_have_no_selection(runs, tmp_path):
+def test_runs_of_unlike_plans_have_no_selection(tmp_path):
     """The theorem is about one mechanism: the larger epsilon of the two would be too small."""
-    shutil.copytree(runs / "a", tmp_path / "a")
-    dpmix.fit(data="mnist5k", model="cnn-small", method="none", steps=2, epsilon=3,
-              expected_batch_size=400, learning_rate=0.1, output=str(tmp_path / "b"))  # fmt: skip
+    write_run(tmp_path / "a")
+    write_run(tmp_path / "b", steps=9)
     (both,) = choosing_costs(tmp_path)
     assert both.runs == 2 and both.by_selection is None
 

@@ -45,17 +45,17 @@ def test_more_runs_cost_more_and_one_run_no_less_than_itself():
     assert costs[-1] < 3 * one
 
 
-def test_what_was_spent_before_is_paid_once():
+def test_prior_releases_are_paid_once():
     with_it = epsilon_selected(0.1, 2.0, 50, 1e-5, 10, prior_releases=(5.0,))
     without = epsilon_selected(0.1, 2.0, 50, 1e-5, 10)
     assert without < with_it < without + 2 * epsilon_rdp(1.0, math.inf, 0, 1e-5, (5.0,))
 
 
-@pytest.mark.parametrize("spent", [(), (8.0,)])
-def test_sigma_is_the_least_that_keeps_the_target(spent):
-    sigma = calibrate_selected(0.1, 50, 3.0, 1e-5, 10, spent)
-    assert epsilon_selected(0.1, sigma, 50, 1e-5, 10, spent) <= 3.0
-    assert epsilon_selected(0.1, sigma * 0.999, 50, 1e-5, 10, spent) > 3.0
+@pytest.mark.parametrize("prior", [(), (8.0,)])
+def test_sigma_is_the_least_that_keeps_the_target(prior):
+    sigma = calibrate_selected(0.1, 50, 3.0, 1e-5, 10, prior)
+    assert epsilon_selected(0.1, sigma, 50, 1e-5, 10, prior) <= 3.0
+    assert epsilon_selected(0.1, sigma * 0.999, 50, 1e-5, 10, prior) > 3.0
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,13 @@
 """A sweep's file: every combination once, checked before anything runs."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from dpmix.errors import DpmixError
 from dpmix.runs.settings import places
-from dpmix.sweeps.grid import load_sweep
+from dpmix.sweeps.grid import load_sweep, sweep_names, sweep_path
 
 SWEEP = """
 title: two methods
@@ -30,34 +33,34 @@ def written(tmp_path, text=SWEEP):
 
 
 def test_every_combination_is_one_run(tmp_path):
-    cells = load_sweep(written(tmp_path)).cells
-    assert len(cells) == len({cell.name for cell in cells}) == 2 * 2 * 3
-    assert {cell.row for cell in cells} == {"none", "mix-self"}
-    last = cells[-1]
+    runs = load_sweep(written(tmp_path)).runs
+    assert len(runs) == len({run.name for run in runs}) == 2 * 2 * 3
+    assert {run.row for run in runs} == {"none", "mix-self"}
+    last = runs[-1]
     assert last.swept == {"epsilon": 8, "seed": 2}
     assert last.config.views.k_self == 4 and last.config.privacy.steps == 3
 
 
 def test_a_scale_replaces_rows_and_merges_the_rest(tmp_path):
-    cells = load_sweep(written(tmp_path), "small").cells
-    assert [(cell.row, cell.swept) for cell in cells] == [
+    runs = load_sweep(written(tmp_path), "small").runs
+    assert [(run.row, run.swept) for run in runs] == [
         ("mix-self", {"epsilon": 1, "seed": 0}), ("mix-self", {"epsilon": 8, "seed": 0}),
     ]  # fmt: skip
-    assert cells[0].config.privacy.steps == 1
+    assert runs[0].config.privacy.steps == 1
 
 
 def test_a_run_is_named_by_what_it_is_and_not_by_its_row_or_device(tmp_path):
     text = "title: t\nrows: {a: {steps: 1}, b: {steps: 1, epsilon: 3}, c: {steps: 2}}\n"
-    a, b, c = load_sweep(written(tmp_path, text)).cells
+    a, b, c = load_sweep(written(tmp_path, text)).runs
     assert a.name == b.name != c.name
     elsewhere = text.replace("title: t", "title: t\nsettings: {device: cpu}")
-    assert load_sweep(written(tmp_path, elsewhere)).cells[0].name == a.name
+    assert load_sweep(written(tmp_path, elsewhere)).runs[0].name == a.name
 
 
 def test_a_base_is_a_recipe_beside_the_sweep_or_one_of_the_packages(tmp_path):
     (tmp_path / "mine.yaml").write_text("privacy: {steps: 7}\n")
     text = "title: t\nbase: mine.yaml\nrows: {a: {}, b: {base: scratch-cifar10-mix-self}}\n"
-    a, b = load_sweep(written(tmp_path, text)).cells
+    a, b = load_sweep(written(tmp_path, text)).runs
     assert a.config.privacy.steps == 7
     assert b.config.model.model == "wrn-16-4"
 
@@ -95,10 +98,10 @@ def test_every_row_tries_the_same_values_on_images_held_out(tmp_path):
     sweep = load_sweep(written(tmp_path, TUNED))
     assert sweep.tuned == ("learning_rate",)
     # Two rows, two epsilons; two rates and two seeds of their own.
-    assert len(sweep.tries) == 2 * 2 * 2 * 2 and len(sweep.cells) == 2 * 2 * 3
-    assert {cell.config.run.seed for cell in sweep.tries} == {100, 101}
-    assert {cell.config.data.validation_fraction for cell in sweep.tries} == {0.2}
-    assert {cell.config.data.validation_fraction for cell in sweep.cells} == {None}
+    assert len(sweep.tries) == 2 * 2 * 2 * 2 and len(sweep.runs) == 2 * 2 * 3
+    assert {run.config.run.seed for run in sweep.tries} == {100, 101}
+    assert {run.config.data.validation_fraction for run in sweep.tries} == {0.2}
+    assert {run.config.data.validation_fraction for run in sweep.runs} == {None}
 
 
 def test_data_sets_that_the_results_could_not_tell_apart_are_refused(tmp_path, monkeypatch):
@@ -151,12 +154,36 @@ rows:
   not at all: {method: self-aug}
   pretrained on: {method: self-aug, pool_role: pretrain}
 """
-    cells = load_sweep(written(tmp_path, text)).cells
-    assert [cell.config.views.pool for cell in cells] == ["images", None, "images"]
-    assert [cell.config.views.pool_labels for cell in cells] == ["map.csv", None, "map.csv"]
+    runs = load_sweep(written(tmp_path, text)).runs
+    assert [run.config.views.pool for run in runs] == ["images", None, "images"]
+    assert [run.config.views.pool_labels for run in runs] == ["map.csv", None, "map.csv"]
 
 
 def test_a_pool_setting_without_a_pool_is_told_before_anything_runs(tmp_path):
     text = "title: t\nrows: {a: {method: self-aug, pool_role: pretrain}}\n"
     with pytest.raises(DpmixError, match="pool_role is 'pretrain' but there is no pool"):
         load_sweep(written(tmp_path, text))
+
+
+@pytest.mark.parametrize("scale", [None, "cpu"])
+@pytest.mark.parametrize("name", sweep_names())
+def test_a_sweep_of_the_package_can_be_run(name, scale):
+    runs = load_sweep(sweep_path(name), scale).runs
+    assert len({run.name for run in runs}) == len(runs) >= 10
+    assert {run.config.run.seed for run in runs} >= {0, 1, 2, 3, 4}
+
+
+def test_the_example_of_the_docs_can_be_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "scans").mkdir()
+    page = (Path(__file__).parents[2] / "docs/sweeps.md").read_text()
+    (example,) = re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)
+    (tmp_path / "mine.yaml").write_text(example)
+    sweep = load_sweep(tmp_path / "mine.yaml")
+    assert (len(sweep.tries), len(sweep.runs)) == (3 * 2 * 3, 3 * 2 * 5)
+    assert len(load_sweep(tmp_path / "mine.yaml", "small").runs) == 3 * 2
+
+
+def test_an_unknown_name_is_named_with_the_nearest():
+    with pytest.raises(DpmixError, match="no sweep 'equal-view': did you mean 'equal-views'"):
+        sweep_path("equal-view")

@@ -1,19 +1,71 @@
-"""An audit counts for the run whose settings it audited, wherever that was."""
+"""Audits of the real trainer, of trainings that leak or not, and of the run that they belong to."""
 
 import json
 
+import numpy as np
 import pytest
+import torch
 
-from dpmix.audit.audit import audit_of
+from audit_subject import audit, plan
+from dpmix.audit.audit import audit_images, audit_of
+from dpmix.data.source import TensorSource
 from dpmix.errors import DpmixError
-from dpmix.runs.config import Config
+from dpmix.privacy.accounting import epsilon_pld
 from dpmix.runs.folder import RunFolder
 from example_audit import audit_of_run
 from example_facts import facts, write_run
 
 
-def config_of(run):
-    return Config.model_validate(run.settings)
+@pytest.mark.parametrize("changes", [
+    {}, {"noise_multiplier": 2.0}, {"noise_multiplier": 4.0, "steps": 4},
+    {"noise_multiplier": 2.0, "sampling_rate": 0.5, "steps": 4},
+], ids=str)  # fmt: skip
+def test_the_bound_lies_below_the_claim_and_above_half_of_it(changes):
+    found = audit(plan(**changes))
+    assert not found.violated
+    assert 0.5 * found.claimed < found.lower_bound < found.claimed
+    assert 0.2 * found.claimed < found.one_run
+
+
+def test_the_claim_is_the_plans_and_too_many_canaries_are_refused():
+    found = audit(plan(), canaries=10, runs=1)
+    assert found.claimed == epsilon_pld(1.0, 1.0, 1, 1e-5) and found.canaries == 10
+    with pytest.raises(DpmixError, match="give fewer canaries"):
+        audit(plan(), canaries=50_000)
+
+
+def by_images(train, **changes):
+    def source(count, seed):
+        rng = np.random.default_rng(seed)
+        pixels = torch.from_numpy(rng.integers(0, 256, (count, 1, 8, 8), dtype=np.uint8))
+        return TensorSource(pixels, torch.arange(count) % 3, ("a", "b", "c"))
+
+    settings = {"kind": "pattern", "canaries": 400, "runs": 1, "claimed": 1.0, "delta": 1e-5}
+    return audit_images(
+        train, data=source(6, 0), held_out=source(500, 1), confidence=0.95,
+        rng=np.random.default_rng(0), **settings | changes,
+    )  # fmt: skip
+
+
+def test_a_training_that_remembers_its_images_is_found_out():
+    def remembers(data):
+        seen = {bytes(pixels.numpy()) for pixels in data.images(torch.arange(len(data)))}
+
+        def gained(images):
+            pixels = images.images(torch.arange(len(images)))
+            return np.array([float(bytes(one.numpy()) in seen) for one in pixels])
+
+        return gained
+
+    found = by_images(remembers)
+    assert found.violated and found.one_run > 3 and found.canaries == 400
+    assert by_images(remembers, kind="mislabelled", runs=2).canaries == 800
+
+
+def test_a_training_that_ignores_them_is_not_accused():
+    rng = np.random.default_rng(1)
+    found = by_images(lambda data: lambda images: rng.random(len(images)))
+    assert not found.violated and found.one_run < 0.5
 
 
 @pytest.fixture
@@ -23,8 +75,7 @@ def folder(tmp_path):
 
 def found(folder, said):
     folder.audit.write_text(json.dumps(said))
-    made = facts(data="/here/scans")
-    return audit_of(folder, config_of(made), made.statement)
+    return audit_of(folder, facts(data="/here/scans"))
 
 
 def changed(said, section, **fields):
@@ -32,13 +83,9 @@ def changed(said, section, **fields):
     return said | {"settings": settings | {section: settings[section] | fields}}
 
 
-def test_there_need_be_none(folder):
-    made = facts()
-    assert audit_of(folder, config_of(made), made.statement) is None
-
-
 def test_an_audit_of_the_same_settings_counts_wherever_the_data_lay(folder):
     said = audit_of_run(folder.root)
+    assert audit_of(folder, facts()) is None
     assert found(folder, said).two_worlds == 1.2
     assert found(folder, changed(said, "data", workers=3)).runs == 1
     sigma = said["plan"]["noise_multiplier"] * (1 + 4e-4)
@@ -79,20 +126,16 @@ def test_a_verdict_that_does_not_follow_is_refused(folder, changes):
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"refuted": false}', "\x00"])
 def test_something_else_is_refused(folder, text):
     folder.audit.write_text(text)
-    made = facts()
     with pytest.raises(DpmixError, match=r"audit.json' is no audit of this version of dpmix"):
-        audit_of(folder, config_of(made), made.statement)
+        audit_of(folder, facts())
 
 
 def test_an_audit_from_before_there_were_two_readings_is_one_of_the_first(folder):
     said, made = audit_of_run(folder.root), facts(data="/here/scans")
     del said["settings"]["input"]["reading"]
     folder.audit.write_text(json.dumps(said))
-    for reading in (1, 2):
-        read = config_of(made).input.model_copy(update={"reading": reading})
-        config = config_of(made).model_copy(update={"input": read})
-        if reading == 1:
-            assert audit_of(folder, config, made.statement)
-        else:
-            with pytest.raises(DpmixError, match="its input is"):
-                audit_of(folder, config, made.statement)
+    made.settings["input"]["reading"] = 1
+    assert audit_of(folder, made)
+    made.settings["input"]["reading"] = 2
+    with pytest.raises(DpmixError, match="its input is"):
+        audit_of(folder, made)

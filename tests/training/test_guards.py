@@ -2,11 +2,13 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from dpmix.errors import DpmixError
+from dpmix.training.guards import mark_released, require_released_gradients
 from small_run import plan, trainer
 
 
@@ -34,51 +36,18 @@ class WarmUp(nn.Module):
         return logits
 
 
-def by_numpy(model, value):
-    model.mean.numpy()[:] = value.numpy()
-
-
-def by_rebinding(model, value):
-    model.mean = value
-
-
-def by_a_new_name(model, value):
-    if "late" not in model._buffers:
-        model.register_buffer("late", value)
-
-
-def of_a_parameter(model, value):
-    model.layer.bias.data.add_(value)
-
-
-def a_sign_of_zero(model, value):
-    model.mean.copy_(torch.tensor([-0.0, 0.0, 0.0]))
-
-
-def extra_state(model, value):
-    model.extra = value.tolist()
-
-
-def another_gradient(model, value):
-    model.layer.bias.grad = value
-
-
-def by_set(model, value):
-    model.mean.set_(value.clone())
-
-
 WRITES = {
-    "a sign of zero": a_sign_of_zero,
-    "extra state": extra_state,
-    "a gradient": another_gradient,
+    "a sign of zero": lambda model, _: model.mean.copy_(torch.tensor([-0.0, 0.0, 0.0])),
+    "extra state": lambda model, value: setattr(model, "extra", value.tolist()),
+    "a gradient": lambda model, value: setattr(model.layer.bias, "grad", value),
     "copy_": lambda model, value: model.mean.copy_(value),
     ".data.copy_": lambda model, value: model.mean.data.copy_(value),
     ".data =": lambda model, value: setattr(model.mean, "data", value),
-    "numpy": by_numpy,
-    "set_": by_set,
-    "rebinding": by_rebinding,
-    "a new buffer": by_a_new_name,
-    "a parameter": of_a_parameter,
+    "numpy": lambda model, value: np.copyto(model.mean.numpy(), value.numpy()),
+    "set_": lambda model, value: model.mean.set_(value.clone()),
+    "rebinding": lambda model, value: setattr(model, "mean", value),
+    "a new buffer": lambda model, value: model._buffers.setdefault("late", value),
+    "a parameter": lambda model, value: model.layer.bias.data.add_(value),
     "a plain attribute": lambda model, value: model.plain.data.copy_(value),
     "a frozen parameter": lambda model, value: model.frozen.data.copy_(value),
 }
@@ -126,35 +95,18 @@ def test_values_that_the_caller_changes_between_steps_are_public_and_pass():
     assert run.steps_done == 2
 
 
-def watched_gradient(model):
-    model[1].weight.register_hook(lambda gradient: None)
-
-
-def watched_output(model):
-    model[1].register_forward_hook(lambda *_: None)
-
-
-def watched_input(model):
-    model[1].register_forward_pre_hook(lambda *_: None)
-
-
-def watched_backward(model):
-    model[1].register_full_backward_hook(lambda *_: None)
-
-
-def replaced_forward(model):
-    model[1].forward = copy.copy(model[1].forward)
-
-
-@pytest.mark.parametrize("engine", ["examplewise", "vectorized"])
-@pytest.mark.parametrize(
-    "add", [watched_gradient, watched_output, watched_input, watched_backward, replaced_forward]
-)
-def test_a_hook_that_was_added_later_is_refused_by_the_name_of_its_layer(add, engine):
+@pytest.mark.parametrize("add", [
+    lambda layer: layer.weight.register_hook(lambda gradient: None),
+    lambda layer: layer.register_forward_hook(lambda *_: None),
+    lambda layer: layer.register_forward_pre_hook(lambda *_: None),
+    lambda layer: layer.register_full_backward_hook(lambda *_: None),
+    lambda layer: setattr(layer, "forward", copy.copy(layer.forward)),
+], ids=["gradient", "forward", "pre-forward", "backward", "replaced"])  # fmt: skip
+def test_a_hook_that_was_added_later_is_refused_by_the_name_of_its_layer(add):
     model = nn.Sequential(nn.Flatten(), nn.Linear(36, 16), nn.ReLU(), nn.Linear(16, 3))
-    run = trainer(plan(), model=model, engine=engine)
+    run = trainer(plan(), model=model)
     run.step()
-    add(model)
+    add(model[1])
     with pytest.raises(DpmixError, match=r"layer '1' \(Linear\) was given a .*remove it"):
         run.step()
     assert run.steps_done == 1
@@ -177,41 +129,20 @@ def test_hooks_that_were_there_when_the_model_was_checked_stay():
     trainer(plan(), model=model).step()
 
 
-def freeze(model, optimizer):
-    model[1].weight.requires_grad_(False)
-
-
-def unfreeze(model, optimizer):
-    model[3].weight.requires_grad_(True)
-
-
-def exchange(model, optimizer):
-    model[1].weight = nn.Parameter(model[1].weight.detach().clone())
-
-
 class Watched(nn.Linear):
     pass
 
 
-def another_class(model, optimizer):
-    model[3].__class__ = Watched
-
-
-def another_layer(model, optimizer):
-    model[2] = nn.Tanh()
-
-
-def add_group(model, optimizer):
-    optimizer.add_param_group({"params": [model[3].weight]})
-
-
-def double(model, optimizer):
-    model.double()
-
-
-@pytest.mark.parametrize(
-    "change", [freeze, unfreeze, exchange, add_group, double, another_class, another_layer]
-)
+@pytest.mark.parametrize("change", [
+    lambda model, _: model[1].weight.requires_grad_(False),
+    lambda model, _: model[3].weight.requires_grad_(True),
+    lambda model, _: setattr(model[1], "weight", nn.Parameter(model[1].weight.detach().clone())),
+    lambda model, _: setattr(model[3], "__class__", Watched),
+    lambda model, _: setattr(model, "2", nn.Tanh()),
+    lambda model, optimizer: optimizer.add_param_group({"params": [model[3].weight]}),
+    lambda model, _: model.double(),
+], ids=["freeze", "unfreeze", "exchange", "another class", "another layer", "add group", "double"],
+)  # fmt: skip
 def test_parts_that_change_after_the_trainer_was_made_are_refused_before_a_step(change):
     model = nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.ReLU(), nn.Linear(8, 3))
     model[3].weight.requires_grad_(False)
@@ -238,3 +169,51 @@ def test_a_step_leaves_torchs_generator_as_it_was(dropout):
     ours = torch.get_rng_state()
     run.step()
     assert torch.equal(torch.get_rng_state(), ours)
+
+
+def guarded(kind=torch.optim.SGD, released=2):
+    """Two weights of ones, and an optimizer over them that is guarded twice."""
+    weights = [nn.Parameter(torch.ones(2)) for _ in range(2)]
+    optimizer = kind(weights, lr=1.0)
+    for _ in range(2):
+        require_released_gradients(optimizer)
+    for weight in weights:
+        weight.grad = torch.ones(2)
+    mark_released([weight.grad for weight in weights[:released]])
+    return weights, optimizer
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
+def test_an_optimizer_steps_on_released_gradients_alone(kind):
+    weights, optimizer = guarded(kind)
+    optimizer.step(lambda: None)  # a closure that does nothing is no reason to refuse
+    assert all(bool((weight < 1).all()) for weight in weights)
+    optimizer.zero_grad(set_to_none=True)
+    optimizer.step()  # nothing to step on
+    with pytest.raises(DpmixError, match="gradients that no private step released"):
+        guarded(kind, released=1)[1].step()
+
+
+@pytest.mark.parametrize("drop", [False, True])
+def test_a_backward_pass_onto_a_released_gradient_is_refused(drop):
+    weights, optimizer = guarded()
+    if drop:
+        optimizer.zero_grad(set_to_none=True)
+    weights[0].sum().backward()  # adds in place, where there is a gradient
+    with pytest.raises(DpmixError, match="gradients that no private step released"):
+        optimizer.step()
+
+
+@pytest.mark.parametrize("by_name", [False, True])
+def test_a_closure_that_makes_gradients_is_refused(by_name):
+    (weight, _), optimizer = guarded()
+
+    def closure():
+        optimizer.zero_grad()
+        loss = weight.sum()
+        loss.backward()
+        return loss
+
+    with pytest.raises(DpmixError, match="gradients that no private step released"):
+        optimizer.step(closure=closure) if by_name else optimizer.step(closure)
+    assert torch.equal(weight, torch.ones(2))

@@ -1,0 +1,170 @@
+"""Guards of a step: gradients that were not released, and parts or values of a model that change.
+
+Guarantees. Once a `PrivateTrainer` has an optimizer, that optimizer takes no step on a gradient
+that came from elsewhere, such as a `loss.backward()` left in a loop. A step is refused before it
+reads any image if, since the trainer was made, a parameter or a layer was frozen, unfrozen,
+exchanged, moved or given to the optimizer, or a hook was added, which would see single units
+without noise. And a step releases nothing if during it a parameter, its gradient, a buffer or a
+plain tensor attribute of the model gets another value, to the bit and however it was written, or
+the state dict another entry or extra state. The values are put back, and no other step is taken.
+The test is `tests/training/test_guards.py`.
+"""
+
+import pickle
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from dpmix.clipping.model_check import held_tensors
+from dpmix.clipping.types import trainable
+from dpmix.errors import DpmixError
+from dpmix.models.finetune import layer_name
+
+_MARK = "_dpmix_released"
+
+_HOOKS = {
+    "_forward_pre_hooks": "forward pre-hook",
+    "_forward_hooks": "forward hook",
+    "_backward_pre_hooks": "backward pre-hook",
+    "_backward_hooks": "backward hook",
+}
+
+# Where a hook is, its kind, and torch's number for it.
+Hook = tuple[str, str, int]
+
+
+def mark_released(gradients: Iterable[Tensor]) -> None:
+    """Mark `gradients`, with their present values, as released with noise."""
+    for gradient in gradients:
+        setattr(gradient, _MARK, gradient._version)
+
+
+def require_released_gradients(optimizer: Optimizer) -> None:
+    """Make `optimizer` refuse gradients that are not marked, or were changed since."""
+    optimizer.register_step_pre_hook(_refuse_unreleased)
+
+
+def _refuse_unreleased(
+    optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Check the gradients now, and once more after a closure, which may make others.
+
+    Libraries pass closures that do nothing, so a closure alone is no reason to refuse.
+    """
+    _check_released(optimizer)
+
+    def checked(given: Any) -> Any:
+        def closure() -> Any:
+            loss = given()
+            _check_released(optimizer)
+            return loss
+
+        return closure if callable(given) else given
+
+    # The first argument is the optimizer itself.
+    itself, *others = args
+    return (itself, *map(checked, others)), {name: checked(one) for name, one in kwargs.items()}
+
+
+def _check_released(optimizer: Optimizer) -> None:
+    gradients = (p.grad for group in optimizer.param_groups for p in group["params"])
+    if any(g is not None and getattr(g, _MARK, None) != g._version for g in gradients):
+        raise DpmixError(
+            "optimizer.step() was called on gradients that no private step released; leave "
+            "loss.backward() and optimizer.step() out of the loop: PrivateTrainer.step() does both"
+        )
+
+
+class ModelGuard:
+    """Remembers the parts of a model and its optimizer, as they were checked."""
+
+    def __init__(self, model: nn.Module, optimizer: Optimizer) -> None:
+        self._model, self._optimizer = model, optimizer
+        self._parts = _parts(model, optimizer)
+        self._hooks = set(_hooks(model))
+        self._broken = ""
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Refuse parts that changed before the body, and values that change in it.
+
+        Raises:
+            DpmixError: a parameter, a layer or a hook is not what it was when the trainer was made;
+                or a value changed in the body, now or in an earlier step.
+        """
+        self._refuse_broken()
+        self._refuse_changed_parts()
+        values, before = held_tensors(self._model), _other_state(self._model)
+        try:
+            yield
+        finally:
+            changed = next((str(held) for held in values if held.changed()), "")
+            for what, state in _other_state(self._model).items():
+                changed = changed or (what if state != before[what] else "")
+            if changed:
+                for held in values:
+                    held.restore()
+                self._broken = changed
+                self._refuse_broken()
+
+    def _refuse_broken(self) -> None:
+        if self._broken:
+            raise DpmixError(
+                f"{self._broken} changed during the step, so it holds private statistics without "
+                "noise. Nothing was released, and no other step is taken; drop this model and "
+                "what changes it"
+            )
+
+    def _refuse_changed_parts(self) -> None:
+        if _parts(self._model, self._optimizer) != self._parts:
+            raise DpmixError(
+                "parameters or layers were frozen, unfrozen, exchanged, moved or added to the "
+                "optimizer after the trainer was made for them; change them first, and then make "
+                "optimizer and trainer"
+            )
+        for place, kind, _ in sorted(set(_hooks(self._model)) - self._hooks):
+            raise DpmixError(
+                f"{place} was given a {kind} after the trainer was made; it would see single "
+                "examples without noise: remove it (wandb.unwatch(model)), and log the weights "
+                "after a step instead"
+            )
+
+
+def _other_state(model: nn.Module) -> dict[str, Any]:
+    """Gradients (identity and version), entries of the state dict, and its extra state."""
+    gradients = [p.grad for p in model.parameters()]
+    state = model.state_dict()
+    extras = [pickle.dumps(state[name]) for name in state if name.endswith("_extra_state")]
+    return {
+        "the gradient of a parameter": [g if g is None else (id(g), g._version) for g in gradients],
+        "the model's state dict": (list(state), extras),
+    }
+
+
+def _parts(model: nn.Module, optimizer: Optimizer) -> list[Any]:
+    trained = trainable(model)
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    return [
+        held,
+        *((name, id(p), p.dtype, p.device, p.shape) for name, p in trained.items()),
+        *((path, id(module), type(module)) for path, module in model.named_modules()),
+    ]
+
+
+def _hooks(model: nn.Module) -> Iterator[Hook]:
+    for path, module in model.named_modules():
+        place = layer_name(path, module)
+        for name, kind in _HOOKS.items():
+            yield from ((place, kind, key) for key in getattr(module, name))
+        if "forward" in vars(module):
+            yield place, "replaced forward", id(vars(module)["forward"])
+        for name, parameter in module.named_parameters(recurse=False):
+            for key in parameter._backward_hooks or ():
+                yield place, f"hook on the gradient of '{name}'", key
+    for name, kind in _HOOKS.items():
+        everywhere: dict[int, Any] = getattr(torch.nn.modules.module, f"_global{name}", {})
+        yield from (("every module", kind, key) for key in everywhere)
