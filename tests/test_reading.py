@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from dpmix.runs.released_run import read_released
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -11,16 +10,14 @@ import dpmix
 from dpmix.data import decode_files, load_splits
 from dpmix.data.image import READING
 from dpmix.runs import build as wiring
+from dpmix.runs.export import export_run
 from dpmix.runs.fit import train_run as run
-from dpmix.runs.load import load_run, test_source
+from dpmix.runs.load import evaluation_images, load_run
 from dpmix.runs.network import choose_device
 from dpmix.runs.predict import predictions
 from dpmix.runs.resume import rebuild_run
 from dpmix.training.evaluate import evaluate
 from pictures import CLASSES, draw
-
-test_source.__test__ = False  # pytest would take it for a test
-
 
 @pytest.fixture
 def photos(tmp_path):
@@ -64,7 +61,7 @@ def test_a_run_is_judged_and_predicted_with_as_it_was_trained(
     saved = load_run(tmp_path / "run", "cpu")
     assert saved.input.reading == reading
     for data in (None, str(photos)):
-        source = test_source(saved, data, None, False)
+        source = evaluation_images(saved, data, None, False)
         expected = load_splits(str(photos), image_size=12, reading=reading).test.pixels
         assert torch.equal(source.pixels, expected)
         again = evaluate(saved.model, source, saved.normalization, choose_device("cpu"))
@@ -114,6 +111,7 @@ def test_an_export_says_by_which_rule_its_pictures_are_to_be_read(
 ):
     monkeypatch.setattr(wiring, "READING", reading)
     dpmix.fit(output=str(tmp_path / "run"), **settings)
-    words = read_released(tmp_path / "run").input
+    export_run(tmp_path / "run", "hub", tmp_path / "model")
+    words = (tmp_path / "model" / "README.md").read_text()
     assert said in words
     assert ("orientation tags are ignored" in words) == (reading == 1)
