@@ -19,6 +19,7 @@ from dpmix.runs.resume import rebuild_run
 from dpmix.training.evaluate import evaluate
 from pictures import CLASSES, draw
 
+
 @pytest.fixture
 def photos(tmp_path):
     """Wide pictures that lie on their side, by a tag that says so."""
