@@ -251,7 +251,7 @@ class FeatureCache:
     def _row(
         self, image: UInt8[Tensor, "C H W"], label: Tensor, whole: ViewBuilder, soft: bool
     ) -> Row:
-        """All views of one example, with draws of its own, embedded together and with no other."""
+        """All views of one example, from its own draws, embedded without other examples."""
         draws = whole.draw_views(1, example_rng(image, label, self.seed))
         made = whole.build(image[None].to(self.device), label[None].to(self.device), draws)
         chunks = made.views[0].split(self.view_chunk or len(made.views[0]))
