@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from dpmix.runs.released_run import read_released
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -11,15 +10,14 @@ import dpmix
 from dpmix.data import decode_files, load_splits
 from dpmix.data.image import READING
 from dpmix.runs import build as wiring
+from dpmix.runs.export import export_run
 from dpmix.runs.fit import train_run as run
-from dpmix.runs.load import load_run, test_source
+from dpmix.runs.load import evaluation_images, load_run
 from dpmix.runs.network import choose_device
 from dpmix.runs.predict import predictions
 from dpmix.runs.resume import rebuild_run
 from dpmix.training.evaluate import evaluate
 from pictures import CLASSES, draw
-
-test_source.__test__ = False  # pytest would take it for a test
 
 
 @pytest.fixture
@@ -64,7 +62,7 @@ def test_a_run_is_judged_and_predicted_with_as_it_was_trained(
     saved = load_run(tmp_path / "run", "cpu")
     assert saved.input.reading == reading
     for data in (None, str(photos)):
-        source = test_source(saved, data, None, False)
+        source = evaluation_images(saved, data, None, False)
         expected = load_splits(str(photos), image_size=12, reading=reading).test.pixels
         assert torch.equal(source.pixels, expected)
         again = evaluate(saved.model, source, saved.normalization, choose_device("cpu"))
@@ -77,6 +75,9 @@ def test_a_run_is_judged_and_predicted_with_as_it_was_trained(
         scores = saved.model(saved.normalization(pixels)).softmax(dim=1)
     given = [one.probabilities for one in predictions(saved, files, torch.device("cpu"))]
     np.testing.assert_allclose(given, scores, atol=1e-6)
+    export_run(tmp_path / "run", "hub", tmp_path / "hub")
+    words = (tmp_path / "hub" / "README.md").read_text()
+    assert ("orientation tags are ignored" in words) == (reading == 1)
 
 
 @pytest.mark.parametrize("reading", [1, 2])
@@ -106,14 +107,3 @@ def test_a_new_run_from_an_old_runs_settings_reads_by_the_new_rule(settings, tmp
     monkeypatch.setattr(wiring, "READING", READING)
     new = dpmix.fit(tmp_path / "old" / "config.yaml", output=str(tmp_path / "new"))
     assert new.config.input.reading == READING
-
-
-@pytest.mark.parametrize(("reading", "said"), [(1, "cut to their centre"), (2, "upright")])
-def test_an_export_says_by_which_rule_its_pictures_are_to_be_read(
-    settings, tmp_path, monkeypatch, reading, said
-):
-    monkeypatch.setattr(wiring, "READING", reading)
-    dpmix.fit(output=str(tmp_path / "run"), **settings)
-    words = read_released(tmp_path / "run").input
-    assert said in words
-    assert ("orientation tags are ignored" in words) == (reading == 1)
