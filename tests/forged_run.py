@@ -11,7 +11,7 @@ from dpmix.reports.statement import seal
 
 
 def forge(run, settings=None, weights=None, **fields):
-    """Change fields of the statement, the settings by a function, or the weights; return the path."""
+    """Change fields of the statement, settings by a function, or weights; return the path."""
     path = run / "model.safetensors"
     model = ModelFile(path)
     text = model.settings_text
