@@ -52,8 +52,9 @@ def guarantee_rows(
         ("method", method),
     ]
     if plan.private and plan.sensitivity_multiplier > 1:
-        factor = f"{plan.sensitivity_multiplier}C"
-        rows.append(("sensitivity", f"{factor} (noise is scaled accordingly)"))
+        rows.append(
+            ("sensitivity", f"{plan.sensitivity_multiplier}C (the noise is multiplied by it)")
+        )
     if plan.private and plan.prior_releases:
         rows.append(("spent before", f"{len(plan.prior_releases)} release(s), included in epsilon"))
     if plan.private and plan.expected_runs is not None:
