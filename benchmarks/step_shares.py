@@ -53,10 +53,10 @@ class Clock:
 def main() -> None:
     """Train, time the parts of every step, print their shares."""
     settings = {k: yaml.safe_load(v) for k, v in (part.split("=", 1) for part in sys.argv[1:])}
-    parts = build_run(Config.load(**settings))
-    trainer = parts.trainer(parts.views)
-    clock = Clock(parts.device)
-    builder, source = type(parts.views), type(parts.splits.train)
+    run = build_run(Config.load(**settings))
+    trainer = run.trainer()
+    clock = Clock(run.device)
+    builder, source = type(run.views), type(run.splits.train)
     with (
         patch.object(source, "images", clock.timed("reading", source.images)),
         patch.object(builder, "build", clock.timed("views", builder.build)),
@@ -69,10 +69,10 @@ def main() -> None:
         ),
         patch.object(ClippedAccumulator, "add", clock.timed(CLIP, ClippedAccumulator.add)),
         patch.object(trainer._noise, "release", clock.timed("noise", trainer._noise.release)),
-        patch.object(parts.optimizer, "step", clock.timed("optimizer", parts.optimizer.step)),
+        patch.object(run.optimizer, "step", clock.timed("optimizer", run.optimizer.step)),
     ):
         steps, drawn = [], []
-        for _ in range(parts.plan.steps):
+        for _ in range(run.plan.steps):
             start = clock.now()
             drawn.append(trainer.step().drawn)
             steps.append(clock.now() - start)
@@ -80,10 +80,10 @@ def main() -> None:
     # They happen inside the clipped sum and the views.
     clock.seconds["forward and backward"] -= clock.seconds[CLIP]
     clock.seconds["views"] -= clock.seconds["pool draw"]
-    views = parts.views.spec.views
-    print(f"{parts.config.model.model}, {parts.views.spec.method}, {views} views an example, "
+    views = run.views.spec.views
+    print(f"{type(run.model).__name__}, {run.views.spec.method}, {views} views an example, "
           f"{statistics.mean(drawn):.1f} examples a step, {len(steps)} steps, "
-          f"{parts.device}, {torch.get_num_threads()} threads")  # fmt: skip
+          f"{run.device}, {torch.get_num_threads()} threads")  # fmt: skip
     print(f"seconds a step: median {statistics.median(steps):.3f}, mean {total / len(steps):.3f}")
     print("| part | share of the time |\n|---|---|")
     for name, seconds in [*clock.seconds.items(), ("rest", total - sum(clock.seconds.values()))]:

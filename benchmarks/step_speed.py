@@ -11,7 +11,7 @@ and whether the rule of `auto` is within 15 % of the best.
     python benchmarks/step_speed.py --model wrn-16-4 --views 1 4 16 34 --output speed.csv
     python benchmarks/step_speed.py --model wrn-16-4-plain --views 4 16 34 --peers opacus opake
     python benchmarks/step_speed.py --plot speed.csv docs/speed.png
-    python benchmarks/step_speed.py --rule --total 34 --repeats 3
+    python benchmarks/step_speed.py --rule --views 1 4 16 --total 24 --repeats 3
 """
 
 import argparse
@@ -29,6 +29,7 @@ import torch
 
 from contenders import CLASSES, ENGINES, MODELS, Runs, non_private_way, private_way
 from dpmix.clipping.engine import engine_by_rule
+from dpmix.clipping.vectorized import vectorized_units
 
 C = 1.0
 TOLERANCE = 1.15
@@ -173,7 +174,10 @@ def compare_rule(args: argparse.Namespace) -> bool:
         torch.manual_seed(0)
         model = build().to(device).train()
         for k in args.views:
-            given = inputs(pixels, k, args.examples or max(1, args.total // k), device)
+            # Whole portions: `vectorized` would fill a smaller one with zeros.
+            portion = vectorized_units(model, torch.empty(0, k, device=device))
+            examples = args.examples or portion * -(-args.total // (k * portion))
+            given = inputs(pixels, k, examples, device)
             ways = {engine: private_way(f"dpmix {engine}", model, *given, C) for engine in ENGINES}
             seconds = medians(ways, args.repeats, device)
             rule, _ = engine_by_rule(model, k)

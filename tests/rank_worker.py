@@ -70,7 +70,7 @@ def main(folder: Path) -> None:
 
 def ended(mode: str, ranks: Ranks) -> dict[str, Any]:
     if mode == "mixed up":
-        return {"said": refused(ranks)}
+        return {"error": refused(ranks)}
     # Ranks begin with other weights: rank 0's are to be shared.
     run = trainer(
         Subset.of(data(), torch.arange(*ranks.bounds(N))),
@@ -78,7 +78,7 @@ def ended(mode: str, ranks: Ranks) -> dict[str, Any]:
         seed=None if mode == "unseeded" else SEED,
         model_seed=ranks.rank,
     )
-    drawn, said = [], ""
+    drawn, error_text = [], ""
     try:
         for step in range(STEPS):
             drawn.append(run.step().drawn)
@@ -86,8 +86,8 @@ def ended(mode: str, ranks: Ranks) -> dict[str, Any]:
                 with torch.no_grad():
                     run.parameters[0].view(-1)[0] += 1e-7
     except DpmixError as error:
-        said = str(error)
-    return {"weights": run.model.state_dict(), "drawn": drawn, "said": said}
+        error_text = str(error)
+    return {"weights": run.model.state_dict(), "drawn": drawn, "error": error_text}
 
 
 def refused(ranks: Ranks) -> str:

@@ -30,7 +30,7 @@ def test_a_model_that_vmap_cannot_run_names_the_other_engine():
         )
     assert clipped_gradient_sum(Branching(), soft_cross_entropy, views, labels, 1.0).engine == (
         "examplewise"
-    ), "auto goes on with the other one"
+    ), "auto takes the other one"
 
 
 def test_a_parameter_without_dimensions_is_clipped_too():

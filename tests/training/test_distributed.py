@@ -100,13 +100,13 @@ def test_without_a_seed_processes_draw_apart_and_end_alike(together):
 
 def test_weights_that_come_to_differ_stop_every_process(together):
     for ended in together["diverge"]:
-        assert "the weights of rank 1 differ from those of rank 0" in ended["said"]
+        assert "the weights of rank 1 differ from those of rank 0" in ended["error"]
         assert len(ended["drawn"]) < STEPS
 
 
 def test_another_plan_on_one_process_is_refused_by_all(together):
     for ended in together["mixed up"]:
-        assert "rank 1 has another plan than rank 0" in ended["said"]
+        assert "rank 1 has another plan than rank 0" in ended["error"]
 
 
 @pytest.mark.parametrize(("examples", "size"), [(13, 3), (5, 5), (100, 7)])
@@ -194,8 +194,8 @@ def test_a_process_that_is_killed_ends_all_with_one_message_and_the_run_goes_on(
     checkpoint = newest_checkpoint(tmp_path / "run" / "checkpoints")
     assert checkpoint.step >= 50 and checkpoint.ranks == 3
     result = dpmix.fit(resume=tmp_path / "run")
-    said = json.loads((result.folder / "privacy.json").read_text())
-    assert said["complete"] and said["resumed_at"] == [checkpoint.step]
+    statement = json.loads((result.folder / "privacy.json").read_text())
+    assert statement["complete"] and statement["resumed_at"] == [checkpoint.step]
 
 
 def test_a_users_mistake_is_said_once(command):
@@ -212,7 +212,7 @@ def line_of_the_page(pattern):
 
 
 def test_the_line_of_the_docs_joins_machines(tmp_path):
-    """Two agents, each as on a machine of its own, train one run of two processes."""
+    """Two agents, each as on two machines, train one run of two processes."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -234,11 +234,11 @@ def test_the_line_of_the_docs_joins_machines(tmp_path):
         for _ in range(2)
     ]  # fmt: skip
     try:
-        said = [agent.communicate(timeout=150)[0] for agent in agents]
+        outputs = [agent.communicate(timeout=150)[0] for agent in agents]
     finally:
         for agent in agents:
             agent.kill()
-    assert [agent.returncode for agent in agents] == [0, 0], "\n".join(said)
+    assert [agent.returncode for agent in agents] == [0, 0], "\n".join(outputs)
     statement = json.loads((tmp_path / "run" / "privacy.json").read_text())
     assert (statement["processes"], statement["complete"]) == (2, True)
-    assert sum("report.html" in one for one in said) == 1, said  # the first alone speaks
+    assert sum("report.html" in one for one in outputs) == 1, outputs  # rank 0 alone prints

@@ -52,16 +52,6 @@ def test_calibration_error_is_the_gap_of_confidence_and_accuracy():
     assert high == {"images": 10, "confidence": pytest.approx(0.9), "accuracy": 0.9}
 
 
-def test_certainty_has_its_own_bin_as_in_torchmetrics():
-    """Four images at confidence 0.95, all right, and four at 1, of which two are."""
-    scores = torch.tensor([[0.95, 0.05]] * 4 + [[1.0, 0.0]] * 4).log()
-    labels = torch.tensor([0] * 6 + [1] * 2)
-    source = TensorSource(torch.zeros(8, 1, 1, 1, dtype=torch.uint8), labels, ("a", "b"))
-    found = evaluate_logits(scores, source)
-    assert [one["accuracy"] for one in found.reliability] == [1.0, 0.5]
-    assert found.calibration_error == pytest.approx((0.05 + 0.5) / 2, abs=1e-6)
-
-
 @pytest.mark.parametrize("sharpness", [0.1, 3.0, 1000.0])
 def test_the_gaps_of_the_bins_add_up_to_the_calibration_error(sharpness):
     """A softmax as sharp as the last says 1 of every image, which torchmetrics bins apart."""

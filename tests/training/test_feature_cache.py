@@ -114,7 +114,7 @@ def test_it_is_made_once_and_again_for_other_data_weights_views_or_seed(tmp_path
         root_cache.embed_train(
             data, builder(spec, root_cache.backbone), lambda done, total: calls.append(done)
         )
-        return len(calls) > before + 1  # what is there is told first
+        return len(calls) > before + 1  # the rows that are there are reported first
 
     one = cache(tmp_path, backbone)
     assert made(one, data)

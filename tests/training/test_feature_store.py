@@ -120,8 +120,8 @@ def test_too_little_space_is_reported_before_anything_is_written(tmp_path, monke
     usage = type("Usage", (), {"free": 100})
     monkeypatch.setattr(module.shutil, "disk_usage", lambda path: usage)
     store = FeatureStore(tmp_path, KEY, Layout(10**6, 2, 3, "float32"))
-    said = r"needs more than the 0\.0 GB that are free in .*--cache-dir"
-    with pytest.raises(DpmixError, match=said), store.writing():
+    expected = r"needs more than the 0\.0 GB that are free in .*--cache-dir"
+    with pytest.raises(DpmixError, match=expected), store.writing():
         pass
     assert not (store.folder / "features.bin").exists()
 
@@ -174,8 +174,8 @@ def made(root, key=NAME):
     return folder
 
 
-@pytest.mark.parametrize("mode", [None, 0o700, 0o755, 0o775, 0o1777])
-def test_others_see_one_folder_and_nothing_in_it_whoever_made_the_root(tmp_path, umask, mode):
+@pytest.mark.parametrize("mode", [None, 0o700, 0o1777])
+def test_others_see_one_folder_and_nothing_in_it_for_every_root(tmp_path, umask, mode):
     root = tmp_path / "features"
     if mode is not None:
         root.mkdir(mode=mode)
@@ -186,15 +186,8 @@ def test_others_see_one_folder_and_nothing_in_it_whoever_made_the_root(tmp_path,
 
 
 def test_the_folder_is_closed_from_its_first_moment(tmp_path, umask, monkeypatch):
-    monkeypatch.setattr(module.os, "fchmod", None)  # to close it later is too late
+    monkeypatch.setattr(module.os, "fchmod", None)  # closing it later is too late
     store_folder(tmp_path, NAME)
-
-
-def test_a_folder_that_was_opened_is_closed_again(tmp_path):
-    home = made(tmp_path).parent
-    home.chmod(0o755)
-    store_folder(tmp_path, NAME)
-    assert home.stat().st_mode & 0o777 == 0o700
 
 
 def test_names_are_no_function_of_the_images_alone(tmp_path):
@@ -212,11 +205,13 @@ def test_processes_that_come_at_once_agree_on_the_names(tmp_path):
 
 
 def test_a_folder_of_another_user_is_refused(tmp_path, monkeypatch):
-    # What somebody else put there, for whoever comes with this number.
+    # Somebody else may make the folder that a user would use.
     me = os.geteuid()
     monkeypatch.setattr(module.os, "geteuid", lambda: me + 1)
-    said = r"'.*of-user-.*': it belongs to another user; give another --cache-dir, or --fresh-views"
-    with pytest.raises(DpmixError, match=said):
+    expected = (
+        r"'.*of-user-.*': it belongs to another user; give another --cache-dir, or --fresh-views"
+    )
+    with pytest.raises(DpmixError, match=expected):
         store_folder(tmp_path, NAME)
 
 
@@ -237,27 +232,14 @@ def test_a_disk_that_keeps_no_permissions_is_refused(tmp_path, monkeypatch):
         store_folder(tmp_path, NAME)
 
 
-@pytest.mark.parametrize(("mode", "owner", "told"), [
-    (0o777, 0, True), (0o755, 1, True), (0o1777, 1, True),
-    (0o755, 0, False), (0o775, 0, False), (0o1777, 0, False),
-])  # fmt: skip
-def test_a_root_in_which_others_may_replace_folders_is_warned_of(
-    tmp_path, monkeypatch, mode, owner, told
-):
+@pytest.mark.parametrize(("mode", "warned"), [(0o777, True), (0o1777, False), (0o755, False)])
+def test_a_root_in_which_others_may_replace_folders_is_warned_of(tmp_path, mode, warned):
     tmp_path.chmod(mode)
-    ours = os.stat_result
-    found = tmp_path.stat()
-    stat = type(tmp_path).stat
-
-    def of_root(path, **kwargs):
-        if path != tmp_path:
-            return stat(path, **kwargs)
-        uid = os.geteuid() + owner
-        return ours((*found[:4], uid, *found[5:])[:10])
-
-    monkeypatch.setattr(type(tmp_path), "stat", of_root)
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always")
-        store_folder(tmp_path, NAME)
+        home = store_folder(tmp_path, NAME).parent
     remedy = "give a --cache-dir that belongs to you"
-    assert any(remedy in str(one.message) for one in heard) == told
+    assert any(remedy in str(one.message) for one in heard) == warned
+    home.chmod(0o755)
+    store_folder(tmp_path, NAME)
+    assert home.stat().st_mode & 0o777 == 0o700, "a folder that was opened is closed again"

@@ -101,13 +101,13 @@ def test_the_first_ctrl_c_is_noted_and_the_second_interrupts():
 
 
 def test_outside_the_main_thread_ctrl_c_is_never_pressed():
-    said = []
+    heard = []
 
     def work():
         with gentle_interrupts() as interrupted:
-            said.append(interrupted())
+            heard.append(interrupted())
 
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    assert said == [False]
+    assert heard == [False]

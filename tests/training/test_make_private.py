@@ -125,7 +125,7 @@ def test_the_models_answer_says_how_many_classes_there_are():
 MIXING = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(32, 3))
 
 
-@pytest.mark.parametrize(("model", "settings", "said"), [
+@pytest.mark.parametrize(("model", "settings", "expected"), [
     (None, {"run_plan": plan(n=13)}, "the plan is for 13 training examples and the dataset has 12"),
     (MIXING, {}, "BatchNorm2d.*GroupNorm"),
     (nn.Flatten(), {"optimizer": torch.optim.SGD(linear().parameters())}, "no trainable parameter"),
@@ -134,8 +134,8 @@ MIXING = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.L
     (None, {"views": dpmix.ViewSpec("microbatch-mixup", crop_padding=1)}, "sensitivity 2C"),
     (nn.Linear(6, 3), {}, r"returned \[1, 1, 6, 3\]: expected logits"),
 ])  # fmt: skip
-def test_what_can_not_be_made_private_is_refused(model, settings, said):
-    with pytest.raises(DpmixError, match=said):
+def test_what_can_not_be_made_private_is_refused(model, settings, expected):
+    with pytest.raises(DpmixError, match=expected):
         private(**({"run_plan": plan(), "model": model} | settings))
 
 

@@ -1,12 +1,12 @@
-"""Clipping and adding up, in float64 (float32 on mps): the one place where both happen.
+"""Clipping and adding, in float64 (float32 on mps): the one place where both happen.
 
 Formal guarantee: each row that is added, over all tensors together, adds a vector of norm at most C
 to the sum, up to the rounding of `sum_dtype`; a row that is not finite adds zero.
 
-Gradients are widened into one buffer that is used again and again, block by block: norms and sums
-of float32 numbers in float64 otherwise make a wide copy of every tensor, in fresh memory, and cost
-more than the backward pass of one image. A block holds the same columns of several rows, so that
-the sum is read and written once for all of them.
+Gradients are widened into one reused buffer, block by block: norms and sums of float32 numbers in
+float64 otherwise copy every tensor to fresh memory, which costs more than the backward pass of one
+image. A block holds the same columns of several rows, so that the sum is read and written once for
+all of them.
 """
 
 from collections.abc import Sequence
@@ -18,12 +18,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-# Numbers widened at once (4 MiB of float64, of the caches' size), and rows of which they are.
+# Numbers widened at once (4 MiB of float64, about a cache), and the most rows that they are of.
 _NUMBERS, _ROWS = 1 << 19, 16
 
 
 def sum_dtype(device: torch.device) -> torch.dtype:
-    """Norms and sums over examples: float64, except where the device has none (Apple's mps).
+    """The type of norms and of sums over examples: float64, but float32 on Apple's mps.
 
     A float32 sum of 4,096 equal gradients comes out 4e-5 C too far from the sum of 4,095. A float32
     norm over millions of entries comes out up to 5e-5 too small, and clips too little.
@@ -33,7 +33,13 @@ def sum_dtype(device: torch.device) -> torch.dtype:
 
 @dataclass(frozen=True)
 class _Block:
-    """Neighbouring columns: of which tensors (number, first, last), and where in the sum."""
+    """Neighbouring columns of the rows.
+
+    Attributes:
+        parts: number of a tensor, and its first and last + 1 column, for each tensor.
+        start: first column in the sum.
+        stop: last + 1 column in the sum.
+    """
 
     parts: tuple[tuple[int, int, int], ...]
     start: int
@@ -45,9 +51,9 @@ class _Block:
         return [last - first for _, first, last in self.parts]
 
     def of(self, rows: list[Float[Tensor, "R ..."]]) -> list[Float[Tensor, "R ..."]]:
-        """The parts of the tensors' rows."""
+        """This block's columns of `rows`, tensor by tensor."""
         whole = [rows[tensor] for tensor, _, _ in self.parts]
-        # None but the first and the last can be cut; a slice of each would cost as much as a copy.
+        # Only the first and the last can be cut, and a slice costs as much as a small copy.
         for place in {0, len(whole) - 1}:
             _, first, last = self.parts[place]
             whole[place] = whole[place][:, first:last]
@@ -58,8 +64,8 @@ class ClippedAccumulator:
     """A sum of clipped gradients that grows in place.
 
     Args:
-        shapes: tensors of the shapes, and on the device, of the gradients to come.
-        max_grad_norm: C; infinite clips nothing.
+        shapes: tensors with the shapes and the device of the gradients.
+        max_grad_norm: clipping norm C; infinite clips nothing.
     """
 
     def __init__(self, shapes: Sequence[Tensor], max_grad_norm: float) -> None:
@@ -83,9 +89,9 @@ class ClippedAccumulator:
         """Clip rows over all tensors together and add them.
 
         Args:
-            gradients: R rows in each tensor. With the same R in every call, how a row is rounded
-                does not depend on how many of them count.
-            count: G, the rows that count, which come first; None: all.
+            gradients: R rows in each tensor. With the same R in every call, the rounding of a row
+                does not depend on how many rows count.
+            count: number of rows that count, G, which come first; None: all.
 
         Returns:
             The norms of the G rows.
@@ -109,10 +115,10 @@ class ClippedAccumulator:
         norms: Tensor = torch.stack(squares).sum(dim=0).sqrt()
         roots = clip_root(norms, self._max_grad_norm)
         roots[count:] = 0.0
-        # Asking a GPU would make it wait.
+        # Reading the answer from a GPU would make it wait.
         whole = norms.device.type == "cpu" and bool(roots.all())
         for block in blocks:
-            if len(blocks) > 1:  # a single one still lies in the buffer
+            if len(blocks) > 1:  # a single block is still in the buffer
                 wide = self._widen(rows, block)
             if not whole:
                 wide.masked_fill_((roots == 0)[:, None], 0.0)
@@ -155,15 +161,15 @@ def _weigh(
 def clip_root(norms: Float[Tensor, "*G"], max_grad_norm: float) -> Float[Tensor, "*G"]:
     """Square root of the clipping factor min(1, C / norm); 0 where the norm is not finite.
 
-    To be multiplied by twice. The factor itself can lie below float32's smallest normal number,
-    where it has few bits left, and a factor that is rounded up lets through more than C.
+    Rows are multiplied by it twice. The factor itself can be below float32's smallest normal
+    number, where it has few bits left, and a factor that is rounded up lets through more than C.
     """
     root = (max_grad_norm / norms).clamp(max=1.0).sqrt()
     return torch.where(torch.isfinite(norms), root, 0.0)
 
 
 def _blocks(sizes: list[int], width: int) -> list[_Block]:
-    """All columns in order, `width` at a time; a tensor is cut where a block is full."""
+    """Blocks of `width` columns, in order; a tensor is cut where a block is full."""
     blocks: list[_Block] = []
     parts: list[tuple[int, int, int]] = []
     start = stop = 0

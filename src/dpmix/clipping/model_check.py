@@ -25,7 +25,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
-from torch.nn.parameter import is_lazy
+from torch.nn.parameter import UninitializedParameter
 
 from dpmix.errors import DpmixError, one_line
 from dpmix.models.finetune import frozen_modules, layer_name, train_mode
@@ -213,7 +213,8 @@ def _refusal(module: nn.Module, frozen: bool) -> str:
             "was compiled from"
         )
     for name, parameter in module.named_parameters(recurse=False):
-        if is_lazy(parameter):  # its shape would come from the first private batch
+        # Its shape would come from the first private batch.
+        if isinstance(parameter, UninitializedParameter):
             return (
                 f"has the uninitialised parameter '{name}'; run one forward on public input of "
                 "the right shape first"

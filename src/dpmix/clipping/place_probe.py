@@ -235,7 +235,7 @@ def _hides_bits(full: bool, mask: bool, fresh: list[Tensor], number: bool) -> bo
     if full:
         shown = any(one.dtype == torch.bool or _is_full(one) for one in fresh)
         return number or (bool(fresh) and not shown)
-    # A comparison that always goes one way shows nothing of what was compared.
+    # A comparison with a single outcome shows nothing of what was compared.
     return mask and any(
         one.is_floating_point() and bool((one == one.flatten()[0]).all()) for one in fresh
     )

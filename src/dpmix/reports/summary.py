@@ -45,7 +45,7 @@ def guarantee_rows(
     ]
     if plan.private and plan.sensitivity_multiplier > 1:
         rows.append(
-            ("sensitivity", f"{plan.sensitivity_multiplier}C: so many times the noise of one C")
+            ("sensitivity", f"{plan.sensitivity_multiplier}C (the noise is multiplied by it)")
         )
     if plan.private and plan.prior_releases:
         rows.append(("spent before", f"{len(plan.prior_releases)} release(s), included in epsilon"))

@@ -127,7 +127,9 @@ class CachedFeatures(FreshViews):
         return self._embedded.sample(data, examples, rng, device)
 
     def embed(self, examples: ImageSource, report: Progress) -> None:  # noqa: D102
-        self._embedded = self.cache.embed_train(examples, self.builder, report)
+        whole = examples is self.splits.train
+        digests = self.splits.train_digests if whole else None
+        self._embedded = self.cache.embed_train(examples, self.builder, report, digests)
         self._embedded.check_data(examples)
 
     def judge(self, report: Progress) -> Callable[[nn.Module], Evaluation]:  # noqa: D102

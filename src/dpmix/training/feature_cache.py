@@ -187,13 +187,20 @@ class FeatureCache:
             # If one view takes long, eight would be no more exact.
             return timed(views[:1] if warm_up * cores > _LONG_VIEW else views)
 
-    def embed_train(self, data: ImageSource, builder: ViewBuilder, report: Report) -> CachedViews:
+    def embed_train(
+        self,
+        data: ImageSource,
+        builder: ViewBuilder,
+        report: Report,
+        digests: UInt8[np.ndarray, "N 32"] | None = None,
+    ) -> CachedViews:
         """Embed the views that are missing, and map all of them.
 
         Args:
             data: private examples.
             builder: the method, with K views.
             report: called with (views done, views in all).
+            digests: `image_digests(data)`, if known; None computes them.
 
         Raises:
             DpmixError: views that can't be cached, or as `FeatureStore` raises.
@@ -201,7 +208,7 @@ class FeatureCache:
         self.check(builder)
         whole = replace(builder, spec=enlarged(builder.spec, self.views))
         spec, pool = whole.spec, builder.pool
-        key = self._key(data) | {
+        key = self._key(data, digests) | {
             "spec": asdict(spec),
             "seed": self.seed,
             "pool": pool and _sha256(pool.images, pool.labels),
@@ -251,7 +258,7 @@ class FeatureCache:
     def _row(
         self, image: UInt8[Tensor, "C H W"], label: Tensor, whole: ViewBuilder, soft: bool
     ) -> Row:
-        """All views of one example, with draws of its own, embedded together and with no other."""
+        """All views of one example, from its own draws, embedded without other examples."""
         draws = whole.draw_views(1, example_rng(image, label, self.seed))
         made = whole.build(image[None].to(self.device), label[None].to(self.device), draws)
         chunks = made.views[0].split(self.view_chunk or len(made.views[0]))
@@ -266,9 +273,11 @@ class FeatureCache:
     def _layout(self, rows: int, views: int, classes: int) -> Layout:
         return Layout(rows, views, self.backbone.embedding_size, self.dtype, classes)
 
-    def _key(self, data: ImageSource) -> dict[str, Any]:
+    def _key(
+        self, data: ImageSource, digests: UInt8[np.ndarray, "N 32"] | None = None
+    ) -> dict[str, Any]:
         return {
-            "data": fingerprint(data),
+            "data": fingerprint(data, digests),
             "backbone": self.backbone.name,
             "weights": self.backbone.weights_sha256,
         }

@@ -104,7 +104,7 @@ def build_optimizer(
     kind = {known.lower(): value for known, value in OPTIMIZERS.items()}.get(name.lower())
     if kind is None:
         raise DpmixError(f"unknown optimizer '{name}': {nearest(name, OPTIMIZERS)}")
-    given = {"noise_std": noise_std} if kind is DPAdamBC else {}
+    given: dict[str, Any] = {"noise_std": noise_std} if kind is DPAdamBC else {}
     given |= {name: value for name, value in arguments.items() if value is not None}
     known = inspect.signature(kind).parameters
     for argument in given:

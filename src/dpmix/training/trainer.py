@@ -145,7 +145,7 @@ class PrivateTrainer:
         self.device = self.parameters[0].device
         self._sampler = sampler or PoissonSampler(plan, len(data))
         self._noise = noise or GaussianNoise(plan)
-        self._clip = clipped_sum or type(self).clipped_sum
+        self._clip = clipped_sum or PrivateTrainer.clipped_sum
         self._randomness = Randomness(seed, ranks.rank)
         self.engine = choose_engine(engine, model, loss, view_shape, views.spec.views, view_chunk)
         self.broadcast_weights()
@@ -396,7 +396,7 @@ def _warn_if_reused(model: nn.Module, optimizer: Optimizer) -> None:
     if model in _USED or optimizer in _USED:
         warnings.warn(
             "this model or optimizer was given to another private trainer before; this plan's "
-            "epsilon does not count the steps taken there: make new ones",
+            "epsilon does not count steps that were taken there: make new ones",
             stacklevel=3,
         )
     _USED.update((model, optimizer))

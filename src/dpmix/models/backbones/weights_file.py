@@ -274,7 +274,7 @@ def _few(names: Sequence[str]) -> str:
 
 def _other_network(path: Path, network: str, reason: str) -> DpmixError:
     return DpmixError(
-        f"weights '{path}' do not fit {network}: {reason}; expected the names and shapes of its "
-        "own state_dict, as torch.save(model.state_dict(), FILE) writes them: name the network "
-        "that the file is of, or rename its tensors"
+        f"weights '{path}' do not fit {network}: {reason}; expected the names and shapes of the "
+        "network's state_dict, as torch.save(model.state_dict(), FILE) writes them: name the "
+        "network that the file is of, or rename its tensors"
     )
