@@ -56,7 +56,7 @@ def guarantee_rows(
             ("sensitivity", f"{plan.sensitivity_multiplier}C (the noise is multiplied by it)")
         )
     if plan.private and plan.prior_releases:
-        rows.append(("spent before", f"{len(plan.prior_releases)} release(s), included in epsilon"))
+        rows.append(("prior releases", f"{len(plan.prior_releases)}, included in epsilon"))
     if plan.private and plan.expected_runs is not None:
         rows.append(
             ("selection", f"best of {plan.expected_runs:g} runs on average, included in epsilon")
