@@ -1,7 +1,4 @@
-"""Backbones by name, and the best one that this machine can load without a network connection.
-
-A new kind of backbone is one file and one line of a table here.
-"""
+"""Backbones by name, and the best one that this machine can load without a network connection."""
 
 import os
 from collections.abc import Callable
@@ -11,7 +8,7 @@ from pathlib import Path
 import torch
 
 from dpmix.errors import DpmixError, nearest
-from dpmix.models.backbones.backbone import Backbone, BackboneRequest, frozen
+from dpmix.models.backbones.backbone import Backbone, BackboneRequest, fold_batch_norm
 from dpmix.models.backbones.libraries import (
     mobilenet_v2_offline,
     offline_weights,
@@ -79,7 +76,10 @@ def load_backbone(
         known = [*BUILT_IN, *(f"{library}:MODEL" for library in LIBRARIES)]
         raise DpmixError(f"unknown backbone '{name}': {nearest(name, known)}")
     request = BackboneRequest(model, weights, pretrained, download, input_size)
-    backbone = frozen(build(request), device)
+    backbone = build(request)
+    fold_batch_norm(backbone.module)
+    backbone.module.requires_grad_(False).eval().to(device)
+    backbone.module.to(memory_format=backbone.module.layout)
     # Weights with a NaN load without an error. Buffers can hold infinities by design, such as
     # attention masks; BatchNorm's are folded.
     for path, weight in backbone.module.named_parameters():
