@@ -25,8 +25,6 @@ from torch import Tensor
 
 from dpmix.data.image import (
     MAX_BYTES_IN_FLIGHT,
-    READING,
-    Reading,
     ReadOptions,
     Remarks,
     UnreadableImageError,
@@ -190,7 +188,6 @@ def _first_shape(images: EncodedImages, options: ReadOptions) -> Shape:
 def decode_files(
     paths: Sequence[Path],
     shape: Shape,
-    reading: Reading = READING,
     workers: int | None = None,
     *,
     skipped: dict[Path, str] | None = None,
@@ -203,7 +200,6 @@ def decode_files(
     Args:
         paths: image files; the concatenated batches follow their order.
         shape: the model's (C, H, W).
-        reading: the rule that the model was trained by, as its run's settings record it.
         workers: decoding threads; None: one per core.
         skipped: gets the files that cannot be read, each with the reason; the batches are without
             them. None refuses such files: all are named, once every file was tried.
@@ -214,7 +210,7 @@ def decode_files(
     """
     unlabelled = torch.zeros(len(paths), dtype=torch.int64)
     images = EncodedImages(tuple(map(str, paths)), tuple(paths), unlabelled)
-    options = ReadOptions(shape[1:], shape[0], workers=workers, reading=reading)
+    options = ReadOptions(shape[1:], shape[0], workers=workers)
     remarks: Remarks = {}
     bad: dict[Path, str] = {} if skipped is None else skipped
     good: list[UInt8[np.ndarray, "C H W"]] = []

@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader, BytesIO
 from threading import Lock, Semaphore
-from typing import Literal
 
 import numpy as np
 import torch
@@ -30,14 +29,6 @@ _TOO_LARGE = f"{{}} pixels, over the bound of {MAX_PIXELS:,}"
 MAX_BYTES_IN_FLIGHT = 512 * 2**20
 _SLOT_COUNT = 16
 _SLOTS, _TAKING = Semaphore(_SLOT_COUNT), Lock()
-
-Reading = Literal[1, 2]
-READING: Reading = 2
-"""The rule by which a picture becomes pixels. A run records it, and is predicted on by the same.
-
-1: orientation tags are ignored (but in TIFF), and the centre is cut out to fit.
-2: every picture is turned upright, and padded where cutting would lose more than a tenth.
-"""
 
 Progress = Callable[[int, int], None]
 """Called with (images done, images in all) during a long decode."""
@@ -95,7 +86,6 @@ class ReadOptions:
         skip_corrupt: leave out images that cannot be decoded instead of refusing the data set.
         workers: decoding threads; None: one per core, 16 at most.
         progress: called during a long decode.
-        reading: the rule by which a picture becomes pixels, see `READING`.
 
     Raises:
         DpmixError: a number out of range.
@@ -106,7 +96,6 @@ class ReadOptions:
     skip_corrupt: bool = False
     workers: int | None = None
     progress: Progress | None = None
-    reading: Reading = READING
 
     def __post_init__(self) -> None:
         if self.channels not in (None, 1, 3):
@@ -148,9 +137,8 @@ def decode_pixels(
                 "give --channels 3 (or 1) to convert every image"
             )
         with hold_memory(image.width * image.height * _BYTES_PER_PIXEL), _unreadable():
-            turned = upright(image, name, remarks) if options.reading > 1 else image
-            shape = options.shape(channels, turned.height, turned.width)
-            return in_form(turned, shape, options.reading)
+            turned = upright(image, name, remarks)
+            return in_form(turned, options.shape(channels, turned.height, turned.width))
 
 
 def _check_header(image: Image.Image, name: str) -> None:
@@ -246,15 +234,12 @@ def _has_more_frames(image: Image.Image) -> bool:
         return False
 
 
-def in_form(
-    image: Image.Image, shape: tuple[int, int, int], reading: Reading = READING
-) -> UInt8[np.ndarray, "C H W"]:
+def in_form(image: Image.Image, shape: tuple[int, int, int]) -> UInt8[np.ndarray, "C H W"]:
     """Convert the colours of an upright image, then fit it to (C, H, W).
 
     Transparent pixels are laid on white. Another size is resized (bicubic): where the proportions
     differ from those of (H, W) by a tenth at most until it covers them, and cut to the centre; else
     until all of it is inside, and its border pixels are repeated (docs/defaults.md says why).
-    By reading 1, it is always cut.
     """
     channels, height, width = shape
     if image.has_transparency_data:
@@ -265,7 +250,7 @@ def in_form(
     one, other = image.width * height, image.height * width
     if image.size == (width, height):
         pixels = np.asarray(image)
-    elif reading > 1 and 10 * max(one, other) > 11 * min(one, other):
+    elif 10 * max(one, other) > 11 * min(one, other):
         pixels = _padded(image, height, width)
     else:
         pixels = _cut(image, height, width)
@@ -306,5 +291,5 @@ def fit_images(
     fitted = np.empty((len(images), *form), dtype=np.uint8)
     for row, image in enumerate(images.numpy()):
         picture = Image.fromarray(image[0] if channels == 1 else image.transpose(1, 2, 0))
-        fitted[row] = in_form(picture, form, options.reading)
+        fitted[row] = in_form(picture, form)
     return torch.from_numpy(fitted)
