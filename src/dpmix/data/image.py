@@ -30,11 +30,11 @@ MAX_BYTES_IN_FLIGHT = 512 * 2**20
 _SLOT_COUNT = 16
 _SLOTS, _TAKING = Semaphore(_SLOT_COUNT), Lock()
 
+# Decoded (4 bytes at most), turned, converted and composited copies may exist together.
+_BYTES_PER_PIXEL = 20
 Progress = Callable[[int, int], None]
 """Called with (images done, images in all) during a long decode."""
 
-# Decoded (4 bytes at most), turned, converted and composited copies may exist together.
-_BYTES_PER_PIXEL = 20
 _CHANNELS = {"1": 1, "L": 1, "P": 3, "RGB": 3}
 _Turn = Image.Transpose
 # By EXIF 0x0112; 1 is upright, and 0 is written for "not known".
@@ -60,19 +60,6 @@ def hold_memory(size: int) -> Iterator[None]:
         yield
     finally:
         _SLOTS.release(slots)
-
-
-Remarks = dict[str, list[str]]
-"""What was not used of images -> their names; threads may add to it."""
-_STACK = "hold more than one frame, and the first is read: save the others as separate files"
-_BROKEN_TAG = "have an orientation tag that can't be read, and are not turned: save them upright"
-
-
-def warn_of(remarks: Remarks, stacklevel: int = 2) -> None:
-    """Warn once of each remark, with the number of images and an example."""
-    for what, names in remarks.items():
-        text = f"{len(names)} image(s), such as '{min(names)}', {what}"
-        warnings.warn(text, stacklevel=stacklevel + 1)
 
 
 @dataclass(frozen=True)
@@ -111,15 +98,12 @@ class ReadOptions:
 
 
 def decode_pixels(
-    stream: BufferedReader | BytesIO,
-    name: str,
-    options: ReadOptions,
-    remarks: Remarks | None = None,
+    stream: BufferedReader | BytesIO, name: str, options: ReadOptions
 ) -> UInt8[np.ndarray, "C H W"]:
-    """Decode one image: turned upright, its colours converted, then fitted (`in_form`).
+    """Decode the image `name`: turned upright, its colours converted, then fitted (`in_form`).
 
     All threads together decode at most `MAX_BYTES_IN_FLIGHT` of pixels at a time; one larger image
-    is decoded alone. `remarks` collects what was not used of the image `name`.
+    is decoded alone.
 
     Raises:
         UnreadableImageError: the image is corrupt, no image, or too large.
@@ -137,7 +121,7 @@ def decode_pixels(
                 "give --channels 3 (or 1) to convert every image"
             )
         with hold_memory(image.width * image.height * _BYTES_PER_PIXEL), _unreadable():
-            turned = upright(image, name, remarks)
+            turned = upright(image)
             return in_form(turned, options.shape(channels, turned.height, turned.width))
 
 
@@ -166,7 +150,7 @@ def _unreadable() -> Iterator[None]:
     """Turn whatever a decoder raises into `UnreadableImageError`."""
     try:
         yield
-    except MemoryError:
+    except (MemoryError, UserWarning):
         raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise UnreadableImageError(_TOO_LARGE.format("more")) from error
@@ -191,21 +175,23 @@ def plain_channels(image: Image.Image) -> int | None:
     return None if image.has_transparency_data else _CHANNELS.get(image.mode)
 
 
-def upright(image: Image.Image, name: str, remarks: Remarks | None = None) -> Image.Image:
+def upright(image: Image.Image) -> Image.Image:
     """Decode `image` and return it turned as its orientation tag says; a tag of no sense is none.
 
     A camera stores the pixels as its sensor lay, and a tag (EXIF, or XMP's copy of it) says how to
-    turn them. Pillow's TIFF decoder turns by itself and drops the tag; its others do not. `remarks`
-    collects what was not used of the image `name`.
+    turn them. Pillow's TIFF decoder turns by itself and drops the tag; its others do not. Warnings
+    tell of a tag that can't be read and of more than one frame.
     """
     # Before the tag is read: TIFF's decoder drops it, and in a PNG it may stand after the pixels.
     image.load()
     orientation = _orientation(image)
-    if remarks is not None:
-        if orientation is None:
-            remarks.setdefault(_BROKEN_TAG, []).append(name)
-        if _has_more_frames(image):
-            remarks.setdefault(_STACK, []).append(name)
+    # Each text is the same for all images, so that Python shows it once.
+    if orientation is None:
+        text = "an image's orientation tag can't be read, and it is not turned: save it upright"
+        warnings.warn(text, stacklevel=2)
+    if _has_more_frames(image):
+        text = "an image holds more than one frame, and the first is read: save each as a file"
+        warnings.warn(text, stacklevel=2)
     turn = _TURNS[orientation or 0]
     return image if turn is None else image.transpose(turn)
 

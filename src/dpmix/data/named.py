@@ -105,7 +105,7 @@ def class_list(data: str) -> tuple[str, ...]:
     path = local_path(data)
     if path.is_dir():
         return class_folder_names(path)
-    if names := NpzArchive(path).class_names():
+    if names := NpzArchive(path).stored_names():
         return names
     raise DpmixError(
         f"{path.name} has no class names, only labels, which are private; expected an array "
