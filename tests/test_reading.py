@@ -3,23 +3,22 @@
 import numpy as np
 import pytest
 import torch
-from dpmix.runs.released_run import read_released
 from PIL import Image
 from safetensors.torch import load_file
 
 import dpmix
 from dpmix.data import decode_files, load_splits
 from dpmix.data.image import READING
-from dpmix.runs import build as wiring
-from dpmix.runs.fit import train_run as run
-from dpmix.runs.load import load_run, test_source
-from dpmix.runs.network import choose_device
+from dpmix.runs import build
+from dpmix.runs.export import export_run
+from dpmix.runs.fit import train_run
+from dpmix.runs.load import evaluation_images, load_run
 from dpmix.runs.predict import predictions
 from dpmix.runs.resume import rebuild_run
 from dpmix.training.evaluate import evaluate
 from pictures import CLASSES, draw
 
-test_source.__test__ = False  # pytest would take it for a test
+RULES = pytest.mark.parametrize("reading", [1, 2])
 
 
 @pytest.fixture
@@ -46,28 +45,23 @@ def settings(photos, quick):
     }  # fmt: skip
 
 
-def as_it_was_written(folder):
-    """Take out what runs did not record when there was one rule."""
-    config = (folder / "config.yaml").read_text()
-    assert "  reading: 1\n" in config
-    (folder / "config.yaml").write_text(config.replace("  reading: 1\n", ""))
-
-
-@pytest.mark.parametrize("reading", [1, 2])
-def test_a_run_is_judged_and_predicted_with_as_it_was_trained(
+@RULES
+def test_a_run_is_judged_predicted_with_and_exported_as_it_was_trained(
     photos, settings, tmp_path, monkeypatch, reading
 ):
-    monkeypatch.setattr(wiring, "READING", reading)
+    monkeypatch.setattr(build, "READING", reading)
     result = dpmix.fit(output=str(tmp_path / "run"), **settings)
-    if reading == 1:
-        as_it_was_written(tmp_path / "run")
+    config = tmp_path / "run" / "config.yaml"
+    if reading == 1:  # as runs were written when there was one rule
+        assert "  reading: 1\n" in config.read_text()
+        config.write_text(config.read_text().replace("  reading: 1\n", ""))
     saved = load_run(tmp_path / "run", "cpu")
     assert saved.input.reading == reading
+    expected = load_splits(str(photos), image_size=12, reading=reading).test.pixels
     for data in (None, str(photos)):
-        source = test_source(saved, data, None, False)
-        expected = load_splits(str(photos), image_size=12, reading=reading).test.pixels
+        source = evaluation_images(saved, data, None, False)
         assert torch.equal(source.pixels, expected)
-        again = evaluate(saved.model, source, saved.normalization, choose_device("cpu"))
+        again = evaluate(saved.model, source, saved.normalization, torch.device("cpu"))
         assert again.loss == pytest.approx(result.evaluation.loss)
     files = sorted((photos / "test").rglob("*.png"))
     (pixels,) = decode_files(files, (1, 12, 12), reading)
@@ -77,9 +71,12 @@ def test_a_run_is_judged_and_predicted_with_as_it_was_trained(
         scores = saved.model(saved.normalization(pixels)).softmax(dim=1)
     given = [one.probabilities for one in predictions(saved, files, torch.device("cpu"))]
     np.testing.assert_allclose(given, scores, atol=1e-6)
+    if reading == READING:
+        export_run(tmp_path / "run", "hub", tmp_path / "hub")
+        assert "turned upright" in (tmp_path / "hub" / "README.md").read_text()
 
 
-@pytest.mark.parametrize("reading", [1, 2])
+@RULES
 def test_a_stopped_run_reads_its_pictures_as_it_began(settings, tmp_path, monkeypatch, reading):
     class StoppedError(Exception):
         pass
@@ -88,32 +85,16 @@ def test_a_stopped_run_reads_its_pictures_as_it_began(settings, tmp_path, monkey
         if now.step == 2:
             raise StoppedError
 
-    monkeypatch.setattr(wiring, "READING", reading)
+    monkeypatch.setattr(build, "READING", reading)
     dpmix.fit(output=str(tmp_path / "whole"), **settings)
     with pytest.raises(StoppedError):
         dpmix.fit(output=str(tmp_path / "run"), report=stop, **settings)
-    monkeypatch.setattr(wiring, "READING", READING)
+    monkeypatch.setattr(build, "READING", READING)
     parts, checkpoint = rebuild_run(tmp_path / "run")
     assert parts.config.input.reading == reading
-    run(parts, checkpoint=checkpoint)
+    train_run(parts, checkpoint=checkpoint)
     whole, resumed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "run"))
     assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
-
-
-def test_a_new_run_from_an_old_runs_settings_reads_by_the_new_rule(settings, tmp_path, monkeypatch):
-    monkeypatch.setattr(wiring, "READING", 1)
-    dpmix.fit(output=str(tmp_path / "old"), **settings)
-    monkeypatch.setattr(wiring, "READING", READING)
-    new = dpmix.fit(tmp_path / "old" / "config.yaml", output=str(tmp_path / "new"))
-    assert new.config.input.reading == READING
-
-
-@pytest.mark.parametrize(("reading", "said"), [(1, "cut to their centre"), (2, "upright")])
-def test_an_export_says_by_which_rule_its_pictures_are_to_be_read(
-    settings, tmp_path, monkeypatch, reading, said
-):
-    monkeypatch.setattr(wiring, "READING", reading)
-    dpmix.fit(output=str(tmp_path / "run"), **settings)
-    words = read_released(tmp_path / "run").input
-    assert said in words
-    assert ("orientation tags are ignored" in words) == (reading == 1)
+    if reading == 1:  # a new run from its settings reads by the new rule
+        new = dpmix.fit(tmp_path / "whole" / "config.yaml", output=str(tmp_path / "new"))
+        assert new.config.input.reading == READING

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from audit_subject import audit, plan
-from dpmix.audit.audit import audit_images, audit_of
+from dpmix.audit.audit import audit_of
+from dpmix.audit.canaries import audit_images
 from dpmix.data.source import TensorSource
 from dpmix.errors import DpmixError
 from dpmix.privacy.accounting import epsilon_pld

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-import dpmix.audit.checks as checks
+import dpmix.audit.audit as audits
 import dpmix.clipping.accumulator as accumulators
 import dpmix.clipping.engine as engine
 import dpmix.privacy.noise as noise
@@ -33,12 +33,18 @@ from dpmix.views import ViewBuilder
 SAMPLED = plan(sampling_rate=0.2, steps=40, noise_multiplier=1.5)
 
 # Many bugs share a plan, whose epsilon takes longer than its steps.
-EPSILON_PRV = cache(checks.epsilon_prv)
+EPSILON_PRV = cache(audits.epsilon_prv)
 
 
 @pytest.fixture(autouse=True)
 def computed_once(monkeypatch):
-    monkeypatch.setattr(checks, "epsilon_prv", EPSILON_PRV)
+    monkeypatch.setattr(audits, "epsilon_prv", EPSILON_PRV)
+
+
+@pytest.fixture
+def plant(monkeypatch):
+    """plant(where, name, bug): replace a function by what `bug` makes of the sound one."""
+    return lambda where, name, bug: monkeypatch.setattr(where, name, bug(getattr(where, name)))
 
 
 def broken(found):
@@ -60,28 +66,29 @@ def test_a_sound_mechanism_is_not_accused(changes, settings):
     assert not failed(plan(**changes), **settings)
 
 
-def test_half_of_the_noise(monkeypatch):
-    whole = GaussianNoise.__init__
+def test_half_of_the_noise(plant):
+    def halved(sound):
+        def init(self, run_plan):
+            sound(self, run_plan)
+            self.std /= 2
 
-    def halved(self, run_plan):
-        whole(self, run_plan)
-        self.std /= 2
+        return init
 
-    monkeypatch.setattr(GaussianNoise, "__init__", halved)
+    plant(GaussianNoise, "__init__", halved)
     found = audit(plan(noise_multiplier=2.0))
     assert found.lower_bound > found.claimed  # the bound alone refutes it
     assert broken(found) == {"noise in every step"}
 
 
-def test_no_noise_where_nobody_was_drawn(monkeypatch):
-    sound = GaussianNoise.release
+def test_no_noise_where_nobody_was_drawn(plant):
+    def forgetful(sound):
+        return lambda self, clipped_sum, rng: (
+            sound(self, clipped_sum, rng)
+            if any(total.any() for total in clipped_sum)
+            else [total / self.denominator for total in clipped_sum]
+        )
 
-    def forgetful(self, clipped_sum, rng):
-        if not any(total.any() for total in clipped_sum):
-            return [total / self.denominator for total in clipped_sum]
-        return sound(self, clipped_sum, rng)
-
-    monkeypatch.setattr(GaussianNoise, "release", forgetful)
+    plant(GaussianNoise, "release", forgetful)
     sparse = plan(sampling_rate=0.02, steps=60)
     assert "noise in every step" in failed(sparse, canaries=40, examples=4)
 
@@ -148,55 +155,49 @@ PERMUTED = torch.from_numpy(np.random.default_rng(0).permutation(20_736))
 ], ids=["the same in every step", "every second step", "minus the last step", "halves",
         "antithetic", "neighbours", "permuted", "averaged", "a table", "coarse", "uniform"],
 )  # fmt: skip
-def test_noise_of_the_planned_size_that_is_not_independent(monkeypatch, bug):
-    monkeypatch.setattr(noise, "_whole_noise", bug(noise._whole_noise))
+def test_noise_of_the_planned_size_that_is_not_independent(plant, bug):
+    plant(noise, "_whole_noise", bug)
     assert failed(plan(steps=10)) == {"independent noise"}
 
 
-def test_noise_that_is_half_a_percent_too_small_in_all_steps(monkeypatch):
-    sound = noise._whole_noise
-    monkeypatch.setattr(
-        noise, "_whole_noise", lambda count, std, rng: sound(count, 0.995 * std, rng)
-    )
+def test_noise_that_is_half_a_percent_too_small_in_all_steps(plant):
+    plant(noise, "_whole_noise", lambda sound: lambda n, std, rng: sound(n, 0.995 * std, rng))
     assert failed(plan(steps=30)) == {"noise in every step"}
 
 
-def test_no_noise_on_the_bias(monkeypatch):
-    sound = noise._whole_noise
-    monkeypatch.setattr(
-        noise, "_whole_noise",
-        lambda count, std, rng: sound(count, std, rng) * (count != 8),
-    )  # fmt: skip
+def test_no_noise_on_the_bias(plant):
+    plant(noise, "_whole_noise", lambda sound: lambda n, std, rng: sound(n, std, rng) * (n != 8))
     assert "noise in every step" in failed(plan(steps=2))
 
 
-def test_half_of_the_sum_again_in_the_release(monkeypatch):
-    sound = GaussianNoise.release
-    monkeypatch.setattr(
-        GaussianNoise, "release",
-        lambda self, total, rng: sound(self, [1.5 * one for one in total], rng),
-    )  # fmt: skip
+def test_half_of_the_sum_again_in_the_release(plant):
+    plant(GaussianNoise, "release", lambda sound: lambda self, total, rng: sound(
+        self, [1.5 * one for one in total], rng))  # fmt: skip
     assert "independent noise" in failed(plan(steps=10))
 
 
-def test_division_by_the_size_of_the_batch_that_was_drawn(monkeypatch):
-    sound, drawn = PoissonSampler.draw, {}
+def test_division_by_the_size_of_the_batch_that_was_drawn(plant):
+    drawn = {}
 
-    def noted(self, rng):
-        examples = sound(self, rng)
-        drawn["size"] = max(1, len(examples))
-        return examples
+    def noted(sound):
+        def draw(self, rng):
+            examples = sound(self, rng)
+            drawn["size"] = max(1, len(examples))
+            return examples
 
-    def realised(self, clipped_sum, rng):
-        kept, self.denominator = self.denominator, drawn["size"]
-        try:
-            return release(self, clipped_sum, rng)
-        finally:
+        return draw
+
+    def realised(sound):
+        def release(self, clipped_sum, rng):
+            kept, self.denominator = self.denominator, drawn["size"]
+            made = sound(self, clipped_sum, rng)
             self.denominator = kept
+            return made
 
-    release = GaussianNoise.release
-    monkeypatch.setattr(PoissonSampler, "draw", noted)
-    monkeypatch.setattr(GaussianNoise, "release", realised)
+        return release
+
+    plant(PoissonSampler, "draw", noted)
+    plant(GaussianNoise, "release", realised)
     half = plan(sampling_rate=0.5, denominator=30.0, steps=10)
     assert "noise in every step" in failed(half, canaries=200, examples=16)
 
@@ -297,22 +298,9 @@ def test_steps_beyond_the_plan(monkeypatch):
     lambda sound: lambda rate, sigma, count, *others: sound(rate, sigma, count // 2, *others),
     lambda sound: lambda rate, sigma, *others: sound(rate, 1.2 * sigma, *others),
 ], ids=["half of the rate", "half of the steps", "more noise"])  # fmt: skip
-def test_an_accountant_that_hears_of_less(monkeypatch, less):
-    monkeypatch.setattr(plans, "epsilon_stated", less(plans.epsilon_stated))
+def test_an_accountant_that_counts_less(plant, less):
+    plant(plans, "epsilon_stated", less)
     assert failed(plan(sampling_rate=0.2, steps=10)) == {"claimed epsilon"}
-
-
-def clip_sum(monkeypatch, changed):
-    """Let `changed` make the clipped sum of views out of what the real engine makes."""
-    sound = engine.examplewise_sum
-
-    def other(model, loss, views, labels, bound, chunk):
-        def clip(views, labels, bound):
-            return sound(model, loss, views, labels, bound, chunk)
-
-        return changed(clip, views, labels, bound)
-
-    monkeypatch.setattr(engine, "examplewise_sum", other)
 
 
 def one_class_unclipped(clip, views, labels, bound):
@@ -347,21 +335,28 @@ def by_view(clip, views, labels, bound):
     one_class_unclipped, two_at_a_time, by_view,
     lambda clip, views, labels, bound: clip(views, labels, 2 * bound),
 ], ids=["one class", "two at a time", "view by view", "at 2C"])  # fmt: skip
-def test_clipping_that_bounds_less(monkeypatch, bug):
-    clip_sum(monkeypatch, bug)
+def test_clipping_that_bounds_less(plant, bug):
+    def changed(sound):
+        return lambda model, loss, views, labels, bound, chunk: bug(
+            lambda some, soft, limit: sound(model, loss, some, soft, limit, chunk),
+            views, labels, bound,
+        )  # fmt: skip
+
+    plant(engine, "examplewise_sum", changed)
     assert failed(plan(steps=2, sampling_rate=0.1), examples=16) == {"clipped gradients"}
 
 
-def test_clipping_that_bounds_less_in_the_middle_of_training_alone(monkeypatch):
-    sound = PrivateTrainer.clipped_sum
+def test_clipping_that_bounds_less_in_the_middle_of_training_alone(plant):
+    def doubled(sound):
+        def clipped_sum(self, examples, draws, **others):
+            made = sound(self, examples, draws, **others)
+            if 0 < self.steps_done < self.plan.steps:
+                torch._foreach_mul_(made.gradients, 2)
+            return made
 
-    def doubled(self, examples, draws, **others):
-        made = sound(self, examples, draws, **others)
-        if 0 < self.steps_done < self.plan.steps:
-            torch._foreach_mul_(made.gradients, 2)
-        return made
+        return clipped_sum
 
-    monkeypatch.setattr(PrivateTrainer, "clipped_sum", doubled)
+    plant(PrivateTrainer, "clipped_sum", doubled)
     assert failed(plan(steps=3)) == {"clipped gradients"}
 
 

@@ -120,7 +120,7 @@ def test_predict_writes_csv_and_json_that_agree(dpmix, trained, image_root, tmp_
     status, out, _ = dpmix(*call)
     assert status == 0 and "20 predictions" in out
     status, _, err = dpmix(*call)
-    assert status == 2 and "is there already" in err
+    assert status == 2 and "exists; give another --output" in err
     assert dpmix(*call, "--overwrite")[0] == 0
     written = json.loads((tmp_path / "p.json").read_text())
     assert [row["prediction"] for row in written] == [row["prediction"] for row in rows]

@@ -28,7 +28,7 @@ def test_a_tuning_run_says_validation_wherever_it_said_test(dpmix, tmp_path):
     assert list(numbers["class_accuracy"]) == ["0", "1", "2", "3"]
     assert numbers["judged_on"] == "validation"
     card = (folder / "MODEL_CARD.md").read_text()
-    assert "| validation accuracy" in card and "test accuracy" not in card
+    assert f"{numbers['images']} validation images" in card and "test images" not in card
     data = yaml.safe_load((folder / "config.yaml").read_text())["data"]
     assert (data["classes"], data["validation_fraction"], data["train_images"]) == (4, 0.2, 300)
     status, out, _ = dpmix("verify", folder)

@@ -73,7 +73,7 @@ def test_nothing_that_a_run_hands_out_names_where_anything_lay(dpmix, place, mod
     report = run / "audit.json"
     assert dpmix("audit", *settings, "--canaries", 20, "--report", report)[0] in (0, 1)
     assert dpmix("report", run)[0] == 0
-    # What the other formats hold, test_export_command.py reads.
+    # What the other formats hold, test_export.py reads.
     assert dpmix("export", run, "--format", "hub", "--output", out / "hub")[0] == 0
     # Pages name runs by what the user called their folders.
     shutil.copytree(run, tmp_path / "first")
@@ -86,7 +86,7 @@ def test_nothing_that_a_run_hands_out_names_where_anything_lay(dpmix, place, mod
             seen.add(name)
     assert seen >= {
         "MODEL_CARD.md", "report.html", "compare.html", "privacy.json", "metrics.json",
-        "audit.json", "model.safetensors", "README.md", "config.json",
+        "audit.json", "model.safetensors", "README.md",
     }  # fmt: skip
     assert "images in a folder" in (run / "MODEL_CARD.md").read_text()
     assert json.loads(report.read_text())["settings"]["data"]["data"] == "images in a folder"

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
-from torch.utils.data import IterableDataset, Subset, TensorDataset
+from torch.utils.data import IterableDataset
 from torchvision.transforms import functional as transforms
 
 from dpmix.data.torch_dataset import read_images
@@ -46,12 +46,6 @@ def test_labels_of_one_whole_number_are_integers(kind):
     pixels, labels = read_images(pairs([GREY] * 3, [kind(y) for y in (0, 2, 1)]))
     assert labels.tolist() == [0, 2, 1]
     assert pixels.shape == (3, 1, 4, 6) and (pixels == 7).all()
-
-
-def test_datasets_and_subsets_of_torch_are_read():
-    whole = TensorDataset(PIXELS, torch.tensor([0, 2, 1, 0, 2]))
-    pixels, labels = read_images(Subset(whole, [3, 1]))
-    assert torch.equal(pixels, PIXELS[[3, 1]]) and labels.tolist() == [0, 2]
 
 
 def test_every_example_is_read_by_itself():

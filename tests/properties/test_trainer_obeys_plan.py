@@ -239,10 +239,10 @@ def test_what_the_noise_was_made_for_cannot_be_exchanged(name):
         setattr(run, name, getattr(run, name))
 
 
-def test_steps_of_another_trainer_on_the_model_are_told():
+def test_steps_of_another_trainer_on_the_model_warn():
     model = linear()
     trainer(plan(), model=model).step()
-    with pytest.warns(UserWarning, match="epsilon does not count steps that were taken there"):
+    with pytest.warns(UserWarning, match="epsilon does not count the steps taken there"):
         trainer(plan(), model=model)
 
 

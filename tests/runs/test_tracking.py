@@ -114,7 +114,7 @@ def test_wandb_is_told_neither_what_is_private_nor_where_anything_lies(
 def test_no_setting_that_is_shown_names_a_path():
     config = Config.load(
         data="secret/a", pool="secret/b", pool_labels="secret/c", backbone_weights="secret/d",
-        backbone="timm:x", spent=["secret/e"], output="secret/f", cache_dir="secret/g",
+        backbone="timm:x", prior_releases=["secret/e"], output="secret/f", cache_dir="secret/g",
         data_root="secret/h",
     )  # fmt: skip
     assert "secret" not in str(shown(config))

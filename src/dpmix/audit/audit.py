@@ -13,14 +13,17 @@ from jaxtyping import Bool, Float64
 from torch import nn
 
 from dpmix.audit.bounds import best_one_run_epsilon, best_two_world_epsilon
-from dpmix.audit.canaries import CanaryRun, WithCanaries, make_canaries
-from dpmix.audit.checks import StepChecks
+from dpmix.audit.canaries import CanaryRun, Gained, audit_images
+from dpmix.audit.checks import ExampleChecks, ReleaseChecks
+from dpmix.audit.invariants import DrawChecks, NoiseChecks, exactly
+from dpmix.clipping.accumulator import sum_dtype
 from dpmix.data.named import public_name
 from dpmix.data.source import ImageSource
-from dpmix.errors import DpmixError
+from dpmix.errors import DpmixError, to_install
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.reports.audit_report import AuditFindings, AuditReport, Finding, Kind, read_audit
 from dpmix.reports.facts import RunFacts
+from dpmix.reports.prv import epsilon_prv
 from dpmix.reports.statement import Statement
 from dpmix.runs.build import Run
 from dpmix.runs.folder import RunFolder
@@ -30,7 +33,6 @@ from dpmix.training.evaluate import logits
 from dpmix.training.trainer import PrivateTrainer
 
 Progress = Callable[[int, int], None]
-Gained = Callable[[ImageSource], Float64[np.ndarray, " M"]]
 _MOST_GRADIENTS, _MOST_IMAGES = 10_000, 1000
 # As near to the least sigma as calibration ends, twice.
 _CALIBRATED = 1e-3
@@ -56,13 +58,13 @@ def audit_gradients(
 
     Args:
         make: builds a new trainer, as in `CanaryRun`.
-        plan: the trainers' plan.
+        plan: the plan that every trainer follows.
         examples: number of training examples.
         parameters: number of trained parameters.
-        canaries: M of a run, at most one for each trained parameter.
+        canaries: number of canaries in a run, M; at most one for each trained parameter.
         runs: number of full training runs; each adds M canaries.
         confidence: probability that the bounds hold.
-        rng: of the random draws that include canaries, and of their places.
+        rng: draws which canaries are included, and their places.
         progress: called with (steps done, steps in all).
 
     Raises:
@@ -107,52 +109,71 @@ def audit_gradients(
     )
 
 
-def audit_images(
-    train: Callable[[ImageSource], Gained],
-    *,
-    kind: Kind,
-    data: ImageSource,
-    held_out: ImageSource,
-    claimed: float,
-    delta: float,
-    canaries: int,
-    runs: int,
-    confidence: float,
-    rng: np.random.Generator,
-) -> AuditFindings:
-    """Train with canaries among the images, guess from the model which were in, bound epsilon.
-
-    One training answers for all of them: Steinke, Nasr, Jagielski 2023 (arXiv 2305.08846).
+class StepChecks:
+    """Tests every step of a run.
 
     Args:
-        train: trains on the images it is given, and returns a function from images to how much
-            lower their loss is than before.
-        kind: mislabelled or pattern.
-        data: the private images, all of which are in.
-        held_out: as in `make_canaries`.
-        claimed: epsilon of a run.
-        delta: of a run.
-        canaries: M of a run.
-        runs: number of full training runs.
-        confidence: probability that the bound holds.
-        rng: of the canaries and of the random draws that include them.
-
-    Raises:
-        DpmixError: as `make_canaries` raises.
+        run: before its first step.
+        rng: chooses what is looked at.
     """
-    scores: list[Float64[np.ndarray, " M"]] = []
-    draws: list[Bool[np.ndarray, " M"]] = []
-    for _ in range(runs):
-        made = make_canaries(kind, canaries, held_out, rng)
-        included = rng.random(canaries) < 0.5
-        some = torch.from_numpy(np.flatnonzero(included))
-        added = replace(made, pixels=made.pixels[some], labels=made.labels[some])
-        scores.append(train(WithCanaries(data, added))(made))
-        draws.append(included)
-    found = best_one_run_epsilon(np.concatenate(scores), np.concatenate(draws), delta, confidence)
-    return AuditFindings(
-        kind=kind, claimed=claimed, delta=delta, one_run=found, confidence=confidence,
-        canaries=canaries * runs, runs=runs,
+
+    def __init__(self, run: CanaryRun, rng: np.random.Generator) -> None:
+        self._run, trainer, plan = run, run.trainer, run.plan
+        sizes = [parameter.numel() for parameter in trainer.parameters]
+        rounding = torch.finfo(sum_dtype(trainer.device)).eps
+        self._noise = NoiseChecks(plan, sizes, rounding, rng)
+        self._draws = DrawChecks(trainer.data.labels.numpy(), run.members, plan.sampling_rate)
+        self._releases = ReleaseChecks(run)
+        self._examples = ExampleChecks(run, rng)
+        self._examples.clip(compare=True)
+
+    def add(self) -> None:
+        """Take the step that was just done."""
+        used, noise = torch.cat(self._run.used), self._run.noise
+        self._noise.add(noise.noise.numpy(), noise.given.numpy())
+        self._draws.add(used.numpy())
+        self._releases.add()
+        self._examples.add(used)
+
+    def found(self) -> tuple[Finding, ...]:
+        """All invariants, once all steps are done."""
+        self._examples.clip(compare=False)
+        return (
+            self._noise.size(),
+            self._noise.independence(),
+            self._draws.found(),
+            self._examples.clipping(),
+            self._examples.views(),
+            *self._releases.found(),
+            steps_are_counted(self._run),
+            epsilon_is_stated(self._run.plan),
+        )
+
+
+def steps_are_counted(run: CanaryRun) -> Finding:
+    """Whether a trainer whose steps are all done refuses another one."""
+    try:
+        run.step()
+        refused = False
+    except DpmixError:
+        refused = True
+    found = f"{run.plan.steps} steps, and another one was refused"
+    return exactly("number of steps", found, {"a step beyond the plan's was taken": not refused})
+
+
+def epsilon_is_stated(plan: PrivacyPlan) -> Finding:
+    """Whether the claim is no lower than by an accountant that shares no code with the plan's."""
+    bounds = epsilon_prv(
+        plan.sampling_rate, plan.noise_multiplier, plan.steps, plan.delta, plan.prior_releases
+    )
+    name = "claimed epsilon"
+    if bounds is None:
+        missing = f"left out: prv-accountant is missing; {to_install('verify')}"
+        return Finding(name=name, holds=True, found=missing, tested=False)
+    shown = math.floor(1000 * bounds[0]) / 1000
+    return Finding(
+        name=name, holds=plan.epsilon >= bounds[0],
+        found=f"another accountant gives {shown:.3f} or more",
     )  # fmt: skip
 
 
@@ -180,9 +201,9 @@ def audit_run(
 
     Args:
         run: the run, with its views embedded where it trains on cached features.
-        kind: of the canaries.
-        canaries: M of a run; None: one for each trained parameter, at most 10,000, or one for each
-            test image, at most 1,000.
+        kind: kind of the canaries.
+        canaries: number of canaries in a run, M; None: one for each trained parameter, at most
+            10,000, or one for each test image, at most 1,000.
         runs: number of full training runs.
         confidence: probability that the bounds hold.
         progress: called with (steps done, steps in all).
@@ -269,8 +290,8 @@ def audit_of(folder: RunFolder, facts: RunFacts) -> AuditReport | None:
     Where things lie and how they are computed may differ: the audit may have run elsewhere.
 
     Args:
-        folder: of the run.
-        facts: its settings and its guarantee.
+        folder: the run's folder.
+        facts: settings and guarantee of the run.
 
     Raises:
         DpmixError: as `read_audit` raises, or an audit of something else.

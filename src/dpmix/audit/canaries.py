@@ -13,7 +13,7 @@ training images by a fair coin; a model that was trained on it has a lower loss 
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from jaxtyping import Bool, Float64, Int64, UInt8
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from dpmix.audit.bounds import best_one_run_epsilon
 from dpmix.clipping.types import ClippedSum, zero_sum
 from dpmix.data.source import ImageSource, TensorSource
 from dpmix.errors import DpmixError
@@ -28,10 +29,11 @@ from dpmix.privacy.noise import GaussianNoise
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.privacy.randomness import StepRandomness, Stream
 from dpmix.privacy.sampling import PoissonSampler
-from dpmix.reports.audit_report import Kind
+from dpmix.reports.audit_report import AuditFindings, Kind
 from dpmix.training.trainer import PrivateTrainer
 
 _CELLS = 4
+Gained = Callable[[ImageSource], Float64[np.ndarray, " M"]]
 
 
 class RecordedNoise(GaussianNoise):
@@ -64,7 +66,7 @@ class CanaryRun:
     Args:
         make: builds the trainer from the keyword arguments `sampler`, `noise` and `clipped_sum` of
             `PrivateTrainer`.
-        plan: the trainer's.
+        plan: the plan that the trainer follows.
         examples: number of training examples, without canaries.
         included: [M], which canaries are in.
         places: [M], each canary's parameter, by its number among all of them; all different.
@@ -72,7 +74,7 @@ class CanaryRun:
     Attributes:
         trainer: what `make` built.
         members: N, included canaries among them.
-        noise: what the release did.
+        noise: record of the last release.
         used: the examples and canaries that were clipped in the step, one tensor for each chunk.
         clipped: the sum of what clipping returned for them.
         longest: largest norm of what clipping ever returned, in units of C for each example.
@@ -215,11 +217,11 @@ def make_canaries(
     """Images, each with a label that no training image teaches.
 
     Args:
-        kind: mislabelled, held-out images with a wrong label; or pattern, coarse patterns of
+        kind: `mislabelled`, held-out images with a wrong label; or `pattern`, coarse patterns of
             random colours with any label.
         count: number of images; of mislabelled ones at most that of the held-out images.
         held_out: images of the private data's shape and classes.
-        rng: of all choices.
+        rng: makes all random choices.
 
     Raises:
         DpmixError: more mislabelled images than held-out ones, or a single class.
@@ -240,3 +242,52 @@ def make_canaries(
     return TensorSource(
         held_out.images(index).cpu(), (held_out.labels[index] + shift) % classes, names
     )
+
+
+def audit_images(
+    train: Callable[[ImageSource], Gained],
+    *,
+    kind: Kind,
+    data: ImageSource,
+    held_out: ImageSource,
+    claimed: float,
+    delta: float,
+    canaries: int,
+    runs: int,
+    confidence: float,
+    rng: np.random.Generator,
+) -> AuditFindings:
+    """Train with canaries among the images, guess from the model which were in, bound epsilon.
+
+    One training answers for all of them: Steinke, Nasr, Jagielski 2023 (arXiv 2305.08846).
+
+    Args:
+        train: trains on the images it is given, and returns a function from images to how much
+            lower their loss is than before.
+        kind: `mislabelled` or `pattern`.
+        data: the private images, all of which are in.
+        held_out: as in `make_canaries`.
+        claimed: epsilon that a run claims.
+        delta: delta of that claim.
+        canaries: number of canaries in a run, M.
+        runs: number of full training runs.
+        confidence: probability that the bound holds.
+        rng: draws the canaries, and which of them are included.
+
+    Raises:
+        DpmixError: as `make_canaries` raises.
+    """
+    scores: list[Float64[np.ndarray, " M"]] = []
+    draws: list[Bool[np.ndarray, " M"]] = []
+    for _ in range(runs):
+        made = make_canaries(kind, canaries, held_out, rng)
+        included = rng.random(canaries) < 0.5
+        some = torch.from_numpy(np.flatnonzero(included))
+        added = replace(made, pixels=made.pixels[some], labels=made.labels[some])
+        scores.append(train(WithCanaries(data, added))(made))
+        draws.append(included)
+    found = best_one_run_epsilon(np.concatenate(scores), np.concatenate(draws), delta, confidence)
+    return AuditFindings(
+        kind=kind, claimed=claimed, delta=delta, one_run=found, confidence=confidence,
+        canaries=canaries * runs, runs=runs,
+    )  # fmt: skip

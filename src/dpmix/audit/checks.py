@@ -1,4 +1,4 @@
-"""All that is tested in one run, while it runs: exact comparisons, and the tests of `invariants`.
+"""Exact tests of the steps of one run, made while it runs.
 
 Does one example move the sum by at most C? Some examples of every class are tried before and after
 training, and one after each step. Each is clipped alone, and once more with a loss that is many
@@ -23,16 +23,12 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from dpmix.audit.canaries import CanaryRun, flat
-from dpmix.audit.invariants import DrawChecks, NoiseChecks, exactly
-from dpmix.clipping.accumulator import sum_dtype
+from dpmix.audit.invariants import exactly
 from dpmix.clipping.loss import Loss
 from dpmix.data.source import ImageSource
-from dpmix.errors import DpmixError, to_install
 from dpmix.models.finetune import train_mode
-from dpmix.privacy.plan import PrivacyPlan
 from dpmix.privacy.randomness import Randomness
 from dpmix.reports.audit_report import Finding
-from dpmix.reports.prv import epsilon_prv
 from dpmix.views.builder import ViewSet
 from dpmix.views.spec import ViewSpec
 
@@ -46,74 +42,6 @@ _ROUNDING, _CPU_KERNELS, _KERNELS = 1e-5, 1e-3, 1e-2
 _LOUD, _AUDIBLE, _PART = 100.0, 1e-3, 1e-2
 # Sums in another order, next to C.
 _SUM_ROUNDING = 1e-6
-
-
-class StepChecks:
-    """Tests every step of a run.
-
-    Args:
-        run: before its first step.
-        rng: chooses what is looked at.
-    """
-
-    def __init__(self, run: CanaryRun, rng: np.random.Generator) -> None:
-        self._run, trainer, plan = run, run.trainer, run.plan
-        sizes = [parameter.numel() for parameter in trainer.parameters]
-        rounding = torch.finfo(sum_dtype(trainer.device)).eps
-        self._noise = NoiseChecks(plan, sizes, rounding, rng)
-        self._draws = DrawChecks(trainer.data.labels.numpy(), run.members, plan.sampling_rate)
-        self._releases = ReleaseChecks(run)
-        self._examples = ExampleChecks(run, rng)
-        self._examples.clip(compare=True)
-
-    def add(self) -> None:
-        """Take the step that was just done."""
-        used, noise = torch.cat(self._run.used), self._run.noise
-        self._noise.add(noise.noise.numpy(), noise.given.numpy())
-        self._draws.add(used.numpy())
-        self._releases.add()
-        self._examples.add(used)
-
-    def found(self) -> tuple[Finding, ...]:
-        """All invariants, once all steps are done."""
-        self._examples.clip(compare=False)
-        return (
-            self._noise.size(),
-            self._noise.independence(),
-            self._draws.found(),
-            self._examples.clipping(),
-            self._examples.views(),
-            *self._releases.found(),
-            steps_are_counted(self._run),
-            epsilon_is_stated(self._run.plan),
-        )
-
-
-def steps_are_counted(run: CanaryRun) -> Finding:
-    """Whether a trainer whose steps are all done refuses another one."""
-    try:
-        run.step()
-        refused = False
-    except DpmixError:
-        refused = True
-    found = f"{run.plan.steps} steps, and another one was refused"
-    return exactly("number of steps", found, {"a step beyond the plan's was taken": not refused})
-
-
-def epsilon_is_stated(plan: PrivacyPlan) -> Finding:
-    """Whether the claim is no lower than by an accountant that shares no code with the plan's."""
-    bounds = epsilon_prv(
-        plan.sampling_rate, plan.noise_multiplier, plan.steps, plan.delta, plan.prior_releases
-    )
-    name = "claimed epsilon"
-    if bounds is None:
-        missing = f"left out: prv-accountant is missing; {to_install('verify')}"
-        return Finding(name=name, holds=True, found=missing, tested=False)
-    shown = math.floor(1000 * bounds[0]) / 1000
-    return Finding(
-        name=name, holds=plan.epsilon >= bounds[0],
-        found=f"another accountant gives {shown:.3f} or more",
-    )  # fmt: skip
 
 
 class ExampleChecks:

@@ -72,8 +72,9 @@ def main() -> None:
         status = app(args=sys.argv[1:] or ["--help"], standalone_mode=False)
     except (DpmixError, _UsageError) as error:
         if is_first_to_fail():
-            usage = not isinstance(error, DpmixError)
-            text = f"{error.format_message().rstrip('.')}; see --help" if usage else str(error)
+            text = str(error)
+            if not isinstance(error, DpmixError):
+                text = f"{error.format_message().rstrip('.')}; see --help"
             say("error", "bold red", text)
         sys.exit(USER_ERROR)
     # Typer turns Ctrl-C into this status, whatever the mode.

@@ -11,6 +11,7 @@ from dpmix.cli.progress import USER_ERROR, decoding_bar, stdout
 from dpmix.data.decode import counted, nothing_left
 from dpmix.files import to_json, write_text
 from dpmix.reports.summary import evaluation_rows, two_columns
+from dpmix.runs.export import FORMATS, export_run
 from dpmix.runs.load import evaluation_images, load_run
 from dpmix.runs.network import choose_device
 from dpmix.runs.predict import as_csv, as_json, check_output, image_files, predictions
@@ -100,9 +101,6 @@ def export(
     It takes images as uint8 [batch, C, H, W], not normalised, and gives logits. The privacy
     statement goes with it. A graph is checked to give the run's own answers.
     """
-    # Imported here: nothing else on the command line needs torch's exporters.
-    from dpmix.runs.export import FORMATS, export_run
-
     console = stdout()
     console.print(f"writing the whole network as {format} ...")
     with console.status("half a minute for most networks, minutes for large ones"):

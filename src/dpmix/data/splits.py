@@ -88,7 +88,7 @@ class Splits:
 
 
 def hashed_split(relative_paths: Sequence[str], fraction: float) -> Bool[Tensor, " N"]:
-    """Return which files are test files; each file decides by the sha256 of its own path.
+    """Return which files are test files; the sha256 of its path decides for each file.
 
     A file belongs to the test split when sha256(path) / 2^256 < `fraction`. This is a privacy
     rule: no file's place depends on another file, so folders that differ in one file give train

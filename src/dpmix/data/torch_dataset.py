@@ -1,6 +1,6 @@
 """A `torch.utils.data.Dataset` of (image, label) pairs as pixels and labels.
 
-Guarantee: every example is read once, and is a function of its own pair and of the caller's
+Guarantee: every example is read once, and is a function of that pair and of the caller's
 arguments alone: no range, mean or size is taken from other images.
 """
 

@@ -1,9 +1,9 @@
 """A diffusers text-to-image pipeline, from a local folder or the hub.
 
 Guarantees: nothing is downloaded unless asked for, and no code from the model's folder is run. Each
-image starts from noise of its own seed, drawn on the CPU, so neither the batch nor the device
-decides what it shows. An image that the safety checker blacked out comes back as None, and one that
-is not finite or of one colour, as half precision makes them where it overflows, is an error
+image starts from noise that is drawn on the CPU from the image's seed, so neither the batch nor the
+device decides what it shows. An image that the safety checker blacked out comes back as None. One
+that is not finite or of one colour, as half precision makes them where it overflows, is an error
 (`tests/pool/test_diffusion_model.py`).
 """
 

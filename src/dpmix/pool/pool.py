@@ -5,7 +5,7 @@ The images are taken as public: nothing private may have been read to make or ch
 Guarantee: which public image is drawn depends on the example's own random draws and, for
 `same_class` and `other_class`, on its own label; never on another example. So a view set still
 reads one private example, and its gradient, clipped to C, is all that the example adds to the sum
-(`tests/properties/test_isolation.py`, `test_sensitivity.py`).
+(`properties/test_isolation.py`, `properties/test_sensitivity.py`).
 """
 
 from dataclasses import dataclass
@@ -85,7 +85,7 @@ class ClassIndex:
         Args:
             bits: D random draws for each example, uniform over a range so wide that the bias of
                 the remainder is nil.
-            classes: of the G examples.
+            classes: class of each of the G examples.
         """
         start, count = self.start[classes, None], self.count[classes, None]
         return self.order[start + bits % count]

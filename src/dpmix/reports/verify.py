@@ -63,7 +63,10 @@ def verify(path: Path) -> Verified:
         DpmixError: the first thing that does not hold, a run that is not private, or an audit in
             the folder that refuted the claim.
     """
-    model = ModelFile(path if path.is_file() else RunFiles(path).model)
+    files = RunFiles(path)
+    if not path.is_file():
+        files.refuse_if_missing(files.model)
+    model = ModelFile(path if path.is_file() else files.model)
     statement = model.statement
     model.check_weights()
     if not statement.private:
@@ -77,7 +80,7 @@ def verify(path: Path) -> Verified:
             at_stop = statement.epsilon_at_fixed_stop
             _check_prv("epsilon_at_fixed_stop", at_stop, plan, statement.steps)
         if path.is_dir():
-            _check_folder(RunFiles(path), model, plan)
+            _check_folder(files, model, plan)
     except (KeyError, TypeError, AttributeError) as error:
         raise _broken(
             f"'{path}' has no settings of a run ({type(error).__name__} {error})"

@@ -128,7 +128,7 @@ def refuse_idle(config: Config) -> None:
 
 
 def check_settings(config: Config) -> None:
-    """Refuse what can be told from the settings alone, the model chosen, before data are read.
+    """Refuse what the settings and the chosen model alone rule out, before data are read.
 
     Raises:
         DpmixError: a value that the method or the plan does not allow, or settings of a pool that

@@ -1,6 +1,6 @@
 """A run's folder: who may write to it, and how a run publishes its files.
 
-Guarantees, whenever the process is killed: `model.safetensors` holds the guarantee of its own
+Guarantees, whenever the process is killed: `model.safetensors` holds the guarantee of the same
 weights, and no other file next to it is about other weights; and while a run overwrites another
 one, the other's model exists, here or in `<folder>.previous`, until this one has published its own.
 """

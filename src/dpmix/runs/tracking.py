@@ -51,7 +51,7 @@ class WeightsAndBiases:
     """Curves as one run of a project of Weights & Biases; a resumed run continues it.
 
     Points are sent when the run ends or stops, since wandb notes when each arrives. A killed
-    process has sent none of its own. WANDB_MODE=offline keeps them here until `wandb sync`.
+    process has sent none itself. WANDB_MODE=offline keeps them here until `wandb sync`.
 
     Args:
         project: its name.

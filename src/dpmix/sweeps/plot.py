@@ -9,6 +9,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from dpmix.errors import DpmixError, nearest
 from dpmix.sweeps.run import FACTS, VIEWS
@@ -121,7 +122,7 @@ def draw_curves(frame: pd.DataFrame, path: Path) -> None:
                                   columns=["step", "accuracy"])  # fmt: skip
             _draw_line(axes, index, name, points.groupby("step")["accuracy"])
         axes.set(xlabel="step", ylabel=_of_axis("accuracy", part))
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
     _save(frame, path, draw, "epsilon")
 

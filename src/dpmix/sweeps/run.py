@@ -203,12 +203,12 @@ def on_cluster(runs: Jobs, cluster: str, logs: Path, options: dict[str, Any]) ->
         raise DpmixError(f"cluster '{cluster}' takes no jobs: {one_line(error)}") from None
     of_job = {job: run for job, (run, _) in zip(jobs, runs, strict=True)}
     for job in submitit.helpers.as_completed(jobs, poll_frequency=1):
-        error = job.exception()
+        failure = job.exception()
         yield (
             job.result()
-            if error is None
+            if failure is None
             else Outcome(
-                of_job[job], f"job {job.job_id} died ({one_line(error)}); see its log in '{logs}'"
+                of_job[job], f"job {job.job_id} died ({one_line(failure)}); see its log in '{logs}'"
             )
         )
 
