@@ -58,13 +58,13 @@ def audit_gradients(
 
     Args:
         make: builds a new trainer, as in `CanaryRun`.
-        plan: the trainers' plan.
+        plan: the plan that every trainer follows.
         examples: number of training examples.
         parameters: number of trained parameters.
-        canaries: M of a run, at most one for each trained parameter.
+        canaries: number of canaries in a run, M; at most one for each trained parameter.
         runs: number of full training runs; each adds M canaries.
         confidence: probability that the bounds hold.
-        rng: of the random draws that include canaries, and of their places.
+        rng: draws which canaries are included, and their places.
         progress: called with (steps done, steps in all).
 
     Raises:
@@ -201,9 +201,9 @@ def audit_run(
 
     Args:
         run: the run, with its views embedded where it trains on cached features.
-        kind: of the canaries.
-        canaries: M of a run; None: one for each trained parameter, at most 10,000, or one for each
-            test image, at most 1,000.
+        kind: kind of the canaries.
+        canaries: number of canaries in a run, M; None: one for each trained parameter, at most
+            10,000, or one for each test image, at most 1,000.
         runs: number of full training runs.
         confidence: probability that the bounds hold.
         progress: called with (steps done, steps in all).
@@ -290,8 +290,8 @@ def audit_of(folder: RunFolder, facts: RunFacts) -> AuditReport | None:
     Where things lie and how they are computed may differ: the audit may have run elsewhere.
 
     Args:
-        folder: of the run.
-        facts: its settings and its guarantee.
+        folder: the run's folder.
+        facts: settings and guarantee of the run.
 
     Raises:
         DpmixError: as `read_audit` raises, or an audit of something else.

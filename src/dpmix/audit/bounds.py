@@ -28,7 +28,7 @@ def one_run_epsilon(
         correct: number of right guesses.
         guesses: number of guesses, on canaries chosen by their scores alone.
         canaries: number of canaries in all.
-        delta: of the claim.
+        delta: delta of the claim.
         confidence: probability that the bound holds, such as 0.95.
     """
 

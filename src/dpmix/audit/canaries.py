@@ -66,7 +66,7 @@ class CanaryRun:
     Args:
         make: builds the trainer from the keyword arguments `sampler`, `noise` and `clipped_sum` of
             `PrivateTrainer`.
-        plan: the trainer's.
+        plan: the plan that the trainer follows.
         examples: number of training examples, without canaries.
         included: [M], which canaries are in.
         places: [M], each canary's parameter, by its number among all of them; all different.
@@ -74,7 +74,7 @@ class CanaryRun:
     Attributes:
         trainer: what `make` built.
         members: N, included canaries among them.
-        noise: what the release did.
+        noise: record of the last release.
         used: the examples and canaries that were clipped in the step, one tensor for each chunk.
         clipped: the sum of what clipping returned for them.
         longest: largest norm of what clipping ever returned, in units of C for each example.
@@ -217,11 +217,11 @@ def make_canaries(
     """Images, each with a label that no training image teaches.
 
     Args:
-        kind: mislabelled, held-out images with a wrong label; or pattern, coarse patterns of
+        kind: `mislabelled`, held-out images with a wrong label; or `pattern`, coarse patterns of
             random colours with any label.
         count: number of images; of mislabelled ones at most that of the held-out images.
         held_out: images of the private data's shape and classes.
-        rng: of all choices.
+        rng: makes all random choices.
 
     Raises:
         DpmixError: more mislabelled images than held-out ones, or a single class.
@@ -264,15 +264,15 @@ def audit_images(
     Args:
         train: trains on the images it is given, and returns a function from images to how much
             lower their loss is than before.
-        kind: mislabelled or pattern.
+        kind: `mislabelled` or `pattern`.
         data: the private images, all of which are in.
         held_out: as in `make_canaries`.
-        claimed: epsilon of a run.
-        delta: of a run.
-        canaries: M of a run.
+        claimed: epsilon that a run claims.
+        delta: delta of that claim.
+        canaries: number of canaries in a run, M.
         runs: number of full training runs.
         confidence: probability that the bound holds.
-        rng: of the canaries and of the random draws that include them.
+        rng: draws the canaries, and which of them are included.
 
     Raises:
         DpmixError: as `make_canaries` raises.

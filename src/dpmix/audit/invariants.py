@@ -31,7 +31,7 @@ def by_chance(name: str, found: str, tests: Mapping[str, float]) -> Finding:
     """An invariant that fails if chance explains one of its tests too badly.
 
     Args:
-        name: of the invariant.
+        name: name of the invariant, in a few words.
         found: what was seen.
         tests: p-values by what each looks for; not empty.
     """
@@ -95,7 +95,7 @@ class NoiseChecks:
     """Tests the noise of every step, all its numbers; keeps those of a few places.
 
     Args:
-        plan: what the noise is compared with.
+        plan: the plan whose noise is expected.
         sizes: number of elements of the released tensors, in order; every number counts once.
         rounding: relative error of the numbers.
         rng: chooses the places that are kept.

@@ -221,9 +221,9 @@ def served_rows(found: PoolInspection, names: tuple[str, ...], targets: list[int
     """How many images each class of a data set gets.
 
     Args:
-        found: the pool.
-        names: the data set's classes.
-        targets: as `class_map` returns them.
+        found: what was found in the pool.
+        names: class names of the data set.
+        targets: class of each pool class, as `class_map` returns them.
     """
     images: Counter[int] = Counter()
     for count, target in zip(found.counts.values(), targets, strict=True):

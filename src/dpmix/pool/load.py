@@ -61,10 +61,10 @@ class PoolFacts:
     Attributes:
         name: the last part of its path, for the terminal alone.
         images: how many are used.
-        contents_sha256: of the pixels and labels that are used.
-        manifest_sha256: of the manifest, where there is one.
+        contents_sha256: hash of the pixels and labels that are used.
+        manifest_sha256: hash of the manifest, where there is one.
         model: what drew the images, and its revision, where the manifest names it.
-        licence: of that model, where known.
+        licence: licence of that model, where known.
         left_out: number of images of pool classes that stand for no class.
         unlabelled: number of images with a uniform soft label, of those used.
         classes_without: private classes that no image of the pool has.
@@ -143,9 +143,9 @@ def load_pool_for(
     Args:
         data: path or name that the private data were read from.
         splits: the private data.
-        path: of the pool, as in `open_pool`.
-        labels_csv: as in `class_map`.
-        unmapped: as in `class_map`.
+        path: the pool, a folder or an `.npz` file.
+        labels_csv: file that maps pool classes to private ones, see `class_map`.
+        unmapped: what happens to pool classes that match none, see `class_map`.
         options: how to read; its `image_size` and `channels` are not used.
 
     Raises:
@@ -245,8 +245,8 @@ def refuse_overlap(pool: PublicPool, names: tuple[str, ...], splits: Splits) -> 
     """Refuse a pool that shares an image with the private data.
 
     Args:
-        pool: decoded to the private images' shape.
-        names: of the pool's images, for the message.
+        pool: its images, decoded to the private images' shape.
+        names: names of the pool's images, for the message.
         splits: the private data. Test images count too: they would teach the model the answers.
 
     Raises:

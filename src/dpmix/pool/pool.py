@@ -85,7 +85,7 @@ class ClassIndex:
         Args:
             bits: D random draws for each example, uniform over a range so wide that the bias of
                 the remainder is nil.
-            classes: of the G examples.
+            classes: class of each of the G examples.
         """
         start, count = self.start[classes, None], self.count[classes, None]
         return self.order[start + bits % count]

@@ -17,7 +17,7 @@ class Finding(Part):
     """An invariant of the steps, tested on the running code.
 
     Attributes:
-        name: in a few words.
+        name: name of the invariant, in a few words.
         holds: whether it does; True where it was not tested.
         found: what was seen.
         tested: False where the settings allow no test.
@@ -40,9 +40,9 @@ class AuditFindings(Part):
     """Lower bounds on the epsilon of a mechanism, found by attacking it.
 
     Attributes:
-        kind: of the canaries.
+        kind: kind of the canaries.
         claimed: epsilon of the plan at `delta`.
-        delta: of the plan.
+        delta: delta of the plan.
         one_run: lower bound that assumes nothing about the mechanism.
         two_worlds: lower bound that takes the canaries' noise for independent; of gradient
             canaries only.
