@@ -202,8 +202,8 @@ def audit_run(
     Args:
         run: the run, with its views embedded where it trains on cached features.
         kind: kind of the canaries.
-        canaries: number of canaries in a run, M; None: one for each trained parameter, at most 10,000, or one for each
-            test image, at most 1,000.
+        canaries: number of canaries in a run, M; None: one for each trained parameter, at most
+            10,000, or one for each test image, at most 1,000.
         runs: number of full training runs.
         confidence: probability that the bounds hold.
         progress: called with (steps done, steps in all).
