@@ -8,8 +8,9 @@ import pytest
 from dpmix.errors import DpmixError
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.privacy.repeats import epsilon_of_copies
-from dpmix.reports.statement import seal, shown_epsilon
+from dpmix.reports.statement import shown_epsilon
 from dpmix.reports.verify import verify
+from forged_run import forge
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
@@ -78,24 +79,16 @@ def test_allowed_they_are_stated_everywhere(dpmix, allowed, oversampled, tmp_pat
     assert dpmix(*again)[0] == 0
 
 
-def test_verify_finds_an_understated_epsilon_of_repeats(allowed):
-    run, _ = allowed
-    path = run / "privacy.json"
-    written = path.read_text()
-    # A forger who seals again and mends sentence and assumptions, but not the numbers.
-    said = json.loads(written)
-    said["guarantee"] = said["guarantee"].replace(shown_epsilon(expected()), "2.100")
-    said["repeats"]["epsilon"] = 2.1
-    said.pop("sha256")
-    path.write_text(json.dumps(seal(said)))
-    with pytest.raises(DpmixError, match=r"epsilon of repeats is 2.1, but \d"):
-        verify(run)
+def test_verify_finds_an_understated_epsilon_of_repeats(allowed, tmp_path):
+    run = shutil.copytree(allowed[0], tmp_path / "run")
+    said = json.loads((run / "privacy.json").read_text())
+    # A forger who seals again and mends the sentence, but not the numbers.
+    sentence = said["guarantee"].replace(shown_epsilon(expected()), "2.100")
+    with pytest.raises(DpmixError, match=r"2\.1"):
+        verify(forge(run, guarantee=sentence, repeats={"most": TIMES, "epsilon": 2.1}))
     for change in ({"most": TIMES - 1, "epsilon": expected()}, None):
-        said = json.loads(written) | {"repeats": change}
-        said.pop("sha256")
-        path.write_text(json.dumps(seal(said)))
         with pytest.raises(DpmixError, match=r"guarantee|assumptions"):
-            verify(run)
+            verify(forge(run, guarantee=said["guarantee"], repeats=change))
 
 
 def test_runs_are_compared_with_what_they_cost_who_is_repeated(

@@ -27,7 +27,7 @@ def test_a_page_gains_an_audit_that_was_made_after_the_run(dpmix, image_root, tm
     assert status == 0 and "Not refuted" in out
     page = (run / "report.html").read_text()
     assert "Audit of these settings" in page and "Audit of" not in before
-    assert "is on the page" in dpmix("verify", run)[1]
+    assert "did not refute the claim" in dpmix("verify", run)[1]
 
 
 def test_an_audit_of_other_settings_is_refused_and_the_page_left_alone(dpmix, tmp_path):

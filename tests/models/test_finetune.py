@@ -19,7 +19,7 @@ from dpmix.models.finetune import (
 )
 from dpmix.models.head import BackboneClassifier, LinearHead, public_names, trained_state
 
-SIZE = 32
+SIZE = 16
 HEAD = {"head.linear.weight", "head.linear.bias"}
 
 

@@ -8,14 +8,12 @@ import time
 from hashlib import sha256
 
 import pytest
-import yaml
 from safetensors.torch import load_file, save_file
 
 import dpmix
 from dpmix.cli.app import app
 from dpmix.errors import DpmixError
 from dpmix.privacy.accounting import epsilon_pld
-from dpmix.reports.files import ModelFile
 from dpmix.reports.prv import epsilon_prv
 from dpmix.reports.statement import seal, shown_epsilon
 from dpmix.reports.verify import verify
@@ -23,6 +21,7 @@ from dpmix.runs.build import build_run
 from dpmix.runs.config import Config
 from dpmix.runs.fit import train_run
 from example_audit import audit_of_run
+from forged_run import forge
 
 SMALL = {
     "data": "mnist5k", "epsilon": 3, "expected_batch_size": 400, "k_base": 2, "k_self": 2,
@@ -40,20 +39,6 @@ def made(tmp_path_factory):
 @pytest.fixture
 def run(made, tmp_path):
     return shutil.copytree(made, tmp_path / "copy")
-
-
-def forge(run, settings=None, weights=None, **fields):
-    """Change a run's file as a forger would, who knows how to seal a statement; return its path."""
-    path = run / "model.safetensors"
-    model = ModelFile(path)
-    text = model.settings_text
-    if settings is not None:
-        text = yaml.safe_dump(settings(model.settings), sort_keys=False)
-        fields["config_sha256"] = sha256(text.encode()).hexdigest()
-    statement = json.dumps(seal(json.loads(model.statement_text) | fields))
-    header = {"privacy.json": statement, "config.yaml": text}
-    save_file(load_file(path) if weights is None else weights, path, metadata=header)
-    return path
 
 
 def shown(run, capsys):

@@ -122,12 +122,6 @@ def test_a_grid_has_no_paths_which_would_be_named_in_the_results(tmp_path, name,
         load_sweep(written(tmp_path, "title: t\n" + where % name))
 
 
-def test_what_is_tuned_is_not_in_the_grid(tmp_path):
-    text = TUNED.replace("epsilon: [1, 8]", "learning_rate: [1]")
-    with pytest.raises(DpmixError, match="learning_rate is tuned and in the grid"):
-        load_sweep(written(tmp_path, text))
-
-
 def test_what_is_tuned_is_research_with_seeds(tmp_path):
     with pytest.raises(DpmixError, match=r"no epsilon covers that\. For research .* give seed"):
         load_sweep(written(tmp_path, "title: t\n" + TUNED[TUNED.index("tune:") :]))

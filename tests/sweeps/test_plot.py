@@ -53,16 +53,6 @@ def test_classes_and_curves_have_a_panel_an_epsilon(frame, tmp_path, drawn, draw
     assert [panel.get_title() for panel in drawn[1].axes] == ["d, m, 2 seeds"]
 
 
-def test_more_rows_than_colours_are_told_apart_by_dashes_and_hatches(frame, tmp_path, drawn):
-    one = frame[frame["row"] == "K_DIFF 0"]
-    many = pd.concat(one.assign(row=f"row {index}") for index in range(9))
-    draw_curves(many, tmp_path / "p.png")
-    looks = [(line.get_color(), line.get_linestyle()) for line in drawn[0].axes[0].get_lines()]
-    draw_classes(many, tmp_path / "p.png")
-    bars = [bar.patches[0] for bar in drawn[1].axes[0].containers if hasattr(bar, "patches")]
-    assert len(set(looks)) == len({(b.get_facecolor(), b.get_hatch()) for b in bars}) == 9
-
-
 def test_views_that_do_not_tell_rows_apart_and_unknown_names_are_refused(frame, tmp_path):
     with pytest.raises(DpmixError, match="base_views does not tell the rows apart: 'K_DIFF 0' and"):
         draw_against(frame, tmp_path / "p.png", x="base_views")

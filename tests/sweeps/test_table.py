@@ -138,13 +138,6 @@ def test_one_seed_has_no_deviation_and_no_test(tmp_path):
     assert "accuracy in %, one seed\n" in text and "| b | 60.00 |" in text
 
 
-def test_a_rows_name_stays_in_its_cell(tmp_path):
-    path = tmp_path / "names.csv"
-    pd.DataFrame(rows(BASE, row="a|b")).to_csv(path, index=False)
-    (table,) = show(path)
-    assert markdown(table).splitlines()[-1].count("|") == 3
-
-
 @pytest.mark.parametrize("name", ["method", "steps", "sampling_rate"])
 def test_settings_that_have_a_column_of_their_own_are_never_averaged_over(tmp_path, name):
     made = rows(BASE) + rows(BETTER, row="b") + rows(SAME, row="b")
@@ -154,8 +147,3 @@ def test_settings_that_have_a_column_of_their_own_are_never_averaged_over(tmp_pa
     (table,) = show(tmp_path / "results.csv")
     assert list(table["row"]) == [f"a, {name} 1", f"b, {name} 1", f"b, {name} 2"]
     assert set(table["runs"]) == {4}
-
-
-def test_what_differs_with_the_row_alone_is_not_said_again():
-    frame = pd.DataFrame(rows(BASE) + rows(BETTER, row="b")).assign(method=["x"] * 4 + ["y"] * 4)
-    assert swept(frame) == []

@@ -23,23 +23,31 @@ def two_columns(rows: list[tuple[str, str]]) -> Table:
 def guarantee_rows(
     plan: PrivacyPlan, method: str, seed: int | None, copies: int = 1
 ) -> list[tuple[str, str]]:
-    """The plan, a line a fact; one training image occurs up to `copies` times."""
-    rows = [
-        (
-            "privacy",
-            f"epsilon {shown_epsilon(plan.epsilon)}, delta {plan.delta} (add/remove one example)",
-        ),
-        (
-            "noise",
-            f"sigma {shown_sigma(plan.noise_multiplier)}, clipping norm C {plan.max_grad_norm:g}",
-        ),
-    ]
-    if not plan.private:
+    """The plan, one fact per line.
+
+    Args:
+        plan: the plan of the run.
+        method: name of the method.
+        seed: of the run, if it has one.
+        copies: how often the most frequent training image occurs.
+    """
+    if plan.private:
+        rows = [
+            ("privacy", f"epsilon {shown_epsilon(plan.epsilon)}, delta {plan.delta} (add/remove "
+             "one example)"),
+            ("noise", f"sigma {shown_sigma(plan.noise_multiplier)}, clipping norm C "
+             f"{plan.max_grad_norm:g}"),
+        ]  # fmt: skip
+    else:
         rows = [("privacy", f"{NOT_PRIVATE}: no clipping, no noise (epsilon inf)")]
     if copies > 1:
         rows.insert(1, repeats_row(copies, epsilon_of_copies(plan, copies, plan.steps)))
+    batch, divisor = plan.expected_batch_size, f"{plan.denominator:g}"
+    known = [] if batch is None else [f"expected batch {batch:g}"]
+    if batch is None or f"{batch:g}" != divisor:
+        known.append(f"sums divided by {divisor}")
     rows += [
-        ("sampling", _sampling(plan)),
+        ("sampling", ", ".join([f"q {plan.sampling_rate:.6g}", *known])),
         ("steps", str(plan.steps)),
         ("method", method),
     ]
@@ -48,7 +56,7 @@ def guarantee_rows(
             ("sensitivity", f"{plan.sensitivity_multiplier}C (the noise is multiplied by it)")
         )
     if plan.private and plan.prior_releases:
-        rows.append(("spent before", f"{len(plan.prior_releases)} release(s), included in epsilon"))
+        rows.append(("prior releases", f"{len(plan.prior_releases)}, included in epsilon"))
     if plan.private and plan.expected_runs is not None:
         rows.append(
             ("selection", f"best of {plan.expected_runs:g} runs on average, included in epsilon")
@@ -58,19 +66,8 @@ def guarantee_rows(
     return rows
 
 
-def _sampling(plan: PrivacyPlan) -> str:
-    """Rate and expected batch; the denominator too where it is another number, or N is private."""
-    batch, divisor = plan.expected_batch_size, f"{plan.denominator:g}"
-    facts = [f"q {plan.sampling_rate:.6g}"]
-    if batch is not None:
-        facts.append(f"expected batch {batch:g}")
-    if batch is None or f"{batch:g}" != divisor:
-        facts.append(f"sums divided by {divisor}")
-    return ", ".join(facts)
-
-
 def repeats_row(copies: int, epsilon: float) -> tuple[str, str]:
-    """The image that occurs most often."""
+    """The training image that occurs most often, and the epsilon of the person in it."""
     shown = shown_epsilon(epsilon)
     return "repeats", f"one image occurs {copies} times: epsilon {shown} for the person in it"
 
@@ -79,21 +76,20 @@ def pool_rows(facts: PoolFacts | None, role: str) -> list[tuple[str, str]]:
     """The public pool in one line, if one is read."""
     if facts is None:
         return []
-    said = f"{facts.name}: {facts.images} images, role {role}"
-    if facts.left_out:
-        said += f"; {facts.left_out} left out"
-    if facts.unlabelled:
-        said += f"; {facts.unlabelled} without a label"
-    if facts.classes_without:
-        said += f"; none of class {', '.join(facts.classes_without)}"
-    return [("public pool", said)]
+    parts = [
+        f"{facts.name}: {facts.images} images, role {role}",
+        f"{facts.left_out} left out" if facts.left_out else "",
+        f"{facts.unlabelled} without a label" if facts.unlabelled else "",
+        f"none of class {', '.join(facts.classes_without)}" if facts.classes_without else "",
+    ]
+    return [("public pool", "; ".join(filter(None, parts)))]
 
 
 FAILED = "FAILED"
 
 
 def divergence(loss: float, judged_on: JudgedOn) -> str:
-    """What went wrong in a run that diverged, and what helps."""
+    """Why a run that diverged failed, and what helps."""
     return (
         f"the training diverged, so its accuracy means nothing: {judged_on} loss {loss:.3g}; lower "
         "--learning-rate"
@@ -101,7 +97,7 @@ def divergence(loss: float, judged_on: JudgedOn) -> str:
 
 
 def evaluation_rows(evaluation: Evaluation, judged_on: JudgedOn) -> list[tuple[str, str]]:
-    """Accuracy on the test split, or on the validation images."""
+    """Accuracy on the test or validation images."""
     name, accuracy = evaluation.worst_class
     return [
         *([(FAILED, divergence(evaluation.loss, judged_on))] if evaluation.diverged else []),

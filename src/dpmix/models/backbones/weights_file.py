@@ -171,8 +171,7 @@ def load_filled(
     Args:
         path: the weights file.
         network: name of the network, for messages.
-        request: tells whether the weights are the library's own. Some of those hold more than the
-            network takes, such as another head: that only warns.
+        request: what was asked for: a local file or published weights, and an image size.
         build: makes the network and loads the file into it, by the library's code.
         read: reads the file's tensors, by the library's code.
         head: prefixes of the classifier's tensor names, which the network is built without.
@@ -190,7 +189,7 @@ def load_filled(
     # Libraries raise nearly anything for the file of another network.
     except Exception as error:
         raise unfit(path, error) from error
-    _refuse_resized(path, network, given, model, resized=request.input_size is not None)
+    _refuse_resized(path, network, given, model.state_dict(), request)
     return model
 
 
@@ -226,17 +225,11 @@ def check_filled(
     *,
     published: bool = False,
 ) -> None:
-    """Refuse a file that does not match the network.
-
-    Args:
-        path: the weights file.
-        network: name of the network, for messages.
-        missing: the network's tensors that the file lacks.
-        unexpected: the file's tensors that the network lacks.
-        published: the weights are the library's own; then `unexpected` tensors only warn.
+    """Refuse a file that lacks tensors of the network (`missing`) or has others (`unexpected`).
 
     Raises:
-        DpmixError: a tensor is missing or, unless published, unexpected.
+        DpmixError: a tensor is missing or unexpected. Unexpected ones only warn if the weights are
+            the library's own (`published`), some of which hold more, such as another head.
     """
     if published and unexpected and not missing:
         warnings.warn(f"weights of {network}: left out {_few(unexpected)} of them", stacklevel=2)
@@ -247,14 +240,17 @@ def check_filled(
 
 
 def _refuse_resized(
-    path: Path, network: str, given: dict[str, Tensor], model: nn.Module, *, resized: bool
+    path: Path,
+    network: str,
+    given: dict[str, Tensor],
+    own: dict[str, Tensor],
+    request: BackboneRequest,
 ) -> None:
     """Refuse tensors of another shape, which a library resamples where it can.
 
     Only position embeddings follow the image size. They may change, with a warning unless an image
-    size was asked for (`resized`).
+    size was asked for.
     """
-    own = model.state_dict()
     other = [
         f"{name} {list(given[name].shape)} for {list(own[name].shape)}"
         for name in own.keys() & given.keys()
@@ -263,7 +259,7 @@ def _refuse_resized(
     positions = [line for line in other if "pos" in line.partition(" ")[0]]
     if len(positions) < len(other):
         raise _other_network(path, network, f"other shapes: {_few(sorted(other))}")
-    if positions and not resized:
+    if positions and request.input_size is None:
         warnings.warn(
             f"weights '{path}' are of another image size, and were resampled: "
             f"{_few(sorted(positions))}; --backbone-size chooses the size",
