@@ -202,8 +202,8 @@ def audit_run(
     Args:
         run: the run, with its views embedded where it trains on cached features.
         kind: kind of the canaries.
-        canaries: number of canaries in a run, M; None: one for each trained parameter, at most 10,000, or one for each
-            test image, at most 1,000.
+        canaries: number of canaries in a run, M; None: one for each trained parameter, at most
+            10,000, or one for each test image, at most 1,000.
         runs: number of full training runs.
         confidence: probability that the bounds hold.
         progress: called with (steps done, steps in all).
@@ -315,8 +315,7 @@ def _settings(audit: AuditReport, own: Mapping[str, Any]) -> Iterator[tuple[str,
     """Names and values of the audit's settings and of the run's."""
     theirs = audit.settings
     yield "data", theirs.get("data", {}).get("data"), public_name(own["data"]["data"])
-    # Audits from before there was another reading do not say theirs.
-    yield "input", {"reading": 1} | theirs.get("input", {}), own["input"]
+    yield "input", theirs.get("input"), own["input"]
     for name, section in LEAVES.items():
         if section not in ("run", "input") and name not in places("path") | places("resume"):
             yield name, theirs.get(section, {}).get(name), own[section][name]
