@@ -200,7 +200,10 @@ MISTAKES = [
     (["train", "--method", "mixself"], "did you mean 'mix-self'"),
     (["train", "--model", "wrn16"], "unknown model 'wrn16'"),
     (["train", "--data", "no/such/folder"], "no folder or .npz file 'no/such/folder'"),
-    (["train", "--data", "no/folder", "--test-fraction", "0.2"], "no folder or .npz file 'no/folder'"),
+    (
+        ["train", "--data", "no/folder", "--test-fraction", "0.2"],
+        "no folder or .npz file 'no/folder'",
+    ),
     (["train", "--data", "mnist5"], "did you mean 'mnist5k'"),
     (["train", "--epsilon", "0"], "epsilon is 0; expected above 0"),
     (["train", "--epsilon", "-1"], "epsilon is -1; expected above 0"),
