@@ -178,11 +178,6 @@ def _finish(run: Run, console: Console, checkpoint: Checkpoint | None = None) ->
                     "beforehand to stop there",
                     soft_wrap=True,
                 )
-            if folder.previous.is_dir() and not folder.model.is_file():
-                console.print(
-                    f"the overwritten run is kept in {folder.previous} until this one has a model",
-                    soft_wrap=True,
-                )
         raise
     places = [("run folder", str(folder.root)), ("page", str(folder.report))]
     console.print(two_columns([*rows, *places]))
