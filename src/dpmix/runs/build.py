@@ -35,7 +35,7 @@ from dpmix.runs.defaults import (
     choose_model,
     choose_rate,
     choose_recipe,
-    reads_pool,
+    whitens,
 )
 from dpmix.runs.folder import RunFolder
 from dpmix.runs.inputs import CachedFeatures, FreshViews
@@ -45,7 +45,6 @@ from dpmix.runs.network import (
     constants_of,
     load_backbone_of,
     whiten,
-    whitens,
 )
 from dpmix.runs.settings import InputConfig, PrivacyConfig, places
 from dpmix.training.distributed import ALONE, Ranks
@@ -182,7 +181,6 @@ def build_run(
     device = choose_device(config.run.device)
     asked, config = config, choose_model(config)
     check_settings(config)
-    _check_that_a_pool_is_read(config)
     pretrained = not trial or config.model.backbone_weights is not None
     backbone = load_backbone_of(config, device, pretrained=pretrained)
     if backbone is not None:
@@ -273,26 +271,6 @@ def calibrate(privacy: PrivacyConfig, n: int, spec: ViewSpec) -> PrivacyPlan:
         prior_releases=read_prior_releases(privacy.prior_releases),
         **privacy.model_dump(exclude={"prior_releases", "allow_repeats"}),
     )
-
-
-def _check_that_a_pool_is_read(config: Config) -> None:
-    """Refuse a pool that nothing reads, and a missing one that something would read."""
-    method, given = config.views.method, config.views.pool is not None
-    if given and not reads_pool(config):
-        raise DpmixError(
-            f"method {method} reads no public pool; leave out --pool, use --method mix-diff, or "
-            "train on it first with --pool-role pretrain"
-        )
-    if method == "mix-diff" and not given:
-        raise DpmixError(
-            "method mix-diff needs public images; give --pool FOLDER with one folder per class, or "
-            "use --method mix-self"
-        )
-    if whitens(config) and not given:
-        raise DpmixError(
-            "feature_norm whiten needs public images to take means from; give --pool FOLDER, or "
-            "use --feature-norm unit"
-        )
 
 
 def _read_pool(

@@ -88,11 +88,6 @@ def constants_of(
     return normalization(config.data.normalization, image_shape[0])
 
 
-def whitens(config: Config) -> bool:
-    """Whether features are whitened by a public pool."""
-    return config.model.backbone is not None and config.model.feature_norm == "whiten"
-
-
 def whiten(model: nn.Module, backbone: Backbone | None, pool: PublicPool | None) -> None:
     """Whiten by the features of the pool: of public images, never of private ones."""
     assert isinstance(model, BackboneClassifier) and backbone is not None and pool is not None
