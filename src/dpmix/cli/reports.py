@@ -75,8 +75,8 @@ def _later(stated: Statement, step: int) -> list[Row]:
     if step <= stated.steps:
         return []
     if step <= stated.planned_steps:
-        return [("checkpoints", f"of step {step}: covered by the epsilon of all planned steps "
-                 "only")]  # fmt: skip
+        return [("checkpoints", f"of step {step}: if they are of this run, covered by the epsilon "
+                 "of all planned steps only")]  # fmt: skip
     return [("checkpoints", f"NOT covered by this epsilon: of step {step}, more than were "
              "planned; do not share them")]  # fmt: skip
 

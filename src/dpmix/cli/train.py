@@ -160,10 +160,6 @@ def _finish(run: Run, console: Console, checkpoint: Checkpoint | None = None) ->
                     "the rest of its steps; an epsilon of fewer steps holds only if it was fixed "
                     "beforehand to stop there"
                 )
-            if folder.previous.is_dir() and not folder.model.is_file():
-                lines.append(
-                    f"the overwritten run is kept in {folder.previous} until this one has a model"
-                )
         for line in lines:
             console.print(line, soft_wrap=True)
         raise

@@ -10,7 +10,6 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from dpmix.data.folder import TEST_FRACTION
-from dpmix.data.image import Reading
 from dpmix.data.splits import JudgedOn
 from dpmix.models.finetune import Trainable
 from dpmix.models.head import FeatureNorm
@@ -246,7 +245,6 @@ class InputConfig(Section):
     image_shape: tuple[int, int, int]
     class_names: tuple[str, ...]
     backbone_sha256: str | None = None
-    reading: Reading = 1  # of runs that recorded none
 
 
 SECTIONS: dict[str, type[Section]] = {
