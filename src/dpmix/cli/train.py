@@ -151,17 +151,16 @@ def _finish(run: Run, console: Console, checkpoint: Checkpoint | None = None) ->
     except InUseError:
         raise
     except BaseException:
-        step, lines = newest_step(folder.checkpoints), []
+        step = newest_step(folder.checkpoints)
         if step is not None:
-            lines = [f"stopped; to resume after step {step}: dpmix train --resume {run.folder}"]
+            lines = f"stopped; to resume after step {step}: dpmix train --resume {run.folder}"
             if run.plan.private:
-                lines.append(
-                    f"epsilon {shown_epsilon(run.plan.epsilon)} covers what it has published and "
+                lines += (
+                    f"\nepsilon {shown_epsilon(run.plan.epsilon)} covers what it has published and "
                     "the rest of its steps; an epsilon of fewer steps holds only if it was fixed "
                     "beforehand to stop there"
                 )
-        for line in lines:
-            console.print(line, soft_wrap=True)
+            console.print(lines, soft_wrap=True)
         raise
     console.print(two_columns([*rows, ("page", str(folder.report))]))
     if evaluation.diverged:

@@ -19,11 +19,7 @@ WHITENING_IMAGES = 5000
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of that name; `auto` is CUDA, else Apple's mps, else the CPU.
-
-    Raises:
-        DpmixError: a device that torch does not know or this machine does not have.
-    """
+    """The device of that name, or a DpmixError; `auto` is CUDA, else Apple's mps, else the CPU."""
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
