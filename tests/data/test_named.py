@@ -70,16 +70,10 @@ def test_missing_paths_are_called_missing(data):
         load_splits(data)
 
 
-@pytest.mark.parametrize(
-    ("data", "said"),
-    [("~no-such-user/x", "the home folder of no known user"), ("a/" * 3000, "cannot be looked at")],
-)
-def test_paths_that_cannot_be_looked_at_are_one_line(data, said):
-    for text in (data, f"hf:./{data}" if data[0] != "~" else f"hf:{data}"):
-        with pytest.raises(DpmixError, match=said):
-            load_splits(text)
-        with pytest.raises(DpmixError, match=r"no known|looked at|read apart"):
-            class_list(text)
+@pytest.mark.parametrize("data", ["~no-such-user/x", "a/" * 3000, "hf:~no-such-user/x"])
+def test_paths_that_cannot_be_looked_at_are_one_line(data):
+    with pytest.raises(DpmixError, match="cannot be looked at"):
+        load_splits(data)
 
 
 def test_a_file_of_another_kind(tmp_path):

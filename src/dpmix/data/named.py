@@ -18,7 +18,7 @@ import torch
 from dpmix.data.decode import EncodedImages, decode_sources
 from dpmix.data.folder import class_folder_names, folder_splits, local_path
 from dpmix.data.hugging_face import PREFIX, hugging_face_splits, is_hub_name
-from dpmix.data.image import READING, Progress, Reading, ReadOptions, fit_images
+from dpmix.data.image import Progress, ReadOptions, fit_images
 from dpmix.data.npz import NpzArchive, is_npz, npz_splits
 from dpmix.data.source import TensorSource
 from dpmix.data.splits import Splits, narrowed, stratified_split
@@ -39,7 +39,6 @@ def load_splits(
     classes: int | None = None,
     validation_fraction: float | None = None,
     train_images: int | None = None,
-    reading: Reading = READING,
 ) -> Splits:
     """Load the data set `data`; a built-in name goes before a file or folder of that name.
 
@@ -57,14 +56,13 @@ def load_splits(
         classes: number of classes to keep, the first ones.
         validation_fraction: share of the training images to judge on instead of the test images.
         train_images: number of training images to keep.
-        reading: the rule by which a picture becomes pixels, see `dpmix.data.image.READING`.
 
     Raises:
         DpmixError: nothing of that name, data that is not as expected, or an option that does not
             apply to this kind of data.
     """
     refuse_if_missing(data)
-    options = ReadOptions(image_size, channels, skip_corrupt, workers, progress, reading)
+    options = ReadOptions(image_size, channels, skip_corrupt, workers, progress)
     path = Path(data).expanduser()
     if not _is_named(data) and path.is_dir():
         splits = folder_splits(path, options, test_fraction)
@@ -107,7 +105,7 @@ def class_list(data: str) -> tuple[str, ...]:
     path = local_path(data)
     if path.is_dir():
         return class_folder_names(path)
-    if names := NpzArchive(path).class_names():
+    if names := NpzArchive(path).stored_names():
         return names
     raise DpmixError(
         f"{path.name} has no class names, only labels, which are private; expected an array "

@@ -69,7 +69,7 @@ class WSConv2d(nn.Conv2d):
             nn.init.ones_(self.gain)
 
     def standardized_weight(self) -> Float[Tensor, "O I kH kW"]:
-        """Return the weight that convolves, shape [out, in, kH, kW]."""
+        """Return the weight that convolves."""
         fan = (1, 2, 3)
         # In two passes: `torch.var_mean` takes several times as long on a CPU.
         centred = self.weight - self.weight.mean(dim=fan, keepdim=True)
@@ -79,7 +79,7 @@ class WSConv2d(nn.Conv2d):
         return weight
 
     def forward(self, x: Float[Tensor, "B I H W"]) -> Float[Tensor, "B O H2 W2"]:
-        """Convolve x [B, in, H, W] with the standardised weight."""
+        """Convolve x with the standardised weight."""
         y: Tensor = self._conv_forward(x, self.standardized_weight(), self.bias)
         return y
 
@@ -88,7 +88,7 @@ class WideResNet(nn.Module):
     """WRN-depth-width: [B, C, H, W] images to [B, L] logits.
 
     Args:
-        depth: number of layers, 6n + 4 for n blocks in each of the three groups.
+        depth: number of layers, 6n + 4 for n blocks in each of the three groups, n >= 1.
         width: factor on the group widths 16, 32, 64.
         in_channels: C.
         num_classes: L.
@@ -99,21 +99,13 @@ class WideResNet(nn.Module):
             R+R, ACSAC 2024, table 8).
 
     Raises:
-        DpmixError: depth is not 6n + 4 with n >= 1, or the shortcut is unknown.
+        DpmixError: the shortcut is unknown.
     """
 
     def __init__(
-        self,
-        depth: int,
-        width: int,
-        *,
-        in_channels: int,
-        num_classes: int,
-        shortcut: str = "conv",
+        self, depth: int, width: int, *, in_channels: int, num_classes: int, shortcut: str = "conv"
     ) -> None:
         super().__init__()
-        if depth < 10 or (depth - 4) % 6:
-            raise DpmixError(f"depth {depth} of a wide ResNet: expected 6n + 4, such as 16 or 40")
         if shortcut not in SHORTCUTS:
             raise DpmixError(f"unknown shortcut '{shortcut}': {nearest(shortcut, SHORTCUTS)}")
         blocks = (depth - 4) // 6
@@ -130,7 +122,7 @@ class WideResNet(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B L"]:
-        """Return the logits [B, L] of images [B, C, H, W]."""
+        """Return the logits."""
         x = self.groups(self.stem(x))
         pooled = self.norm(F.relu(x)).mean(dim=(-2, -1))
         logits: Tensor = self.head(pooled)
@@ -146,21 +138,16 @@ class _Block(nn.Module):
         self.conv1 = WSConv2d(in_channels, width, 3, stride=stride, padding=1)
         self.norm2 = nn.GroupNorm(_GROUPS, width)
         self.conv2 = WSConv2d(width, width, 3, padding=1)
-        self.skip = _skip(in_channels, width, stride, shortcut)
+        self.skip: nn.Module = nn.Identity()
+        if in_channels != width or stride != 1:
+            norm, relu = nn.GroupNorm(_GROUPS, in_channels), nn.ReLU()
+            before = (relu, norm) if shortcut == "conv" else (norm, relu)
+            self.skip = nn.Sequential(*before, WSConv2d(in_channels, width, 1, stride=stride))
 
     def forward(self, x: Float[Tensor, "B I H W"]) -> Float[Tensor, "B O H2 W2"]:
         main = self.conv1(self.norm1(F.relu(x)))
         main = self.conv2(self.norm2(F.relu(main)))
         return torch.add(main, self.skip(x))
-
-
-def _skip(in_channels: int, width: int, stride: int, shortcut: str) -> nn.Module:
-    """Return the identity, or the 1x1 projection where the shape changes."""
-    if in_channels == width and stride == 1:
-        return nn.Identity()
-    norm, relu = nn.GroupNorm(_GROUPS, in_channels), nn.ReLU()
-    before = (relu, norm) if shortcut == "conv" else (norm, relu)
-    return nn.Sequential(*before, WSConv2d(in_channels, width, 1, stride=stride))
 
 
 def _group(blocks: int, in_channels: int, width: int, stride: int, shortcut: str) -> nn.Sequential:

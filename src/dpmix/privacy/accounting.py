@@ -156,7 +156,13 @@ def calibrate_sigma(
             `MIN_SIGMA` reaches it, or the prior releases alone exceed it.
     """
     refuse_tiny_delta(delta)
-    _refuse_if_exceeded(epsilon, delta, prior_releases)
+    # By Renyi DP, the search's own upper end: if that leaves no room, nothing can be calibrated.
+    before = epsilon_rdp(1.0, math.inf, 0, delta, prior_releases)
+    if before >= epsilon:
+        raise DpmixError(
+            f"the prior releases of these data cost epsilon {before:.3f} at delta {delta:g}, which "
+            f"leaves nothing of epsilon {epsilon:g}; give a larger epsilon"
+        )
     high = _sigma_by_rdp(sampling_rate, steps, epsilon, delta, prior_releases)
     drawn_at_all = 1 - (1 - sampling_rate) ** steps
     refuse_nearly_no_noise(0.0 if delta >= drawn_at_all else high, epsilon, delta)
@@ -181,11 +187,7 @@ def calibrate_sigma(
 
 
 def refuse_tiny_delta(delta: float) -> None:
-    """Refuse a delta that the accountant cannot tell from 0.
-
-    Raises:
-        DpmixError: `delta` is below `MIN_DELTA`.
-    """
+    """Refuse a delta below `MIN_DELTA`, which the accountant cannot tell from 0."""
     if delta < MIN_DELTA:
         raise DpmixError(
             f"delta {delta:g} is below what the accountant resolves; give {MIN_DELTA:g} or more"
@@ -193,25 +195,11 @@ def refuse_tiny_delta(delta: float) -> None:
 
 
 def refuse_nearly_no_noise(sigma: float, epsilon: float, delta: float) -> None:
-    """Refuse a sigma so small that its guarantee is empty.
-
-    Raises:
-        DpmixError: `sigma` is below `MIN_SIGMA`.
-    """
+    """Refuse a sigma below `MIN_SIGMA`, whose guarantee is empty."""
     if sigma < MIN_SIGMA:
         raise DpmixError(
             f"epsilon {epsilon:g} at delta {delta:g} needs almost no noise (sigma under "
             f"{MIN_SIGMA:g}): such a guarantee is empty; give a smaller epsilon or delta"
-        )
-
-
-def _refuse_if_exceeded(epsilon: float, delta: float, prior_releases: PriorReleases) -> None:
-    # By Renyi DP, the search's own upper end: if that leaves no room, nothing can be calibrated.
-    before = epsilon_rdp(1.0, math.inf, 0, delta, prior_releases)
-    if before >= epsilon:
-        raise DpmixError(
-            f"the prior releases of these data cost epsilon {before:.3f} at delta {delta:g}, which "
-            f"leaves nothing of epsilon {epsilon:g}; give a larger epsilon"
         )
 
 

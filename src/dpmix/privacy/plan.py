@@ -209,11 +209,7 @@ class PrivacyPlan:
 
 
 def refuse_unfit_epsilon(epsilon: float) -> None:
-    """Refuse a target that no noise reaches.
-
-    Raises:
-        DpmixError: `epsilon` is 0 or less, or not a number.
-    """
+    """Refuse a target that no noise reaches: 0 or less, or not a number."""
     _require(epsilon > 0, "epsilon", epsilon, "above 0 ('inf' trains without privacy)")
 
 
@@ -229,7 +225,7 @@ def _require_positive(name: str, value: float) -> None:
 def _sampling(
     n: int | None, batch: float | None, rate: float | None, divisor: float | None
 ) -> tuple[float, float]:
-    """The sampling rate and the denominator, from whichever pair was given."""
+    """The sampling rate and the denominator."""
     if rate is not None or divisor is not None:
         if rate is None or divisor is None or batch is not None:
             raise DpmixError(

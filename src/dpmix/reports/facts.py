@@ -12,7 +12,6 @@ from typing import Any
 
 from scipy.stats import binomtest
 
-from dpmix.data.image import Reading
 from dpmix.data.named import public_name
 from dpmix.data.splits import Splits
 from dpmix.reports.audit_report import AuditReport
@@ -124,10 +123,7 @@ def views_in_words(spec: ViewSpec) -> str:
     return words if spec.average == "all" else f"{words}; only the mixtures are averaged"
 
 
-_FIT: dict[Reading, str] = {
-    1: "cut to the centre where the proportions differ",
-    2: "padded with their own border where a cut would lose more than a tenth",
-}
+_FIT = "padded with their own border where a cut would lose more than a tenth"
 
 
 def pictures_in_words(settings: Settings, splits: Splits, spec: ViewSpec) -> str:
@@ -139,11 +135,11 @@ def pictures_in_words(settings: Settings, splits: Splits, spec: ViewSpec) -> str
         spec: the views.
     """
     data, (channels, height, width) = settings["data"], splits.train.image_shape
-    colours, fit = "grey" if channels == 1 else "RGB", _FIT[settings["input"]["reading"]]
+    colours = "grey" if channels == 1 else "RGB"
     words = [
         f"{height}x{width} as stored"
         if data["image_size"] is None
-        else f"resized to {height}x{width} ({fit})",
+        else f"resized to {height}x{width} ({_FIT})",
         f"{colours} as stored" if data["channels"] is None else f"converted to {colours}",
         "mirrored at random (--no-flip turns that off)"
         if spec.flip and spec.method != "none"

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from dpmix.data.fingerprint import find_repeats, fingerprint
-from dpmix.data.image import READING, Progress, Reading, ReadOptions
+from dpmix.data.image import Progress, ReadOptions
 from dpmix.data.named import load_splits, public_name
 from dpmix.data.source import ImageSource, Subset
 from dpmix.data.splits import Splits
@@ -159,7 +159,6 @@ def build_run(
     trial: bool = False,
     resumed: PrivacyPlan | None = None,
     ranks: Ranks = ALONE,
-    recorded: bool = False,
 ) -> Run:
     """Read the data, calibrate the plan, build the rest.
 
@@ -170,8 +169,6 @@ def build_run(
             file of them is given, and the run folder is not looked at.
         resumed: the plan of the run that is resumed; None calibrates one.
         ranks: the processes that train together.
-        recorded: read images by the rule that `config` records, where it is that of a run; a new
-            run reads them by the newest.
 
     Raises:
         DpmixError: any setting or data that can't be meant.
@@ -187,10 +184,7 @@ def build_run(
     backbone = load_backbone_of(config, device, pretrained=pretrained)
     if backbone is not None:
         config = choose_image_size(config, backbone.module.input_size)
-    reading = config.input.reading if recorded and config.input is not None else READING
-    splits = load_splits(
-        progress=progress, reading=reading, **config.data.model_dump(exclude={"normalization"})
-    )
+    splits = load_splits(progress=progress, **config.data.model_dump(exclude={"normalization"}))
     n, shape, class_names = len(splits.train), splits.train.image_shape, splits.train.class_names
     config = choose_few_views(config, asked.views, n)
     spec = config.view_spec(splits.flip)
@@ -205,7 +199,7 @@ def build_run(
         if not allowed:
             refuse_repeats(repeats, splits.train, lambda m: epsilon_of_copies(plan, m, plan.steps))
     config = choose_rate(config, plan)
-    loaded = _read_pool(config, splits, progress, reading)
+    loaded = _read_pool(config, splits, progress)
     pool = loaded.pool if loaded else None
     views = ViewBuilder(
         spec,
@@ -235,7 +229,6 @@ def build_run(
         image_shape=shape,
         class_names=class_names,
         backbone_sha256=backbone.weights_sha256 if backbone is not None else None,
-        reading=reading,
     )
     config = config.model_copy(
         update={
@@ -295,10 +288,8 @@ def _check_that_a_pool_is_read(config: Config) -> None:
         )
 
 
-def _read_pool(
-    config: Config, splits: Splits, progress: Progress | None, reading: Reading
-) -> LoadedPool | None:
-    """The pool, if there is one, its images read by the rule `reading`."""
+def _read_pool(config: Config, splits: Splits, progress: Progress | None) -> LoadedPool | None:
+    """The pool, if there is one."""
     views, data = config.views, config.data
     if views.pool is None:
         return None
@@ -313,7 +304,6 @@ def _read_pool(
             skip_corrupt=data.skip_corrupt,
             workers=data.workers,
             progress=progress,
-            reading=reading,
         ),
     )
     without = loaded.facts.classes_without

@@ -152,7 +152,7 @@ def evaluation_images(
         }
     settings["skip_corrupt"] = skip_corrupt or (data is None and settings["skip_corrupt"])
     try:
-        source = load_splits(progress=progress, reading=saved.input.reading, **settings).test
+        source = load_splits(progress=progress, **settings).test
     except DpmixError as error:
         if data is not None:
             raise

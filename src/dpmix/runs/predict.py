@@ -92,8 +92,7 @@ def predictions(
         DpmixError: a model whose probabilities are not finite, or as `decode_files` raises.
     """
     names, position = saved.input.class_names, 0
-    reading = saved.input.reading
-    for pixels in decode_files(files, saved.input.image_shape, reading, skipped=skipped):
+    for pixels in decode_files(files, saved.input.image_shape, skipped=skipped):
         with torch.inference_mode():
             scores = saved.model(saved.normalization(pixels.to(device))).float().softmax(dim=1)
         for row in scores.cpu().tolist():

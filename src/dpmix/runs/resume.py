@@ -72,7 +72,6 @@ def rebuild_run(
         decoding,
         resumed=checkpoint.plan,
         ranks=ranks,
-        recorded=True,
     )
     for name, now, then in (
         ("input", run.config.input, before.input),
