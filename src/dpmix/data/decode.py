@@ -151,11 +151,11 @@ def decode_sources(
         warnings.warn(f"left out: {counted(reasons)}", stacklevel=2)
     options = replace(options, progress=None)
     sources: list[ImageSource] = []
-    start = row = 0
+    start = at = 0
     for part in parts:
         good = [i for i in range(len(part)) if start + i not in corrupt]
         left = part.take(torch.tensor(good, dtype=torch.int64))
-        start, row, rows = start + len(part), row + len(left), kept[row : row + len(left)]
+        start, at, rows = start + len(part), at + len(left), kept[at : at + len(left)]
         names, labels = left.names, left.labels
         if fits:
             sources.append(TensorSource(torch.from_numpy(rows), labels, class_names, names))
@@ -255,7 +255,6 @@ def decode_each(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            warnings.filterwarnings("ignore", "(possibly )?corrupt EXIF data")  # `upright` warns
             for start in range(0, len(indices), group):
                 if len(pending) == window:
                     yield from pending.popleft().result()

@@ -179,7 +179,7 @@ def guarantee_rows(run: RunFacts) -> list[Row]:
             "sampling rate q": number(told.sampling_rate),
             "steps T": f"{number(told.steps)} of {number(told.planned_steps)}",
         })  # fmt: skip
-    name, repeats = told.accountant.name, told.repeats
+    name, repeats = told.accountant, told.repeats
     return _rows({
         f"epsilon ({name} accounting)": claimed_epsilon(told),
         "epsilon (RDP accounting), looser":
@@ -199,7 +199,7 @@ def guarantee_rows(run: RunFacts) -> list[Row]:
         "clipping norm C": number(told.max_grad_norm),
         "sensitivity of the sum": number(told.sensitivity),
         "noise on each weight": f"standard deviation {shown_sigma(told.noise_std)}",
-        "accountant": f"{told.accountant.library} {told.versions['dp-accounting']}",
+        "accountant": f"dp-accounting {told.versions['dp-accounting']}",
         "sigma of earlier releases, included in epsilon":
             ", ".join(map(str, told.spent_before)) or None,
     })  # fmt: skip
@@ -249,9 +249,9 @@ def model_rows(run: RunFacts) -> list[Row]:
             f"privately: {backbone.trained_privately}",
         "licence of the backbone": backbone and backbone.licence,
         **(_pool_rows(pool.model_dump()) if pool else {}),
-        "sha256 of model.safetensors": told.weights_sha256,
-        "sha256 of config.yaml": told.config_sha256,
-        "seal of privacy.json": told.sha256,
+        "sha256 of the weights": told.weights_sha256,
+        "sha256 of the settings": told.config_sha256,
+        "seal of the statement": told.sha256,
         "sha256 of the backbone's weights": backbone and backbone.weights_sha256,
         "sha256 of the pool's images": pool and pool.contents_sha256,
     })  # fmt: skip

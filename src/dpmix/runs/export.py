@@ -31,7 +31,6 @@ FORMATS = {
 }
 """Name of each format -> the files that it writes."""
 
-_CHECKED = 8  # images that a graph is checked on
 _TOLERANCE = 1e-4  # of the largest logit, or of 1
 
 _FIT = (
@@ -151,10 +150,6 @@ def export_run(root: Path, form: str, output: Path, overwrite: bool = False) -> 
             f"'{files.card}' does not hold the guarantee of '{files.model}'; restore the card that "
             "the run wrote"
         )
-    if form == "hub" and run.earlier:
-        raise DpmixError(
-            f"the run in '{root}' is of an earlier version of dpmix; use --format onnx"
-        )
     if not statement.complete:
         warnings.warn(
             f"the run in '{root}' is not complete: this is its model after {statement.steps} of "
@@ -225,7 +220,7 @@ def _write_onnx(model: HubClassifier, about: dict[str, str], path: Path) -> None
     onnx.save(graph, path)
     onnx.checker.check_model(path)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    images = torch.randint(0, 256, (_CHECKED, *model.image_shape), dtype=torch.uint8)
+    images = torch.randint(0, 256, (8, *model.image_shape), dtype=torch.uint8)
     for part in (images, images[:1]):
         with torch.inference_mode():
             expected = model(part)

@@ -42,8 +42,11 @@ class RunFolder(RunFiles):
         """
         self.refuse_if_taken(overwrite)
         self.reopen()
-        remove_all([self.private_log, self.audit])
-        shutil.rmtree(self._tensorboard, ignore_errors=True)
+        for path in (self.audit, self._tensorboard, *self.diagnostics.glob("[!.]*")):
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path != self.notice:
+                path.unlink(missing_ok=True)
 
     def refuse_if_taken(self, overwrite: bool) -> None:
         """Refuse a folder that `create` would refuse, unless it is in use; nothing is written.

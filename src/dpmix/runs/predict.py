@@ -125,13 +125,7 @@ def as_csv(rows: Sequence[Prediction], class_names: Sequence[str]) -> str:
 
 def as_json(rows: Sequence[Prediction], class_names: Sequence[str]) -> str:
     """A list of objects with `image`, `prediction` and `probabilities` by class name."""
-    return to_json(
-        [
-            {
-                "image": row.image,
-                "prediction": row.prediction,
-                "probabilities": dict(zip(class_names, row.probabilities, strict=True)),
-            }
-            for row in rows
-        ]
-    )
+    return to_json([
+        vars(row) | {"probabilities": dict(zip(class_names, row.probabilities, strict=True))}
+        for row in rows
+    ])  # fmt: skip
