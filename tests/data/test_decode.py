@@ -152,9 +152,3 @@ def test_all_bad_files_are_named_at_once_or_left_out(paths, picture, monkeypatch
     batches = list(decode_files(paths, (3, 8, 8), skipped=skipped))
     assert torch.equal(torch.cat(batches), good)
     assert list(skipped) == [paths[1], paths[3], paths[4]]
-
-
-def test_of_many_bad_files_fifty_are_named(paths):
-    gone = [paths[0].with_name(f"gone{i}.png") for i in range(70)]
-    with pytest.raises(DpmixError, match=r"^70 image.*gone49\.png' and 20 more; repair"):
-        list(decode_files(gone, (3, 8, 8)))

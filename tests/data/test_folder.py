@@ -1,4 +1,3 @@
-import os
 import shutil
 import warnings
 from unicodedata import normalize
@@ -140,7 +139,6 @@ def _flat_test_images(root, folder):
     (_flat_test_images, None, r"expected a train and a test .*--test-fraction 0\.2"),
     (lambda root, folder: folder("root/Train", {"dog": 1, "cat": 1}), None,
      "'Train' and 'train', which both name the train split"),
-    (lambda root, folder: shutil.rmtree(root), None, "no folder"),
     (lambda root, folder: shutil.rmtree(root / "train"), None, "holds test; expected a train"),
     (lambda root, folder: shutil.rmtree(root / "test"), None, "holds train; expected a train"),
 ])  # fmt: skip
@@ -195,16 +193,6 @@ def test_litter_is_no_class_and_no_image(given):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert folder_splits(given, PLAIN, None).train.class_names == ("cat", "dog")
-
-
-def test_class_folder_names_look_at_folders_alone(class_folder, tmp_path):
-    root = class_folder("flat", {"b": 1, "a": 1})
-    (root / "notes.txt").write_text("not a class")
-    (root / "a" / "0.png").unlink()
-    assert class_folder_names(root) == ("a", "b")
-    for place, said in ((root / "a", "holds no class folders"), (root / "gone", "no folder")):
-        with pytest.raises(DpmixError, match=said):
-            class_folder_names(place)
 
 
 @pytest.mark.parametrize(("link", "to", "fraction"), [
@@ -274,8 +262,7 @@ def _link(place, to):
     (_link("a/link.png", "../secret/1.png"), "is a symbolic link out of the data folder"),
     (_link("link", "../secret"), "is a symbolic link out of the data folder"),
     (_link("a/link.png", "../root-other"), "out of the data folder"),  # begins alike
-    (_link("a/link.png", "a/link.png"), r"link\.png' is a broken symbolic link"),
-    (lambda root: os.mkfifo(root / "a" / "pipe"), "is no file but a pipe, a socket or a device"),
+    (_link("a/link.png", "a/nowhere"), r"link\.png' is a broken symbolic link"),
     (lambda root: (root / "a" / "deeper").mkdir(), "holds a folder, 'deeper'"),
     (lambda root: (root / "a" / "x.tif").unlink(), "a' holds no images; expected"),
 ])  # fmt: skip

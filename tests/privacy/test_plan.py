@@ -63,13 +63,6 @@ def test_a_rate_and_a_denominator_need_no_n():
     assert plan.noise_multiplier == calibrated().noise_multiplier
 
 
-def test_epochs_become_steps():
-    plan = PrivacyPlan.calibrate(
-        n=50_000, expected_batch_size=1000, epochs=10, epsilon=math.inf, delta=1e-5
-    )
-    assert plan.steps == 500
-
-
 def test_sensitivity_2c_doubles_the_noise_and_leaves_sigma():
     one, two = (
         calibrated(max_grad_norm=0.5),

@@ -361,7 +361,7 @@ def test_where_and_how_may_change(tmp_path, settings, image_root):
     folder = stopped(tmp_path / "run", 3, settings)
     moved = tmp_path / "moved"
     shutil.move(image_root, moved)
-    with pytest.raises(DpmixError, match="no file or folder"):
+    with pytest.raises(DpmixError, match="no folder or"):
         dpmix.fit(resume=folder)
     (folder / "diagnostics" / "data.sha256").rename(tmp_path / "hash")
     with pytest.raises(DpmixError, match=r"the images or labels of .*: restore them"):

@@ -126,18 +126,6 @@ def test_the_settings_that_a_method_reads_and_no_others_change_its_views(method)
     assert unchanged == ViewSpec(method).unread - {"average", "extra_augment"}
 
 
-@pytest.mark.parametrize("how", ["same-class", "other-class"])
-def test_a_draw_by_class_keeps_to_its_classes_and_reaches_all_their_images(how):
-    build = builder((1, 4, 4), "mix-diff", k_base=1, k_diff=60, k_self=1, pool_draw=how)
-    pixels, labels = images((1, 4, 4), 8, 3)
-    draws = build.draw_views(8, np.random.default_rng(4))
-    got = build.build(pixels, labels, draws).labels[:, 1:61].argmax(-1)
-    assert ((got == labels[:, None]) == (how == "same-class")).all()
-    for group, own in enumerate(labels.tolist()):
-        expected = {int(build.pool.labels[i]) for i in drawable(build, own)}
-        assert set(got[group].tolist()) == expected
-
-
 @pytest.mark.parametrize("kind", ["affine", "cutout", "all"])
 def test_an_extra_augmentation_follows_crop_and_flip_of_private_and_public_views(kind):
     build = builder((3, 6, 7), "mix-diff", extra_augment=kind)

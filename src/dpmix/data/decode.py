@@ -255,7 +255,6 @@ def decode_each(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            warnings.filterwarnings("ignore", "(possibly )?corrupt EXIF data")  # `upright` warns
             for start in range(0, len(indices), group):
                 if len(pending) == window:
                     yield from pending.popleft().result()

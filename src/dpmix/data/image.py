@@ -17,7 +17,7 @@ from threading import Lock, Semaphore
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from dpmix.errors import DpmixError
@@ -36,13 +36,6 @@ Progress = Callable[[int, int], None]
 """Called with (images done, images in all) during a long decode."""
 
 _CHANNELS = {"1": 1, "L": 1, "P": 3, "RGB": 3}
-_Turn = Image.Transpose
-# By EXIF 0x0112; 1 is upright, and 0 is written for "not known".
-_TURNS = (
-    None, None, _Turn.FLIP_LEFT_RIGHT, _Turn.ROTATE_180, _Turn.FLIP_TOP_BOTTOM, _Turn.TRANSPOSE,
-    _Turn.ROTATE_270, _Turn.TRANSVERSE, _Turn.ROTATE_90,
-)  # fmt: skip
-_EMPTY_EXIF = 14  # bytes of the headers before the number of tags
 
 
 class UnreadableImageError(DpmixError):
@@ -67,10 +60,9 @@ class ReadOptions:
     """How the images of a data set are read.
 
     Attributes:
-        image_size: S or (H, W) in pixels, to which every image is fitted, see `in_form`; None: as
-            stored.
+        image_size: S or (H, W) in pixels, see `in_form`; None: as stored.
         channels: 1 (grey) or 3 (RGB), to which colours are converted; None: as stored.
-        skip_corrupt: leave out images that cannot be decoded instead of refusing the data set.
+        skip_corrupt: leave out images that cannot be decoded.
         workers: decoding threads; None: one per core, 16 at most.
         progress: called during a long decode.
 
@@ -176,40 +168,24 @@ def plain_channels(image: Image.Image) -> int | None:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """Decode `image` and return it turned as its orientation tag says; a tag of no sense is none.
+    """Decode `image` and return it turned as its orientation tag says (EXIF, or XMP's copy of it).
 
-    A camera stores the pixels as its sensor lay, and a tag (EXIF, or XMP's copy of it) says how to
-    turn them. Pillow's TIFF decoder turns by itself and drops the tag; its others do not. Warnings
-    tell of a tag that can't be read and of more than one frame.
+    An image whose tag can't be read is not turned. A warning tells of more than one frame.
     """
-    # Before the tag is read: TIFF's decoder drops it, and in a PNG it may stand after the pixels.
+    # Before the tag is read: TIFF's decoder turns by itself and drops the tag, and in a PNG it may
+    # stand after the pixels.
     image.load()
-    orientation = _orientation(image)
-    # Each text is the same for all images, so that Python shows it once.
-    if orientation is None:
-        text = "an image's orientation tag can't be read, and it is not turned: save it upright"
-        warnings.warn(text, stacklevel=2)
     if _has_more_frames(image):
+        # The text is the same for all images, so that Python shows it once.
         text = "an image holds more than one frame, and the first is read: save each as a file"
         warnings.warn(text, stacklevel=2)
-    turn = _TURNS[orientation or 0]
-    return image if turn is None else image.transpose(turn)
-
-
-def _orientation(image: Image.Image) -> int | None:
-    """Return 0..8, or None where there is a tag, or a block of tags, that can't be read."""
     try:
-        tags = image.getexif()
-        value = tags.get(ExifTags.Base.Orientation, 1)
+        return ImageOps.exif_transpose(image)
     except MemoryError:
         raise
-    # A damaged block makes Pillow raise nearly anything: SyntaxError, struct.error, ValueError, ...
+    # A damaged block of tags makes Pillow raise nearly anything.
     except Exception:
-        return None
-    block = image.info.get("exif")
-    if not tags and isinstance(block, bytes) and any(block[_EMPTY_EXIF:]):
-        return None
-    return int(value) if value in range(len(_TURNS)) else None
+        return image
 
 
 def _has_more_frames(image: Image.Image) -> bool:

@@ -37,8 +37,8 @@ def frozen_modules(model: nn.Module) -> set[nn.Module]:
     """Return the modules that are, or lie inside, a frozen one, and are in eval mode themselves.
 
     A module is frozen if it is in eval mode and has parameters, none of which requires a gradient.
-    A module without parameters (Dropout) is frozen only inside such a module: all layers of a model
-    that was just evaluated are in eval mode, and training must reach them.
+    One without parameters (Dropout) is frozen only inside such a module: all layers of a model that
+    was just evaluated are in eval mode, and training must reach them.
     """
     roots = [
         module
@@ -65,9 +65,9 @@ def choose_trainable(
 
     Args:
         model: backbone and head.
-        what: `head` alone; `norm-and-bias`: the scales and shifts of the normalisation layers and
-            all biases; `lora`: low-rank updates of the attention and MLP layers; `last-blocks`: the
-            last n blocks and what comes after them; `all`.
+        what: `head` alone; `norm-and-bias`: the normalisation layers and all biases; `lora`:
+            low-rank updates of the attention and MLP layers; `last-blocks`: the last n blocks and
+            what comes after them; `all`.
         last_blocks: n, the number of blocks.
         lora_rank: rank of each low-rank update.
 
@@ -154,8 +154,7 @@ class PlainAttention(nn.Module):
     """Self-attention [B, T, E] by four linear layers, with the weights and output of `source`.
 
     LoRA adapters can be put on it. torch's own layer reads its weights without calling the layers
-    that hold them, and adapters for it swap weights during a forward, which the check for private
-    training refuses (`dpmix.clipping.model_check`).
+    that hold them, and adapters for it swap weights in a forward, which `check_private` refuses.
 
     Args:
         source: the layer to replace.

@@ -61,12 +61,10 @@ class WSConv2d(nn.Conv2d):
         self.gain = nn.Parameter(torch.ones(outputs))
 
     def reset_parameters(self) -> None:
-        """Draw the weight with variance 1 / fan_in, set the bias to zero and the gain to one."""
+        """Draw the weight with variance 1 / fan_in, and set the bias to zero."""
         assert self.bias is not None
         fan_in_normal_(self.weight)
         nn.init.zeros_(self.bias)
-        if "gain" in self._parameters:  # absent while Conv2d's own constructor runs
-            nn.init.ones_(self.gain)
 
     def standardized_weight(self) -> Float[Tensor, "O I kH kW"]:
         """Return the weight that convolves."""

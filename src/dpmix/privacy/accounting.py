@@ -25,9 +25,9 @@ RDP_ORDERS = (*range(2, 64), *range(64, 256, 8), 256, 512, 1024)
 # target.
 SIGMA_TOLERANCE = 2e-4
 
-# Privacy losses are rounded up to a grid. A coarse grid bounds epsilon from above as well as a fine
-# one and is many times faster. The search uses a twentieth of one step's own loss, whose standard
-# deviation is at least q / sigma: that adds a few parts in 10,000 to epsilon.
+# Privacy losses are rounded up to a grid: a coarse one also bounds epsilon from above and is much
+# faster. The search uses a twentieth of one step's own loss, whose standard deviation is at least
+# q / sigma: that adds a few parts in 10,000 to epsilon.
 LOSS_GRID, _COARSEST_LOSS_GRID, PART_OF_LOSS = 1e-4, 1e-3, 0.05
 
 # The accountant's range. Less noise is only enough where delta nearly allows the release of a whole
@@ -52,8 +52,7 @@ def epsilon_pld(
     loss_grid: float = LOSS_GRID,
 ) -> float:
     """Epsilon at `delta` by privacy loss distributions (PLD): an upper bound for any grid."""
-    training = (sampling_rate, sigma, steps)
-    return epsilon_together((training,), delta, prior_releases, loss_grid)
+    return epsilon_together(((sampling_rate, sigma, steps),), delta, prior_releases, loss_grid)
 
 
 def epsilon_together(

@@ -122,19 +122,12 @@ def test_classifiers_of_several_layers_or_of_none_as_published(name, build, tmp_
     assert one.weights_sha256 == two.weights_sha256
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_weights_that_are_not_finite_are_refused(name, tmp_path):
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+    name = "timm:test_resnet"
     state, body = whole(name)
-    key = next(k for k in body if k.endswith("weight") and not k.startswith(("transformer", "tok")))
+    key = next(k for k in body if k.endswith("weight"))
     with pytest.raises(DpmixError, match=r"are not finite \('.+'\)"):
         load(name, state | {key: torch.full_like(state[key], float("nan"))}, tmp_path)
-
-
-def test_a_patch_of_another_size_is_another_network(tmp_path):
-    state, _ = whole("timm:test_vit")
-    coarse = torch.nn.functional.interpolate(state["patch_embed.proj.weight"], scale_factor=2)
-    with pytest.raises(DpmixError, match=r"other shapes: 1 tensor \(patch_embed.proj.weight"):
-        load("timm:test_vit", state | {"patch_embed.proj.weight": coarse}, tmp_path)
 
 
 def test_positions_of_another_image_size_are_resampled_with_a_warning(tmp_path):

