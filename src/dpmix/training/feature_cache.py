@@ -270,7 +270,7 @@ def example_rng(
 
 
 def _sha256(tensor: Tensor) -> str:
-    return sha256(tensor.reshape(-1).numpy()).hexdigest()
+    return sha256(tensor.reshape(-1).numpy().data).hexdigest()
 
 
 @contextmanager

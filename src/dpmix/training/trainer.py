@@ -69,13 +69,9 @@ class StepDiagnostics:
             return cls(drawn, math.nan, math.nan, math.nan, 0)
         norms = torch.cat([part.norms for part in parts]).double().cpu()
         losses = torch.cat([part.losses for part in parts]).double().cpu()
-        return cls(
-            drawn=drawn,
-            loss=losses.mean().item(),
-            clipped=(norms > max_grad_norm).double().mean().item(),
-            median_norm=norms.median().item(),
-            dropped=int((~torch.isfinite(norms)).sum()),
-        )
+        clipped = (norms > max_grad_norm).double().mean().item()
+        dropped = int((~torch.isfinite(norms)).sum())
+        return cls(drawn, losses.mean().item(), clipped, norms.median().item(), dropped)
 
 
 class PrivateTrainer:
@@ -151,7 +147,13 @@ class PrivateTrainer:
         self.broadcast_weights()
         self._guard = ModelGuard(model, optimizer)
         require_released_gradients(optimizer)
-        _warn_if_reused(model, optimizer)
+        if model in _USED or optimizer in _USED:
+            warnings.warn(
+                "this model or optimizer was given to another private trainer before; this plan's "
+                "epsilon does not count steps that were taken there: make new ones",
+                stacklevel=2,
+            )
+        _USED.update((model, optimizer))
 
     @property
     def plan(self) -> PrivacyPlan:
@@ -379,14 +381,3 @@ def _refuse_unfit_parts(
             "step, which no plan counts; use one that takes one gradient a step, such as "
             "torch.optim.SGD or Adam"
         )
-
-
-def _warn_if_reused(model: nn.Module, optimizer: Optimizer) -> None:
-    """Warn of steps that another trainer took on the same weights, which this plan lacks."""
-    if model in _USED or optimizer in _USED:
-        warnings.warn(
-            "this model or optimizer was given to another private trainer before; this plan's "
-            "epsilon does not count steps that were taken there: make new ones",
-            stacklevel=3,
-        )
-    _USED.update((model, optimizer))
