@@ -67,7 +67,7 @@ def test_allowed_they_are_stated_everywhere(dpmix, allowed, oversampled, tmp_pat
     assert said["repeats"] == {"most": TIMES, "epsilon": expected()} and said["epsilon"] <= 2
     sentence = f"One image occurs {TIMES} times in the training set: for the person in it, " \
                f"epsilon is {shown}."  # fmt: skip
-    row = f"epsilon of the person whose image occurs {TIMES} times"
+    row = "epsilon of the person in the most frequent image"
     for name in ("MODEL_CARD.md", "report.html"):
         text = (run / name).read_text()
         assert sentence in text and row in text, name
@@ -80,7 +80,7 @@ def test_allowed_they_are_stated_everywhere(dpmix, allowed, oversampled, tmp_pat
 
 
 def test_verify_finds_an_understated_epsilon_of_repeats(allowed, tmp_path):
-    run = shutil.copytree(allowed[0], tmp_path / "run")
+    run = shutil.copytree(allowed[0], tmp_path / "copy")
     said = json.loads((run / "privacy.json").read_text())
     # A forger who seals again and mends the sentence, but not the numbers.
     sentence = said["guarantee"].replace(shown_epsilon(expected()), "2.100")
@@ -103,7 +103,7 @@ def test_runs_are_compared_with_what_they_cost_who_is_repeated(
     assert f"one image occurs {TIMES} times: epsilon" in out
     page = (tmp_path / "compare.html").read_text()
     assert f"One image occurs {TIMES} times in the training set: for the person in it" in page
-    assert f"(occurs {TIMES} times)" in page
+    assert f"(it occurs {TIMES} times)" in page
 
 
 def test_a_sweep_says_that_choosing_costs_who_is_repeated_more(dpmix, oversampled, tmp_path):
