@@ -155,7 +155,7 @@ for name in sys.argv[1:]:
         [sys.executable, "-c", script, *names], capture_output=True, text=True, timeout=120
     )
     gated, missing, old, down = done.stdout.splitlines()
-    assert "model 'who/gated' is gated: accept its licence" in gated
+    assert "no model 'who/gated' on the hub, or it is private or gated" in gated
     assert "hf download who/gated --local-dir FOLDER" in gated
     assert "no model 'who/missing' on the hub" in missing
     assert "model 'who/old' has no such revision; check --revision" in old

@@ -133,15 +133,14 @@ def decode_sources(
     fits = count * prod(shape) <= MAX_BYTES_IN_MEMORY
     kept = np.empty((count, *shape) if fits else (count, 32), dtype=np.uint8)
     corrupt: dict[int, str] = {}
-
     for done, decoded in enumerate(decode_each(images, range(count), options, shape), 1):
         if isinstance(decoded, UnreadableImageError):
             corrupt[done - 1] = str(decoded)
         elif isinstance(decoded, DpmixError):
             raise decoded
         else:
-            row = decoded if fits else np.frombuffer(pixel_digest(decoded), dtype=np.uint8)
-            kept[done - 1 - len(corrupt)] = row
+            digest = None if fits else np.frombuffer(pixel_digest(decoded), dtype=np.uint8)
+            kept[done - 1 - len(corrupt)] = decoded if digest is None else digest
         if options.progress is not None and (done % _MAX_GROUP == 0 or done == count):
             options.progress(done, count)
     if corrupt:
@@ -151,11 +150,11 @@ def decode_sources(
         warnings.warn(f"left out: {counted(reasons)}", stacklevel=2)
     options = replace(options, progress=None)
     sources: list[ImageSource] = []
-    start = row = 0
+    start = at = 0
     for part in parts:
         good = [i for i in range(len(part)) if start + i not in corrupt]
         left = part.take(torch.tensor(good, dtype=torch.int64))
-        start, row, rows = start + len(part), row + len(left), kept[row : row + len(left)]
+        start, at, rows = start + len(part), at + len(left), kept[at : at + len(left)]
         names, labels = left.names, left.labels
         if fits:
             sources.append(TensorSource(torch.from_numpy(rows), labels, class_names, names))
