@@ -129,14 +129,3 @@ def test_something_else_is_refused(folder, text):
     folder.audit.write_text(text)
     with pytest.raises(DpmixError, match=r"audit.json' is no audit of this version of dpmix"):
         audit_of(folder, facts())
-
-
-def test_an_audit_from_before_there_were_two_readings_is_one_of_the_first(folder):
-    said, made = audit_of_run(folder.root), facts(data="/here/scans")
-    del said["settings"]["input"]["reading"]
-    folder.audit.write_text(json.dumps(said))
-    made.settings["input"]["reading"] = 1
-    assert audit_of(folder, made)
-    made.settings["input"]["reading"] = 2
-    with pytest.raises(DpmixError, match="its input is"):
-        audit_of(folder, made)

@@ -4,10 +4,7 @@ import json
 
 import pytest
 
-from dpmix.audit.audit import audited_facts
 from dpmix.privacy.noise import GaussianNoise
-from dpmix.runs import build as wiring
-from dpmix.runs.folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
@@ -67,17 +64,3 @@ def test_image_canaries(image_root, dpmix, kind):
 def test_what_says_nothing_is_refused(image_root, dpmix, flags, said):
     status, _, err = dpmix("audit", "--data", str(image_root), *SMALL, *flags)
     assert status == 2 and said in " ".join(err.split())
-
-
-@pytest.mark.parametrize("reading", [1, 2])
-def test_pictures_are_read_as_by_the_run_that_is_audited(
-    image_root, dpmix, monkeypatch, tmp_path, reading
-):
-    folder = RunFolder(tmp_path / "run")
-    with monkeypatch.context() as then:
-        then.setattr(wiring, "READING", reading)
-        train = ("train", "--data", image_root, *SMALL, "--output", folder.root)
-        assert dpmix(*train)[0] == 0
-    audit = ("audit", "--config", folder.config, "--report", folder.audit)
-    assert dpmix(*audit, "--canaries", 20, "--canary-kind", "pattern")[0] == 0
-    assert audited_facts(folder).settings["input"]["reading"] == reading

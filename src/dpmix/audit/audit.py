@@ -315,8 +315,7 @@ def _settings(audit: AuditReport, own: Mapping[str, Any]) -> Iterator[tuple[str,
     """Names and values of the audit's settings and of the run's."""
     theirs = audit.settings
     yield "data", theirs.get("data", {}).get("data"), public_name(own["data"]["data"])
-    # Audits from before there was another reading do not say theirs.
-    yield "input", {"reading": 1} | theirs.get("input", {}), own["input"]
+    yield "input", theirs.get("input"), own["input"]
     for name, section in LEAVES.items():
         if section not in ("run", "input") and name not in places("path") | places("resume"):
             yield name, theirs.get(section, {}).get(name), own[section][name]
