@@ -50,15 +50,12 @@ def test_a_sweep_is_run_collected_shown_and_drawn(dpmix, file, tmp_path, monkeyp
     numbers = json.loads((run / "metrics.json").read_text())
     assert frame["accuracy"][0] == numbers["accuracy"]
 
-    _, table, _ = dpmix("table", folder, "--format", "csv", "--fact", "worst_class_accuracy")
-    assert table.count("\n") == 3
-    for kind in ("against", "classes", "curves"):
+    _, table, _ = dpmix("table", folder, "--fact", "worst_class_accuracy")
+    assert "worst class accuracy in %" in table
+    for kind in ("against", "classes"):
         picture = tmp_path / f"{kind}.png"
         assert dpmix("plot", folder, "--kind", kind, "--output", picture)[0] == 0
         assert len(Image.open(picture).convert("L").getcolors()) > 20
-    given = ("--kind", "classes", "--fact", "calibration_error", "--output", picture)
-    status, _, err = dpmix("plot", folder, *given)
-    assert status == 2 and "--kind classes draws accuracy; leave out --fact" in err
 
     # Given again, there is nothing left to do; the CSV is made from the runs alone.
     (folder / "results.csv").unlink()
@@ -82,7 +79,8 @@ def test_settings_are_chosen_on_images_held_out_and_then_tested(dpmix, file, tmp
     assert [json.loads(said) for said in results["tuned"]] == [{"learning_rate": best}]
     assert re.search(rf"self-aug +epsilon 8 +learning_rate {best}\s", out)
 
-    out = dpmix("sweep", file, "--dry-run")[1]
+    out = dpmix("sweep", file, "--dry-run", "--set", "steps=7")[1]
+    assert "steps 7" in out
     assert "two methods: 2 tries, then 1 runs" in out
     assert out.count("validation_fraction 0.5") == 2
     assert out.count("learning_rate as its tries choose") == 1
@@ -113,19 +111,11 @@ def test_a_stopped_sweep_is_resumed(dpmix, file, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("dpmix.sweeps.run.finish", stopped)
         _, out, _ = dpmix("sweep", file, "--output", folder, "--jobs", 1)
-    assert "stopped, 1 of 4 runs are done; the same command resumes it" in out
+    assert "stopped; the same command resumes it" in out
     assert len(pd.read_csv(folder / "results.csv")) == 1
     status, out, _ = dpmix("sweep", file, "--output", folder, "--jobs", 1)
     assert status == 0
     assert len(pd.read_csv(folder / "results.csv")) == 4
-
-
-def test_a_dry_run_lists_the_runs_and_writes_nothing(dpmix, file, tmp_path):
-    given = ("--output", tmp_path / "out", "--dry-run", "--set", "steps=7")
-    status, out, _ = dpmix("sweep", file, *given)
-    assert status == 0 and out.count("method none") == 2 and out.count("steps 7") == 1
-    assert "all with data mnist5k, model cnn-small, steps 7" in out
-    assert not (tmp_path / "out").exists()
 
 
 def on_cluster(path, folder, *flags):
@@ -142,16 +132,11 @@ def test_a_cluster_gets_each_run_as_a_job(tmp_path):
     assert len(pd.read_csv(folder / "results.csv")) == 1 and list((folder / "logs").iterdir())
 
 
-def test_a_cluster_that_takes_no_jobs_is_told(file, tmp_path):
-    made = on_cluster(file, tmp_path / "out", "--cluster", "moon")
-    assert made.returncode == 2 and "cluster 'moon' takes no jobs" in made.stderr
-
-
 @pytest.mark.parametrize(("flags", "message"), [
     (("--cluster", "local", "--cluster-option", "timeout"), "is not NAME=VALUE"),
     (("--private-selection",), "take seed out of the sweep"),
     (("--set", "stepz=1"), "did you mean 'steps'"),
-    (("--scale", "cpu"), "has no scale 'cpu'"),
+    (("--scale", "cpu"), "has no scale 'cpu'"), (("--cluster", "moon"), "'moon' takes no jobs"),
 ])  # fmt: skip
 def test_what_can_not_be_meant_is_told_in_a_line(dpmix, file, tmp_path, flags, message):
     status, _, err = dpmix("sweep", file, "--output", tmp_path / "out", *flags)
@@ -188,4 +173,4 @@ def test_a_folder_that_is_in_use_or_no_folder_is_told(dpmix, file, tmp_path):
     assert status == 2 and "is in use by another sweep" in err
     (tmp_path / "file").touch()
     status, _, err = dpmix("sweep", file, "--output", tmp_path / "file")
-    assert status == 2 and "cannot make sweep folder" in err
+    assert status == 2 and "File exists; give another --output" in err

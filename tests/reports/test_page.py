@@ -10,8 +10,7 @@ from scipy.stats import binomtest
 from dpmix.pool.load import PoolFacts
 from dpmix.reports.audit_report import AuditReport, Finding
 from dpmix.reports.compare import compare
-from dpmix.reports.model_card import model_card
-from dpmix.reports.page import class_rows, compare_page, most_confused, report_page
+from dpmix.reports.page import class_rows, compare_page, model_card, report_page
 from dpmix.reports.statement import shown_epsilon, shown_sigma
 from example_facts import DIGEST, facts, not_private
 
@@ -134,12 +133,6 @@ def test_the_lowest_class_comes_first_with_the_interval_of_scipy():
     assert "The other 388 classes" in report_page(facts(MANY))
 
 
-def test_the_most_confused_are_those_of_most_images_then_of_the_smaller_class():
-    confusion = {"a": {"a": 6, "b": 4}, "b": {"a": 4}, "c": {"b": 5, "c": 90}}
-    found = most_confused(facts().metrics.model_copy(update={"confusion": confusion}))
-    assert [pair[:3] for pair in found] == [("c", "b", 5), ("b", "a", 4), ("a", "b", 4)]
-
-
 def test_several_runs_are_shown_and_marked_by_name():
     runs = [facts(errors=1), not_private(errors=2), facts(seed=3)]
     page = comparison_of(*runs)
@@ -160,3 +153,25 @@ def test_of_several_runs_the_classes_that_differ_most_come_first():
     changed = accuracy | {"c31": accuracy["c31"] - 0.5}
     second = first.metrics.model_copy(update={"class_accuracy": changed})
     assert class_rows([first.metrics, second])[0][0] == "c31"
+
+
+def test_the_card_says_the_guarantee_the_accuracy_and_what_is_assumed():
+    run = facts(validation_fraction=0.2)
+    card = model_card(run)
+    assert run.statement.guarantee in card and "| measured on | 60 validation images |" in card
+    assert "- The validation images, a fixed share of the training images" in card
+    assert "test split" not in card
+    for assumption in run.statement.assumptions:
+        assert f"- {assumption}\n" in card
+
+
+def test_names_are_no_markup_and_stay_in_their_cell():
+    names = ("a|b", "<img src=x>", "](javascript:alert(1))", "`a`", "é\n# Injected\x1b[31m <b>")
+    card = model_card(facts(names))
+    assert "\\<img src=x\\>" in card and "\\](javascript:alert(1))" in card
+    assert "\\`a\\`" in card and "\x1b" not in card
+    assert "\n| é # Injected \\[31m \\<b\\> |" in card
+    rows = [line for line in card.splitlines() if line.startswith("|")]
+    assert len(rows) > 35
+    for row in rows:
+        assert len(re.findall(r"(?<!\\)\|", row)) == 3, row

@@ -66,15 +66,12 @@ def test_a_base_is_a_recipe_beside_the_sweep_or_one_of_the_packages(tmp_path):
 
 
 @pytest.mark.parametrize(("text", "message"), [
-    ("rows: {a: {}}", "title.*required"),
-    ("titel: t", "titel: .*; expected title, base"),
+    ("titel: t", "titel: .*not permitted"),
     ("title: t\ngrid: {epsilon: [1, 0]}", "epsilon is 0; expected above 0"),
     ("title: t\nsettings: {data: scnas}", "unknown data 'scnas'"),
-    ("title: t\nrowz: {}", "rowz: .*; expected title, base, settings, rows, grid, tune"),
     ("title: t\nrows: {a: {epsilonn: 1}}", "row 'a'.*did you mean 'epsilon'"),
-    ("title: t\ngrid: {epsilon: 3}", r"grid.epsilon: .*; write a list, such as \[1, 2\]$"),
+    ("title: t\ngrid: {epsilon: 3}", "grid.epsilon: .*list"),
     ("title: t\ngrid: {epsilon: [few]}", "epsilon is 'few'"),
-    ("title: t\nrows: {a: {epsilon: 1}}\ngrid: {epsilon: [1]}", "'a' sets epsilon, which the grid"),
     ("title: t\ngrid: {output: [x]}", "output is not for a row or a grid"),
     ("title: t\nbase: nothing", "no recipe 'nothing'"),
     ("- a", "must map names"),
@@ -109,17 +106,17 @@ def test_data_sets_that_the_results_could_not_tell_apart_are_refused(tmp_path, m
     for name in ("here", "there"):
         (tmp_path / name).mkdir()
     text = "title: t\ngrid: {data: [here, there]}"
-    with pytest.raises(DpmixError, match="'here' and 'there' are both 'images in a folder'"):
+    with pytest.raises(DpmixError, match="here, there have one name in the results"):
         load_sweep(written(tmp_path, text))
 
 
-@pytest.mark.parametrize("name", sorted(places("path") - {"data", "output"}))
 @pytest.mark.parametrize("where", [
     "grid: {%s: [a, b]}", "grid: {seed: [1]}\ntune: {grid: {%s: [a]}, validation_fraction: 0.2}",
 ])  # fmt: skip
-def test_a_grid_has_no_paths_which_would_be_named_in_the_results(tmp_path, name, where):
-    with pytest.raises(DpmixError, match=f"{name} is in the grid, whose values the results show"):
-        load_sweep(written(tmp_path, "title: t\n" + where % name))
+def test_a_grid_has_no_paths_which_would_be_named_in_the_results(tmp_path, where):
+    for name in places("path") - {"data", "output"}:
+        with pytest.raises(DpmixError, match=f"{name} is in the grid, whose values the results"):
+            load_sweep(written(tmp_path, "title: t\n" + where % name))
 
 
 def test_what_is_tuned_is_research_with_seeds(tmp_path):
@@ -130,13 +127,6 @@ def test_what_is_tuned_is_research_with_seeds(tmp_path):
 def test_only_a_selection_itself_says_that_a_run_is_one_of_it(tmp_path):
     with pytest.raises(DpmixError, match="expected_runs is 10, which only dpmix sweep"):
         load_sweep(written(tmp_path, "title: t\nsettings: {expected_runs: 10}"))
-
-
-def test_an_unknown_scale_is_named(tmp_path):
-    with pytest.raises(DpmixError, match="no scale 'smal': did you mean 'small'"):
-        load_sweep(written(tmp_path), "smal")
-    with pytest.raises(DpmixError, match="no scale 'cpu': it has none; leave out --scale"):
-        load_sweep(written(tmp_path, "title: t"), "cpu")
 
 
 def test_the_pool_is_for_the_rows_that_read_one(tmp_path):
@@ -151,12 +141,6 @@ rows:
     runs = load_sweep(written(tmp_path, text)).runs
     assert [run.config.views.pool for run in runs] == ["images", None, "images"]
     assert [run.config.views.pool_labels for run in runs] == ["map.csv", None, "map.csv"]
-
-
-def test_a_pool_setting_without_a_pool_is_told_before_anything_runs(tmp_path):
-    text = "title: t\nrows: {a: {method: self-aug, pool_role: pretrain}}\n"
-    with pytest.raises(DpmixError, match="pool_role is 'pretrain' but there is no pool"):
-        load_sweep(written(tmp_path, text))
 
 
 @pytest.mark.parametrize("scale", [None, "cpu"])
@@ -178,6 +162,8 @@ def test_the_example_of_the_docs_can_be_run(tmp_path, monkeypatch):
     assert len(load_sweep(tmp_path / "mine.yaml", "small").runs) == 3 * 2
 
 
-def test_an_unknown_name_is_named_with_the_nearest():
+def test_an_unknown_name_or_scale_is_named_with_the_nearest(tmp_path):
     with pytest.raises(DpmixError, match="no sweep 'equal-view': did you mean 'equal-views'"):
         sweep_path("equal-view")
+    with pytest.raises(DpmixError, match="no scale 'smal': did you mean 'small'"):
+        load_sweep(written(tmp_path), "smal")

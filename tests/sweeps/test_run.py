@@ -9,23 +9,11 @@ import pytest
 from dpmix.errors import DpmixError
 from dpmix.sweeps import run as workers
 from dpmix.sweeps.grid import SweepRun, load_sweep
-from dpmix.sweeps.run import Outcome, in_turns, on_this_machine, tuned_runs
+from dpmix.sweeps.run import Outcome, on_this_machine, tuned_runs
 
 
 def runs(tmp_path, count):
     return [(SweepRun(f"row {i}", {}, {}, None), tmp_path / str(i)) for i in range(count)]
-
-
-def test_every_run_has_its_own_process_with_its_share_of_cores(tmp_path, monkeypatch):
-    def finish(run, root, threads, gpu):
-        return Outcome(run, f"{os.getpid()} {threads}")
-
-    monkeypatch.setattr(workers, "finish", finish)
-    outcomes = [*on_this_machine(runs(tmp_path, 4), 2)]
-    assert {outcome.run.row for outcome in outcomes} == {f"row {i}" for i in range(4)}
-    assert str(os.getpid()) not in {outcome.error.split()[0] for outcome in outcomes}
-    share = max(1, (os.cpu_count() or 1) // 2)
-    assert {int(outcome.error.split()[1]) for outcome in outcomes} == {share}
 
 
 def test_a_killed_process_is_reported(tmp_path, monkeypatch):
@@ -61,15 +49,6 @@ def test_gpus_are_dealt_out_in_turn_and_no_setting_names_them(tmp_path, monkeypa
     named = SweepRun("named", {}, {"device": "cuda:1"}, None)
     [*on_this_machine([(named, tmp_path / "named")], 1)]
     assert seen == [(0, "auto"), (1, "auto"), (0, "auto"), (None, "cuda:1")]
-
-
-def test_rows_take_turns_and_each_keeps_its_order():
-    counts = {"a": 3, "b": 1, "c": 2}
-    several = [
-        SweepRun(one, {"seed": seed}, {}, None) for one in counts for seed in range(counts[one])
-    ]
-    order = [(run.row, run.swept["seed"]) for run in in_turns(several)]
-    assert order == [("a", 0), ("b", 0), ("c", 0), ("a", 1), ("c", 1), ("a", 2)]
 
 
 SWEEP = """

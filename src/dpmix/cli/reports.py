@@ -14,15 +14,13 @@ from dpmix.reports.compare import Comparison
 from dpmix.reports.compare import compare as compare_runs
 from dpmix.reports.facts import audit_verdict, claimed_epsilon, percent
 from dpmix.reports.page import compare_page, report_page
-from dpmix.reports.statement import NOT_PRIVATE, Statement, shown_epsilon
-from dpmix.reports.summary import repeats_row, two_columns
+from dpmix.reports.statement import NOT_PRIVATE, shown_epsilon
+from dpmix.reports.summary import Row, repeats_row, two_columns
 from dpmix.reports.verify import Verified
 from dpmix.reports.verify import verify as check
 from dpmix.runs.checkpoint import newest_step
 from dpmix.runs.folder import RunFolder
 from dpmix.runs.settings import places
-
-Row = tuple[str, str]
 
 
 def verify(
@@ -34,25 +32,34 @@ def verify(
     does not follow from its sigma, q and T. Exit status 0: everything holds. 2: something does
     not, which is named.
     """
-    found = check(run)
+    found, folder = check(run), RunFolder(run)
     stated = found.statement
-    stdout().print(
-        two_columns(
-            [
-                ("statement", "as it was written, and about these weights and settings"),
-                ("claimed", f"epsilon {claimed_epsilon(stated)}, delta {stated.delta}"),
-                *_repeats(stated),
-                ("from", f"sigma {stated.noise_multiplier:.6g}, q {stated.sampling_rate:.6g}, "
-                 f"{stated.planned_steps} planned steps, of which {stated.steps} were made, and "
-                 f"{len(stated.spent_before)} earlier release(s) of the data"),
-                (f"{stated.accountant} accountant", "gives the same again"),
-                ("PRV accountant", _second_opinion(found)),
-                *_later(stated, newest_step(RunFolder(run).checkpoints) or 0),
-                *_audit(RunFolder(run)),
-                ("verdict", _verdict(stated.seeded)),
-            ]
-        )
-    )  # fmt: skip
+    rows = [
+        ("statement", "as it was written, and about these weights and settings"),
+        ("claimed", f"epsilon {claimed_epsilon(stated)}, delta {stated.delta}"),
+    ]
+    if stated.repeats is not None:
+        rows.append(repeats_row(stated.repeats.most, float(stated.repeats.epsilon)))
+    rows += [
+        ("from", f"sigma {stated.noise_multiplier:.6g}, q {stated.sampling_rate:.6g}, "
+         f"{stated.planned_steps} planned steps, of which {stated.steps} were made, and "
+         f"{len(stated.spent_before)} earlier release(s) of the data"),
+        (f"{stated.accountant} accountant", "gives the same again"),
+        ("PRV accountant", _second_opinion(found)),
+    ]  # fmt: skip
+    if (step := newest_step(folder.checkpoints) or 0) > stated.planned_steps:
+        rows.append(("checkpoints", f"NOT covered by this epsilon: of step {step}, more than were "
+                     "planned; do not share them"))  # fmt: skip
+    elif step > stated.steps:
+        rows.append(("checkpoints", f"of step {step}: if they are of this run, covered by the "
+                     "epsilon of all planned steps only"))  # fmt: skip
+    if folder.audit.exists():
+        audited_facts(folder)  # refuses an audit of other settings
+        rows.append(("audit", "did not refute the claim"))
+    rows.append(("verdict", "holds, but NOT against anyone who knows the run's seed, which its "
+                 "settings name" if stated.seeded else
+                 "holds, if the training did what the statement says"))  # fmt: skip
+    stdout().print(two_columns(rows))
 
 
 def _second_opinion(found: Verified) -> str:
@@ -62,36 +69,6 @@ def _second_opinion(found: Verified) -> str:
     if found.statement.expected_runs is not None:
         return f"a single run costs no more: between {low:.4g} and {high:.4g}"
     return f"epsilon between {low:.4g} and {high:.4g}: the claim fits"
-
-
-def _repeats(stated: Statement) -> list[Row]:
-    if stated.repeats is None:
-        return []
-    return [repeats_row(stated.repeats.most, float(stated.repeats.epsilon))]
-
-
-def _later(stated: Statement, step: int) -> list[Row]:
-    """The newest checkpoint of a stopped run, if it is of a later step than its model."""
-    if step <= stated.steps:
-        return []
-    if step <= stated.planned_steps:
-        return [("checkpoints", f"of step {step}: if they are of this run, covered by the epsilon "
-                 "of all planned steps only")]  # fmt: skip
-    return [("checkpoints", f"NOT covered by this epsilon: of step {step}, more than were "
-             "planned; do not share them")]  # fmt: skip
-
-
-def _audit(folder: RunFolder) -> list[Row]:
-    if not folder.audit.exists():
-        return []
-    audited_facts(folder)  # refuses an audit of other settings
-    return [("audit", "did not refute the claim")]
-
-
-def _verdict(seeded: bool) -> str:
-    if seeded:
-        return "holds, but NOT against anyone who knows the run's seed, which its settings name"
-    return "holds, if the training did what the statement says"
 
 
 def report(run: Annotated[Path, typer.Argument(help="run folder")]) -> None:
@@ -118,10 +95,8 @@ def compare(
     The page shows guarantee, accuracy, calibration, every class, the settings that differ, and what
     all of the runs together cost in privacy.
     """
-    if len(runs) < 2:
-        raise DpmixError("only one run was given to compare; give two or more run folders")
-    if len({root.resolve() for root in runs}) < len(runs):
-        raise DpmixError("the same run was given twice to compare; give each folder once")
+    if len({root.resolve() for root in runs}) < max(2, len(runs)):
+        raise DpmixError("compare needs two or more run folders, each given once")
     names = [root.resolve().name for root in runs]
     facts = [audited_facts(RunFolder(root)) for root in runs]
     found = compare_runs(names, facts, places("path") | places("resume"))
@@ -132,15 +107,16 @@ def compare(
 
 
 def _table(found: Comparison) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for title in ("run", "method", "epsilon", "accuracy", "worst class", "calibration error"):
-        table.add_column(title, overflow="fold")
+    table = Table("run", "method", "epsilon", "accuracy", "worst class", "calibration error",
+                  box=None, pad_edge=False)  # fmt: skip
+    for column in table.columns:
+        column.overflow = "fold"
     for name, run in zip(found.names, found.runs, strict=True):
-        told, measured = run.statement, run.metrics
+        stated, measured = run.statement, run.metrics
         table.add_row(
             name,
-            told.method,
-            claimed_epsilon(told) if told.private else NOT_PRIVATE,
+            stated.method,
+            claimed_epsilon(stated) if stated.private else NOT_PRIVATE,
             f"{'FAILED, diverged: ' if measured.diverged else ''}{percent(measured.accuracy)}",
             f"{measured.worst_class.name}: {percent(measured.worst_class.accuracy)}",
             percent(measured.calibration_error),

@@ -4,7 +4,7 @@ import math
 import warnings
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any
 
 import typer
 import yaml
@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dpmix.cli.progress import counting_bar, stdout
-from dpmix.errors import DpmixError, nearest, without_controls
+from dpmix.errors import DpmixError, without_controls
 from dpmix.reports.statement import read_statement, shown_epsilon
 from dpmix.reports.summary import two_columns
 from dpmix.runs.folder import RunFolder
@@ -25,10 +25,8 @@ from dpmix.sweeps.run import (
     RUNS,
     TRIES,
     VIEWS,
-    Outcome,
     Results,
     Workers,
-    default_jobs,
     locked,
     make_runs,
     on_cluster,
@@ -37,41 +35,27 @@ from dpmix.sweeps.run import (
 )
 from dpmix.sweeps.selection import HIDDEN, candidates, select
 
-Kind = Literal["against", "classes", "curves"]
-Format = Literal["markdown", "csv"]
-_FAILED = 1  # exit status
-
 
 def table(
     results: Annotated[Path, typer.Argument(help="folder of a `dpmix sweep`, or its CSV")],
     *,
-    form: Annotated[str, typer.Option("--format", help="markdown or csv")] = "markdown",
     fact: Annotated[str, typer.Option(help=f"what to show: {', '.join(FACTS)}")] = FACTS[0],
-    columns: Annotated[str, typer.Option(help="the setting for the columns")] = "epsilon",
     against: Annotated[
         str | None, typer.Option(help="row to compare the others with; default: the first")
     ] = None,
 ) -> None:
     """Print a sweep's results as the paper lays them out: mean and std, with paired tests."""
-    from dpmix.sweeps.table import markdown, pd, read_results, tables
+    from dpmix.sweeps.table import markdown, read_results, tables
 
-    _refuse_unknown("format", form, get_args(Format))
-    made = tables(read_results(results), fact=fact, columns=columns, against=against)
-    if form == "csv":
-        typer.echo(pd.concat(made).to_csv(index=False, lineterminator="\n"), nl=False)
-    else:
-        typer.echo("\n".join(map(markdown, made)), nl=False)
+    made = tables(read_results(results), fact=fact, against=against)
+    typer.echo("\n".join(map(markdown, made)), nl=False)
 
 
 def plot(
     results: Annotated[Path, typer.Argument(help="folder of a `dpmix sweep`, or its CSV")],
     *,
-    output: Annotated[
-        list[Path], typer.Option(help="picture to write: .png, .svg or .pdf; repeatable")
-    ],
-    kind: Annotated[
-        str, typer.Option(help="against (a setting), classes (bars), curves (over the steps)")
-    ] = "against",
+    output: Annotated[Path, typer.Option(help="picture to write: .png, .svg or .pdf")],
+    kind: Annotated[str, typer.Option(help="against (a setting), or classes (bars)")] = "against",
     x: Annotated[
         str | None,
         typer.Option(
@@ -79,24 +63,21 @@ def plot(
             f"{', '.join(VIEWS)}; default: epsilon"
         ),
     ] = None,
-    fact: Annotated[str, typer.Option(help=f"what to draw: {', '.join(FACTS)}")] = FACTS[0],
 ) -> None:
     """Draw a sweep's results: means, with bands or bars of one standard deviation over seeds."""
-    from dpmix.sweeps.plot import draw_against, draw_classes, draw_curves
+    from dpmix.sweeps.plot import draw_against, draw_classes
     from dpmix.sweeps.table import read_results
 
-    _refuse_unknown("kind", kind, get_args(Kind))
-    if kind != "against" and (fact != FACTS[0] or x is not None):
-        raise DpmixError(
-            f"--kind {kind} draws accuracy; leave out --fact and --x, or take --kind against"
-        )
+    if kind not in ("against", "classes"):
+        raise DpmixError(f"unknown kind '{kind}'; expected against or classes")
+    if kind == "classes" and x is not None:
+        raise DpmixError("--kind classes has its own horizontal axis; leave out --x")
     frame = read_results(results)
-    for path in output:
-        if kind == "against":
-            draw_against(frame, path, x=x, fact=fact)
-        else:
-            (draw_classes if kind == "classes" else draw_curves)(frame, path)
-        stdout().print(f"wrote {path}")
+    if kind == "classes":
+        draw_classes(frame, output)
+    else:
+        draw_against(frame, output, x)
+    stdout().print(f"wrote {output}")
 
 
 def sweep(
@@ -151,7 +132,7 @@ def sweep(
         console.print(_listed(plan))
         return
     folder = output or Path("runs/sweeps") / (path.stem + (f"-{scale}" if scale else ""))
-    workers: Workers = partial(on_this_machine, jobs=jobs or default_jobs())
+    workers: Workers = partial(on_this_machine, jobs=jobs)
     if cluster is not None:
         logs = (folder / HIDDEN if among else folder) / "logs"
         options = _named(cluster_option, "--cluster-option")
@@ -188,7 +169,7 @@ def _sweep(plan: Sweep, folder: Path, workers: Workers, console: Console) -> Non
         _print_costs(folder / RUNS, console)
         console.print(f"results: {folder / RESULTS}", soft_wrap=True)
     if failed or untried:
-        raise typer.Exit(_FAILED)
+        raise typer.Exit(1)
 
 
 def _make(
@@ -196,23 +177,16 @@ def _make(
     console: Console,
 ) -> tuple[Results, bool]:  # fmt: skip
     """Make runs; return the results, and whether any run failed."""
-    total, done = len({run.name for run in runs}), 0
-    console.print(f"{title}: {total} runs in {folder}")
-    with counting_bar(console, "sweep", "runs") as show:
-
-        def report(now: int, of: int) -> None:
-            nonlocal done
-            done = now
-            show(now, of)
-
+    console.print(f"{title}: {len({run.name for run in runs})} runs in {folder}")
+    with counting_bar(console, "sweep", "runs") as report:
         try:
             results, outcomes = make_runs(runs, folder, csv, workers, report)
         except KeyboardInterrupt:
-            console.print(f"stopped, {done} of {total} runs are done; the same command resumes it")
+            console.print("stopped; the same command resumes it")
             raise
     for text in dict.fromkeys(text for outcome in outcomes for text in outcome.warnings):
         console.print(f"warning: {without_controls(text)}")
-    failed: list[Outcome] = [outcome for outcome in outcomes if outcome.error]
+    failed = [outcome for outcome in outcomes if outcome.error]
     for outcome in failed:
         console.print(f"failed: {outcome.run.row} {outcome.run.swept}: {outcome.error}")
     return results, bool(failed)
@@ -246,14 +220,11 @@ def _listed(plan: Sweep) -> Table:
     shared = {name: value for name, value in first.items()
               if all(name in one and one[name] == value for one in others)}  # fmt: skip
     title = f"{plan.title}: {count} runs" + (f"\nall with {_words(shared)}" if shared else "")
-    table = Table("row", "settings", "run", title=title, title_justify="left", box=None,
-                  pad_edge=False)  # fmt: skip
-    # The name of a run depends on what its tries choose.
+    table = Table("row", "settings", title=title, title_justify="left", box=None, pad_edge=False)
     unknown = dict.fromkeys(plan.tuned, "as its tries choose")
     for run in (*plan.tries, *plan.runs):
-        left = {} if run in plan.tries else unknown
         own = {name: value for name, value in run.settings.items() if name not in shared}
-        table.add_row(run.row, _words(own | left), "" if left else run.name)
+        table.add_row(run.row, _words(own if run in plan.tries else own | unknown))
     return table
 
 
@@ -284,8 +255,7 @@ def _print_costs(runs: Path, console: Console) -> None:
     if any(cost.by_selection for cost in costs):
         console.print(
             "all looked at: what you have spent by this table. Only the best: if the others had "
-            "been kept secret; --private-selection adds the noise that brings this down to the "
-            "epsilon of a run"
+            "been kept secret, with the noise of --private-selection"
         )
     if (copies := max(cost.copies for cost in costs)) > 1:
         console.print(
@@ -297,11 +267,6 @@ def _print_costs(runs: Path, console: Console) -> None:
             "both hold for runs without a seed. These are SEEDED, for research: runs of one seed "
             "share their noise, and no epsilon covers them together"
         )
-
-
-def _refuse_unknown(what: str, given: str, known: tuple[str, ...]) -> None:
-    if given not in known:
-        raise DpmixError(f"unknown {what} '{given}': {nearest(given, known)}")
 
 
 def _named(given: list[str] | None, flag: str) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from dpmix.reports.summary import (
     FAILED,
     divergence,
     evaluation_rows,
-    guarantee_rows,
+    plan_rows,
     pool_rows,
     two_columns,
 )
@@ -200,4 +200,4 @@ def _with_hits(console: Console, embedding: Counted) -> Counted:
 
 
 def _plan_rows(run: Run) -> Rows:
-    return guarantee_rows(run.plan, run.views.spec.method, run.config.run.seed, run.copies)
+    return plan_rows(run.plan, run.views.spec.method, run.config.run.seed, run.copies)

@@ -20,8 +20,6 @@ from dpmix.reports.statement import Statement, shown_epsilon
 Differences = list[tuple[str, list[str]]]
 """What differs, with each run's value as text."""
 
-_LONGEST = 80
-_COUNTS = frozenset({"k_base", "k_self", "k_diff"})
 _NOT_READ = "not read"
 
 
@@ -94,21 +92,18 @@ def _shape(run: RunFacts) -> tuple[int, ...]:
 
 
 def _data(runs: Sequence[RunFacts]) -> Differences:
+    rows = [
+        ("data set", _data_names(runs)),
+        ("classes", [", ".join(run.settings["input"]["class_names"]) for run in runs]),
+        ("training images N", [run.statement.examples for run in runs]),
+        ("judged on", [f"{run.metrics.images} {run.metrics.judged_on} images" for run in runs]),
+    ]
     # Images that differ can be equal once they are grey, or small.
-    one_form = len({_shape(run) for run in runs}) == 1
-    repeats = [("most frequent image", [_times(run.statement) for run in runs])]
-    differing = _differing(
-        [
-            ("data set", _data_names(runs)),
-            ("classes", [", ".join(run.settings["input"]["class_names"]) for run in runs]),
-            ("training images N", [run.statement.examples for run in runs]),
-            *(repeats if one_form else []),
-            ("judged on", [f"{run.metrics.images} {run.metrics.judged_on} images" for run in runs]),
-        ]
-    )
+    if len({_shape(run) for run in runs}) == 1:
+        rows.append(("most frequent image", [_times(run.statement) for run in runs]))
     # These tell apart data that look the same otherwise.
     per_class = [[sum(row.values()) for row in run.metrics.confusion.values()] for run in runs]
-    return differing or _differing([("images by class", per_class)])
+    return _differing(rows) or _differing([("images by class", per_class)])
 
 
 def _times(statement: Statement) -> str:
@@ -131,43 +126,21 @@ def _data_names(runs: Sequence[RunFacts]) -> list[str]:
 
 
 def _differing(rows: Iterable[tuple[str, list[Any]]]) -> Differences:
-    """The rows whose values are not all alike, as text."""
+    """The rows with unlike values, as text; a setting that a method does not read is alike."""
     return [
-        (name, [_text(one) for one in values]) for name, values in rows if _differ(name, values)
+        (name, ["not given" if value is None else str(value) for value in values])
+        for name, values in rows
+        if len({str(value) for value in values if value != _NOT_READ}) > 1
     ]
 
 
-def _differ(name: str, values: list[Any]) -> bool:
-    # For most settings it is no difference that a method does not read them.
-    told = values if name in _COUNTS else [value for value in values if value != _NOT_READ]
-    return any(value != told[0] for value in told)
-
-
-def _text(value: object) -> str:
-    text = "not given" if value is None else str(value)
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
-
-
-def _is_part_of(one: Statement, other: Statement) -> bool:
-    """Whether `one` states an earlier step of the run that `other` states.
-
-    Its release is then one of the other's. A run that was copied and resumed twice has two releases
-    for each step after that. Where it cannot be decided, both count, which is an upper bound.
-    """
-    straight_until = min(other.resumed_at, default=other.steps)
-    return (
-        one is not other
-        and one.run_id == other.run_id
-        and not one.resumed_at
-        and one.steps <= straight_until
-    )
-
-
 def _released(runs: Sequence[RunFacts]) -> list[Statement]:
-    """The statements of what was released, each release once."""
-    told = [run.statement for run in runs]
-    copies = {(one.run_id, one.weights_sha256): one for one in told}.values()
-    return [one for one in copies if not any(_is_part_of(one, other) for other in copies)]
+    """The statements of what was released, each release once.
+
+    Earlier and later steps of one run count as two releases, which is an upper bound.
+    """
+    stated = [run.statement for run in runs]
+    return [*{(one.run_id, one.weights_sha256): one for one in stated}.values()]
 
 
 def _no_sum(
@@ -181,7 +154,7 @@ def _no_sum(
     ]
     if faults:
         return f"{'; '.join(faults)}: leave such runs out"
-    return "all are one release: one run, copied or stopped earlier" if len(released) < 2 else None
+    return "all are one release: one run, copied" if len(released) < 2 else None
 
 
 def _fault(statement: Statement) -> str | None:

@@ -47,14 +47,11 @@ class RunFacts:
     def views(self) -> ViewSpec:
         """The views of one example."""
         names = {field.name for field in fields(ViewSpec)}
-        given = {"flip": False} | {
-            name: value
-            for name, value in self.settings["views"].items()
-            if name in names and value is not None
-        }
+        views = self.settings["views"].items()
+        given = {name: value for name, value in views if name in names and value is not None}
         if given.get("pool_role") == "pretrain":
             del given["pool_role"]
-        return ViewSpec(**given)
+        return ViewSpec(**{"flip": False} | given)
 
 
 def best_guess(epsilon: float, delta: float) -> float:
@@ -69,13 +66,10 @@ def best_guess(epsilon: float, delta: float) -> float:
 
 def meaning(epsilon: float, delta: float) -> str:
     """The guarantee in one sentence for people who do not know epsilon."""
-    share = best_guess(epsilon, delta)
-    # Rounded up, but not to certainty unless it is certain.
-    rounded = (math.ceil(share * 10 ** (2 + digits)) / 10**digits for digits in (1, 2, 3, 4))
-    percent = next((value for value in rounded if value < 100), 100)
+    rounded_up = math.ceil(best_guess(epsilon, delta) * 10_000) / 100
     return (
         "Someone who knows this model and every other training image, and guesses at even odds "
-        f"whether one given image was among them, is right at most {percent:g} % of the time; "
+        f"whether one given image was among them, is right at most {rounded_up:g} % of the time; "
         "blind guessing is right 50 % of the time."
     )
 
@@ -248,20 +242,14 @@ def model_rows(run: RunFacts) -> list[Row]:
             f"{backbone.embedding_size} features at {backbone.input_size} pixels; trained "
             f"privately: {backbone.trained_privately}",
         "licence of the backbone": backbone and backbone.licence,
-        **(_pool_rows(pool.model_dump()) if pool else {}),
+        "public pool": pool and f"{number(pool.images)} images ({pool.left_out} left out, "
+            f"{pool.unlabelled} without a label), role {pool.role}, "
+            + (f"{pool.epochs} epochs" if pool.role == "pretrain" else f"drawn {pool.draw}"),
+        "origin of the pool": pool and (f"drawn by {pool.model}" if pool.model else
+            "not stated: no manifest") + f" (licence: {pool.licence or 'not stated'})",
         "sha256 of the weights": told.weights_sha256,
         "sha256 of the settings": told.config_sha256,
         "seal of the statement": told.sha256,
         "sha256 of the backbone's weights": backbone and backbone.weights_sha256,
         "sha256 of the pool's images": pool and pool.contents_sha256,
     })  # fmt: skip
-
-
-def _pool_rows(pool: Mapping[str, Any]) -> dict[str, str]:
-    use = f"{pool['epochs']} epochs" if pool["role"] == "pretrain" else f"drawn {pool['draw']}"
-    origin = f"drawn by {pool['model']}" if pool["model"] else "not stated: no manifest"
-    return {
-        "public pool": f"{number(pool['images'])} images ({pool['left_out']} left out, "
-        f"{pool['unlabelled']} without a label), role {pool['role']}, {use}",
-        "origin of the pool": f"{origin} (licence: {pool['licence'] or 'not stated'})",
-    }

@@ -10,7 +10,6 @@ import re
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import count, takewhile
 from typing import Any
 
 import numpy as np
@@ -38,27 +37,25 @@ _STYLE: Any = {
                      "ytick.color", "grid.color"), _INK),
 }  # fmt: skip
 _MOST_LABELLED = 12  # classes of a confusion matrix with room for names and numbers
-_POINTS = 10  # of a curve of epsilon, at least
 
 Points = list[tuple[float, float]]
 
 
 def epsilon_curve(statement: Statement) -> Points:
-    """(steps, epsilon) from 0 to the last planned step: a function of the plan, and so public.
+    """(steps, epsilon) from 0 to the last planned step; empty without privacy.
 
-    The points lie where a run is evaluated by default and, where epsilon rises steeply, at 1, 4,
-    16, ... steps. There are none without privacy.
+    It is a function of the plan, and so public. The first steps, where epsilon rises steeply, have
+    more points.
     """
     if not statement.private:
         return []
     last = statement.planned_steps
-    every = max(1, last // _POINTS)
-    early = takewhile(lambda step: step < every, (4**power for power in count()))
+    steps = {0, statement.steps, last, *map(int, np.geomspace(1, last, 12))}
     return [
         (float(step), epsilon_stated(statement.sampling_rate, statement.noise_multiplier, step,
                                      statement.delta, statement.expected_runs,
                                      tuple(statement.spent_before)))
-        for step in sorted({0, *early, *range(every, last, every), statement.steps, last})
+        for step in sorted(steps)
     ]  # fmt: skip
 
 
@@ -110,8 +107,7 @@ def confusion_figure(run: Metrics) -> Markup:
     blue, orange = ([int(one[i : i + 2], 16) / 255 for i in (1, 3, 5)] for one in COLOURS[:2])
     hues = np.where(np.eye(len(names), dtype=bool)[..., None], blue, orange)
     # On a scale of square roots a single image among thousands is still visible.
-    share = (counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)) ** 0.5
-    strength = np.where(counts, np.maximum(share, 0.1), 0)
+    strength = (counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)) ** 0.5
     short = [name if len(name) <= 24 else f"{name[:11]}…{name[-12:]}" for name in names]
 
     def draw(axes: Any) -> None:
@@ -158,17 +154,16 @@ def example_views(spec: ViewSpec, image_shape: Sequence[int]) -> list[tuple[str,
 
     Args:
         spec: the views of the run.
-        image_shape: C, H and W of its images; large ones are shown at 64 pixels.
+        image_shape: C, H and W of its images; sides beyond 64 are cut to that.
 
     Returns:
         Of each kind of view: its name, the number in one average, and the first few side by side
         as the data URI of a PNG.
     """
-    channels, height, width = image_shape
-    scale = min(1.0, _SIDE / max(height, width))
-    height, width = (max(1, round(scale * side)) for side in (height, width))
-    padding = min(round(scale * spec.crop_padding), min(height, width) - 1)
-    spec = replace(spec, crop_padding=padding, pool_draw="uniform")
+    channels, *sides = image_shape
+    height, width = (min(_SIDE, side) for side in sides)
+    spec = replace(spec, crop_padding=min(spec.crop_padding, height - 1, width - 1),
+                   pool_draw="uniform")  # fmt: skip
     images = torch.stack([_pattern(seed, channels, height, width) for seed in range(4)])
     private, labels = images[: spec.examples_per_group], torch.zeros(2, dtype=torch.int64)
     pool = PublicPool(images[2:], labels) if spec.public_views else None
@@ -186,13 +181,11 @@ def example_views(spec: ViewSpec, image_shape: Sequence[int]) -> list[tuple[str,
 
 
 def _pattern(seed: int, channels: int, height: int, width: int) -> UInt8[Tensor, "C H W"]:
-    """Coloured waves behind a disc."""
+    """Coloured waves."""
     rng = np.random.default_rng(seed)
     down, across = np.mgrid[:height, :width] / max(height, width)
     along, turn, colours = rng.uniform(-2, 2, (3, channels, 1, 1))
     pixels = 0.5 + 0.4 * np.sin(6 * (along * down + turn * across) + colours)
-    disc = (down - rng.uniform(0.3, 0.7)) ** 2 + (across - rng.uniform(0.3, 0.7)) ** 2 < 0.05
-    pixels = np.where(disc, rng.random((channels, 1, 1)), pixels)
     return torch.from_numpy((255 * pixels).astype(np.uint8))
 
 

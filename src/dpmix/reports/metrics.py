@@ -69,11 +69,7 @@ class Metrics(Part):
 
 
 def read_metrics(path: Path) -> Metrics:
-    """Read the metrics of a run.
-
-    Raises:
-        DpmixError: as `read_json` raises.
-    """
+    """Read the metrics of a run; raises `DpmixError` as `read_json` does."""
     return read_json(path, Metrics, "metrics")
 
 

@@ -1,10 +1,12 @@
-"""`report.html` and `compare.html`: what public files say of one run, or of several, on one page.
+"""`report.html`, `compare.html` and `MODEL_CARD.md`: what the public files of runs say.
 
-Guarantee: a page is a function of `RunFacts`: no private image and no diagnostics are on it. It has
-no script and requests nothing from outside; all text is escaped.
+Guarantee: all are functions of `RunFacts`: no private image and no diagnostics are in them. A page
+has no script and requests nothing from outside; all text is escaped.
 """
 
+import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -26,7 +28,7 @@ from dpmix.reports.facts import (
 from dpmix.reports.metrics import Metrics
 from dpmix.reports.statement import shown_epsilon, shown_sigma
 
-CLASSES_SHOWN, _PAIRS_SHOWN = 12, 10
+CLASSES_SHOWN = 12
 
 ClassAccuracy = tuple[float, float, float, int]
 """Accuracy on one class, its 95 % interval, and its number of images."""
@@ -42,14 +44,37 @@ def compare_page(comparison: Comparison) -> str:
     return _page(comparison.runs, comparison.names, comparison)
 
 
+def model_card(run: RunFacts) -> str:
+    """The model card of a run, without an audit, which may be made later."""
+    run = replace(run, audit=None)
+    # Markdown, not HTML: escaping for HTML would garble class names.
+    return (
+        _environment(escape=False)
+        .get_template("model_card.md.j2")
+        .render(
+            run=run,
+            statement=run.statement,
+            metrics=run.metrics,
+            rows=accuracy_rows(run) + guarantee_rows(run) + model_rows(run),
+        )
+    )
+
+
+def _cell(text: str) -> str:
+    """Text that stays inside one cell of a Markdown table, and is no markup: no link, no HTML."""
+    line = "".join(c if c.isprintable() else " " for c in " ".join(text.split()))
+    return re.sub(r"([\\`\[\]<>|])", r"\\\1", line)
+
+
 @cache
-def _environment() -> Environment:
+def _environment(*, escape: bool) -> Environment:
     environment = Environment(
-        loader=PackageLoader("dpmix.reports"), undefined=StrictUndefined, autoescape=True,
+        loader=PackageLoader("dpmix.reports"), undefined=StrictUndefined, autoescape=escape,
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
     environment.filters |= {
         "epsilon": shown_epsilon, "sigma": shown_sigma, "percent": percent, "number": number,
+        "cell": _cell,
     }  # fmt: skip
     return environment
 
@@ -57,7 +82,7 @@ def _environment() -> Environment:
 def _page(runs: Sequence[RunFacts], names: Sequence[str], comparison: Comparison | None) -> str:
     one, metrics = runs[0], [run.metrics for run in runs]
     return (
-        _environment()
+        _environment(escape=True)
         .get_template("page.html.j2")
         .render(
             runs=runs,
@@ -76,7 +101,6 @@ def _page(runs: Sequence[RunFacts], names: Sequence[str], comparison: Comparison
             accuracy_figure=figures.accuracy_figure(metrics),
             reliability_figure=figures.reliability_figure(metrics),
             confusion_figure=None if comparison else figures.confusion_figure(one.metrics),
-            confused=most_confused(one.metrics),
             views=figures.example_views(one.views, one.settings["input"]["image_shape"]),
             views_shown=figures.VIEWS_SHOWN,
         )
@@ -108,14 +132,3 @@ def class_rows(metrics: Sequence[Metrics]) -> list[tuple[str, list[ClassAccuracy
 
     names = dict.fromkeys(name for run in metrics for name in run.class_accuracy)
     return sorted(((name, [of(run, name) for run in metrics]) for name in names), key=order)
-
-
-def most_confused(run: Metrics) -> list[tuple[str, str, int, float]]:
-    """True class, predicted class, images and their share of the true class; most images first."""
-    pairs = [
-        (true, predicted, images, images / sum(row.values()))
-        for true, row in run.confusion.items()
-        for predicted, images in row.items()
-        if predicted != true
-    ]
-    return sorted(pairs, key=lambda pair: (-pair[2], -pair[3]))[:_PAIRS_SHOWN]

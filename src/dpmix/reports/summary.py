@@ -9,8 +9,10 @@ from dpmix.privacy.repeats import epsilon_of_copies
 from dpmix.reports.statement import NOT_PRIVATE, shown_epsilon, shown_sigma
 from dpmix.training.evaluate import Evaluation
 
+Row = tuple[str, str]
 
-def two_columns(rows: list[tuple[str, str]]) -> Table:
+
+def two_columns(rows: list[Row]) -> Table:
     """A borderless table of names and values."""
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
@@ -20,9 +22,7 @@ def two_columns(rows: list[tuple[str, str]]) -> Table:
     return table
 
 
-def guarantee_rows(
-    plan: PrivacyPlan, method: str, seed: int | None, copies: int = 1
-) -> list[tuple[str, str]]:
+def plan_rows(plan: PrivacyPlan, method: str, seed: int | None, copies: int = 1) -> list[Row]:
     """The plan, one fact per line.
 
     Args:
@@ -31,17 +31,13 @@ def guarantee_rows(
         seed: of the run, if it has one.
         copies: how often the most frequent training image occurs.
     """
+    rows = [("privacy", f"{NOT_PRIVATE}: no clipping, no noise (epsilon inf)")]
     if plan.private:
-        rows = [
-            ("privacy", f"epsilon {shown_epsilon(plan.epsilon)}, delta {plan.delta} (add/remove "
-             "one example)"),
-            ("noise", f"sigma {shown_sigma(plan.noise_multiplier)}, clipping norm C "
-             f"{plan.max_grad_norm:g}"),
-        ]  # fmt: skip
-    else:
-        rows = [("privacy", f"{NOT_PRIVATE}: no clipping, no noise (epsilon inf)")]
-    if copies > 1:
-        rows.insert(1, repeats_row(copies, epsilon_of_copies(plan, copies, plan.steps)))
+        epsilon, sigma = shown_epsilon(plan.epsilon), shown_sigma(plan.noise_multiplier)
+        rows = [("privacy", f"epsilon {epsilon}, delta {plan.delta} (add/remove one example)")]
+        if copies > 1:
+            rows.append(repeats_row(copies, epsilon_of_copies(plan, copies, plan.steps)))
+        rows.append(("noise", f"sigma {sigma}, clipping norm C {plan.max_grad_norm:g}"))
     batch, divisor = plan.expected_batch_size, f"{plan.denominator:g}"
     known = [] if batch is None else [f"expected batch {batch:g}"]
     if batch is None or f"{batch:g}" != divisor:
@@ -52,27 +48,25 @@ def guarantee_rows(
         ("method", method),
     ]
     if plan.private and plan.sensitivity_multiplier > 1:
-        rows.append(
-            ("sensitivity", f"{plan.sensitivity_multiplier}C (the noise is multiplied by it)")
-        )
+        times = plan.sensitivity_multiplier
+        rows.append(("sensitivity", f"{times}C (the noise is multiplied by it)"))
     if plan.private and plan.prior_releases:
         rows.append(("prior releases", f"{len(plan.prior_releases)}, included in epsilon"))
     if plan.private and plan.expected_runs is not None:
-        rows.append(
-            ("selection", f"best of {plan.expected_runs:g} runs on average, included in epsilon")
-        )
+        runs = f"best of {plan.expected_runs:g} runs on average, included in epsilon"
+        rows.append(("selection", runs))
     if seed is not None:
         rows.append(("seed", f"{seed}: a RESEARCH run, its noise can be recomputed from the seed"))
     return rows
 
 
-def repeats_row(copies: int, epsilon: float) -> tuple[str, str]:
+def repeats_row(copies: int, epsilon: float) -> Row:
     """The training image that occurs most often, and the epsilon of the person in it."""
     shown = shown_epsilon(epsilon)
     return "repeats", f"one image occurs {copies} times: epsilon {shown} for the person in it"
 
 
-def pool_rows(facts: PoolFacts | None, role: str) -> list[tuple[str, str]]:
+def pool_rows(facts: PoolFacts | None, role: str) -> list[Row]:
     """The public pool in one line, if one is read."""
     if facts is None:
         return []
@@ -96,7 +90,7 @@ def divergence(loss: float, judged_on: JudgedOn) -> str:
     )
 
 
-def evaluation_rows(evaluation: Evaluation, judged_on: JudgedOn) -> list[tuple[str, str]]:
+def evaluation_rows(evaluation: Evaluation, judged_on: JudgedOn) -> list[Row]:
     """Accuracy on the test or validation images."""
     name, accuracy = evaluation.worst_class
     return [

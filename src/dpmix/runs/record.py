@@ -16,8 +16,7 @@ from dpmix.models.registry import parameter_count
 from dpmix.reports.facts import RunFacts
 from dpmix.reports.files import model_bytes, weights_sha256
 from dpmix.reports.metrics import metrics
-from dpmix.reports.model_card import model_card
-from dpmix.reports.page import report_page
+from dpmix.reports.page import model_card, report_page
 from dpmix.reports.statement import privacy_statement, public_inputs, statement_text
 from dpmix.runs.build import Run
 from dpmix.runs.checkpoint import Checkpoint, Checkpoints, newest_checkpoint

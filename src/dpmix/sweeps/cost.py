@@ -8,14 +8,11 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from dpmix.privacy.accounting import PriorReleases, epsilon_together
+from dpmix.privacy.accounting import epsilon_together
 from dpmix.privacy.selection import epsilon_selected
 from dpmix.reports.statement import Statement, read_statement
 from dpmix.runs.config import Config
 from dpmix.runs.folder import RunFolder
-
-Mechanism = tuple[float, float, int, PriorReleases]
-"""q, sigma, T, and the sigmas of earlier releases."""
 
 
 @dataclass(frozen=True)
@@ -48,42 +45,36 @@ def choosing_costs(folder: Path) -> list[ChoosingCost]:
 
     By PLD, and by Renyi DP for a private selection. Runs on other data count too, and an earlier
     release that several runs count is counted with each: both are upper bounds. With runs without
-    privacy among them, all together have infinite epsilon; if all are, there is no cost to tell.
+    privacy among them, all together have infinite epsilon; if all are, there is no cost to state.
 
     Raises:
         DpmixError: a run whose files cannot be read.
     """
     folders = [RunFolder(path.parent) for path in sorted(folder.glob("*/privacy.json"))]
-    told = [(Config.load(run.config).privacy.epsilon, read_statement(run.privacy))
-            for run in folders]  # fmt: skip
-    epsilons = sorted({epsilon for epsilon, statement in told if statement.private})
-    costs = [_cost(epsilon, [one for of, one in told if of == epsilon]) for epsilon in epsilons]
-    if epsilons and len({epsilon for epsilon, _ in told}) > 1:
-        costs.append(_cost(None, [statement for _, statement in told]))
+    stated = [(Config.load(run.config).privacy.epsilon, read_statement(run.privacy))
+              for run in folders]  # fmt: skip
+    epsilons = sorted({epsilon for epsilon, statement in stated if statement.private})
+    costs = [_cost(epsilon, [one for of, one in stated if of == epsilon]) for epsilon in epsilons]
+    if epsilons and len({epsilon for epsilon, _ in stated}) > 1:
+        costs.append(_cost(None, [statement for _, statement in stated]))
     return costs
 
 
-def _cost(epsilon: float | None, told: list[Statement]) -> ChoosingCost:
-    delta = max(one.delta for one in told)
-    runs = [
-        (one.sampling_rate, one.noise_multiplier, one.planned_steps, tuple(one.spent_before))
-        for one in told
-    ]
-    alike = epsilon is not None and len(set(runs)) == 1
-    q, sigma, steps, before = runs[0]
+def _cost(epsilon: float | None, stated: list[Statement]) -> ChoosingCost:
+    delta = max(one.delta for one in stated)
+    plans = Counter((s.sampling_rate, s.noise_multiplier, s.planned_steps) for s in stated)
+    earlier = [tuple(one.spent_before) for one in stated]
+    by_selection = None
+    if epsilon is not None and len(plans) == 1 and len(set(earlier)) == 1:
+        by_selection = epsilon_selected(*next(iter(plans)), delta, len(stated), earlier[0])
+    # Releasing k runs of one plan composes to k times its steps.
+    trainings = tuple((q, sigma, steps * count) for (q, sigma, steps), count in plans.items())
     return ChoosingCost(
         epsilon,
         delta,
-        len(runs),
-        epsilon_of_all(runs, delta),
-        epsilon_selected(q, sigma, steps, delta, len(runs), before) if alike else None,
-        any(one.seeded for one in told),
-        max((one.repeats.most for one in told if one.repeats), default=1),
+        len(stated),
+        epsilon_together(trainings, delta, tuple(sigma for one in earlier for sigma in one)),
+        by_selection,
+        any(one.seeded for one in stated),
+        max((one.repeats.most for one in stated if one.repeats), default=1),
     )
-
-
-def epsilon_of_all(runs: list[Mechanism], delta: float) -> float:
-    """Epsilon at `delta` of releasing every run, by privacy loss distributions."""
-    counts = Counter((q, sigma, steps) for q, sigma, steps, _ in runs)
-    trainings = tuple((q, sigma, steps * count) for (q, sigma, steps), count in counts.items())
-    return epsilon_together(trainings, delta, tuple(other for *_, more in runs for other in more))

@@ -48,10 +48,6 @@ FOLDER = Path(__file__).parent
 Settings = dict[str, Any]
 SEED = "seed"
 
-_REMEDIES = {
-    "extra_forbidden": "expected title, base, settings, rows, grid, tune and scales",
-    "list_type": "write a list, such as [1, 2]",
-}
 _OF_THE_POOL = {name for name in ViewConfig.model_fields if name.startswith("pool")}
 
 
@@ -190,9 +186,6 @@ def load_sweep(path: Path, scale: str | None = None, settings: Settings | None =
     part = file if scale is None else file.at(file.scales[scale])
     part = part.model_copy(update={"settings": part.settings | (settings or {})})
     tuned = tuple(name for name in (part.tune.grid if part.tune else ()) if name != SEED)
-    for name in tuned:
-        if name in part.grid:
-            raise DpmixError(f"sweep '{path}': {name} is tuned and in the grid; leave out either")
     if part.tune and SEED not in part.grid:
         raise DpmixError(
             f"sweep '{path}': tune chooses by training images, without noise, and the runs after "
@@ -205,22 +198,13 @@ def load_sweep(path: Path, scale: str | None = None, settings: Settings | None =
         config = choose_model(run.config.require_no_selection())
         check_settings(config)
         refuse_if_missing(config.data.data)
-    _refuse_namesakes(path, runs)
+    folders = {run.config.data.data for run in runs}
+    if len(folders) > len({public_name(one) for one in folders}):
+        raise DpmixError(
+            f"sweep '{path}': {', '.join(sorted(folders))} have one name in the results, which "
+            "name no path; make a sweep of each: --set data=PATH --output FOLDER"
+        )
     return Sweep(file.title, runs, tries, tuned)
-
-
-def _refuse_namesakes(path: Path, runs: tuple[SweepRun, ...]) -> None:
-    """Results tell data sets apart by their public names, which contain no path."""
-    of_name: dict[str, str] = {}
-    for run in runs:
-        data = run.config.data.data
-        name = public_name(data)
-        other = of_name.setdefault(name, data)
-        if other != data:
-            raise DpmixError(
-                f"sweep '{path}': data '{other}' and '{data}' are both '{name}' in the results, "
-                "which name no path; make a sweep of each: --set data=PATH --output FOLDER"
-            )
 
 
 def _read(path: Path) -> _File:
@@ -230,18 +214,24 @@ def _read(path: Path) -> _File:
         # A misspelt name is why another is missing.
         problem = max(error.errors(), key=lambda one: one["type"] == "extra_forbidden")
         where = ".".join(str(part) for part in problem["loc"])
-        remedy = _REMEDIES.get(problem["type"], "see docs/sweeps.md")
-        raise DpmixError(
-            f"sweep '{path}': {where}: {problem['msg'][0].lower()}{problem['msg'][1:]}; {remedy}"
-        ) from None
+        raise DpmixError(f"sweep '{path}': {where}: {problem['msg']}; see docs/sweeps.md") from None
 
 
 def _runs(path: Path, part: _Part) -> Iterator[SweepRun]:
+    # `data` has its own column in the results, by its public name.
+    for name in part.grid.keys() & (places("path") - places("sweep") - {"data"}):
+        raise DpmixError(
+            f"sweep '{path}': {name} is in the grid, whose values the results show, and they name "
+            f"no path; make a row of each value, such as rows: {{a: {{{name}: PATH}}}}"
+        )
     for row, own in (part.rows or {"all": {}}).items():
-        _refuse_unfit(path, row, own, part.grid)
+        for name in (*own, *part.grid):
+            if name in places("sweep"):
+                raise DpmixError(f"sweep '{path}': {name} is not for a row or a grid; leave it out")
         base = own.get("base", part.base)
         fixed = part.settings | {name: value for name, value in own.items() if name != "base"}
-        recipe = None if base is None else _recipe(path, base)
+        # A recipe in the sweep's folder, or one of that name or path.
+        recipe = path.parent / base if base and (path.parent / base).is_file() else base
         for values in itertools.product(*part.grid.values()):
             swept = dict(zip(part.grid, values, strict=True))
             run = SweepRun(row, swept, fixed | swept, recipe)
@@ -249,26 +239,3 @@ def _runs(path: Path, part: _Part) -> Iterator[SweepRun]:
                 given = {n: value for n, value in run.settings.items() if n not in _OF_THE_POOL}
                 run = replace(run, settings=given)
             yield run
-
-
-def _refuse_unfit(path: Path, row: str, own: Settings, grid: dict[str, list[Any]]) -> None:
-    for name in (*own, *grid):
-        if name in places("sweep"):
-            raise DpmixError(f"sweep '{path}': {name} is not for a row or a grid; leave it out")
-    for name in grid:
-        if name in own:
-            raise DpmixError(
-                f"sweep '{path}': row '{row}' sets {name}, which the grid varies; leave out either"
-            )
-        # `data` has its own column in the results, by its public name.
-        if name in places("path") - {"data"}:
-            raise DpmixError(
-                f"sweep '{path}': {name} is in the grid, whose values the results show, and they "
-                f"name no path; make a row of each value, such as rows: {{a: {{{name}: PATH}}}}"
-            )
-
-
-def _recipe(path: Path, base: str) -> Path | str:
-    """A recipe in the sweep's folder, or one of that name or path."""
-    beside = path.parent / base
-    return beside if beside.is_file() else base

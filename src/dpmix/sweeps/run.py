@@ -9,9 +9,8 @@ import statistics
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from dpmix.runs.fit import fit, train_run
 from dpmix.runs.folder import RunFolder
 from dpmix.runs.load import read_facts
 from dpmix.runs.resume import is_complete
-from dpmix.sweeps.grid import Settings, Sweep, SweepRun
+from dpmix.sweeps.grid import Sweep, SweepRun
 
 ResultRow = dict[str, Any]
 FACTS = ("accuracy", "worst_class_accuracy", "calibration_error")
@@ -97,6 +96,9 @@ class Outcome:
 def finish(run: SweepRun, root: Path, threads: int | None, gpu: int | None) -> Outcome:
     """Start or resume a run; nothing happens if it is complete.
 
+    The GPU is not a setting: a run publishes its settings, and the number could tell which of a
+    private selection's runs it was (`tests/sweeps/test_selection.py`).
+
     Args:
         run: the run.
         root: its folder.
@@ -105,35 +107,24 @@ def finish(run: SweepRun, root: Path, threads: int | None, gpu: int | None) -> O
     """
     if threads is not None:
         torch.set_num_threads(threads)
-    with warnings.catch_warnings(record=True) as told:
+    usable = gpu is not None and torch.cuda.is_available()
+    device = torch.cuda.device(gpu) if usable else nullcontext()
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         try:
             if not (root.is_dir() and is_complete(root)):
-                with _on(gpu):
-                    _train(run, root)
+                with device:
+                    if newest_step(RunFolder(root).checkpoints) is not None:
+                        fit(resume=root, device=run.config.run.device)
+                    else:
+                        settings = run.settings | {"output": os.fspath(root)}
+                        train_run(build_run(Config.load(run.base, **settings)))
         except DpmixError as error:
             return Outcome(run, str(error))
         except Exception as error:  # of a library: the other runs should still be made
             return Outcome(run, f"{type(error).__name__}: {one_line(error)}")
-    texts = dict.fromkeys(str(one.message) for one in told if one.category is UserWarning)
+    texts = dict.fromkeys(str(one.message) for one in caught if one.category is UserWarning)
     return Outcome(run, warnings=tuple(texts))
-
-
-def _train(run: SweepRun, root: Path) -> None:
-    if newest_step(RunFolder(root).checkpoints) is not None:
-        fit(resume=root, device=run.config.run.device)
-    else:
-        train_run(build_run(Config.load(run.base, **run.settings, output=os.fspath(root))))
-
-
-def _on(gpu: int | None) -> AbstractContextManager[object]:
-    """Let `cuda` be GPU number `gpu` meanwhile.
-
-    It is not a setting: a run publishes its settings, and the number could tell which of a private
-    selection's runs it was (`tests/sweeps/test_selection.py`).
-    """
-    usable = gpu is not None and torch.cuda.is_available()
-    return torch.cuda.device(gpu) if usable else nullcontext()
 
 
 Jobs = list[tuple[SweepRun, Path]]
@@ -143,15 +134,10 @@ Workers = Callable[[Jobs], Iterator[Outcome]]
 """Makes runs, in any processes and any order, and yields the outcomes as they come."""
 
 
-def default_jobs() -> int:
-    """The number of runs at once: one for each GPU, else one for every two cores."""
-    return torch.cuda.device_count() or max(1, (os.cpu_count() or 1) // 2)
-
-
-def on_this_machine(runs: Jobs, jobs: int) -> Iterator[Outcome]:
+def on_this_machine(runs: Jobs, jobs: int | None) -> Iterator[Outcome]:
     """Make `jobs` runs at once, each in its own process with its share of the cores.
 
-    The GPUs are dealt out in turn.
+    The GPUs are dealt out in turn. The default is a run for each GPU, else for every two cores.
 
     Raises:
         DpmixError: joblib is not installed, or one of the processes was killed.
@@ -161,8 +147,9 @@ def on_this_machine(runs: Jobs, jobs: int) -> Iterator[Outcome]:
         from joblib.externals.loky.process_executor import BrokenProcessPool
     except ImportError:
         raise DpmixError(f"a sweep needs joblib; {to_install('sweep')}") from None
-    threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None
-    gpus = torch.cuda.device_count()
+    gpus, cores = torch.cuda.device_count(), os.cpu_count() or 1
+    jobs = jobs or gpus or max(1, cores // 2)
+    threads = max(1, cores // jobs) if jobs > 1 else None
     try:
         yield from Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)(
             delayed(finish)(
@@ -203,14 +190,11 @@ def on_cluster(runs: Jobs, cluster: str, logs: Path, options: dict[str, Any]) ->
         raise DpmixError(f"cluster '{cluster}' takes no jobs: {one_line(error)}") from None
     of_job = {job: run for job, (run, _) in zip(jobs, runs, strict=True)}
     for job in submitit.helpers.as_completed(jobs, poll_frequency=1):
-        failure = job.exception()
-        yield (
-            job.result()
-            if failure is None
-            else Outcome(
-                of_job[job], f"job {job.job_id} died ({one_line(failure)}); see its log in '{logs}'"
-            )
-        )
+        if failure := job.exception():
+            why = f"job {job.job_id} died ({one_line(failure)}); see its log in '{logs}'"
+            yield Outcome(of_job[job], why)
+        else:
+            yield job.result()
 
 
 Results = list[tuple[SweepRun, ResultRow]]
@@ -236,6 +220,8 @@ def make_runs(
     Raises:
         DpmixError: as `read_facts` and `workers` raise.
     """
+    import pandas as pd  # in the extra `sweep`
+
     roots = {run.name: folder / RUNS / run.name for run in runs}
     facts = {name: read_facts(RunFolder(root)) for name, root in roots.items()
              if root.is_dir() and is_complete(root)}  # fmt: skip
@@ -245,12 +231,13 @@ def make_runs(
     def collected() -> Results:
         found = [(run, row_of(run, facts[run.name])) for run in runs if run.name in facts]
         if found:
-            write_results(folder / csv, [row for _, row in found])
+            frame = pd.DataFrame([row for _, row in found], dtype=object)
+            write_text(folder / csv, frame.to_csv(index=False, lineterminator="\n"))
         report(len(facts), len(roots))
         return found
 
     results = collected()
-    for outcome in workers([(run, roots[run.name]) for run in in_turns([*missing.values()])]):
+    for outcome in workers([(run, roots[name]) for name, run in missing.items()]):
         if outcome.error is None:
             name = outcome.run.name
             facts[name] = read_facts(RunFolder(roots[name]))
@@ -258,24 +245,6 @@ def make_runs(
         if outcome.error or outcome.warnings:
             outcomes.append(outcome)
     return results, outcomes
-
-
-def write_results(path: Path, rows: list[ResultRow]) -> None:
-    """Write rows as CSV."""
-    import pandas as pd  # in the extra `sweep`
-
-    write_text(path, pd.DataFrame(rows, dtype=object).to_csv(index=False, lineterminator="\n"))
-
-
-def in_turns(runs: list[SweepRun]) -> list[SweepRun]:
-    """A run of every row, then the next of every row, and so on.
-
-    Rows can then be compared early, and runs at once rarely wait for the same feature cache.
-    """
-    by_row: dict[str, list[SweepRun]] = defaultdict(list)
-    for run in runs:
-        by_row[run.row].append(run)
-    return [run for turn in zip_longest(*by_row.values()) for run in turn if run is not None]
 
 
 def tuned_runs(sweep: Sweep, tried: Results) -> tuple[SweepRun, ...]:
@@ -295,21 +264,19 @@ def tuned_runs(sweep: Sweep, tried: Results) -> tuple[SweepRun, ...]:
 
 
 def _tuned(run: SweepRun, names: tuple[str, ...], tried: Results) -> SweepRun:
-    values: dict[str, Settings] = {}
     scores: dict[str, list[ResultRow]] = defaultdict(list)
     for one, row in tried:
         if one.row == run.row and run.place.items() <= one.swept.items():
-            chosen = {name: one.swept[name] for name in names}
-            values[to_json(chosen)] = chosen
-            scores[to_json(chosen)].append(row)
+            scores[to_json({name: one.swept[name] for name in names})].append(row)
     if not scores:
         raise DpmixError(f"row '{run.row}' at {run.place}: all of its tries failed")
 
-    def rank(key: str) -> tuple[bool, float]:
-        diverged = any(row["diverged"] for row in scores[key])
-        return not diverged, statistics.mean(row["accuracy"] for row in scores[key])
+    def rank(values: str) -> tuple[bool, float]:
+        rows = scores[values]
+        diverged = any(row["diverged"] for row in rows)
+        return not diverged, statistics.mean(row["accuracy"] for row in rows)
 
-    best = values[max(scores, key=rank)]
+    best = json.loads(max(scores, key=rank))
     return replace(run, settings=run.settings | best, tuned=best)
 
 
@@ -324,15 +291,9 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
-    except Timeout:
-        raise DpmixError(
-            f"sweep folder '{folder}' is in use by another sweep; wait for it, or give another "
-            "--output"
-        ) from None
-    except OSError as error:
-        raise DpmixError(
-            f"cannot make sweep folder '{folder}': {error.strerror}; give another --output"
-        ) from None
+    except (OSError, Timeout) as error:
+        why = "is in use by another sweep" if isinstance(error, Timeout) else error.strerror
+        raise DpmixError(f"sweep folder '{folder}': {why}; give another --output") from None
     try:
         yield
     finally:

@@ -20,7 +20,6 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from dpmix.errors import DpmixError
 from dpmix.files import to_json, write_text
@@ -105,9 +104,9 @@ def select(
     """
     best, hidden = folder / BEST, folder / HIDDEN
     if best.exists() or (hidden / _CHOSEN).exists():
-        chosen = _chosen(hidden)
-        if not best.exists() and chosen is not None:
-            return _publish(chosen, best)  # it was stopped just before
+        name = (hidden / _CHOSEN).read_text("utf-8") if (hidden / _CHOSEN).is_file() else ""
+        if not best.exists() and name and (hidden / name).is_dir():
+            return _publish(hidden / name, best)  # it was stopped just before
         shutil.rmtree(hidden, ignore_errors=True)
         raise DpmixError(
             f"the selection in '{folder}' is complete, and its best run was moved to '{best}'; "
@@ -145,21 +144,14 @@ def _refuse_differences(runs: list[SweepRun], facts: list[RunFacts], roots: list
     if len(texts) > len({run.name for run in runs}):
         raise DpmixError(
             "the runs of the selection differ in what was left to the defaults, in the public pool "
-            "or in the versions of their libraries, which would tell the best one's place among "
-            "them: nothing can be published; start again with another --output"
+            "or in their libraries, which would tell the best one's place among them: nothing can "
+            "be published; start again with another --output"
         )
-    if len({RunFolder(root).data_hash.read_text(encoding="utf-8") for root in roots}) > 1:
+    if len({RunFolder(root).data_hash.read_text("utf-8") for root in roots}) > 1:
         raise DpmixError(
             "the images changed between the runs of the selection, whose guarantee is about one "
             "set of images: nothing can be published; start again with another --output"
         )
-
-
-def _chosen(hidden: Path) -> Path | None:
-    """The run that was chosen, if it is still among the others."""
-    path = hidden / _CHOSEN
-    name = path.read_text(encoding="utf-8") if path.is_file() else ""
-    return hidden / name if name and (hidden / name).is_dir() else None
 
 
 def _publish(chosen: Path, best: Path) -> Path:
@@ -188,21 +180,16 @@ def _drawn(
     }
     path = hidden / "drawn.json"
     if path.is_file():
-        kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        kept = json.loads(path.read_text(encoding="utf-8"))
         if kept["of"] != key:
             raise DpmixError(
-                f"'{hidden}' holds a selection among other settings, or one that was started with "
-                "other versions of dpmix or its libraries; finish that one first, or give another "
-                "--output"
+                f"'{hidden}' holds a selection among other settings, or of other versions of dpmix "
+                "or its libraries; finish that one first, or give another --output"
             )
         return [(index, tie) for index, tie in kept["runs"]]
-    if any(hidden.glob("run-*")):
-        raise DpmixError(
-            f"'{hidden}' holds runs, but not the draws that they are from; delete it to start "
-            "again, or give another --output"
-        )
-    hidden.mkdir(mode=0o700, parents=True, exist_ok=True)
-    hidden.chmod(0o700)
+    # Runs without the draws that they are from can be no part of a selection.
+    shutil.rmtree(hidden, ignore_errors=True)
+    hidden.mkdir(mode=0o700, parents=True)
     write_text(hidden / "PRIVATE.txt", _NOTICE)
     draws = random.SystemRandom()
     count = number_of_runs(expected_runs, draws.random())

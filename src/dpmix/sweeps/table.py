@@ -11,17 +11,15 @@ from pathlib import Path
 
 from scipy.stats import false_discovery_control, ttest_rel
 
-from dpmix.errors import DpmixError, nearest, to_install
-from dpmix.sweeps.run import BEST, FACTS, RESULTS, VIEWS
+from dpmix.errors import DpmixError, nearest, one_line, to_install
+from dpmix.sweeps.run import FACTS, RESULTS, VIEWS
 
 try:
     import pandas as pd
 except ImportError:
     raise DpmixError(f"sweeps, tables and plots need pandas; {to_install('sweep')}") from None
 
-__all__ = ["label", "markdown", "pd", "read_results", "short", "swept", "tables"]
-
-SIGNIFICANT = 0.05
+_SIGNIFICANT = 0.05
 # A grid may vary these, and every CSV has a column of them.
 _ALSO_SWEPT = ("method", "steps", "sampling_rate", *VIEWS)
 
@@ -35,25 +33,15 @@ def read_results(source: Path) -> pd.DataFrame:
         DpmixError: there are none, or the file is not of a sweep.
     """
     path = source / RESULTS if source.is_dir() else source
-    if (source / BEST).is_dir() and not path.exists():
-        raise DpmixError(
-            f"'{source}' is of a private selection, which publishes only its best run; see "
-            f"'{source / BEST}'"
-        )
-    if not path.is_file():
-        raise DpmixError(f"no results at '{path}'; give the folder of a `dpmix sweep`, or its CSV")
     try:
         frame = pd.read_csv(path)
-        missing = {"row", "data", "model", "epsilon", "seed", *FACTS} - {*frame.columns}
-        if missing:
-            raise ValueError(f"no column {sorted(missing)[0]}")
-    except ValueError as error:
-        why = "it is no CSV" if isinstance(error, pd.errors.ParserError) else error
+        frame[["row", "data", "model", "epsilon", "seed", *FACTS]]
+    except (OSError, ValueError, KeyError) as error:
         raise DpmixError(
-            f"'{path}' holds no results of a sweep ({why}); give the folder of a `dpmix sweep`"
+            f"'{path}' holds no results of a sweep ({one_line(error)}); give the folder of a "
+            "`dpmix sweep`, or its CSV"
         ) from None
-    # A CSV of an earlier version has no such column.
-    if count := int(frame["diverged"].sum()) if "diverged" in frame else 0:
+    if count := int(frame.get("diverged", pd.Series([0])).sum()):
         warnings.warn(
             f"{count} run(s) DIVERGED, so their accuracy means nothing: lower their learning rate, "
             "or leave them out",
@@ -90,55 +78,46 @@ def short(value: object) -> str:
 
 
 def tables(
-    frame: pd.DataFrame, *, fact: str = FACTS[0], columns: str = "epsilon",
-    against: str | None = None,
-) -> list[pd.DataFrame]:  # fmt: skip
-    """One table for each data set and model, with a line for each entry.
+    frame: pd.DataFrame, *, fact: str = FACTS[0], against: str | None = None
+) -> list[pd.DataFrame]:
+    """One table for each data set and model, with a line for each row and epsilon.
 
     Args:
         frame: of `read_results`.
         fact: one of `FACTS`.
-        columns: the setting for the columns.
         against: the row to compare the others with; None for the first.
 
     Returns:
-        Tables with the columns `title`, `row`, the setting, `mean`, `std` (n - 1), `runs`,
+        Tables with the columns `title`, `row`, `epsilon`, `mean`, `std` (n - 1), `runs`,
         `difference` (of the means over the seeds that both rows have) and `p` (adjusted), in
         `attrs` the `fact` and the row `against`.
 
     Raises:
-        DpmixError: an unknown fact, column or row.
+        DpmixError: an unknown fact or row.
     """
-    varied = swept(frame)
-    for given, known, what in ((fact, FACTS, "fact"),
-                               (columns, ["epsilon", *varied, "method"], "column")):  # fmt: skip
-        if given not in known:
-            raise DpmixError(f"unknown {what} '{given}': {nearest(given, known)}")
-    others = [name for name in varied if name != columns]
+    if fact not in FACTS:
+        raise DpmixError(f"unknown fact '{fact}': {nearest(fact, FACTS)}")
+    others = [name for name in swept(frame) if name != "epsilon"]
     named = frame.assign(label=[label(row, others) for row in frame.to_dict("records")])
     return [
-        _table(part, f"{data}, {model}", fact, columns, against)
+        _table(part, f"{data}, {model}", fact, against)
         for (data, model), part in named.groupby(["data", "model"], sort=False)
     ]
 
 
-def _table(
-    part: pd.DataFrame, title: str, fact: str, columns: str, against: str | None
-) -> pd.DataFrame:
+def _table(part: pd.DataFrame, title: str, fact: str, against: str | None) -> pd.DataFrame:
     labels = list(dict.fromkeys(part["label"]))
     against = labels[0] if against is None else against
     if against not in labels:
         raise DpmixError(f"unknown row '{against}': {nearest(against, labels)}")
-    by_seed = {key: cell.set_index("seed")[fact] for key, cell in part.groupby(["label", columns])}
-    entries = []
-    for name in labels:
-        for value in sorted(part[columns].unique()):
-            if (ours := by_seed.get((name, value))) is not None:
-                difference, p = _compared(ours, by_seed.get((against, value)))
-                entries.append(
-                    (title, name, value, ours.mean(), ours.std(), len(ours), difference, p)
-                )
-    names = ["title", "row", columns, "mean", "std", "runs", "difference", "p"]
+    by_seed = {key: cell.set_index("seed")[fact]
+               for key, cell in part.groupby(["label", "epsilon"])}  # fmt: skip
+    entries = [
+        (title, *key, ours.mean(), ours.std(), len(ours),
+         *_compared(ours, by_seed.get((against, key[1]))))
+        for key, ours in sorted(by_seed.items(), key=lambda one: labels.index(one[0][0]))
+    ]  # fmt: skip
+    names = ["title", "row", "epsilon", "mean", "std", "runs", "difference", "p"]
     table = pd.DataFrame(entries, columns=names)
     if (tested := table["p"].notna()).any():
         table.loc[tested, "p"] = false_discovery_control(table.loc[tested, "p"])
@@ -160,31 +139,24 @@ def _compared(ours: "pd.Series[float]", theirs: "pd.Series[float] | None") -> tu
 
 def markdown(table: pd.DataFrame) -> str:
     """One of `tables` in Markdown, in percent."""
-    columns = table.columns[2]
     texts = [
         f"{100 * one.mean:.2f}"
         + (f" ± {100 * one.std:.2f}" if one.runs > 1 else "")
-        + (" *" if one.p < SIGNIFICANT else "")
+        + (" *" if one.p < _SIGNIFICANT else "")
         for one in table[["mean", "std", "runs", "p"]].itertuples(index=False)
     ]
-    grid = table.assign(text=texts).pivot(index="row", columns=columns, values="text").fillna("")
+    grid = table.assign(text=texts).pivot(index="row", columns="epsilon", values="text").fillna("")
     rows = [f"| {name.replace('|', '/')} | {' | '.join(grid.loc[name])} |"
             for name in dict.fromkeys(table["row"])]  # fmt: skip
-    heads = " | ".join(f"{columns} {short(value)}" for value in grid.columns)
-    return "\n".join(
-        [f"**{table['title'][0]}**: {_caption(table, len(rows))}", "", f"| | {heads} |",
-         "|---|" + "---|" * len(grid.columns), *rows, ""]
-    )  # fmt: skip
-
-
-def _caption(table: pd.DataFrame, rows: int) -> str:
     few, many = table["runs"].min(), table["runs"].max()
-    fact = f"{table.attrs['fact'].replace('_', ' ')} in %, "
-    if many == 1:
-        return fact + "one seed"
-    seeds = f"{few}" if few == many else f"{few} to {many}"
-    test = (
-        f"; * differs from '{table.attrs['against']}' (paired t-test over seeds, "
-        f"Benjamini-Hochberg p < {SIGNIFICANT})"
-    )
-    return f"{fact}mean ± standard deviation of {seeds} seeds{test if rows > 1 else ''}"
+    seeds = "one seed"
+    if many > 1:
+        seeds = f"mean ± standard deviation of {few if few == many else f'{few} to {many}'} seeds"
+        if len(rows) > 1:
+            seeds += (f"; * differs from '{table.attrs['against']}' (paired t-test over seeds, "
+                      f"Benjamini-Hochberg p < {_SIGNIFICANT})")  # fmt: skip
+    heads = " | ".join(f"epsilon {short(value)}" for value in grid.columns)
+    return "\n".join([
+        f"**{table['title'][0]}**: {table.attrs['fact'].replace('_', ' ')} in %, {seeds}", "",
+        f"| | {heads} |", "|---|" + "---|" * len(grid.columns), *rows, "",
+    ])  # fmt: skip
