@@ -6,7 +6,7 @@ import re
 import pytest
 
 from dpmix.errors import DpmixError
-from dpmix.pool.manifest import STATEMENT, ImageRecord, Manifest, ModelRecord, Session, file_hash
+from dpmix.pool.manifest import STATEMENT, ImageRecord, Manifest, ModelRecord, file_hash
 
 MODEL = ModelRecord(
     name="painter", pipeline="P", scheduler="S", revision=None, files={"a": "1", "b": "2"},
@@ -24,8 +24,9 @@ def pool(class_folder):
                     sha256=file_hash(root / name))
         for name in names
     )  # fmt: skip
-    first = Session(date="2026-01-01", device="cpu", versions={})
-    manifest = Manifest(model=MODEL, settings={}, sessions=(first,), images=images)
+    manifest = Manifest(
+        model=MODEL, settings={}, date="2026-01-01", device="cpu", versions={}, images=images
+    )
     (root / "manifest.json").write_text(manifest.model_dump_json())
     return root, names
 
