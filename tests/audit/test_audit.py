@@ -18,8 +18,7 @@ from example_facts import facts, write_run
 
 
 @pytest.mark.parametrize("changes", [
-    {}, {"noise_multiplier": 2.0}, {"noise_multiplier": 4.0, "steps": 4},
-    {"noise_multiplier": 2.0, "sampling_rate": 0.5, "steps": 4},
+    {}, {"noise_multiplier": 2.0, "sampling_rate": 0.5, "steps": 4},
 ], ids=str)  # fmt: skip
 def test_the_bound_lies_below_the_claim_and_above_half_of_it(changes):
     found = audit(plan(**changes))
@@ -94,9 +93,7 @@ def test_an_audit_of_the_same_settings_counts_wherever_the_data_lay(folder):
 
 
 @pytest.mark.parametrize(("section", "name", "value"), [
-    ("data", "data", "cifar10"), ("data", "image_size", 16), ("views", "method", "self-aug"),
-    ("views", "k_base", 3), ("model", "model", "wrn-16-4"), ("optimizer", "learning_rate", 0.5),
-    ("privacy", "epsilon", 9.0), ("features", "fresh_views", True),
+    ("data", "data", "cifar10"), ("views", "k_base", 3), ("model", "model", "wrn-16-4"),
     ("input", "class_names", ["cat", "dog"]),
 ])  # fmt: skip
 def test_another_setting_is_named(folder, section, name, value):
@@ -124,19 +121,6 @@ def test_a_verdict_that_does_not_follow_is_refused(folder, changes):
         found(folder, audit_of_run(folder.root, **changes))
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"refuted": false}', "\x00"])
-def test_something_else_is_refused(folder, text):
-    folder.audit.write_text(text)
+def test_something_else_is_refused(folder):
     with pytest.raises(DpmixError, match=r"audit.json' is no audit of this version of dpmix"):
-        audit_of(folder, facts())
-
-
-def test_an_audit_from_before_there_were_two_readings_is_one_of_the_first(folder):
-    said, made = audit_of_run(folder.root), facts(data="/here/scans")
-    del said["settings"]["input"]["reading"]
-    folder.audit.write_text(json.dumps(said))
-    made.settings["input"]["reading"] = 1
-    assert audit_of(folder, made)
-    made.settings["input"]["reading"] = 2
-    with pytest.raises(DpmixError, match="its input is"):
-        audit_of(folder, made)
+        found(folder, {"refuted": False})

@@ -122,10 +122,7 @@ class CanaryRun:
             hook.remove()
 
     def scores(self) -> Float64[np.ndarray, " M"]:
-        """Log-likelihood ratio of "in" against "out" for each canary, from the last step.
-
-        Of all statistics of what the step released it is the best.
-        """
+        """Log-likelihood ratio of "in" against "out" for each canary, from the last step."""
         q, sigma = self.plan.sampling_rate, self.plan.noise_multiplier
         shift = (2 * self.seen() - 1) / (2 * sigma**2)
         if q == 1:
@@ -134,7 +131,7 @@ class CanaryRun:
         return ratio
 
     def seen(self) -> Float64[np.ndarray, " M"]:
-        """What the optimizer got of each canary in the last step: s."""
+        """What the optimizer got of each canary in the last step: s, in units of C."""
         got, bound = self.gradients or self.noise.released, self.plan.max_grad_norm
         drawn = torch.zeros(len(self._places), dtype=torch.float64)
         drawn[self._canaries_in(torch.cat(self.used))] = 1
