@@ -35,16 +35,12 @@ def test_the_claim_is_the_plans_and_too_many_canaries_are_refused():
 
 
 def by_images(train, **changes):
-    def source(count, seed):
-        rng = np.random.default_rng(seed)
-        pixels = torch.from_numpy(rng.integers(0, 256, (count, 1, 8, 8), dtype=np.uint8))
-        return TensorSource(pixels, torch.arange(count) % 3, ("a", "b", "c"))
-
-    settings = {"kind": "pattern", "canaries": 400, "runs": 1, "claimed": 1.0, "delta": 1e-5}
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 1, 8, 8), dtype=np.uint8)
+    data = TensorSource(torch.from_numpy(pixels), torch.arange(6) % 3, ("a", "b", "c"))
+    settings = {"canaries": 400, "runs": 1, "plan": plan(noise_multiplier=4.0)}
     return audit_images(
-        train, data=source(6, 0), held_out=source(500, 1), confidence=0.95,
-        rng=np.random.default_rng(0), **settings | changes,
-    )  # fmt: skip
+        train, data=data, confidence=0.95, rng=np.random.default_rng(0), **settings | changes
+    )
 
 
 def test_a_training_that_remembers_its_images_is_found_out():
@@ -59,7 +55,7 @@ def test_a_training_that_remembers_its_images_is_found_out():
 
     found = by_images(remembers)
     assert found.violated and found.one_run > 3 and found.canaries == 400
-    assert by_images(remembers, kind="mislabelled", runs=2).canaries == 800
+    assert by_images(remembers, runs=2).canaries == 800
 
 
 def test_a_training_that_ignores_them_is_not_accused():

@@ -47,12 +47,6 @@ def test_a_broken_mechanism_ends_with_status_1(image_root, dpmix, monkeypatch):
     assert status == 1 and "NOT AS PLANNED" in out and "REFUTED" in out
 
 
-def test_image_canaries(image_root, dpmix):
-    kind = ("--canary-kind", "mislabelled", "--canaries", "20")
-    status, out, _ = dpmix("audit", "--data", str(image_root), *SMALL, *kind)
-    assert status == 0 and "one-run bound" in out and "of kind mislabelled" in out
-
-
 @pytest.mark.parametrize(("flags", "said"), [
     (["--epsilon", "inf"], "there is no claim to audit"),
     (["--seed", "3"], "No such option: --seed"),

@@ -105,11 +105,7 @@ def test_sheets_replace_sheets_and_nothing_else(tmp_path):
 
 @pytest.mark.parametrize(
     ("place", "said"),
-    [
-        ("pool", "lies in the pool"),
-        ("pool/../pool/ant", "lies in the pool"),
-        ("file/sheets", "cannot make folder"),
-    ],
+    [("pool/../pool/ant", "lies in the pool"), ("file/sheets", "cannot make folder")],
 )
 def test_sheets_never_go_into_the_pool_or_where_no_folder_can_be(tmp_path, place, said):
     coloured(tmp_path / "pool", "ant", 1)

@@ -194,23 +194,20 @@ def audit_run(
         run: fit for an audit (`refuse_unfit`), its views embedded where features are cached.
         kind: kind of the canaries.
         canaries: number of canaries in a run, M; None: one for each trained parameter, at most
-            10,000, or one for each test image, at most 1,000.
+            10,000, or 1,000 images.
         runs: number of full training runs.
         confidence: probability that the bounds hold.
         progress: called with (steps done, steps in all).
 
     Raises:
-        DpmixError: as `audit_gradients` and `audit_images` raise; or image canaries
-            and a cache of features, which holds none.
+        DpmixError: as `audit_gradients` raises; or image canaries and a cache of features.
     """
     restart, rng = _restart(run), np.random.default_rng()
     if kind != "gradient":
         run.inputs.require_images()
-        test = run.splits.test
         return audit_images(
             _trained_on(run, restart, lambda done: progress(done, runs * run.plan.steps)),
-            kind=kind, data=run.splits.train, held_out=test, claimed=run.plan.epsilon,
-            delta=run.plan.delta, canaries=canaries or min(_MOST_IMAGES, len(test)), runs=runs,
+            data=run.splits.train, plan=run.plan, canaries=canaries or _MOST_IMAGES, runs=runs,
             confidence=confidence, rng=rng,
         )  # fmt: skip
 

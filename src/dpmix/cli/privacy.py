@@ -92,8 +92,8 @@ def audit(
     canary_kind: Annotated[
         str,
         typer.Option(
-            help="gradient (strongest: the attacker sees every release); or images, where the "
-            "attacker sees the trained model alone: mislabelled (test images), pattern"
+            help="gradient (strongest: the attacker sees every release), or pattern (images; the "
+            "attacker sees the trained model alone)"
         ),
     ] = "gradient",
     runs: Annotated[int, typer.Option(min=1, help="number of full training runs")] = 1,

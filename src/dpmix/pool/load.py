@@ -9,6 +9,7 @@ compressed again, cropped, mirrored or resized otherwise is not found.
 """
 
 import tempfile
+import warnings
 from collections import defaultdict
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
@@ -166,6 +167,16 @@ def load_pool_for(
         )
     pool = PublicPool(stored_pixels(source), targets[source.labels])
     names = tuple(name for i, name in enumerate(used.names) if i not in corrupt)
+    # What a diffusion model draws where its numbers overflow.
+    plain = [
+        name for name, one in zip(names, pool.images, strict=True) if (one == one[:, :1, :1]).all()
+    ]
+    if plain:
+        warnings.warn(
+            f"{len(plain)} of {len(names)} images of the public pool '{path}' are of one colour "
+            f"({few_names(plain)}); look with dpmix pool inspect '{path}'",
+            stacklevel=2,
+        )
     refuse_overlap(source, names, splits)
     contents = pool.labels.numpy().tobytes() + image_digests(source).tobytes()
     manifest = files.manifest
