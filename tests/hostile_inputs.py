@@ -117,86 +117,39 @@ image_case("named_as_markup", b"no image", "[bold red]x.png")
 image_case("named_with_an_escape", b"no image", "\x1b[31mred.png")
 
 
-@case
-def folder_that_is_empty(root):
-    (root / "data").mkdir()
-    return lambda: load_splits(str(root / "data"))
+def folder_case(name, change):
+    """A good folder of data that `change` spoils."""
+
+    def build(root):
+        read = folder(root, None)
+        change(root / "data")
+        return read
+
+    CASES[name] = build
 
 
-@case
-def folder_of_empty_classes(root):
-    for name in "ab":
-        (root / "data" / name).mkdir(parents=True)
-    return lambda: load_splits(str(root / "data"))
+def link(place, to):
+    return lambda data: (data / place).symlink_to(to)
 
 
-@case
-def folder_of_one_class(root):
-    return folder(root, None, classes=("a",))
-
-
-@case
-def folder_that_is_a_file(root):
-    (root / "data").write_text("no folder")
-    return lambda: load_splits(str(root / "data"))
-
-
-@case
-def link_out_of_the_folder(root):
-    (root / "secret.png").write_bytes(picture())
-    read = folder(root, None)
-    (root / "data" / "a" / "link.png").symlink_to(root / "secret.png")
-    return read
-
-
-@case
-def link_to_a_device(root):
-    read = folder(root, None)
-    (root / "data" / "a" / "link.png").symlink_to("/dev/zero")
-    return read
-
-
-@case
-def link_to_itself(root):
-    read = folder(root, None)
-    (root / "data" / "a" / "link.png").symlink_to("link.png")
-    return read
-
-
-@case
-def link_to_nothing(root):
-    read = folder(root, None)
-    (root / "data" / "a" / "link.png").symlink_to("nothing.png")
-    return read
-
-
-@case
-def class_that_is_a_link_to_its_parent(root):
-    read = folder(root, None)
-    (root / "data" / "c").symlink_to(".")
-    return read
-
-
-@case
-def pipe_named_as_an_image(root):
-    read = folder(root, None)
-    os.mkfifo(root / "data" / "a" / "pipe.png")
-    return read
-
-
-@case
-def folder_named_as_an_image(root):
-    read = folder(root, None)
-    (root / "data" / "a" / "x.png").mkdir()
-    return read
+folder_case("folder_that_is_empty", lambda data: data.rename(data.with_name("x")) and data.mkdir())
+folder_case("folder_of_empty_classes", lambda data: [p.unlink() for p in data.glob("*/*")])
+folder_case("folder_of_one_class", lambda data: (data / "b").rename(data.with_name("b")))
+folder_case("folder_that_is_a_file", lambda data: data.rename(data.with_name("x")) and data.touch())
+folder_case("link_out_of_the_folder", link("a/link.png", __file__))
+folder_case("link_to_a_device", link("a/link.png", "/dev/zero"))
+folder_case("link_to_itself", link("a/link.png", "link.png"))
+folder_case("link_to_nothing", link("a/link.png", "nothing.png"))
+folder_case("class_that_is_a_link_to_its_parent", link("c", "."))
+folder_case("pipe_named_as_an_image", lambda data: os.mkfifo(data / "a" / "pipe.png"))
+folder_case("folder_named_as_an_image", lambda data: (data / "a" / "x.png").mkdir())
 
 
 @case
 def images_of_one_pixel(root):
-    read = folder(root, None, size=(1, 1))
     import dpmix
 
-    del read
+    folder(root, None, size=(1, 1))
     return lambda: dpmix.fit(
         data=str(root / "data"), test_fraction=0.2, model="cnn-small", steps=1, delta=1e-9,
         expected_batch_size=2, output=str(root / "run"), device="cpu",
@@ -235,6 +188,18 @@ npz_case("of_a_hundred_thousand_classes",
          y_train=np.array([0, 1, 2, 3, 4, 100_000]), y_test=np.array([0, 1]))  # fmt: skip
 
 
+def npz_bytes_case(name, content):
+    def build(root):
+        (root / "data.npz").write_bytes(content(root))
+        return lambda: load_splits(str(root / "data.npz"))
+
+    CASES[f"npz_{name}"] = build
+
+
+npz_bytes_case("that_is_a_pickle", lambda root: pickle.dumps(Trap(root)))
+npz_bytes_case("that_is_empty", lambda root: b"")
+
+
 @case
 def npz_of_pickled_images(root):
     return npz(root, x_train=np.array([Trap(root)] * 6, dtype=object))
@@ -243,18 +208,6 @@ def npz_of_pickled_images(root):
 @case
 def npz_of_pickled_names(root):
     return npz(root, class_names=np.array([Trap(root)] * 2, dtype=object))
-
-
-@case
-def npz_that_is_a_pickle(root):
-    (root / "data.npz").write_bytes(pickle.dumps(Trap(root)))
-    return lambda: load_splits(str(root / "data.npz"))
-
-
-@case
-def npz_that_is_empty(root):
-    (root / "data.npz").touch()
-    return lambda: load_splits(str(root / "data.npz"))
 
 
 @case
@@ -275,14 +228,11 @@ def npy_header(shape):
 
 @case
 def npz_that_claims_a_terabyte(root):
-    read = npz(root)
-    with zipfile.ZipFile(root / "data.npz", "a") as archive:
-        archive.writestr("x_extra.npy", b"")
-    with zipfile.ZipFile(root / "other.npz", "w") as archive:
+    with zipfile.ZipFile(root / "data.npz", "w") as archive:
         archive.writestr("x_train.npy", npy_header((10**6, 1000, 1000, 1)) + b"\0" * 100)
         archive.writestr("y_train.npy", npy_header((10**6,)))
-    del read
-    return lambda: load_splits(str(root / "other.npz"))
+        archive.writestr("x_test.npy", npy_header((1, 1, 1, 1)) + b"\0")
+    return lambda: load_splits(str(root / "data.npz"))
 
 
 @case
@@ -325,18 +275,13 @@ yaml_case("that_inherits_from_nothing", "base: nothing.yaml")
 yaml_case("that_inherits_from_a_list", "base: [a, b]")
 
 
-@case
-def plan_of_epsilon_nan(root):
-    return lambda: PrivacyPlan.calibrate(
-        epsilon=float("nan"), delta=1e-5, n=100, expected_batch_size=10, steps=3
-    )
+def plan_case(name, **numbers):
+    plan = {"epsilon": 3.0, "delta": 1e-5, "n": 100, "expected_batch_size": 10, "steps": 3}
+    CASES[f"plan_of_{name}"] = lambda root: lambda: PrivacyPlan.calibrate(**plan | numbers)
 
 
-@case
-def plan_of_delta_nan(root):
-    return lambda: PrivacyPlan.calibrate(
-        epsilon=3.0, delta=float("nan"), n=100, expected_batch_size=10, steps=3
-    )
+plan_case("epsilon_nan", epsilon=float("nan"))
+plan_case("delta_nan", delta=float("nan"))
 
 
 def statement_case(name, text):
@@ -361,35 +306,27 @@ def prior_release_that_is_no_json(root):
     return lambda: read_prior_releases((str(root / "prior.json"),))
 
 
-@case
-def checkpoint_that_is_a_pickle(root):
-    content = pickle.dumps(Trap(root))
-    (root / "step.pt").write_bytes(sha256(content).digest() + content)
-    return lambda: Checkpoint.read(root / "step.pt")
-
-
-@case
-def checkpoint_that_holds_an_object(root):
+def saved(value):
     stream = io.BytesIO()
-    torch.save({"format": 1, "plan": Trap(root)}, stream)
-    content = stream.getvalue()
-    (root / "step.pt").write_bytes(sha256(content).digest() + content)
-    return lambda: Checkpoint.read(root / "step.pt")
+    torch.save(value, stream)
+    return stream.getvalue()
 
 
-@case
-def checkpoint_that_is_empty(root):
-    (root / "step.pt").touch()
-    return lambda: Checkpoint.read(root / "step.pt")
+def checkpoint_case(name, content):
+    """A checkpoint of the right hash, made by `content` of the folder."""
+
+    def build(root):
+        body = content(root)
+        (root / "step.pt").write_bytes(sha256(body).digest() + body)
+        return lambda: Checkpoint.read(root / "step.pt")
+
+    CASES[f"checkpoint_{name}"] = build
 
 
-@case
-def checkpoint_of_another_program(root):
-    stream = io.BytesIO()
-    torch.save({"weights": torch.zeros(3)}, stream)
-    content = stream.getvalue()
-    (root / "step.pt").write_bytes(sha256(content).digest() + content)
-    return lambda: Checkpoint.read(root / "step.pt")
+checkpoint_case("that_is_a_pickle", lambda root: pickle.dumps(Trap(root)))
+checkpoint_case("that_holds_an_object", lambda root: saved({"format": 1, "plan": Trap(root)}))
+checkpoint_case("that_is_empty", lambda root: b"")
+checkpoint_case("of_another_program", lambda root: saved({"weights": torch.zeros(3)}))
 
 
 def run_folder(root, weights):

@@ -1,4 +1,4 @@
-"""What an error advises helps: each is followed to the letter, as it stands in the message."""
+"""What an error advises helps: each is followed to the letter, as the message gives it."""
 
 import re
 
@@ -62,9 +62,6 @@ def many(*folders, count=20):
 SPLIT = ("train/a", "train/b", "test/a", "test/b")
 
 FOLDERS = {
-    "a class called train": lambda root: write(root, *many("bus", "car", "train")),
-    "no test folder": lambda root: write(root, *many("train/a", "train/b")),
-    "test images without classes": lambda root: write(root, *many("train/a", "train/b", "test")),
     "several sizes": lambda root: (
         write(root, *many(*SPLIT, count=2)),
         write(root, "train/a/large.png", size=(40, 50)),
@@ -91,20 +88,11 @@ def test_flags_help(tmp_path, build):
     assert len(load_splits(**settings).train) > 1
 
 
-def test_a_flag_that_does_not_apply_is_left_out(tmp_path):
-    root = tmp_path / "data"
-    write(root, *many(*SPLIT))
-    message = said_by(lambda: load_splits(str(root), test_fraction=0.2))
-    assert "leave it out" in message
-    assert load_splits(str(root))
-    assert load_splits(found(r"--data (\S+)$", message), test_fraction=0.2)
-
-
 def test_the_folder_that_holds_the_classes_is_named(tmp_path):
     root = tmp_path / "data"
     write(root, *[f"inner/{place}" for place in many(*SPLIT)])
     message = said_by(lambda: load_splits(str(root)))
-    assert load_splits(found("give '(.*)' as the data", message))
+    assert load_splits(found("give '(.*)' as --data", message))
 
 
 # Arrays
@@ -119,11 +107,9 @@ X = np.random.default_rng(0).integers(0, 256, (6, 8, 8), dtype=np.uint8)
 Y = np.arange(6) % 2
 
 ARRAYS = {
-    "labels from 1": (X, Y + 1, r"save (y - 1)$", "y"),
-    "labels from 7": (X, Y + 7, r"save (y - 7)$", "y"),
+    "labels from 1": (X, Y + 1, r"save (np.searchsorted\(USED, y\))", "y"),
     "gaps": (X, Y * 3, r"save (np.searchsorted\(USED, y\))", "y"),
-    "gaps beyond the images": (X, Y * 2**20, r"save (np.searchsorted\(USED, y\))", "y"),
-    "text": (X, np.array(["cat", "dog"])[Y], r"(np\.array\(.*\]\)), where", "y"),
+    "text": (X, np.array(["cat", "dog"])[Y], r"(np\.array\(.*?\]\)), where", "y"),
     "one-hot rows": (X, np.eye(2)[Y], r"one-hot rows (y.*)$", "y"),
     "12 bits": (X.astype(np.uint16) * 16, Y, r"such as (np.*?) where", "x"),
     "floats": (X / 255, Y, r"such as (np.*?) where", "x"),
@@ -142,95 +128,10 @@ def test_python_for_arrays_helps(tmp_path, x, y, pattern, changed):
         assert np.abs(off).max() <= 1
 
 
-@pytest.mark.parametrize("missing", [-1, np.nan])
-@pytest.mark.parametrize("shape", [(6,), (6, 1)])
-def test_images_without_a_class_are_left_out(tmp_path, missing, shape):
-    y = np.array([0, 1, 0, 1, missing, 1]).reshape(shape)
-    message = said_by(save(tmp_path / "set.npz", X, y))
-    names = {"np": np, "x": X, "y": y}
-    exec(found(r"as (keep = .*?);", message), names)
-    kept = [eval(found(rf"({name}\[keep\])", message), names) for name in "xy"]
-    assert len(save(tmp_path / "set.npz", *kept)().train) == 5
-
-
-def test_labels_from_1_are_told_so_whether_or_not_there_are_names(tmp_path):
-    arrays = {"x_train": X, "y_train": Y + 1, "x_test": X, "y_test": Y + 1}
-    for names in ({}, {"class_names": np.array(["cat", "dog"])}):
-        np.savez(tmp_path / "set.npz", **arrays, **names)
-        assert "save y - 1" in said_by(lambda: load_splits(str(tmp_path / "set.npz")))
-
-
-# Data sets of the hub
-
-
-def hub_set(root, features, rows, sides=("train", "test")):
-    datasets = pytest.importorskip("datasets")
-    root.mkdir()
-    for side in sides:
-        made = datasets.Dataset.from_dict(rows, features=datasets.Features(features))
-        made.to_parquet(root / f"{side}.parquet")
-    return lambda: load_splits(f"hf:{root}")
-
-
-def hub_cases():
-    datasets = pytest.importorskip("datasets")
-    image, label = datasets.Image(), datasets.ClassLabel(names=["cat", "dog"])
-    pictures = [noise_picture("RGB", 8, 8, seed) for seed in range(20)]
-    kind, rows = {"image": image, "label": label}, {"image": pictures, "label": [0, 1] * 10}
-    number, text = datasets.Value("int64"), datasets.Value("string")
-    odd, both = [0, 1] * 9 + [0, None], ("train", "test")
-    return {
-        "no class": (kind, rows | {"label": odd}, both),
-        "no class, -1": (kind, rows | {"label": [-1] + [0, 1] * 9 + [1]}, both),
-        "numbers": (kind | {"label": number}, rows, both),
-        "text": (kind | {"label": text}, rows | {"label": ["cat", "dog"] * 10}, both),
-        "several": ({"image": image, "fine": label, "coarse": label},
-                    {"image": pictures, "fine": [0, 1] * 10, "coarse": [0] * 20}, both),
-        "several images": ({"one": image, "two": image, "label": label},
-                           {"one": pictures, "two": pictures, "label": [0, 1] * 10}, both),
-        "no test split": (kind, rows, ("train",)),
-    }  # fmt: skip
-
-
-@pytest.mark.parametrize("case", [
-    "no class", "no class, -1", "numbers", "text", "several", "several images", "no test split",
-])  # fmt: skip
-def test_a_copy_as_it_is_told_helps(tmp_path, monkeypatch, case):
-    datasets = pytest.importorskip("datasets")
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    monkeypatch.chdir(tmp_path)
-    features, rows, sides = hub_cases()[case]
-    message = said_by(hub_set(tmp_path / "first", features, rows, sides))
-    code = found(r"of a copy: (DATA.*\))$", message)
-    (tmp_path / "FOLDER").mkdir()
-    data = datasets.load_dataset(str(tmp_path / "first"))
-    for side in ("train", "test"):
-        line = re.sub(r"\['(SPLIT|train|test)'\]", f"['{side if side in data else 'train'}']", code)
-        line = re.sub(r"FOLDER/\w+", f"FOLDER/{side}", line)
-        names = {"datasets": datasets, "DATA": data, "CLASSES": ["cat", "dog"], "SIDE": side}
-        eval(line, names)
-    assert "give hf:./FOLDER" in message
-    assert load_splits("hf:./FOLDER").train.class_names == ("cat", "dog")
-
-
-def test_a_configuration_as_it_is_told_helps(tmp_path, monkeypatch):
-    datasets = pytest.importorskip("datasets")
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    features, rows, _ = hub_cases()["no test split"]
-    lines = ["---", "configs:"]
-    for name in ("one", "two"):
-        hub_set(tmp_path / name, features, rows)
-        lines += [f"- config_name: {name}", "  data_files:"]
-        lines += [f"  - split: {side}\n    path: {name}/{side}*" for side in ("train", "test")]
-    (tmp_path / "README.md").write_text("\n".join([*lines, "---"]))
-    message = said_by(lambda: load_splits(f"hf:{tmp_path}"))
-    assert len(load_splits(found(r"give (hf:\S+)$", message)).train) == 20
-
-
 # Datasets of torch
 
 
-MODES = ("RGBA", "LA", "CMYK", "YCbCr", "HSV", "I", "I;16", "F")
+MODES = ("RGBA", "CMYK", "I", "I;16", "F")
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -243,7 +144,7 @@ def test_python_for_pil_images_helps(mode):
         image = noise_picture("RGB", 8, 8, 0).convert(mode)
     assert image.mode == mode
     message = said_by(lambda: read_images([(image, 0)]))
-    code = found(r"give (.*?\)), (?:by|or)", message)
+    code = found(r"give (.*?\)), or", message)
     mended = eval(code, {"image": image, "Image": Image, "np": np})
     pixels, _ = read_images([(mended, 0)])
     assert len(pixels.unique()) > 50  # not made white
@@ -252,11 +153,7 @@ def test_python_for_pil_images_helps(mode):
 IMAGES = {
     "array": (np.zeros((8, 8, 3), np.uint8), r"by (Image\.fromarray\(image\))"),
     "grey array": (np.zeros((8, 8), np.uint8), r"by (Image\.fromarray\(image\))"),
-    "no channel": (torch.zeros(8, 8, dtype=torch.uint8), r"give (.*)$"),
-    "channels last": (torch.zeros(8, 8, 3, dtype=torch.uint8), r"give (.*)$"),
-    "four channels": (torch.zeros(4, 8, 8, dtype=torch.uint8), r"give (.*)$"),
-    "wide integers": (torch.full((1, 8, 8), 4000), r"give (.*?) and value_range"),
-    "floats": (torch.full((1, 8, 8), 0.5), r"()value_range"),
+    "floats": (torch.full((1, 8, 8), 0.5), r"give (.*?) and the values"),
 }
 
 
@@ -272,13 +169,12 @@ def test_python_for_images_helps(image, pattern):
 
 
 @pytest.mark.parametrize(("label", "pattern"), [
-    ("dog", r": (CLASSES.index\(label\))"), (torch.tensor([0, 1]), r"its (argmax\(\))"),
-    (np.array([0, 1]), r"its (argmax\(\))"),
+    ("dog", r" (CLASSES.index\(label\))"), (torch.tensor([0, 1]), r"(label.argmax\(\))"),
+    (np.array([0, 1]), r"(label.argmax\(\))"),
 ])  # fmt: skip
 def test_python_for_labels_helps(label, pattern):
     grey = Image.new("L", (4, 4))
     code = found(pattern, said_by(lambda: read_images([(grey, label)])))
-    code = code if "label" in code else f"label.{code}"
     mended = eval(code, {"label": label, "CLASSES": ["cat", "dog"]})
     assert read_images([(grey, mended)])[1].tolist() == [1]
 
@@ -326,13 +222,6 @@ def test_a_model_that_drops_its_only_output_gets_two(answer):
     labels = torch.from_numpy(Y)
     message = said_by(lambda: private(OneOutput(answer), labels))
     private(OneOutput(found(r"(torch\.cat\(.*\))$", message)), labels).step()
-
-
-def test_a_model_of_too_few_outputs_gets_more():
-    labels = torch.tensor([0, 1, 2, 3, 0, 1])
-    message = said_by(lambda: private(OneOutput(outputs=2), labels))
-    outputs = int(found(r"nn\.Linear\(D, (\d)\)", message))
-    private(OneOutput(outputs=outputs), labels).step()
 
 
 def test_labels_of_a_dataset_that_start_at_one_start_at_zero():

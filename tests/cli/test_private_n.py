@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dpmix.errors import DpmixError
-from dpmix.training.feature_store import FeatureStore
+from dpmix.training.feature_cache import example_rng
 from pictures import draw
 
 pytestmark = pytest.mark.usefixtures("unchecked")
@@ -86,21 +86,19 @@ def test_no_run_prints_or_publishes_n(train, tmp_path, model):
 def test_a_run_that_is_resumed_with_half_a_cache_does_not_tell_it(
     train, dpmix, tmp_path, monkeypatch
 ):
-    run, stop_at = tmp_path / "run", 500
-    append = FeatureStore.record
+    run, calls = tmp_path / "run", []
 
     class StoppedError(DpmixError):
         pass
 
+    def stopping(*example):
+        calls.append(1)
+        if len(calls) > 500:
+            raise StoppedError("stopped")
+        return example_rng(*example)
+
     with monkeypatch.context() as patch:
-        patch.setattr("dpmix.training.feature_store._SECONDS_BETWEEN_SYNCS", 0)
-
-        def stop(store, rows):
-            append(store, rows)
-            if rows >= stop_at:
-                raise StoppedError("stopped")
-
-        patch.setattr(FeatureStore, "record", stop)
+        patch.setattr("dpmix.training.feature_cache.example_rng", stopping)
         status, printed = train(*HEAD, "--output", run)
     assert status == 2 and not told(printed), printed
     status, out, err = dpmix("train", "--resume", run)

@@ -25,7 +25,7 @@ def test_a_public_set_is_called_by_its_name(data):
 @pytest.mark.parametrize("data", [
     SECRET, f"/data/{SECRET}", f"~/{SECRET}", f"{SECRET}/mnist5k", f"./{SECRET}.v2",
     f"{SECRET}.npz", f"a/{SECRET}.npz", f"hf:./{SECRET}", f"hf:/data/{SECRET}", f"hf:~/{SECRET}",
-    f"hf:study/scans/{SECRET}", f"hf:../{SECRET}",
+    f"hf:study/scans/{SECRET}", f"hf:../{SECRET}", f"hf:/data/{SECRET}:few",
 ])  # fmt: skip
 def test_a_place_is_called_by_its_kind(data):
     assert SECRET not in public_name(data) and public_name(data).startswith("images in a")
@@ -61,14 +61,13 @@ def published(folder):
     ("--backbone", "scatternet", "--backbone-size", 16, "--feature-norm", "whiten"),
 ])  # fmt: skip
 def test_nothing_that_a_run_hands_out_names_where_anything_lay(dpmix, place, model, tmp_path):
-    run, twin, out = place / f"{SECRET}-run", tmp_path / "twin", tmp_path / "out"
+    run, out = place / f"{SECRET}-run", tmp_path / "out"
     settings = (
         "--data", place / f"{SECRET}-scans", "--pool", place / f"{SECRET}-pool",
         "--cache-dir", place / "cache", "--method", "mix-diff", "--k-base", 2, "--k-self", 2,
         "--steps", 1, "--epsilon", 8, "--delta", 1e-3, "--device", "cpu", *model,
     )  # fmt: skip
-    for folder in (run, twin):
-        assert dpmix("train", *settings, "--output", folder, "--tensorboard")[0] == 0
+    assert dpmix("train", *settings, "--output", run, "--tensorboard")[0] == 0
     out.mkdir()
     report = run / "audit.json"
     assert dpmix("audit", *settings, "--canaries", 20, "--report", report)[0] in (0, 1)
@@ -76,8 +75,8 @@ def test_nothing_that_a_run_hands_out_names_where_anything_lay(dpmix, place, mod
     # What the other formats hold, test_export.py reads.
     assert dpmix("export", run, "--format", "hub", "--output", out / "hub")[0] == 0
     # Pages name runs by what the user called their folders.
-    shutil.copytree(run, tmp_path / "first")
-    assert dpmix("compare", tmp_path / "first", twin, "--output", out / "compare.html")[0] == 0
+    runs = [shutil.copytree(run, tmp_path / name) for name in ("first", "second")]
+    assert dpmix("compare", *runs, "--output", out / "compare.html")[0] == 0
     seen = set()
     for folder in (run, out):
         for name, content in published(folder):

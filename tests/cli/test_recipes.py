@@ -11,7 +11,7 @@ from dpmix.runs.config import Config
 from dpmix.runs.recipes import recipe_names
 
 pytestmark = pytest.mark.usefixtures("unchecked")
-EPSILONS = (1, 2, 4, 8)
+EPSILONS = (1, 8)
 load_once = functools.cache(network.load_backbone)
 TRAIN_IMAGES = {
     "cifar10": 50_000, "cifar100": 50_000, "eurosat": 21_600, "caltech256": 24_486,
@@ -59,8 +59,10 @@ def test_it_is_calibrated_at_every_epsilon(name):
         assert plan.steps == round(privacy.epochs / plan.sampling_rate)
 
 
-@pytest.mark.parametrize("method", ["self-aug", "mix-self", "mix-diff"])
-@pytest.mark.parametrize("network", ["scratch", "vit-b-16", "convnext"])
+@pytest.mark.parametrize(("network", "method"), [
+    ("scratch", "self-aug"), ("scratch", "mix-self"), ("scratch", "mix-diff"),
+    ("vit-b-16", "mix-diff"), ("convnext", "mix-self"),
+])  # fmt: skip
 def test_it_takes_two_steps_on_noise(dpmix, towers, network, method):
     """On noise the recipes of one network and method are the same, whatever their data."""
     name = f"{network}-cifar10-{method}"

@@ -11,7 +11,7 @@ from PIL import Image
 from torch.utils.data import ConcatDataset, Subset, TensorDataset
 
 from dpmix.data import TensorSource, decode, load_splits
-from dpmix.data.fingerprint import Repeats, find_repeats, fingerprint, image_name
+from dpmix.data.fingerprint import Repeats, find_repeats, fingerprint
 from dpmix.data.source import Subset as Part
 from dpmix.data.source import image_digests
 from dpmix.data.splits import narrowed
@@ -155,10 +155,3 @@ def test_one_pixel_more_is_another_image():
     pixels[1, 0, 4, 4] = 1
     assert found(image_digests(TensorSource(pixels, torch.tensor([0, 1]), ("a", "b")))) == (0, 1)
     assert found(load_splits("mnist5k").train_digests) == (0, 1)
-
-
-def test_images_are_called_by_their_files(tmp_path):
-    train = load_splits(str(write_files(tmp_path, [0, 1, 2, 3, 0]))).train
-    places = find_repeats(image_digests(train)).places
-    assert [image_name(train, place) for place in places] == ["'train/a/0.png'", "'train/a/4.png'"]
-    assert image_name(Part.of(in_memory([0, 1]), torch.tensor([1])), 0) == "image 1"

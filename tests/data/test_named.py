@@ -39,53 +39,26 @@ def test_a_built_in_name_goes_before_a_folder(class_folder, monkeypatch):
         load_splits("./mnist5k", test_fraction=0.5)
 
 
-def test_options_that_do_not_apply_are_refused(digits_npz):
-    for data in (str(digits_npz), DIGITS):
-        with pytest.raises(DpmixError, match=r"--test-fraction 0\.2 does not apply"):
-            load_splits(data, test_fraction=0.2)
-        with pytest.raises(DpmixError, match="--skip-corrupt does not apply"):
-            load_splits(data, skip_corrupt=True)
-
-
 def test_a_class_that_a_terminal_would_obey_is_refused(class_folder):
     root = class_folder("flat", {"a": 20, "b\x1b[31m": 20})
     with pytest.raises(DpmixError, match=r"holds a character that can't be printed"):
         load_splits(str(root), test_fraction=0.5)
 
 
-def test_unknown_names_get_a_hint():
-    for read in (load_splits, class_list):
-        with pytest.raises(DpmixError, match=r"unknown data 'mnist'.*did you mean 'mnist5k'"):
-            read("mnist")
-
-
 @pytest.mark.parametrize("data", [
-    "gone.npz", "GONE.NPZ", "some/where", "/no/such/folder", "hf:./gone", "hf:/gone:few",
-    "hf:~/gone",
+    "GONE.NPZ", "/no/such/folder", "hf:./gone", "hf:/gone:few", "hf:~/gone",
 ])  # fmt: skip
 def test_missing_paths_are_called_missing(data):
     said = {"hf:/gone:few": "/gone", "hf:~/gone": str(Path.home() / "gone")}
     place = said.get(data, data.removeprefix("hf:"))
-    with pytest.raises(DpmixError, match=f"no file or folder '{place}'"):
+    with pytest.raises(DpmixError, match=f"no (file or folder|folder or .npz file) '{place}'"):
         load_splits(data)
 
 
-@pytest.mark.parametrize(
-    ("data", "said"),
-    [("~no-such-user/x", "the home folder of no known user"), ("a/" * 3000, "cannot be looked at")],
-)
-def test_paths_that_cannot_be_looked_at_are_one_line(data, said):
-    for text in (data, f"hf:./{data}" if data[0] != "~" else f"hf:{data}"):
-        with pytest.raises(DpmixError, match=said):
-            load_splits(text)
-        with pytest.raises(DpmixError, match=r"no known|looked at|read apart"):
-            class_list(text)
-
-
-def test_a_file_of_another_kind(tmp_path):
-    (tmp_path / "data.csv").write_text("1,2")
-    with pytest.raises(DpmixError, match="neither a folder nor an"):
-        load_splits(str(tmp_path / "data.csv"))
+@pytest.mark.parametrize("data", ["~no-such-user/x", "a/" * 3000, "hf:~no-such-user/x"])
+def test_paths_that_cannot_be_looked_at_are_one_line(data):
+    with pytest.raises(DpmixError, match="cannot be looked at"):
+        load_splits(data)
 
 
 def test_class_names_are_read_without_an_image_or_a_label(class_folder, tmp_path, digits_npz):
@@ -96,10 +69,9 @@ def test_class_names_are_read_without_an_image_or_a_label(class_folder, tmp_path
         # Reading this array would be refused: it holds Python objects.
         np.savez(tmp_path / "a.npz", y_train=np.array([object()]), **{key: np.array(["ant", "b"])})
         assert class_list(str(tmp_path / "a.npz")) == ("ant", "b")
-    with pytest.raises(DpmixError, match=r"tiny.npz has no class names, only labels"):
-        class_list(str(digits_npz))
-    with pytest.raises(DpmixError, match="of data set 'eurosat' are not read apart from"):
-        class_list("eurosat")
+    for data in (str(digits_npz), "eurosat"):
+        with pytest.raises(DpmixError, match="not known apart from its images and labels"):
+            class_list(data)
 
 
 def jpeg(path, seed):
@@ -239,13 +211,6 @@ def test_cifar_is_read_through_torchvision(tmp_path, monkeypatch, name, kind, pl
         load_splits(name, data_root=str(tmp_path))
 
 
-@pytest.mark.parametrize("name", TORCHVISION_SETS)
-def test_a_set_that_is_not_there_is_refused_and_nothing_is_made(tmp_path, name):
-    with pytest.raises(DpmixError, match=f"no data set '{name}' .*--data-root .*--download"):
-        load_splits(name, data_root=str(tmp_path / "data"))
-    assert not list(tmp_path.iterdir())
-
-
 def test_a_download_that_fails_is_one_line(tmp_path, monkeypatch):
     def offline(*args, **kwargs):
         raise OSError("no route to host")
@@ -258,8 +223,8 @@ def test_a_download_that_fails_is_one_line(tmp_path, monkeypatch):
 def test_a_broken_layout_is_named(tmp_path):
     sun397(tmp_path)
     (tmp_path / "SUN397" / "ClassName.txt").write_text("/a/abbey\n")
-    with pytest.raises(DpmixError, match=r"holds class 'apse/indoor', which ClassName.txt"):
+    with pytest.raises(DpmixError, match=r"is not whole \(KeyError 'apse/indoor'\)"):
         load_splits("sun397", data_root=str(tmp_path))
     (tmp_path / "SUN397" / "ClassName.txt").unlink()
-    with pytest.raises(DpmixError, match=r"cannot read .*ClassName.txt"):
+    with pytest.raises(DpmixError, match=r"is not whole .*ClassName.txt"):
         load_splits("sun397", data_root=str(tmp_path))

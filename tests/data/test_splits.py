@@ -28,8 +28,7 @@ def source(labels, names="ab", shape=(1, 2, 2)):
         (source([0], "a"), source([0], "a"), "one class only, 'a'"),
         (source([0, 0], "abc"), source([0, 1, 2], "abc"), "no train image of class b, c"),
         (source([0, 1]), source([1]), "no test image of class a"),
-        (source([0, 1]), source([0, 1], "ac"), "classes differ: b, c"),
-        (source([0, 1]), source([0, 1], "ba"), "another order"),
+        (source([0, 1]), source([0, 1], "ac"), "train and test images differ"),
         (source([0, 1]), source([0, 1], shape=(1, 2, 3)), "--image-size"),
     ],
 )
@@ -94,17 +93,6 @@ def places(source):
     return (pixels[:, 0, 0, 0] + 256 * pixels[:, 0, 0, 1]).tolist()
 
 
-def test_the_first_classes_stay_on_both_sides():
-    whole = numbers()
-    assert narrowed(whole, None, None, None) is whole
-    found = narrowed(whole, 3, None, None)
-    for side, count in ((found.train, TRAIN), (found.test, TEST)):
-        assert side.class_names == ("a", "b", "c")
-        assert places(side) == [i for i in range(count) if i % 4 < 3]
-        assert side.labels.tolist() == [i % 4 for i in places(side)]
-    assert found.judged_on == "test"
-
-
 def test_validation_images_are_training_images_by_the_hash_of_their_place():
     found = narrowed(numbers(), None, 0.2, None)
     bound = 0.2 * 2.0**256
@@ -125,12 +113,6 @@ def test_train_images_are_the_first_of_a_fixed_order_so_that_few_are_part_of_mor
         assert len(found.test) == TEST
 
 
-def test_neither_pixels_nor_labels_choose():
-    one, two = (narrowed(numbers(seed), None, 0.3, 100) for seed in (0, 1))
-    assert places(one.train) == places(two.train)
-    assert places(one.test) == places(two.test)
-
-
 def test_the_order_is_classes_then_validation_then_training_images():
     at_once = narrowed(numbers(), 3, 0.25, 150)
     held = narrowed(narrowed(numbers(), 3, None, None), None, 0.25, None)
@@ -144,13 +126,10 @@ def test_the_order_is_classes_then_validation_then_training_images():
     ("given", "said"),
     [
         ((5, None, None), "classes is 5; numbers has 4: expected 2 to 4"),
-        ((1, None, None), "classes is 1; numbers has 4"),
         ((None, None, TRAIN + 1), "train_images is 601; expected 1 or more"),
         ((None, None, 0), "train_images is 0"),
-        ((3, 0.5, 400), "train_images is 400; expected 1 or more"),
         ((None, 1.0, None), r"the share held out is 1\.0; expected a number between 0 and 1"),
         ((None, 1e-9, None), "no validation image of class a, b, c, d"),
-        ((None, None, 2), "no train image of class"),
     ],
 )
 def test_numbers_out_of_range_are_refused(given, said):

@@ -62,8 +62,7 @@ class Stream(IterableDataset):
 
 
 @pytest.mark.parametrize(("dataset", "said"), [
-    (pairs([GREY, Image.new("L", (5, 4))]), r"image 1 of the dataset is 1x4x5 and image 0 1x4x6"),
-    (pairs([GREY, Image.new("RGB", (6, 4))]), r"image 1 .* 3x4x6 and image 0 1x4x6"),
+    (pairs([GREY, Image.new("L", (5, 4))]), r"image 1 .* is \[1, 4, 5\] and image 0 \[1, 4, 6\]"),
     (pairs([PIXELS[0].float() / 255]), r"image 0 .* torch.float32, whose range is not known"),
     (pairs([PIXELS[0].int()]), r"image 0 .* torch.int32, whose range"),
     (pairs([Image.new("RGBA", (6, 4))]), r"image 0 of the dataset is RGBA; expected 8-bit grey"),
@@ -71,13 +70,12 @@ class Stream(IterableDataset):
     (pairs([RGB[0]]), r"image 0 of the dataset is a ndarray; expected a PIL image or a tensor"),
     (pairs([PIXELS[0, 0]]), r"image 0 of the dataset has shape \[4, 6\]"),
     ([{"image": GREY, "label": 0}], r"item 0 of the dataset is a dict; expected a pair"),
-    ([(GREY, 0.5)], r"label 0 of the dataset is 0.5; expected an integer class"),
-    ([(GREY, torch.tensor([torch.nan]))], r"label 0 of the dataset is nan; expected an integer"),
-    ([(GREY, None)], r"label 0 of the dataset is a NoneType; expected an integer class: leave out"),
-    ([(GREY, torch.tensor([0, 1]))], r"label 0 .* \[2\]: several labels per image are not"),
-    ([(GREY, np.array([[1]]))], r"label 0 .* \[1, 1\]: several labels per image are not"),
+    ([(GREY, 0.5)], r"label 0 of the dataset is 0.5; expected one integer class"),
+    ([(GREY, torch.tensor([torch.nan]))], r"label 0 of the dataset is tensor\(\[nan\]\)"),
+    ([(GREY, None)], "label 0 of the dataset is None"),
+    ([(GREY, torch.tensor([0, 1]))], "label 0 .*of a one-hot row"),
     ([], "dataset list is empty"),
-    (Stream(), "dataset Stream has no length"),
+    (Stream(), "dataset Stream .*no length"),
 ])  # fmt: skip
 def test_what_is_no_labelled_image_is_refused(unchecked, dataset, said):
     with pytest.raises(DpmixError, match=said):

@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from dpmix.errors import DpmixError
 from dpmix.models.head import LinearHead
 
 
@@ -32,8 +31,3 @@ def test_whitening_uses_public_statistics_and_drops_features_that_say_nothing():
     expected = torch.nn.functional.normalize(torch.tensor([[1.0, 2.0, 0.0]]), dim=1)
     assert torch.allclose(head(torch.tensor([[4.0, 70.0, 9.0]])), expected, atol=1e-5)
     assert {"mean", "scale"} <= head.state_dict().keys()
-
-
-def test_an_unknown_norm_is_refused(unchecked):
-    with pytest.raises(DpmixError, match="feature_norm is 'units': did you mean 'unit'"):
-        LinearHead(2, 2, "units")

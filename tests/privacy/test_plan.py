@@ -22,9 +22,7 @@ def calibrated(**changes):
     return PrivacyPlan.calibrate(**{k: v for k, v in settings.items() if v is not None})
 
 
-@pytest.mark.parametrize(
-    ("n", "batch"), [(50_000, 4096), (50_000, 1000), (4000, 400), (7, 3), (3, 3)]
-)
+@pytest.mark.parametrize(("n", "batch"), [(50_000, 4096), (7, 3), (3, 3)])
 def test_q_is_exactly_b_over_n_and_the_denominator_exactly_b(n, batch):
     # Opacus takes q = 1 / len(loader): 1/13 for 4,096 of 50,000.
     plan = PrivacyPlan.calibrate(
@@ -65,18 +63,6 @@ def test_a_rate_and_a_denominator_need_no_n():
     assert plan.noise_multiplier == calibrated().noise_multiplier
 
 
-def test_the_expected_batch_is_q_n_and_not_the_denominator():
-    given = {"sampling_rate": 0.1, "denominator": 9, "steps": 1, "epsilon": math.inf}
-    assert PrivacyPlan.calibrate(n=80, **given).expected_batch_size == pytest.approx(8)
-
-
-def test_epochs_become_steps():
-    plan = PrivacyPlan.calibrate(
-        n=50_000, expected_batch_size=1000, epochs=10, epsilon=math.inf, delta=1e-5
-    )
-    assert plan.steps == 500
-
-
 def test_sensitivity_2c_doubles_the_noise_and_leaves_sigma():
     one, two = (
         calibrated(max_grad_norm=0.5),
@@ -85,13 +71,6 @@ def test_sensitivity_2c_doubles_the_noise_and_leaves_sigma():
     assert one.noise_multiplier == two.noise_multiplier
     assert one.noise_std == 0.5 * one.noise_multiplier
     assert two.noise_std == 2 * one.noise_std
-
-
-def test_infinite_epsilon_is_not_private():
-    plan = calibrated(epsilon=math.inf)
-    assert not plan.private
-    assert plan.noise_std == 0
-    assert plan.max_grad_norm == plan.epsilon == math.inf
 
 
 def test_noise_that_is_too_small_for_a_number_is_not_called_noise():
@@ -111,26 +90,18 @@ def test_a_delta_of_one_over_n_or_more_warns_and_says_why():
     ("changes", "message"),
     [
         ({"epsilon": 0.0}, "epsilon is 0; expected above 0"),
-        ({"epsilon": math.nan}, "epsilon is nan; expected above 0"),
         ({"delta": 0.0}, r"delta is 0; expected in \(0, 1\)"),
         ({"expected_batch_size": 101}, "is 101 but there are only 100 training examples"),
-        ({"expected_batch_size": 0}, "expected_batch_size is 0; expected above 0"),
         ({"expected_batch_size": math.nan}, "expected_batch_size is nan; expected above 0"),
-        ({"n": 0}, "n is 0; expected 1 or more"),
         ({"n": None}, "give n and expected_batch_size"),
-        ({"steps": 0}, "steps is 0; expected 1 or more"),
         ({"steps": 2.5}, "steps is 2.5; expected a whole number"),
         ({"delta": 1e-13}, "delta 1e-13 is below what the accountant resolves"),
         ({"steps": None}, "steps is None and epochs is None; give exactly one"),
-        ({"epochs": 3}, "steps is 5 and epochs is 3; give exactly one"),
         ({"steps": None, "epochs": -1}, "epochs is -1; expected above 0"),
         ({"max_grad_norm": 0.0}, "max_grad_norm is 0; expected above 0"),
         ({"max_grad_norm": math.inf}, "max_grad_norm is infinite"),
         ({"sensitivity_multiplier": 0}, "sensitivity_multiplier is 0; expected 1 or more"),
         ({"prior_releases": (0.0,)}, "a noise multiplier in prior_releases is 0; expected above 0"),
-        ({"prior_releases": (math.inf,)}, "a noise multiplier in prior_releases is inf"),
-        ({"prior_releases": (0.5,)}, "which leaves nothing of epsilon"),
-        ({"sampling_rate": 0.1}, "are given together"),
         ({"sampling_rate": 0.1, "denominator": 2}, "are given together, and instead of"),
         (
             {"expected_batch_size": None, "sampling_rate": 1.5, "denominator": 2},
@@ -153,12 +124,11 @@ def test_every_epsilon_of_a_plan_includes_prior_releases():
     assert 0 < more.epsilon_after(0) < more.epsilon_after(1)
     assert plain.epsilon_after(0) == 0
     without = dataclasses.replace(more, prior_releases=())
-    for steps in (1, 3, more.steps):
+    for steps in (1, more.steps):
         assert more.epsilon_after(steps) > without.epsilon_after(steps)
         assert more.epsilon_rdp_after(steps) > without.epsilon_rdp_after(steps)
 
 
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize("kind", [list, iter])
-def test_prior_releases_count_in_any_kind_of_sequence(kind):
-    assert calibrated(prior_releases=kind([15.0])) == calibrated(prior_releases=(15.0,))
+def test_prior_releases_from_an_iterator_count():
+    assert calibrated(prior_releases=iter([15.0])) == calibrated(prior_releases=(15.0,))

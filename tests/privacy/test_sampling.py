@@ -60,18 +60,7 @@ def test_the_batch_size_is_binomial():
     assert stats.chisquare(observed, expected).pvalue > 1e-3
 
 
-def test_an_empty_batch_comes_as_often_as_it_should():
-    empty = (draws(0.1, 10, 5000).sum(1) == 0).mean()
-    expected = 0.9**10
-    assert empty == pytest.approx(expected, abs=5 * math.sqrt(expected * (1 - expected) / 5000))
-
-
-def test_everyone_at_rate_one_and_no_one_at_a_tiny_rate():
-    assert draw(1.0, 7) == list(range(7))
-    assert draw(1e-12, 7) == []
-
-
-def test_many_examples_are_drawn_from_piece_by_piece_by_the_same_coins(monkeypatch):
+def test_many_examples_are_drawn_from_piece_by_piece_alike(monkeypatch):
     whole = draw(0.3, 1000)
     monkeypatch.setattr("dpmix.privacy.sampling._AT_ONCE", 64)
     assert draw(0.3, 1000) == whole

@@ -13,6 +13,7 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
 import dpmix
 from dpmix.errors import DpmixError
@@ -22,6 +23,7 @@ from dpmix.runs.checkpoint import Checkpoint
 from dpmix.runs.fit import train_run
 from dpmix.runs.folder import RunFolder
 from dpmix.runs.resume import is_complete, rebuild_run
+from small_run import plan, trainer
 
 STEPS = 6
 
@@ -79,7 +81,6 @@ def damage(path):
 
 
 @pytest.mark.parametrize(("step", "changes"), [
-    (2, {}),
     (5, {"optimizer": "Adam", "learning_rate": 0.01, "schedule": "cosine"}),
     (3, {"method": "microbatch-mixup"}),
     (1, {"checkpoint_every": 3, "eval_every": 6}),
@@ -97,26 +98,13 @@ def test_a_seeded_run_that_was_stopped_ends_bit_identical(tmp_path, settings, st
     assert curves[0] == curves[1]
 
 
-def test_dropout_repeats_too(image_root):
-    from torch import nn
-
-    from dpmix.data import load_splits, normalization
-
-    train = load_splits(str(image_root)).train
-
-    def trainer():
+def test_dropout_repeats_too():
+    def made():
         torch.manual_seed(0)
-        model = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(144, 2))
-        plan = dpmix.PrivacyPlan.calibrate(
-            n=80, expected_batch_size=20, epsilon=1, delta=1e-3, steps=4
-        )
-        views = dpmix.ViewBuilder(dpmix.ViewSpec("none"), 2, normalization("half", 1))
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        return dpmix.PrivateTrainer(
-            model, train, plan=plan, views=views, optimizer=optimizer, seed=1
-        )
+        model = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(36, 3))
+        return trainer(plan(), model=model)
 
-    whole, first, second = trainer(), trainer(), trainer()
+    whole, first, second = made(), made(), made()
     for _ in range(4):
         whole.step()
     first.step()
@@ -155,7 +143,6 @@ def test_an_unseeded_run_draws_fresh_entropy_and_saves_none(tmp_path, settings):
     assert any("resumed after step 3" in line for line in after.assumptions)
     again = epsilon_pld(after.sampling_rate, after.noise_multiplier, STEPS, after.delta)
     assert after.epsilon == pytest.approx(again)
-    assert [line["step"] for line in without_time(folder)] == list(range(1, STEPS + 1))
     assert not (folder / "checkpoints").exists() and is_complete(folder)
 
 
@@ -169,10 +156,13 @@ def test_a_torn_log_line_and_steps_that_were_lost_leave_no_trace(tmp_path, setti
 
 @pytest.mark.parametrize(("what", "changes"), [
     ((RunFolder, "publish"), {"eval_every": STEPS}),  # after the last checkpoint
-    ((dpmix.PrivateTrainer, "step"), {}),  # before the first step
+    # Before the first step.
+    ((dpmix.PrivateTrainer, "step"), {"pool_role": "pretrain", "pretrain_epochs": 2}),
 ])  # fmt: skip
-def test_stopped_at_either_end(tmp_path, settings, monkeypatch, what, changes):
+def test_stopped_at_either_end(tmp_path, settings, public_root, monkeypatch, what, changes):
     settings |= changes
+    if "pool_role" in changes:
+        settings["pool"] = str(public_root)
     whole = dpmix.fit(output=str(tmp_path / "whole"), **settings)
     with monkeypatch.context() as patch, pytest.raises(StoppedError):
         patch.setattr(*what, stop)
@@ -183,20 +173,11 @@ def test_stopped_at_either_end(tmp_path, settings, monkeypatch, what, changes):
     assert same(weights(whole.folder), weights(tmp_path / "run"))
 
 
-@pytest.mark.parametrize("step", [0, 3])
-def test_a_run_that_pretrains_does_not_do_it_twice(
-    tmp_path, settings, public_root, step, monkeypatch
-):
+def test_a_run_that_pretrains_does_not_do_it_twice(tmp_path, settings, public_root, monkeypatch):
     settings |= {"pool": str(public_root), "pool_role": "pretrain", "pretrain_epochs": 2}
     whole = dpmix.fit(output=str(tmp_path / "whole"), **settings)
-    folder = tmp_path / "run"
-    if step:
-        stopped(folder, step, settings)
-        monkeypatch.setattr("dpmix.training.pretrain.Pretraining.run", None)
-    else:
-        with monkeypatch.context() as patch, pytest.raises(StoppedError):
-            patch.setattr(dpmix.PrivateTrainer, "step", stop)
-            dpmix.fit(output=str(folder), **settings)
+    folder = stopped(tmp_path / "run", 3, settings)
+    monkeypatch.setattr("dpmix.training.pretrain.Pretraining.run", None)
     dpmix.fit(resume=folder)
     assert same(weights(whole.folder), weights(folder))
 
@@ -262,7 +243,7 @@ def test_a_model_that_is_not_the_last_one_is_not_resumed(tmp_path, settings, mod
     kept.replace(path)  # the remedy helps
     dpmix.fit(resume=folder)
     path.unlink()
-    with pytest.raises(DpmixError, match=r"is complete, but '.*model\.safetensors' is missing"):
+    with pytest.raises(DpmixError, match="no checkpoint in"):
         dpmix.fit(resume=folder)
 
 
@@ -277,13 +258,11 @@ def states_while_publishing(monkeypatch, time, folder, into, settings):
                 for name in names:
                     patch.setattr(os, name, originals[name])
                 shutil.copytree(folder, target)
-                if RunFolder(folder).previous.exists():
-                    shutil.copytree(RunFolder(folder).previous, RunFolder(target).previous)
             return original(*args, **kwargs)
 
         return call
 
-    names = ("replace", "unlink", "rmdir")
+    names = ("replace", "unlink")
     originals = {name: getattr(os, name) for name in names}
 
     def watched(self, *args):
@@ -310,10 +289,12 @@ def test_killed_at_any_instant_of_publishing_it_is_resumed(
         dpmix.fit(output=str(folder), **settings)
     settings |= {"overwrite": overwrites}
     for state in states_while_publishing(monkeypatch, time, folder, tmp_path / "at", settings):
-        model = state / "model.safetensors"
-        seen.add(stated(state).steps if model.exists() else 0)
         _, checkpoint = rebuild_run(state)  # is not refused
         assert checkpoint.step == time
+        there = (state / "model.safetensors").exists()
+        own = there and stated(state).run_id == checkpoint.run_id
+        assert there or not overwrites
+        seen.add(stated(state).steps if own else 0)
     assert seen == {time - 1, time}
 
 
@@ -385,7 +366,7 @@ def test_changed_settings_and_inputs_are_refused_by_name(
     one, other = (next((image_root / "train" / name).iterdir()) for name in ("disc", "stripes"))
     kept = one.read_bytes()
     one.write_bytes(other.read_bytes())
-    with pytest.raises(DpmixError, match="the images or labels of 'images' changed"):
+    with pytest.raises(DpmixError, match="the images or labels of 'images' are not those"):
         dpmix.fit(resume=folder)
     one.write_bytes(kept)
     next((public_root / "disc").iterdir()).unlink()
@@ -397,35 +378,29 @@ def test_where_and_how_may_change(tmp_path, settings, image_root):
     folder = stopped(tmp_path / "run", 3, settings)
     moved = tmp_path / "moved"
     shutil.move(image_root, moved)
-    with pytest.raises(DpmixError, match="no file or folder"):
+    with pytest.raises(DpmixError, match="no folder or"):
         dpmix.fit(resume=folder)
     (folder / "diagnostics" / "data.sha256").rename(tmp_path / "hash")
-    with pytest.raises(DpmixError, match="restore the run's diagnostics"):
+    with pytest.raises(DpmixError, match=r"the images or labels of .*: restore them"):
         dpmix.fit(resume=folder, data=str(moved))
     (tmp_path / "hash").rename(folder / "diagnostics" / "data.sha256")
     dpmix.fit(resume=folder, data=str(moved), view_chunk=2, engine="vectorized", workers=1)
     assert stated(folder).complete
 
 
-def test_what_is_no_stopped_run_is_refused(tmp_path, settings):
-    with pytest.raises(DpmixError, match="is no run folder"):
-        dpmix.fit(resume=tmp_path)
-    folder = stopped(tmp_path / "run", 3, settings)
-    shutil.rmtree(folder / "checkpoints")
-    with pytest.raises(DpmixError, match="no checkpoint in"):
-        dpmix.fit(resume=folder)
-
-
-def test_a_resumed_overwrite_keeps_the_other_run_until_it_has_a_model(tmp_path, settings):
+def test_a_stopped_overwrite_keeps_the_other_model_until_it_has_one(tmp_path, settings):
+    settings |= {"eval_every": 6}
     dpmix.fit(output=str(tmp_path / "run"), **settings)
     old = weights(tmp_path / "run")
-    folder = stopped(tmp_path / "run", 1, settings | {"overwrite": True, "seed": 3})
-    assert same(old, weights(tmp_path / "run.previous"))
+    folder = stopped(tmp_path / "run", 3, settings | {"overwrite": True, "seed": 3})
+    assert same(old, weights(folder)) and not is_complete(folder)
+    damage(checkpoint_paths(folder)[0])
+    with pytest.raises(DpmixError, match=r"step 2 can't be read, and .* is of another run.*twice"):
+        dpmix.fit(resume=folder)
+    checkpoint_paths(folder)[0].unlink()
     result = dpmix.fit(resume=folder)
-    assert not same(old, weights(folder))
+    assert not same(old, weights(folder)) and result.config.run.seed == 3
     assert len(without_time(folder)) == STEPS
-    assert not (tmp_path / "run.previous").exists()
-    assert stated(folder).seeded and result.config.run.seed == 3
 
 
 def kill_at(instant, command):

@@ -34,10 +34,9 @@ def assert_uniform(values, count):
     assert count == 1 or stats.chisquare(observed).pvalue > LEAST_P
 
 
-@pytest.mark.parametrize("method", ["self-aug", "mix-diff", "microbatch-mixup"])
 @pytest.mark.parametrize("padding", [0, 4])
-def test_offsets_are_uniform_from_zero_to_twice_the_padding_and_independent(method, padding):
-    drawn = draws(method=method, k_base=3, k_self=1, crop_padding=padding)
+def test_offsets_are_uniform_from_zero_to_twice_the_padding_and_independent(padding):
+    drawn = draws(method="mix-diff", k_base=3, k_self=1, crop_padding=padding)
     span = 2 * padding + 1
     assert_uniform(drawn.top, span)
     assert_uniform(drawn.left, span)
@@ -55,13 +54,8 @@ def test_crops_are_independent_of_each_other(rows):
     assert_uniform(one * 18 + other, 18 * 18)
 
 
-def test_without_flip_nothing_is_mirrored():
-    drawn = draws(groups=500, method="mix-self", flip=False)
-    assert not drawn.flip.any()
-    assert drawn.top.max() == 8
-
-
-def test_none_draws_no_crop_and_no_flip():
+def test_nothing_is_drawn_that_the_spec_leaves_out():
+    assert not draws(groups=500, method="mix-self", flip=False).flip.any()
     drawn = draws(groups=500, method="none", crop_padding=4, flip=True)
     assert drawn.top.shape == drawn.left.shape == drawn.flip.shape == (500, 1)
     assert not (drawn.top.any() or drawn.left.any() or drawn.flip.any())
@@ -93,12 +87,6 @@ def test_mixtures_of_one_group_are_drawn_independently():
     drawn = draws(method="mix-self", k_base=3, k_self=2)
     pair = drawn.first * 2 + (drawn.second - drawn.first) % 3 - 1
     assert_uniform(pair[:, 0] * 6 + pair[:, 1], 36)
-
-
-def test_a_pool_of_one_view_is_mixed_with_itself():
-    drawn = draws(groups=50, method="mix-self", k_base=1, k_self=4)
-    assert drawn.first.shape == (50, 4)
-    assert not (drawn.first.any() or drawn.second.any())
 
 
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 3.0])
@@ -141,10 +129,9 @@ def test_extra_public_views_are_augmented_but_never_mixed():
     assert_uniform(drawn.second, 3)
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if name != "none"])
 @pytest.mark.parametrize("kind", ["blur", "all"])
-def test_extra_draws_are_uniform_and_leave_the_others_as_they_are(method, kind):
-    spec = ViewSpec(method, k_base=3, k_self=2)
+def test_extra_draws_are_uniform_and_leave_the_others_as_they_are(kind):
+    spec = ViewSpec("mix-diff", k_base=3, k_self=2)
     rngs = [np.random.default_rng(4) for _ in range(2)]
     without = draw_views(spec, 2000, rngs[0])
     with_it = draw_views(replace(spec, extra_augment=kind), 2000, rngs[1])
@@ -171,33 +158,3 @@ def test_without_an_extra_augmentation_the_stream_is_as_it_always_was(method):
         digest.update(getattr(drawn, name).numpy().tobytes())
     digest.update(rng.bytes(8))
     assert digest.hexdigest()[:16] == AS_IT_WAS[method]
-
-
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("groups", [0, 6])
-def test_shapes_follow_the_spec(method, groups):
-    spec = ViewSpec(method, k_base=3, k_self=4, k_diff=2)
-    drawn = draw_views(spec, groups, np.random.default_rng(0))
-    for name in ("top", "left", "flip"):
-        assert getattr(drawn, name).shape == (groups, spec.unmixed_views)
-    assert drawn.public.shape == (groups, 2 if method == "mix-diff" else 0)
-    for name in ("first", "second", "weight"):
-        assert getattr(drawn, name).shape == (groups, 4 if spec.mixes else 0)
-
-
-@pytest.mark.parametrize("index", [slice(1, 4), torch.tensor([4, 0, 0, 2])])
-def test_rows_select_the_same_groups_from_every_tensor(index):
-    drawn = draws(groups=6, method="mix-diff", k_base=3, k_self=4)
-    rows = drawn.rows(index)
-    for field in fields(ViewDraws):
-        assert torch.equal(getattr(rows, field.name), getattr(drawn, field.name)[index])
-
-
-def test_the_same_stream_gives_the_same_draws_and_the_next_call_others():
-    rng = np.random.default_rng(8)
-    spec = ViewSpec("mix-diff", extra_augment="all")
-    one, two = (draw_views(spec, 10, rng) for _ in range(2))
-    again = draw_views(spec, 10, np.random.default_rng(8))
-    for field in fields(ViewDraws):
-        assert torch.equal(getattr(one, field.name), getattr(again, field.name))
-        assert not torch.equal(getattr(one, field.name), getattr(two, field.name))

@@ -55,31 +55,6 @@ def test_equals_the_loop_for_images_and_soft_labels_with_the_same_weights(case):
     np.testing.assert_allclose(run(soft, *draws).sum(-1), 1, atol=1e-6)
 
 
-def test_image_and_label_carry_one_and_the_same_weight():
-    # Image and label of entry i are both its one-hot code: mixed alike, they stay equal.
-    rng = np.random.default_rng(1)
-    code = np.eye(4, dtype=np.float32)[None].repeat(2, 0)
-    first, second = rng.integers(0, 4, (2, 2, 50))
-    weight = rng.random((2, 50)).astype(np.float32)
-    image = run(code.reshape(2, 4, 1, 2, 2), first, second, weight)
-    label = run(code, first, second, weight)
-    assert np.array_equal(image.reshape(label.shape), label)
-    lone = first != second
-    assert np.allclose(np.take_along_axis(label, first[..., None], -1)[..., 0][lone], weight[lone])
-
-
-def test_groups_never_meet():
-    rng = np.random.default_rng(3)
-    pool = rng.normal(size=(3, 4, 1, 3, 3)).astype(np.float32)
-    first, second = rng.integers(0, 4, (2, 3, 5))
-    weight = rng.random((3, 5)).astype(np.float32)
-    before = run(pool, first, second, weight)
-    pool[1] = np.nan
-    after = run(pool, first, second, weight)
-    assert np.array_equal(before[[0, 2]], after[[0, 2]])
-    assert np.isnan(after[1]).all()
-
-
 def pairs(order):
     """Consecutive entries are a pair; who comes first decides whose views come first."""
     return frozenset((int(order[i]), int(order[i + 1])) for i in range(0, len(order) - 1, 2))

@@ -1,7 +1,5 @@
 """`ViewSpec`: what it counts, what it refuses, and more views of the same kinds."""
 
-from dataclasses import FrozenInstanceError
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -55,24 +53,15 @@ def test_the_defaults_are_the_papers_34_views():
     ("settings", "message"),
     [
         ({"method": "mixself"}, r"method is 'mixself': did you mean 'mix-self'\? known: micro"),
-        ({"method": "zzz"}, "method is 'zzz': known: microbatch-mixup, mix-diff, mix-self"),
-        ({"average": "mean"}, "average is 'mean' with method mix-self: known: all, mixed-only"),
         ({"extra_augment": "cut-out"}, r"extra_augment is 'cut-out'.*did you mean 'cutout'\?"),
         ({"method": "none", "extra_augment": "blur"}, "'blur' with method none: expected 'none'"),
-        ({"method": "mix-diff", "pool_draw": "sameclass"}, "did you mean 'same-class'"),
-        ({"method": "mix-diff", "pool_role": "extras"}, "did you mean 'extra'"),
         ({"k_base": -1}, "k_base is -1 with method mix-self: expected 1 or more"),
         ({"k_base": 1.5}, "k_base is 1.5 .*expected a whole number"),
-        ({"method": "mix-diff", "k_diff": 0}, "k_diff is 0 with method mix-diff: expected 1"),
-        ({"crop_padding": -4}, "crop_padding is -4 .*expected 0 or more"),
-        ({"method": "self-aug", "k_base": 0}, "k_base is 0 with method self-aug: expected 1"),
         ({"method": "microbatch-mixup", "k_base": 1}, "k_base is 1 .*expected 2 or more"),
         ({"method": "none", "average": "mixed-only"}, "'mixed-only' .* none: expected 'all'"),
         ({"method": "self-aug", "average": "mixed-only"}, "'mixed-only'.*self-aug: expected 'all'"),
-        ({"k_self": 0}, "k_self is 0 with method mix-self: expected 1 or more"),
         ({"method": "mix-diff", "k_self": 0}, "k_self is 0 .*expected 1 or more, or --pool-role"),
         ({"mixup_alpha": 0}, "mixup_alpha is 0 .*expected more than 0"),
-        ({"mixup_alpha": float("inf")}, "mixup_alpha is inf .*expected a finite number"),
         ({"mixup_alpha": float("nan")}, "mixup_alpha is nan .*expected a finite number"),
         (
             {"method": "mix-diff", "pool_role": "extra", "average": "mixed-only"},
@@ -86,21 +75,13 @@ def test_a_value_outside_a_methods_bounds_is_refused(settings, message):
 
 
 def test_settings_that_a_method_does_not_read_do_not_matter():
-    """`test_view_set.py` checks `unread` against the views themselves."""
+    """`test_builder.py` checks `unread` against the views themselves."""
     assert ViewSpec("none", k_base=0, k_self=0, k_diff=0).views == 1
     assert ViewSpec("self-aug", k_self=0, k_diff=0, mixup_alpha=0).views == 16
     assert ViewSpec("mix-self", k_diff=0).views == 34
     assert ViewSpec("mix-self", pool_role="extra", average="mixed-only").views == 18
     assert ViewSpec("mix-diff").unread == set()
     assert "average" in ViewSpec("self-aug").unread
-
-
-def test_the_spec_is_frozen():
-    spec = ViewSpec()
-    with pytest.raises(FrozenInstanceError):
-        spec.k_self = 100
-    assert spec == ViewSpec()
-    assert hash(spec) == hash(ViewSpec())
 
 
 SPECS = st.builds(

@@ -121,7 +121,7 @@ def audit(
     unseeded = chosen.run.model_copy(update={"output": None, "seed": None})
     chosen = chosen.model_copy(update={"run": unseeded})
     with decoding_bar(console) as decoding:
-        run = build_run(chosen, decoding, recorded=True)
+        run = build_run(chosen, decoding)
     refuse_unfit(run)
     with counting_bar(console, "auditing", "steps") as stepping:
         if canary_kind == "gradient":

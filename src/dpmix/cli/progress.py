@@ -71,13 +71,9 @@ def share_bar(console: Console, what: str) -> Bar:
 def training_bar(
     console: Console, plan: PrivacyPlan, done: int, judged_on: JudgedOn
 ) -> Iterator[Callable[[TrainingProgress], None]]:
-    """A bar for training that shows epsilon and the latest accuracy; yields the callback.
+    """A bar for training after `done` steps; yields the callback.
 
-    Args:
-        console: to draw on.
-        plan: the guarantee of the run.
-        done: number of its steps that were taken before.
-        judged_on: what the accuracy is measured on.
+    It shows epsilon, and the latest accuracy on the `judged_on` images.
     """
     whole = shown_epsilon(plan.epsilon, 2)
     spent = f"epsilon {{task.fields[epsilon]}} of {whole}" if plan.private else "NOT PRIVATE"
@@ -100,21 +96,20 @@ def training_bar(
         yield update
 
 
-class RateColumn(ProgressColumn):
-    """Units per second."""
+class _Rate(ProgressColumn):
+    """Units per second, or a dash before the first unit."""
 
     def __init__(self, unit: str) -> None:
         super().__init__(table_column=_LINE)
         self.unit = unit
 
     def render(self, task: Task) -> Text:
-        """The rate, or a dash before the first unit."""
         speed = task.finished_speed or task.speed
         return Text(f"{speed:.2f} {self.unit}/s" if speed else f"- {self.unit}/s")
 
 
 def _counted(unit: str) -> tuple[ProgressColumn, ...]:
-    return MofNCompleteColumn(table_column=_LINE), RateColumn(unit)
+    return MofNCompleteColumn(table_column=_LINE), _Rate(unit)
 
 
 def _bar(console: Console, shown: tuple[ProgressColumn, ...], *more: ProgressColumn) -> Progress:

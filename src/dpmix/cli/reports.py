@@ -45,7 +45,7 @@ def verify(
                 ("from", f"sigma {stated.noise_multiplier:.6g}, q {stated.sampling_rate:.6g}, "
                  f"{stated.planned_steps} planned steps, of which {stated.steps} were made, and "
                  f"{len(stated.spent_before)} earlier release(s) of the data"),
-                (f"{stated.accountant.name} accountant", "gives the same again"),
+                (f"{stated.accountant} accountant", "gives the same again"),
                 ("PRV accountant", _second_opinion(found)),
                 *_later(stated, newest_step(RunFolder(run).checkpoints) or 0),
                 *_audit(RunFolder(run)),
@@ -58,7 +58,7 @@ def verify(
 def _second_opinion(found: Verified) -> str:
     if found.prv is None:
         return f"left out: prv-accountant is not installed ({to_install('verify')})"
-    low, _, high = found.prv
+    low, high = found.prv
     if found.statement.expected_runs is not None:
         return f"a single run costs no more: between {low:.4g} and {high:.4g}"
     return f"epsilon between {low:.4g} and {high:.4g}: the claim fits"
@@ -75,8 +75,8 @@ def _later(stated: Statement, step: int) -> list[Row]:
     if step <= stated.steps:
         return []
     if step <= stated.planned_steps:
-        return [("checkpoints", f"of step {step}: covered by the epsilon of all planned steps "
-                 "only")]  # fmt: skip
+        return [("checkpoints", f"of step {step}: if they are of this run, covered by the epsilon "
+                 "of all planned steps only")]  # fmt: skip
     return [("checkpoints", f"NOT covered by this epsilon: of step {step}, more than were "
              "planned; do not share them")]  # fmt: skip
 

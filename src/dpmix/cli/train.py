@@ -34,14 +34,7 @@ from dpmix.reports.summary import (
 from dpmix.runs.build import Run, build_run
 from dpmix.runs.checkpoint import Checkpoint, newest_step
 from dpmix.runs.config import Config
-from dpmix.runs.estimate import (
-    Rows,
-    cache_line,
-    data_line,
-    estimate_rows,
-    model_rows,
-    pictures_line,
-)
+from dpmix.runs.estimate import Rows, estimate_rows, run_rows
 from dpmix.runs.fit import smoke_run, train_run
 from dpmix.runs.folder import RunFolder
 from dpmix.runs.recipes import read_recipe, recipe_names
@@ -138,23 +131,16 @@ def _refuse_together(given: dict[str, bool]) -> None:
 def _resume(root: Path, console: Console, ranks: Ranks, settings: dict[str, Any]) -> None:
     if is_complete(root, **settings):
         console.print(f"the run in {root} is complete: there is nothing left to do")
-        _exit_if_diverged(RunFolder(root), console)
+        metrics = RunFolder(root).metrics
+        if metrics.is_file() and (measured := read_metrics(metrics)).diverged:
+            loss = divergence(float(measured.evaluation_loss), measured.judged_on)
+            console.print(f"{FAILED}: {loss}")
+            raise typer.Exit(USER_ERROR)  # as when it ran
         return
     with decoding_bar(console) as decoding:
         run, checkpoint = rebuild_run(root, decoding, ranks, **settings)
     console.print(f"resuming after step {checkpoint.step} of {run.plan.steps}")
     _finish(run, console, checkpoint)
-
-
-def _exit_if_diverged(folder: RunFolder, console: Console) -> None:
-    """Print again that a complete run failed, with the exit status that it had."""
-    if not folder.metrics.is_file():
-        return
-    measured = read_metrics(folder.metrics)
-    if measured.diverged:
-        loss = divergence(float(measured.evaluation_loss), measured.judged_on)
-        console.print(f"{FAILED}: {loss}")
-        raise typer.Exit(USER_ERROR)
 
 
 def _finish(run: Run, console: Console, checkpoint: Checkpoint | None = None) -> None:
@@ -167,25 +153,16 @@ def _finish(run: Run, console: Console, checkpoint: Checkpoint | None = None) ->
     except BaseException:
         step = newest_step(folder.checkpoints)
         if step is not None:
-            console.print(
-                f"stopped; to resume after step {step}: dpmix train --resume {run.folder}",
-                soft_wrap=True,
-            )
+            lines = f"stopped; to resume after step {step}: dpmix train --resume {run.folder}"
             if run.plan.private:
-                console.print(
-                    f"epsilon {shown_epsilon(run.plan.epsilon)} covers what it has published and "
+                lines += (
+                    f"\nepsilon {shown_epsilon(run.plan.epsilon)} covers what it has published and "
                     "the rest of its steps; an epsilon of fewer steps holds only if it was fixed "
-                    "beforehand to stop there",
-                    soft_wrap=True,
+                    "beforehand to stop there"
                 )
-            if folder.previous.is_dir() and not folder.model.is_file():
-                console.print(
-                    f"the overwritten run is kept in {folder.previous} until this one has a model",
-                    soft_wrap=True,
-                )
+            console.print(lines, soft_wrap=True)
         raise
-    places = [("run folder", str(folder.root)), ("page", str(folder.report))]
-    console.print(two_columns([*rows, *places]))
+    console.print(two_columns([*rows, ("page", str(folder.report))]))
     if evaluation.diverged:
         raise typer.Exit(USER_ERROR)
 
@@ -194,14 +171,8 @@ def _train(
     run: Run, console: Console, checkpoint: Checkpoint | None = None
 ) -> tuple[Evaluation, Rows]:
     """Train with progress bars; return the evaluation, and rows that state the result."""
-    console.print(f"{data_line(run)}; writing to {run.folder}", soft_wrap=True)
-    console.print(f"pictures: {pictures_line(run)}", soft_wrap=True)
-    for name, value in model_rows(run):
-        console.print(f"{name}: {value}")
-    if cached := cache_line(run):
-        console.print(f"feature cache: {cached}")
-    if run.backbone_hint:
-        console.print(run.backbone_hint, soft_wrap=True)
+    for name, value in [*run_rows(run), ("run folder", str(run.folder))]:
+        console.print(f"{name}: {value}", soft_wrap=True)
     done, judged_on = checkpoint.step if checkpoint else 0, run.splits.judged_on
     with (
         counting_bar(console, "pretraining on the pool", "steps") as pretraining,
@@ -222,8 +193,7 @@ def _with_hits(console: Console, embedding: Counted) -> Counted:
 
     def update(done: int, total: int) -> None:
         nonlocal called
-        if done and not called:
-            # A share, since the number of views would tell N.
+        if done and not called:  # a share, since the number of views would tell N
             found = f"{done / total:.0%} was there" if done < total else "found whole"
             console.print(f"feature cache: {found}")
         called = True

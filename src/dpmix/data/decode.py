@@ -9,7 +9,7 @@ time the threads hold at most `MAX_BYTES_IN_FLIGHT` of pixels being decoded and 
 import os
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from io import BufferedReader, BytesIO
@@ -25,13 +25,9 @@ from torch import Tensor
 
 from dpmix.data.image import (
     MAX_BYTES_IN_FLIGHT,
-    READING,
-    Reading,
     ReadOptions,
-    Remarks,
     UnreadableImageError,
     decode_pixels,
-    warn_of,
 )
 from dpmix.data.source import ImageSource, TensorSource, check_labels, pixel_digest
 from dpmix.errors import DpmixError
@@ -138,21 +134,16 @@ def decode_sources(
     kept = np.empty((count, *shape) if fits else (count, 32), dtype=np.uint8)
     corrupt: dict[int, str] = {}
 
-    def use(index: int, decoded: Decoded) -> None:
+    for done, decoded in enumerate(decode_each(images, range(count), options, shape), 1):
         if isinstance(decoded, UnreadableImageError):
-            corrupt[index] = str(decoded)
+            corrupt[done - 1] = str(decoded)
         elif isinstance(decoded, DpmixError):
             raise decoded
         else:
             row = decoded if fits else np.frombuffer(pixel_digest(decoded), dtype=np.uint8)
-            kept[index - len(corrupt)] = row
-        done = index + 1
+            kept[done - 1 - len(corrupt)] = row
         if options.progress is not None and (done % _MAX_GROUP == 0 or done == count):
             options.progress(done, count)
-
-    remarks: Remarks = {}
-    decode_each(images, range(count), options, shape, use, remarks)
-    warn_of(remarks)
     if corrupt:
         reasons = {images.names[i]: reason for i, reason in corrupt.items()}
         if not options.skip_corrupt:
@@ -160,11 +151,11 @@ def decode_sources(
         warnings.warn(f"left out: {counted(reasons)}", stacklevel=2)
     options = replace(options, progress=None)
     sources: list[ImageSource] = []
-    start = row = 0
+    start = at = 0
     for part in parts:
         good = [i for i in range(len(part)) if start + i not in corrupt]
         left = part.take(torch.tensor(good, dtype=torch.int64))
-        start, row, rows = start + len(part), row + len(left), kept[row : row + len(left)]
+        start, at, rows = start + len(part), at + len(left), kept[at : at + len(left)]
         names, labels = left.names, left.labels
         if fits:
             sources.append(TensorSource(torch.from_numpy(rows), labels, class_names, names))
@@ -190,20 +181,17 @@ def _first_shape(images: EncodedImages, options: ReadOptions) -> Shape:
 def decode_files(
     paths: Sequence[Path],
     shape: Shape,
-    reading: Reading = READING,
     workers: int | None = None,
     *,
     skipped: dict[Path, str] | None = None,
 ) -> Iterator[UInt8[Tensor, "B C H W"]]:
     """Yield the images at `paths` in batches, each upright, fitted and converted to `shape`.
 
-    Batches hold a bounded number of pixels, whatever the number of files. A warning after the last
-    one tells of files with several frames and of tags that can't be read.
+    Batches hold a bounded number of pixels, whatever the number of files.
 
     Args:
         paths: image files; the concatenated batches follow their order.
         shape: the model's (C, H, W).
-        reading: the rule that the model was trained by, as its run's settings record it.
         workers: decoding threads; None: one per core.
         skipped: gets the files that cannot be read, each with the reason; the batches are without
             them. None refuses such files: all are named, once every file was tried.
@@ -214,27 +202,21 @@ def decode_files(
     """
     unlabelled = torch.zeros(len(paths), dtype=torch.int64)
     images = EncodedImages(tuple(map(str, paths)), tuple(paths), unlabelled)
-    options = ReadOptions(shape[1:], shape[0], workers=workers, reading=reading)
-    remarks: Remarks = {}
+    options = ReadOptions(shape[1:], shape[0], workers=workers)
     bad: dict[Path, str] = {} if skipped is None else skipped
-    good: list[UInt8[np.ndarray, "C H W"]] = []
-
-    def use(index: int, decoded: Decoded) -> None:
-        if isinstance(decoded, DpmixError):
-            # Without the file's name and the remedy, which one message gives for all.
-            reason = str(decoded).removeprefix(f"image '{paths[index]}' ")
-            bad[paths[index]] = reason.partition("; ")[0]
-        else:
-            good.append(decoded)
-
     size = max(1, min(_MAX_BATCH, _MAX_BATCH_BYTES // prod(shape)))
     for start in range(0, len(images), size):
         batch = range(start, min(start + size, len(images)))
-        decode_each(images, batch, options, shape, use, remarks)
+        good: list[UInt8[np.ndarray, "C H W"]] = []
+        for index, decoded in zip(batch, decode_each(images, batch, options, shape), strict=True):
+            if isinstance(decoded, DpmixError):
+                # Without the file's name and the remedy, which one message gives for all.
+                reason = str(decoded).removeprefix(f"image '{paths[index]}' ")
+                bad[paths[index]] = reason.partition("; ")[0]
+            else:
+                good.append(decoded)
         if good and (skipped is not None or not bad):
             yield torch.from_numpy(np.stack(good))
-        good.clear()
-    warn_of(remarks)
     if bad and skipped is None:
         raise corrupt_error({str(path): reason for path, reason in bad.items()})
 
@@ -244,31 +226,21 @@ def decode_batch(
 ) -> UInt8[Tensor, "B C H W"]:
     """Decode `images` at `indices` into one tensor; one that is not of `shape` is refused."""
     pixels = np.empty((len(indices), *shape), dtype=np.uint8)
-    rows = iter(pixels)
-
-    def use(index: int, decoded: Decoded) -> None:
+    for row, decoded in enumerate(decode_each(images, indices, options, shape)):
         if isinstance(decoded, UnreadableImageError):
-            raise corrupt_error({images.names[index]: str(decoded)})
+            raise corrupt_error({images.names[indices[row]]: str(decoded)})
         if isinstance(decoded, DpmixError):
             raise decoded
-        next(rows)[...] = decoded
-
-    decode_each(images, indices, options, shape, use)
+        pixels[row] = decoded
     return torch.from_numpy(pixels)
 
 
 def decode_each(
-    images: EncodedImages,
-    indices: Sequence[int],
-    options: ReadOptions,
-    shape: Shape,
-    use: Callable[[int, Decoded], None],
-    remarks: Remarks | None = None,
-) -> None:
-    """Decode the images at `indices` on threads: Pillow releases Python's lock while it decodes.
+    images: EncodedImages, indices: Sequence[int], options: ReadOptions, shape: Shape
+) -> Iterator[Decoded]:
+    """Yield the pixels of the images at `indices`, in order, each of `shape` or the error.
 
-    `use` is called in order, in the calling thread, with each image's index, and its pixels of
-    `shape` or the error. `remarks` collects what was not used of the images.
+    They are decoded on threads: Pillow releases Python's lock while it decodes.
     """
     workers = options.workers or min(os.cpu_count() or 1, _MAX_WORKERS)
     results = max(1, MAX_BYTES_IN_FLIGHT // prod(shape))
@@ -276,35 +248,28 @@ def decode_each(
     group = min(_MAX_GROUP, results // window)
 
     def decoded(part: Sequence[int]) -> list[Decoded]:
-        return [_decoded(images, index, options, shape, remarks) for index in part]
+        return [_decoded(images, index, options, shape) for index in part]
 
-    def in_order() -> Iterator[Decoded]:
-        pending: deque[Future[list[Decoded]]] = deque()
-        for start in range(0, len(indices), group):
-            if len(pending) == window:
-                yield from pending.popleft().result()
-            pending.append(pool.submit(decoded, indices[start : start + group]))
-        while pending:
-            yield from pending.popleft().result()
-
+    pending: deque[Future[list[Decoded]]] = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            warnings.filterwarnings("ignore", "(possibly )?corrupt EXIF data")  # see `Remarks`
-            for index, one in zip(indices, in_order(), strict=True):
-                use(index, one)
+            for start in range(0, len(indices), group):
+                if len(pending) == window:
+                    yield from pending.popleft().result()
+                pending.append(pool.submit(decoded, indices[start : start + group]))
+            while pending:
+                yield from pending.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _decoded(
-    images: EncodedImages, index: int, options: ReadOptions, shape: Shape, remarks: Remarks | None
-) -> Decoded:
+def _decoded(images: EncodedImages, index: int, options: ReadOptions, shape: Shape) -> Decoded:
     name = images.names[index]
     try:
         with images.open(index) as stream:
-            pixels = decode_pixels(stream, name, options, remarks)
+            pixels = decode_pixels(stream, name, options)
     except DpmixError as error:
         return error
     if pixels.shape == shape:

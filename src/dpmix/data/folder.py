@@ -7,7 +7,6 @@ folders count as public.
 """
 
 import warnings
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import torch
 from dpmix.data.decode import EncodedImages, decode_sources
 from dpmix.data.image import ReadOptions
 from dpmix.data.splits import Splits, hashed_split, judged_side, named_sides, plain_name, side_of
-from dpmix.errors import DpmixError
+from dpmix.errors import DpmixError, one_line
 
 TEST_FRACTION = 0.2
 SUFFIXES = frozenset({
@@ -26,7 +25,6 @@ SUFFIXES = frozenset({
 """Of the formats in `data/image.py`, in any case of their letters."""
 LITTER = frozenset({"__macosx", "@eadir", "thumbs.db", "ehthumbs.db", "desktop.ini"})
 """What systems leave among images, in any case of their letters."""
-_SUFFIXES_SHOWN = 5
 
 
 def folder_splits(root: Path, options: ReadOptions, test_fraction: float | None) -> Splits:
@@ -53,8 +51,8 @@ def folder_splits(root: Path, options: ReadOptions, test_fraction: float | None)
         names, train, test, held_out = _given_split(root, folders, inner)
     else:
         names, train, test, held_out = _drawn_split(root, inner, test_fraction)
-    ours = {path.resolve(): name for path, name in _files(train)}
-    for path, name in _files(test):
+    ours = {path.resolve(): name for path, name in zip(_paths(train), train.names, strict=True)}
+    for path, name in zip(_paths(test), test.names, strict=True):
         if (other := ours.get(path.resolve())) is not None:
             raise DpmixError(
                 f"data folder '{root}': '{name}' is the training image '{other}', by a symbolic "
@@ -64,10 +62,8 @@ def folder_splits(root: Path, options: ReadOptions, test_fraction: float | None)
     return Splits(root.resolve().name, train_source, test_source, flip=True, held_out=held_out)
 
 
-def _files(images: EncodedImages) -> Iterator[tuple[Path, str]]:
-    for content, name in zip(images.contents, images.names, strict=True):
-        assert isinstance(content, Path)
-        yield content, name
+def _paths(images: EncodedImages) -> list[Path]:
+    return [content for content in images.contents if isinstance(content, Path)]
 
 
 def _inner_folders(root: Path, folders: list[str]) -> dict[str, list[str]]:
@@ -89,26 +85,12 @@ _Read = tuple[tuple[str, ...], EncodedImages, EncodedImages, str]
 def _given_split(root: Path, folders: list[str], inner: dict[str, list[str]]) -> _Read:
     where = f"data folder '{root}'"
     sides = named_sides(folders, where)
-    train = sides.get("train")
-    if flat := [name for name in inner if not inner[name]]:
-        remedy = "if it is a class, give --test-fraction 0.2: then every folder is a class"
-        if any(inner.values()):
-            part = root / train if train and inner[train] else "FOLDER"
-            remedy = (
-                "expected one folder of images per class in it: sort its images into such, or "
-                f"test on a share of the others: --data {part} --test-fraction 0.2"
-            )
+    train, test = sides.get("train"), judged_side(sides, where)
+    if train is None or test is None or not all(inner.values()):
         raise DpmixError(
-            f"{where}: '{flat[0]}' is the name of a split but holds no class folders; {remedy}"
-        )
-    if train is None:
-        found = "', '".join(sides.values())
-        raise DpmixError(f"{where} has '{found}' but no 'train' folder; expected one: add it")
-    test = judged_side(sides, where)
-    if test is None:
-        raise DpmixError(
-            f"{where} has '{train}' but no 'test' folder; expected one next to it, called test or "
-            f"val: add it, or hold out a share: --data {root / train} --test-fraction 0.2"
+            f"{where} holds {', '.join(folders)}; expected a train and a test (or val) folder with "
+            "one folder of images per class in each, or a share of one folder of classes, which "
+            "may have any name: --data FOLDER --test-fraction 0.2"
         )
     if others := [name for name in folders if name not in inner]:
         warnings.warn(f"{where}: no split, so left out: {', '.join(others)}", stacklevel=3)
@@ -124,10 +106,10 @@ def _given_split(root: Path, folders: list[str], inner: dict[str, list[str]]) ->
 
 
 def _drawn_split(root: Path, inner: dict[str, list[str]], test_fraction: float | None) -> _Read:
-    for name in filter(inner.get, inner):
+    if any(inner.values()):
         raise DpmixError(
-            f"--test-fraction {test_fraction} does not apply: '{name}' in data folder '{root}' "
-            f"is a split with class folders; leave it out, or give --data {root / name}"
+            f"--test-fraction {test_fraction} does not apply to data folder '{root}', which holds "
+            "splits; leave it out, or give one of its folders as --data"
         )
     names, whole = class_folders(root)
     if test_fraction is None:
@@ -168,11 +150,11 @@ def list_images(root: Path) -> tuple[list[Path], list[Path]]:
 
 
 def warn_of_left_out(files: Sequence[Path]) -> None:
-    """Warn once of files that are no images by their suffix: how many, and of which kinds."""
+    """Warn once of files that are no images by their suffix."""
     if files:
         warnings.warn(
-            f"{len(files)} file(s) are left out, such as '{files[0]}': {_kinds(files)}; to use "
-            f"them, convert them to one of {', '.join(sorted(SUFFIXES))}",
+            f"{len(files)} file(s) are left out, such as '{files[0]}'; to use them, convert them "
+            f"to one of {', '.join(sorted(SUFFIXES))}",
             stacklevel=2,
         )
 
@@ -182,13 +164,10 @@ def local_path(text: str) -> Path:
     try:
         path = Path(text).expanduser()
         path.exists()
-    except RuntimeError:
+    # RuntimeError: the home folder of no known user.
+    except (RuntimeError, OSError) as error:
         raise DpmixError(
-            f"'{text}' begins with the home folder of no known user; expected ~/ or a whole path"
-        ) from None
-    except OSError as error:
-        raise DpmixError(
-            f"'{text}' cannot be looked at ({error.strerror}); expected a path: check it, and the "
+            f"'{text}' cannot be looked at ({one_line(error)}); expected a path: check it, and the "
             "permissions of the folders around it"
         ) from None
     return path
@@ -228,21 +207,15 @@ def _class_images(folder: Path, root: Path) -> tuple[tuple[str, ...], EncodedIma
 
 def _images_of_class(folder: Path, root: Path) -> tuple[list[Path], list[Path]]:
     folders, files = _entries(folder, root)
-    if folders:
-        name = folders[0].name
-        move = f"put the splits outside, as {name}/{folder.name}" if side_of(name) else "move it up"
+    images = [file for file in files if _is_image(file)]
+    if folders or not images:
+        found = f"a folder, '{folders[0].name}'" if folders else "no images"
         raise DpmixError(
-            f"class folder '{folder}' holds a folder, '{name}'; expected image files only: {move}, "
-            f"or give '{folder}' as the data if it holds the classes or splits"
+            f"class folder '{folder}' holds {found}; expected image files only, as in "
+            f"train/cats/1.png or cats/1.png: give '{folder}' as --data if it holds classes or "
+            f"splits; images end in {', '.join(sorted(SUFFIXES))}"
         )
-    images, others = [f for f in files if _is_image(f)], [f for f in files if not _is_image(f)]
-    if not images:
-        found = f" but {len(others)} other file(s), {_kinds(others)}" if others else ""
-        raise DpmixError(
-            f"class folder '{folder}' holds no images{found}; expected files ending in "
-            f"{', '.join(sorted(SUFFIXES))}: add some, or remove the folder"
-        )
-    return images, others
+    return images, [file for file in files if not _is_image(file)]
 
 
 def _below(folder: Path, root: Path, around: tuple[Path, ...]) -> Iterator[Path]:
@@ -312,11 +285,3 @@ def _no_class_folders(folder: Path) -> DpmixError:
         f"data folder '{folder}' holds no class folders; expected one folder of images per "
         "class, such as cats/ and dogs/"
     )
-
-
-def _kinds(files: Sequence[Path]) -> str:
-    """Such as `3 .heic, 1 without a suffix`, the most frequent first."""
-    counts = Counter(file.suffix.lower() or "without a suffix" for file in files).most_common()
-    shown = [f"{count} {kind}" for kind, count in counts[:_SUFFIXES_SHOWN]]
-    rest = sum(count for _, count in counts[_SUFFIXES_SHOWN:])
-    return ", ".join(shown + [f"{rest} others"] * bool(rest))

@@ -19,6 +19,7 @@ from dpmix.data.splits import Splits, judged_side, named_sides, plain_name
 from dpmix.errors import DpmixError, one_line, to_install
 
 PREFIX = "hf:"
+_COPY = "save each split by to_parquet('FOLDER/SPLIT.parquet'), and give hf:./FOLDER"
 
 
 def hugging_face_splits(name: str, options: ReadOptions, download: bool) -> Splits:
@@ -56,11 +57,11 @@ def hugging_face_splits(name: str, options: ReadOptions, download: bool) -> Spli
     if "train" not in sides or len(sides) == 1:
         raise DpmixError(
             f"{where} has the splits {', '.join(loaded)}; expected 'train', and 'test' or "
-            f"'validation': {_copy('SPLIT', 'train_test_split(0.2)[SIDE]', 'SIDE')}"
+            f"'validation': make them with train_test_split(0.2), {_COPY}"
         )
     kinds = loaded[sides["train"]].features
-    image = _column(where, kinds, "image", "Image", "datasets.Image()")
-    label = _column(where, kinds, "label", "ClassLabel", "datasets.ClassLabel(names=CLASSES)")
+    image = _column(where, kinds, "image", "Image")
+    label = _column(where, kinds, "label", "ClassLabel")
     classes = tuple(plain_name(one) for one in kinds[label].names)
     if "test" in sides and "val" in sides:
         labels = loaded[sides["test"]][label][:]
@@ -101,63 +102,39 @@ def _loaded(where: str, place: str, configuration: str | None, download: bool) -
             known = list(datasets.get_dataset_config_names(place))
         except Exception:  # of a set that can't be loaded, as many kinds as above
             known = []
-        raise _refusal(where, place, configuration, known, download, error) from error
+        if len(known) > 1 and configuration not in known:
+            raise DpmixError(
+                f"{where} has the configurations {', '.join(known)}; expected one of them: give "
+                f"{PREFIX}{place}:{known[0]}"
+            ) from error
+        cause: BaseException = error
+        while cause.__cause__ is not None:  # the outermost says only that there was an error
+            cause = cause.__cause__
+        remedy = "give a folder that datasets.load_dataset reads"
+        if is_hub_name(place):
+            remedy += ", check the name and the network" if download else ", or --download"
+        raise DpmixError(f"{where} can't be loaded ({one_line(cause)}); {remedy}") from error
     finally:
         datasets.config.HF_HUB_OFFLINE = before
 
 
-def _refusal(
-    where: str,
-    place: str,
-    configuration: str | None,
-    known: list[str],
-    download: bool,
-    error: BaseException,
-) -> DpmixError:
-    if len(known) > 1 and configuration not in known:
-        return DpmixError(
-            f"{where} has the configurations {', '.join(known)}; expected one of them: give "
-            f"{PREFIX}{place}:{known[0]}"
-        )
-    while error.__cause__ is not None:  # the outermost says only that there was an error
-        error = error.__cause__
-    remedy = "expected a folder of train.parquet and test.parquet, or another that it reads"
-    if is_hub_name(place):
-        fetch = "check the name and the network" if download else "give --download to fetch it"
-        remedy = f"{fetch}, or give the folder of a copy"
-    return DpmixError(f"{where} can't be loaded ({one_line(error)}); {remedy}")
-
-
-def _column(where: str, kinds: Any, wanted: str, kind: str, made: str) -> str:
+def _column(where: str, kinds: Any, wanted: str, kind: str) -> str:
     """Return the only column of the class `datasets.<kind>`, or the one called `wanted`.
 
-    `kinds` are the `datasets.Features` of `where`; `made` is Python for a column of this kind.
+    `kinds` are the `datasets.Features` of `where`.
     """
     import datasets
 
-    cls = getattr(datasets, kind)
-    found = [key for key, value in kinds.items() if isinstance(value, cls)]
+    found = [key for key, value in kinds.items() if isinstance(value, getattr(datasets, kind))]
     if len(found) == 1 or wanted in found:
         return wanted if wanted in found else str(found[0])
-    if found:
-        renamed = f"rename_column({found[0]!r}, {wanted!r})"
-        raise DpmixError(
-            f"{where} has several {wanted} columns: {', '.join(found)}; expected one, or one "
-            f"called '{wanted}': {_copy('SPLIT', renamed)}"
-        )
-    if any(isinstance(getattr(value, "feature", None), cls) for value in kinds.values()):
-        raise DpmixError(
-            f"{where} has a list of {kind} in a row; several per image are not supported yet: "
-            "expected one image and one class in a row"
-        )
     named = ", ".join(
         f"{key} ({getattr(value, 'dtype', None) or type(value).__name__})"
         for key, value in kinds.items()
     )
-    cast = f"cast_column({wanted if wanted in kinds else 'COLUMN'!r}, {made})"
     raise DpmixError(
-        f"{where} has no column of kind {kind}, only: {named}; expected one: "
-        + _copy("SPLIT", cast)
+        f"{where} has {len(found)} columns of kind datasets.{kind} in: {named}; expected one, or "
+        f"one called '{wanted}', of one {wanted} a row: use cast_column or rename_column, {_COPY}"
     )
 
 
@@ -168,14 +145,12 @@ def _images(
     import datasets
 
     labels = side[label][:]
-    bad = [row for row, value in enumerate(labels) if value is None or not 0 <= value < classes]
-    if bad:
-        more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
-        raise DpmixError(
-            f"{where}: split '{name}' has the label {labels[bad[0]]} in row {bad[0]}{more}; "
-            f"expected a class, 0..{classes - 1}: "
-            + _copy(name, f"filter(lambda row: row[{label!r}] in range({classes}))")
-        )
+    for row, value in enumerate(labels):
+        if value is None or not 0 <= value < classes:
+            raise DpmixError(
+                f"{where}: split '{name}' has the label {value} in row {row}; expected a class, "
+                f"0..{classes - 1}, in every row: use filter, {_COPY}"
+            )
     encoded = side.cast_column(image, datasets.Image(decode=False)).with_format("arrow")
     contents: list[Path | memoryview | UnreadableImageError] = []
     for chunk in encoded.data.column(image).chunks:
@@ -192,9 +167,3 @@ def _images(
                 contents.append(Path(path.as_py()))
     names = tuple(f"{name}[{i}]" for i in range(len(contents)))
     return EncodedImages(names, tuple(contents), torch.tensor(labels, dtype=torch.int64))
-
-
-def _copy(side: str, step: str, written: str = "") -> str:
-    """Return the remedy of a copy: split `side` after the method call `step`, as `written`."""
-    saved = f"to_parquet('FOLDER/{written or side}.parquet')"
-    return f"give hf:./FOLDER, of a copy: DATA[{side!r}].{step}.{saved}"

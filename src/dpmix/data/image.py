@@ -13,12 +13,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader, BytesIO
 from threading import Lock, Semaphore
-from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from dpmix.errors import DpmixError
@@ -31,27 +30,12 @@ MAX_BYTES_IN_FLIGHT = 512 * 2**20
 _SLOT_COUNT = 16
 _SLOTS, _TAKING = Semaphore(_SLOT_COUNT), Lock()
 
-Reading = Literal[1, 2]
-READING: Reading = 2
-"""The rule by which a picture becomes pixels. A run records it, and is predicted on by the same.
-
-1: orientation tags are ignored (but in TIFF), and the centre is cut out to fit.
-2: every picture is turned upright, and padded where cutting would lose more than a tenth.
-"""
-
+# Decoded (4 bytes at most), turned, converted and composited copies may exist together.
+_BYTES_PER_PIXEL = 20
 Progress = Callable[[int, int], None]
 """Called with (images done, images in all) during a long decode."""
 
-# Decoded (4 bytes at most), turned, converted and composited copies may exist together.
-_BYTES_PER_PIXEL = 20
 _CHANNELS = {"1": 1, "L": 1, "P": 3, "RGB": 3}
-_Turn = Image.Transpose
-# By EXIF 0x0112; 1 is upright, and 0 is written for "not known".
-_TURNS = (
-    None, None, _Turn.FLIP_LEFT_RIGHT, _Turn.ROTATE_180, _Turn.FLIP_TOP_BOTTOM, _Turn.TRANSPOSE,
-    _Turn.ROTATE_270, _Turn.TRANSVERSE, _Turn.ROTATE_90,
-)  # fmt: skip
-_EMPTY_EXIF = 14  # bytes of the headers before the number of tags
 
 
 class UnreadableImageError(DpmixError):
@@ -71,31 +55,16 @@ def hold_memory(size: int) -> Iterator[None]:
         _SLOTS.release(slots)
 
 
-Remarks = dict[str, list[str]]
-"""What was not used of images -> their names; threads may add to it."""
-_STACK = "hold more than one frame, and the first is read: save the others as separate files"
-_BROKEN_TAG = "have an orientation tag that can't be read, and are not turned: save them upright"
-
-
-def warn_of(remarks: Remarks, stacklevel: int = 2) -> None:
-    """Warn once of each remark, with the number of images and an example."""
-    for what, names in remarks.items():
-        text = f"{len(names)} image(s), such as '{min(names)}', {what}"
-        warnings.warn(text, stacklevel=stacklevel + 1)
-
-
 @dataclass(frozen=True)
 class ReadOptions:
     """How the images of a data set are read.
 
     Attributes:
-        image_size: S or (H, W) in pixels, to which every image is fitted, see `in_form`; None: as
-            stored.
+        image_size: S or (H, W) in pixels, see `in_form`; None: as stored.
         channels: 1 (grey) or 3 (RGB), to which colours are converted; None: as stored.
-        skip_corrupt: leave out images that cannot be decoded instead of refusing the data set.
+        skip_corrupt: leave out images that cannot be decoded.
         workers: decoding threads; None: one per core, 16 at most.
         progress: called during a long decode.
-        reading: the rule by which a picture becomes pixels, see `READING`.
 
     Raises:
         DpmixError: a number out of range.
@@ -106,7 +75,6 @@ class ReadOptions:
     skip_corrupt: bool = False
     workers: int | None = None
     progress: Progress | None = None
-    reading: Reading = READING
 
     def __post_init__(self) -> None:
         if self.channels not in (None, 1, 3):
@@ -122,15 +90,12 @@ class ReadOptions:
 
 
 def decode_pixels(
-    stream: BufferedReader | BytesIO,
-    name: str,
-    options: ReadOptions,
-    remarks: Remarks | None = None,
+    stream: BufferedReader | BytesIO, name: str, options: ReadOptions
 ) -> UInt8[np.ndarray, "C H W"]:
-    """Decode one image: turned upright, its colours converted, then fitted (`in_form`).
+    """Decode the image `name`: turned upright, its colours converted, then fitted (`in_form`).
 
     All threads together decode at most `MAX_BYTES_IN_FLIGHT` of pixels at a time; one larger image
-    is decoded alone. `remarks` collects what was not used of the image `name`.
+    is decoded alone.
 
     Raises:
         UnreadableImageError: the image is corrupt, no image, or too large.
@@ -148,9 +113,8 @@ def decode_pixels(
                 "give --channels 3 (or 1) to convert every image"
             )
         with hold_memory(image.width * image.height * _BYTES_PER_PIXEL), _unreadable():
-            turned = upright(image, name, remarks) if options.reading > 1 else image
-            shape = options.shape(channels, turned.height, turned.width)
-            return in_form(turned, shape, options.reading)
+            turned = upright(image)
+            return in_form(turned, options.shape(channels, turned.height, turned.width))
 
 
 def _check_header(image: Image.Image, name: str) -> None:
@@ -178,7 +142,7 @@ def _unreadable() -> Iterator[None]:
     """Turn whatever a decoder raises into `UnreadableImageError`."""
     try:
         yield
-    except MemoryError:
+    except (MemoryError, UserWarning):
         raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise UnreadableImageError(_TOO_LARGE.format("more")) from error
@@ -203,39 +167,25 @@ def plain_channels(image: Image.Image) -> int | None:
     return None if image.has_transparency_data else _CHANNELS.get(image.mode)
 
 
-def upright(image: Image.Image, name: str, remarks: Remarks | None = None) -> Image.Image:
-    """Decode `image` and return it turned as its orientation tag says; a tag of no sense is none.
+def upright(image: Image.Image) -> Image.Image:
+    """Decode `image` and return it turned as its orientation tag says (EXIF, or XMP's copy of it).
 
-    A camera stores the pixels as its sensor lay, and a tag (EXIF, or XMP's copy of it) says how to
-    turn them. Pillow's TIFF decoder turns by itself and drops the tag; its others do not. `remarks`
-    collects what was not used of the image `name`.
+    An image whose tag can't be read is not turned. A warning tells of more than one frame.
     """
-    # Before the tag is read: TIFF's decoder drops it, and in a PNG it may stand after the pixels.
+    # Before the tag is read: TIFF's decoder turns by itself and drops the tag, and in a PNG it may
+    # stand after the pixels.
     image.load()
-    orientation = _orientation(image)
-    if remarks is not None:
-        if orientation is None:
-            remarks.setdefault(_BROKEN_TAG, []).append(name)
-        if _has_more_frames(image):
-            remarks.setdefault(_STACK, []).append(name)
-    turn = _TURNS[orientation or 0]
-    return image if turn is None else image.transpose(turn)
-
-
-def _orientation(image: Image.Image) -> int | None:
-    """Return 0..8, or None where there is a tag, or a block of tags, that can't be read."""
+    if _has_more_frames(image):
+        # The text is the same for all images, so that Python shows it once.
+        text = "an image holds more than one frame, and the first is read: save each as a file"
+        warnings.warn(text, stacklevel=2)
     try:
-        tags = image.getexif()
-        value = tags.get(ExifTags.Base.Orientation, 1)
+        return ImageOps.exif_transpose(image)
     except MemoryError:
         raise
-    # A damaged block makes Pillow raise nearly anything: SyntaxError, struct.error, ValueError, ...
+    # A damaged block of tags makes Pillow raise nearly anything.
     except Exception:
-        return None
-    block = image.info.get("exif")
-    if not tags and isinstance(block, bytes) and any(block[_EMPTY_EXIF:]):
-        return None
-    return int(value) if value in range(len(_TURNS)) else None
+        return image
 
 
 def _has_more_frames(image: Image.Image) -> bool:
@@ -246,15 +196,12 @@ def _has_more_frames(image: Image.Image) -> bool:
         return False
 
 
-def in_form(
-    image: Image.Image, shape: tuple[int, int, int], reading: Reading = READING
-) -> UInt8[np.ndarray, "C H W"]:
+def in_form(image: Image.Image, shape: tuple[int, int, int]) -> UInt8[np.ndarray, "C H W"]:
     """Convert the colours of an upright image, then fit it to (C, H, W).
 
     Transparent pixels are laid on white. Another size is resized (bicubic): where the proportions
     differ from those of (H, W) by a tenth at most until it covers them, and cut to the centre; else
     until all of it is inside, and its border pixels are repeated (docs/defaults.md says why).
-    By reading 1, it is always cut.
     """
     channels, height, width = shape
     if image.has_transparency_data:
@@ -265,7 +212,7 @@ def in_form(
     one, other = image.width * height, image.height * width
     if image.size == (width, height):
         pixels = np.asarray(image)
-    elif reading > 1 and 10 * max(one, other) > 11 * min(one, other):
+    elif 10 * max(one, other) > 11 * min(one, other):
         pixels = _padded(image, height, width)
     else:
         pixels = _cut(image, height, width)
@@ -306,5 +253,5 @@ def fit_images(
     fitted = np.empty((len(images), *form), dtype=np.uint8)
     for row, image in enumerate(images.numpy()):
         picture = Image.fromarray(image[0] if channels == 1 else image.transpose(1, 2, 0))
-        fitted[row] = in_form(picture, form, options.reading)
+        fitted[row] = in_form(picture, form)
     return torch.from_numpy(fitted)

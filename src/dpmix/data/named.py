@@ -18,7 +18,7 @@ import torch
 from dpmix.data.decode import EncodedImages, decode_sources
 from dpmix.data.folder import class_folder_names, folder_splits, local_path
 from dpmix.data.hugging_face import PREFIX, hugging_face_splits, is_hub_name
-from dpmix.data.image import READING, Progress, Reading, ReadOptions, fit_images
+from dpmix.data.image import Progress, ReadOptions, fit_images
 from dpmix.data.npz import NpzArchive, is_npz, npz_splits
 from dpmix.data.source import TensorSource
 from dpmix.data.splits import Splits, narrowed, stratified_split
@@ -39,7 +39,6 @@ def load_splits(
     classes: int | None = None,
     validation_fraction: float | None = None,
     train_images: int | None = None,
-    reading: Reading = READING,
 ) -> Splits:
     """Load the data set `data`; a built-in name goes before a file or folder of that name.
 
@@ -57,14 +56,13 @@ def load_splits(
         classes: number of classes to keep, the first ones.
         validation_fraction: share of the training images to judge on instead of the test images.
         train_images: number of training images to keep.
-        reading: the rule by which a picture becomes pixels, see `dpmix.data.image.READING`.
 
     Raises:
         DpmixError: nothing of that name, data that is not as expected, or an option that does not
             apply to this kind of data.
     """
     refuse_if_missing(data)
-    options = ReadOptions(image_size, channels, skip_corrupt, workers, progress, reading)
+    options = ReadOptions(image_size, channels, skip_corrupt, workers, progress)
     path = Path(data).expanduser()
     if not _is_named(data) and path.is_dir():
         splits = folder_splits(path, options, test_fraction)
@@ -98,21 +96,17 @@ def class_list(data: str) -> tuple[str, ...]:
     """
     if data == DIGITS:
         return CLASS_NAMES
-    if _is_named(data):
-        raise DpmixError(
-            f"the class names of data set '{data}' are not read apart from its images; name the "
-            "classes by hand"
-        )
     refuse_if_missing(data)
     path = local_path(data)
-    if path.is_dir():
+    if not _is_named(data) and path.is_dir():
         return class_folder_names(path)
-    if names := NpzArchive(path).class_names():
-        return names
-    raise DpmixError(
-        f"{path.name} has no class names, only labels, which are private; expected an array "
-        "'class_names': name the classes by hand"
-    )
+    names = None if _is_named(data) else NpzArchive(path).stored_names()
+    if not names:
+        raise DpmixError(
+            f"the class names of '{data}' are not known apart from its images and labels, which "
+            "are private; name the classes by hand"
+        )
+    return names
 
 
 def public_name(data: str) -> str:
@@ -135,13 +129,11 @@ def refuse_if_missing(data: str) -> None:
     path = local_path(data)
     if path.is_dir() or (is_npz(path) and path.is_file()):
         return
-    if path.exists():
+    if os.sep in data or is_npz(path) or path.exists():
         raise DpmixError(
-            f"data '{data}' is neither a folder nor an .npz file; expected either: unpack an "
+            f"no folder or .npz file '{data}'; expected the data there: check the path, unpack an "
             "archive first, or save arrays with numpy.savez"
         )
-    if os.sep in data or is_npz(path):
-        raise DpmixError(f"no file or folder '{data}'; expected the data there: check the path")
     raise DpmixError(
         f"unknown data '{data}'; expected a folder, an .npz file or a built-in name: "
         f"{nearest(data, [DIGITS, *TORCHVISION_SETS])}"
@@ -187,12 +179,9 @@ def _refuse_skipping(name: str, options: ReadOptions) -> None:
 
 
 class _Set(NamedTuple):
-    kind: str
-    """The class's name in `torchvision.datasets`."""
-    place: str
-    """What torchvision leaves below its root."""
-    read: Callable[[str, Path, ReadOptions], Splits]
-    """Called with the set's name, its folder `place` and options."""
+    kind: str  # the class's name in `torchvision.datasets`
+    place: str  # what torchvision leaves below its root
+    read: Callable[[str, Path, ReadOptions], Splits]  # of the set's name, its `place` and options
 
 
 def _torchvision_splits(name: str, options: ReadOptions, root: Path, download: bool) -> Splits:
@@ -212,7 +201,13 @@ def _torchvision_splits(name: str, options: ReadOptions, root: Path, download: b
                 f"data set '{name}' can't be fetched ({one_line(error)}); download it elsewhere, "
                 "in torchvision's layout, and give --data-root"
             ) from error
-    return entry.read(name, place, options)
+    try:
+        return entry.read(name, place, options)
+    # torchvision refuses files of other hashes; lists of files can be missing or name others.
+    except (RuntimeError, OSError, KeyError) as error:
+        raise DpmixError(
+            f"data set '{name}' in '{place}' is not whole ({one_line(error)}); fetch it again"
+        ) from None
 
 
 def _torchvision_class(name: str) -> Any:
@@ -225,13 +220,8 @@ def _torchvision_class(name: str) -> Any:
 def _cifar(name: str, folder: Path, options: ReadOptions) -> Splits:
     _refuse_skipping(name, options)
     kind = _torchvision_class(name)
-    try:
-        # torchvision compares the files with its own hashes before it unpickles them.
-        sides = [kind(folder.parent, train=train) for train in (True, False)]
-    except RuntimeError as error:
-        raise DpmixError(
-            f"data set '{name}' in '{folder}' is not whole ({error}); fetch it again"
-        ) from None
+    # torchvision compares the files with its own hashes before it unpickles them.
+    sides = [kind(folder.parent, train=train) for train in (True, False)]
     train, test = (
         TensorSource(
             fit_images(torch.from_numpy(side.data.transpose(0, 3, 1, 2).copy()), options),
@@ -259,14 +249,10 @@ def _class_folders(name: str, folder: Path, options: ReadOptions) -> Splits:
 def _sun397(name: str, folder: Path, options: ReadOptions) -> Splits:
     """397 classes such as `abbey` or `apse/indoor`; 80/20 at random."""
     # A line is /a/abbey: the first letter, then the name.
-    names = tuple(line[3:] for line in _lines(folder / "ClassName.txt"))
+    names = tuple(line[3:] for line in (folder / "ClassName.txt").read_text().split())
     position = {one: label for label, one in enumerate(names)}
     paths = sorted(folder.rglob("sun_*.jpg"))
     classes = ["/".join(path.relative_to(folder).parts[1:-1]) for path in paths]
-    if unknown := sorted(set(classes) - position.keys()):
-        raise DpmixError(
-            f"'{folder}' holds class '{unknown[0]}', which ClassName.txt does not list"
-        )
     whole = _images(folder, paths, [position[one] for one in classes])
     return _one_in_five(name, names, whole, options, stratified=False)
 
@@ -276,7 +262,8 @@ def _pet(name: str, folder: Path, options: ReadOptions) -> Splits:
     parts: list[EncodedImages] = []
     names: dict[int, str] = {}
     for side in ("trainval", "test"):
-        rows = [line.split() for line in _lines(folder.parent / "annotations" / f"{side}.txt")]
+        listed = (folder.parent / "annotations" / f"{side}.txt").read_text().splitlines()
+        rows = [line.split() for line in listed if not line.startswith("#")]
         labels = [int(row[1]) - 1 for row in rows]
         names |= {label: row[0].rsplit("_", 1)[0] for row, label in zip(rows, labels, strict=True)}
         paths = [folder / f"{row[0]}.jpg" for row in rows]
@@ -299,17 +286,6 @@ def _one_in_five(
 def _images(root: Path, paths: list[Path], labels: list[int]) -> EncodedImages:
     names = tuple(path.relative_to(root).as_posix() for path in paths)
     return EncodedImages(names, tuple(paths), torch.tensor(labels))
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise DpmixError(
-            f"cannot read '{path}' ({error.strerror}); expected torchvision's layout: fetch the "
-            "data set again"
-        ) from None
-    return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
 
 
 TORCHVISION_SETS: dict[str, _Set] = {

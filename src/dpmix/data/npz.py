@@ -14,7 +14,7 @@ from dpmix.data.decode import EncodedImages, decode_sources
 from dpmix.data.image import ReadOptions, fit_images, in_eight_bits
 from dpmix.data.source import ImageSource, TensorSource
 from dpmix.data.splits import Side, Splits, judged_side, named_sides, plain_name, side_of
-from dpmix.errors import DpmixError
+from dpmix.errors import DpmixError, one_line
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -47,23 +47,17 @@ def npz_splits(path: Path, options: ReadOptions) -> Splits:
         sides = named_sides((one[1] for one in matches if one and side_of(one[1])), path.name)
         if "train" in sides:
             layouts[images] = sides
-    if not layouts:
+    if len(layouts) != 1:
         raise DpmixError(
-            f"{path.name} holds neither 'x_train' nor 'train_images' nor 'train_jpeg', only: "
-            f"{', '.join(archive.names) or 'nothing'}; expected x_train, y_train, x_test, y_test"
-        )
-    if len(layouts) > 1:
-        both = " and ".join(f"'{images.format(layouts[images]['train'])}'" for images in layouts)
-        raise DpmixError(
-            f"{path.name} has {both}; expected training images in one of them: save a file for each"
+            f"{path.name} holds {', '.join(archive.names) or 'nothing'}; expected the arrays of "
+            "one layout, such as x_train, y_train, x_test, y_test: save a file for each"
         )
     images, sides = layouts.popitem()
     test = judged_side(sides, path.name)
     if test is None:
         raise DpmixError(
-            f"{path.name} has '{images.format(sides['train'])}' but neither "
-            f"'{images.format('test')}' nor '{images.format('val')}'; expected a test split in the "
-            "same layout: add one"
+            f"{path.name} has '{images.format(sides['train'])}' but no '{images.format('test')}'; "
+            "expected a test split in the same layout: add one"
         )
     return archive.splits(images, (sides["train"], test), options)
 
@@ -84,16 +78,11 @@ class NpzArchive:
         try:
             with np.load(path, allow_pickle=False) as stored:
                 self.names = list(stored.files)
-        except OSError as error:
-            raise DpmixError(
-                f"data file '{path}' cannot be read ({error.strerror}); expected a readable .npz "
-                "file: check the path"
-            ) from error
         # What begins like a zip file can still be anything.
         except Exception as error:
             raise DpmixError(
-                f"{path.name} is not an .npz file, or is cut short; expected one written by "
-                "numpy.savez"
+                f"'{path}' cannot be read as an .npz file ({one_line(error)}); expected a whole "
+                "one, written by numpy.savez: check the path"
             ) from error
 
     def splits(self, images: str, sides: tuple[str, str], options: ReadOptions) -> Splits:
@@ -102,7 +91,7 @@ class NpzArchive:
         test: ImageSource
         if images == _ENCODED:
             parts = [self.encoded(side) for side in sides]
-            names = self._refuse_gaps([part.labels for part in parts])
+            names = self.class_names(torch.cat([part.labels for part in parts]))
             (train, test), _ = decode_sources(parts, names, options)
             return Splits(self.path.stem, train, test, flip=True)
         if options.skip_corrupt:
@@ -113,25 +102,25 @@ class NpzArchive:
         pixels = [fit_images(self._pixels(images.format(side)), options) for side in sides]
         keys = (_LABELS[images].format(side) for side in sides)
         labels = [self._labels(key, len(part)) for key, part in zip(keys, pixels, strict=True)]
-        names = self._refuse_gaps(labels)
+        names = self.class_names(torch.cat(labels))
         train, test = (TensorSource(*part, names) for part in zip(pixels, labels, strict=True))
         return Splits(self.path.stem, train, test, flip=True)
 
     def encoded(self, side: str) -> EncodedImages:
         """Return the encoded images `{side}_jpeg` and their labels."""
         key = _ENCODED.format(side)
-        blob = self._array(key)
+        blob, ends = self._array(key), self._array(f"{side}_end")
         if blob.dtype != np.uint8 or blob.ndim != 1:
             raise self._other(key, blob, "uint8 bytes in one row")
-        ends = self._array(f"{side}_end")
-        if ends.dtype.kind not in "iu" or ends.ndim != 1 or not len(ends):
-            raise self._other(f"{side}_end", ends, "the end offset of every image, at least one")
-        spans = list(pairwise([0, *ends.tolist()]))
-        if any(start >= end for start, end in spans) or spans[-1][1] != len(blob):
-            raise DpmixError(
-                f"{self.path.name}: '{side}_end' ends at {spans[-1][1]} of {len(blob)} bytes, or "
-                "does not increase; expected ascending end offsets, the last the number of bytes"
-            )
+        spans = list(pairwise([0, *ends.tolist()])) if ends.ndim == 1 else []
+        if (
+            ends.dtype.kind not in "iu"
+            or not spans
+            or any(start >= end for start, end in spans)
+            or spans[-1][1] != len(blob)
+        ):
+            expected = f"ascending end offsets of images, the last {len(blob)}"
+            raise self._other(f"{side}_end", ends, expected)
         data = np.ascontiguousarray(blob).data
         return EncodedImages(
             tuple(f"{key}[{i}]" for i in range(len(spans))),
@@ -139,28 +128,29 @@ class NpzArchive:
             self._labels(f"{side}_label", len(spans)),
         )
 
-    def class_names(self, *labels: Int64[Tensor, " _"]) -> tuple[str, ...]:
-        """Return the file's class names, or numbers up to the largest of `labels`."""
-        highest = max((int(part.max()) for part in labels if len(part)), default=-1)
+    def stored_names(self) -> tuple[str, ...] | None:
+        """Return the class names in the file, if there are any; no other array is read."""
         key = next((key for key in ("class_names", "classes", "names") if key in self.names), None)
         if key is None:
-            if highest >= sum(map(len, labels)):
-                raise self._gap(f"label {highest} is beyond the number of images")
-            return tuple(map(str, range(highest + 1)))
+            return None
         value = self._array(key)
         if value.dtype.kind != "U" or value.ndim != 1:
             raise self._other(key, value, "a list of text, one name per class")
-        if highest >= len(value):
-            if lowest := min(int(part.min()) for part in labels if len(part)):
-                raise self._starts_at(lowest)
-            raise DpmixError(
-                f"{self.path.name}: label {highest} is out of range; expected 0..{len(value) - 1}, "
-                f"one for each name in '{key}': add the names that are missing"
-            )
         return tuple(plain_name(name) for name in value.tolist())
 
+    def class_names(self, labels: Int64[Tensor, " N"]) -> tuple[str, ...]:
+        """Return the class names in the file, or the numbers of `labels`, which have no gaps."""
+        names, used = self.stored_names(), labels.unique().tolist()
+        count = len(used) if names is None else len(names)
+        if used[-1] >= count:
+            raise DpmixError(
+                f"{self.path.name}: the labels are {len(used)} of {used[0]}..{used[-1]}; expected "
+                f"0..{count - 1}, each a class: name all classes in 'class_names', or save "
+                "np.searchsorted(USED, y), where USED is the sorted list of labels in use"
+            )
+        return tuple(map(str, used)) if names is None else names
+
     def _array(self, name: str) -> Array:
-        where = f"{self.path.name}: '{name}'"
         if name not in self.names:
             raise DpmixError(
                 f"{self.path.name} has no array '{name}'; expected it next to: "
@@ -169,17 +159,16 @@ class NpzArchive:
         try:
             with np.load(self.path, allow_pickle=False) as stored:
                 value = stored[name]
+            if isinstance(value, np.ndarray):
+                return value
+            reason = "no array"
         # A damaged archive makes zipfile, zlib and numpy raise errors of many kinds.
         except Exception as error:
-            raise DpmixError(
-                f"{where} holds Python objects, which are never unpickled; expected a plain uint8, "
-                "integer or text array: save it as one"
-                if "allow_pickle" in str(error)
-                else f"{where} is damaged ({error}); expected a whole file: fetch it again"
-            ) from error
-        if not isinstance(value, np.ndarray):
-            raise DpmixError(f"{where} is not an array; expected numpy.savez's")
-        return value
+            reason = one_line(error)
+        raise DpmixError(
+            f"{self.path.name}: '{name}' cannot be read ({reason}); expected a plain uint8, "
+            "integer or text array in a whole file (nothing is unpickled)"
+        )
 
     def _other(self, name: str, value: Array, expected: str) -> DpmixError:
         kind = f"{value.dtype} {list(value.shape)}"
@@ -192,13 +181,10 @@ class NpzArchive:
             scaled = f"such as {in_eight_bits('x', white)} where {white} is white"
             rescale = f"uint8 0..255: rescale it by a range that is fixed beforehand, {scaled}"
             raise self._other(name, value, rescale)
-        if 0 in value.shape:
-            raise self._other(name, value, "at least one image")
-        if value.ndim == 3:
-            value = value[:, None]
+        value = value[:, None] if value.ndim == 3 else value
         first, last = (value.ndim == 4 and value.shape[axis] in (1, 3) for axis in (1, 3))
-        if first == last:
-            layouts = "[N, H, W], [N, H, W, C] or [N, C, H, W] where C alone is 1 or 3"
+        if first == last or 0 in value.shape:
+            layouts = "[N, H, W], [N, H, W, C] or [N, C, H, W], not empty, where C alone is 1 or 3"
             raise self._other(name, value, layouts)
         value = value if first else value.transpose(0, 3, 1, 2)
         return torch.from_numpy(np.ascontiguousarray(value))
@@ -208,49 +194,21 @@ class NpzArchive:
         value = self._array(name)
         if value.ndim == 2 and value.shape[1] == 1:
             value = value[:, 0]
-        if value.dtype.kind in "US":
-            raise DpmixError(
-                f"{self.path.name}: '{name}' holds text; expected numbers from 0, and the names as "
-                "'class_names': np.array([CLASSES.index(name) for name in y]), where CLASSES is "
-                "fixed beforehand"
-            )
-        if value.dtype.kind not in "iufb" or value.ndim != 1 or len(value) != count:
+        if value.dtype.kind not in "iufb" or value.shape != (count,):
             raise self._other(
-                name, value, f"one whole number for each of {count} images (several labels per "
-                "image are not supported yet), of one-hot rows y.argmax(axis=1)",
-            )  # fmt: skip
+                name,
+                value,
+                f"one whole number from 0 for each of {count} images: of text "
+                "np.array([CLASSES.index(name) for name in y]), where CLASSES is fixed beforehand; "
+                "of one-hot rows y.argmax(axis=1)",
+            )
         if value.dtype.kind == "f":
             value = value.astype(np.float64)
         good = (value >= 0) & (value < 2**31) & (value == np.floor(value))  # no NaN is
         if not good.all():
-            rows = np.flatnonzero(~good)
-            more = f" (and {len(rows) - 1} more)" if len(rows) > 1 else ""
+            row = int(np.argmin(good))
             raise DpmixError(
-                f"{self.path.name}: '{name}' has the label {value[rows[0]]} in row {rows[0]}{more}"
-                "; expected classes numbered from 0: leave such images out, as keep = np.ravel(y) "
-                ">= 0; x[keep], y[keep] do, or give them a class"
+                f"{self.path.name}: '{name}' has the label {value[row]} in row {row}; expected "
+                "classes numbered from 0: leave such images out, or give them a class"
             )
         return torch.from_numpy(value.astype(np.int64))
-
-    def _refuse_gaps(self, labels: list[Int64[Tensor, " _"]]) -> tuple[str, ...]:
-        """Return the class names for labels that are numbered from 0 without gaps."""
-        names = self.class_names(*labels)
-        used = torch.cat(labels).unique().tolist()
-        if used != [*range(len(used))]:
-            if used[-1] - used[0] == len(used) - 1:
-                raise self._starts_at(used[0])
-            missing = next(place for place, label in enumerate(used) if place != label)
-            raise self._gap(f"label {missing} is that of no image")
-        return names
-
-    def _starts_at(self, lowest: int) -> DpmixError:
-        return DpmixError(
-            f"{self.path.name}: the labels start at {lowest}; expected classes numbered from 0: "
-            f"save y - {lowest}"
-        )
-
-    def _gap(self, what: str) -> DpmixError:
-        return DpmixError(
-            f"{self.path.name}: {what}; expected classes numbered from 0 without gaps: save "
-            "np.searchsorted(USED, y), where USED is the sorted list of labels in use"
-        )

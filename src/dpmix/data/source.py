@@ -153,19 +153,16 @@ def check_pixels(pixels: Tensor) -> None:
 
 def check_labels(labels: Tensor, count: int, class_names: Sequence[str]) -> None:
     """Check that `labels` is int64 [count], count > 0, and indexes distinct `class_names`."""
-    if labels.dtype != torch.int64 or tuple(labels.shape) != (count,):
+    if labels.dtype != torch.int64 or tuple(labels.shape) != (count,) or count == 0:
         raise DpmixError(
             f"labels are {labels.dtype} of shape {tuple(labels.shape)} for {count} images; "
-            f"expected int64 [{count}]"
+            "expected int64, one for each image, and an image or more"
         )
-    if count == 0:
-        raise DpmixError("a data source holds no images; expected at least one")
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= len(class_names):
-        worst = low if low < 0 else high
         raise DpmixError(
-            f"label {worst} is out of range; expected 0..{len(class_names) - 1}, one for each of "
-            f"the {len(class_names)} class names"
+            f"labels are {low}..{high}; expected 0..{len(class_names) - 1}, one for each of the "
+            f"{len(class_names)} class names"
         )
     twice = sorted({name for name in class_names if class_names.count(name) > 1})
     if twice:

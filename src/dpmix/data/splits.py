@@ -60,15 +60,15 @@ class Splits:
     held_out: str = "the split that the data come with"
 
     def __post_init__(self) -> None:
-        names, theirs = self.train.class_names, self.test.class_names
-        if names != theirs:
-            differ = ", ".join(sorted({*names} ^ {*theirs})) or "the same names in another order"
-            raise DpmixError(f"{self.name}: train and test classes differ: {differ}")
-        if self.train.image_shape != self.test.image_shape:
+        names = self.train.class_names
+        if names != self.test.class_names or self.train.image_shape != self.test.image_shape:
+            kinds = (
+                f"{len(one.class_names)} classes, {one.image_shape}"
+                for one in (self.train, self.test)
+            )
             raise DpmixError(
-                f"{self.name}: train images are {self.train.image_shape} and test images "
-                f"{self.test.image_shape} (C, H, W); expected one shape: give --image-size and "
-                "--channels"
+                f"{self.name}: train and test images differ: {' and '.join(kinds)} (C, H, W); "
+                "expected the same classes, and one shape: give --image-size and --channels"
             )
         if len(names) < 2:
             raise DpmixError(f"{self.name} has one class only, '{names[0]}'; expected at least two")
@@ -159,7 +159,16 @@ def narrowed(
         DpmixError: a number out of range, or a class without an image.
     """
     if classes is not None:
-        splits = _first_classes(splits, classes)
+        known = len(splits.train.class_names)
+        if not 2 <= classes <= known:
+            raise DpmixError(
+                f"classes is {classes}; {splits.name} has {known}: expected 2 to {known}"
+            )
+        sides = (
+            Subset(one, (one.labels < classes).nonzero().flatten(), one.class_names[:classes])
+            for one in (splits.train, splits.test)
+        )
+        splits = replace(splits, train=next(sides), test=next(sides))
     train = splits.train
     if validation_fraction is not None:
         held = hashed_split([f"validation:{i}" for i in range(len(train))], validation_fraction)
@@ -183,24 +192,8 @@ def narrowed(
     return splits
 
 
-def _first_classes(splits: Splits, classes: int) -> Splits:
-    known = len(splits.train.class_names)
-    if not 2 <= classes <= known:
-        raise DpmixError(f"classes is {classes}; {splits.name} has {known}: expected 2 to {known}")
-
-    def of(source: ImageSource) -> Subset:
-        kept = (source.labels < classes).nonzero().flatten()
-        return Subset(source, kept, source.class_names[:classes])
-
-    return replace(splits, train=of(splits.train), test=of(splits.test))
-
-
 def plain_name(name: str) -> str:
-    """Return `name` in Unicode's form NFC.
-
-    Some systems store an accented letter as one character and others as two, so that the folders
-    of one class can have two names that look the same.
-    """
+    """Return `name` in Unicode's form NFC: some systems store an accented letter as two."""
     return normalize("NFC", name)
 
 
@@ -211,10 +204,7 @@ def side_of(name: str) -> Side | None:
 
 
 def named_sides(names: Iterable[str], where: str) -> dict[Side, str]:
-    """Return which of `names` stands for which split.
-
-    Names that mean no split are ignored; two of one split are refused. `where` is for messages.
-    """
+    """Return which of `names` stands for which split; two of one split are refused."""
     sides: dict[Side, str] = {}
     for name in names:
         side = side_of(name)
@@ -229,16 +219,12 @@ def named_sides(names: Iterable[str], where: str) -> dict[Side, str]:
 
 
 def judged_side(sides: Mapping[Side, str], where: str) -> str | None:
-    """Return the name of the split to judge on: test, else validation, else None.
-
-    A warning says what a validation split is used for: nothing, where there is a test split.
-    """
+    """Return the name of the split to judge on: test, else validation, else None."""
     test, validation = sides.get("test"), sides.get("val")
-    if validation is not None:
-        use = (
-            f"'{validation}' is not used: neither trained on nor judged on; '{test}' is judged on"
-            if test is not None
-            else f"there is no test split: the model is judged on '{validation}'"
-        )
-        warnings.warn(f"{where}: {use}", stacklevel=2)
+    if test is not None and validation is not None:
+        text = "is not used: neither trained on nor judged on"
+        warnings.warn(f"{where}: '{validation}' {text}", stacklevel=2)
+    elif validation is not None:
+        text = "there is no test split: the model is judged on"
+        warnings.warn(f"{where}: {text} '{validation}'", stacklevel=2)
     return test if test is not None else validation

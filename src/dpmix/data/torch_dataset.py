@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Subset
 
-from dpmix.data.image import Remarks, in_eight_bits, in_form, plain_channels, upright, warn_of
+from dpmix.data.image import in_eight_bits, in_form, plain_channels, upright
 from dpmix.errors import DpmixError
 
 Range = tuple[float, float]
@@ -56,28 +56,23 @@ def read_images(
         DpmixError: a dataset without a length or an example; an item that is no such pair; images
             of several sizes; floats without a range, or outside of it.
     """
-    kind = type(dataset).__name__
-    if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
+    if not isinstance(dataset, PairDataset) or len(dataset) == 0:
         raise DpmixError(
-            f"dataset {kind} has no length or no items by number; expected a map-style "
-            "torch.utils.data.Dataset of (image, label) pairs"
+            f"dataset {type(dataset).__name__} is empty, or has no length or no items by number; "
+            "expected a map-style torch.utils.data.Dataset of (image, label) pairs"
         )
-    if len(dataset) == 0:
-        raise DpmixError(f"dataset {kind} is empty; expected an example or more")
-    first = _pair(dataset, 0, value_range, None)[0]
-    remarks: Remarks = {}
+    first = _pair(dataset, 0, value_range)[0]
     labels = torch.empty(len(dataset), dtype=torch.int64)
     pixels = torch.empty((len(dataset), *first.shape), dtype=torch.uint8)
     for index in range(len(dataset)):
-        image, label = _pair(dataset, index, value_range, remarks)
+        image, label = _pair(dataset, index, value_range)
         if image.shape != first.shape:
-            ours, others = ("x".join(map(str, size)) for size in (image.shape, first.shape))
             raise DpmixError(
-                f"image {index} of the dataset is {ours} and image 0 {others} (C x H x W); "
-                "expected one size: resize, crop and convert them in its transform"
+                f"image {index} of the dataset is {list(image.shape)} and image 0 "
+                f"{list(first.shape)} [C, H, W]; expected one size: resize, crop and convert them "
+                "in its transform"
             )
         pixels[index], labels[index] = image, label
-    warn_of(remarks, stacklevel=4)
     if not torch.equal(pixels[0], first):
         warnings.warn(
             "the dataset's transform is random: it was applied once to each image, and copies of "
@@ -131,19 +126,19 @@ def _fresh_draws() -> Iterator[None]:
 
 
 def _pair(
-    dataset: PairDataset, index: int, value_range: Range | None, remarks: Remarks | None
+    dataset: PairDataset, index: int, value_range: Range | None
 ) -> tuple[UInt8[Tensor, "C H W"], int]:
     with _fresh_draws():
         item = dataset[index]
+    name = f"image {index} of the dataset"
     if not isinstance(item, tuple | list) or len(item) != 2:
         raise DpmixError(
             f"item {index} of the dataset is a {type(item).__name__}; expected a pair (image, "
             "label): wrap the dataset in one that returns pairs"
         )
-    name = f"image {index} of the dataset"
-    image = item[0]
+    image, label = item
     if isinstance(image, Image.Image):
-        pixels = _from_pil(image, name, remarks)
+        pixels = _from_pil(image, name)
     elif isinstance(image, Tensor):
         pixels = _from_tensor(image, name, value_range)
     else:
@@ -151,48 +146,35 @@ def _pair(
             f"{name} is a {type(image).__name__}; expected a PIL image or a tensor [C, H, W]: an "
             "array [H, W] or [H, W, 3] of uint8 becomes one by Image.fromarray(image)"
         )
-    return pixels, _class(item[1], f"label {index} of the dataset")
+    return pixels, _class(label, f"label {index} of the dataset")
 
 
-def _from_pil(image: Image.Image, name: str, remarks: Remarks | None) -> UInt8[Tensor, "C H W"]:
+def _from_pil(image: Image.Image, name: str) -> UInt8[Tensor, "C H W"]:
     channels = plain_channels(image)
     if channels is None:
-        remedy = "give image.convert('RGB')"
-        if image.mode in ("I", "F") or image.mode.startswith("I;"):
-            window = in_eight_bits("image")
-            remedy = f"give Image.fromarray({window}), by a range that is fixed beforehand"
+        deep = image.mode in ("I", "F") or image.mode.startswith("I;")
+        remedy = f"Image.fromarray({in_eight_bits('image')})" if deep else "image.convert('RGB')"
         raise DpmixError(
-            f"{name} is {image.mode}; expected 8-bit grey or RGB: {remedy}, or the same in its "
-            "transform"
+            f"{name} is {image.mode}; expected 8-bit grey or RGB: give {remedy}, or the same in "
+            "its transform"
         )
-    turned = upright(image, name, remarks)
+    turned = upright(image)
     return torch.tensor(in_form(turned, (channels, turned.height, turned.width)))
 
 
 def _from_tensor(
     image: Shaped[Tensor, "*shape"], name: str, value_range: Range | None
 ) -> UInt8[Tensor, "C H W"]:
-    shape, remedy = list(image.shape), ""
+    shape = list(image.shape)
     if len(shape) != 3 or shape[0] not in (1, 3) or 0 in shape:
-        if len(shape) == 2:
-            remedy = ": give image[None]"
-        elif len(shape) == 3 and shape[2] in (1, 3):
-            remedy = ": give image.permute(2, 0, 1)"
-        elif len(shape) == 3 and shape[0] == 4:
-            remedy = ": give image[:3]"
-        raise DpmixError(f"{name} has shape {shape}; expected [C, H, W] with C 1 or 3{remedy}")
+        raise DpmixError(f"{name} has shape {shape}; expected [C, H, W] with C 1 or 3")
     if image.dtype == torch.uint8:
         return image
-    unknown = f"{name} is {image.dtype}, whose range is not known; expected uint8"
-    if not image.is_floating_point():
+    if value_range is None or not image.is_floating_point():
         raise DpmixError(
-            f"{unknown}, or floats with a range that is fixed beforehand: give image.float() and "
-            "value_range=(0, 4095)"
-        )
-    if value_range is None:
-        raise DpmixError(
-            f"{unknown}: leave ToTensor and Normalize out of its transform, or state the range of "
-            "floats: value_range=(0, 1)"
+            f"{name} is {image.dtype}, whose range is not known; expected uint8: leave ToTensor "
+            "and Normalize out of its transform, or give image.float() and the values of black "
+            "and white, fixed beforehand: value_range=(0, 1)"
         )
     low, high = value_range
     if not low <= image.min() <= image.max() <= high:
@@ -205,19 +187,15 @@ def _from_tensor(
 
 def _class(label: object, name: str) -> int:
     """Return a whole number, however it is wrapped: MedMNIST gives arrays of one element."""
-    if isinstance(label, Tensor | np.ndarray):
-        if label.shape not in ((), (1,)):
-            raise DpmixError(
-                f"{name} has shape {list(label.shape)}: several labels per image are not supported "
-                "yet; expected one integer class, of a one-hot row its argmax()"
-            )
-        label = label.item()
-    if isinstance(label, float | np.floating) and label.is_integer():
-        label = int(label)
+    value = label
+    if isinstance(value, Tensor | np.ndarray) and value.shape in ((), (1,)):
+        value = value.item()
+    if isinstance(value, float | np.floating) and value.is_integer():
+        value = int(value)
     try:
-        return operator.index(label)  # type: ignore[arg-type]
+        return operator.index(value)  # type: ignore[arg-type]
     except TypeError:
-        found = label if isinstance(label, float | np.floating) else f"a {type(label).__name__}"
-        names = "CLASSES.index(label), where CLASSES is fixed beforehand"
-        remedy = names if isinstance(label, str) else "leave out images without one"
-        raise DpmixError(f"{name} is {found}; expected an integer class: {remedy}") from None
+        raise DpmixError(
+            f"{name} is {label!r:.40}; expected one integer class: of text, "
+            "CLASSES.index(label) with CLASSES fixed beforehand; of a one-hot row, label.argmax()"
+        ) from None

@@ -8,19 +8,18 @@ weights, so fewer can be better (BiTFiT: Bu et al. 2022, arXiv 2210.00036; LoRA 
 training loop therefore both use `train_mode`, never a bare `model.train()`.
 """
 
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from dpmix.errors import DpmixError, nearest, to_install
+from dpmix.errors import DpmixError, to_install
 from dpmix.models.backbones.backbone import ChannelAffine
 from dpmix.models.head import BackboneClassifier
 
 Trainable = Literal["head", "norm-and-bias", "lora", "last-blocks", "all"]
-TRAINABLE: tuple[str, ...] = get_args(Trainable)
 
 _NORMS: tuple[type[nn.Module], ...] = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, ChannelAffine)
 
@@ -38,25 +37,21 @@ def frozen_modules(model: nn.Module) -> set[nn.Module]:
     """Return the modules that are, or lie inside, a frozen one, and are in eval mode themselves.
 
     A module is frozen if it is in eval mode and has parameters, none of which requires a gradient.
-    A module without parameters (Dropout) is frozen only inside such a module: all layers of a model
-    that was just evaluated are in eval mode, and training must reach them.
+    One without parameters (Dropout) is frozen only inside such a module: all layers of a model that
+    was just evaluated are in eval mode, and training must reach them.
     """
-    roots = [module for module in model.modules() if _is_frozen(module)]
+    roots = [
+        module
+        for module in model.modules()
+        if not module.training
+        and any(True for _ in module.parameters())
+        and not any(p.requires_grad for p in module.parameters())
+    ]
     return {inner for root in roots for inner in root.modules() if not inner.training}
 
 
-def _is_frozen(module: nn.Module) -> bool:
-    parameters = list(module.parameters())
-    return not module.training and bool(parameters) and not any(p.requires_grad for p in parameters)
-
-
 def train_mode(model: nn.Module, frozen: set[nn.Module] | None = None) -> None:
-    """Put a model into train mode, except its frozen modules.
-
-    Args:
-        model: the model to switch.
-        frozen: modules that were frozen when the model was checked; None takes those frozen now.
-    """
+    """Put a model into train mode, except `frozen`; None means the modules that are frozen now."""
     frozen = frozen_modules(model) if frozen is None else frozen
     model.train()
     for module in frozen:
@@ -70,17 +65,15 @@ def choose_trainable(
 
     Args:
         model: backbone and head.
-        what: `head` alone; `norm-and-bias`: the scales and shifts of the normalisation layers and
-            all biases; `lora`: low-rank updates of the attention and MLP layers; `last-blocks`: the
-            last n blocks and what comes after them; `all`.
+        what: `head` alone; `norm-and-bias`: the normalisation layers and all biases; `lora`:
+            low-rank updates of the attention and MLP layers; `last-blocks`: the last n blocks and
+            what comes after them; `all`.
         last_blocks: n, the number of blocks.
         lora_rank: rank of each low-rank update.
 
     Raises:
-        DpmixError: the choice is unknown, or this backbone has no weights for it.
+        DpmixError: this backbone has no weights for the choice.
     """
-    if what not in TRAINABLE:
-        raise DpmixError(f"trainable is '{what}': {nearest(what, TRAINABLE)}")
     backbone = model.backbone
     backbone.requires_grad_(False).eval()
     if what == "head":
@@ -92,20 +85,16 @@ def choose_trainable(
     if what == "all":
         backbone.requires_grad_(True)
     elif what == "norm-and-bias":
-        _unfreeze_norm_and_bias(backbone)
+        for part in backbone.modules():
+            if isinstance(part, _NORMS):
+                part.requires_grad_(True)
+        for name, parameter in backbone.named_parameters():
+            if name.rpartition(".")[2] == "bias":
+                parameter.requires_grad_(True)
     elif what == "lora":
         _add_lora(backbone, lora_rank)
     else:
         _unfreeze_last(backbone, last_blocks)
-
-
-def _unfreeze_norm_and_bias(backbone: nn.Module) -> None:
-    for part in backbone.modules():
-        if isinstance(part, _NORMS):
-            part.requires_grad_(True)
-    for name, parameter in backbone.named_parameters():
-        if name.rpartition(".")[2] == "bias":
-            parameter.requires_grad_(True)
 
 
 def _add_lora(backbone: nn.Module, rank: int) -> None:
@@ -116,7 +105,13 @@ def _add_lora(backbone: nn.Module, rank: int) -> None:
             f"trainable lora needs the package peft: {to_install('backbones')}"
         ) from None
     open_attention(backbone)
-    names = [name for name, part in backbone.named_modules() if _is_linear(part)]
+    # Linear layers, and the 1x1 convolutions that replace them in some MLPs.
+    names = [
+        name
+        for name, part in backbone.named_modules()
+        if isinstance(part, nn.Linear)
+        or (isinstance(part, nn.Conv2d) and part.kernel_size == (1, 1) and part.groups == 1)
+    ]
     if not names:
         raise DpmixError(
             "trainable lora: this backbone has no attention or MLP layers to adapt; use "
@@ -126,22 +121,9 @@ def _add_lora(backbone: nn.Module, rank: int) -> None:
     inject_adapter_in_model(settings, backbone)
 
 
-def _is_linear(part: nn.Module) -> bool:
-    """A linear layer, or the 1x1 convolution that replaces it in some MLPs."""
-    if isinstance(part, nn.Conv2d):
-        return part.kernel_size == (1, 1) and part.groups == 1
-    return isinstance(part, nn.Linear)
-
-
 def _unfreeze_last(backbone: nn.Module, count: int) -> None:
-    """Unfreeze the last `count` blocks and every layer that is registered after the first of them.
-
-    The blocks are the children of the trunk, the innermost part that holds nearly all weights.
-    """
-    trunk, path = backbone, ""
-    while (inner := _dominant(trunk)) is not None:
-        name, trunk = inner
-        path += f"{name}."
+    """Unfreeze the trunk's last `count` parts, and every layer registered after the first one."""
+    path, trunk = _trunk(backbone)
     blocks = [name for name, part in trunk.named_children() if _size(part)]
     if not 1 <= count <= len(blocks):
         raise DpmixError(
@@ -155,12 +137,13 @@ def _unfreeze_last(backbone: nn.Module, count: int) -> None:
         parameter.requires_grad_(reached)
 
 
-def _dominant(module: nn.Module) -> tuple[str, nn.Module] | None:
-    whole = _size(module)
+def _trunk(module: nn.Module) -> tuple[str, nn.Module]:
+    """The innermost part that holds nearly all weights, and its path with a dot at the end."""
     for name, part in module.named_children():
-        if list(part.children()) and _size(part) > _TRUNK_SHARE * whole:
-            return name, part
-    return None
+        if list(part.children()) and _size(part) > _TRUNK_SHARE * _size(module):
+            path, trunk = _trunk(part)
+            return f"{name}.{path}", trunk
+    return "", module
 
 
 def _size(module: nn.Module) -> int:
@@ -171,8 +154,7 @@ class PlainAttention(nn.Module):
     """Self-attention [B, T, E] by four linear layers, with the weights and output of `source`.
 
     LoRA adapters can be put on it. torch's own layer reads its weights without calling the layers
-    that hold them, and adapters for it swap weights during a forward, which the check for private
-    training refuses (`dpmix.clipping.model_check`).
+    that hold them, and adapters for it swap weights in a forward, which `check_private` refuses.
 
     Args:
         source: the layer to replace.
@@ -205,9 +187,7 @@ class PlainAttention(nn.Module):
         attn_mask: Shaped[Tensor, "..."] | None = None,
     ) -> tuple[Float[Tensor, "A T E"], None]:
         """Attend like torch's layer, but never return the attention weights."""
-        q, k, v = (
-            self._split(part) for part in (self.query(query), self.key(key), self.value(value))
-        )
+        q, k, v = map(self._split, (self.query(query), self.key(key), self.value(value)))
         drop = self.drop if self.training else 0.0
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, dropout_p=drop)
         joined = mixed.transpose(1, 2).flatten(-2)

@@ -61,15 +61,13 @@ class WSConv2d(nn.Conv2d):
         self.gain = nn.Parameter(torch.ones(outputs))
 
     def reset_parameters(self) -> None:
-        """Draw the weight with variance 1 / fan_in, set the bias to zero and the gain to one."""
+        """Draw the weight with variance 1 / fan_in, and set the bias to zero."""
         assert self.bias is not None
         fan_in_normal_(self.weight)
         nn.init.zeros_(self.bias)
-        if "gain" in self._parameters:  # absent while Conv2d's own constructor runs
-            nn.init.ones_(self.gain)
 
     def standardized_weight(self) -> Float[Tensor, "O I kH kW"]:
-        """Return the weight that convolves, shape [out, in, kH, kW]."""
+        """Return the weight that convolves."""
         fan = (1, 2, 3)
         # In two passes: `torch.var_mean` takes several times as long on a CPU.
         centred = self.weight - self.weight.mean(dim=fan, keepdim=True)
@@ -79,7 +77,7 @@ class WSConv2d(nn.Conv2d):
         return weight
 
     def forward(self, x: Float[Tensor, "B I H W"]) -> Float[Tensor, "B O H2 W2"]:
-        """Convolve x [B, in, H, W] with the standardised weight."""
+        """Convolve x with the standardised weight."""
         y: Tensor = self._conv_forward(x, self.standardized_weight(), self.bias)
         return y
 
@@ -88,7 +86,7 @@ class WideResNet(nn.Module):
     """WRN-depth-width: [B, C, H, W] images to [B, L] logits.
 
     Args:
-        depth: number of layers, 6n + 4 for n blocks in each of the three groups.
+        depth: number of layers, 6n + 4 for n blocks in each of the three groups, n >= 1.
         width: factor on the group widths 16, 32, 64.
         in_channels: C.
         num_classes: L.
@@ -99,21 +97,13 @@ class WideResNet(nn.Module):
             R+R, ACSAC 2024, table 8).
 
     Raises:
-        DpmixError: depth is not 6n + 4 with n >= 1, or the shortcut is unknown.
+        DpmixError: the shortcut is unknown.
     """
 
     def __init__(
-        self,
-        depth: int,
-        width: int,
-        *,
-        in_channels: int,
-        num_classes: int,
-        shortcut: str = "conv",
+        self, depth: int, width: int, *, in_channels: int, num_classes: int, shortcut: str = "conv"
     ) -> None:
         super().__init__()
-        if depth < 10 or (depth - 4) % 6:
-            raise DpmixError(f"depth {depth} of a wide ResNet: expected 6n + 4, such as 16 or 40")
         if shortcut not in SHORTCUTS:
             raise DpmixError(f"unknown shortcut '{shortcut}': {nearest(shortcut, SHORTCUTS)}")
         blocks = (depth - 4) // 6
@@ -130,7 +120,7 @@ class WideResNet(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B L"]:
-        """Return the logits [B, L] of images [B, C, H, W]."""
+        """Return the logits."""
         x = self.groups(self.stem(x))
         pooled = self.norm(F.relu(x)).mean(dim=(-2, -1))
         logits: Tensor = self.head(pooled)
@@ -146,21 +136,16 @@ class _Block(nn.Module):
         self.conv1 = WSConv2d(in_channels, width, 3, stride=stride, padding=1)
         self.norm2 = nn.GroupNorm(_GROUPS, width)
         self.conv2 = WSConv2d(width, width, 3, padding=1)
-        self.skip = _skip(in_channels, width, stride, shortcut)
+        self.skip: nn.Module = nn.Identity()
+        if in_channels != width or stride != 1:
+            norm, relu = nn.GroupNorm(_GROUPS, in_channels), nn.ReLU()
+            before = (relu, norm) if shortcut == "conv" else (norm, relu)
+            self.skip = nn.Sequential(*before, WSConv2d(in_channels, width, 1, stride=stride))
 
     def forward(self, x: Float[Tensor, "B I H W"]) -> Float[Tensor, "B O H2 W2"]:
         main = self.conv1(self.norm1(F.relu(x)))
         main = self.conv2(self.norm2(F.relu(main)))
         return torch.add(main, self.skip(x))
-
-
-def _skip(in_channels: int, width: int, stride: int, shortcut: str) -> nn.Module:
-    """Return the identity, or the 1x1 projection where the shape changes."""
-    if in_channels == width and stride == 1:
-        return nn.Identity()
-    norm, relu = nn.GroupNorm(_GROUPS, in_channels), nn.ReLU()
-    before = (relu, norm) if shortcut == "conv" else (norm, relu)
-    return nn.Sequential(*before, WSConv2d(in_channels, width, 1, stride=stride))
 
 
 def _group(blocks: int, in_channels: int, width: int, stride: int, shortcut: str) -> nn.Sequential:

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from dpmix.data.decode import EncodedImages, decode_batch
-from dpmix.data.image import ReadOptions, Remarks, UnreadableImageError, decode_pixels, warn_of
+from dpmix.data.image import ReadOptions, UnreadableImageError, decode_pixels
 from dpmix.data.source import pixel_digest
 from dpmix.errors import DpmixError
 from dpmix.files import stage
@@ -60,12 +60,11 @@ def inspect_pool(files: PoolFiles, progress: Callable[[int, int], None]) -> Pool
         DpmixError: a file that vanished or may not be read.
     """
     images, labels = files.images, files.images.labels.tolist()
-    remarks: Remarks = {}
     sizes: Counter[tuple[int, int]] = Counter()
     groups: dict[object, list[int]] = defaultdict(list)
     corrupt, plain = {}, []
     with ThreadPoolExecutor(os.cpu_count()) as workers:
-        found = workers.map(lambda i: _look_at(images, i, remarks), range(len(images)))
+        found = workers.map(lambda i: _look_at(images, i), range(len(images)))
         for index, seen in enumerate(found):
             if isinstance(seen, str):
                 corrupt[images.names[index]] = seen
@@ -76,7 +75,6 @@ def inspect_pool(files: PoolFiles, progress: Callable[[int, int], None]) -> Pool
                 if one_colour:
                     plain.append(images.names[index])
             progress(index + 1, len(images))
-    warn_of(remarks)
     repeated = [group for group in groups.values() if len(group) > 1]
     named = Counter(files.class_names[label] for label in labels)
     return PoolInspection(
@@ -89,14 +87,12 @@ def inspect_pool(files: PoolFiles, progress: Callable[[int, int], None]) -> Pool
     )
 
 
-def _look_at(
-    images: EncodedImages, index: int, remarks: Remarks
-) -> tuple[tuple[int, int], bytes, bool] | str:
+def _look_at(images: EncodedImages, index: int) -> tuple[tuple[int, int], bytes, bool] | str:
     """(height, width), digest of the RGB pixels and whether they are one colour; or a fault."""
     name = images.names[index]
     try:
         with images.open(index) as stream:
-            pixels = decode_pixels(stream, name, ReadOptions(channels=3), remarks)
+            pixels = decode_pixels(stream, name, ReadOptions(channels=3))
     except DpmixError as error:
         if isinstance(error.__cause__, OSError) and not isinstance(error, UnreadableImageError):
             raise

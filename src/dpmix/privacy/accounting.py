@@ -25,9 +25,9 @@ RDP_ORDERS = (*range(2, 64), *range(64, 256, 8), 256, 512, 1024)
 # target.
 SIGMA_TOLERANCE = 2e-4
 
-# Privacy losses are rounded up to a grid. A coarse grid bounds epsilon from above as well as a fine
-# one and is many times faster. The search uses a twentieth of one step's own loss, whose standard
-# deviation is at least q / sigma: that adds a few parts in 10,000 to epsilon.
+# Privacy losses are rounded up to a grid: a coarse one also bounds epsilon from above and is much
+# faster. The search uses a twentieth of one step's own loss, whose standard deviation is at least
+# q / sigma: that adds a few parts in 10,000 to epsilon.
 LOSS_GRID, _COARSEST_LOSS_GRID, PART_OF_LOSS = 1e-4, 1e-3, 0.05
 
 # The accountant's range. Less noise is only enough where delta nearly allows the release of a whole
@@ -52,8 +52,7 @@ def epsilon_pld(
     loss_grid: float = LOSS_GRID,
 ) -> float:
     """Epsilon at `delta` by privacy loss distributions (PLD): an upper bound for any grid."""
-    training = (sampling_rate, sigma, steps)
-    return epsilon_together((training,), delta, prior_releases, loss_grid)
+    return epsilon_together(((sampling_rate, sigma, steps),), delta, prior_releases, loss_grid)
 
 
 def epsilon_together(
@@ -156,7 +155,13 @@ def calibrate_sigma(
             `MIN_SIGMA` reaches it, or the prior releases alone exceed it.
     """
     refuse_tiny_delta(delta)
-    _refuse_if_exceeded(epsilon, delta, prior_releases)
+    # By Renyi DP, the search's own upper end: if that leaves no room, nothing can be calibrated.
+    before = epsilon_rdp(1.0, math.inf, 0, delta, prior_releases)
+    if before >= epsilon:
+        raise DpmixError(
+            f"the prior releases of these data cost epsilon {before:.3f} at delta {delta:g}, which "
+            f"leaves nothing of epsilon {epsilon:g}; give a larger epsilon"
+        )
     high = _sigma_by_rdp(sampling_rate, steps, epsilon, delta, prior_releases)
     drawn_at_all = 1 - (1 - sampling_rate) ** steps
     refuse_nearly_no_noise(0.0 if delta >= drawn_at_all else high, epsilon, delta)
@@ -181,11 +186,7 @@ def calibrate_sigma(
 
 
 def refuse_tiny_delta(delta: float) -> None:
-    """Refuse a delta that the accountant cannot tell from 0.
-
-    Raises:
-        DpmixError: `delta` is below `MIN_DELTA`.
-    """
+    """Refuse a delta below `MIN_DELTA`, which the accountant cannot tell from 0."""
     if delta < MIN_DELTA:
         raise DpmixError(
             f"delta {delta:g} is below what the accountant resolves; give {MIN_DELTA:g} or more"
@@ -193,25 +194,11 @@ def refuse_tiny_delta(delta: float) -> None:
 
 
 def refuse_nearly_no_noise(sigma: float, epsilon: float, delta: float) -> None:
-    """Refuse a sigma so small that its guarantee is empty.
-
-    Raises:
-        DpmixError: `sigma` is below `MIN_SIGMA`.
-    """
+    """Refuse a sigma below `MIN_SIGMA`, whose guarantee is empty."""
     if sigma < MIN_SIGMA:
         raise DpmixError(
             f"epsilon {epsilon:g} at delta {delta:g} needs almost no noise (sigma under "
             f"{MIN_SIGMA:g}): such a guarantee is empty; give a smaller epsilon or delta"
-        )
-
-
-def _refuse_if_exceeded(epsilon: float, delta: float, prior_releases: PriorReleases) -> None:
-    # By Renyi DP, the search's own upper end: if that leaves no room, nothing can be calibrated.
-    before = epsilon_rdp(1.0, math.inf, 0, delta, prior_releases)
-    if before >= epsilon:
-        raise DpmixError(
-            f"the prior releases of these data cost epsilon {before:.3f} at delta {delta:g}, which "
-            f"leaves nothing of epsilon {epsilon:g}; give a larger epsilon"
         )
 
 

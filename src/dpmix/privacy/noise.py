@@ -31,9 +31,6 @@ from dpmix.privacy.randomness import Stream
 # deviation) or sum (2^48 for its expected size) would not fit into the 53 bits of a float64.
 _BITS, _NOISE_BITS, _SUM_BITS = 30, 44, 48
 
-# Standard deviation of the fine part of the noise, in units of the grid.
-_FINE = 2.0**20
-
 
 class GaussianNoise:
     """Turns a sum of clipped gradients into what may be released."""
@@ -85,7 +82,7 @@ def with_noise(
 
 def _whole_noise(count: int, std: float, rng: Stream) -> Float64[Tensor, " count"]:
     """Whole numbers with a Gaussian law: a coarse part on multiples of m, plus a fine part."""
-    fine = min(_FINE, std / 2)
+    fine = min(2.0**20, std / 2)
     step = max(1.0, 2.0 ** math.floor(math.log2(fine / 8)))
     coarse = math.sqrt(std**2 - fine**2)
     one = torch.from_numpy(rng.standard_normal(count)).mul_(coarse / step).round_().mul_(step)

@@ -36,18 +36,16 @@ class PrivacyPlan:
     Attributes:
         sampling_rate: q, the probability with which each example enters a step, independently.
         denominator: the constant that the noisy sum is divided by; q * N where N is public.
-        steps: T.
-        noise_multiplier: sigma, the noise's standard deviation over the sensitivity; 0 means that
-            the run is not private.
-        max_grad_norm: C; infinite in a run that is not private.
+        steps: T, the number of releases.
+        noise_multiplier: sigma, the noise's standard deviation over the sensitivity; 0: no privacy.
+        max_grad_norm: C, the L2 norm that gradients are clipped to; infinite if not private.
         delta: the delta at which epsilon is stated.
         sensitivity_multiplier: sensitivity of the sum of clipped gradients in units of C.
         target_epsilon: the epsilon that sigma was calibrated for.
         n: N if it counts as public, else None.
-        prior_releases: noise multipliers of earlier Gaussian releases of the same data. Every
-            epsilon of the plan includes them.
-        expected_runs: mean number of runs, if this is one run of a private selection. Every epsilon
-            then covers the best of them, by RDP, because PLD has no theorem for it.
+        prior_releases: sigmas of earlier Gaussian releases of the same data; in every epsilon.
+        expected_runs: mean number of runs of the private selection that this is a run of. Every
+            epsilon then covers the best of them, by RDP, because PLD has no theorem for it.
     """
 
     neighbouring_relation: ClassVar[str] = "add or remove one training example"
@@ -117,13 +115,11 @@ class PrivacyPlan:
             denominator: the constant that the noisy sum is divided by, in examples.
             steps: T; give `steps` or `epochs`.
             epochs: expected passes over the data: T = round(epochs / q).
-            max_grad_norm: C, the L2 norm that every clipped gradient keeps to.
+            max_grad_norm: C, the L2 norm that gradients are clipped to.
             sensitivity_multiplier: `ViewSpec.sensitivity_multiplier` of the views.
-            prior_releases: noise multipliers of earlier Gaussian releases of the same data. Their
-                results may choose the method and its public inputs, but none of the numbers above:
-                those must have been fixed before.
-            expected_runs: mean number of runs of a private selection. The guarantee then covers the
-                best of all its runs.
+            prior_releases: sigmas of earlier Gaussian releases of the same data. Their results may
+                choose the method and its public inputs, but none of the numbers above.
+            expected_runs: mean number of runs of a private selection, whose best run is covered.
 
         Raises:
             DpmixError: a value is out of range, or the arguments do not fix the sampling or T
@@ -187,7 +183,7 @@ class PrivacyPlan:
 
     @cached_property
     def epsilon_rdp(self) -> float:
-        """Epsilon of the whole run at `delta` by Renyi DP accounting."""
+        """Epsilon of the whole run by Renyi DP."""
         return self.epsilon_rdp_after(self.steps)
 
     def epsilon_after(self, steps: int) -> float:
@@ -199,7 +195,7 @@ class PrivacyPlan:
         return epsilon_stated(*self._mechanism(steps), self.expected_runs, self.prior_releases)
 
     def epsilon_rdp_after(self, steps: int) -> float:
-        """Epsilon at `delta` of the first `steps` steps by Renyi DP accounting."""
+        """Epsilon of the first `steps` steps by Renyi DP."""
         if self.expected_runs is None:
             return epsilon_rdp(*self._mechanism(steps), self.prior_releases)
         return self.epsilon_after(steps)
@@ -209,11 +205,7 @@ class PrivacyPlan:
 
 
 def refuse_unfit_epsilon(epsilon: float) -> None:
-    """Refuse a target that no noise reaches.
-
-    Raises:
-        DpmixError: `epsilon` is 0 or less, or not a number.
-    """
+    """Refuse a target that no noise reaches: 0 or less, or not a number."""
     _require(epsilon > 0, "epsilon", epsilon, "above 0 ('inf' trains without privacy)")
 
 
@@ -229,7 +221,7 @@ def _require_positive(name: str, value: float) -> None:
 def _sampling(
     n: int | None, batch: float | None, rate: float | None, divisor: float | None
 ) -> tuple[float, float]:
-    """The sampling rate and the denominator, from whichever pair was given."""
+    """The sampling rate and the denominator."""
     if rate is not None or divisor is not None:
         if rate is None or divisor is None or batch is not None:
             raise DpmixError(

@@ -26,8 +26,6 @@ from torch import Tensor
 # Words at a time, so that the numbers made from them stay in the processor's cache.
 _AT_ONCE = 1 << 17
 
-_SMALL = 2.0**32
-
 _PUBLIC, _STEP = 0, 1
 
 
@@ -49,7 +47,7 @@ class SecureStream:
             words = _words(len(part))
             # The lower half of the distribution: near 1 the 53 bits could not tell numbers from 1.
             half = (words & (1 << 53) - 1).double()
-            small = torch.nonzero(half < _SMALL).flatten()
+            small = torch.nonzero(half < 2.0**32).flatten()
             half.add_(0.5)
             half[small] += torch.from_numpy(self.random(len(small))) - 0.5
             below_half = half.clamp_(min=2.0**-53).mul_(2.0**-54)

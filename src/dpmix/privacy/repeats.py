@@ -29,6 +29,7 @@ from dpmix.privacy.accounting import (
     PriorReleases,
     Training,
     epsilon_composed,
+    epsilon_together,
     gaussian_loss,
 )
 from dpmix.privacy.plan import PrivacyPlan
@@ -66,7 +67,9 @@ def epsilon_of_copies(plan: PrivacyPlan, copies: int, steps: int) -> float:
 def epsilon_of_copies_together(
     trainings: tuple[Training, ...], copies: int, delta: float, prior_releases: PriorReleases = ()
 ) -> float:
-    """Epsilon at `delta` of several trainings on the same data, if all are released."""
+    """Epsilon at `delta` of several trainings on the same data, if all are released (PLD)."""
+    if copies == 1:
+        return epsilon_together(trainings, delta, prior_releases)
     if any(steps and sigma == 0 for _, sigma, steps in trainings):
         return math.inf
     releases = [
@@ -81,12 +84,9 @@ def epsilon_of_copies_together(
 
 
 def refuse_repeats(found: Repeats, source: ImageSource, epsilon_of: Callable[[int], float]) -> None:
-    """Refuse to read images that occur more than once.
+    """Refuse private images (`source`) of which some occur more than once (`found`).
 
-    Args:
-        found: the repeats that were found in `source`.
-        source: the private images.
-        epsilon_of: function from a number of equal images to the epsilon of the person in them.
+    `epsilon_of` maps a number of equal images to the epsilon of the person in them.
 
     Raises:
         DpmixError: at least one image is repeated.

@@ -29,8 +29,6 @@ from dpmix.privacy.accounting import (
 # The shape 0 of the theorem's family of distributions: it costs least for 5 runs and more.
 _LOGARITHMIC = 0.0
 _MOST_RUNS = 10_000.0
-_NO_CHANCE = 1e-20
-_NEARLY_ONE = 1e-6
 
 
 def epsilon_selected(
@@ -43,13 +41,8 @@ def epsilon_selected(
 ) -> float:
     """Epsilon at `delta` of publishing the best of a random number of runs, by Renyi DP.
 
-    Args:
-        sampling_rate: q of every run.
-        sigma: noise multiplier of every run.
-        steps: T of every run.
-        delta: delta of the guarantee.
-        expected_runs: mean of the number of runs, which `number_of_runs` draws.
-        prior_releases: noise multipliers of earlier releases, made once and not by every run.
+    All runs have the same q, sigma and T. `expected_runs` is the mean number of runs, which
+    `number_of_runs` draws. The prior releases were made once, not by every run.
     """
     run = training_event(sampling_rate, sigma, steps)
     best = RepeatAndSelectDpEvent(run, expected_runs, _LOGARITHMIC)
@@ -113,19 +106,17 @@ def calibrate_selected(
 
 
 def number_of_runs(expected_runs: float, uniform: float) -> int:
-    """Draw the number of runs, at least 1, from the logarithmic distribution.
+    """The number of runs, at least 1, by the logarithmic distribution with mean `expected_runs`.
 
-    Args:
-        expected_runs: mean of the distribution.
-        uniform: a uniform number in [0, 1) from a secret source.
+    `uniform` is a uniform number in [0, 1) from a secret source.
     """
-    if expected_runs < 1 + _NEARLY_ONE:
+    if expected_runs < 1 + 1e-6:
         return 1
     p = float(brentq(lambda p: logser.mean(p) - expected_runs, 1e-9, 1 - 1e-9))
     # Not by scipy's inverse, which does not end for some p.
     runs, chance = 1, -p / math.log1p(-p)
     passed = chance
-    while uniform >= passed and chance > _NO_CHANCE:
+    while uniform >= passed and chance > 1e-20:
         chance *= p * runs / (runs + 1)
         runs += 1
         passed += chance
@@ -133,10 +124,6 @@ def number_of_runs(expected_runs: float, uniform: float) -> int:
 
 
 def check_expected_runs(expected_runs: float) -> None:
-    """Check the mean number of runs.
-
-    Raises:
-        DpmixError: it is not in 1..10,000.
-    """
+    """Refuse a mean number of runs outside 1..10,000."""
     if not 1 <= expected_runs <= _MOST_RUNS:
         raise DpmixError(f"expected_runs is {expected_runs:g}; expected 1 to {_MOST_RUNS:g}")

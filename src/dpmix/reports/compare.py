@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dpmix.privacy.accounting import epsilon_together
 from dpmix.privacy.repeats import epsilon_of_copies_together
 from dpmix.reports.facts import RunFacts
 from dpmix.reports.statement import Statement, shown_epsilon
@@ -216,6 +215,4 @@ def _together(released: list[Statement], copies: int) -> tuple[float, float]:
     )
     # A release that several runs count is counted with each: still an upper bound.
     spent = tuple(sigma for one in released for sigma in one.spent_before)
-    if copies == 1:
-        return epsilon_together(trainings, delta, spent), delta
     return epsilon_of_copies_together(trainings, copies, delta, spent), delta

@@ -12,7 +12,6 @@ from typing import Any
 
 from scipy.stats import binomtest
 
-from dpmix.data.image import Reading
 from dpmix.data.named import public_name
 from dpmix.data.splits import Splits
 from dpmix.reports.audit_report import AuditReport
@@ -124,10 +123,7 @@ def views_in_words(spec: ViewSpec) -> str:
     return words if spec.average == "all" else f"{words}; only the mixtures are averaged"
 
 
-_FIT: dict[Reading, str] = {
-    1: "cut to the centre where the proportions differ",
-    2: "padded with their own border where a cut would lose more than a tenth",
-}
+_FIT = "padded with their own border where a cut would lose more than a tenth"
 
 
 def pictures_in_words(settings: Settings, splits: Splits, spec: ViewSpec) -> str:
@@ -139,11 +135,11 @@ def pictures_in_words(settings: Settings, splits: Splits, spec: ViewSpec) -> str
         spec: the views.
     """
     data, (channels, height, width) = settings["data"], splits.train.image_shape
-    colours, fit = "grey" if channels == 1 else "RGB", _FIT[settings["input"]["reading"]]
+    colours = "grey" if channels == 1 else "RGB"
     words = [
         f"{height}x{width} as stored"
         if data["image_size"] is None
-        else f"resized to {height}x{width} ({fit})",
+        else f"resized to {height}x{width} ({_FIT})",
         f"{colours} as stored" if data["channels"] is None else f"converted to {colours}",
         "mirrored at random (--no-flip turns that off)"
         if spec.flip and spec.method != "none"
@@ -183,7 +179,7 @@ def guarantee_rows(run: RunFacts) -> list[Row]:
             "sampling rate q": number(told.sampling_rate),
             "steps T": f"{number(told.steps)} of {number(told.planned_steps)}",
         })  # fmt: skip
-    name, repeats = told.accountant.name, told.repeats
+    name, repeats = told.accountant, told.repeats
     return _rows({
         f"epsilon ({name} accounting)": claimed_epsilon(told),
         "epsilon (RDP accounting), looser":
@@ -203,7 +199,7 @@ def guarantee_rows(run: RunFacts) -> list[Row]:
         "clipping norm C": number(told.max_grad_norm),
         "sensitivity of the sum": number(told.sensitivity),
         "noise on each weight": f"standard deviation {shown_sigma(told.noise_std)}",
-        "accountant": f"{told.accountant.library} {told.versions['dp-accounting']}",
+        "accountant": f"dp-accounting {told.versions['dp-accounting']}",
         "sigma of earlier releases, included in epsilon":
             ", ".join(map(str, told.spent_before)) or None,
     })  # fmt: skip
@@ -253,9 +249,9 @@ def model_rows(run: RunFacts) -> list[Row]:
             f"privately: {backbone.trained_privately}",
         "licence of the backbone": backbone and backbone.licence,
         **(_pool_rows(pool.model_dump()) if pool else {}),
-        "sha256 of model.safetensors": told.weights_sha256,
-        "sha256 of config.yaml": told.config_sha256,
-        "seal of privacy.json": told.sha256,
+        "sha256 of the weights": told.weights_sha256,
+        "sha256 of the settings": told.config_sha256,
+        "seal of the statement": told.sha256,
         "sha256 of the backbone's weights": backbone and backbone.weights_sha256,
         "sha256 of the pool's images": pool and pool.contents_sha256,
     })  # fmt: skip

@@ -19,13 +19,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from dpmix.errors import DpmixError
-from dpmix.reports.statement import (
-    Settings,
-    Statement,
-    parse_statement,
-    read_file,
-    statement_text,
-)
+from dpmix.reports.statement import Statement, parse_statement, statement_text
 
 _STATEMENT, _SETTINGS = "privacy.json", "config.yaml"
 
@@ -86,11 +80,6 @@ def weights_sha256(weights: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def settings_text(settings: Settings) -> str:
-    """Settings as the text that is stored with the weights."""
-    return yaml.safe_dump(dict(settings), sort_keys=False)
-
-
 def parse_settings(text: str | bytes, source: Path) -> dict[str, Any]:
     """Settings from YAML.
 
@@ -116,7 +105,7 @@ def model_bytes(weights: Mapping[str, Tensor], statement: Statement, settings: s
     Args:
         weights: a state dict.
         statement: the guarantee of these weights.
-        settings: the settings without a path, by `settings_text`.
+        settings: the settings as YAML, without a path.
     """
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     data = save(on_cpu, {_STATEMENT: statement_text(statement), _SETTINGS: settings})
@@ -130,9 +119,6 @@ def model_bytes(weights: Mapping[str, Tensor], statement: Statement, settings: s
 class ModelFile:
     """What the header of a run's `model.safetensors` says; the weights are read when asked for.
 
-    Runs of earlier versions have nothing in the header: their statement and settings are read from
-    the files next to it, and their statement has the hash of the whole file.
-
     Args:
         path: the file.
 
@@ -145,18 +131,13 @@ class ModelFile:
         try:
             with safe_open(path, framework="pt") as file:
                 header = file.metadata() or {}
-            self.earlier = _STATEMENT not in header
-            self.statement_text, self.settings_text = (
-                read_file(path.with_name(name)).decode() if self.earlier else header[name]
-                for name in (_STATEMENT, _SETTINGS)
-            )
-        except (SafetensorError, OSError, UnicodeDecodeError, KeyError) as error:
+            self.statement_text, self.settings_text = header[_STATEMENT], header[_SETTINGS]
+        except (SafetensorError, OSError, KeyError) as error:
             raise DpmixError(
                 f"cannot read the privacy statement of '{path}' ({error}); expected a run's "
                 "model.safetensors: restore it"
             ) from None
-        source = path.with_name(_STATEMENT) if self.earlier else path
-        self.statement = parse_statement(self.statement_text, source)
+        self.statement = parse_statement(self.statement_text, path)
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -175,11 +156,7 @@ class ModelFile:
         Raises:
             DpmixError: other weights.
         """
-        found = (
-            sha256(self.path.read_bytes()).hexdigest()
-            if self.earlier
-            else weights_sha256(load_file(self.path))
-        )
+        found = weights_sha256(load_file(self.path))
         self._compare("weights", self.statement.weights_sha256, found)
 
     def _compare(self, what: str, stated: str, found: str) -> None:

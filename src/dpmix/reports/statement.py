@@ -10,6 +10,7 @@ no other field, no field twice, and the sha256 that it was written with.
 import json
 import math
 import platform
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
@@ -32,10 +33,6 @@ Settings = Mapping[str, Any]
 """The sections of a run's settings, each a mapping of its settings, as `config.yaml` holds them."""
 
 NOT_PRIVATE = "NOT PRIVATE"
-MECHANISM = "Poisson-subsampled Gaussian on the sum of clipped gradients (DP-SGD)"
-
-_ALL_DIGITS = Context(prec=330)  # enough for any float
-_LIBRARIES = ("torch", "torchvision", "numpy", "dp-accounting")
 
 # Larger values would keep an accountant busy for minutes, or exhaust the memory.
 _MOST_STEPS, _MOST_SIGMA, _MOST_SPENT, _MOST_COPIES = 10**7, 1e7, 100, 10**7
@@ -59,8 +56,8 @@ def shown_sigma(sigma: float, digits: int = 4) -> str:
 
 
 def _rounded(value: float, digits: int, rounding: str) -> str:
-    step = Decimal(1).scaleb(-digits)
-    return str(Decimal(repr(float(value))).quantize(step, rounding, _ALL_DIGITS))
+    step = Decimal(1).scaleb(-digits)  # a precision of 330 digits is enough for any float
+    return str(Decimal(repr(float(value))).quantize(step, rounding, Context(prec=330)))
 
 
 def read_file(path: Path) -> bytes:
@@ -87,13 +84,7 @@ T = TypeVar("T", bound=Part)
 
 
 def parse_json(text: str | bytes, kind: type[T], source: Path, what: str) -> T:
-    """Parse JSON that a run wrote.
-
-    Args:
-        text: the JSON.
-        kind: the model that it must fit.
-        source: the file that the text comes from, for errors.
-        what: name of this kind of file, for errors: "metrics".
+    """Parse JSON that a run wrote to `source`, a file of the kind `what` ("metrics").
 
     Raises:
         DpmixError: the text does not fit `kind`, or has a name twice in one object.
@@ -122,9 +113,8 @@ def read_json(path: Path, kind: type[T], what: str) -> T:
 
 def _refuse_twice(pairs: list[tuple[str, Any]]) -> None:
     """Refuse a name that occurs twice in one object: parsers disagree on which value counts."""
-    names = [name for name, _ in pairs]
-    for name in {*names} if len({*names}) < len(names) else ():
-        if names.count(name) > 1:
+    for name, count in Counter(name for name, _ in pairs).items():
+        if count > 1:
             raise ValueError(f"'{name}' occurs twice")
 
 
@@ -138,14 +128,6 @@ def _in_accountants_range(sigma: float) -> float:
 
 
 Sigma = Annotated[float, AfterValidator(_in_accountants_range)]
-
-
-class Accountant(Part):
-    """The accountant of `epsilon`, and the one of `epsilon_rdp`."""
-
-    name: Literal["PLD", "RDP"]
-    library: Literal["dp-accounting"] = "dp-accounting"
-    beside: Literal["RDP"] = "RDP"
 
 
 class PoolInput(Part):
@@ -198,7 +180,6 @@ class Statement(Part):
     )
     epsilon_rdp: float | Infinite = Field(description="the same by Renyi DP accounting")
     epsilon_at_fixed_stop: float | None = Field(
-        None,
         description="of the first `steps` steps, if the run is not complete: it holds only if it "
         "was fixed beforehand to stop there, whatever the run would show",
     )
@@ -206,7 +187,7 @@ class Statement(Part):
     neighbouring_relation: Literal["add or remove one training example"]
     mechanism: str
     method: str
-    accountant: Accountant
+    accountant: Literal["PLD", "RDP"] = Field(description="of epsilon, by dp-accounting")
     sampling_rate: float = Field(gt=0, le=1, description="q, of Poisson sampling")
     denominator: float = Field(gt=0, description="divisor of the noisy sum, in examples")
     noise_multiplier: Sigma = Field(description="sigma: noise_std / sensitivity")
@@ -241,37 +222,26 @@ class Statement(Part):
     sha256: Sha256 = Field(description="of all other fields, by `seal`")
 
     @model_validator(mode="after")
-    def _states_what_a_stop_needs(self) -> "Statement":
-        """Earlier versions stated the epsilon of the steps so far, as if nobody had looked."""
+    def _makes_no_more_steps_than_planned(self) -> "Statement":
         if self.steps > self.planned_steps:
             raise ValueError(
                 f"steps is {self.steps}, more than planned_steps, {self.planned_steps}"
-            )
-        if self.private and self.complete != (self.epsilon_at_fixed_stop is None):
-            raise ValueError(
-                f"complete is {self.complete} and epsilon_at_fixed_stop is "
-                f"{self.epsilon_at_fixed_stop}, which a run has until it is complete: dpmix train "
-                "--resume writes its statement again"
             )
         return self
 
 
 def seal(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Add the sha256 of all other fields. It shows an accidental edit; a forger can recompute it.
+    """Set the sha256 of all other fields. It shows an accidental edit; a forger can recompute it.
 
     Args:
-        fields: a statement's fields as JSON values; an old `sha256` among them is replaced.
+        fields: a statement's fields as JSON values.
     """
     rest = {name: value for name, value in fields.items() if name != "sha256"}
     return rest | {"sha256": sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()}
 
 
 def parse_statement(text: str | bytes, source: Path) -> Statement:
-    """Parse a statement.
-
-    Args:
-        text: its JSON.
-        source: the file that the text comes from, for errors.
+    """Parse a statement that was read from `source`.
 
     Raises:
         DpmixError: not a privacy statement, or one that was edited.
@@ -335,9 +305,11 @@ def privacy_statement(
         else None,
         delta=plan.delta,
         neighbouring_relation="add or remove one training example",
-        mechanism=MECHANISM if plan.private else "none: neither clipping nor noise",
+        mechanism="Poisson-subsampled Gaussian on the sum of clipped gradients (DP-SGD)"
+        if plan.private
+        else "none: neither clipping nor noise",
         method=settings["views"]["method"],
-        accountant=Accountant(name="RDP" if selected else "PLD"),
+        accountant="RDP" if selected else "PLD",
         sampling_rate=plan.sampling_rate,
         denominator=plan.denominator,
         noise_multiplier=plan.noise_multiplier,
@@ -374,7 +346,7 @@ def privacy_statement(
 
 
 def statement_text(statement: Statement) -> str:
-    """The statement as JSON, as it is stored with the weights and in `privacy.json`."""
+    """The statement as JSON."""
     return to_json(statement.model_dump(mode="json"))
 
 
@@ -385,21 +357,16 @@ def _json_number(value: float) -> float | Infinite:
 def versions() -> dict[str, str]:
     """Versions of Python and of the libraries that a run's numbers come from."""
     own = {"python": platform.python_version(), "dpmix": version(DISTRIBUTION)}
-    return own | {name: version(name) for name in _LIBRARIES}
+    libraries = ("torch", "torchvision", "numpy", "dp-accounting")
+    return own | {name: version(name) for name in libraries}
 
 
 def public_inputs(
     settings: Settings, pool: PoolFacts | None, backbone: Backbone | None
 ) -> PublicInputs:
-    """Everything public that goes into a model.
-
-    Args:
-        settings: the run's settings.
-        pool: facts of the public pool, if one was read.
-        backbone: the public backbone, if there is one.
-    """
-    views = settings["views"]
-    role, pool_input, backbone_input = views["pool_role"], None, None
+    """Everything public that goes into the model of a run with these settings."""
+    views, pool_input, backbone_input = settings["views"], None, None
+    role = views["pool_role"]
     pretrains = pool is not None and role == "pretrain"
     if pool is not None:
         use = {"epochs": views["pretrain_epochs"]} if pretrains else {"draw": views["pool_draw"]}

@@ -23,8 +23,8 @@ from dpmix.reports.prv import epsilon_prv
 from dpmix.reports.statement import Settings, Statement, privacy_statement, read_file
 from dpmix.views.spec import ViewSpec
 
-Bounds = tuple[float, float, float]
-"""Lower bound, estimate and upper bound of an epsilon."""
+Bounds = tuple[float, float]
+"""Lower and upper bound of an epsilon."""
 
 # Relative difference that is left to rounding: sums of 16 digits, in another order or version.
 _SAME = 1e-6
@@ -171,11 +171,12 @@ def _same(stated: Any, follows: Any) -> bool:
 
 
 def _check_prv(name: str, stated: float, plan: PrivacyPlan, steps: int) -> Bounds | None:
-    given = (plan.sampling_rate, plan.noise_multiplier, steps, plan.delta)
-    bounds = epsilon_prv(*given, plan.prior_releases)
+    bounds = epsilon_prv(
+        plan.sampling_rate, plan.noise_multiplier, steps, plan.delta, plan.prior_releases
+    )
     if bounds is None:
         return None
-    low, _, high = bounds
+    low, high = bounds
     # The best of several runs has a larger epsilon than one of them, which is all that PRV gives.
     most = math.inf if plan.expected_runs is not None else high * (1 + _ROUNDED_UP)
     if not low <= stated <= most:

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from dpmix.data.fingerprint import find_repeats, fingerprint
-from dpmix.data.image import READING, Progress, Reading, ReadOptions
+from dpmix.data.image import Progress, ReadOptions
 from dpmix.data.named import load_splits, public_name
 from dpmix.data.source import ImageSource, Subset
 from dpmix.data.splits import Splits
@@ -35,7 +35,7 @@ from dpmix.runs.defaults import (
     choose_model,
     choose_rate,
     choose_recipe,
-    reads_pool,
+    whitens,
 )
 from dpmix.runs.folder import RunFolder
 from dpmix.runs.inputs import CachedFeatures, FreshViews
@@ -45,7 +45,6 @@ from dpmix.runs.network import (
     constants_of,
     load_backbone_of,
     whiten,
-    whitens,
 )
 from dpmix.runs.settings import InputConfig, PrivacyConfig, places
 from dpmix.training.distributed import ALONE, Ranks
@@ -121,12 +120,9 @@ class Run:
         A process trains on its part of the images that it read itself, and one image in two parts
         would be a repeat that none of them sees.
         """
-        run = self.config.run
-        free: dict[str, Any] = {
-            name: places("path") | places("resume") for name in ("views", "model")
-        }
+        run, free = self.config.run, places("path") | places("resume")
         settings = self.config.model_dump(
-            exclude={"data": True, "features": True, "run": True, **free}
+            exclude={"data": True, "features": True, "run": True, "views": free, "model": free}
         )
         data = (fingerprint(self.splits.train, self.splits.train_digests), self.pool_sha256)
         return f"{settings} {run.seed} {run.eval_every} {data}"
@@ -159,7 +155,6 @@ def build_run(
     trial: bool = False,
     resumed: PrivacyPlan | None = None,
     ranks: Ranks = ALONE,
-    recorded: bool = False,
 ) -> Run:
     """Read the data, calibrate the plan, build the rest.
 
@@ -170,8 +165,6 @@ def build_run(
             file of them is given, and the run folder is not looked at.
         resumed: the plan of the run that is resumed; None calibrates one.
         ranks: the processes that train together.
-        recorded: read images by the rule that `config` records, where it is that of a run; a new
-            run reads them by the newest.
 
     Raises:
         DpmixError: any setting or data that can't be meant.
@@ -182,30 +175,25 @@ def build_run(
     device = choose_device(config.run.device)
     asked, config = config, choose_model(config)
     check_settings(config)
-    _check_that_a_pool_is_read(config)
     pretrained = not trial or config.model.backbone_weights is not None
     backbone = load_backbone_of(config, device, pretrained=pretrained)
     if backbone is not None:
         config = choose_image_size(config, backbone.module.input_size)
-    reading = config.input.reading if recorded and config.input is not None else READING
-    splits = load_splits(
-        progress=progress, reading=reading, **config.data.model_dump(exclude={"normalization"})
-    )
+    splits = load_splits(progress=progress, **config.data.model_dump(exclude={"normalization"}))
     n, shape, class_names = len(splits.train), splits.train.image_shape, splits.train.class_names
     config = choose_few_views(config, asked.views, n)
     spec = config.view_spec(splits.flip)
     config = choose_recipe(config, n, spec.views)
-    # A resumed run has the images that it began with, which `resume` compares.
-    allowed = config.privacy.allow_repeats or resumed is not None
     plan = resumed or calibrate(config.privacy, n, spec)
     copies = 1  # where nothing is claimed
     if plan.private:
         repeats = find_repeats(splits.train_digests)
         copies = repeats.most
-        if not allowed:
+        # A resumed run has the images that it began with, which `resume` compares.
+        if not config.privacy.allow_repeats and resumed is None:
             refuse_repeats(repeats, splits.train, lambda m: epsilon_of_copies(plan, m, plan.steps))
     config = choose_rate(config, plan)
-    loaded = _read_pool(config, splits, progress, reading)
+    loaded = _read_pool(config, splits, progress)
     pool = loaded.pool if loaded else None
     views = ViewBuilder(
         spec,
@@ -220,28 +208,21 @@ def build_run(
     if whitens(config):
         whiten(model, backbone, pool)
     chosen = config.optimizer
-    optimizer = build_optimizer(
-        chosen.optimizer,
-        model,
-        plan.noise_std / plan.denominator,
-        {
-            "lr": chosen.learning_rate,
-            "momentum": chosen.momentum,
-            "weight_decay": chosen.weight_decay,
-            **chosen.optimizer_options,
-        },
-    )
-    recorded_input = InputConfig(
-        image_shape=shape,
-        class_names=class_names,
-        backbone_sha256=backbone.weights_sha256 if backbone is not None else None,
-        reading=reading,
-    )
+    options = {
+        "lr": chosen.learning_rate, "momentum": chosen.momentum,
+        "weight_decay": chosen.weight_decay, **chosen.optimizer_options,
+    }  # fmt: skip
+    step_noise = plan.noise_std / plan.denominator
+    optimizer = build_optimizer(chosen.optimizer, model, step_noise, options)
     config = config.model_copy(
         update={
             "views": config.views.model_copy(update={"flip": spec.flip}),
             "run": config.run.model_copy(update={"output": str(_output(config))}),
-            "input": recorded_input,
+            "input": InputConfig(
+                image_shape=shape,
+                class_names=class_names,
+                backbone_sha256=backbone.weights_sha256 if backbone is not None else None,
+            ),
         }
     )
     return Run(
@@ -275,30 +256,7 @@ def calibrate(privacy: PrivacyConfig, n: int, spec: ViewSpec) -> PrivacyPlan:
     )
 
 
-def _check_that_a_pool_is_read(config: Config) -> None:
-    """Refuse a pool that nothing reads, and a missing one that something would read."""
-    method, given = config.views.method, config.views.pool is not None
-    if given and not reads_pool(config):
-        raise DpmixError(
-            f"method {method} reads no public pool; leave out --pool, use --method mix-diff, or "
-            "train on it first with --pool-role pretrain"
-        )
-    if method == "mix-diff" and not given:
-        raise DpmixError(
-            "method mix-diff needs public images; give --pool FOLDER with one folder per class, or "
-            "use --method mix-self"
-        )
-    if whitens(config) and not given:
-        raise DpmixError(
-            "feature_norm whiten needs public images to take means from; give --pool FOLDER, or "
-            "use --feature-norm unit"
-        )
-
-
-def _read_pool(
-    config: Config, splits: Splits, progress: Progress | None, reading: Reading
-) -> LoadedPool | None:
-    """The pool, if there is one, its images read by the rule `reading`."""
+def _read_pool(config: Config, splits: Splits, progress: Progress | None) -> LoadedPool | None:
     views, data = config.views, config.data
     if views.pool is None:
         return None
@@ -310,10 +268,7 @@ def _read_pool(
         labels_csv=Path(views.pool_labels).expanduser() if views.pool_labels else None,
         unmapped=views.pool_unmapped,
         options=ReadOptions(
-            skip_corrupt=data.skip_corrupt,
-            workers=data.workers,
-            progress=progress,
-            reading=reading,
+            skip_corrupt=data.skip_corrupt, workers=data.workers, progress=progress
         ),
     )
     without = loaded.facts.classes_without
@@ -348,14 +303,9 @@ def _inputs(
         return FreshViews(views, splits, model, device)
     assert isinstance(model, BackboneClassifier)
     cache = FeatureCache(
-        Path(chosen.cache_dir).expanduser(),
-        backbone,
-        chosen.cache_views,
-        chosen.view_seed,
-        chosen.cache_dtype,
-        config.run.view_chunk,
-        device,
-    )
+        Path(chosen.cache_dir).expanduser(), backbone, chosen.cache_views, chosen.view_seed,
+        chosen.cache_dtype, config.run.view_chunk, device,
+    )  # fmt: skip
     return CachedFeatures(views, splits, model, cache)
 
 
@@ -364,15 +314,10 @@ def _pretraining(
 ) -> Pretraining | None:
     if pool is None or config.views.pool_role != "pretrain":
         return None
-    spec = ViewSpec(
-        "self-aug", k_base=1, crop_padding=views.spec.crop_padding, flip=views.spec.flip
-    )
-    return Pretraining(
-        pool,
-        ViewBuilder(spec, views.num_classes, views.normalization),
-        config.views.pretrain_epochs,
-        randomness.public,
-    )
+    shape = views.spec
+    spec = ViewSpec("self-aug", k_base=1, crop_padding=shape.crop_padding, flip=shape.flip)
+    builder = ViewBuilder(spec, views.num_classes, views.normalization)
+    return Pretraining(pool, builder, config.views.pretrain_epochs, randomness.public)
 
 
 def _output(config: Config) -> Path:

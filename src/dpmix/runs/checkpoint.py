@@ -21,10 +21,12 @@ from dpmix.privacy.plan import PrivacyPlan
 from dpmix.runs.settings import RunConfig
 from dpmix.training.loop import History
 
-FORMAT = 2
-
+_FORMAT = 3
 _STAGED = ".step-*.part"
 _DIGEST_SIZE = sha256().digest_size
+_UNREADABLE = (
+    OSError, pickle.UnpicklingError, RuntimeError, EOFError, KeyError, AttributeError, ValueError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class Checkpoint:
             DpmixError: as `stage` raises.
         """
         held = {field.name: getattr(self, field.name) for field in fields(self)}
-        held |= {"format": FORMAT, "plan": asdict(self.plan), "history": asdict(self.history)}
+        held |= {"format": _FORMAT, "plan": asdict(self.plan), "history": asdict(self.history)}
         stream = io.BytesIO()
         torch.save(held, stream)
         content = stream.getvalue()
@@ -82,24 +84,18 @@ class Checkpoint:
         """
         try:
             written = path.read_bytes()
-        except OSError as error:
-            raise DpmixError(f"cannot read checkpoint '{path}' ({error.strerror})") from None
-        digest, content = written[:_DIGEST_SIZE], written[_DIGEST_SIZE:]
-        if sha256(content).digest() != digest:
-            raise DpmixError(f"'{path}' is damaged, or no checkpoint")
-        try:
+            content = written[_DIGEST_SIZE:]
+            if sha256(content).digest() != written[:_DIGEST_SIZE]:
+                raise ValueError
             held = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-            version = held.pop("format")
-        except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, AttributeError):
-            raise DpmixError(f"'{path}' is no checkpoint of dpmix") from None
-        if version != FORMAT:
+            if held.pop("format") != _FORMAT:
+                raise ValueError
+        except _UNREADABLE:
             raise DpmixError(
-                f"checkpoint '{path}' is from another version of dpmix; resume with that version"
-            )
-        plan, history = held.pop("plan"), History.of(held.pop("history"))
-        if "spent" in plan:  # the name in earlier versions
-            plan["prior_releases"] = plan.pop("spent")
-        return cls(plan=PrivacyPlan(**plan), history=history, **held)
+                f"'{path}' is damaged, or no checkpoint of this version of dpmix"
+            ) from None
+        plan, history = PrivacyPlan(**held.pop("plan")), History.of(held.pop("history"))
+        return cls(plan=plan, history=history, **held)
 
 
 class Checkpoints:

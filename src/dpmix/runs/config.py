@@ -46,8 +46,7 @@ class Config(Section):
         """Read a recipe, then set single settings by name; the others have their defaults.
 
         Args:
-            recipe: the path of a YAML file with any part of the settings, or one of
-                `recipe_names`.
+            recipe: the path of a YAML file with any part of the settings, or a recipe's name.
             **leaves: settings by name, such as `epsilon=3`; None leaves the recipe's value.
 
         Raises:
@@ -58,16 +57,7 @@ class Config(Section):
 
     @classmethod
     def from_tree(cls, tree: Tree, where: str = "", **leaves: Any) -> "Config":
-        """The same from the sections of a recipe.
-
-        Args:
-            tree: settings by section.
-            where: where they are from, for errors, such as " in recipe 'a.yaml'".
-            **leaves: as of `load`.
-
-        Raises:
-            DpmixError: an unknown name or a value that does not fit.
-        """
+        """As `load`, from settings by section; `where` names their source for errors."""
         tree = {name: part for name, part in tree.items() if part is not None}
         given: Tree = {}
         for name, value in leaves.items():
@@ -77,7 +67,6 @@ class Config(Section):
                 )
             if value is not None:
                 given.setdefault(LEAVES[name], {})[name] = value
-        _read_earlier_versions(tree)
         before, more = (part.get("privacy", {}).get("prior_releases") for part in (tree, given))
         if before and more:  # a release that was made stays counted
             given["privacy"]["prior_releases"] = list(dict.fromkeys([*before, *more]))
@@ -87,11 +76,9 @@ class Config(Section):
             raise DpmixError(_explain(error, where)) from None
 
     def require_no_selection(self) -> "Config":
-        """These settings, of a run that is not part of a private selection.
+        """These settings, or a DpmixError where they are of a run of a private selection.
 
-        Raises:
-            DpmixError: they are of one. Only `dpmix sweep --private-selection` keeps the other runs
-                secret, which such a run's epsilon rests on.
+        The epsilon of such a run rests on the other runs being secret.
         """
         if self.privacy.expected_runs is not None:
             raise DpmixError(
@@ -101,11 +88,7 @@ class Config(Section):
         return self
 
     def view_spec(self, flip: bool) -> ViewSpec:
-        """The views.
-
-        Args:
-            flip: whether to mirror views where the user did not choose.
-        """
+        """The views; `flip` holds where the user did not choose."""
         views = self.views
         shared = views.model_dump(include=set(ViewSpec.__dataclass_fields__), exclude_none=True)
         role = "mix" if views.pool_role == "pretrain" else views.pool_role
@@ -122,19 +105,9 @@ class Config(Section):
         return shown
 
     def to_yaml(self) -> str:
-        """All settings, readable by `load`, without the run's own folder.
-
-        A recipe that came with leave to overwrite would overwrite the run that it came from.
-        """
+        """All settings, readable by `load`, but not where to write: that would be this run."""
         tree = self.model_dump(mode="json", exclude={"run": {"output", "overwrite"}})
         return yaml.safe_dump(tree, sort_keys=False)
-
-
-def _read_earlier_versions(tree: Tree) -> None:
-    privacy = tree.get("privacy", {})
-    if "spent" in privacy:
-        privacy["prior_releases"] = privacy.pop("spent")
-    tree.get("run", {}).pop("compile", None)  # runs no longer use torch.compile
 
 
 def _explain(error: ValidationError, where: str) -> str:

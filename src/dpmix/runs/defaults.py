@@ -7,14 +7,12 @@ is installed on this machine; none reads an image or a label.
 import math
 from typing import Any, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
-
 from dpmix.data.named import has_sizes_of_its_own
-from dpmix.errors import DpmixError, explain
+from dpmix.errors import DpmixError
 from dpmix.models.backbones.load import best_reachable
 from dpmix.privacy.plan import PrivacyPlan, default_delta, refuse_unfit_epsilon
 from dpmix.runs.config import Config
-from dpmix.runs.settings import ModelConfig, PrivacyConfig, Section, Trained, ViewConfig
+from dpmix.runs.settings import ModelConfig, Section, ViewConfig
 from dpmix.training.feature_cache import CACHE_VIEWS
 from dpmix.views.spec import Method, ViewSpec
 
@@ -52,7 +50,8 @@ VIEWS_OF_A_RUN, MOST_SCRATCH_VIEWS = 200_000, 8
 SCRATCH_WEIGHT_NOISE, LARGEST_SCRATCH_RATE, SCRATCH_RATE_WITHOUT_PRIVACY = 0.15, 10.0, 0.2
 WEIGHT_NOISE, LARGEST_HEAD_RATE, HEAD_RATE_WITHOUT_PRIVACY = 2.0, 64.0, 16.0
 
-_TRAINED: TypeAdapter[Trained] = TypeAdapter(Trained)
+# Which settings a kind of training alone reads.
+READ_FOR = {"head": ("cache_views",), "last-blocks": ("last_blocks",), "lora": ("lora_rank",)}
 
 
 def choose_model(config: Config) -> Config:
@@ -71,7 +70,7 @@ def choose_model(config: Config) -> Config:
         demo = data.data == DEMO
         model = _set(model, **({"model": "cnn-small"} if demo else {"backbone": best_reachable()}))
     config = _set(config, model=model, views=_choose_views(config.views, model))
-    refuse_idle(config)
+    _refuse_idle(config)
     if model.backbone is None:
         return _set(config, data=_set(data, normalization=data.normalization or "half"))
     if data.normalization is not None or data.channels == 1:
@@ -103,61 +102,72 @@ def _choose_views(views: ViewConfig, model: ModelConfig) -> ViewConfig:
     )
 
 
-def refuse_idle(config: Config) -> None:
-    """Refuse settings that would do nothing; the kinds of `Trained` say which those are."""
-    model = config.model
-    given = model.model_dump(exclude_defaults=True)
-    given |= config.features.model_dump(
+def _refuse_idle(config: Config) -> None:
+    """Refuse settings that would do nothing for what is trained."""
+    model, cache = config.model, config.features
+    given = model.model_dump(exclude_defaults=True) | cache.model_dump(
         include={"fresh_views", "cache_views"}, exclude_defaults=True
     )
     if model.model is not None:
-        kind, flag = "scratch", f"--model {model.model}"
+        read, flag = {"model", "shortcut"}, f"--model {model.model}"
     else:
-        kind, flag = model.trainable, f"--trainable {model.trainable}"
-        given.pop("trainable", None)
-    try:
-        _TRAINED.validate_python(given | {"trained": kind})
-    except ValidationError as error:
-        problem = error.errors()[0]
-        if problem["type"] != "extra_forbidden":
-            raise DpmixError(explain(error)) from None
+        read = {"backbone", "trainable", "fresh_views", *READ_FOR.get(model.trainable, ())}
+        read |= {"backbone_weights", "backbone_size", "feature_norm", "feature_length"}
+        flag = f"--trainable {model.trainable}"
+    for name, value in given.items():
+        if name not in read:
+            raise DpmixError(
+                f"{name} is {value!r}, which {flag} has no use for; leave out one of them"
+            )
+    if cache.fresh_views and cache.cache_views is not None and model.trainable == "head":
         raise DpmixError(
-            f"{problem['loc'][-1]} is {problem['input']!r}, which {flag} has no use for; leave out "
-            "one of them"
-        ) from None
+            f"cache_views is {cache.cache_views}, and --fresh-views trains without a cache; leave "
+            "one out"
+        )
 
 
 def check_settings(config: Config) -> None:
     """Refuse what the settings and the chosen model alone rule out, before data are read.
 
     Raises:
-        DpmixError: a value that the method or the plan does not allow, or settings of a pool that
-            would do nothing.
+        DpmixError: a value that the method or the plan does not allow, a pool that nothing reads,
+            or a missing one that something would read.
     """
     config.view_spec(flip=False)
     refuse_unfit_epsilon(config.privacy.epsilon)
-    views = config.views
-    if views.pool is None and views.method != "mix-diff":
-        idle = views.model_dump(
-            include={"pool_labels", "pool_unmapped", "pool_role"}, exclude_defaults=True
-        )
-        for name, value in idle.items():
-            raise DpmixError(f"{name} is '{value}' but there is no pool; give --pool FOLDER")
-    if views.pool_role == "pretrain" and views.method == "mix-diff":
+    views, method = config.views, config.views.method
+    if views.pool_role == "pretrain" and method == "mix-diff":
         raise DpmixError(
             "pool_role pretrain trains on the pool first and then without it, so method mix-diff "
             "would have nothing to mix in; use --method mix-self"
         )
+    if views.pool is not None:
+        if not reads_pool(config):
+            raise DpmixError(
+                f"method {method} reads no public pool; leave out --pool, use --method mix-diff, "
+                "or train on it first with --pool-role pretrain"
+            )
+        return
+    needs = {"method mix-diff": method == "mix-diff", "feature_norm whiten": whitens(config)}
+    for what, needed in needs.items():
+        if needed:
+            raise DpmixError(
+                f"{what} needs public images; give --pool FOLDER with one folder per class"
+            )
+    idle = {"pool_labels", "pool_unmapped", "pool_role"}
+    for name, value in views.model_dump(include=idle, exclude_defaults=True).items():
+        raise DpmixError(f"{name} is '{value}' but there is no pool; give --pool FOLDER")
 
 
 def reads_pool(config: Config) -> bool:
     """Whether anything in a run with these settings, its model chosen, reads a public pool."""
     views = config.views
-    return (
-        views.method == "mix-diff"
-        or views.pool_role == "pretrain"
-        or config.model.feature_norm == "whiten"
-    )
+    return views.method == "mix-diff" or views.pool_role == "pretrain" or whitens(config)
+
+
+def whitens(config: Config) -> bool:
+    """Whether features are whitened by a public pool."""
+    return config.model.backbone is not None and config.model.feature_norm == "whiten"
 
 
 def choose_image_size(config: Config, backbone_size: int) -> Config:
@@ -179,19 +189,16 @@ def choose_few_views(config: Config, given: ViewConfig, n: int) -> Config:
     of_small = config.model.model == "cnn-small" and config.views.method == "self-aug"
     if not of_small or given.k_base is not None or not config.privacy.n_is_public:
         return config
-    draws = _draws(config.privacy, n)
-    if not draws > 0:  # the plan refuses by name what makes it so, NaN included
-        return config
-    k_base = min(MOST_SCRATCH_VIEWS, max(1, round(VIEWS_OF_A_RUN / draws)))
-    return _set(config, views=_set(config.views, k_base=k_base))
-
-
-def _draws(privacy: PrivacyConfig, n: int) -> float:
-    """How many examples all steps from scratch are expected to draw."""
+    privacy = config.privacy
     if privacy.epochs is not None:
-        return privacy.epochs * n
-    batch = _first(privacy.expected_batch_size, min(SCRATCH_BATCH, n))
-    return float(batch * _first(privacy.steps, scratch_steps(n, privacy.epsilon)))
+        drawn = privacy.epochs * n
+    else:
+        batch = _first(privacy.expected_batch_size, min(SCRATCH_BATCH, n))
+        drawn = batch * _first(privacy.steps, scratch_steps(n, privacy.epsilon))
+    if not drawn > 0:  # the plan refuses by name what makes it so, NaN included
+        return config
+    k_base = min(MOST_SCRATCH_VIEWS, max(1, round(VIEWS_OF_A_RUN / drawn)))
+    return _set(config, views=_set(config.views, k_base=k_base))
 
 
 def scratch_steps(n: int, epsilon: float) -> int:
@@ -252,10 +259,7 @@ def _rate(plan: PrivacyPlan, still: float) -> float:
 
 
 def _head_rate(plan: PrivacyPlan, still: float, length: float) -> float:
-    """Of a head: on features of length F the same logits take weights F times smaller.
-
-    Without clipping a step grows with F too.
-    """
+    """Of a head: features of length F need weights F times smaller, without clipping F squared."""
     if not plan.private:
         return HEAD_RATE_WITHOUT_PRIVACY / length**2
     largest = LARGEST_HEAD_RATE / plan.max_grad_norm
@@ -263,7 +267,7 @@ def _head_rate(plan: PrivacyPlan, still: float, length: float) -> float:
 
 
 def _rate_for_unit_noise(plan: PrivacyPlan, still: float) -> float:
-    """The rate whose noise has a standard deviation of one in each weight at the end of the run.
+    """The rate whose noise leaves a standard deviation of one in each weight.
 
     T steps of rate r and momentum m = 1 - `still` leave r / (1 - m) sigma C sqrt(T) / denominator.
     """

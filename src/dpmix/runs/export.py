@@ -17,7 +17,6 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from dpmix.data.image import Reading
 from dpmix.errors import DpmixError, nearest, one_line, to_install
 from dpmix.files import to_json, write_text
 from dpmix.reports.facts import claimed_epsilon
@@ -32,16 +31,13 @@ FORMATS = {
 }
 """Name of each format -> the files that it writes."""
 
-_CHECKED = 8  # images that a graph is checked on
 _TOLERANCE = 1e-4  # of the largest logit, or of 1
 
-_CUT = "scaled until they cover {size} (bicubic) and cut to their centre"
-_FIT: dict[Reading, str] = {
-    1: f"other sizes are first {_CUT}; orientation tags are ignored",
-    2: f"pictures are first turned upright by their orientation tags; other sizes are then {_CUT}, "
-    "or where width / height differs by more than a tenth scaled until all is inside, with the "
-    "border pixels repeated around it",
-}
+_FIT = (
+    "pictures are first turned upright by their orientation tags; other sizes are then scaled "
+    "until they cover {size} (bicubic) and cut to their centre, or where width / height differs by "
+    "more than a tenth scaled until all is inside, with the border pixels repeated around it"
+)
 
 _HUB_CARD = """---
 library_name: dpmix
@@ -60,7 +56,7 @@ from dpmix.runs.export import HubClassifier
 
 model = HubClassifier.from_pretrained("NAME_OR_FOLDER")
 files = [Path("photo.png")]
-for images in decode_files(files, model.image_shape, model.reading):  # pictures, as in training
+for images in decode_files(files, model.image_shape):  # pictures, as in training
     with torch.inference_mode():
         logits = model(images)
     print([model.class_names[i] for i in logits.argmax(dim=1)])
@@ -74,7 +70,7 @@ for images in decode_files(files, model.image_shape, model.reading):  # pictures
 class HubClassifier(nn.Module):
     """A trained classifier: uint8 images [B, C, H, W] to logits [B, L]; `class_names` names them.
 
-    `dpmix.data.decode_files(paths, model.image_shape, model.reading)` reads files as in training.
+    `dpmix.data.decode_files(paths, model.image_shape)` reads files as in training.
 
     Args:
         saved: the trained model.
@@ -85,7 +81,6 @@ class HubClassifier(nn.Module):
         self.network = saved.model
         self.normalization = saved.normalization
         self.image_shape = saved.input.image_shape
-        self.reading = saved.input.reading
         self.class_names = saved.input.class_names
         self.eval()
 
@@ -155,10 +150,6 @@ def export_run(root: Path, form: str, output: Path, overwrite: bool = False) -> 
             f"'{files.card}' does not hold the guarantee of '{files.model}'; restore the card that "
             "the run wrote"
         )
-    if form == "hub" and run.earlier:
-        raise DpmixError(
-            f"the run in '{root}' is of an earlier version of dpmix; use --format onnx"
-        )
     if not statement.complete:
         warnings.warn(
             f"the run in '{root}' is not complete: this is its model after {statement.steps} of "
@@ -181,7 +172,7 @@ def export_run(root: Path, form: str, output: Path, overwrite: bool = False) -> 
 def _described(model: HubClassifier) -> dict[str, str]:
     """What the network takes and gives, for people."""
     channels, height, width = model.image_shape
-    fit = _FIT[model.reading].format(size=f"{height} x {width}")
+    fit = _FIT.format(size=f"{height} x {width}")
     return {
         "class_names": to_json(list(model.class_names), indent=None),
         "input": f"images: uint8 [batch, {channels}, {height}, {width}], "
@@ -229,7 +220,7 @@ def _write_onnx(model: HubClassifier, about: dict[str, str], path: Path) -> None
     onnx.save(graph, path)
     onnx.checker.check_model(path)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    images = torch.randint(0, 256, (_CHECKED, *model.image_shape), dtype=torch.uint8)
+    images = torch.randint(0, 256, (8, *model.image_shape), dtype=torch.uint8)
     for part in (images, images[:1]):
         with torch.inference_mode():
             expected = model(part)

@@ -130,13 +130,14 @@ def _start(
     run: Run, trainer: PrivateTrainer, checkpoint: Checkpoint | None, pretraining: Counted
 ) -> tuple[Ema, History]:
     """Average and evaluations before the first step, or as the checkpoint has them."""
-    if checkpoint is None or checkpoint.step == 0:
-        if run.pretraining is not None:
-            if run.ranks.is_main:
-                run.pretraining.run(run.model, pretraining)
-            trainer.broadcast_weights()
-        return Ema(run.model, run.config.optimizer.ema_decay), History()
+    begun = checkpoint is not None and checkpoint.step > 0
+    if run.pretraining is not None and not begun:
+        if run.ranks.is_main:
+            run.pretraining.run(run.model, pretraining)
+        trainer.broadcast_weights()
     ema = Ema(run.model, run.config.optimizer.ema_decay)
+    if checkpoint is None or not begun:
+        return ema, History()
     ema.restore(checkpoint.ema)
     trainer.resume({"plan": asdict(checkpoint.plan), "steps_done": checkpoint.step})
     return ema, checkpoint.history

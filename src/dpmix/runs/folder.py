@@ -1,8 +1,8 @@
 """A run's folder: who may write to it, and how a run publishes its files.
 
 Guarantees, whenever the process is killed: `model.safetensors` holds the guarantee of the same
-weights, and no other file next to it is about other weights; and while a run overwrites another
-one, the other's model exists, here or in `<folder>.previous`, until this one has published its own.
+weights, and no other file next to it is about other weights; and a run that overwrites another one
+leaves the other's model in place until its own replaces it.
 """
 
 import shutil
@@ -22,7 +22,6 @@ _NOTICE = (
     "PRIVATE. The files in this folder were computed from the private training images without "
     "noise.\nThe privacy guarantee does not cover them: do not share them.\n"
 )
-_REPLACED = "REPLACED.txt"
 
 
 class RunFolder(RunFiles):
@@ -31,34 +30,23 @@ class RunFolder(RunFiles):
     def __init__(self, root: Path) -> None:
         super().__init__(root)
         self.notice = self.diagnostics / "PRIVATE.txt"
+        self._tensorboard = root / "tensorboard"
         self._lock: FileLock | None = None
 
-    @property
-    def previous(self) -> Path:
-        """Where the run is that this one overwrites, until this one has a model."""
-        root = self.root.resolve()
-        return root.with_name(f"{root.name}.previous")
-
     def create(self, overwrite: bool) -> None:
-        """Make the folder and lock it; with `overwrite`, rename the folder of an earlier run first.
+        """Make the folder and lock it; of an earlier run only the public files stay, for now.
 
         Raises:
             DpmixError: as `refuse_if_taken` raises, or the folder can't be made.
             InUseError: another process writes to it.
         """
         self.refuse_if_taken(overwrite)
-        if overwrite and self._in_the_way():
-            self._take()
-            try:
-                self._set_aside()
-            except OSError as error:
-                raise DpmixError(
-                    f"cannot rename run folder '{self.root}' to '{self.previous}': "
-                    f"{error.strerror}; give another --output"
-                ) from None
-            finally:
-                self.close()
         self.reopen()
+        for path in (self.audit, self._tensorboard, *self.diagnostics.glob("[!.]*")):
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path != self.notice:
+                path.unlink(missing_ok=True)
 
     def refuse_if_taken(self, overwrite: bool) -> None:
         """Refuse a folder that `create` would refuse, unless it is in use; nothing is written.
@@ -66,28 +54,28 @@ class RunFolder(RunFiles):
         Raises:
             DpmixError: the folder is not empty or, with `overwrite`, not just a run's.
         """
-        if not self._in_the_way():
+        found = {*self.root.iterdir()} if self.root.is_dir() else set()
+        own = {*self.published, self.audit, self.diagnostics, self.checkpoints, self._tensorboard}
+        others = found - own - {*staged_for(self.published)}
+        marked = self.notice.is_file() or (
+            self.diagnostics.is_dir() and not any(self.diagnostics.glob("[!.]*"))
+        )
+        # A run that was stopped before its first step is not in the way.
+        begun = self.private_log.exists() or newest_step(self.checkpoints)
+        free = overwrite or (not begun and found <= {self.diagnostics, self.checkpoints})
+        if not found or (marked and not others and free):
             return
-        if not overwrite:
-            resume = ", or --resume it" if self.checkpoints.is_dir() else ""
+        if overwrite:
+            name = f": '{min(others).name}'" if others else ""
             raise DpmixError(
-                f"run folder '{self.root}' is not empty; give another --output, or --overwrite to "
-                f"replace the run in it{resume}"
-            )
-        own = {*self.published, self.audit, self.diagnostics, self.checkpoints}
-        own |= {self.root / "tensorboard", self.root / _REPLACED}
-        others = {*self.root.iterdir()} - own - {*staged_for(self.published)}
-        if others or not self.notice.is_file():
-            found = f": '{min(others).name}'" if others else ""
-            raise DpmixError(
-                f"--overwrite replaces a run, but folder '{self.root}' holds something else{found}"
+                f"--overwrite replaces a run, but folder '{self.root}' holds something else{name}"
                 "; move that, or give another --output"
             )
-        if self.previous.exists() and not self._previous_is_ours():
-            raise DpmixError(
-                f"--overwrite renames '{self.root}' to '{self.previous}' until the new run has a "
-                "model, but that exists; move it, or give another --output"
-            )
+        resume = ", or --resume it" if self.checkpoints.is_dir() else ""
+        raise DpmixError(
+            f"run folder '{self.root}' is not empty; give another --output, or --overwrite to "
+            f"replace the run in it{resume}"
+        )
 
     def reopen(self) -> None:
         """Lock the folder to resume the run in it.
@@ -120,6 +108,9 @@ class RunFolder(RunFiles):
         finally:
             self.close()
 
+    def _take(self) -> None:
+        self._lock = lock(self.diagnostics / ".lock", f"run folder '{self.root}'", mode=0o700)
+
     def close(self) -> None:
         """Let other processes write to the folder."""
         if self._lock is not None:
@@ -147,8 +138,6 @@ class RunFolder(RunFiles):
             remove_all(copies)
             for path, aside in staged.items():
                 aside.replace(path)
-            if self._previous_is_ours():
-                _remove(self.previous)
         except OSError as error:
             raise DpmixError(
                 f"cannot replace the files in '{self.root}': {error}; free some space, or give "
@@ -173,56 +162,7 @@ class RunFolder(RunFiles):
             ) from None
 
     def cut_log(self, step: int) -> None:
-        """Keep only the first `step` lines of the private log: the later steps are done again.
-
-        Raises:
-            DpmixError: as `write_text` raises.
-        """
+        """Keep only the first `step` lines of the private log: the later steps are done again."""
         if self.private_log.is_file():
             lines = self.private_log.read_text(encoding="utf-8").splitlines(keepends=True)
             write_text(self.private_log, "".join(lines[:step]))
-
-    def _take(self) -> None:
-        self._lock = lock(self.diagnostics / ".lock", f"run folder '{self.root}'", mode=0o700)
-
-    def _in_the_way(self) -> bool:
-        """Whether the folder holds more than a run that was stopped before its first step."""
-        if not self.root.is_dir() or not any(self.root.iterdir()):
-            return False
-        started = self.private_log.exists() or newest_step(self.checkpoints)
-        only = {*self.root.iterdir()} <= {self.diagnostics, self.checkpoints}
-        ours = self.notice.is_file() or not any(self.diagnostics.glob("[!.]*"))
-        return bool(started) or not only or not ours
-
-    def _previous_is_ours(self) -> bool:
-        """Whether `previous` is what an overwrite left: marked, or empty but for its removal."""
-        path = self.previous
-        return path.is_dir() and ((path / _REPLACED).is_file() or not any(path.iterdir()))
-
-    def _set_aside(self) -> None:
-        """Rename the folder to `previous`.
-
-        After an overwrite that was killed there are two runs. If this one has no model yet, the
-        other one stays in `previous` and this one is started again.
-        """
-        if self.previous.exists():
-            if not self.model.is_file():
-                self.private_log.unlink(missing_ok=True)
-                shutil.rmtree(self.root / "tensorboard", ignore_errors=True)
-                return
-            _remove(self.previous)
-        note = f"'{self.root.name}' replaces this run, and removes it once it has a model.\n"
-        (self.root / _REPLACED).write_text(note, encoding="utf-8")
-        root = self.root.resolve()  # which may be where a link leads
-        root.rename(self.previous)
-        root.mkdir()
-
-
-def _remove(root: Path) -> None:
-    """Remove a run's folder; the file that marks it for removal goes last."""
-    for path in sorted(root.iterdir(), key=lambda path: path.name == _REPLACED):
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-    root.rmdir()

@@ -42,19 +42,10 @@ class FreshViews:
         self.views, self.trained = builder, model
 
     def embed(self, examples: ImageSource, report: Progress) -> None:
-        """Embed the views that a cache lacks, before the first step.
-
-        Args:
-            examples: the training images of this process.
-            report: called with (views done, views in all).
-        """
+        """Embed the views of this process's training images that a cache lacks, before a step."""
 
     def judge(self, report: Progress) -> Callable[[nn.Module], Evaluation]:
-        """Evaluates a model on the images that the run is judged on.
-
-        Args:
-            report: called with (images done, images in all) where they are embedded first.
-        """
+        """Evaluates a model on the test or validation images, which may be embedded first."""
         test, constants = self.splits.test, self.builder.normalization
         return lambda model: evaluate(model, test, constants, self.device)
 
@@ -67,11 +58,7 @@ class FreshViews:
         return self.builder.build(images, labels, self.builder.draw_views(groups, rng))
 
     def require_images(self) -> None:
-        """Refuse an audit whose canaries are images, where images are not read at every step.
-
-        Raises:
-            DpmixError: features are cached.
-        """
+        """Refuse an audit whose canaries are images, where features are cached."""
 
     def cache_size(self, n_is_public: bool) -> str | None:
         """What is embedded, and where, in words. The number of views would tell a private N."""
@@ -107,11 +94,7 @@ class CachedFeatures(FreshViews):
         return (self.cache.backbone.embedding_size,)
 
     def check_data(self, data: ImageSource) -> None:
-        """Refuse data or a method whose views can't be cached.
-
-        Raises:
-            DpmixError: as `ViewBuilder.check_data` and `FeatureCache.check` raise.
-        """
+        """Refuse data or a method whose views can't be cached."""
         self.builder.check_data(data)
         self.cache.check(self.builder)
 

@@ -52,30 +52,32 @@ def load_run(path: Path, device: str = "auto", **settings: Any) -> SavedRun:
         DpmixError: not a run, a backbone that is not the run's, or files that do not fit together.
     """
     files = RunFiles(path)
-    model, source = files.model, files.config
     if path.is_file():
-        model = source = path
-        config = Config.from_tree(ModelFile(path).settings, **settings)
+        model, config = path, Config.from_tree(ModelFile(path).settings, **settings)
     else:
         files.refuse_if_missing(files.config)
-        config = Config.load(files.config, **settings)
-    if config.input is None:
-        raise DpmixError(
-            f"'{source}' has no section 'input', so the model can't be rebuilt; expected the file "
-            "that the run wrote"
-        )
-    where, shape = choose_device(device), config.input.image_shape
+        model, config = files.model, Config.load(files.config, **settings)
+    input, where = _input(config, path), choose_device(device)
     backbone = load_backbone_of(config, where)
-    if backbone is not None and backbone.weights_sha256 != config.input.backbone_sha256:
+    if backbone is not None and backbone.weights_sha256 != input.backbone_sha256:
         raise DpmixError(
             f"the weights of backbone '{backbone.name}' here are not those that the run of "
-            f"'{source}' was trained on (sha256 {config.input.backbone_sha256}); restore those, "
-            "and set backbone_weights to their path"
+            f"'{path}' was trained on (sha256 {input.backbone_sha256}); restore those, and set "
+            "backbone_weights to their path"
         )
-    network = build_network(config, shape, len(config.input.class_names), backbone)
-    constants = constants_of(config, shape, backbone)
+    network = build_network(config, input.image_shape, len(input.class_names), backbone)
+    constants = constants_of(config, input.image_shape, backbone)
     load_weights(model, network)
-    return SavedRun(network.to(where).eval(), config, config.input, constants)
+    return SavedRun(network.to(where).eval(), config, input, constants)
+
+
+def _input(config: Config, path: Path) -> InputConfig:
+    if config.input is None:
+        raise DpmixError(
+            f"the run '{path}' has no section 'input' in its settings; expected those that the run "
+            "wrote: restore them"
+        )
+    return config.input
 
 
 def load_weights(path: Path, model: nn.Module) -> None:
@@ -113,10 +115,7 @@ def read_facts(folder: RunFiles) -> RunFacts:
     folder.refuse_if_missing(folder.privacy)
     statement = read_statement(folder.privacy)
     config = Config.load(folder.config)
-    if config.input is None:
-        raise DpmixError(
-            f"'{folder.config}' has no section 'input'; expected the config.yaml that the run wrote"
-        )
+    _input(config, folder.root)
     return RunFacts(config.model_dump(mode="json"), statement, read_metrics(folder.metrics))
 
 
@@ -153,7 +152,7 @@ def evaluation_images(
         }
     settings["skip_corrupt"] = skip_corrupt or (data is None and settings["skip_corrupt"])
     try:
-        source = load_splits(progress=progress, reading=saved.input.reading, **settings).test
+        source = load_splits(progress=progress, **settings).test
     except DpmixError as error:
         if data is not None:
             raise

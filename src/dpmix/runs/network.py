@@ -19,11 +19,7 @@ WHITENING_IMAGES = 5000
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of that name; `auto` is CUDA, else Apple's mps, else the CPU.
-
-    Raises:
-        DpmixError: a device that torch does not know or this machine does not have.
-    """
+    """The device of that name, or a DpmixError; `auto` is CUDA, else Apple's mps, else the CPU."""
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -86,11 +82,6 @@ def constants_of(
         return backbone.normalization
     assert config.data.normalization is not None
     return normalization(config.data.normalization, image_shape[0])
-
-
-def whitens(config: Config) -> bool:
-    """Whether features are whitened by a public pool."""
-    return config.model.backbone is not None and config.model.feature_norm == "whiten"
 
 
 def whiten(model: nn.Module, backbone: Backbone | None, pool: PublicPool | None) -> None:

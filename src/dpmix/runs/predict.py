@@ -92,8 +92,7 @@ def predictions(
         DpmixError: a model whose probabilities are not finite, or as `decode_files` raises.
     """
     names, position = saved.input.class_names, 0
-    reading = saved.input.reading
-    for pixels in decode_files(files, saved.input.image_shape, reading, skipped=skipped):
+    for pixels in decode_files(files, saved.input.image_shape, skipped=skipped):
         with torch.inference_mode():
             scores = saved.model(saved.normalization(pixels.to(device))).float().softmax(dim=1)
         for row in scores.cpu().tolist():
@@ -126,13 +125,7 @@ def as_csv(rows: Sequence[Prediction], class_names: Sequence[str]) -> str:
 
 def as_json(rows: Sequence[Prediction], class_names: Sequence[str]) -> str:
     """A list of objects with `image`, `prediction` and `probabilities` by class name."""
-    return to_json(
-        [
-            {
-                "image": row.image,
-                "prediction": row.prediction,
-                "probabilities": dict(zip(class_names, row.probabilities, strict=True)),
-            }
-            for row in rows
-        ]
-    )
+    return to_json([
+        vars(row) | {"probabilities": dict(zip(class_names, row.probabilities, strict=True))}
+        for row in rows
+    ])  # fmt: skip

@@ -19,15 +19,7 @@ PAPER = Path(__file__).with_name("recipes.yaml")
 
 
 def read_mapping(path: Path, what: str) -> dict[str, Any]:
-    """Read the mapping in a YAML file; an empty file is an empty one.
-
-    Args:
-        path: the file.
-        what: what the file is, for errors, such as "recipe".
-
-    Raises:
-        DpmixError: the file can't be read, is not YAML or is no mapping from names.
-    """
+    """Read the mapping from names in a YAML file, `what` for errors; an empty file is empty."""
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
@@ -51,14 +43,10 @@ def recipe_names() -> list[str]:
 
 
 def read_recipe(recipe: str | Path) -> Tree:
-    """The settings of a recipe, by sections.
-
-    Args:
-        recipe: the path of a YAML file, or one of `recipe_names`.
+    """The settings, by sections, of a YAML file or of one of `recipe_names`.
 
     Raises:
-        DpmixError: no such recipe, or a file that can't be read, is not YAML, does not map sections
-            to settings, or inherits from itself.
+        DpmixError: no such recipe, or a file that does not map sections to settings.
     """
     if isinstance(recipe, Path) or is_file_name(recipe):
         return _read(Path(recipe).expanduser(), ())
@@ -103,16 +91,11 @@ def _read(path: Path, inheriting: tuple[Path, ...]) -> Tree:
 
 
 def merge(tree: Tree, later: Tree) -> Tree:
-    """The settings of `tree`, where `later` does not give the same in any form."""
-    kept = without_alternatives(tree, {leaf for part in later.values() for leaf in part})
-    return {name: {**kept.get(name, {}), **later.get(name, {})} for name in kept | later}
+    """The settings of `tree`, where `later` does not give the same in any form.
 
-
-def without_alternatives(tree: Tree, given: set[str]) -> Tree:
-    """A recipe without the settings that others, `given` later, replace.
-
-    Such as `epochs`, which `steps` replaces.
+    `steps` replaces `epochs`, for instance, and a rate a batch.
     """
+    given = {leaf for part in later.values() for leaf in part}
     batch, rate = {"expected_batch_size"}, {"sampling_rate", "denominator"}
     replaced: set[str] = set()
     for these, others in (
@@ -125,7 +108,8 @@ def without_alternatives(tree: Tree, given: set[str]) -> Tree:
     ):
         if given & these:
             replaced |= others - given
-    return {
+    kept = {
         name: {leaf: value for leaf, value in part.items() if leaf not in replaced}
         for name, part in tree.items()
     }
+    return {name: {**kept.get(name, {}), **later.get(name, {})} for name in kept | later}

@@ -6,13 +6,15 @@ from hashlib import sha256
 from typing import Any
 from uuid import uuid4
 
+import yaml
+
 from dpmix.data.fingerprint import data_hash
 from dpmix.errors import DpmixError
 from dpmix.files import to_json, write_text
 from dpmix.models.head import trained_state
 from dpmix.models.registry import parameter_count
 from dpmix.reports.facts import RunFacts
-from dpmix.reports.files import model_bytes, settings_text, weights_sha256
+from dpmix.reports.files import model_bytes, weights_sha256
 from dpmix.reports.metrics import metrics
 from dpmix.reports.model_card import model_card
 from dpmix.reports.page import report_page
@@ -53,18 +55,19 @@ class RunRecord:
         else:
             self.folder.create(self._run.config.run.overwrite)
         try:
+            tracked = 0
             if self._resumed:
+                step = self._resumed.step
                 self._refuse_if_overtaken(self._resumed)
-                self._checkpoints.remove_after(self._resumed.step)
-                self.folder.cut_log(self._resumed.step)
+                self._checkpoints.remove_after(step)
+                self.folder.cut_log(step)
+                tracked = step - self._resumed.history.holds(step)  # it is published once more
             else:
                 self._checkpoints.clear()
                 write_text(self.folder.data_hash, data_hash(self._run.splits))
                 average = Ema(self._run.model, self._run.config.optimizer.ema_decay)
                 self._write_checkpoint(0, average, History())
-            self._trackers = open_trackers(
-                self._run.config, self.folder, self._run_id, self._first_tracked()
-            )
+            self._trackers = open_trackers(self._run.config, self.folder, self._run_id, tracked)
             yield
             self._checkpoints.clear()
         finally:
@@ -112,7 +115,8 @@ class RunRecord:
         run, folder, config = self._run, self.folder, self._run.config
         weights = trained_state(run.model, ema.weights())
         settings = config.model_dump(mode="json")
-        stored = settings_text(config.published() | {"run": {"seed": config.run.seed}})
+        published = config.published() | {"run": {"seed": config.run.seed}}
+        stored = yaml.safe_dump(published, sort_keys=False)
         statement = privacy_statement(
             settings,
             run.plan,
@@ -137,17 +141,15 @@ class RunRecord:
                 folder.report: report_page(facts),
             },
         )
-        point, last, judged_on = history.points[-1], history.last, run.splits.judged_on
-        assert last is not None
+        point, judged_on = history.points[-1], run.splits.judged_on
+        assert history.last is not None
+        values = {
+            "epsilon": point["epsilon"],
+            f"{judged_on}_accuracy": point["accuracy"],
+            f"{judged_on}_loss": history.last.loss,
+        }
         for tracker in self._trackers:
-            tracker.log(
-                point["step"],
-                {
-                    "epsilon": point["epsilon"],
-                    f"{judged_on}_accuracy": last.accuracy,
-                    f"{judged_on}_loss": last.loss,
-                },
-            )
+            tracker.log(point["step"], values)
 
     def _refuse_if_overtaken(self, resumed: Checkpoint) -> None:
         """Refuse if another process resumed the run before this one had the lock."""
@@ -159,12 +161,6 @@ class RunRecord:
                 f"another process resumed the run in '{self.folder.root}' meanwhile; expected it "
                 f"at step {resumed.step}: resume it again"
             )
-
-    def _first_tracked(self) -> int:
-        """Steps whose points stay in the curves; an evaluation is published once more."""
-        if self._resumed is None:
-            return 0
-        return self._resumed.step - self._resumed.history.holds(self._resumed.step)
 
     def _write_checkpoint(self, step: int, ema: Ema, history: History) -> None:
         run = self._run

@@ -72,7 +72,6 @@ def rebuild_run(
         decoding,
         resumed=checkpoint.plan,
         ranks=ranks,
-        recorded=True,
     )
     for name, now, then in (
         ("input", run.config.input, before.input),
@@ -89,19 +88,7 @@ def rebuild_run(
 
 
 def _published(folder: RunFolder) -> Statement | None:
-    """The statement of the model in a run's folder; None if there is no model.
-
-    Raises:
-        DpmixError: a complete run whose model is gone, or a model that can't be read.
-    """
-    if folder.model.is_file():
-        return ModelFile(folder.model).statement
-    if folder.config.is_file() and not folder.checkpoints.is_dir():
-        raise DpmixError(
-            f"the run in '{folder.root}' is complete, but '{folder.model}' is missing; restore it, "
-            "or start a new run"
-        )
-    return None
+    return ModelFile(folder.model).statement if folder.model.is_file() else None
 
 
 def _refuse_changed_settings(before: Config, now: Config) -> None:
@@ -128,20 +115,22 @@ def _refuse_to_repeat(folder: RunFolder, checkpoint: Checkpoint) -> None:
     """
     statement, step = _published(folder), checkpoint.step
     earlier = [point["step"] for point in checkpoint.history.points if point["step"] < step]
+    found = "is missing"
     if statement is not None and statement.run_id != checkpoint.run_id:
-        reason = f"'{folder.model}' is of another run"
-    elif statement is not None and statement.steps > step:
+        statement, found = None, "is of another run"  # such as the one that this run overwrites
+    published = 0 if statement is None else statement.steps
+    if published > step:
         reason = (
             f"the last checkpoint that can be read is of step {step}, but a model of step "
-            f"{statement.steps} was published"
+            f"{published} was published"
         )
-    elif earlier and (statement is None or statement.steps < earlier[-1]):
-        found = "is missing" if statement is None else f"is of step {statement.steps}"
+    elif earlier and published < earlier[-1]:
+        found = f"is of step {published}" if published else found
         reason = f"a model of step {earlier[-1]} was published, but '{folder.model}' {found}"
     elif statement is None and newest_step(folder.checkpoints) != step:
         reason = (
-            f"the checkpoints after step {step} can't be read, and '{folder.model}' is missing, so "
-            "a model of a later step may have been published"
+            f"the checkpoints after step {step} can't be read, and '{folder.model}' {found}, so a "
+            "model of a later step may have been published"
         )
     else:
         return
@@ -152,15 +141,9 @@ def _refuse_to_repeat(folder: RunFolder, checkpoint: Checkpoint) -> None:
 
 
 def _refuse_other_data(folder: RunFolder, splits: Splits) -> None:
-    try:
-        then = folder.data_hash.read_text(encoding="utf-8")
-    except OSError as error:
+    path = folder.data_hash
+    if not path.is_file() or data_hash(splits) != path.read_text(encoding="utf-8"):
         raise DpmixError(
-            f"cannot read '{folder.data_hash}' ({error.strerror}), which tells whether the data "
-            "are the same; restore the run's diagnostics, or start a new run"
-        ) from None
-    if data_hash(splits) != then:
-        raise DpmixError(
-            f"the images or labels of '{splits.name}' changed since the run began; --resume needs "
-            "the same files: restore them, or start a new run"
+            f"the images or labels of '{splits.name}' are not those that '{path}' was made of; "
+            "--resume needs the same files: restore them, or start a new run"
         )

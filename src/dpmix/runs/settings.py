@@ -7,9 +7,9 @@ says of a place stands in its own metadata, which `places` reads.
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from dpmix.data.image import Reading
+from dpmix.data.folder import TEST_FRACTION
 from dpmix.data.splits import JudgedOn
 from dpmix.models.finetune import Trainable
 from dpmix.models.head import FeatureNorm
@@ -37,8 +37,11 @@ class DataConfig(Section):
     """folder in which torchvision keeps its data sets"""
     download: Annotated[bool, RESUME] = False
     """download a named set that is missing"""
-    test_fraction: float | None = None
-    """share of test images, for a folder without train and test folders; default 0.2"""
+    test_fraction: float | None = Field(
+        None,
+        description="share of test images, for a folder without train and test folders; default "
+        f"{TEST_FRACTION}",
+    )
     image_size: int | None = None
     """make every image a square of this many pixels: resize it, and cut it to the centre or,
     where that would cut off more than a tenth, pad it with its own border"""
@@ -54,7 +57,7 @@ class DataConfig(Section):
     skip_corrupt: bool = False
     """leave out unreadable images and count them"""
     normalization: str | None = None
-    """public pixel constants: unit, half (default), imagenet; not with --backbone"""
+    """public pixel constants: unit, half or imagenet; not with --backbone"""
     workers: Annotated[int | None, RESUME] = None
     """number of decoding threads; default: one per core"""
 
@@ -105,18 +108,13 @@ class ViewConfig(Section):
     """passes over the pool in pretraining"""
 
 
-class ScratchSettings(Section):
-    """Settings of a model that is trained from scratch."""
+class ModelConfig(Section):
+    """What is trained: a model from scratch, or a head (and more) on a public backbone."""
 
     model: str | None = None
     """train from scratch, without public weights: cnn-small, wrn-16-4, wrn-40-4"""
     shortcut: str | None = None
-    """wide ResNet's shortcut: conv (default) or conv-norm-relu"""
-
-
-class BackboneSettings(Section):
-    """Settings of a public backbone."""
-
+    """wide ResNet's shortcut: conv or conv-norm-relu"""
     backbone: str | None = None
     """frozen public features: scatternet, mobilenet-v2-offline, timm:MODEL,
     torchvision:MODEL, open_clip:MODEL/WEIGHTS; default: the best on this machine"""
@@ -128,100 +126,27 @@ class BackboneSettings(Section):
     """normalize features before the head; whiten needs a public pool"""
     feature_length: float = Field(10.0, gt=0)
     """length of every feature vector after unit or whiten"""
-
-
-class LastBlocksSettings(Section):
-    """Settings of training the last blocks of a backbone."""
-
     last_blocks: int = Field(1, ge=1)
     """number of blocks, for last-blocks"""
-
-
-class LoraSettings(Section):
-    """Settings of low-rank updates of a backbone."""
-
     lora_rank: int = Field(8, ge=1)
     """rank of the updates, for lora"""
-
-
-class ModelConfig(LoraSettings, LastBlocksSettings, BackboneSettings, ScratchSettings):
-    """What is trained: a model from scratch, or a head (and more) on a public backbone."""
-
     trainable: Trainable = "head"
     """what to train of a backbone classifier"""
 
 
-class ViewCacheSettings(Section):
-    """Whether and how many views are embedded once."""
+class CacheConfig(Section):
+    """Views of a frozen backbone, embedded once."""
 
     fresh_views: bool = False
     """embed new views at every step: no cache, slow"""
     cache_views: int | None = Field(None, ge=1)
     """M, embedded views of an image, of which a step draws K; default: K or more"""
-
-
-class CacheConfig(ViewCacheSettings):
-    """Views of a frozen backbone, embedded once."""
-
     cache_dtype: Literal["float16", "float32"] = "float16"
     """type of features"""
     cache_dir: Annotated[str, PATH, RESUME] = "runs/features"
     """folder of the caches, closed to other users; PRIVATE, shared by runs"""
     view_seed: int = Field(0, ge=0)
     """seed of the cached augmentations (need not be secret)"""
-
-
-# What is trained, as a tagged union: each kind has the settings that it reads, and no other.
-
-
-class FromScratch(ScratchSettings):
-    """A model from scratch."""
-
-    trained: Literal["scratch"]
-
-
-class Head(BackboneSettings, ViewCacheSettings):
-    """A head on a frozen backbone."""
-
-    trained: Literal["head"]
-
-    @model_validator(mode="after")
-    def _has_a_cache(self) -> "Head":
-        if self.fresh_views and self.cache_views is not None:
-            raise ValueError(
-                f"cache_views is {self.cache_views}, and --fresh-views trains without a cache; "
-                "leave one out"
-            )
-        return self
-
-
-class MoreThanHead(BackboneSettings):
-    """A head and more of the backbone, on views that are always fresh."""
-
-    fresh_views: bool = True
-
-
-class NormsOrAll(MoreThanHead):
-    """A head, and all of the backbone or its norms and biases."""
-
-    trained: Literal["norm-and-bias", "all"]
-
-
-class LastBlocks(MoreThanHead, LastBlocksSettings):
-    """A head and the backbone's last blocks."""
-
-    trained: Literal["last-blocks"]
-
-
-class Lora(MoreThanHead, LoraSettings):
-    """A head and low-rank updates of the backbone."""
-
-    trained: Literal["lora"]
-
-
-Trained = Annotated[
-    FromScratch | Head | NormsOrAll | LastBlocks | Lora, Field(discriminator="trained")
-]
 
 
 class PrivacyConfig(Section):
@@ -259,11 +184,6 @@ class PrivacyConfig(Section):
         return self.sampling_rate is None and self.denominator is None
 
 
-def _options(value: object) -> object:
-    """A mapping, or its YAML text as it is typed on the command line."""
-    return yaml.safe_load(value) if isinstance(value, str) else value
-
-
 class OptimizerConfig(Section):
     """How the released gradients are used; none of it affects privacy."""
 
@@ -275,9 +195,10 @@ class OptimizerConfig(Section):
     """momentum, where the optimizer has it; SGD has it by default"""
     weight_decay: float = Field(0.0, ge=0)
     """weight decay"""
-    optimizer_options: Annotated[dict[str, Any], BeforeValidator(_options)] = Field(
-        default_factory=dict
-    )
+    optimizer_options: Annotated[
+        dict[str, Any],
+        BeforeValidator(lambda value: yaml.safe_load(value) if isinstance(value, str) else value),
+    ] = Field(default_factory=dict)
     """more arguments of the optimizer, as YAML: '{nesterov: true}'"""
     schedule: Literal["constant", "cosine"] = "constant"
     """learning rate schedule"""
@@ -324,7 +245,6 @@ class InputConfig(Section):
     image_shape: tuple[int, int, int]
     class_names: tuple[str, ...]
     backbone_sha256: str | None = None
-    reading: Reading = 1  # of runs that recorded none
 
 
 SECTIONS: dict[str, type[Section]] = {
@@ -345,16 +265,12 @@ LEAVES: dict[str, str] = {
 
 
 def places(mark: Place) -> set[str]:
-    """Names of the settings that say where something is, or where and how a run is computed.
+    """Names of the settings that have a mark in their metadata.
 
     Args:
-        mark: `path`: those whose value can name a place on this machine, and is never published.
-            `resume`: those that a resumed run may change, since they do not change what is trained.
-            `sweep`: those that are the same for every run of a sweep, and no part of what it is.
+        mark: `path`: the value can name a place on this machine, and is never published;
+            `resume`: a resumed run may change it, since it does not change what is trained;
+            `sweep`: it is the same for every run of a sweep, and no part of what a run is.
     """
-    return {
-        leaf
-        for section in SECTIONS.values()
-        for leaf, field in section.model_fields.items()
-        if mark in field.metadata
-    }
+    fields = [item for section in SECTIONS.values() for item in section.model_fields.items()]
+    return {leaf for leaf, field in fields if mark in field.metadata}

@@ -16,14 +16,9 @@ from dpmix.runs.folder import RunFolder
 
 
 class TensorBoard:
-    """Curves as TensorBoard's event files. All points have the same wall time.
+    """Curves as TensorBoard's event files, all points with the same wall time.
 
-    Args:
-        folder: for the files.
-        step: of a resumed run, its last step; points after it are replaced.
-
-    Raises:
-        DpmixError: TensorBoard is not installed.
+    Points after the last `step` of a resumed run are replaced.
     """
 
     def __init__(self, folder: Path, step: int) -> None:
@@ -37,7 +32,7 @@ class TensorBoard:
         self._writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Add a point at `step` to each of the curves that `values` names."""
+        """Add a point to each of the curves that `values` names."""
         for name, value in values.items():
             self._writer.add_scalar(name, value, step, walltime=self._began)
         self._writer.flush()
@@ -52,15 +47,7 @@ class WeightsAndBiases:
 
     Points are sent when the run ends or stops, since wandb notes when each arrives. A killed
     process has sent none itself. WANDB_MODE=offline keeps them here until `wandb sync`.
-
-    Args:
-        project: its name.
-        run_id: the run's own id.
-        folder: for wandb's own files, which name paths and the machine.
-        config: public settings to show with the curves.
-
-    Raises:
-        DpmixError: wandb is not installed, or can't start.
+    Its own files in `folder` name paths and the machine; `config` is shown with the curves.
     """
 
     def __init__(self, project: str, run_id: str, folder: Path, config: dict[str, Any]) -> None:
@@ -88,7 +75,7 @@ class WeightsAndBiases:
             ) from None
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Hold a point at `step` of each of the curves that `values` names, until `close`."""
+        """Hold a point of each of the curves that `values` names, until `close`."""
         self._held.append((step, dict(values)))
 
     def close(self) -> None:
@@ -124,15 +111,8 @@ def open_trackers(config: Config, folder: RunFolder, run_id: str, step: int) -> 
         place = folder.diagnostics if private else folder.root
         opened.append(TensorBoard(place / "tensorboard", step))
     if config.run.wandb:
-        opened.append(WeightsAndBiases(config.run.wandb, run_id, folder.diagnostics, shown(config)))
+        sections = config.published()  # but no machine or data set
+        kept = ("views", "model", "privacy", "optimizer")
+        shown = {leaf: value for name in kept for leaf, value in sections[name].items()}
+        opened.append(WeightsAndBiases(config.run.wandb, run_id, folder.diagnostics, shown))
     return opened
-
-
-def shown(config: Config) -> dict[str, Any]:
-    """Settings that name no path, machine or data set."""
-    sections = config.published()
-    return {
-        leaf: value
-        for section in ("views", "model", "privacy", "optimizer")
-        for leaf, value in sections[section].items()
-    }

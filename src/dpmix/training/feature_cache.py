@@ -13,7 +13,7 @@ a batch of several examples the last bits of one's features can depend on the ot
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -39,7 +39,7 @@ CACHE_VIEWS = 36
 
 # Images read at a time, and images of a test batch.
 _READ, _TEST_BATCH = 256, 64
-_PROBE_VIEWS, _LONG_VIEW = 8, 0.1  # seconds
+_PROBE_VIEWS = 8
 
 # Called with (views done, views in all).
 Report = Callable[[int, int], None]
@@ -175,17 +175,12 @@ class FeatureCache:
         draws = builder.draw_views(1, np.random.default_rng())
         views = builder.build(image, label, draws).views[0, :_PROBE_VIEWS]
         cores = torch.get_num_threads() if self.device.type == "cpu" else 1
-
-        def timed(some: Tensor) -> float:
-            start = time.perf_counter()
-            # Reading a value back waits for the device.
-            list(map_(lambda x: float(self._embedded(x).sum()), [some] * cores))
-            return (time.perf_counter() - start) / (cores * len(some))
-
         with cpu_parallel_map(self.device) as map_:
-            warm_up = timed(views[:1])
-            # If one view takes long, eight would be no more exact.
-            return timed(views[:1] if warm_up * cores > _LONG_VIEW else views)
+            for some in (views[:1], views):  # the first warms up
+                start = time.perf_counter()
+                # Reading a value back waits for the device.
+                list(map_(lambda x: float(self._embedded(x).sum()), [some] * cores))
+        return (time.perf_counter() - start) / (cores * len(views))
 
     def embed_train(
         self,
@@ -211,12 +206,17 @@ class FeatureCache:
         key = self._key(data, digests) | {
             "spec": asdict(spec),
             "seed": self.seed,
-            "pool": pool and _sha256(pool.images, pool.labels),
+            "pool": pool and [_sha256(pool.images), _sha256(pool.labels)],
         }
         store = FeatureStore(self.root, key, self.train_layout(data, builder))
 
-        def row(image: Tensor, label: Tensor) -> Row:
-            return self._row(image, label, whole, store.layout.classes > 0)
+        def row(image: UInt8[Tensor, "C H W"], label: Tensor) -> Row:
+            """All views of one example, from its own draws, embedded without other examples."""
+            draws = whole.draw_views(1, example_rng(image, label, self.seed))
+            made = whole.build(image[None].to(self.device), label[None].to(self.device), draws)
+            chunks = made.views[0].split(self.view_chunk or len(made.views[0]))
+            features = torch.cat([self._embedded(chunk) for chunk in chunks])
+            return features[None], made.labels if store.layout.classes else None
 
         def rows(index: Tensor, map_: Map) -> Iterator[Row]:
             return map_(row, data.images(index), data.labels[index])
@@ -246,24 +246,16 @@ class FeatureCache:
         report: Callable[[int], None],
     ) -> None:
         """Append the missing rows in order; `report` is first called with the rows there are."""
-        report(done := store.done())
-        if done == store.layout.rows:
+        report(store.done())
+        if store.done() == store.layout.rows:
             return
-        with store.writing() as writer, cpu_parallel_map(self.device) as map_:
-            for index in torch.arange(writer.done, store.layout.rows).split(_READ):
+        with store.writing() as append, cpu_parallel_map(self.device) as map_:
+            done = store.done()
+            for index in torch.arange(done, store.layout.rows).split(_READ):
                 for features, labels in rows(index, map_):
-                    writer.append(features, labels)
-                    report(writer.done)
-
-    def _row(
-        self, image: UInt8[Tensor, "C H W"], label: Tensor, whole: ViewBuilder, soft: bool
-    ) -> Row:
-        """All views of one example, from its own draws, embedded without other examples."""
-        draws = whole.draw_views(1, example_rng(image, label, self.seed))
-        made = whole.build(image[None].to(self.device), label[None].to(self.device), draws)
-        chunks = made.views[0].split(self.view_chunk or len(made.views[0]))
-        features = torch.cat([self._embedded(chunk) for chunk in chunks])
-        return features[None], made.labels if soft else None
+                    append(features, labels)
+                    done += len(features)
+                    report(done)
 
     @torch.inference_mode()
     def _embedded(self, views: Float[Tensor, "V C H W"]) -> Float[Tensor, "V D"]:
@@ -292,12 +284,8 @@ def example_rng(
     return np.random.default_rng(int.from_bytes(digest.digest(), "big"))
 
 
-def _sha256(*tensors: Tensor) -> str:
-    digest = sha256()
-    for tensor in tensors:
-        for part in tensor.split(1024):
-            digest.update(part.contiguous().numpy().tobytes())
-    return digest.hexdigest()
+def _sha256(tensor: Tensor) -> str:
+    return sha256(tensor.reshape(-1).numpy().data).hexdigest()
 
 
 @contextmanager
@@ -314,12 +302,8 @@ def cpu_parallel_map(device: torch.device) -> Iterator[Map]:
         return
     # The number of threads is a setting of each thread.
     pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
-
-    def ordered(call: Callable[..., Any], *arguments: Iterable[Any]) -> Iterator[Any]:
-        return pool.map(call, *arguments)
-
     try:
-        yield ordered
+        yield pool.map
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)

@@ -1,8 +1,7 @@
 """Features on disk: appended row by row, resumed, mapped, and closed to other users.
 
-Guarantees. A store is found only under the key with which it was made, compared in full; whatever
-stops its making, the rows that it counts are complete and on the disk, and the next run continues
-after them; nothing is written before the space for all of it was seen.
+Guarantees. A store is found only under the key with which it was made; whatever stops its making,
+the whole rows of its file are complete, and the next run continues after them.
 
 What a store holds was computed from private images without noise: its folder says so. Other users
 can't list the stores, whose number alone can reveal the runs of a private selection. And a store's
@@ -12,17 +11,14 @@ them exists. The test is `tests/training/test_feature_store.py`.
 """
 
 import hmac
-import json
 import os
 import secrets
 import shutil
 import stat
-import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from io import BufferedRandom
 from pathlib import Path
 from typing import Any
 
@@ -40,15 +36,11 @@ NOTICE = (
     "The privacy guarantee does not cover them: do not share them. Delete the folder to free the "
     "space.\n"
 )
-
-DTYPES: dict[str, type[np.float16] | type[np.float32]] = {
-    "float16": np.float16,
-    "float32": np.float32,
-}
-
-_SECONDS_BETWEEN_SYNCS = 5.0
-_CLOSED, _OTHERS = 0o700, stat.S_IRWXG | stat.S_IRWXO
+_OTHERS = stat.S_IRWXG | stat.S_IRWXO
 _NAME = 20  # characters
+
+# Features [R, M, D] and, where a store holds them, soft labels [R, M, L].
+Append = Callable[[Tensor, Tensor | None], None]
 
 
 @dataclass(frozen=True)
@@ -59,8 +51,8 @@ class Layout:
         rows: number of examples, N.
         views: feature vectors per row, M.
         features: numbers per feature vector, D.
-        dtype: a key of `DTYPES`.
-        classes: number of classes, L, if a row also holds soft labels [M, L]; else 0.
+        dtype: `float16` or `float32`.
+        classes: number of classes, L, if each vector is followed by its soft label [L]; else 0.
     """
 
     rows: int
@@ -70,20 +62,14 @@ class Layout:
     classes: int = 0
 
     @property
-    def numbers(self) -> dict[str, int]:
-        """Numbers per row in each file, by the file's name."""
-        sizes = {"features.bin": self.views * self.features}
-        return sizes | ({"labels.bin": self.views * self.classes} if self.classes else {})
-
-    @property
-    def itemsize(self) -> int:
-        """Bytes per number."""
-        return np.dtype(DTYPES[self.dtype]).itemsize
+    def row_bytes(self) -> int:
+        """Size of one row."""
+        return self.views * (self.features + self.classes) * np.dtype(self.dtype).itemsize
 
     @property
     def bytes(self) -> int:
         """Size of the whole store."""
-        return self.rows * sum(self.numbers.values()) * self.itemsize
+        return self.rows * self.row_bytes
 
 
 class FeatureStore:
@@ -100,57 +86,53 @@ class FeatureStore:
 
     def __init__(self, root: Path, key: dict[str, Any], layout: Layout) -> None:
         self.layout = layout
-        self._text = to_json({"key": key, "layout": vars(layout)})
-        self.folder = store_folder(root, self._text)
-        self._key_file = self.folder / "key.json"
-        self._done_file = self.folder / "done.json"
-        self._root = root
+        self.folder = store_folder(root, to_json({"key": key, "layout": vars(layout)}))
+        self._file = self.folder / "rows.bin"
 
     def done(self) -> int:
-        """How many rows there are.
+        """How many whole rows there are.
 
         Raises:
-            DpmixError: a folder that is not this store's, or was damaged.
+            DpmixError: the file is longer than the store.
         """
-        try:
-            if self._key_file.read_text(encoding="utf-8") != self._text:
-                raise ValueError("another key")
-            rows = int(json.loads(self._done_file.read_text(encoding="utf-8"))["rows"])
-            whole = all(
-                (self.folder / name).stat().st_size >= rows * count * self.layout.itemsize
-                for name, count in self.layout.numbers.items()
-            )
-            if not whole or not 0 <= rows <= self.layout.rows:
-                raise ValueError("its files are shorter than it says")
-        except FileNotFoundError:
-            return 0
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        size = self._file.stat().st_size if self._file.exists() else 0
+        if size > self.layout.bytes:
             raise DpmixError(
-                f"feature cache '{self.folder}' is damaged ({error}); delete that folder"
-            ) from None
-        return rows
+                f"feature cache '{self.folder}' is damaged: too long; delete that folder"
+            )
+        return size // self.layout.row_bytes
 
     @contextmanager
-    def writing(self) -> Iterator["RowWriter"]:
-        """Continue after the rows that are there; another run of the same store waits meanwhile.
+    def writing(self) -> Iterator[Append]:
+        """Yield what appends rows; another run of the same store waits meanwhile.
 
         Raises:
             DpmixError: too little space, or a folder that can't be written.
         """
         lock = FileLock(self.folder / ".lock")
         try:
-            self.folder.mkdir(mode=_CLOSED, exist_ok=True)
-            self._acquire(lock)
-            done = self.done()
-            self._refuse_full_disk(done)
-            if not done:
-                write_text(self.folder / "PRIVATE.txt", NOTICE)
-                write_text(self._key_file, self._text)
-            writer = RowWriter(self, done)
+            self.folder.mkdir(mode=0o700, exist_ok=True)
             try:
-                yield writer
-            finally:
-                writer.close()
+                lock.acquire(timeout=0)
+            except Timeout:
+                warnings.warn(
+                    f"another run is embedding the same views into '{self.folder}': waiting for it",
+                    stacklevel=3,
+                )
+                lock.acquire()
+            self._refuse_full_disk()
+            write_text(self.folder / "PRIVATE.txt", NOTICE)
+            self._file.touch()
+            with self._file.open("r+b") as file:
+                # Part of a row, which a stopped run left, is written again.
+                file.truncate(file.seek(self.done() * self.layout.row_bytes))
+
+                def append(features: Tensor, labels: Tensor | None) -> None:
+                    file.write(self._packed(features, labels))
+                    file.flush()
+
+                yield append
+                os.fsync(file.fileno())
         except OSError as error:
             raise DpmixError(
                 f"cannot write feature cache '{self.folder}' ({error.strerror or error}); what is "
@@ -159,93 +141,36 @@ class FeatureStore:
         finally:
             lock.release()
 
-    def _acquire(self, lock: FileLock) -> None:
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            warnings.warn(
-                f"another run is embedding the same views into '{self.folder}': waiting for it",
-                stacklevel=2,
-            )
-            lock.acquire()
-
     def features(self) -> Float[Tensor, "N M D"]:
         """All features, mapped from the file."""
-        return self._mapped("features.bin", self.layout.features)
+        return self._mapped()[:, :, : self.layout.features]
 
     def labels(self) -> Float[Tensor, "N M L"] | None:
         """Soft labels of all rows, mapped from the file, if the layout has them."""
-        return self._mapped("labels.bin", self.layout.classes) if self.layout.classes else None
+        return self._mapped()[:, :, self.layout.features :] if self.layout.classes else None
 
-    def record(self, rows: int) -> None:
-        """Count `rows` rows as written; they must be on the disk."""
-        write_text(self._done_file, to_json({"rows": rows}))
-
-    def _mapped(self, name: str, width: int) -> Tensor:
-        shape = (self.layout.rows, self.layout.views, width)
-        dtype = DTYPES[self.layout.dtype]
+    def _mapped(self) -> Tensor:
+        size = self.layout
+        shape = (size.rows, size.views, size.features + size.classes)
         # Copy-on-write: torch has no read-only tensors.
-        return torch.from_numpy(np.memmap(self.folder / name, dtype, mode="c", shape=shape))
+        return torch.from_numpy(np.memmap(self._file, size.dtype, mode="c", shape=shape))
 
-    def _refuse_full_disk(self, done: int) -> None:
-        needed = self.layout.bytes * (self.layout.rows - done) // self.layout.rows
+    def _packed(self, features: Float[Tensor, "R M D"], labels: Tensor | None) -> bytes:
+        """The rows' bytes; numbers beyond the type's range become its largest, NaN stays NaN."""
+        limit = float(np.finfo(self.layout.dtype).max)
+        parts = [part.float().cpu() for part in (features, labels) if part is not None]
+        numbers = torch.cat(parts, dim=2).clamp(-limit, limit).numpy()
+        return numbers.astype(self.layout.dtype).tobytes()
+
+    def _refuse_full_disk(self) -> None:
         free = shutil.disk_usage(self.folder).free
-        if needed > free:
+        if self.layout.bytes - self.done() * self.layout.row_bytes > free:
             # Without how much it needs, which would show N: that can be private.
             raise DpmixError(
                 f"the feature cache needs more than the {free / 1e9:.1f} GB that are free in "
-                f"'{self._root}'; give another --cache-dir, fewer --cache-views, or --fresh-views"
+                f"'{self.folder.parent}'; give another --cache-dir, fewer --cache-views, or "
+                "--fresh-views"
             )
-
-
-class RowWriter:
-    """Appends rows to a store's files."""
-
-    def __init__(self, store: FeatureStore, done: int) -> None:
-        self.done = done
-        self._store, self._layout = store, store.layout
-        self._recorded, self._synced = done, time.monotonic()
-        self._files: list[BufferedRandom] = []
-        for name, count in self._layout.numbers.items():
-            path = store.folder / name
-            path.touch()
-            file = path.open("r+b")
-            self._files.append(file)
-            # What a stopped run wrote and did not count is written again.
-            file.truncate(done * count * self._layout.itemsize)
-            file.seek(0, 2)
-
-    def append(self, features: Float[Tensor, "R M D"], labels: Tensor | None) -> None:
-        """Append rows; they count from the next sync on.
-
-        Numbers beyond the type's range become its largest. NaN stays NaN, and the clipping engines
-        count such a gradient as zero.
-        """
-        dtype = DTYPES[self._layout.dtype]
-        limit = float(np.finfo(dtype).max)
-        for file, values in zip(self._files, [features, labels], strict=False):
-            assert values is not None
-            file.write(values.float().cpu().clamp(-limit, limit).numpy().astype(dtype).tobytes())
-        self.done += len(features)
-        if time.monotonic() - self._synced > _SECONDS_BETWEEN_SYNCS:
-            self.sync()
-
-    def sync(self) -> None:
-        """Bring every row to the disk, then count it."""
-        for file in self._files:
-            file.flush()
-            os.fsync(file.fileno())
-        if self._recorded != self.done:
-            self._store.record(self.done)
-        self._recorded, self._synced = self.done, time.monotonic()
-
-    def close(self) -> None:
-        """Sync, and close the files even if that fails."""
-        try:
-            self.sync()
-        finally:
-            for file in self._files:
-                file.close()
 
 
 def store_folder(root: Path, key: str) -> Path:
@@ -256,9 +181,20 @@ def store_folder(root: Path, key: str) -> Path:
     """
     home = root / f"of-user-{os.geteuid()}"
     try:
-        root.mkdir(mode=_CLOSED, parents=True, exist_ok=True)
-        _make_closed(home)
-        secret = _secret(home)
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        home.mkdir(mode=0o700, exist_ok=True)
+        found = home.lstat()  # a link is not followed
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+            raise PermissionError("it is not a folder of this user")
+        if found.st_mode & _OTHERS:
+            home.chmod(0o700)
+        if home.lstat().st_mode & _OTHERS:
+            raise PermissionError("this disk can't close a folder to other users")
+        secret = home / "secret"
+        with FileLock(home / ".lock"):
+            if not secret.exists():
+                write_text(secret, secrets.token_hex(32))
+        name = hmac.digest(secret.read_bytes(), key.encode(), "sha256").hex()[:_NAME]
     except OSError as error:
         raise DpmixError(
             f"cannot keep private features in '{home}': {error.strerror or error}; give another "
@@ -272,34 +208,4 @@ def store_folder(root: Path, key: str) -> Path:
             "later runs; give a --cache-dir that belongs to you",
             stacklevel=2,
         )
-    return home / hmac.digest(secret, key.encode(), "sha256").hex()[:_NAME]
-
-
-def _make_closed(home: Path) -> None:
-    """Make `home`, or close an existing one; never through a link.
-
-    Raises:
-        OSError: it is not a folder of this user, or its disk keeps no permissions.
-    """
-    with suppress(FileExistsError):
-        home.mkdir(mode=_CLOSED)
-    # Checks the folder that is open, not whatever has its name by then.
-    handle = os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    try:
-        if os.fstat(handle).st_uid != os.geteuid():
-            raise PermissionError("it belongs to another user")
-        if os.fstat(handle).st_mode & _OTHERS:
-            os.fchmod(handle, _CLOSED)
-        if os.fstat(handle).st_mode & _OTHERS:
-            raise PermissionError("this disk can't close a folder to other users")
-    finally:
-        os.close(handle)
-
-
-def _secret(home: Path) -> bytes:
-    path = home / "secret"
-    if not path.exists():
-        with FileLock(home / ".lock"):
-            if not path.exists():
-                write_text(path, secrets.token_hex(32))
-    return path.read_bytes()
+    return home / name

@@ -28,11 +28,7 @@ def reflect_pad(images: UInt8[Tensor, "S C H W"], padding: int) -> UInt8[Tensor,
 
 
 def check_padding(padding: int, height: int, width: int) -> None:
-    """Refuse a border that the image is too small to mirror.
-
-    Raises:
-        DpmixError: `padding` is not smaller than the image's height and width.
-    """
+    """Refuse a border that the image is too small to mirror."""
     if padding >= min(height, width):
         raise DpmixError(
             f"crop_padding is {padding} but the images are {height}x{width}: a reflected border "

@@ -40,6 +40,7 @@ class ViewSource(Protocol):
 
     An implementation guarantees that group g of `sample` is a function of group g's private
     example(s), draws and public data alone: `spec.sensitivity_multiplier` rests on that.
+    `check_data` raises a DpmixError for data that views cannot be made from.
     """
 
     @property
@@ -50,11 +51,7 @@ class ViewSource(Protocol):
         """The shape of one view of images [C, H, W]."""
 
     def check_data(self, data: ImageSource) -> None:
-        """Refuse, before a run begins, data that views cannot be made from.
-
-        Raises:
-            DpmixError: the images are too small, or these views belong to other data.
-        """
+        """Refuse, before a run begins, data that views cannot be made from."""
 
     def sample(
         self,
@@ -97,11 +94,9 @@ class ViewBuilder:
                 f"method {self.spec.method} reads no public pool; leave out --pool, use "
                 "--method mix-diff, or train on it first with --pool-role pretrain"
             )
-        if self.pool is not None:
-            self._check_pool(self.pool)
-
-    def _check_pool(self, pool: PublicPool) -> None:
-        highest = int(pool.labels.max())
+        if self.pool is None:
+            return
+        pool, highest = self.pool, int(self.pool.labels.max())
         if highest >= self.num_classes:
             raise DpmixError(
                 f"the public pool has label {highest}; expected classes 0..{self.num_classes - 1}"
@@ -129,15 +124,11 @@ class ViewBuilder:
         return ClassIndex.of(self.pool.labels, self.num_classes)
 
     def view_shape(self, image_shape: tuple[int, int, int]) -> tuple[int, ...]:
-        """The shape of one view of images [C, H, W]: the same."""
+        """The same shape."""
         return image_shape
 
     def check_data(self, data: ImageSource) -> None:
-        """Refuse, before a run begins, images that views cannot be made from.
-
-        Raises:
-            DpmixError: `spec.crop_padding` is not smaller than the images.
-        """
+        """Refuse images that are not larger than `spec.crop_padding`."""
         if self.spec.method != "none":
             check_padding(self.spec.crop_padding, *data.image_shape[1:])
 
@@ -173,7 +164,10 @@ class ViewBuilder:
             base views, public views, mixtures.
         """
         spec, draws = self.spec, draws.to(images.device)
-        source = self._private_source(len(draws.top), images.device)
+        # Which image each base view is cut from: a pair's members take turns.
+        members, device = spec.examples_per_group, images.device
+        turn = torch.arange(spec.base_views, device=device) % members
+        source = torch.arange(len(draws.top), device=device)[:, None] * members + turn
         padding = 0 if spec.method == "none" else spec.crop_padding
         pixels = _augmented(images, source, draws, slice(0, spec.base_views), padding)
         classes = labels[source]
@@ -194,12 +188,6 @@ class ViewBuilder:
             return ViewSet(mixed, mixed_soft)
         return ViewSet(torch.cat([views, mixed], dim=1), torch.cat([soft, mixed_soft], dim=1))
 
-    def _private_source(self, groups: int, device: torch.device) -> Int64[Tensor, "G A"]:
-        """Which image each base view is cut from; a pair's members take turns."""
-        members = self.spec.examples_per_group
-        turn = torch.arange(self.spec.base_views, device=device) % members
-        return torch.arange(groups, device=device)[:, None] * members + turn
-
     def _soft_labels(self, classes: Int64[Tensor, "G A"]) -> Float32[Tensor, "G A L"]:
         """One-hot; uniform where a public image has no class."""
         labels = F.one_hot(classes.clamp(min=0), self.num_classes).float()
@@ -213,22 +201,18 @@ class ViewBuilder:
         `own` holds each group's own class. Apart from its draws, a group's public images depend on
         nothing else.
         """
-        drawn = self._drawn(pool, draws.public.to(pool.labels.device), own.to(pool.labels.device))
+        bits, classes = (part.to(pool.labels.device) for part in (draws.public, own))
+        if self.spec.pool_draw == "same-class":
+            drawn = self._by_class.same_class(bits, classes)
+        elif self.spec.pool_draw == "other-class":
+            drawn = self._by_class.other_class(bits, classes)
+        else:
+            drawn = bits % len(pool)
         images, classes = (part.to(own.device) for part in pool.take(drawn))
         source = torch.arange(drawn.numel(), device=own.device).reshape(drawn.shape)
         public = slice(self.spec.base_views, None)
         flat = images.flatten(0, 1)
         return _augmented(flat, source, draws, public, self.spec.crop_padding), classes
-
-    def _drawn(
-        self, pool: PublicPool, bits: Int64[Tensor, "G D"], own: Int64[Tensor, " G"]
-    ) -> Int64[Tensor, "G D"]:
-        """Positions of the drawn images in the pool."""
-        if self.spec.pool_draw == "same-class":
-            return self._by_class.same_class(bits, own)
-        if self.spec.pool_draw == "other-class":
-            return self._by_class.other_class(bits, own)
-        return bits % len(pool)
 
 
 def _augmented(

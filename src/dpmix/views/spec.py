@@ -1,16 +1,16 @@
 """`ViewSpec`: which views of an example are averaged, and what that does to the sensitivity.
 
-Methods are a tagged union: each class below names the settings that its method reads, and their
-bounds. A setting that is in no method's class means nothing there.
+Each class below names the settings that its method reads, and their bounds. A setting that is not
+in the method's class means nothing there.
 """
 
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Annotated, Literal, get_args
+from typing import Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dpmix.data.splits import shares
-from dpmix.errors import DpmixError, explain
+from dpmix.errors import DpmixError, explain, nearest
 from dpmix.views.extra_augment import ExtraAugment
 
 Method = Literal["none", "self-aug", "mix-self", "mix-diff", "microbatch-mixup"]
@@ -26,7 +26,6 @@ class _Method(BaseModel):
 
 
 class _None(_Method):
-    method: Literal["none"]
     extra_augment: Literal["none"]
     average: Literal["all"]
 
@@ -39,7 +38,6 @@ class _Augmenting(_Method):
 
 
 class _SelfAug(_Augmenting):
-    method: Literal["self-aug"]
     average: Literal["all"]
 
 
@@ -49,17 +47,11 @@ class _Mixing(_Augmenting):
     average: Average
 
 
-class _MixSelf(_Mixing):
-    method: Literal["mix-self"]
-
-
 class _MicrobatchMixup(_Mixing):
-    method: Literal["microbatch-mixup"]
     k_base: int = Field(ge=2)
 
 
 class _MixDiff(_Mixing):
-    method: Literal["mix-diff"]
     k_self: int = Field(ge=0)
     k_diff: int = Field(ge=1)
     pool_draw: PoolDraw
@@ -78,12 +70,13 @@ class _MixDiff(_Mixing):
         return self
 
 
-_KINDS: tuple[type[_Method], ...] = (_None, _SelfAug, _MixSelf, _MixDiff, _MicrobatchMixup)
-_UNION: TypeAdapter[_Method] = TypeAdapter(
-    Annotated[
-        _None | _SelfAug | _MixSelf | _MixDiff | _MicrobatchMixup, Field(discriminator="method")
-    ]
-)
+_KINDS: dict[str, type[_Method]] = {
+    "none": _None,
+    "self-aug": _SelfAug,
+    "mix-self": _Mixing,
+    "mix-diff": _MixDiff,
+    "microbatch-mixup": _MicrobatchMixup,
+}
 
 
 @dataclass(frozen=True)
@@ -125,16 +118,19 @@ class ViewSpec:
     pool_role: PoolRole = "mix"
 
     def __post_init__(self) -> None:
+        if self.method not in _KINDS:
+            raise DpmixError(f"method is {self.method!r}: {nearest(self.method, _KINDS)}")
         try:
-            _UNION.validate_python(asdict(self))
+            _KINDS[self.method].model_validate(asdict(self))
         except ValidationError as error:
             raise DpmixError(explain(error, f" with method {self.method}")) from None
 
     @property
     def unread(self) -> frozenset[str]:
         """Names of the settings that the method does not read, whatever they are."""
-        (kind,) = (one for one in _KINDS if self.method in _choices(one, "method"))
-        read = {name for name in kind.model_fields if len(_choices(kind, name)) != 1}
+        settings = _KINDS[self.method].model_fields
+        # A setting with a single choice changes nothing.
+        read = {name for name, one in settings.items() if len(get_args(one.annotation)) != 1}
         return frozenset(field.name for field in fields(self)) - read - {"method"}
 
     @property
@@ -189,10 +185,6 @@ class ViewSpec:
         return self.examples_per_group
 
 
-def _choices(kind: type[_Method], name: str) -> tuple[str, ...]:
-    return get_args(kind.model_fields[name].annotation)
-
-
 def kinds(spec: ViewSpec) -> tuple[int, int, int]:
     """How many views of each kind enter the average: (self-augmented, public, mixed)."""
     if spec.average == "mixed-only":
@@ -201,14 +193,10 @@ def kinds(spec: ViewSpec) -> tuple[int, int, int]:
 
 
 def enlarged(spec: ViewSpec, views: int) -> ViewSpec:
-    """The spec whose K is `views`, with the kinds in the same proportions.
+    """The spec whose K is `views` (M), with the kinds in the proportions of `spec`.
 
     Guarantee: of each kind there are at least as many views as `spec` has. Mixtures are then drawn
     from the larger pool. Method `none` always has one view.
-
-    Args:
-        spec: the views that a step averages.
-        views: M, the number of views to make of each image.
 
     Raises:
         DpmixError: M is smaller than the K of `spec`.

@@ -42,11 +42,6 @@ def test_a_plain_image_is_its_own_average_and_has_no_waves(quarter, count, chann
     assert made[:, :, 1:].abs().max() < 1e-5
 
 
-def test_its_constants_are_not_part_of_the_weights():
-    assert not Scattering(16).state_dict()
-    assert Scattering(16).to(torch.float64).inverse.dtype == torch.float64
-
-
 @pytest.mark.slow
 def test_the_kept_constants_are_what_the_script_writes():
     network = ScatterNet(32)

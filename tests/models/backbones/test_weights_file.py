@@ -62,13 +62,6 @@ def load(name, state, folder, **options):
     return load_backbone(name, CPU, weights=path, **options)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_every_tensor_of_a_whole_file_is_in_the_backbone(name, tmp_path):
-    state, _ = whole(name)
-    one, two = (load(name, state, tmp_path) for _ in range(2))
-    assert one.weights_sha256 == two.weights_sha256  # a run on it can be loaded again
-
-
 def edited(draw, name):
     """A file with one fault, and the name that the refusal must hold."""
     state, body = whole(name)
@@ -97,7 +90,7 @@ def edited(draw, name):
 @given(data=st.data())
 def test_one_fault_in_a_file_is_refused_in_one_line_that_names_it(name, tmp_path, data):
     state, key = edited(data.draw, name)
-    with pytest.raises(DpmixError, match=r"(do not fit|can't be used)") as refused:
+    with pytest.raises(DpmixError, match="can't be used") as refused:
         load(name, state, tmp_path)
     said = str(refused.value)
     assert key in said or "pos" in key  # these are resampled before they are compared
@@ -105,10 +98,8 @@ def test_one_fault_in_a_file_is_refused_in_one_line_that_names_it(name, tmp_path
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_the_classifier_may_be_missing_or_another(name, tmp_path):
+def test_a_whole_file_fills_the_backbone_whatever_its_classifier(name, tmp_path):
     state, body = whole(name)
-    if len(body) == len(state):
-        pytest.skip("a CLIP tower has no classifier")
     expected = load(name, state, tmp_path).weights_sha256
     assert load(name, {key: state[key] for key in body}, tmp_path).weights_sha256 == expected
     other = {k: v if k in body else torch.cat([v, v]) for k, v in state.items()}
@@ -123,8 +114,6 @@ def _mnasnet():  # it reads the version that torch keeps in the dictionary of we
 
 @pytest.mark.parametrize(("name", "build"), [
     ("timm:levit_128s", lambda: timm.create_model("levit_128s", num_classes=7)),
-    ("timm:eva02_tiny_patch14_224",
-     lambda: timm.create_model("eva02_tiny_patch14_224", num_classes=7)),
     ("torchvision:mnasnet0_5", _mnasnet),
 ])  # fmt: skip
 def test_classifiers_of_several_layers_or_of_none_as_published(name, build, tmp_path):
@@ -133,19 +122,12 @@ def test_classifiers_of_several_layers_or_of_none_as_published(name, build, tmp_
     assert one.weights_sha256 == two.weights_sha256
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_weights_that_are_not_finite_are_refused(name, tmp_path):
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+    name = "timm:test_resnet"
     state, body = whole(name)
-    key = next(k for k in body if k.endswith("weight") and not k.startswith(("transformer", "tok")))
+    key = next(k for k in body if k.endswith("weight"))
     with pytest.raises(DpmixError, match=r"are not finite \('.+'\)"):
         load(name, state | {key: torch.full_like(state[key], float("nan"))}, tmp_path)
-
-
-def test_a_patch_of_another_size_is_another_network(tmp_path):
-    state, _ = whole("timm:test_vit")
-    coarse = torch.nn.functional.interpolate(state["patch_embed.proj.weight"], scale_factor=2)
-    with pytest.raises(DpmixError, match=r"other shapes: 1 tensor \(patch_embed.proj.weight"):
-        load("timm:test_vit", state | {"patch_embed.proj.weight": coarse}, tmp_path)
 
 
 def test_positions_of_another_image_size_are_resampled_with_a_warning(tmp_path):
@@ -156,31 +138,13 @@ def test_positions_of_another_image_size_are_resampled_with_a_warning(tmp_path):
         load("timm:test_vit", larger, tmp_path)
 
 
-def test_positions_of_a_clip_tower_as_well(tmp_path):
-    state, _ = whole("open_clip:dpmix-tiny-clip")
-    larger = state | {"visual.positional_embedding": torch.rand(17, 64)}
-    with pytest.warns(UserWarning, match=r"image size, .*: 1 tensor \(visual.positional_embedding"):
-        load("open_clip:dpmix-tiny-clip", larger, tmp_path)
-
-
-def test_what_published_weights_hold_besides_is_said(tmp_path):
-    from dpmix.models.backbones.weights_file import check_filled
-
-    with pytest.warns(UserWarning, match=r"timm:x: left out 2 tensors \(a, b\)"):
-        check_filled(tmp_path, "timm:x", [], ["a", "b"], published=True)
-    with pytest.raises(DpmixError, match=r"the file lacks 1 tensor \(c\), and the"):
-        check_filled(tmp_path, "timm:x", ["c"], ["a"], published=True)
-
-
 def test_a_file_that_is_not_the_networks_is_refused(tmp_path):
     (tmp_path / "bad.safetensors").write_bytes(b"no weights")
     (tmp_path / "bad.pth").write_bytes(b"no weights")
     torch.save({"other": torch.zeros(3)}, tmp_path / "other.pth")
     torch.save([1, 2], tmp_path / "list.pth")
     for name in ("bad.safetensors", "bad.pth", "other.pth", "list.pth"):
-        with pytest.raises(
-            DpmixError, match=r"weights .*(can't be used \(.{9,}\)|do not fit).*state_dict"
-        ):
+        with pytest.raises(DpmixError, match=r"weights .*can't be used \(.{9,}\).*state_dict"):
             load_backbone("torchvision:resnet18", CPU, weights=tmp_path / name)
     with pytest.raises(DpmixError, match="no weights at"):
         load_backbone("torchvision:resnet18", CPU, weights=tmp_path / "gone.pth")

@@ -1,8 +1,8 @@
 """`Backbone`: a frozen feature extractor with public weights, or with none.
 
-Guarantee: a backbone depends on no private image. It has its own constants, it is loaded in eval
-mode with nothing to train, and its BatchNorm layers are folded into the fixed scale and shift that
-they compute in eval mode, so nothing in it keeps or reads the statistics of a batch.
+Guarantee: a backbone depends on no private image. It is loaded in eval mode with nothing to train,
+and its BatchNorm layers are folded into the fixed scale and shift that they compute in eval mode,
+so nothing in it keeps or reads the statistics of a batch.
 """
 
 from dataclasses import dataclass
@@ -39,12 +39,7 @@ class BackboneRequest:
     input_size: int | None = None
 
     def provenance(self, library: str, published: object) -> str:
-        """Where the weights come from; a local file is known by its hash, not by its name.
-
-        Args:
-            library: name of the library that has the model.
-            published: where the library's own weights come from.
-        """
+        """Where the weights come from; a local file is known by its hash, not by its name."""
         if not self.pretrained:
             return "random weights (dry run)"
         return f"{library} {self.model}, {'weights of a local file' if self.weights else published}"
@@ -133,14 +128,6 @@ class Backbone:
         return features
 
 
-def frozen(backbone: Backbone, device: torch.device) -> Backbone:
-    """Fold BatchNorm, freeze everything, and move the backbone to `device`, in place."""
-    fold_batch_norm(backbone.module)
-    backbone.module.requires_grad_(False).eval().to(device)
-    backbone.module.to(memory_format=backbone.module.layout)
-    return backbone
-
-
 class ChannelAffine(nn.Module):
     """x * weight + bias, per channel (dimension 1); it can be trained privately."""
 
@@ -166,13 +153,13 @@ def fold_batch_norm(module: nn.Module) -> None:
     """
     for name, child in module.named_children():
         if isinstance(child, _BatchNorm):
-            setattr(module, name, _folded(child, name))
+            setattr(module, name, _affine(child, name))
         else:
             fold_batch_norm(child)
 
 
 @torch.no_grad()
-def _folded(layer: _BatchNorm, name: str) -> nn.Module:
+def _affine(layer: _BatchNorm, name: str) -> nn.Module:
     mean, var = layer.running_mean, layer.running_var
     if mean is None or var is None:
         raise DpmixError(

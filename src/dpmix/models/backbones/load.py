@@ -1,25 +1,22 @@
-"""Backbones by name, and the best one that this machine can load without a network connection.
-
-A new kind of backbone is one file and one line of a table here.
-"""
+"""Backbones by name, and the best one that this machine can load without a network connection."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 
-from dpmix.errors import DpmixError, nearest, to_install
-from dpmix.models.backbones.backbone import Backbone, BackboneRequest, frozen
-from dpmix.models.backbones.open_clip_tower import open_clip_tower
-from dpmix.models.backbones.scattering import scatternet
-from dpmix.models.backbones.timm_tower import timm_tower
-from dpmix.models.backbones.torchvision_tower import (
+from dpmix.errors import DpmixError, nearest
+from dpmix.models.backbones.backbone import Backbone, BackboneRequest, fold_batch_norm
+from dpmix.models.backbones.libraries import (
     mobilenet_v2_offline,
     offline_weights,
+    open_clip_tower,
+    timm_tower,
     torchvision_tower,
 )
+from dpmix.models.backbones.scattering import scatternet
 from dpmix.models.backbones.weights_file import NAMES
 
 Loader = Callable[[BackboneRequest], Backbone]
@@ -78,23 +75,22 @@ def load_backbone(
     else:
         known = [*BUILT_IN, *(f"{library}:MODEL" for library in LIBRARIES)]
         raise DpmixError(f"unknown backbone '{name}': {nearest(name, known)}")
-    loaded = build(BackboneRequest(model, weights, pretrained, download, input_size))
-    loaded = frozen(loaded, device)
-    _refuse_if_not_finite(loaded)
-    _ = loaded.embedding_size  # refuses here what cannot embed an image
-    return loaded
-
-
-def _refuse_if_not_finite(backbone: Backbone) -> None:
-    """Weights with a NaN load without an error, and then every feature is NaN."""
-    # Buffers can hold infinities by design, such as attention masks; BatchNorm's are folded.
-    for name, weight in backbone.module.named_parameters():
+    request = BackboneRequest(model, weights, pretrained, download, input_size)
+    backbone = build(request)
+    fold_batch_norm(backbone.module)
+    backbone.module.requires_grad_(False).eval().to(device)
+    backbone.module.to(memory_format=backbone.module.layout)
+    # Weights with a NaN load without an error. Buffers can hold infinities by design, such as
+    # attention masks; BatchNorm's are folded.
+    for path, weight in backbone.module.named_parameters():
         if not weight.isfinite().all():
             raise DpmixError(
-                f"the weights of backbone '{backbone.name}' are not finite "
-                f"('{name.removeprefix('body.')}'); the file is damaged or its training diverged: "
-                "give another --backbone-weights, or another backbone"
+                f"the weights of backbone '{name}' are not finite ('{path.removeprefix('body.')}');"
+                " the file is damaged or its training diverged: give another --backbone-weights, "
+                "or another backbone"
             )
+    _ = backbone.embedding_size  # refuses here what cannot embed an image
+    return backbone
 
 
 def best_reachable() -> str:
@@ -103,37 +99,20 @@ def best_reachable() -> str:
     The order is the paper's CLIP tower, MobileNetV2, scattering: by accuracy on CIFAR-10
     (docs/defaults.md), which may differ on other kinds of images. Nothing is loaded to decide this.
     """
-    return next(_at_hand())
+    if find_spec("open_clip") and find_spec("huggingface_hub"):
+        from huggingface_hub import try_to_load_from_cache
+
+        found = [try_to_load_from_cache(_CLIP_REPOSITORY, name) for name in NAMES]
+        if any(isinstance(path, (str, os.PathLike)) for path in found):
+            return CLIP
+    return "scatternet" if offline_weights() is None else "mobilenet-v2-offline"
 
 
 def other_backbones(chosen: str) -> str | None:
     """One line on what to try instead of `chosen`; None for the paper's CLIP tower."""
     if chosen == CLIP:
         return None
-    there = list(_at_hand())
-    others = [f"--backbone {name}" for name in there if name != chosen]
-    if CLIP not in there:
-        install = "" if find_spec("open_clip") else f"{to_install('backbones')} and "
-        others.append(f"{install}--backbone {CLIP} --download")
     return (
-        "other backbones may do better or worse on your kind of image; none was tried on yours: "
-        + ", or ".join(others)
+        f"another backbone, such as --backbone {CLIP} --download, may do better or worse on your "
+        "kind of image; none was tried on yours"
     )
-
-
-def _at_hand() -> Iterator[str]:
-    """The backbones that load here without a network connection, best first."""
-    if _has_clip():
-        yield CLIP
-    if offline_weights() is not None:
-        yield "mobilenet-v2-offline"
-    yield "scatternet"
-
-
-def _has_clip() -> bool:
-    if find_spec("open_clip") is None or find_spec("huggingface_hub") is None:
-        return False
-    from huggingface_hub import try_to_load_from_cache
-
-    found = (try_to_load_from_cache(_CLIP_REPOSITORY, name) for name in NAMES)
-    return any(isinstance(path, (str, os.PathLike)) for path in found)

@@ -136,11 +136,7 @@ class ScatterNet(nn.Module):
 
 
 def scatternet(request: BackboneRequest) -> Backbone:
-    """Build the backbone; there are no weights to load.
-
-    Raises:
-        DpmixError: the transform does not take this image size.
-    """
+    """Build the backbone, or raise a DpmixError for an image size that it does not take."""
     size = request.input_size or _SIZE
     if size % _STEP or size < _GRID * _STEP:
         raise DpmixError(f"backbone scatternet at {size} pixels: expected a multiple of 4 from 16")

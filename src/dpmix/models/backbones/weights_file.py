@@ -5,18 +5,17 @@ Nothing is downloaded unless asked for, and no weights file can run code.
 Guarantee: a backbone from a file holds no tensor that the file did not give, and the file holds no
 tensor that the backbone did not take, except the classifier's. Libraries leave missing tensors at
 random, with at most a line in the log: features would then be noise, and different in every run
-(`tests/models/backbones/test_weights_file.py`).
+(`tests/models/backbones/test_weights_file.py`). Only the library's own published weights may hold
+more than the network takes.
 """
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -42,18 +41,17 @@ def find_weights(
     files: Sequence[str] = NAMES,
     url: str | None = None,
 ) -> Path:
-    """Return the weights file: the given one, or the published one from a local cache.
+    """Return the weights file: the given one, or the published one from a local cache or the net.
 
     Args:
-        name: the backbone, for messages.
+        name: the backbone's name, for messages.
         request: may give a file or folder, and may allow a download.
         repository: hub repository of the published weights, OWNER/NAME.
         files: file names to look for in the repository, best first.
         url: address of the published weights, if they are in no repository.
 
     Raises:
-        DpmixError: the file is not there and may not or cannot be fetched, a folder does not hold
-            one weights file, or nothing was published.
+        DpmixError: there is no such file, it may not or cannot be fetched, or there are several.
     """
     if request.weights is not None:
         return _local(request.weights)
@@ -124,34 +122,17 @@ def _from_url(name: str, url: str, *, download: bool) -> Path:
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a weights file, in safetensors or torch's own format.
-
-    Raises:
-        DpmixError: the file is damaged or holds something else.
-    """
+    """Return the tensors of a weights file, in safetensors or torch's own format."""
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, OSError) as error:
-        raise unfit(path, error) from None
     # Torch's unpickler raises nearly anything for a file that is no checkpoint.
     except Exception as error:
-        raise unfit(path, error) from error
+        raise _unfit(path, _reason(error)) from error
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise unfit(path, TypeError("no mapping of names to tensors"))
+        raise _unfit(path, "no mapping of names to tensors")
     return state
-
-
-def unfit(path: Path, error: BaseException) -> DpmixError:
-    """The error for a weights file that is damaged, holds code, or belongs to another network."""
-    # Torch's own message advises to run the code.
-    unread = "Weights only load failed" in str(error) or isinstance(error, UnpicklingError)
-    reason = "more than tensors in it, or no weights at all" if unread else one_line(error)
-    return DpmixError(
-        f"weights '{path}' can't be used ({reason}); expected a whole file of this very network's "
-        "state_dict, such as torch.save(model.state_dict(), FILE) writes"
-    )
 
 
 def load_filled(
@@ -165,8 +146,8 @@ def load_filled(
 ) -> Any:
     """Return `build()`, and check that it filled the whole network from the file.
 
-    Libraries rename and resize tensors before they load them, so only their own call of
-    `load_state_dict` shows which tensors matched.
+    Libraries rename and resize tensors before they load them, so only their own calls of
+    `load_state_dict` show which tensors matched: these are watched.
 
     Args:
         path: the weights file.
@@ -180,89 +161,54 @@ def load_filled(
         DpmixError: the file cannot be read, lacks a tensor of the network, has one too many or one
             of another shape, or was not loaded at all.
     """
+    plain, calls = nn.Module.load_state_dict, 0
+
+    def watched(self: nn.Module, state: Any, strict: bool = True, assign: bool = False) -> Any:
+        nonlocal calls
+        calls += 1
+        gaps = plain(self, state, strict=False, assign=assign)
+        if gaps.missing_keys:
+            raise _unfit(path, f"{network} has {_few(gaps.missing_keys)} that the file lacks")
+        unexpected = [key for key in gaps.unexpected_keys if not key.startswith(head)]
+        if unexpected and request.weights is not None:
+            raise _unfit(path, f"it has {_few(unexpected)} that {network} lacks")
+        return gaps
+
+    nn.Module.load_state_dict = watched  # type: ignore[method-assign, assignment]
     try:
-        with _checked_loading(path, network, published=request.weights is None, head=head):
-            model = build()
+        model = build()
         given = read()
     except DpmixError:
         raise
     # Libraries raise nearly anything for the file of another network.
     except Exception as error:
-        raise unfit(path, error) from error
-    _refuse_resized(path, network, given, model.state_dict(), request)
-    return model
-
-
-@contextmanager
-def _checked_loading(
-    path: Path, network: str, *, published: bool, head: tuple[str, ...]
-) -> Iterator[None]:
-    """Refuse, inside the block, any `load_state_dict` that leaves a tensor out, or none at all."""
-    plain, calls = nn.Module.load_state_dict, 0
-
-    def load(self: nn.Module, state: Any, strict: bool = True, assign: bool = False) -> Any:
-        nonlocal calls
-        calls += 1
-        gaps = plain(self, state, strict=False, assign=assign)
-        no_place = [key for key in gaps.unexpected_keys if not key.startswith(head)]
-        check_filled(path, network, gaps.missing_keys, no_place, published=published)
-        return gaps
-
-    nn.Module.load_state_dict = load  # type: ignore[method-assign, assignment]
-    try:
-        yield
+        raise _unfit(path, _reason(error)) from error
     finally:
         nn.Module.load_state_dict = plain  # type: ignore[method-assign]
     if not calls:
-        raise _other_network(path, network, "nothing of the file was loaded")
-
-
-def check_filled(
-    path: Path,
-    network: str,
-    missing: Sequence[str],
-    unexpected: Sequence[str],
-    *,
-    published: bool = False,
-) -> None:
-    """Refuse a file that lacks tensors of the network (`missing`) or has others (`unexpected`).
-
-    Raises:
-        DpmixError: a tensor is missing or unexpected. Unexpected ones only warn if the weights are
-            the library's own (`published`), some of which hold more, such as another head.
-    """
-    if published and unexpected and not missing:
-        warnings.warn(f"weights of {network}: left out {_few(unexpected)} of them", stacklevel=2)
-    elif missing or unexpected:
-        reasons = [f"the file lacks {_few(missing)}"] if missing else []
-        reasons += [f"the network lacks {_few(unexpected)}"] if unexpected else []
-        raise _other_network(path, network, ", and ".join(reasons))
+        raise _unfit(path, f"nothing of it was loaded into {network}")
+    _refuse_resized(path, given, model.state_dict(), request)
+    return model
 
 
 def _refuse_resized(
-    path: Path,
-    network: str,
-    given: dict[str, Tensor],
-    own: dict[str, Tensor],
-    request: BackboneRequest,
+    path: Path, given: dict[str, Tensor], own: dict[str, Tensor], request: BackboneRequest
 ) -> None:
     """Refuse tensors of another shape, which a library resamples where it can.
 
-    Only position embeddings follow the image size. They may change, with a warning unless an image
-    size was asked for.
+    Position embeddings may change with the image size, with a warning if none was asked for.
     """
     other = [
         f"{name} {list(given[name].shape)} for {list(own[name].shape)}"
-        for name in own.keys() & given.keys()
+        for name in sorted(own.keys() & given.keys())
         if given[name].numel() != own[name].numel()
     ]
-    positions = [line for line in other if "pos" in line.partition(" ")[0]]
-    if len(positions) < len(other):
-        raise _other_network(path, network, f"other shapes: {_few(sorted(other))}")
-    if positions and request.input_size is None:
+    if not all("pos" in line.partition(" ")[0] for line in other):
+        raise _unfit(path, f"other shapes: {_few(other)}")
+    if other and request.input_size is None:
         warnings.warn(
-            f"weights '{path}' are of another image size, and were resampled: "
-            f"{_few(sorted(positions))}; --backbone-size chooses the size",
+            f"weights '{path}' are of another image size, and were resampled: {_few(other)}; "
+            "--backbone-size chooses the size",
             stacklevel=2,
         )
 
@@ -272,9 +218,14 @@ def _few(names: Sequence[str]) -> str:
     return f"{len(names)} tensor{'s' * (len(names) > 1)} ({', '.join(names[:_LISTED])}{more})"
 
 
-def _other_network(path: Path, network: str, reason: str) -> DpmixError:
+def _reason(error: BaseException) -> str:
+    # Torch's own message advises to run the code.
+    unread = "Weights only load failed" in str(error) or isinstance(error, UnpicklingError)
+    return "more than tensors in it, or no weights at all" if unread else one_line(error)
+
+
+def _unfit(path: Path, reason: str) -> DpmixError:
     return DpmixError(
-        f"weights '{path}' do not fit {network}: {reason}; expected the names and shapes of the "
-        "network's state_dict, as torch.save(model.state_dict(), FILE) writes them: name the "
-        "network that the file is of, or rename its tensors"
+        f"weights '{path}' can't be used ({reason}); expected a whole file of this very network's "
+        "state_dict, such as torch.save(model.state_dict(), FILE) writes"
     )
