@@ -123,7 +123,8 @@ def load_model(
     for logging in quiet:
         logging.set_verbosity_error()
         logging.disable_progress_bar()
-    kind, local = diffusers.DiffusionPipeline, Path(model).expanduser()
+    kind: Any = diffusers.DiffusionPipeline
+    local = Path(model).expanduser()
     on_hub = not local.is_dir()
     folder = _from_hub(kind, model, revision, download) if on_hub else local
     if not (folder / "model_index.json").is_file():
