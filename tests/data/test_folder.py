@@ -182,7 +182,7 @@ def test_files_that_are_no_images_are_counted_once_for_both_splits(given, unchec
     with pytest.warns() as seen:
         assert len(folder_splits(given, PLAIN, None).train) == 5
     (one,) = seen
-    assert "3 file(s) are left out, such as '" in str(one.message)
+    assert "3 file(s) are left out (.heic: 2, no suffix: 1), such as '" in str(one.message)
 
 
 def test_litter_is_no_class_and_no_image(given):

@@ -124,7 +124,7 @@ def hub():
 
 
 @pytest.mark.parametrize(("name", "said"), [
-    ("who/gated", "model 'who/gated' is gated: .*hf download who/gated --local-dir FOLDER"),
+    ("who/gated", "no model 'who/gated' .*gated; .*hf download who/gated --local-dir FOLDER"),
     ("who/missing", "no model 'who/missing' on the hub"),
     ("who/old", "model 'who/old' has no such revision; check --revision"),
     ("who/down", "model 'who/down' can't be fetched"),

@@ -7,6 +7,7 @@ folders count as public.
 """
 
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -148,9 +149,11 @@ def list_images(root: Path) -> tuple[list[Path], list[Path]]:
 def warn_of_left_out(files: Sequence[Path]) -> None:
     """Warn once of files that are no images by their suffix."""
     if files:
+        counts = Counter(file.suffix.lower() or "no suffix" for file in files)
+        kinds = ", ".join(f"{kind}: {count}" for kind, count in sorted(counts.items()))
         warnings.warn(
-            f"{len(files)} file(s) are left out, such as '{files[0]}'; to use them, convert them "
-            f"to one of {', '.join(sorted(SUFFIXES))}",
+            f"{len(files)} file(s) are left out ({kinds}), such as '{files[0]}'; to use them, "
+            f"convert them to one of {', '.join(sorted(SUFFIXES))}",
             stacklevel=2,
         )
 
