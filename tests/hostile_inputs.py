@@ -301,9 +301,9 @@ statement_case("of_huge_numbers", b'{"epsilon": ' + b"9" * 10_000 + b"}")
 
 
 @case
-def report_of_a_gap_that_is_no_json(root):
-    (root / "gap.json").write_bytes(b"{" * 1000)
-    return lambda: read_prior_releases((str(root / "gap.json"),))
+def prior_release_that_is_no_json(root):
+    (root / "prior.json").write_bytes(b"{" * 1000)
+    return lambda: read_prior_releases((str(root / "prior.json"),))
 
 
 def saved(value):

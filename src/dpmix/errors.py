@@ -88,25 +88,15 @@ def hub_error(model: str, error: Exception, *, download: bool, elsewhere: str) -
         download: whether fetching was allowed.
         elsewhere: how to provide the model by hand, as the end of a sentence.
     """
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
     chain = _chain(error)
-    # A gated repository is also one that is not found: the order matters.
-    if any(isinstance(cause, GatedRepoError) for cause in chain):
-        return DpmixError(
-            f"model '{model}' is gated: accept its licence on its page and log in (hf auth login), "
-            f"or {elsewhere}"
-        )
     if any(isinstance(cause, RevisionNotFoundError) for cause in chain):
         return DpmixError(f"model '{model}' has no such revision; check --revision")
-    if any(isinstance(cause, RepositoryNotFoundError) for cause in chain):
+    if any(isinstance(cause, RepositoryNotFoundError) for cause in chain):  # or a gated one
         return DpmixError(
-            f"no model '{model}' on the hub, or it is private and you are not logged in; check the "
-            f"name, log in (hf auth login), or {elsewhere}"
+            f"no model '{model}' on the hub, or it is private or gated; check the name, accept its "
+            f"licence on its page, log in (hf auth login), or {elsewhere}"
         )
     if not download:
         return DpmixError(

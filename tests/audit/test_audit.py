@@ -18,8 +18,7 @@ from example_facts import facts, write_run
 
 
 @pytest.mark.parametrize("changes", [
-    {}, {"noise_multiplier": 2.0}, {"noise_multiplier": 4.0, "steps": 4},
-    {"noise_multiplier": 2.0, "sampling_rate": 0.5, "steps": 4},
+    {}, {"noise_multiplier": 2.0, "sampling_rate": 0.5, "steps": 4},
 ], ids=str)  # fmt: skip
 def test_the_bound_lies_below_the_claim_and_above_half_of_it(changes):
     found = audit(plan(**changes))
@@ -36,16 +35,12 @@ def test_the_claim_is_the_plans_and_too_many_canaries_are_refused():
 
 
 def by_images(train, **changes):
-    def source(count, seed):
-        rng = np.random.default_rng(seed)
-        pixels = torch.from_numpy(rng.integers(0, 256, (count, 1, 8, 8), dtype=np.uint8))
-        return TensorSource(pixels, torch.arange(count) % 3, ("a", "b", "c"))
-
-    settings = {"kind": "pattern", "canaries": 400, "runs": 1, "claimed": 1.0, "delta": 1e-5}
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 1, 8, 8), dtype=np.uint8)
+    data = TensorSource(torch.from_numpy(pixels), torch.arange(6) % 3, ("a", "b", "c"))
+    settings = {"canaries": 400, "runs": 1, "plan": plan(noise_multiplier=4.0)}
     return audit_images(
-        train, data=source(6, 0), held_out=source(500, 1), confidence=0.95,
-        rng=np.random.default_rng(0), **settings | changes,
-    )  # fmt: skip
+        train, data=data, confidence=0.95, rng=np.random.default_rng(0), **settings | changes
+    )
 
 
 def test_a_training_that_remembers_its_images_is_found_out():
@@ -60,7 +55,7 @@ def test_a_training_that_remembers_its_images_is_found_out():
 
     found = by_images(remembers)
     assert found.violated and found.one_run > 3 and found.canaries == 400
-    assert by_images(remembers, kind="mislabelled", runs=2).canaries == 800
+    assert by_images(remembers, runs=2).canaries == 800
 
 
 def test_a_training_that_ignores_them_is_not_accused():
@@ -94,9 +89,7 @@ def test_an_audit_of_the_same_settings_counts_wherever_the_data_lay(folder):
 
 
 @pytest.mark.parametrize(("section", "name", "value"), [
-    ("data", "data", "cifar10"), ("data", "image_size", 16), ("views", "method", "self-aug"),
-    ("views", "k_base", 3), ("model", "model", "wrn-16-4"), ("optimizer", "learning_rate", 0.5),
-    ("privacy", "epsilon", 9.0), ("features", "fresh_views", True),
+    ("data", "data", "cifar10"), ("views", "k_base", 3), ("model", "model", "wrn-16-4"),
     ("input", "class_names", ["cat", "dog"]),
 ])  # fmt: skip
 def test_another_setting_is_named(folder, section, name, value):
@@ -124,8 +117,6 @@ def test_a_verdict_that_does_not_follow_is_refused(folder, changes):
         found(folder, audit_of_run(folder.root, **changes))
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"refuted": false}', "\x00"])
-def test_something_else_is_refused(folder, text):
-    folder.audit.write_text(text)
+def test_something_else_is_refused(folder):
     with pytest.raises(DpmixError, match=r"audit.json' is no audit of this version of dpmix"):
-        audit_of(folder, facts())
+        found(folder, {"refuted": False})

@@ -14,7 +14,7 @@ from dpmix.audit.bounds import (
 )
 
 
-@pytest.mark.parametrize(("correct", "guesses"), [(90, 100), (600, 1000), (70, 100), (999, 1000)])
+@pytest.mark.parametrize(("correct", "guesses"), [(70, 100), (999, 1000)])
 def test_without_delta_one_run_inverts_a_binomial_tail(correct, guesses):
     epsilon = one_run_epsilon(correct, guesses, guesses, 0.0, 0.95)
     # Clopper and Pearson's lower bound of the share of right guesses, as a logit.
@@ -27,11 +27,7 @@ def test_delta_and_more_canaries_lower_the_bound():
     some = one_run_epsilon(95, 100, 100, 1e-4, 0.95)
     many = one_run_epsilon(95, 100, 1000, 1e-4, 0.95)
     assert plain > some > many > 0
-
-
-@pytest.mark.parametrize("correct", [0, 40, 50])
-def test_guesses_no_better_than_chance_show_nothing(correct):
-    assert one_run_epsilon(correct, 100, 100, 1e-5, 0.95) == 0.0
+    assert one_run_epsilon(50, 100, 100, 1e-5, 0.95) == 0.0
 
 
 def test_two_worlds_without_errors_is_the_rule_of_clopper_and_pearson():

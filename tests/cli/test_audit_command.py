@@ -4,7 +4,9 @@ import json
 
 import pytest
 
+from dpmix.audit.audit import audited_facts
 from dpmix.privacy.noise import GaussianNoise
+from dpmix.runs.folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
@@ -45,14 +47,6 @@ def test_a_broken_mechanism_ends_with_status_1(image_root, dpmix, monkeypatch):
     assert status == 1 and "NOT AS PLANNED" in out and "REFUTED" in out
 
 
-@pytest.mark.parametrize("kind", ["pattern", "mislabelled"])
-def test_image_canaries(image_root, dpmix, kind):
-    status, out, _ = dpmix(
-        "audit", "--data", str(image_root), *SMALL, "--canary-kind", kind, "--canaries", "20"
-    )
-    assert status == 0 and "one-run bound" in out and f"of kind {kind}" in out
-
-
 @pytest.mark.parametrize(("flags", "said"), [
     (["--epsilon", "inf"], "there is no claim to audit"),
     (["--seed", "3"], "No such option: --seed"),
@@ -64,3 +58,11 @@ def test_image_canaries(image_root, dpmix, kind):
 def test_what_says_nothing_is_refused(image_root, dpmix, flags, said):
     status, _, err = dpmix("audit", "--data", str(image_root), *SMALL, *flags)
     assert status == 2 and said in " ".join(err.split())
+
+
+def test_a_runs_own_settings_are_audited_from_its_config(image_root, dpmix, tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    assert dpmix("train", "--data", image_root, *SMALL, "--output", folder.root)[0] == 0
+    audit = ("audit", "--config", folder.config, "--report", folder.audit)
+    assert dpmix(*audit, "--canaries", 20, "--canary-kind", "pattern")[0] == 0
+    assert audited_facts(folder).audit.kind == "pattern"

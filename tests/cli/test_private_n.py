@@ -113,13 +113,9 @@ def test_an_audit_does_not_tell_it(train, tmp_path):
     assert status in (0, 1) and "canaries" in printed and not told(printed + report.read_text())
 
 
-@pytest.mark.parametrize(("flags", "said"), [
-    ((*SCRATCH, "--train-images", 5000), "train_images is 5000"),
-    ((*SCRATCH, "--validation-fraction", 0.5, "--train-images", 5000), "train_images is 5000"),
-])  # fmt: skip
-def test_no_error_tells_it(train, flags, said):
-    status, printed = train(*flags)
-    assert status == 2 and said in printed and not told(printed), printed
+def test_no_error_tells_it(train):
+    status, printed = train(*SCRATCH, "--validation-fraction", 0.5, "--train-images", 5000)
+    assert status == 2 and "train_images is 5000" in printed and not told(printed), printed
 
 
 def test_a_full_disk_does_not_tell_it(train, monkeypatch):

@@ -53,4 +53,4 @@ def test_a_terminal_obeys_no_files_name(dpmix, image_root):
     (image_root / "train" / "\x1b]0;title\x07 [red]:x:.png").write_bytes(b"-")
     _, _, err = dpmix("train", "--data", image_root, "--model", "cnn-small", "--dry-run")
     assert "\x1b" not in err and "\x07" not in err
-    assert r"such as '\x1b]0;title\x07 [red]:x:.png'" in err
+    assert r"\x1b]0;title\x07 [red]:x:.png'" in err

@@ -91,21 +91,6 @@ def test_verify_finds_an_understated_epsilon_of_repeats(allowed, tmp_path):
             verify(forge(run, guarantee=said["guarantee"], repeats=change))
 
 
-def test_runs_are_compared_with_what_they_cost_who_is_repeated(
-    dpmix, allowed, oversampled, tmp_path, flags, monkeypatch
-):
-    run, _ = allowed
-    train = ("train", "--data", oversampled, *flags, "--allow-repeats", "--output")
-    assert dpmix(*train, tmp_path / "other")[0] == 0
-    monkeypatch.chdir(tmp_path)
-    status, out, err = dpmix("compare", run, tmp_path / "other")
-    assert (status, err) == (0, "")
-    assert f"one image occurs {TIMES} times: epsilon" in out
-    page = (tmp_path / "compare.html").read_text()
-    assert f"One image occurs {TIMES} times in the training set: for the person in it" in page
-    assert f"(it occurs {TIMES} times)" in page
-
-
 def test_a_sweep_says_that_choosing_costs_who_is_repeated_more(dpmix, oversampled, tmp_path):
     file = tmp_path / "sweep.yaml"
     settings = f"{{data: '{oversampled}', model: cnn-small, steps: 1, method: none, delta: 0.001}}"

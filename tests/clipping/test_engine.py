@@ -112,7 +112,7 @@ def test_both_engines_agree_with_brute_force(name, engine, dtype, tolerance):
     assert torch.allclose(result.losses, losses, rtol=max(tolerance, 1e-9))
 
 
-@pytest.mark.parametrize("chunk", [1, 2, 3, 5])
+@pytest.mark.parametrize("chunk", [1, 3])
 @pytest.mark.parametrize("engine", ENGINES)
 def test_chunks_change_nothing_but_memory(engine, chunk):
     model = built("convnext").double()
@@ -154,31 +154,6 @@ def test_dropout_and_stochastic_depth_draw_afresh_for_every_view_and_example(eng
     # The views of one example have random draws of their own: their mean is not any single one's.
     inside = norms(views.transpose(0, 1), labels.transpose(0, 1))
     assert (inside[0] - across).abs().min() > 1e-9
-
-
-@pytest.mark.parametrize("engine", ENGINES)
-def test_dropout_stays_inside_one_example(engine):
-    """A change to example 1 leaves the clipped gradient of example 0, under the same draws."""
-    model = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(192, L)).double().train()
-    views, labels = batch(groups=2)
-    other = views.clone()
-    other[1] = -3 * other[1]
-    norms = []
-    for some in (views, other):
-        torch.manual_seed(5)
-        result = clipped_gradient_sum(model, soft_cross_entropy, some, labels, 1.0, engine=engine)
-        norms.append(result.norms)
-    assert norms[0][0] == norms[1][0]
-    assert norms[0][1] != norms[1][1]
-
-
-@pytest.mark.parametrize("engine", ENGINES)
-def test_an_infinite_norm_leaves_gradients_unclipped(engine):
-    model = built("mlp").double()
-    views, labels = batch()
-    result = clipped_gradient_sum(model, soft_cross_entropy, views, labels, math.inf, engine=engine)
-    expected = brute_force(model, views, labels).sum(0)
-    assert torch.allclose(flat(result.gradients), expected, rtol=1e-10, atol=1e-14)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -299,14 +274,13 @@ class TwoBiases(nn.Module):
         return x.flatten(1) * (self.first + self.second)
 
 
-@pytest.mark.parametrize("chunk", [None, 1])
-@pytest.mark.parametrize("c", [1e-3, 1e3])
-def test_parameters_that_share_a_gradient_tensor_are_not_added_twice(c, chunk):
+@pytest.mark.parametrize("c", [1e-3, math.inf])
+def test_parameters_that_share_a_gradient_tensor_are_not_added_twice(c):
     model = TwoBiases()
     views = torch.tensor([[[[[1.0, 2.0]]], [[[3.0, 1.0]]]]], dtype=torch.float64)
     labels = torch.tensor([[[1.0, 0.0], [1.0, 0.0]]], dtype=torch.float64)
     result = clipped_gradient_sum(
-        model, soft_cross_entropy, views, labels, c, engine="examplewise", view_chunk=chunk
+        model, soft_cross_entropy, views, labels, c, engine="examplewise", view_chunk=1
     )
     # By hand: softmax of zeros is (1/2, 1/2), so each view's gradient is x * (-1/2, 1/2).
     gradient = torch.tensor([-1.0, 0.75], dtype=torch.float64)
@@ -314,11 +288,3 @@ def test_parameters_that_share_a_gradient_tensor_are_not_added_twice(c, chunk):
     assert result.norms[0] == pytest.approx(norm.item())
     for part in result.gradients:
         assert torch.allclose(part, gradient * min(1.0, c / norm.item()))
-
-
-def test_soft_cross_entropy_is_minus_the_label_weighted_log_probability_of_each_view():
-    logits = torch.tensor([[2.0, 0.0, -1.0], [0.0, 0.0, 0.0]], dtype=torch.float64)
-    labels = torch.tensor([[0.7, 0.3, 0.0], [0.2, 0.3, 0.5]], dtype=torch.float64)
-    probabilities = logits.exp() / logits.exp().sum(1, keepdim=True)
-    expected = -(labels * probabilities.log()).sum(1)
-    assert torch.allclose(soft_cross_entropy(logits, labels), expected)

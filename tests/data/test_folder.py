@@ -243,7 +243,7 @@ def test_images_are_listed_in_the_order_of_their_names(root, unchecked):
     assert listed(root) == below(root) == ["a/x.tif", "b/10.jpeg", "b/2.PNG"]
     assert [path.name for path in list_images(root)[1]] == ["note.txt", "labels.csv"]
     (root / "z.png").write_bytes(b"-")
-    with pytest.warns(UserWarning, match=r"1 image\(s\) in .* are left out, such as 'z.png'"):
+    with pytest.warns(UserWarning, match=r"1 image\(s\) .* are left out, such as '.*z.png'"):
         assert "z.png" not in listed(root)
 
 
@@ -259,10 +259,10 @@ def _link(place, to):
 
 
 @pytest.mark.parametrize(("change", "said"), [
-    (_link("a/link.png", "../secret/1.png"), "is a symbolic link out of the data folder"),
-    (_link("link", "../secret"), "is a symbolic link out of the data folder"),
-    (_link("a/link.png", "../root-other"), "out of the data folder"),  # begins alike
-    (_link("a/link.png", "a/nowhere"), r"link\.png' is a broken symbolic link"),
+    (_link("a/link.png", "../secret/1.png"), "is a symbolic link that is broken or leads out"),
+    (_link("link", "../secret"), "is a symbolic link that is broken or leads out"),
+    (_link("a/link.png", "../root-other"), "leads out of the data folder"),  # begins alike
+    (_link("a/link.png", "a/nowhere"), r"link.png' is a symbolic link that is broken"),
     (lambda root: (root / "a" / "deeper").mkdir(), "holds a folder, 'deeper'"),
     (lambda root: (root / "a" / "x.tif").unlink(), "a' holds no images; expected"),
 ])  # fmt: skip

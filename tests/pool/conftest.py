@@ -35,7 +35,7 @@ def load(models):
     def call(folder=models / "sd", **settings):
         chosen = {
             "revision": None, "download": False, "licence": None, "device": torch.device("cpu"),
-            "dtype": torch.float32, "attention_slicing": False,
+            "dtype": torch.float32,
         }  # fmt: skip
         return load_model(str(folder), **(chosen | settings))
 

@@ -20,14 +20,10 @@ def csv_file(tmp_path):
     return write
 
 
-def test_equal_names_match_whatever_their_order():
-    assert class_map(("cow", "ant"), NAMES) == [2, 0]
-
-
 def test_a_file_maps_leaves_out_and_leaves_the_rest_to_their_names(csv_file):
     path = csv_file('\ufeffpool_class, class\n"moth, night",bee\n\nstone,\nbee, cow\n')
-    pool = ("ant", "moth, night", "stone", "bee")
-    assert class_map(pool, NAMES, labels_csv=path) == [0, 1, LEFT_OUT, 2]
+    pool = ("bee", "moth, night", "stone", "ant")
+    assert class_map(pool, NAMES, labels_csv=path) == [2, 1, LEFT_OUT, 0]
 
 
 @pytest.mark.parametrize("form", ["NFC", "NFD"])
@@ -36,26 +32,16 @@ def test_names_in_the_file_match_in_either_unicode_form(csv_file, form):
     assert class_map(("mélèze",), ("blé", "forêt"), labels_csv=path) == [1]
 
 
-@pytest.mark.parametrize(
-    ("unmapped", "expected"), [("leave-out", LEFT_OUT), ("unlabelled", UNLABELLED)]
-)
-def test_what_matches_nothing_is_as_the_caller_chose(unmapped, expected):
-    assert class_map(("ant", "dog"), NAMES, unmapped=unmapped) == [0, expected]
-
-
-def test_a_pool_may_be_unlabelled_as_a_whole_but_not_left_out_as_a_whole():
+def test_what_matches_nothing_is_as_the_caller_chose():
+    assert class_map(("ant", "dog"), NAMES, unmapped="leave-out") == [0, LEFT_OUT]
     assert class_map(("dog", "elk"), NAMES, unmapped="unlabelled") == [UNLABELLED] * 2
-    with pytest.raises(DpmixError, match="no class of the public pool is used"):
-        class_map(("dog",), NAMES, unmapped="leave-out")
-
-
-def test_what_matches_nothing_is_refused_with_the_nearest_name():
-    said = (
-        r"class 'beee' \(and 1 more\) is not a class of the private data: did you mean 'bee'\?.*"
-        "--pool-labels.*--pool-unmapped"
-    )
-    with pytest.raises(DpmixError, match=said):
-        class_map(("ant", "beee", "dog"), NAMES)
+    for unmapped, expected in (
+        ("leave-out", "no class of the public pool is used"),
+        ("leave", r"pool_unmapped is 'leave': did you mean 'leave-out'\?"),
+        ("refuse", r"'beee' \(and 1 more\) is not a class .* did you mean 'bee'\?.*--pool-labels"),
+    ):
+        with pytest.raises(DpmixError, match=expected):
+            class_map(("beee", "dog"), NAMES, unmapped=unmapped)
 
 
 @pytest.mark.parametrize(
@@ -63,8 +49,7 @@ def test_what_matches_nothing_is_refused_with_the_nearest_name():
     [
         ("", "do not start with 'pool_class,class'"),
         ("class,pool_class\nant,ant\n", "do not start with 'pool_class,class'"),
-        ("pool_class,class\nant\n", "row 2 has 1 cells; expected 2"),
-        ("pool_class,class\nant,bee,cow\n", "row 2 has 3 cells; expected 2"),
+        ("pool_class,class\nant\n", "row 2: 1 cells; expected 2"),
         ("pool_class,class\naunt,bee\n", "row 2: the pool has no class 'aunt': did you mean"),
         ("pool_class,class\nant,be\n", "row 2: the private data have no class 'be': did you mean"),
         ("pool_class,class\nant,bee\nant,cow\n", "row 3: class 'ant' is mapped twice"),
@@ -75,8 +60,6 @@ def test_a_file_that_cannot_be_meant_is_refused_by_its_row(csv_file, text, said)
         class_map(("ant",), NAMES, labels_csv=csv_file(text))
 
 
-def test_a_file_that_cannot_be_read_and_an_unknown_choice_are_refused(tmp_path):
+def test_a_file_that_cannot_be_read_is_refused(tmp_path):
     with pytest.raises(DpmixError, match="cannot read pool labels"):
         class_map(("ant",), NAMES, labels_csv=tmp_path / "gone.csv")
-    with pytest.raises(DpmixError, match=r"pool_unmapped is 'leave': did you mean 'leave-out'\?"):
-        class_map(("ant",), NAMES, unmapped="leave")

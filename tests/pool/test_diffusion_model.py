@@ -2,18 +2,18 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from operator import attrgetter
 from threading import Thread
 
+import diffusers
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
 
 from dpmix.errors import DpmixError
-from dpmix.pool.diffusion_model import DiffusionModel, default_dtype
+from dpmix.pool.diffusion_model import default_dtype
 
 CAT, DOG = "a photo of a cat", "a photo of a dog"
 STEPS = {"num_inference_steps": 2}
@@ -39,27 +39,17 @@ def test_a_folder_is_recorded_by_the_hash_of_every_file(load, models, tmp_path):
 
 @pytest.mark.parametrize(
     ("readme", "given", "licence"),
-    [
-        ("---\nlicense: openrail\n---\nx", "MIT", "MIT"),
-        ("---\nlanguage: en\n---\nx", None, None),
-        ("---\n: [\n---\n", None, None),
-        (None, None, None),
-    ],
+    [("---\nlicense: openrail\n---\nx", "MIT", "MIT"), ("---\n: [\n---\n", None, None)],
 )
 def test_the_licence_is_the_readmes_unless_given(load, models, tmp_path, readme, given, licence):
+    assert load().record.licence == "openrail"
     folder = shutil.copytree(models / "sd", tmp_path / "sd")
-    (folder / "README.md").unlink()
-    if readme is not None:
-        (folder / "README.md").write_text(readme)
+    (folder / "README.md").write_text(readme)
     assert load(folder, licence=given).record.licence == licence
 
 
-def test_the_dtype_and_attention_slicing_reach_the_weights(load):
-    unet = load(dtype=torch.bfloat16, attention_slicing=True).pipe.unet
-    assert unet.dtype == torch.bfloat16
-    processors = [getattr(module, "processor", None) for module in unet.modules()]
-    sliced = [one for one in processors if type(one).__name__.startswith("Sliced")]
-    assert sliced and all(one.slice_size is not None for one in sliced)
+def test_the_dtype_reaches_the_weights(load):
+    assert load(dtype=torch.bfloat16).pipe.unet.dtype == torch.bfloat16
     assert default_dtype(torch.device("cpu")) == default_dtype(torch.device("mps")) == "float32"
 
 
@@ -91,7 +81,6 @@ def test_a_model_that_brings_code_is_refused(load, models, tmp_path):
     ("model", "said"),
     [
         *((name, f"no model folder '{name}'") for name in ("/nowhere/model", "./gone", "gone")),
-        ("a/b/c", "no model folder 'a/b/c'"),
         ("no-such/model", r"give --download .*hf download no-such/model"),
     ],
 )
@@ -134,32 +123,19 @@ def hub():
     server.shutdown()
 
 
-def test_what_the_hub_answers_becomes_one_line(hub, tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_ENDPOINT", hub)
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    # The address of the hub is read when its library is imported: hence another process.
-    script = """
-import sys, torch
-from dpmix.errors import DpmixError
-from dpmix.pool.diffusion_model import load_model
-for name in sys.argv[1:]:
-    try:
-        load_model(name, revision=None, download=True, licence=None, device=torch.device("cpu"),
-                   dtype=torch.float32, attention_slicing=False)
-    except DpmixError as error:
-        print(error)
-"""
-    names = ["who/gated", "who/missing", "who/old", "who/down"]
-    done = subprocess.run(
-        [sys.executable, "-c", script, *names], capture_output=True, text=True, timeout=120
-    )
-    gated, missing, old, down = done.stdout.splitlines()
-    assert "model 'who/gated' is gated: accept its licence" in gated
-    assert "hf download who/gated --local-dir FOLDER" in gated
-    assert "no model 'who/missing' on the hub" in missing
-    assert "model 'who/old' has no such revision; check --revision" in old
-    assert "model 'who/down' can't be fetched" in down
+@pytest.mark.parametrize(("name", "said"), [
+    ("who/gated", "model 'who/gated' is gated: .*hf download who/gated --local-dir FOLDER"),
+    ("who/missing", "no model 'who/missing' on the hub"),
+    ("who/old", "model 'who/old' has no such revision; check --revision"),
+    ("who/down", "model 'who/down' can't be fetched"),
+])  # fmt: skip
+def test_what_the_hub_answers_becomes_one_line(hub, load, tmp_path, monkeypatch, name, said):
+    def download(model, **_):
+        return huggingface_hub.snapshot_download(model, endpoint=hub, cache_dir=tmp_path)
+
+    monkeypatch.setattr(diffusers.DiffusionPipeline, "download", download)
+    with pytest.raises(DpmixError, match=said):
+        load(name, download=True)
 
 
 def test_an_image_depends_on_its_seed_and_prompt_and_not_on_its_batch(load):
@@ -175,30 +151,16 @@ def test_an_image_depends_on_its_seed_and_prompt_and_not_on_its_batch(load):
 
 
 def test_pixels_are_those_that_the_pipeline_would_save(load):
-    model = load()
+    model, wide = load(), STEPS | {"height": 32, "width": 32}
     seed = torch.Generator("cpu").manual_seed(1)
-    expected = model.pipe(prompt=[CAT], generator=[seed], **STEPS).images[0]
-    assert (pixels(model.draw([CAT], [1], STEPS)[0]) == pixels(expected)).all()
-    wide = model.draw([CAT], [1], STEPS | {"height": 32, "width": 32})[0]
-    assert wide.size == (32, 32)
+    expected = model.pipe(prompt=[CAT], generator=[seed], **wide).images[0]
+    drawn = model.draw([CAT], [1], wide)[0]
+    assert drawn.size == (32, 32) and (pixels(drawn) == pixels(expected)).all()
 
 
 def test_settings_that_the_pipeline_refuses_are_one_line(load):
     with pytest.raises(DpmixError, match=r"fails to draw with these settings: .*divisible by 8"):
         load().draw([CAT], [1], {"height": 13, "width": 13})
-
-
-def test_a_pipeline_that_takes_no_prompt_is_refused(load):
-    from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
-
-    unet = UNet2DModel(
-        sample_size=8, block_out_channels=(8,), layers_per_block=1, norm_num_groups=4,
-        down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",),
-    )  # fmt: skip
-    pipe = DDPMPipeline(unet, DDPMScheduler())
-    record = load().record.model_copy(update={"pipeline": "DDPMPipeline"})
-    with pytest.raises(DpmixError, match=r"DDPMPipeline fails .*'prompt'; expected"):
-        DiffusionModel(pipe, record).draw([CAT], [1], {})
 
 
 def test_what_the_safety_checker_withheld_is_no_image(load, monkeypatch):
@@ -222,15 +184,14 @@ def test_too_little_memory_is_refused_with_the_remedies(load, monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     monkeypatch.setattr(type(model.pipe), "__call__", fail)
-    with pytest.raises(DpmixError, match=r"too little memory on cpu .*--attention-slicing"):
+    with pytest.raises(DpmixError, match=r"too little memory on cpu .*--batch"):
         model.draw([CAT], [1], STEPS)
 
 
-@pytest.mark.parametrize("part", ["unet", "vae.decoder"])
-@pytest.mark.parametrize(
-    ("dtype", "remedy"),
-    [(torch.float32, "another --model"), (torch.bfloat16, "give --dtype float32, with another")],
-)
+@pytest.mark.parametrize(("part", "dtype", "remedy"), [
+    ("unet", torch.float32, "another --model"),
+    ("vae.decoder", torch.bfloat16, "give --dtype float32, with another"),
+])  # fmt: skip
 def test_what_is_not_finite_is_no_image(load, part, dtype, remedy):
     broken = load(dtype=dtype)
     with torch.no_grad():
@@ -239,7 +200,7 @@ def test_what_is_not_finite_is_no_image(load, part, dtype, remedy):
         broken.draw([DOG, CAT], [1, 2], STEPS)
 
 
-@pytest.mark.parametrize("level", [0.0, -9.0, 9.0])
+@pytest.mark.parametrize("level", [-9.0, 0.0])
 def test_an_image_of_one_colour_is_no_image(load, level):
     broken = load()
     with torch.no_grad():

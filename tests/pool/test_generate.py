@@ -3,9 +3,8 @@
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -13,7 +12,6 @@ import torch
 from filelock import FileLock
 from PIL import Image
 
-from dpmix.cli import main
 from dpmix.errors import DpmixError
 from dpmix.pool.diffusion_model import DiffusionModel
 from dpmix.pool.generate import ATTEMPTS, SynthesisSettings, image_seed, synthesize
@@ -74,7 +72,7 @@ def test_a_pool_is_drawn_described_and_can_be_opened(whole):
     assert manifest.images[4].seed == image_seed(0, "dog", 1)
     assert manifest.model.licence == "openrail"
     assert manifest.settings["template"] == SETTINGS.template
-    assert manifest.sessions[0].versions.keys() == {"dpmix", "diffusers", "transformers", "torch"}
+    assert manifest.versions.keys() == {"dpmix", "diffusers", "transformers", "torch"}
     assert Image.open(whole / names[0]).size == (16, 16)
 
 
@@ -99,24 +97,19 @@ def test_more_images_and_classes_leave_the_others_as_they_were(tmp_path, model, 
     assert run(root, model, batch=1) == (6, 4)
     assert before.items() <= files(root).items()
     assert files(root) == files(whole)
-    assert len(open_pool(root).manifest.sessions) == 2
 
 
-def test_asking_for_nothing_new_or_for_fewer_changes_nothing(pool, model):
+def test_only_what_is_missing_or_was_changed_is_drawn(pool, model, whole):
     before = (pool / "manifest.json").read_bytes()
     assert run(pool, model) == run(pool, model, count=1) == (6, 0)
     assert (pool / "manifest.json").read_bytes() == before
-
-
-def test_a_file_that_was_changed_is_drawn_again(pool, model, whole):
     shutil.copy(pool / "cat" / "00000.png", pool / "dog" / "00001.png")
     assert run(pool, model, batch=1) == (6, 1)
     assert files(pool) == files(whole)
     open_pool(pool)
 
 
-@pytest.mark.parametrize("file", ["cat/00003.png", "fox/00000.png"])
-@pytest.mark.parametrize("content", [b"mine", None])
+@pytest.mark.parametrize(("file", "content"), [("cat/00003.png", b"mine"), ("fox/00000.png", None)])
 def test_a_file_that_dpmix_did_not_make_is_never_overwritten(pool, model, file, content):
     mine = pool / file
     mine.parent.mkdir(exist_ok=True)
@@ -148,12 +141,9 @@ def test_images_are_not_mixed_with_those_of_other_settings(pool, model, changes,
         run(pool, model, count=4, **changes)
 
 
-class Stopped(BaseException):
-    pass
-
-
-@pytest.mark.parametrize("error", [Stopped(), KeyboardInterrupt(), DpmixError("too little memory")])
-@pytest.mark.parametrize("after", [1, 5])
+@pytest.mark.parametrize(
+    ("after", "error"), [(1, KeyboardInterrupt()), (5, DpmixError("too little memory"))]
+)
 def test_a_run_that_stops_resumes_to_the_pool_of_an_undisturbed_one(
     tmp_path, model, whole, after, error
 ):
@@ -169,76 +159,47 @@ def test_a_run_that_stops_resumes_to_the_pool_of_an_undisturbed_one(
     open_pool(tmp_path / "pool")
 
 
-@pytest.mark.usefixtures("unchecked")
-def test_a_process_that_is_killed_resumes_where_it_stopped(tmp_path, models, monkeypatch, capsys):
-    command = [
-        "dpmix", "synthesize", "--model", str(models / "sd"), "--class", "cat", "--class", "dog",
-        "--output", str(tmp_path / "pool"), "--images-per-class", "60", "--steps", "1",
-        "--batch", "1",
-    ]  # fmt: skip
-    first = subprocess.Popen(
-        [sys.executable, "-m", *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    deadline = time.monotonic() + 90
-    while time.monotonic() < deadline and len(files(tmp_path / "pool")) <= 5:
+def test_a_process_that_is_killed_resumes_where_it_stopped(tmp_path, model):
+    root = tmp_path / "pool"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that the child has the parent's threads: it needs none
+        child = os.fork()
+    if not child:
+        try:
+            torch.set_num_threads(1)
+            run(root, model, count=1000, batch=1)
+        finally:
+            os._exit(0)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and len(files(root)) <= 5:
         time.sleep(0.02)
-    os.kill(first.pid, signal.SIGKILL)
-    first.wait()
-    there = files(tmp_path / "pool")
-    assert 5 <= len(there) < 120
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    there = files(root)
+    assert 5 <= len(there) < 1000
     with pytest.raises(DpmixError, match="files not in it"):
-        open_pool(tmp_path / "pool")
-    command[command.index("60")] = str(len(there))
-    monkeypatch.setattr(sys, "argv", command)
-    main()
-    pool = open_pool(tmp_path / "pool")
-    assert len(pool.images) == 2 * len(there)
-    assert there.items() <= files(tmp_path / "pool").items()
-    assert f"{len(there)} of them new" in capsys.readouterr().out
-    assert not list((tmp_path / "pool").rglob("*.part"))
+        open_pool(root)
+    assert run(root, model, count=len(there), batch=1) == (2 * len(there), len(there))
+    assert len(open_pool(root).images) == 2 * len(there)
+    assert there.items() <= files(root).items()
+    assert not list(root.rglob("*.part"))
 
 
-def test_withheld_images_are_drawn_again_from_another_seed(tmp_path, model):
+def test_withheld_images_are_drawn_again_from_another_seed_and_not_for_ever(tmp_path, model):
     asked = []
 
     def refusing(prompts, seeds, arguments):
         asked.append(seeds)
         images = model.draw(prompts, seeds, arguments)
-        return [None, *images[1:]] if len(asked) == 1 else images
-
-    run(tmp_path / "pool", drawing(model, refusing), count=1)
-    assert asked[1] == [image_seed(image_seed(0, "cat", 0), "cat", 0)]
-    images = Manifest.read(tmp_path / "pool").images
-    assert [image.seed for image in images] == [asked[1][0], asked[0][1]]
-
-
-def test_an_image_that_is_always_withheld_stops_the_run_and_keeps_the_rest(tmp_path, model):
-    def prudish(prompts, seeds, arguments):
-        images = model.draw(prompts, seeds, arguments)
-        return [
-            None if "dog" in prompt else one for prompt, one in zip(prompts, images, strict=True)
-        ]
+        withheld = "dog" in prompts[0] or len(asked) == 1
+        return [None, *images[1:]] if withheld else images
 
     with pytest.raises(DpmixError, match=f"withheld an image of class 'dog' {ATTEMPTS} times"):
-        run(tmp_path / "pool", drawing(model, prudish), count=2)
-    assert sorted(files(tmp_path / "pool")) == ["cat/00000.png", "cat/00001.png"]
-    assert len(open_pool(tmp_path / "pool").manifest.images) == 2
-
-
-def test_a_batch_that_is_no_picture_is_not_written_and_what_was_drawn_is_kept(tmp_path, load):
-    overflowing, root = load(), tmp_path / "pool"
-
-    def overflow(done, total):
-        if done == 3:
-            with torch.no_grad():
-                next(overflowing.pipe.unet.parameters()).fill_(float("nan"))
-
-    with pytest.raises(DpmixError, match="not finite"):
-        run(root, overflowing, batch=3, progress=overflow)
-    kept = files(root)
-    assert sorted(kept) == [f"cat/{i:05}.png" for i in range(3)]
-    assert run(root, load(), batch=3) == (6, 3)
-    assert kept.items() <= files(root).items()
+        run(tmp_path / "pool", drawing(model, refusing), count=2)
+    assert asked[1] == [image_seed(image_seed(0, "cat", 0), "cat", 0)]
+    images = open_pool(tmp_path / "pool").manifest.images
+    assert [image.file for image in images] == ["cat/00000.png", "cat/00001.png"]
+    assert [image.seed for image in images] == [asked[1][0], asked[0][1]]
 
 
 def test_seeds_differ_within_a_class_and_fit_in_32_bits():
@@ -258,23 +219,15 @@ def test_a_folder_in_use_with_other_contents_or_that_cannot_be_made_is_refused(
     before = files(root)
     with (
         FileLock(tmp_path / "pool" / ".lock"),
-        pytest.raises(DpmixError, match="is being drawn by another process"),
+        pytest.raises(DpmixError, match="is in use by another process"),
     ):
         run(tmp_path / "pool", model)
     with pytest.raises(DpmixError, match="holds something other than a pool"):
         run(root, model)
     assert files(root) == before
     for place in ("file", "file/pool"):
-        with pytest.raises(DpmixError, match="cannot write the pool"):
+        with pytest.raises(DpmixError, match="cannot make pool"):
             run(tmp_path / place, model)
-
-
-@pytest.mark.parametrize(
-    ("field", "value"), [("draw_size", 0), ("image_size", -1), ("steps", 0), ("seed", -1)]
-)
-def test_settings_out_of_range_are_refused(field, value):
-    with pytest.raises(DpmixError, match=f"{field} is {value}"):
-        replace(SETTINGS, **{field: value})
 
 
 @pytest.mark.usefixtures("no_space")

@@ -1,6 +1,5 @@
 """Files to a pool in the private data's form, and refusals of a pool that is private."""
 
-import errno
 import tempfile
 from io import BytesIO
 
@@ -32,14 +31,6 @@ def load(private):
 
 def pixels(path):
     return np.asarray(Image.open(path)).transpose(2, 0, 1)
-
-
-def test_a_folder_without_a_manifest_is_a_pool(class_folder):
-    files = open_pool(class_folder("pool", {"bee": 1, "ant": 2}))
-    assert files.class_names == ("ant", "bee")
-    assert files.images.labels.tolist() == [0, 0, 1]
-    assert files.images.names == ("ant/0.png", "ant/1.png", "bee/0.png")
-    assert files.manifest is None
 
 
 def npz_pool(path, names):
@@ -87,18 +78,14 @@ def test_classes_are_matched_by_name_and_each_label_stays_with_its_image(class_f
         assert np.array_equal(image.numpy(), pixels(path))
 
 
-def test_pool_images_are_brought_to_the_size_and_channels_of_square_private_ones(
-    class_folder, load
-):
+def test_pool_images_get_the_size_and_channels_of_square_private_ones(class_folder, load):
     root = class_folder("pool", {"ant": 2}, height=10, width=14)
     assert load(root, shape=(1, 6, 6)).pool.images.shape == (2, 1, 6, 6)
 
 
-@pytest.mark.parametrize("shape", [(3, 8, 9), (3, 9, 8)])
-def test_images_of_another_shape_than_oblong_private_ones_are_refused(class_folder, load, shape):
-    said = rf"images \(3, 8, 8\) .*private ones are \(3, {shape[1]}, {shape[2]}\)"
-    with pytest.raises(DpmixError, match=said):
-        load(class_folder("pool", {"ant": 1}), shape=shape)
+def test_images_of_another_shape_than_oblong_private_ones_are_refused(class_folder, load):
+    with pytest.raises(DpmixError, match=r"images \(3, 8, 8\) .*private ones are \(3, 9, 8\)"):
+        load(class_folder("pool", {"ant": 1}), shape=(3, 9, 8))
 
 
 def test_classes_that_are_left_out_are_not_even_decoded(class_folder, load, truncate):
@@ -135,13 +122,12 @@ def test_the_facts_hash_what_is_used_and_never_hold_the_path(class_folder, load)
     assert len({f.contents_sha256 for f in (facts, relabelled, fewer)}) == 3
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_images_of_one_colour_are_warned_of(class_folder, load, channels):
+def test_images_of_one_colour_are_warned_of(class_folder, load):
     root = class_folder("pool", {"ant": 2, "bee": 1})
     Image.new("RGB", (8, 8), (9, 9, 9)).save(root / "ant" / "grey.png")
     said = r"1 of 4 images of the public pool '.*pool' are of one colour \(ant/grey.png\); look"
     with pytest.warns(UserWarning, match=said):
-        load(root, shape=(channels, 8, 8))
+        load(root)
 
 
 def test_a_pool_too_large_for_memory_is_mapped_from_a_file_without_a_name(
@@ -159,21 +145,11 @@ def test_a_pool_too_large_for_memory_is_mapped_from_a_file_without_a_name(
     assert not list((tmp_path / "temporary").iterdir())
 
 
+@pytest.mark.usefixtures("no_space")
 def test_a_full_disk_is_an_error_and_not_a_crash(class_folder, load, monkeypatch):
-    class Full:
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            return None
-
-        def write(self, data):
-            raise OSError(errno.ENOSPC, "No space left on device")
-
     monkeypatch.setattr(decode, "MAX_BYTES_IN_MEMORY", 100)
-    monkeypatch.setattr(tempfile, "TemporaryFile", Full)
-    with pytest.raises(DpmixError, match=r"do not fit in .* \(No space left on device\).*TMPDIR"):
-        load(class_folder("pool", {"ant": 5}))
+    with pytest.raises(DpmixError, match=r"do not fit in .* \(File too large\).*TMPDIR"):
+        load(class_folder("pool", {"ant": 30}))
 
 
 @pytest.fixture
@@ -194,25 +170,14 @@ def saved(source, index, path, form="PNG"):
     Image.fromarray(shown).save(path, form)
 
 
-@pytest.mark.parametrize(("form", "name"), [("PNG", "x.png"), ("BMP", "x.bmp"), ("PPM", "x.ppm")])
+@pytest.mark.parametrize(("form", "name"), [("PNG", "x.png"), ("BMP", "x.bmp")])
 def test_a_private_image_is_found_in_any_lossless_format_and_under_any_label(check, form, name):
     with pytest.raises(DpmixError, match=rf"1 of its images are private training .*ant/{name}"):
         check(lambda root, splits: saved(splits.train, 1, root / "ant" / name, form))
-
-
-def test_a_test_image_is_found(check):
     with pytest.raises(DpmixError, match="private test images"):
-        check(lambda root, splits: saved(splits.test, 0, root / "bee" / "0.png"))
-
-
-def test_every_copy_is_counted_and_three_are_named(check):
-    def all_of_them(root, splits):
-        for i in range(len(splits.train)):
-            saved(splits.train, i, root / "bee" / f"y{i}.png")
-        saved(splits.train, 0, root / "bee" / "z.png")
-
-    with pytest.raises(DpmixError, match=r"7 of its images .*\(bee/y0.png, .*, \.\.\.\)"):
-        check(all_of_them)
+        check(lambda root, splits: (
+            (root / "ant" / name).unlink(), saved(splits.test, 0, root / "bee" / "0.png")
+        ))  # fmt: skip
 
 
 def test_one_changed_bit_is_another_image(check):
@@ -224,8 +189,7 @@ def test_one_changed_bit_is_another_image(check):
     check(nearly)
 
 
-@pytest.mark.parametrize("channels", [None, 1])
-@pytest.mark.parametrize(("height", "width"), [(64, 64), (61, 80), (28, 28)])
+@pytest.mark.parametrize(("height", "width", "channels"), [(64, 64, None), (61, 80, 1)])
 def test_private_arrays_that_were_resized_are_found_all(tmp_path, height, width, channels):
     rng = np.random.default_rng(7)
     arrays = rng.integers(0, 256, (12, height, width, 3), dtype=np.uint8)

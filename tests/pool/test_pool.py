@@ -19,13 +19,10 @@ def numbered(count):
 
 
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize(("count", "labels"), [(0, 0), (2, 3), (3, 0)])
-def test_an_empty_pool_or_one_with_too_few_labels_is_refused(count, labels):
-    with pytest.raises(DpmixError, match=f"{count} images and {labels} labels"):
-        PublicPool(numbered(count), torch.zeros(labels, dtype=torch.int64))
-
-
-def test_a_label_that_means_nothing_is_refused():
+def test_an_empty_pool_and_labels_that_mean_nothing_are_refused():
+    for count, labels in ((0, 0), (2, 3)):
+        with pytest.raises(DpmixError, match=f"{count} images and {labels} labels"):
+            PublicPool(numbered(count), torch.zeros(labels, dtype=torch.int64))
     with pytest.raises(DpmixError, match="label -2; expected a class from 0"):
         PublicPool(numbered(2), torch.tensor([0, UNLABELLED - 1]))
 

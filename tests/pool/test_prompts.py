@@ -16,7 +16,6 @@ from dpmix.pool.prompts import (
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("cat", "cat"),
         ("AnnualCrop", "annual crop"),
         ("001.ak47", "ak47"),
         ("american_bulldog", "american bulldog"),
@@ -34,14 +33,8 @@ def test_every_template_of_the_list_has_a_place_for_the_class():
         assert "red panda" in PoolClass("x", "red panda").prompt(text)
     own = template_text("a {nice} {class}, {class}")
     assert PoolClass("x", "cat").prompt(own) == "a {nice} cat, cat"
-
-
-@pytest.mark.parametrize(
-    ("template", "said"), [("photos", "did you mean 'photo'"), ("a cat", r"has no \{class\}")]
-)
-def test_a_template_without_a_place_for_the_class_is_refused(template, said):
-    with pytest.raises(DpmixError, match=said):
-        template_text(template)
+    with pytest.raises(DpmixError, match=r"has no \{class\}.*did you mean 'photo'"):
+        template_text("photos")
 
 
 def test_a_file_of_classes_has_names_phrases_and_comments(tmp_path):
@@ -51,35 +44,22 @@ def test_a_file_of_classes_has_names_phrases_and_comments(tmp_path):
         PoolClass("crane", "a crane, the bird"),
         PoolClass("AnnualCrop", "annual crop"),
     )
+    path.write_text("# nothing\n")
+    with pytest.raises(DpmixError, match="no class in"):
+        read_classes(path)
+    with pytest.raises(DpmixError, match="cannot read classes"):
+        read_classes(tmp_path / "gone.txt")
 
 
 @pytest.mark.parametrize(
     ("names", "said"),
     [
-        ((), "no class in the class names"),
+        ((), "no class in 'the class names'"),
         (("cat", "Cat"), "hold 'cat' and 'Cat', which name the same folder"),
         (("a/b",), "class name 'a/b' can't name a folder .*'plain-name: a b'"),
-        (("",), "class name '' can't name a folder"),
-        ((" cat",), "class name ' cat' can't name a folder"),
-        (("a\0b",), "can't name a folder"),
+        *(((name,), "can't name a folder") for name in ("", " cat", "cat ", ".cat", "a\0b", "a?")),
     ],
 )
 def test_names_that_can_be_no_folders_are_refused(names, said):
     with pytest.raises(DpmixError, match=said):
         as_classes(names)
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("# nothing\n", "no class in"),
-        ("cat:\n", "class 'cat' has an empty phrase"),
-        (None, "cannot read classes"),
-    ],
-)
-def test_a_file_that_names_nothing_is_refused(tmp_path, text, said):
-    path = tmp_path / "classes.txt"
-    if text is not None:
-        path.write_text(text)
-    with pytest.raises(DpmixError, match=said):
-        read_classes(path)

@@ -81,7 +81,7 @@ def test_one_changed_byte_is_found(run):
     ({"denominator": 4.0}, "denominator"),
     ({"sampling_rate": 0.5}, "sampling_rate"),
     ({"planned_steps": 1, "steps": 1}, "planned_steps"),
-    ({"steps": 1, "complete": False}, "epsilon_at_fixed_stop"),
+    ({"steps": 1, "complete": False}, "guarantee"),
     ({"steps": 3}, "steps is 3, more than planned_steps"),
     ({"delta": 1e-6}, "delta"),
     ({"method": "none"}, "method"),

@@ -170,14 +170,6 @@ def test_an_earlier_release_is_counted_in_the_same_epsilon(fit, tmp_path):
     assert "earlier releases" in (run.folder / "MODEL_CARD.md").read_text()
 
 
-def test_an_npz_trains_with_adam_a_cosine_and_epochs(fit, digits_npz):
-    run = fit(
-        data=str(digits_npz), optimizer="Adam", epochs=0.5, schedule="cosine", learning_rate=0.01,
-        steps=None,
-    )  # fmt: skip
-    assert (run.plan.steps, run.plan.sampling_rate) == (3, 10 / 60)
-
-
 def test_a_rate_and_a_denominator_keep_n_out_of_the_statement(fit):
     said = statement_of(fit(sampling_rate=0.1, denominator=9, expected_batch_size=None))
     assert said["examples"] is None and 80 not in said.values()
@@ -217,14 +209,6 @@ def test_an_overwriting_run_that_fails_early_leaves_the_earlier_run(fit, tmp_pat
     assert published(tmp_path / "run") == before
     fit(overwrite=True)
     assert published(tmp_path / "run")["model.safetensors"] != before["model.safetensors"]
-
-
-def test_a_damaged_run_folder_is_named(tmp_path):
-    with pytest.raises(DpmixError, match="is no run folder"):
-        load_run(tmp_path)
-    (tmp_path / "config.yaml").write_text("privacy: {epsilon: 3}\n")
-    with pytest.raises(DpmixError, match="has no section 'input'"):
-        load_run(tmp_path)
 
 
 def test_the_python_examples_of_the_readme_run(tmp_path, monkeypatch):

@@ -131,15 +131,18 @@ def test_an_overwrite_keeps_the_other_model_and_nothing_else_of_the_other_run(tm
     assert {*folder.root.iterdir()} == {*folder.published, folder.diagnostics}
 
 
-@pytest.mark.parametrize("name", ["thesis.tex", "diagnostics/scan.png"])
-def test_an_overwrite_never_takes_what_no_run_wrote(tmp_path, name):
-    (tmp_path / name).parent.mkdir(exist_ok=True)
-    (tmp_path / name).write_text("years of work")
+@pytest.mark.parametrize(("name", "run"), [("thesis.tex", True), ("diagnostics/scan.png", False)])
+def test_an_overwrite_never_takes_what_no_run_wrote(tmp_path, name, run):
+    root = tmp_path / "run"
+    if run:
+        trained(root)
+    (root / name).parent.mkdir(parents=True, exist_ok=True)
+    (root / name).write_text("years of work")
     with pytest.raises(DpmixError, match=r"replaces a run, but folder .* holds something else"):
-        opened(tmp_path)
+        opened(root)
     with pytest.raises(DpmixError, match=r"not empty; give another --output, or --overwrite"):
-        opened(tmp_path, overwrite=False)
-    assert reads(tmp_path / name) == "years of work"
+        opened(root, overwrite=False)
+    assert reads(root / name) == "years of work"
 
 
 def test_a_link_to_a_folder_is_overwritten_where_it_leads(tmp_path):

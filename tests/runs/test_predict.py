@@ -12,11 +12,9 @@ def test_a_folder_of_classes_is_listed_as_for_training(class_folder, unchecked):
     for place in ("a/._0.png", "__MACOSX/x.png", "b/Thumbs.db", "a/scan.heic", "b/2.jfif"):
         (root / place).parent.mkdir(exist_ok=True)
         (root / place).write_bytes(b"-")
-    with pytest.warns(
-        UserWarning, match=r"1 file\(s\) are left out, such as .*scan.heic': 1 .heic"
-    ):
+    with pytest.warns(UserWarning, match=r"1 file\(s\) are left out, such as .*scan\.heic"):
         listed = image_files([root])
-    with pytest.warns(UserWarning, match=r"1 .heic"):
+    with pytest.warns(UserWarning, match="left out"):
         _, part = class_folders(root)
     assert [path.relative_to(root).as_posix() for path in listed] == list(part.names)
 

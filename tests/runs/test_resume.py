@@ -38,8 +38,9 @@ def stop(*_):
 
 
 @pytest.fixture
-def settings(image_root, quick):
+def settings(image_root, tmp_path, quick):
     return quick | {
+        "cache_dir": str(tmp_path / "features"),
         "data": str(image_root), "steps": STEPS, "eval_every": 2, "checkpoint_every": 1,
         "device": "cpu", "seed": 7,
     }  # fmt: skip
@@ -83,6 +84,7 @@ def damage(path):
 @pytest.mark.parametrize(("step", "changes"), [
     (5, {"optimizer": "Adam", "learning_rate": 0.01, "schedule": "cosine"}),
     (3, {"method": "microbatch-mixup"}),
+    (3, {"model": None, "backbone": "scatternet", "backbone_size": 16}),  # on cached features
     (1, {"checkpoint_every": 3, "eval_every": 6}),
 ])  # fmt: skip
 def test_a_seeded_run_that_was_stopped_ends_bit_identical(tmp_path, settings, step, changes):
@@ -171,25 +173,6 @@ def test_stopped_at_either_end(tmp_path, settings, public_root, monkeypatch, wha
     dpmix.fit(resume=tmp_path / "run")
     assert is_complete(tmp_path / "run")
     assert same(weights(whole.folder), weights(tmp_path / "run"))
-
-
-def test_a_run_that_pretrains_does_not_do_it_twice(tmp_path, settings, public_root, monkeypatch):
-    settings |= {"pool": str(public_root), "pool_role": "pretrain", "pretrain_epochs": 2}
-    whole = dpmix.fit(output=str(tmp_path / "whole"), **settings)
-    folder = stopped(tmp_path / "run", 3, settings)
-    monkeypatch.setattr("dpmix.training.pretrain.Pretraining.run", None)
-    dpmix.fit(resume=folder)
-    assert same(weights(whole.folder), weights(folder))
-
-
-def test_a_head_on_cached_features_is_resumed(tmp_path, settings):
-    settings = {k: v for k, v in settings.items() if k != "model"} | {
-        "backbone": "scatternet", "cache_dir": str(tmp_path / "features"), "backbone_size": 16,
-    }  # fmt: skip
-    whole = dpmix.fit(output=str(tmp_path / "whole"), **settings)
-    folder = stopped(tmp_path / "run", 3, settings)
-    dpmix.fit(resume=folder)
-    assert same(weights(whole.folder), weights(folder))
 
 
 def test_damaged_checkpoints_are_passed_over_but_no_published_step_is_done_twice(

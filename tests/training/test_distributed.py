@@ -32,13 +32,13 @@ WORKER = Path(rank_worker.__file__)
 PAGE = Path(__file__).parents[2] / "docs" / "many-processes.md"
 
 
-def torchrun(size, *command, **options):
+def torchrun(size, *command):
     # More processes than a machine may have GPUs: these tests are of gloo, on the CPU.
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     return subprocess.Popen(
         [*launcher, "--nproc-per-node", str(size), *map(str, command)], env=environment,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
 
@@ -109,7 +109,7 @@ def test_another_plan_on_one_process_is_refused_by_all(together):
         assert "rank 1 has another plan than rank 0" in ended["error"]
 
 
-@pytest.mark.parametrize(("examples", "size"), [(13, 3), (5, 5), (100, 7)])
+@pytest.mark.parametrize(("examples", "size"), [(13, 3), (5, 5)])
 def test_shards_are_disjoint_whole_and_of_nearly_equal_size(examples, size):
     bounds = [Ranks(rank, size).bounds(examples) for rank in range(size)]
     assert [start for start, _ in bounds[1:]] == [stop for _, stop in bounds[:-1]]
@@ -181,7 +181,7 @@ def test_a_process_that_is_killed_ends_all_with_one_message_and_the_run_goes_on(
         place = command.index("--model")
         command[place : place + 2] = ["--backbone", "scatternet", "--backbone-size", "16"]
     process = torchrun(3, *command)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not (tmp_path / "run" / "model.safetensors").exists():
         assert time.monotonic() < deadline and process.poll() is None, process.communicate()
         time.sleep(0.05)

@@ -59,6 +59,8 @@ def named(spec):
 def test_a_row_holds_the_features_of_the_views_that_the_method_makes(tmp_path, backbone, spec):
     data, made = source(), builder(spec, backbone)
     cached = cache(tmp_path, backbone).embed_train(data, made, quiet)
+    plain = cache(tmp_path, backbone).embed_test(data, quiet)
+    assert torch.allclose(plain, backbone.features(data.pixels), atol=1e-5)
     for i in range(len(data)):
         draws = replace(made, spec=cached.cached).draw_views(
             1, example_rng(data.pixels[i], data.labels[i], 0)
@@ -77,6 +79,8 @@ def test_a_step_draws_k_different_views_of_the_right_kinds_and_examples(tmp_path
     data = source()
     cached = cache(tmp_path, backbone).embed_train(data, builder(spec, backbone), quiet)
     examples = torch.tensor([3, 0, 3])
+    with pytest.raises(DpmixError, match="holds examples with other labels"):
+        cached.check_data(source(4))
     drawn = cached.sample(data, examples, np.random.default_rng(1), CPU)
     assert drawn.views.shape == (3, spec.views, 3888)
     assert cached.view_shape(data.image_shape) == (3888,)
@@ -158,26 +162,12 @@ def test_the_views_pass_in_pieces_with_the_same_result(tmp_path, backbone):
     assert torch.allclose(whole.features, pieces.features, atol=1e-5)
 
 
-def test_test_images_are_embedded_as_they_are(tmp_path, backbone):
-    data = source(7)
-    features = cache(tmp_path, backbone).embed_test(data, quiet)
-    assert torch.allclose(features, backbone.features(data.pixels), atol=1e-5)
-
-
 def test_views_that_join_examples_and_too_few_views_are_refused(tmp_path, backbone):
     joined = builder(ViewSpec("microbatch-mixup", k_base=2), backbone)
     with pytest.raises(DpmixError, match=r"joins other examples .*--fresh-views"):
         cache(tmp_path, backbone).check(joined)
     with pytest.raises(DpmixError, match="cache_views is 8; a step of mix-self averages 34"):
         cache(tmp_path, backbone).check(builder(ViewSpec("mix-self"), backbone))
-
-
-def test_other_data_than_its_own_is_refused(tmp_path, backbone):
-    cached = cache(tmp_path, backbone).embed_train(
-        source(), builder(ViewSpec("none"), backbone), quiet
-    )
-    with pytest.raises(DpmixError, match="holds examples with other labels"):
-        cached.check_data(source(4))
 
 
 def test_the_cost_of_a_view_is_measured_without_a_private_image(tmp_path, backbone):

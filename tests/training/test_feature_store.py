@@ -33,18 +33,7 @@ def fill(store, stop=None):
             append(features[i : i + 1], labels[i : i + 1])
 
 
-def test_what_was_written_is_read_back(tmp_path):
-    store = FeatureStore(tmp_path, KEY, LAYOUT)
-    assert store.done() == 0
-    fill(store)
-    assert store.done() == 6
-    features, labels = rows()
-    assert torch.equal(store.features(), features)
-    assert torch.equal(store.labels(), labels)
-    assert LAYOUT.bytes == 4 * 6 * (6 + 4)
-
-
-@pytest.mark.parametrize("stop", range(6))
+@pytest.mark.parametrize("stop", [0, 4])
 def test_it_is_resumed_wherever_it_was_stopped(tmp_path, stop):
     store = FeatureStore(tmp_path, KEY, LAYOUT)
     with pytest.raises(KeyboardInterrupt):
@@ -54,8 +43,10 @@ def test_it_is_resumed_wherever_it_was_stopped(tmp_path, stop):
     with (store.folder / "rows.bin").open("ab") as file:
         file.write(b"half a row")
     fill(store)
+    assert store.done() == 6
     assert torch.equal(store.features(), rows()[0])
     assert torch.equal(store.labels(), rows()[1])
+    assert LAYOUT.bytes == 4 * 6 * (6 + 4) == (store.folder / "rows.bin").stat().st_size
 
 
 @pytest.mark.parametrize(
@@ -75,13 +66,6 @@ def test_a_damaged_store_is_never_used(tmp_path):
         file.write(b"more")
     with pytest.raises(DpmixError, match=r"is damaged.* delete that folder"):
         store.done()
-
-
-def test_its_folder_says_that_it_is_private_and_is_closed_to_others(tmp_path):
-    store = FeatureStore(tmp_path / "features", KEY, LAYOUT)
-    fill(store)
-    assert "PRIVATE" in (store.folder / "PRIVATE.txt").read_text()
-    assert (store.folder.stat().st_mode | store.folder.parent.stat().st_mode) & 0o077 == 0
 
 
 def test_a_second_run_waits_and_finds_what_the_first_wrote(tmp_path):
@@ -155,11 +139,11 @@ def visible(folder):
             yield from visible(path)
 
 
-def made(root, key=NAME):
-    folder = store_folder(root, key)
-    folder.mkdir()
-    (folder / "key.json").write_text(key)
-    return folder
+def made(root, key=KEY):
+    store = FeatureStore(root, key, LAYOUT)
+    fill(store)
+    assert "PRIVATE" in (store.folder / "PRIVATE.txt").read_text()
+    return store.folder
 
 
 @pytest.mark.parametrize("mode", [None, 0o700, 0o1777])
@@ -168,7 +152,7 @@ def test_others_see_one_folder_and_nothing_in_it_for_every_root(tmp_path, umask,
     if mode is not None:
         root.mkdir(mode=mode)
     home = made(root).parent
-    made(root, "another")
+    made(root, {"data": "another"})
     assert [*visible(root)] == [home] and home.stat().st_mode & 0o077 == 0
     assert home.name == f"of-user-{os.geteuid()}"
 
@@ -192,8 +176,7 @@ def test_a_folder_of_another_user_is_refused(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("there", [
-    lambda path: path.symlink_to("/"), lambda path: path.symlink_to("nowhere"),
-    lambda path: path.write_text(""),
+    lambda path: path.symlink_to("/"), lambda path: path.write_text(""),
 ])  # fmt: skip
 def test_what_is_no_folder_is_refused_and_links_are_not_followed(tmp_path, there):
     there(tmp_path / f"of-user-{os.geteuid()}")

@@ -1,7 +1,6 @@
 """The loop: when it evaluates, saves and reports, and what it calls epsilon on the way."""
 
 import signal
-import threading
 
 import pytest
 import torch
@@ -62,7 +61,10 @@ def saved(events):
 
 
 def test_it_evaluates_and_saves_at_its_interval_and_at_the_end():
-    _, history, reports, events, lines = run(steps=5, eval_every=2)
+    plan, history, reports, events, lines = run(steps=5, eval_every=2)
+    # What is shown is never less than what has been spent.
+    assert [now.epsilon for now in reports] == [plan.epsilon_after(s) for s in (2, 2, 4, 4, 5)]
+    assert history.points[-1]["epsilon"] == plan.epsilon
     assert saved(events) == [point["step"] for point in history.points] == [2, 4, 5]
     assert [now.step for now in reports] == [1, 2, 3, 4, 5]
     assert [now.evaluation is not None for now in reports] == [False, True, False, True, True]
@@ -76,12 +78,6 @@ def test_every_step_is_offered_for_a_checkpoint_before_anything_of_it_is_publish
     assert events == [
         ("keep", 1, False), ("keep", 2, True), ("save", 2), ("keep", 3, True), ("save", 3),
     ]  # fmt: skip
-
-
-def test_the_epsilon_shown_is_never_less_than_what_has_been_spent():
-    plan, history, reports, _, _ = run(steps=5, eval_every=2)
-    assert [now.epsilon for now in reports] == [plan.epsilon_after(s) for s in (2, 2, 4, 4, 5)]
-    assert history.points[-1]["epsilon"] == plan.epsilon
 
 
 def test_an_evaluation_interval_beyond_the_end_still_evaluates_once():
@@ -98,16 +94,3 @@ def test_the_first_ctrl_c_is_noted_and_the_second_interrupts():
         assert interrupted()
         signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
-
-
-def test_outside_the_main_thread_ctrl_c_is_never_pressed():
-    heard = []
-
-    def work():
-        with gentle_interrupts() as interrupted:
-            heard.append(interrupted())
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    assert heard == [False]

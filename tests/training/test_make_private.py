@@ -78,11 +78,8 @@ def test_without_noise_a_step_on_all_examples_is_that_of_opacus(unchecked):
 
 
 def test_a_loss_that_hides_the_views_is_refused_before_anything_is_released():
-    model = linear()
-    trainer = private(plan(), model=model, loss=nn.CrossEntropyLoss())
-    with pytest.raises(DpmixError, match="loss"):
-        trainer.step()
-    assert trainer.steps_done == 0 and torch.equal(weights(model), weights(linear()))
+    with pytest.raises(DpmixError, match="loss returned shape"):
+        private(plan(), loss=nn.CrossEntropyLoss())
 
 
 def test_a_loop_goes_on_from_state_dicts():
@@ -113,13 +110,10 @@ def test_a_loop_goes_on_from_state_dicts():
 
 
 def test_the_models_answer_says_how_many_classes_there_are():
-    """The labels do not: a class that nobody has is a class, and one more is refused."""
+    """The labels do not: a class that nobody has is a class."""
     few = source()
     few = type(few)(few.pixels, few.labels.clamp(max=1), CLASSES)
     assert private(plan(), data=few).views.num_classes == 3
-    small = nn.Sequential(nn.Flatten(), nn.Linear(36, 2))
-    with pytest.raises(DpmixError, match=r"label 2 is out of range; expected 0..1"):
-        private(plan(), model=small)
 
 
 MIXING = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(32, 3))
@@ -132,8 +126,11 @@ MIXING = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.L
     (None, {"views": dpmix.ViewSpec("mix-diff", crop_padding=1)}, "mix-diff needs public images"),
     (None, {"normalization": "imagenet"}, "is for 3 channels and the images have 1"),
     (None, {"views": dpmix.ViewSpec("microbatch-mixup", crop_padding=1)}, "sensitivity 2C"),
+    (None, {"views": "mix-self"}, "views is 'mix-self'; expected a dpmix.ViewSpec"),
+    (nn.Sequential(nn.Flatten(), nn.Linear(36, 2)), {}, r"label 2 is out of range; expected 0..1"),
     (nn.Linear(6, 3), {}, r"returned \[1, 1, 6, 3\]: expected logits"),
 ])  # fmt: skip
+@pytest.mark.usefixtures("unchecked")
 def test_what_can_not_be_made_private_is_refused(model, settings, expected):
     with pytest.raises(DpmixError, match=expected):
         private(**({"run_plan": plan(), "model": model} | settings))
@@ -189,11 +186,6 @@ def test_an_example_of_another_dataset_is_no_repeat(recwarn):
     optimizer = torch.optim.SGD((model := linear()).parameters(), lr=1.0)
     dpmix.make_private(model, optimizer, joined, plan=plan(), views=dpmix.ViewSpec("none"))
     assert not [one for one in recwarn if "times" in str(one.message)]
-
-
-def test_views_by_name_alone_are_told_what_is_expected(unchecked):
-    with pytest.raises(DpmixError, match=r"views is 'mix-self'; expected a dpmix.ViewSpec"):
-        private(plan(), views="mix-self")
 
 
 def test_the_code_of_the_docs_runs(capsys):

@@ -12,7 +12,7 @@ def built(name="SGD", noise_std=1.0, **arguments):
     return build_optimizer(name, nn.Linear(2, 2), noise_std, {"lr": 1.0} | arguments)
 
 
-@pytest.mark.parametrize("name", ["SGD", "Adam", "adam", "AdamW", "RMSprop", "Adagrad", "NAdam"])
+@pytest.mark.parametrize("name", ["SGD", "adam", "RMSprop"])
 def test_any_optimizer_by_name(name):
     optimizer = built(name, lr=0.1, weight_decay=0.5, momentum=None)
     assert type(optimizer).__name__.lower() == name.lower()

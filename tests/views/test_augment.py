@@ -4,12 +4,10 @@ import itertools
 from collections import Counter
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpmix.errors import DpmixError
 from dpmix.views.augment import self_augment
 
 
@@ -78,12 +76,3 @@ def test_over_all_draws_the_law_is_that_of_cropping_then_mirroring():
     )
     assert Counter(view.numpy().tobytes() for view in got) == expected
     assert len(expected) == len(draws)  # noise: every draw gives another view
-
-
-@pytest.mark.parametrize(("height", "width", "padding"), [(4, 7, 4), (3, 9, 8)])
-def test_padding_as_wide_as_the_image_is_refused_with_what_would_fit(height, width, padding):
-    images = torch.zeros(1, 1, height, width, dtype=torch.uint8)
-    at = torch.zeros(1, 1, dtype=torch.int64)
-    remedy = f"--crop-padding {min(height, width) - 1} or less"
-    with pytest.raises(DpmixError, match=f"crop_padding is {padding} .*{height}x{width}.*{remedy}"):
-        self_augment(images, at, at, at, at.bool(), padding)

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import count
 from typing import Any
@@ -24,7 +24,6 @@ from dpmix.privacy.plan import PrivacyPlan
 from dpmix.reports.audit_report import AuditFindings, AuditReport, Finding, Kind, read_audit
 from dpmix.reports.facts import RunFacts
 from dpmix.reports.prv import epsilon_prv
-from dpmix.reports.statement import Statement
 from dpmix.runs.build import Run
 from dpmix.runs.folder import RunFolder
 from dpmix.runs.load import read_facts
@@ -138,27 +137,21 @@ class StepChecks:
     def found(self) -> tuple[Finding, ...]:
         """All invariants, once all steps are done."""
         self._examples.clip(compare=False)
-        return (
+        found = (
             self._noise.size(),
             self._noise.independence(),
             self._draws.found(),
             self._examples.clipping(),
             self._examples.views(),
             *self._releases.found(),
-            steps_are_counted(self._run),
-            epsilon_is_stated(self._run.plan),
         )
-
-
-def steps_are_counted(run: CanaryRun) -> Finding:
-    """Whether a trainer whose steps are all done refuses another one."""
-    try:
-        run.step()
-        refused = False
-    except DpmixError:
-        refused = True
-    found = f"{run.plan.steps} steps, and another one was refused"
-    return exactly("number of steps", found, {"a step beyond the plan's was taken": not refused})
+        plan, beyond = self._run.plan, {"a step beyond the plan's was taken": True}
+        try:
+            self._run.step()
+        except DpmixError:
+            beyond = {}
+        counted = f"{plan.steps} steps, and another one was refused"
+        return (*found, exactly("number of steps", counted, beyond), epsilon_is_stated(plan))
 
 
 def epsilon_is_stated(plan: PrivacyPlan) -> Finding:
@@ -171,10 +164,8 @@ def epsilon_is_stated(plan: PrivacyPlan) -> Finding:
         missing = f"left out: prv-accountant is missing; {to_install('verify')}"
         return Finding(name=name, holds=True, found=missing, tested=False)
     shown = math.floor(1000 * bounds[0]) / 1000
-    return Finding(
-        name=name, holds=plan.epsilon >= bounds[0],
-        found=f"another accountant gives {shown:.3f} or more",
-    )  # fmt: skip
+    found = f"another accountant gives {shown:.3f} or more"
+    return Finding(name=name, holds=plan.epsilon >= bounds[0], found=found)
 
 
 def refuse_unfit(run: Run) -> None:
@@ -200,27 +191,23 @@ def audit_run(
     """Audit a run's own trainer.
 
     Args:
-        run: the run, with its views embedded where it trains on cached features.
+        run: fit for an audit (`refuse_unfit`), its views embedded where features are cached.
         kind: kind of the canaries.
         canaries: number of canaries in a run, M; None: one for each trained parameter, at most
-            10,000, or one for each test image, at most 1,000.
+            10,000, or 1,000 images.
         runs: number of full training runs.
         confidence: probability that the bounds hold.
         progress: called with (steps done, steps in all).
 
     Raises:
-        DpmixError: as `refuse_unfit`, `audit_gradients` and `audit_images` raise; or image canaries
-            and a cache of features, which holds none.
+        DpmixError: as `audit_gradients` raises; or image canaries and a cache of features.
     """
-    refuse_unfit(run)
     restart, rng = _restart(run), np.random.default_rng()
     if kind != "gradient":
         run.inputs.require_images()
-        test = run.splits.test
         return audit_images(
             _trained_on(run, restart, lambda done: progress(done, runs * run.plan.steps)),
-            kind=kind, data=run.splits.train, held_out=test, claimed=run.plan.epsilon,
-            delta=run.plan.delta, canaries=canaries or min(_MOST_IMAGES, len(test)), runs=runs,
+            data=run.splits.train, plan=run.plan, canaries=canaries or _MOST_IMAGES, runs=runs,
             confidence=confidence, rng=rng,
         )  # fmt: skip
 
@@ -274,11 +261,7 @@ def _restart(run: Run) -> Callable[[], None]:
 
 
 def audited_facts(folder: RunFolder) -> RunFacts:
-    """The facts of a run, with the audit in its folder if there is one.
-
-    Raises:
-        DpmixError: as `read_facts` and `audit_of` raise.
-    """
+    """The facts of a run, with the audit in its folder if there is one; raises as `audit_of`."""
     facts = read_facts(folder)
     return replace(facts, audit=audit_of(folder, facts))
 
@@ -298,39 +281,29 @@ def audit_of(folder: RunFolder, facts: RunFacts) -> AuditReport | None:
     """
     if not folder.audit.exists():
         return None
-    audit = read_audit(folder.audit)
-    for name, audited, own in (*_settings(audit, facts.settings), *_plan(audit, facts.statement)):
+    audit, stated = read_audit(folder.audit), facts.statement
+    theirs, own = audit.settings, facts.settings
+    pairs = [
+        ("data", theirs.get("data", {}).get("data"), public_name(own["data"]["data"])),
+        ("input", theirs.get("input"), own["input"]),
+    ]
+    for name, section in LEAVES.items():
+        if section not in ("run", "input") and name not in places("path") | places("resume"):
+            pairs.append((name, theirs.get(section, {}).get(name), own[section][name]))
+    plan = {
+        "sampling_rate": stated.sampling_rate, "denominator": stated.denominator,
+        "steps": stated.planned_steps, "noise_multiplier": stated.noise_multiplier,
+        "max_grad_norm": stated.max_grad_norm, "delta": stated.delta, "n": stated.examples,
+        "prior_releases": stated.spent_before,
+    }  # fmt: skip
+    pairs += [(name, audit.plan.get(name), value) for name, value in plan.items()]
+    for name, audited, value in pairs:
         # Calibrated elsewhere, sigma ends near enough.
         near = name == "noise_multiplier" and isinstance(audited, float)
-        if audited != own and not (near and math.isclose(audited, own, rel_tol=_CALIBRATED)):
+        if audited != value and not (near and math.isclose(audited, value, rel_tol=_CALIBRATED)):
             raise DpmixError(
                 f"'{folder.audit}' is an audit of other settings: its {name} is {audited}, the "
-                f"run's {own}; move it away, or audit this run: dpmix audit --config "
+                f"run's {value}; move it away, or audit this run: dpmix audit --config "
                 f"{folder.config} --report {folder.audit}"
             )
     return audit
-
-
-def _settings(audit: AuditReport, own: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    """Names and values of the audit's settings and of the run's."""
-    theirs = audit.settings
-    yield "data", theirs.get("data", {}).get("data"), public_name(own["data"]["data"])
-    yield "input", theirs.get("input"), own["input"]
-    for name, section in LEAVES.items():
-        if section not in ("run", "input") and name not in places("path") | places("resume"):
-            yield name, theirs.get(section, {}).get(name), own[section][name]
-
-
-def _plan(audit: AuditReport, statement: Statement) -> Iterator[tuple[str, Any, Any]]:
-    """The same of the plan."""
-    for name, own in {
-        "sampling_rate": statement.sampling_rate,
-        "denominator": statement.denominator,
-        "steps": statement.planned_steps,
-        "noise_multiplier": statement.noise_multiplier,
-        "max_grad_norm": statement.max_grad_norm,
-        "delta": statement.delta,
-        "n": statement.examples,
-        "prior_releases": statement.spent_before,
-    }.items():
-        yield name, audit.plan.get(name), own

@@ -29,7 +29,7 @@ from dpmix.privacy.noise import GaussianNoise
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.privacy.randomness import StepRandomness, Stream
 from dpmix.privacy.sampling import PoissonSampler
-from dpmix.reports.audit_report import AuditFindings, Kind
+from dpmix.reports.audit_report import AuditFindings
 from dpmix.training.trainer import PrivateTrainer
 
 _CELLS = 4
@@ -122,10 +122,7 @@ class CanaryRun:
             hook.remove()
 
     def scores(self) -> Float64[np.ndarray, " M"]:
-        """Log-likelihood ratio of "in" against "out" for each canary, from the last step.
-
-        Of all statistics of what the step released it is the best.
-        """
+        """Log-likelihood ratio of "in" against "out" for each canary, from the last step."""
         q, sigma = self.plan.sampling_rate, self.plan.noise_multiplier
         shift = (2 * self.seen() - 1) / (2 * sigma**2)
         if q == 1:
@@ -134,7 +131,7 @@ class CanaryRun:
         return ratio
 
     def seen(self) -> Float64[np.ndarray, " M"]:
-        """What the optimizer got of each canary in the last step: s."""
+        """What the optimizer got of each canary in the last step: s, in units of C."""
         got, bound = self.gradients or self.noise.released, self.plan.max_grad_norm
         drawn = torch.zeros(len(self._places), dtype=torch.float64)
         drawn[self._canaries_in(torch.cat(self.used))] = 1
@@ -211,83 +208,54 @@ class WithCanaries:
         return found
 
 
-def make_canaries(
-    kind: Kind, count: int, held_out: ImageSource, rng: np.random.Generator
-) -> TensorSource:
-    """Images, each with a label that no training image teaches.
+def make_patterns(like: ImageSource, count: int, rng: np.random.Generator) -> TensorSource:
+    """Coarse patterns of random colours, of the shape of `like`, with random labels of its classes.
 
-    Args:
-        kind: `mislabelled`, held-out images with a wrong label; or `pattern`, coarse patterns of
-            random colours with any label.
-        count: number of images; of mislabelled ones at most that of the held-out images.
-        held_out: images of the private data's shape and classes.
-        rng: makes all random choices.
-
-    Raises:
-        DpmixError: more mislabelled images than held-out ones, or a single class.
+    No training image teaches their labels.
     """
-    classes, names = len(held_out.class_names), held_out.class_names
-    if kind == "pattern":
-        channels, height, width = held_out.image_shape
-        cells = torch.from_numpy(rng.random((count, channels, _CELLS, _CELLS)))
-        pixels = (nn.functional.interpolate(cells, (height, width)) * 255).to(torch.uint8)
-        return TensorSource(pixels, torch.from_numpy(rng.integers(0, classes, count)), names)
-    if count > len(held_out) or classes < 2:
-        raise DpmixError(
-            f"{count:,} mislabelled canaries were asked for but there are {len(held_out):,} test "
-            f"images of {classes} classes to make them of; give fewer canaries, or kind pattern"
-        )
-    index = torch.from_numpy(rng.permutation(len(held_out))[:count])
-    shift = torch.from_numpy(rng.integers(1, classes, count))
-    return TensorSource(
-        held_out.images(index).cpu(), (held_out.labels[index] + shift) % classes, names
-    )
+    channels, height, width = like.image_shape
+    cells = torch.from_numpy(rng.random((count, channels, _CELLS, _CELLS)))
+    pixels = (nn.functional.interpolate(cells, (height, width)) * 255).to(torch.uint8)
+    labels = torch.from_numpy(rng.integers(0, len(like.class_names), count))
+    return TensorSource(pixels, labels, like.class_names)
 
 
 def audit_images(
     train: Callable[[ImageSource], Gained],
     *,
-    kind: Kind,
     data: ImageSource,
-    held_out: ImageSource,
-    claimed: float,
-    delta: float,
+    plan: PrivacyPlan,
     canaries: int,
     runs: int,
     confidence: float,
     rng: np.random.Generator,
 ) -> AuditFindings:
-    """Train with canaries among the images, guess from the model which were in, bound epsilon.
+    """Train with patterns among the images, guess from the model which were in, bound epsilon.
 
     One training answers for all of them: Steinke, Nasr, Jagielski 2023 (arXiv 2305.08846).
 
     Args:
         train: trains on the images it is given, and returns a function from images to how much
             lower their loss is than before.
-        kind: `mislabelled` or `pattern`.
         data: the private images, all of which are in.
-        held_out: as in `make_canaries`.
-        claimed: epsilon that a run claims.
-        delta: delta of that claim.
+        plan: what the run claims.
         canaries: number of canaries in a run, M.
         runs: number of full training runs.
         confidence: probability that the bound holds.
         rng: draws the canaries, and which of them are included.
-
-    Raises:
-        DpmixError: as `make_canaries` raises.
     """
     scores: list[Float64[np.ndarray, " M"]] = []
     draws: list[Bool[np.ndarray, " M"]] = []
     for _ in range(runs):
-        made = make_canaries(kind, canaries, held_out, rng)
+        made = make_patterns(data, canaries, rng)
         included = rng.random(canaries) < 0.5
         some = torch.from_numpy(np.flatnonzero(included))
         added = replace(made, pixels=made.pixels[some], labels=made.labels[some])
         scores.append(train(WithCanaries(data, added))(made))
         draws.append(included)
-    found = best_one_run_epsilon(np.concatenate(scores), np.concatenate(draws), delta, confidence)
+    score, drawn = np.concatenate(scores), np.concatenate(draws)
     return AuditFindings(
-        kind=kind, claimed=claimed, delta=delta, one_run=found, confidence=confidence,
+        kind="pattern", claimed=plan.epsilon, delta=plan.delta, confidence=confidence,
+        one_run=best_one_run_epsilon(score, drawn, plan.delta, confidence),
         canaries=canaries * runs, runs=runs,
     )  # fmt: skip

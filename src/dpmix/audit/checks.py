@@ -64,8 +64,8 @@ class ExampleChecks:
         """Clip them at the weights as they are now.
 
         Args:
-            compare: whether to compare what they add one by one with what they add together. After
-                training, some gradients may be too small for that: mostly rounding.
+            compare: whether to compare their sum with what they add one by one; after training,
+                some gradients may be mostly rounding.
         """
         for group in self._groups:
             self._clip(group, compare=compare)
@@ -97,10 +97,7 @@ class ExampleChecks:
         self._compared = True
 
     def _loudness(self, norm: float) -> float:
-        """What makes a gradient of that norm surely longer than C: a power of two.
-
-        The engine tries every new loss on noise first, which takes a second: so there are few.
-        """
+        # Powers of two alone: the engine first tries every new loss on noise, for a second.
         return 2.0 ** math.ceil(math.log2(_LOUD * self._bound / norm))
 
     def clipping(self) -> Finding:
@@ -123,10 +120,7 @@ class ExampleChecks:
         )
 
     def views(self) -> Finding:
-        """Whether an example's views stay as they are when another one takes its neighbour's place.
-
-        All views of a group are built together, with the same random draws.
-        """
+        """Whether an example's views stay as they are when its neighbour is exchanged."""
         moved, name, count = 0, "views of one example", len(self._trainer.data)
         if count < 2:
             return Finding(name=name, holds=True, found="there is one example only", tested=False)
@@ -147,10 +141,7 @@ class ExampleChecks:
     def _sum(
         self, examples: Int64[Tensor, " E"], views: "_Pinned", loudness: float
     ) -> tuple[Float64[Tensor, " P"], float]:
-        """What they add together, and the first one's norm before clipping; 0 if not finite.
-
-        The loss is multiplied by `loudness`, and so is each gradient before it is clipped.
-        """
+        """What they add with `loudness` times the loss, and the first one's norm; 0: not finite."""
         if loudness not in self._louder:
             plain = self._trainer.loss
             self._louder[loudness] = lambda logits, soft: loudness * plain(logits, soft)
@@ -166,7 +157,7 @@ class ExampleChecks:
         return total, norm if math.isfinite(norm) else 0.0
 
     def _repeatable(self, one: Int64[Tensor, " 1"], views: "_Pinned") -> bool:
-        """Whether two passes are alike: with dropout they are not."""
+        # With dropout, two passes differ.
         return torch.equal(*(self._sum(one, views, 1.0)[0] for _ in range(2)))
 
     def _built(self, group: Int64[Tensor, " G"], seed: int) -> ViewSet:
@@ -178,12 +169,9 @@ def of_every_class(
     labels: Int64[Tensor, " N"], classes: int, rng: np.random.Generator
 ) -> Int64[Tensor, " E"]:
     """Two random examples of each class, or as many as make 32; class after class."""
-    shuffled = rng.permutation(len(labels))
-    own = labels.numpy()[shuffled]
-    order = np.argsort(own, kind="stable")
-    own = own[order]
-    place = np.arange(len(own)) - np.searchsorted(own, own)
-    return torch.from_numpy(shuffled[order[place < max(_OF_A_CLASS, _IN_ALL // classes)]])
+    shuffled = torch.from_numpy(rng.permutation(len(labels)))
+    most = max(_OF_A_CLASS, _IN_ALL // classes)
+    return torch.cat([shuffled[labels[shuffled] == one][:most] for one in range(classes)])
 
 
 @dataclass(frozen=True)
@@ -227,7 +215,7 @@ class ReleaseChecks:
         self._added = self._replaced = self._uncounted = self._moved = self._stored = False
 
     def add(self) -> None:
-        """Take one more step."""
+        """Take the step that was just done."""
         run, noise, parameters = self._run, self._run.noise, self._run.trainer.parameters
         self._steps += 1
         room = _SUM_ROUNDING * run.plan.max_grad_norm

@@ -183,12 +183,10 @@ def _law(x: Float64[np.ndarray, " N"]) -> float:
 
 
 def _repeats(x: Float64[np.ndarray, " N"], near: float) -> tuple[int, float]:
-    """Neighbours in size, of either sign, no further apart than `near`; and as many by chance.
-
-    Two independent sizes are that near with probability 2 near / sqrt(pi), for small `near`.
-    """
+    """Numbers that are within `near` of the next in size, of either sign; and as many by chance."""
     gaps = np.diff(np.sort(np.abs(x)))
     pairs = len(x) * (len(x) - 1) / 2
+    # The chance of one pair, for small `near`.
     return int((gaps <= near).sum()), pairs * min(1.0, 2 * near / np.pi**0.5)
 
 
@@ -276,10 +274,7 @@ class DrawChecks:
         return tests
 
     def _next_step(self) -> float:
-        """P-value of the draws of those drawn a step before: Freedman's inequality (1975).
-
-        Each is an independent draw at rate q, whatever was drawn before: a martingale.
-        """
+        """P-value of the draws of those drawn a step before: Freedman's inequality (1975)."""
         rate = self._rate
         excess = abs(self._again - rate * self._trials)
         room = rate * (1 - rate) * self._trials + excess * max(rate, 1 - rate) / 3
@@ -294,10 +289,7 @@ def _extreme(values: Int64[np.ndarray, " V"], trials: int, rate: float) -> float
 
 
 def _spread(values: Int64[np.ndarray, " V"], trials: int, rate: float) -> float:
-    """P-value of the sum of squares of independent Binomial(trials, rate) numbers.
-
-    A gamma distribution of its mean and variance: near enough where many draws were expected.
-    """
+    """P-value of the sum of squares of Binomial(trials, rate) numbers, by a gamma distribution."""
     variance = trials * rate * (1 - rate)
     if len(values) < _MANY or len(values) * variance < _MANY_DRAWS or trials < 2:
         return 1.0

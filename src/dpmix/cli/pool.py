@@ -15,11 +15,11 @@ from dpmix.pool.generate import SynthesisSettings
 from dpmix.pool.generate import synthesize as draw
 from dpmix.pool.inspect import PER_SHEET, inspect_pool, inspection_rows, served_rows, write_sheets
 from dpmix.pool.load import open_pool, refuse_private_path
-from dpmix.pool.prompts import PoolClass, as_classes, read_classes, template_text
+from dpmix.pool.manifest import few_names
+from dpmix.pool.prompts import as_classes, read_classes, template_text
 from dpmix.reports.summary import two_columns
 from dpmix.runs.network import choose_device
 
-PROMPTS_SHOWN = 3
 pool = typer.Typer(name="pool", help="Look at a public pool.")
 
 
@@ -101,31 +101,28 @@ def synthesize(
         str,
         typer.Option(help="prompt with {class}, or its name: photo, eurosat, pet, scene, digit"),
     ] = "photo",
-    images_per_class: Annotated[int, typer.Option(help="images of each class")] = 100,
+    images_per_class: Annotated[int, typer.Option(min=1, help="images of each class")] = 100,
     draw_size: Annotated[
-        int | None, typer.Option(help="height and width to draw; default: the model's own")
+        int | None, typer.Option(min=1, help="height and width to draw; default: the model's own")
     ] = None,
     image_size: Annotated[
-        int | None, typer.Option(help="height and width to save; default: as drawn")
+        int | None, typer.Option(min=1, help="height and width to save; default: as drawn")
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(help="denoising steps; default: the model's own")
+        int | None, typer.Option(min=1, help="denoising steps; default: the model's own")
     ] = None,
     guidance: Annotated[
         float | None, typer.Option(help="guidance scale; default: the model's own")
     ] = None,
     seed: Annotated[
-        int, typer.Option(help="seed of the pool, from which each image's seed is made")
+        int, typer.Option(min=0, help="seed of the pool, from which each image's seed is made")
     ] = 0,
-    batch: Annotated[int, typer.Option(help="images drawn at a time")] = 4,
+    batch: Annotated[int, typer.Option(min=1, help="images drawn at a time")] = 4,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps")] = "auto",
     dtype: Annotated[
         str,
         typer.Option(help="float32, float16, bfloat16; auto: half precision on CUDA, else float32"),
     ] = "auto",
-    attention_slicing: Annotated[
-        bool, typer.Option("--attention-slicing", help="less memory, slower")
-    ] = False,
     download: Annotated[
         bool, typer.Option("--download", help="fetch the model from the hub if it is not there")
     ] = False,
@@ -143,7 +140,15 @@ def synthesize(
     `dpmix synthesize --model FOLDER --class cat --class dog --output pool`
     """
     console = stdout()
-    classes = _classes(class_, classes_file, data)
+    if len([source for source in (class_, classes_file, data) if source]) != 1:
+        raise DpmixError(
+            "no class names, or more than one source of them; expected exactly one of --class "
+            "(more than once), --classes-file and --data"
+        )
+    if classes_file:
+        classes = read_classes(classes_file)
+    else:
+        classes = as_classes(tuple(class_) if class_ else class_list(str(data)))
     if data is not None:
         refuse_private_path(output, Path(data).expanduser())
     where = choose_device(device)
@@ -155,11 +160,9 @@ def synthesize(
     )
     loaded = load_model(
         model, revision=revision, download=download, licence=licence, device=where,
-        dtype=DTYPES[kind], attention_slicing=attention_slicing,
+        dtype=DTYPES[kind],
     )  # fmt: skip
-    prompts = "; ".join(one.prompt(settings.template) for one in classes[:PROMPTS_SHOWN])
-    more = f" and {len(classes) - PROMPTS_SHOWN} more" if len(classes) > PROMPTS_SHOWN else ""
-    console.print(f"drawing: {prompts}{more}")
+    console.print(f"drawing: {few_names([one.prompt(settings.template) for one in classes])}")
     with counting_bar(console, "drawing images", "images") as progress:
         images, new = draw(
             output, loaded, classes, settings,
@@ -173,17 +176,3 @@ def synthesize(
             ("use it", f"dpmix train --method mix-diff --pool {output} ..."),
         ])
     )  # fmt: skip
-
-
-def _classes(
-    names: list[str] | None, classes_file: Path | None, data: str | None
-) -> tuple[PoolClass, ...]:
-    given = [source for source in (names, classes_file, data) if source]
-    if len(given) != 1:
-        raise DpmixError(
-            f"{len(given)} sources of class names given; expected exactly one of --class (more "
-            "than once), --classes-file and --data"
-        )
-    if classes_file:
-        return read_classes(classes_file)
-    return as_classes(tuple(names) if names else class_list(str(data)))

@@ -19,7 +19,7 @@ from dpmix.privacy.plan import PrivacyPlan
 from dpmix.reports.audit_report import AuditFindings, AuditReport, Kind
 from dpmix.reports.statement import shown_epsilon, shown_sigma
 from dpmix.reports.summary import two_columns
-from dpmix.runs.build import Run, build_run
+from dpmix.runs.build import build_run
 from dpmix.runs.config import Config
 
 REFUTED = 1
@@ -92,8 +92,8 @@ def audit(
     canary_kind: Annotated[
         str,
         typer.Option(
-            help="gradient (strongest: the attacker sees every release); or images, where the "
-            "attacker sees the trained model alone: mislabelled (test images), pattern"
+            help="gradient (strongest: the attacker sees every release), or pattern (images; the "
+            "attacker sees the trained model alone)"
         ),
     ] = "gradient",
     runs: Annotated[int, typer.Option(min=1, help="number of full training runs")] = 1,
@@ -129,19 +129,15 @@ def audit(
                 run.inputs.embed(run.examples, embedding)
         found = audit_run(run, cast("Kind", canary_kind), canaries, runs, confidence, stepping)
     if report is not None:
-        _write(report, found, run)
+        written = AuditReport(
+            **found.model_dump(), refuted=found.violated, plan=asdict(run.plan),
+            settings=run.config.published(), written=datetime.now(UTC).date().isoformat(),
+            dpmix=metadata.version(DISTRIBUTION),
+        )  # fmt: skip
+        write_text(report, to_json(written.model_dump()))
     console.print(two_columns(_rows(found)))
     if found.violated:
         raise typer.Exit(REFUTED)
-
-
-def _write(path: Path, found: AuditFindings, run: Run) -> None:
-    report = AuditReport(
-        **found.model_dump(), refuted=found.violated, plan=asdict(run.plan),
-        settings=run.config.published(), written=datetime.now(UTC).date().isoformat(),
-        dpmix=metadata.version(DISTRIBUTION),
-    )  # fmt: skip
-    write_text(path, to_json(report.model_dump()))
 
 
 def _rows(found: AuditFindings) -> list[tuple[str, str]]:

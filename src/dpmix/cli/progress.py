@@ -14,7 +14,6 @@ from rich.progress import (
     Progress,
     ProgressColumn,
     Task,
-    TaskID,
     TaskProgressColumn,
     TextColumn,
     TimeRemainingColumn,
@@ -127,16 +126,11 @@ def _bar(console: Console, shown: tuple[ProgressColumn, ...], *more: ProgressCol
 
 @contextmanager
 def _filled(bar: Progress, what: str) -> Iterator[Callable[[int, int], None]]:
-    """A count that starts again, such as that of a second set of images, gets another line."""
+    """Show the bar once its work begins."""
     with bar:
-        tasks: list[TaskID] = []
-        before = 0
+        task = bar.add_task(what, total=None, visible=False)
 
         def update(done: int, total: int) -> None:
-            nonlocal before
-            if not tasks or done < before:
-                tasks.append(bar.add_task(what, total=total))
-            before = done
-            bar.update(tasks[-1], completed=done, total=total)
+            bar.update(task, completed=done, total=total, visible=True)
 
         yield update

@@ -6,7 +6,6 @@ from typing import Annotated, Any
 import typer
 import yaml
 from rich.console import Console
-from rich.syntax import Syntax
 from rich.table import Table
 
 from dpmix.cli.flags import setting_flags_but
@@ -61,10 +60,8 @@ def list_recipes() -> None:
 def show(
     name: Annotated[str, typer.Argument(help="a name of `dpmix recipes list`, or a YAML file")],
 ) -> None:
-    """Print every setting of a recipe, including those that it inherits."""
-    console, text = stdout(), yaml.safe_dump(read_recipe(name), sort_keys=False).rstrip()
-    coloured = Syntax(text, "yaml", background_color="default")
-    console.print(coloured if console.is_terminal else text)
+    """Print every setting of a recipe."""
+    stdout().print(yaml.safe_dump(read_recipe(name), sort_keys=False).rstrip())
 
 
 @setting_flags_but("expected_runs")

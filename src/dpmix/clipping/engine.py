@@ -37,11 +37,11 @@ from dpmix.errors import DpmixError, nearest
 from dpmix.models.head import LinearHead
 
 # From this K on, the views of one unit fill the hardware.
-EXAMPLEWISE_VIEWS = 16
+_EXAMPLEWISE_VIEWS = 16
 # More frozen parameters than this slow `vmap` down.
-FROZEN_PARAMETERS = 1 << 20
+_FROZEN_PARAMETERS = 1 << 20
 # From this share of trained parameters in linear layers on, other layers do not matter.
-LINEAR_SHARE = 0.9
+_LINEAR_SHARE = 0.9
 
 # The engines that compute several units at once: the sum, units at a time, numbers to compare.
 _PORTIONED = {
@@ -95,8 +95,7 @@ def clipped_gradient_sum(
     used, reason = engine_that_runs(engine, model, loss, views, labels, example_chunk)
     logger.debug("engine %s: %s", used, reason)
     if engine not in ("auto", used):
-        slower = f"engine {used} computes the same sum, more slowly"
-        warnings.warn(f"engine {reason}; {slower}", stacklevel=2)
+        warnings.warn(f"engine {reason}; engine {used} computes the same sum", stacklevel=2)
     return sum_by(used, model, loss, views, labels, max_grad_norm, view_chunk, example_chunk)
 
 
@@ -128,13 +127,8 @@ def choose_engine(
 ) -> EngineConfig:
     """Choose how a run computes its clipped sums, before it reads any image.
 
-    Args:
-        engine: the requested engine, or `auto`.
-        model: the model to train, on its device; it is left as it was.
-        loss: as in `clipped_gradient_sum`.
-        view_shape: shape of one view, [C, H, W] or [D].
-        views: number of views per unit, K.
-        view_chunk: most views per forward pass of `examplewise`; None: all.
+    Arguments are those of `clipped_gradient_sum`, but for the shape of one view, [C, H, W] or [D],
+    and the number of `views` per unit, K. The model is left as it was.
 
     Raises:
         DpmixError: the requested engine is unknown or can't run the model.
@@ -159,11 +153,7 @@ def engine_that_runs(
     """The engine that computes the sum, and why: `examplewise` where another one must not.
 
     An engine computes several units at once only if a probe saw it compute each unit as if it were
-    alone (see `place_probe`). Arguments are those of `clipped_gradient_sum`; of views and labels
-    only shapes, dtypes and devices are read.
-
-    Raises:
-        DpmixError: the requested engine is unknown or can't run the model.
+    alone (see `place_probe`). Of views and labels only shapes, dtypes and devices are read.
     """
     if engine not in ENGINES:
         raise DpmixError(f"unknown engine '{engine}': {nearest(engine, ENGINES)}")
@@ -204,13 +194,13 @@ def engine_by_rule(model: nn.Module, views: int) -> tuple[Engine, str]:
     if size > MAX_GRADIENT_NUMBERS:
         return "examplewise", f"{size:,} parameters: one gradient at a time saves memory"
     frozen = sum(p.numel() for p in model.parameters()) - size
-    if frozen > FROZEN_PARAMETERS:
+    if frozen > _FROZEN_PARAMETERS:
         return "examplewise", f"{frozen:,} frozen parameters are slow under vmap"
     layers = [m for m in model.modules() if isinstance(m, (nn.Linear, nn.MultiheadAttention))]
     own = [p for layer in layers for p in layer.parameters(recurse=False) if p.requires_grad]
-    if sum(p.numel() for p in own) >= LINEAR_SHARE * size:
+    if sum(p.numel() for p in own) >= _LINEAR_SHARE * size:
         return "vectorized", f"{size:,} parameters, nearly all in linear layers"
     grouped = any(isinstance(m, _ConvNd) and m.groups > 1 for m in model.modules())
-    if views == 1 or (views < EXAMPLEWISE_VIEWS and not grouped):
+    if views == 1 or (views < _EXAMPLEWISE_VIEWS and not grouped):
         return "vectorized", f"K = {views} views leave the hardware idle one unit at a time"
     return "examplewise", f"K = {views} views of one unit fill the hardware"

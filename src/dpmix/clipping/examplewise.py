@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dpmix.clipping.accumulator import ClippedAccumulator
-from dpmix.clipping.loss import Loss, mean_gradient
+from dpmix.clipping.loss import Loss, per_view_loss
 from dpmix.clipping.types import ClippedSum, trainable
 
 
@@ -60,7 +60,36 @@ def examplewise_sum(
     total = ClippedAccumulator(parameters, max_grad_norm)
     norms, losses = [views.new_zeros(0)], [views.new_zeros(0)]
     for unit, target, _ in portions(views, labels, 1):
-        mean_loss, gradient = mean_gradient(model, loss, unit[0], target[0], parameters, view_chunk)
+        mean_loss, gradient = _mean_gradient(
+            model, loss, unit[0], target[0], parameters, view_chunk
+        )
         norms.append(total.add([part[None] for part in gradient]))
         losses.append(mean_loss[None])
     return ClippedSum(total.total, torch.cat(norms), torch.cat(losses), engine="examplewise")
+
+
+def _mean_gradient(
+    model: nn.Module,
+    loss: Loss,
+    views: Float[Tensor, "K *view"],
+    labels: Float[Tensor, "K L"],
+    parameters: list[nn.Parameter],
+    view_chunk: int | None,
+) -> tuple[Float[Tensor, ""], list[Tensor]]:
+    """Mean loss of one unit's K views, and its gradient for each of `parameters`.
+
+    The gradient of a mean is the sum of the chunks' gradients, each of its summed loss over K.
+    """
+    count = len(views)
+    mean_loss, gradient = views.new_zeros(()), list[Tensor]()
+    size = view_chunk or count
+    for chunk, chunk_labels in zip(views.split(size), labels.split(size), strict=True):
+        part = per_view_loss(loss, model(chunk), chunk_labels).sum() / count
+        # A parameter that this forward pass did not use has gradient zero.
+        grads = torch.autograd.grad(part, parameters, allow_unused=True, materialize_grads=True)
+        mean_loss = mean_loss + part.detach()
+        # Half precision would lose terms of the sum.
+        wide = [g.to(torch.promote_types(g.dtype, torch.float32)) for g in grads]
+        # Not in place: autograd may return one tensor for two parameters that are added.
+        gradient = list(torch._foreach_add(gradient, wide)) if gradient else wide
+    return mean_loss, gradient

@@ -37,26 +37,22 @@ _LINE = 16
 
 
 class _Pass(NamedTuple):
-    """One forward pass over R units.
+    """One forward pass over R units."""
 
-    Attributes:
-        features: inputs of the layer, padded with zeros to whole cache lines.
-        logits: outputs of the layer.
-        residuals: derivative of each unit's mean loss by its logits.
-        losses: mean loss of each unit.
-    """
-
-    features: Float[Tensor, "R K E"]
+    features: Float[Tensor, "R K E"]  # inputs of the layer, padded to whole cache lines
     logits: Float[Tensor, "R K L"]
-    residuals: Float[Tensor, "R K L"]
-    losses: Float[Tensor, " R"]
+    residuals: Float[Tensor, "R K L"]  # derivative of each unit's mean loss by its logits
+    losses: Float[Tensor, " R"]  # each unit's mean loss
 
 
-def trained_linear(model: nn.Module) -> nn.Linear | None:
-    """The plain linear layer that holds all trained parameters, if there is one.
+def trained_linear(model: nn.Module) -> nn.Linear:
+    """The plain linear layer that holds all trained parameters.
 
     A layer that computes its weight from other parameters (weight norm), or a hook that changes its
     input, has other gradients.
+
+    Raises:
+        DpmixError: there is none.
     """
     owners = [
         module
@@ -64,11 +60,14 @@ def trained_linear(model: nn.Module) -> nn.Linear | None:
         if any(p.requires_grad for p in module.parameters(recurse=False))
     ]
     layer = owners[0] if len(owners) == 1 else None
-    if not isinstance(layer, nn.Linear) or type(layer) is not nn.Linear:
-        return None
-    own = {name for name, _ in layer.named_parameters()}
-    plain = own in ({"weight"}, {"weight", "bias"}) and not layer._forward_pre_hooks
-    return layer if plain and all(p.requires_grad for p in layer.parameters()) else None
+    if isinstance(layer, nn.Linear) and type(layer) is nn.Linear and not layer._forward_pre_hooks:
+        own = dict(layer.named_parameters())
+        if set(own) <= {"weight", "bias"} and all(p.requires_grad for p in own.values()):
+            return layer
+    raise DpmixError(
+        "engine linear is for models of which the last linear layer alone is trained; use "
+        "--engine auto"
+    )
 
 
 def linear_sum(
@@ -79,12 +78,8 @@ def linear_sum(
     max_grad_norm: float,
     units: int,
 ) -> ClippedSum:
-    """As `clipped_gradient_sum`, computing R = `units` units at a time.
-
-    Raises:
-        DpmixError: a model whose logits are not the output of its only trained layer.
-    """
-    layer = _layer(model)
+    """As `clipped_gradient_sum`, computing R = `units` units at a time."""
+    layer = trained_linear(model)
     total = ClippedAccumulator(list(layer.parameters()), max_grad_norm)
     sums = total.total
     norms, losses = [views.new_zeros(0)], [views.new_zeros(0)]
@@ -101,7 +96,7 @@ def linear_sum(
 
 def linear_units(model: nn.Module, views: Float[Tensor, "G K *view"]) -> int:
     """R, the units computed at a time: a function of the model and of the shape of a unit."""
-    layer = _layer(model)
+    layer = trained_linear(model)
     numbers = _CPU_NUMBERS if views.device.type == "cpu" else _DEVICE_NUMBERS
     one_view = views.shape[1] == 1
     held = layer.in_features if one_view else sum(p.numel() for p in layer.parameters())
@@ -116,20 +111,10 @@ def linear_numbers(
     alike: bool,
 ) -> list[Float[Tensor, "R ..."]]:
     """Every number computed for each unit; there is no dropout, so units are always `alike`."""
-    layer = _layer(model)
+    layer = trained_linear(model)
     seen = _passed(model, layer, loss, views, labels)
     # With one view no gradient is written down.
     return [*seen, *(_gradients(layer, seen) if views.shape[1] > 1 else ())]
-
-
-def _layer(model: nn.Module) -> nn.Linear:
-    layer = trained_linear(model)
-    if layer is None:
-        raise DpmixError(
-            "engine linear is for models of which the last linear layer alone is trained; use "
-            "--engine auto"
-        )
-    return layer
 
 
 def _gradients(layer: nn.Linear, seen: _Pass) -> list[Float[Tensor, "R ..."]]:
@@ -149,16 +134,15 @@ def _add_outer(
     dtype = sum_dtype(features.device)
     residuals, features = residuals.to(dtype), features.to(dtype)
     if len(total) == 2:
-        features = torch.cat([features, features.new_ones(len(features), 1)], dim=1)
+        features = F.pad(features, (0, 1), value=1.0)
     norms: Tensor = torch.linalg.vector_norm(residuals, dim=1) * torch.linalg.vector_norm(
         features, dim=1
     )
     roots = clip_root(norms, max_grad_norm)
     roots[count:] = 0.0
     root = roots[:, None]
-    clipped = torch.where(root > 0, residuals * root, 0.0).T @ torch.where(
-        root > 0, features * root, 0.0
-    )
+    left, right = (torch.where(root > 0, rows * root, 0.0) for rows in (residuals, features))
+    clipped = left.T @ right
     total[0] += clipped[:, : total[0].shape[1]]
     if len(total) == 2:
         total[1] += clipped[:, -1]
@@ -208,16 +192,12 @@ def _forward(
     """The layer's padded inputs, and its outputs, which must be what the model returns.
 
     The layer multiplies padded rows here: its own product would round a row by its address.
-
-    Raises:
-        DpmixError: the model returns something else.
     """
     seen: list[tuple[Tensor, Tensor]] = []
 
     def padded(given: Tensor) -> Tensor:
         padding = (0, -layer.in_features % _LINE)
-        rows = F.pad(given, padding) if padding[1] else given
-        weight = F.pad(layer.weight, padding) if padding[1] else layer.weight
+        rows, weight = (F.pad(x, padding) if padding[1] else x for x in (given, layer.weight))
         seen.append((rows, F.linear(rows, weight, layer.bias)))
         return seen[-1][1]
 

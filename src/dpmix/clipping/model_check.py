@@ -6,8 +6,7 @@ mixes examples or keeps running statistics. Where the shape of an example is giv
 on public noise, as a copy: it returned finite logits [B, L], changed none of its tensors in train
 mode, gave an example the same logits whatever the rest of the batch was, and gave a batch the same
 gradients whatever other batches came before. So numbers, lists, caches and hooks that remember
-count as well as tensors. State is refused even where no pixel enters it, as in the power iteration
-of `spectral_norm`: it would depend on the number of passes before.
+count as well as tensors, even where no pixel enters them (the power iteration of `spectral_norm`).
 
 What shows only after more passes, or for larger batches, is not seen here; where a tensor holds it,
 `PrivateTrainer` refuses the step in which it changes. The test is
@@ -124,7 +123,7 @@ class HeldTensor:
         path: name of the module that holds it.
         module: that module.
         kind: `parameter`, `buffer` or `attribute`.
-        store: the module's dictionary that holds it.
+        store: the module's dictionary that holds it, under `name`.
         name: its key there.
         tensor: the tensor itself; None for a parameter or buffer that is None.
         value: a copy of its numbers.
@@ -186,16 +185,13 @@ def _same_bits(a: Tensor, b: Tensor) -> bool:
 
 def _refusal(module: nn.Module, frozen: bool) -> str:
     """What is wrong with a layer by its type, and the remedy; empty if nothing is."""
+    instead = "replace it by GroupNorm, or freeze it: .eval() and .requires_grad_(False)"
     if not frozen and isinstance(module, _BatchNorm):
-        return (
-            "mixes the examples of a batch and keeps their statistics; replace it by GroupNorm, "
-            "fold it into the convolution before it, or freeze it: .eval() and "
-            ".requires_grad_(False)"
-        )
+        return f"mixes the examples of a batch and keeps their statistics; {instead}"
     if not frozen and isinstance(module, _InstanceNorm) and module.track_running_stats:
         return (
-            "keeps running statistics of private images; set track_running_stats=False, replace "
-            "it by GroupNorm, or freeze it: .eval() and .requires_grad_(False)"
+            "keeps running statistics of private images; set track_running_stats=False, or "
+            + instead
         )
     if isinstance(module, _BatchNorm) and module.running_mean is None:
         return (
@@ -203,22 +199,13 @@ def _refusal(module: nn.Module, frozen: bool) -> str:
             "replace it by GroupNorm"
         )
     if "forward" in vars(module):
-        return (
-            "has its forward replaced on the object, so a copy would still run the original; wrap "
-            "the model in a module of your own instead"
-        )
+        return "has its forward replaced on the object, which a copy keeps; wrap it in a module"
     if isinstance(module, torch.jit.ScriptModule):
-        return (
-            "is compiled by torch.jit, so what it keeps can't be checked; give the module that it "
-            "was compiled from"
-        )
+        return "is compiled by torch.jit, so what it keeps can't be checked; give its source module"
     for name, parameter in module.named_parameters(recurse=False):
         # Its shape would come from the first private batch.
         if isinstance(parameter, UninitializedParameter):
-            return (
-                f"has the uninitialised parameter '{name}'; run one forward on public input of "
-                "the right shape first"
-            )
+            return f"has the uninitialised parameter '{name}'; run it on public input first"
         if parameter._backward_hooks:  # a copy loses it
             return (
                 f"has a hook on the gradient of '{name}', which can carry one example into the "
@@ -246,13 +233,13 @@ def _probe(model: nn.Module, image_shape: tuple[int, ...], draws: RandomState) -
     _train_pass(other_first, other, draws)
     for memory in (other_first, subject):
         _refuse_memory(model, first, _train_pass(memory, batch, draws)[1])
-    _refuse_mixing(subject, logits, other_logits, batch, other, draws)
+    _refuse_mixing(model, logits, other_logits)
 
     subject.eval()
     with torch.no_grad():
         logits, other_logits = (_replayed(subject, x, draws) for x in (batch, other))
-        _refuse_mixing(subject, logits, other_logits, batch, other, draws)
-        _refuse_mixing(subject, logits, _logits(subject, batch[:1]), batch, other, draws)
+        _refuse_mixing(model, logits, other_logits)
+        _refuse_mixing(model, logits, _logits(subject, batch[:1]))
 
 
 def _public_batches(model: nn.Module, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
@@ -310,11 +297,7 @@ def _logits(model: nn.Module, x: Float[Tensor, "B ..."]) -> Float[Tensor, "B L"]
         ) from error
     if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != len(x):
         got = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        one = isinstance(output, Tensor) and output.ndim < 2
-        remedy = "; of one output z [B, 1], torch.cat([torch.zeros_like(z), z], 1)" if one else ""
-        raise DpmixError(
-            f"model {name} returned {got}: expected logits [B, L], here [{len(x)}, L]{remedy}"
-        )
+        raise DpmixError(f"model {name} returned {got}: expected logits [B, L], here [{len(x)}, L]")
     if not output.isfinite().all():
         raise DpmixError(f"model {name} returned non-finite logits for standard normal input")
     return output
@@ -336,18 +319,15 @@ def _refuse_memory(model: nn.Module, one: Tensor, two: Tensor) -> None:
     """Refuse if a batch's logits and gradients depend on the batches before it."""
     on_cpu = next(model.parameters()).device.type == "cpu"
     tolerance = _TOLERANCE if on_cpu else _TOLERANCE_OFF_CPU
-    if (one - two).norm() <= tolerance * one.norm():
-        return
-    raise DpmixError(
-        f"model {type(model).__name__} keeps something of earlier batches: the gradient of a batch "
-        "depends on those before it, so examples influence each other unclipped; replace what "
-        "keeps state (running statistics, counters, initialisation from data)"
-    )
+    if not (one - two).norm() <= tolerance * one.norm():
+        raise DpmixError(
+            f"model {type(model).__name__} keeps something of earlier batches: the gradient of a "
+            "batch depends on those before it, so examples influence each other unclipped; replace "
+            "what keeps state (running statistics, counters, initialisation from data)"
+        )
 
 
-def _refuse_mixing(
-    model: nn.Module, one: Tensor, two: Tensor, batch: Tensor, other: Tensor, draws: RandomState
-) -> None:
+def _refuse_mixing(model: nn.Module, one: Tensor, two: Tensor) -> None:
     """Refuse if the logits `one` and `two` of example 0 differ by more than rounding.
 
     That is sqrt(eps) of the largest logit. Off the CPU, where kernels may differ with the size of
@@ -356,38 +336,9 @@ def _refuse_mixing(
     tolerance = float(torch.finfo(one.dtype).eps) ** 0.5
     if one.device.type != "cpu":
         tolerance = max(tolerance, _TOLERANCE_OFF_CPU)
-    if (one[0] - two[0]).abs().max() <= tolerance * one[0].abs().max():
-        return
-    raise DpmixError(
-        f"{_first_mixing_layer(model, batch, other, draws)} mixes the examples of a batch: the "
-        "logits of one image depend on the other images; replace it by a layer that treats each "
-        "image alone (GroupNorm, LayerNorm)"
-    )
-
-
-def _first_mixing_layer(model: nn.Module, batch: Tensor, other: Tensor, draws: RandomState) -> str:
-    """The first layer, innermost first, whose output for example 0 differs; else the model."""
-    pairs = zip(*(_first_rows(model, x, draws) for x in (batch, other)), strict=False)
-    for (path, module, a), (_, _, b) in pairs:
-        if a.shape != b.shape or not torch.allclose(a, b, rtol=1e-3, atol=1e-6):
-            return layer_name(path, module)
-    return layer_name("", model)
-
-
-@torch.no_grad()
-def _first_rows(
-    model: nn.Module, batch: Tensor, draws: RandomState
-) -> list[tuple[str, nn.Module, Tensor]]:
-    """Row 0 of every layer's output, in the order in which the layers finish."""
-    rows: list[tuple[str, nn.Module, Tensor]] = []
-    paths = {module: path for path, module in model.named_modules()}
-
-    def record(module: nn.Module, _: Any, output: Any) -> None:
-        if isinstance(output, Tensor) and output.ndim and len(output) == len(batch):
-            rows.append((paths[module], module, output[0].detach().clone()))
-
-    hooks = [module.register_forward_hook(record) for module in model.modules()]
-    _replayed(model, batch, draws)
-    for hook in hooks:
-        hook.remove()
-    return rows
+    if not (one[0] - two[0]).abs().max() <= tolerance * one[0].abs().max():
+        raise DpmixError(
+            f"model {type(model).__name__} mixes the examples of a batch: the logits of one image "
+            "depend on the other images; use layers that treat each image alone (GroupNorm, "
+            "LayerNorm)"
+        )

@@ -65,8 +65,8 @@ def why_not_apart(
         numbers: the engine's function to try.
         model: on its device, in its modes; it is left as it was.
         loss: as in `clipped_gradient_sum`.
-        views: only their shape, dtype and device are read.
-        labels: only their shape, dtype and device are read.
+        views: only their shape, dtype and device are read, as of `labels`.
+        labels: soft labels of the views.
         units: number of units computed at once, R.
 
     Returns:
@@ -120,7 +120,8 @@ def _is_apart(
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        raise CannotRunError(f"{numbers.__name__} failed on noise: {one_line(error)}") from error
+        engine = numbers.__name__.removesuffix("_numbers")
+        raise CannotRunError(f"{engine} cannot run this model: {one_line(error)}") from error
     finally:
         state.replay()
     return True
@@ -224,13 +225,9 @@ def _address(tensor: Tensor) -> int:
 
 
 def _hides_bits(full: bool, mask: bool, fresh: list[Tensor], number: bool) -> bool:
-    """Whether no bit of an operation's inputs can be seen in its outputs.
+    """Whether no bit of the inputs can be seen in the outputs, `fresh` or a Python `number`.
 
-    Args:
-        full: some input was full.
-        mask: some input was the result of a comparison.
-        fresh: the new tensors among its outputs.
-        number: the output is a Python number.
+    `full`: some input was full; `mask`: some input was the result of a comparison.
     """
     if full:
         shown = any(one.dtype == torch.bool or _is_full(one) for one in fresh)

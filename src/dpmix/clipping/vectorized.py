@@ -16,8 +16,7 @@ from torch.func import functional_call, grad_and_value, vmap
 from dpmix.clipping.accumulator import ClippedAccumulator
 from dpmix.clipping.examplewise import portions
 from dpmix.clipping.loss import Loss, per_view_loss
-from dpmix.clipping.types import CannotRunError, ClippedSum, trainable
-from dpmix.errors import is_out_of_memory
+from dpmix.clipping.types import ClippedSum, trainable
 
 # Most numbers in the per-unit gradients held at once (64 MiB of float32).
 MAX_GRADIENT_NUMBERS = 1 << 24
@@ -58,11 +57,7 @@ def vectorized_numbers(
     labels: Float[Tensor, "R K L"],
     alike: bool,
 ) -> list[Float[Tensor, "R ..."]]:
-    """Gradients, losses and logits of each unit; `alike` uses the same dropout for all units.
-
-    Raises:
-        CannotRunError: `vmap` can't run the model, or not with such dropout.
-    """
+    """Gradients, losses and logits of each unit; `alike` uses the same dropout for all units."""
     randomness = "same" if alike else "different"
     gradients, values, logits = _per_unit(model, loss, views, labels, randomness)
     return [*gradients, values, logits]
@@ -85,12 +80,5 @@ def _per_unit(
     per_unit: Callable[..., tuple[dict[str, Tensor], tuple[Tensor, Tensor]]] = vmap(
         grad_and_value(mean_loss, has_aux=True), in_dims=(None, 0, 0), randomness=randomness
     )
-    try:
-        gradients, (values, logits) = per_unit(parameters, views, labels)
-    except Exception as error:
-        if is_out_of_memory(error):
-            raise
-        raise CannotRunError(
-            f"vectorized cannot run this model: {(str(error).splitlines() or [''])[0]}"
-        ) from error
+    gradients, (values, logits) = per_unit(parameters, views, labels)
     return list(gradients.values()), values.detach(), logits

@@ -133,15 +133,14 @@ def decode_sources(
     fits = count * prod(shape) <= MAX_BYTES_IN_MEMORY
     kept = np.empty((count, *shape) if fits else (count, 32), dtype=np.uint8)
     corrupt: dict[int, str] = {}
-
     for done, decoded in enumerate(decode_each(images, range(count), options, shape), 1):
         if isinstance(decoded, UnreadableImageError):
             corrupt[done - 1] = str(decoded)
         elif isinstance(decoded, DpmixError):
             raise decoded
         else:
-            row = decoded if fits else np.frombuffer(pixel_digest(decoded), dtype=np.uint8)
-            kept[done - 1 - len(corrupt)] = row
+            digest = None if fits else np.frombuffer(pixel_digest(decoded), dtype=np.uint8)
+            kept[done - 1 - len(corrupt)] = decoded if digest is None else digest
         if options.progress is not None and (done % _MAX_GROUP == 0 or done == count):
             options.progress(done, count)
     if corrupt:

@@ -7,7 +7,7 @@ folders count as public.
 """
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -30,15 +30,12 @@ LITTER = frozenset({"__macosx", "@eadir", "thumbs.db", "ehthumbs.db", "desktop.i
 def folder_splits(root: Path, options: ReadOptions, test_fraction: float | None) -> Splits:
     """Read both splits; classes are named and numbered by their sorted folder names.
 
-    Folders called train and test (or validation, or alike: `side_of`) are splits. With
-    `test_fraction` every folder is a class, whatever it is called, and every file decides by its
-    own path whether it is a test file, see `hashed_split`.
-
     Args:
         root: the data folder.
         options: how images are read.
-        test_fraction: expected share of test files, in (0, 1); None: there are folders of splits,
-            or one file in five is a test file.
+        test_fraction: expected share of test files, in (0, 1): every folder is a class, and every
+            file decides by its own path, see `hashed_split`; None: folders called train and test
+            (or alike, see `side_of`) are splits, else one file in five is a test file.
 
     Raises:
         DpmixError: a layout that does not fit `test_fraction`, classes that differ or hold other
@@ -145,8 +142,7 @@ def class_folder_names(root: Path) -> tuple[str, ...]:
 
 def list_images(root: Path) -> tuple[list[Path], list[Path]]:
     """Return the image files in and below `root`, and the files that are no images, sorted."""
-    files = sorted(_below(root, root, (root.resolve(),)))
-    return [file for file in files if _is_image(file)], [f for f in files if not _is_image(f)]
+    return _sorted_by_suffix(sorted(_below(root, root, (root.resolve(),))))
 
 
 def warn_of_left_out(files: Sequence[Path]) -> None:
@@ -173,8 +169,12 @@ def local_path(text: str) -> Path:
     return path
 
 
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES
+def _sorted_by_suffix(files: Iterable[Path]) -> tuple[list[Path], list[Path]]:
+    """Return the images among `files`, and the others."""
+    found: tuple[list[Path], list[Path]] = ([], [])
+    for file in files:
+        found[file.suffix.lower() not in SUFFIXES].append(file)
+    return found
 
 
 def _class_images(folder: Path, root: Path) -> tuple[tuple[str, ...], EncodedImages, list[Path]]:
@@ -191,12 +191,11 @@ def _class_images(folder: Path, root: Path) -> tuple[tuple[str, ...], EncodedIma
         classes[name] = entry
     if not classes:
         raise _no_class_folders(folder)
-    if loose := [entry.name for entry in files if _is_image(entry)]:
-        warnings.warn(
-            f"{len(loose)} image(s) in '{folder}' lie in no class folder and are left out, such as "
-            f"'{loose[0]}'",
-            stacklevel=2,
+    if loose := _sorted_by_suffix(files)[0]:
+        text = (
+            f"{len(loose)} image(s) lie in no class folder and are left out, such as '{loose[0]}'"
         )
+        warnings.warn(text, stacklevel=2)
     listed = [_images_of_class(classes[name], root) for name in sorted(classes)]
     paths = tuple(path for images, _ in listed for path in images)
     names = tuple(path.relative_to(root).as_posix() for path in paths)
@@ -207,7 +206,7 @@ def _class_images(folder: Path, root: Path) -> tuple[tuple[str, ...], EncodedIma
 
 def _images_of_class(folder: Path, root: Path) -> tuple[list[Path], list[Path]]:
     folders, files = _entries(folder, root)
-    images = [file for file in files if _is_image(file)]
+    images, others = _sorted_by_suffix(files)
     if folders or not images:
         found = f"a folder, '{folders[0].name}'" if folders else "no images"
         raise DpmixError(
@@ -215,7 +214,7 @@ def _images_of_class(folder: Path, root: Path) -> tuple[list[Path], list[Path]]:
             f"train/cats/1.png or cats/1.png: give '{folder}' as --data if it holds classes or "
             f"splits; images end in {', '.join(sorted(SUFFIXES))}"
         )
-    return images, [file for file in files if not _is_image(file)]
+    return images, others
 
 
 def _below(folder: Path, root: Path, around: tuple[Path, ...]) -> Iterator[Path]:
@@ -241,8 +240,6 @@ def _entries(folder: Path, root: Path) -> tuple[list[Path], list[Path]]:
     folders: list[Path] = []
     files: list[Path] = []
     try:
-        if not folder.is_dir():
-            raise DpmixError(f"no folder '{folder}'; expected a folder of images: check the path")
         for entry in sorted(folder.iterdir()):
             if entry.name.startswith(".") or entry.name.lower() in LITTER:
                 continue
@@ -252,12 +249,8 @@ def _entries(folder: Path, root: Path) -> tuple[list[Path], list[Path]]:
                 folders.append(entry)
             elif entry.is_file():
                 files.append(entry)
-            else:
-                # A pipe would wait for ever for something to write into it.
-                raise DpmixError(
-                    f"'{entry}' is no file but a pipe, a socket or a device; expected image files "
-                    "only: remove it"
-                )
+            else:  # a pipe would wait for ever for something to write into it
+                raise DpmixError(f"'{entry}' is no file; expected image files only: remove it")
     except OSError as error:
         raise DpmixError(
             f"'{folder}' cannot be read ({error.strerror}); expected a folder that can be listed, "
@@ -269,14 +262,12 @@ def _entries(folder: Path, root: Path) -> tuple[list[Path], list[Path]]:
 def _check_link(entry: Path, root: Path) -> None:
     try:
         inside = entry.resolve(strict=True).is_relative_to(root.resolve())
-    except (OSError, RuntimeError):
-        raise DpmixError(
-            f"'{entry}' is a broken symbolic link; expected a file: remove it"
-        ) from None
+    except (OSError, RuntimeError):  # a link to itself
+        inside = False
     if not inside:
         raise DpmixError(
-            f"'{entry}' is a symbolic link out of the data folder '{root}'; "
-            "expected files inside it: copy the target in"
+            f"'{entry}' is a symbolic link that is broken or leads out of the data folder "
+            f"'{root}'; expected files inside it: copy the target in, or remove the link"
         )
 
 

@@ -41,10 +41,9 @@ def read_images(
 ) -> tuple[UInt8[Tensor, "N C H W"], Int64[Tensor, " N"]]:
     """Read every pair of `dataset` into memory, as 8-bit pixels and labels.
 
-    A PIL image that still carries an orientation tag is turned upright; whatever turned it before
-    has dropped the tag. The dataset's own random transforms are applied once: augmentation is the
-    views' part. Each item gets fresh random draws from the operating system. With a generator that
-    the caller seeded, one more example would shift the known draws of those behind it.
+    A PIL image that still carries an orientation tag is turned upright. The dataset's own random
+    transforms are applied once, each with fresh random draws from the operating system: with a
+    generator that the caller seeded, one more example would shift the known draws of later ones.
 
     Args:
         dataset: pairs of an image and a label: a PIL image (grey or RGB) or a tensor [C, H, W], and

@@ -63,7 +63,6 @@ def class_map(
 def _read(
     path: Path, pool_classes: tuple[str, ...], class_names: tuple[str, ...]
 ) -> dict[str, int]:
-    """The file's rows: pool class -> index or `LEFT_OUT`."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = [row for row in csv.reader(file) if any(cell.strip() for cell in row)]
@@ -76,17 +75,17 @@ def _read(
         )
     targets: dict[str, int] = {}
     for number, row in enumerate(rows[1:], start=2):
-        where = f"pool labels '{path}', row {number}"
+        fault = None
+        name, target = (plain_name(cell.strip()) for cell in [*row, ""][:2])
         if len(row) != len(_HEADER):
-            raise DpmixError(f"{where} has {len(row)} cells; expected {len(_HEADER)}")
-        name, target = (plain_name(cell.strip()) for cell in row)
-        if name not in pool_classes:
-            hint = nearest(name, pool_classes)
-            raise DpmixError(f"{where}: the pool has no class '{name}': {hint}")
-        if target and target not in class_names:
-            hint = nearest(target, class_names)
-            raise DpmixError(f"{where}: the private data have no class '{target}': {hint}")
-        if name in targets:
-            raise DpmixError(f"{where}: class '{name}' is mapped twice; expected one row")
+            fault = f"{len(row)} cells; expected {len(_HEADER)}"
+        elif name not in pool_classes:
+            fault = f"the pool has no class '{name}': {nearest(name, pool_classes)}"
+        elif target and target not in class_names:
+            fault = f"the private data have no class '{target}': {nearest(target, class_names)}"
+        elif name in targets:
+            fault = f"class '{name}' is mapped twice; expected one row"
+        if fault:
+            raise DpmixError(f"pool labels '{path}', row {number}: {fault}")
         targets[name] = class_names.index(target) if target else LEFT_OUT
     return targets

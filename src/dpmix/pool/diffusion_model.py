@@ -70,15 +70,13 @@ class DiffusionModel:
         ]
 
     def _image(self, pixels: Float[np.ndarray, "H W C"], prompt: str) -> Image.Image:
-        fault = None
         if not np.isfinite(pixels).all():
             fault = "is not finite"
         else:
             levels = (pixels * 255).round().astype(np.uint8)
-            if (levels == levels[:1, :1]).all():
-                fault = "is of one colour"
-        if fault is None:
-            return Image.fromarray(levels.squeeze()).convert("RGB")
+            if (levels != levels[:1, :1]).any():
+                return Image.fromarray(levels.squeeze()).convert("RGB")
+            fault = "is of one colour"
         dtype = str(self.pipe.dtype).removeprefix("torch.")
         remedy = f"{dtype} overflows in some models: give --dtype float32"
         if dtype == "float32":
@@ -98,7 +96,6 @@ def load_model(
     licence: str | None,
     device: torch.device,
     dtype: torch.dtype,
-    attention_slicing: bool,
 ) -> DiffusionModel:
     """Load `model` in eval mode.
 
@@ -109,27 +106,52 @@ def load_model(
         licence: the model's licence; None reads it from the model's README, where there is one.
         device: where the model runs.
         dtype: number format of its weights.
-        attention_slicing: compute attention in slices, with less memory and more slowly.
 
     Raises:
         DpmixError: diffusers is missing; the model is not there, can't be fetched, is gated, is not
             a pipeline, or does not fit in memory.
     """
-    pipeline_class = _diffusers().DiffusionPipeline
+    try:
+        import diffusers
+        import transformers
+    except ImportError as error:
+        raise DpmixError(
+            f"drawing images needs the package {error.name or 'diffusers'}: "
+            f"{to_install('diffusion')}"
+        ) from None
+    quiet: list[Any] = [diffusers.utils.logging, transformers.utils.logging]
+    for logging in quiet:
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+    kind: Any = diffusers.DiffusionPipeline
     local = Path(model).expanduser()
     on_hub = not local.is_dir()
-    folder = _from_hub(pipeline_class, model, revision, download) if on_hub else local
-    pipe = _loaded(pipeline_class, folder, model, device, dtype)
+    folder = _from_hub(kind, model, revision, download) if on_hub else local
+    if not (folder / "model_index.json").is_file():
+        raise DpmixError(
+            f"model folder '{folder}' has no model_index.json; expected a folder that a diffusers "
+            "pipeline was saved to (save_pretrained)"
+        )
+    try:
+        pipe = kind.from_pretrained(folder, dtype=dtype, local_files_only=True).to(device)
+    # A damaged or foreign folder makes the loaders raise nearly anything.
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise _out_of_memory(device) from None
+        raise DpmixError(
+            f"model '{model}' can't be loaded as a diffusers pipeline ({one_line(error)}); "
+            "expected a whole folder written by save_pretrained"
+        ) from error
     pipe.set_progress_bar_config(disable=True)
-    if attention_slicing:
-        pipe.enable_attention_slicing()
+    files = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    visible = [file for file in files if not any(part.startswith(".") for part in file.parts)]
     record = ModelRecord(
         name=model if on_hub else local.resolve().name,
         pipeline=type(pipe).__name__,
         scheduler=type(pipe.scheduler).__name__,
         # The hub's cache names a folder by its commit.
         revision=folder.name if on_hub else None,
-        files=None if on_hub else _hashes(folder),
+        files=None if on_hub else {file.as_posix(): file_hash(folder / file) for file in visible},
         licence=licence or _licence(folder),
     )
     return DiffusionModel(pipe, record)
@@ -144,29 +166,12 @@ def default_dtype(device: torch.device) -> str:
 
 def _out_of_memory(device: torch.device) -> DpmixError:
     return DpmixError(
-        f"too little memory on {device} to draw (what is drawn is kept); give a smaller --batch or "
-        "--attention-slicing; or, with another --output, a smaller --draw-size or model, or "
-        "--dtype bfloat16"
+        f"too little memory on {device} to draw (what is drawn is kept); give a smaller --batch; "
+        "or, with another --output, a smaller --draw-size or model, or --dtype bfloat16"
     )
 
 
-def _diffusers() -> Any:
-    try:
-        import diffusers
-        import transformers
-    except ImportError as error:
-        raise DpmixError(
-            f"drawing images needs the package {error.name or 'diffusers'}: "
-            f"{to_install('diffusion')}"
-        ) from None
-    quiet: list[Any] = [diffusers.utils.logging, transformers.utils.logging]
-    for logging in quiet:
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
-    return diffusers
-
-
-def _from_hub(pipeline_class: Any, model: str, revision: str | None, download: bool) -> Path:
+def _from_hub(kind: Any, model: str, revision: str | None, download: bool) -> Path:
     """The folder of the hub's local cache that holds `model`."""
     if not re.fullmatch(r"[\w.\-]+/[\w.\-]+", model) or model.startswith("."):
         raise DpmixError(
@@ -174,9 +179,7 @@ def _from_hub(pipeline_class: Any, model: str, revision: str | None, download: b
             "or a hub name such as owner/name: check the path"
         )
     try:
-        return Path(
-            pipeline_class.download(model, revision=revision, local_files_only=not download)
-        )
+        return Path(kind.download(model, revision=revision, local_files_only=not download))
     except Exception as error:
         elsewhere = (
             f"download the model on another machine (hf download {model} --local-dir FOLDER) and "
@@ -185,43 +188,12 @@ def _from_hub(pipeline_class: Any, model: str, revision: str | None, download: b
         raise hub_error(model, error, download=download, elsewhere=elsewhere) from error
 
 
-def _loaded(
-    pipeline_class: Any, folder: Path, model: str, device: torch.device, dtype: torch.dtype
-) -> Any:
-    if not (folder / "model_index.json").is_file():
-        raise DpmixError(
-            f"model folder '{folder}' has no model_index.json; expected a folder that a diffusers "
-            "pipeline was saved to (save_pretrained)"
-        )
-    try:
-        pipe = pipeline_class.from_pretrained(folder, dtype=dtype, local_files_only=True)
-        return pipe.to(device)
-    # A damaged or foreign folder makes the loaders raise nearly anything.
-    except Exception as error:
-        if is_out_of_memory(error):
-            raise _out_of_memory(device) from None
-        raise DpmixError(
-            f"model '{model}' can't be loaded as a diffusers pipeline ({one_line(error)}); "
-            "expected a whole folder written by save_pretrained"
-        ) from error
-
-
-def _hashes(folder: Path) -> dict[str, str]:
-    """The sha256 of every visible file, by posix path."""
-    names = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    return {
-        name.as_posix(): file_hash(folder / name)
-        for name in names
-        if not any(part.startswith(".") for part in name.parts)
-    }
-
-
 def _licence(folder: Path) -> str | None:
     """`license` in the front matter of the model's README, as the hub keeps it."""
+    from huggingface_hub import metadata_load
+
     try:
-        text = (folder / "README.md").read_text(encoding="utf-8")
-        front = yaml.safe_load(text.split("---")[1]) if text.startswith("---") else None
-    except (OSError, UnicodeDecodeError, IndexError, yaml.YAMLError):
+        value = (metadata_load(folder / "README.md") or {}).get("license")
+    except (OSError, ValueError, yaml.YAMLError):
         return None
-    value = front.get("license") if isinstance(front, dict) else None
     return str(value) if value else None

@@ -6,8 +6,8 @@ run, because an image's seed depends on the pool's seed, the class and the image
 Every PNG holds the record of how it was drawn, so that no other file is taken for a drawn image.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -15,14 +15,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from dpmix.errors import DISTRIBUTION, DpmixError
-from dpmix.files import stage, write_text
+from dpmix.files import lock, stage, write_text
 from dpmix.pool.diffusion_model import DiffusionModel
-from dpmix.pool.manifest import FILE_NAME, ImageRecord, Manifest, Session, file_hash
+from dpmix.pool.manifest import FILE_NAME, ImageRecord, Manifest, file_hash
 from dpmix.pool.prompts import PoolClass
 
 ATTEMPTS = 10
@@ -40,11 +39,8 @@ class SynthesisSettings:
         image_size: height and width to save, in pixels; None: as drawn.
         steps: denoising steps; None: the model's own.
         guidance: classifier-free guidance scale; None: the model's own.
-        seed: the pool's seed, from which every image's seed is made.
+        seed: the pool's seed, 0 or more, from which every image's seed is made.
         dtype: number format of the model's weights.
-
-    Raises:
-        DpmixError: a number out of range.
     """
 
     template: str
@@ -54,12 +50,6 @@ class SynthesisSettings:
     guidance: float | None
     seed: int
     dtype: str
-
-    def __post_init__(self) -> None:
-        for name, least in (("draw_size", 1), ("image_size", 1), ("steps", 1), ("seed", 0)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise DpmixError(f"{name} is {value}; expected {least} or more")
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -90,8 +80,7 @@ def synthesize(
         model: draws the images.
         classes: what to draw.
         settings: how to draw it.
-        images_per_class: number of images of each class in all; a smaller number than last time
-            removes nothing.
+        images_per_class: images of each class in all; a smaller number removes nothing.
         batch: number of images to draw at a time.
         progress: called with (images there, images wanted).
 
@@ -99,13 +88,10 @@ def synthesize(
         The number of images in the pool, and how many of them are new.
 
     Raises:
-        DpmixError: a count below 1, a folder in use or with other contents, other settings than
-            those the pool was begun with, another file in the place of an image, a safety checker
-            that withholds every attempt, a full disk, and as `DiffusionModel.draw` raises.
+        DpmixError: a folder in use or with other contents, other settings than those the pool was
+            begun with, another file in the place of an image, a safety checker that withholds every
+            attempt, a full disk, and as `DiffusionModel.draw` raises.
     """
-    for name, value in (("images-per-class", images_per_class), ("batch", batch)):
-        if value < 1:
-            raise DpmixError(f"{name} is {value}; expected 1 or more")
     wanted = {
         file: ImageRecord(
             file=file, class_name=one.name, prompt=one.prompt(settings.template), sha256="",
@@ -116,23 +102,30 @@ def synthesize(
         for file in [f"{one.name}/{number:05}.png"]
     }  # fmt: skip
     identity = asdict(settings) | {"model": model.record.identity, "licence": model.record.licence}
-    with _locked(root):
+    for one in classes:
+        identity[f"the prompt of class '{one.name}'"] = one.prompt(settings.template)
+    with ExitStack() as stack:
+        stack.callback(lock(root / ".lock", f"pool '{root}'").release)
         before = Manifest.read(root)
         listed = {image.file: image for image in before.images} if before else {}
         there = _drawn_before(root, before, listed)
         if before and there:
-            _refuse_changes(root, before.settings, there, identity, wanted)
+            identity = _same(root, before.settings, identity)
         missing = [file for file in wanted if file not in there]
-        _refuse_other_files(root, [file for file in missing if file not in listed])
-        if not missing and listed.keys() == there.keys():
+        if others := [file for file in missing if file not in listed and (root / file).exists()]:
+            raise DpmixError(
+                f"pool '{root}' holds {len(others)} files that dpmix synthesize did not make "
+                f"({others[0]}), where images are to be drawn; move them elsewhere"
+            )
+        if before and not missing and listed.keys() == there.keys():
             return len(there), 0
-        sessions = before.sessions if before else ()
-        if missing:
-            sessions += (_session(model),)
+        versions = {"dpmix": version(DISTRIBUTION)} | {name: version(name) for name in _LIBRARIES}
 
         def publish() -> None:
             manifest = Manifest(
-                model=model.record, settings=identity, sessions=sessions,
+                model=model.record, settings=identity, versions=versions,
+                date=datetime.now(UTC).isoformat(timespec="seconds"),
+                device=str(model.pipe.device),
                 images=tuple(there[file] for file in sorted(there)),
             )  # fmt: skip
             write_text(root / FILE_NAME, manifest.model_dump_json(indent=2) + "\n")
@@ -149,25 +142,6 @@ def synthesize(
         finally:
             publish()
         return len(there), len(missing)
-
-
-@contextmanager
-def _locked(root: Path) -> Iterator[None]:
-    """The pool's folder, made and locked; what the file system refuses becomes one line."""
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        with FileLock(root / ".lock", timeout=0):
-            yield
-    except Timeout:
-        raise DpmixError(
-            f"pool '{root}' is being drawn by another process; wait for it, or give another "
-            "--output"
-        ) from None
-    except OSError as error:
-        raise DpmixError(
-            f"cannot write the pool '{root}': {error.strerror or error}; what is drawn is kept: "
-            "run the same command again"
-        ) from None
 
 
 def _drawn_before(
@@ -190,42 +164,15 @@ def _drawn_before(
     return found
 
 
-def _refuse_changes(
-    root: Path,
-    before: dict[str, Any],
-    there: dict[str, ImageRecord],
-    identity: dict[str, Any],
-    wanted: dict[str, ImageRecord],
-) -> None:
-    """Refuse to mix images that were drawn in two ways."""
-    prompts = {record.class_name: record.prompt for record in wanted.values()}
-    pairs = [(name, before.get(name), value) for name, value in sorted(identity.items())]
-    for image in there.values():
-        name = f"the prompt of class '{image.class_name}'"
-        pairs.append((name, image.prompt, prompts.get(image.class_name, image.prompt)))
-    for name, old, new in pairs:
-        if old != new:
+def _same(root: Path, before: dict[str, Any], identity: dict[str, Any]) -> dict[str, Any]:
+    """Both settings together; images that were drawn in two ways are not mixed."""
+    for name in sorted(before.keys() & identity.keys()):
+        if before[name] != identity[name]:
             raise DpmixError(
-                f"pool '{root}' was begun with {name} {old!r}, not {new!r}; give the same "
-                "settings to resume it, or another --output"
+                f"pool '{root}' was begun with {name} {before[name]!r}, not {identity[name]!r}; "
+                "give the same settings to resume it, or another --output"
             )
-
-
-def _refuse_other_files(root: Path, new: list[str]) -> None:
-    """Refuse to write over a file that dpmix did not make."""
-    if others := [file for file in new if (root / file).exists()]:
-        raise DpmixError(
-            f"pool '{root}' holds {len(others)} files that dpmix synthesize did not make "
-            f"({others[0]}), where images are to be drawn; move them elsewhere"
-        )
-
-
-def _session(model: DiffusionModel) -> Session:
-    return Session(
-        date=datetime.now(UTC).isoformat(timespec="seconds"),
-        device=str(model.pipe.device),
-        versions={"dpmix": version(DISTRIBUTION)} | {name: version(name) for name in _LIBRARIES},
-    )
+    return before | identity
 
 
 def _draw(
@@ -264,10 +211,14 @@ def _save(root: Path, image: Image.Image, record: ImageRecord, size: int | None)
     """Write a PNG that holds its record; return the record with the file's hash."""
     path, note = root / record.file, PngInfo()
     note.add_text(_NOTE, record.model_dump_json())
-    path.parent.mkdir(exist_ok=True)
     if size is not None:
         image = image.resize((size, size), Image.Resampling.BICUBIC)
-    stage(path, lambda aside: image.save(aside, format="PNG", pnginfo=note)).replace(path)
+
+    def write(aside: Path) -> None:
+        aside.parent.mkdir(exist_ok=True)
+        image.save(aside, format="PNG", pnginfo=note)
+
+    stage(path, write).replace(path)
     return record.model_copy(update={"sha256": file_hash(path)})
 
 

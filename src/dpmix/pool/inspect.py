@@ -6,11 +6,10 @@ and none is kept in memory.
 
 import os
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -18,6 +17,7 @@ from PIL import Image
 
 from dpmix.data.decode import EncodedImages, decode_batch
 from dpmix.data.image import ReadOptions, UnreadableImageError, decode_pixels
+from dpmix.data.source import pixel_digest
 from dpmix.errors import DpmixError
 from dpmix.files import stage
 from dpmix.pool.class_map import LEFT_OUT, UNLABELLED
@@ -25,8 +25,6 @@ from dpmix.pool.load import PoolFiles
 from dpmix.pool.manifest import few_names
 
 PER_SHEET, COLUMNS, TILE = 64, 8, 96
-_MARK = "CONTACT-SHEETS.txt"
-_SIZES_SHOWN = 3
 Rows = list[tuple[str, str]]
 
 
@@ -63,7 +61,7 @@ def inspect_pool(files: PoolFiles, progress: Callable[[int, int], None]) -> Pool
     """
     images, labels = files.images, files.images.labels.tolist()
     sizes: Counter[tuple[int, int]] = Counter()
-    groups: dict[bytes, list[int]] = {}
+    groups: dict[object, list[int]] = defaultdict(list)
     corrupt, plain = {}, []
     with ThreadPoolExecutor(os.cpu_count()) as workers:
         found = workers.map(lambda i: _look_at(images, i), range(len(images)))
@@ -71,9 +69,10 @@ def inspect_pool(files: PoolFiles, progress: Callable[[int, int], None]) -> Pool
             if isinstance(seen, str):
                 corrupt[images.names[index]] = seen
             else:
-                sizes[seen[0]] += 1
-                groups.setdefault(seen[1], []).append(index)
-                if seen[2]:
+                size, digest, one_colour = seen
+                sizes[size] += 1
+                groups[size, digest].append(index)
+                if one_colour:
                     plain.append(images.names[index])
             progress(index + 1, len(images))
     repeated = [group for group in groups.values() if len(group) > 1]
@@ -89,24 +88,21 @@ def inspect_pool(files: PoolFiles, progress: Callable[[int, int], None]) -> Pool
 
 
 def _look_at(images: EncodedImages, index: int) -> tuple[tuple[int, int], bytes, bool] | str:
-    """(height, width), the sha256 of the RGB pixels and whether they are one colour; or a fault."""
+    """(height, width), digest of the RGB pixels and whether they are one colour; or a fault."""
     name = images.names[index]
     try:
         with images.open(index) as stream:
             pixels = decode_pixels(stream, name, ReadOptions(channels=3))
-    except UnreadableImageError as error:
-        return str(error)
     except DpmixError as error:
-        if isinstance(error.__cause__, OSError):
+        if isinstance(error.__cause__, OSError) and not isinstance(error, UnreadableImageError):
             raise
         return str(error)
-    size = (pixels.shape[1], pixels.shape[2])
-    digest = sha256(repr(size).encode() + pixels.tobytes()).digest()
-    return size, digest, bool((pixels == pixels[:, :1, :1]).all())
+    one_colour = bool((pixels == pixels[:, :1, :1]).all())
+    return (pixels.shape[1], pixels.shape[2]), pixel_digest(pixels), one_colour
 
 
 def write_sheets(files: PoolFiles, folder: Path, leave_out: set[str]) -> list[Path]:
-    """Write `folder/<class>.png` for every class: up to 64 images, evenly chosen over the class.
+    """Write `folder/sheet-NNN-<class>.png` for every class: up to 64 images, evenly chosen over it.
 
     Args:
         files: the pool.
@@ -124,29 +120,25 @@ def write_sheets(files: PoolFiles, folder: Path, leave_out: set[str]) -> list[Pa
             f"'{folder}' lies in the pool '{files.path}', whose files would no longer be the pool; "
             "give --sheets another folder"
         )
-    mark = folder / _MARK
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if not mark.exists() and any(folder.iterdir()):
-            raise DpmixError(
-                f"folder '{folder}' holds something other than contact sheets; give --sheets "
-                "another folder"
-            )
-        mark.write_text("Contact sheets of a public pool, replaced by dpmix pool inspect.\n")
     except OSError as error:
         raise DpmixError(
             f"cannot make folder '{folder}' ({error.strerror}); give --sheets another folder"
         ) from None
+    if not all(re.fullmatch(r"sheet-\d+-.*\.png", entry.name) for entry in folder.iterdir()):
+        raise DpmixError(
+            f"folder '{folder}' holds something other than contact sheets; give --sheets another "
+            "folder"
+        )
     readable = torch.tensor([name not in leave_out for name in files.images.names])
-    paths: list[Path] = []
+    paths = []
     for label, class_name in enumerate(files.class_names):
         index = ((files.images.labels == label) & readable).nonzero().flatten()
         if len(index):
-            # Without what a path can't hold, short, and no two alike on any system.
-            name = re.sub(r"[^\w .,()-]", "_", class_name)[:80].rstrip(". ") or "_"
-            if name.lower() in {path.stem.lower() for path in paths}:
-                name = f"{name}-{label}"
-            paths.append(folder / f"{name}.png")
+            # Short, and without what a path can't hold on some system.
+            name = re.sub(r"[^\w .,()-]", "_", class_name)[:80].rstrip(". ")
+            paths.append(folder / f"sheet-{label:03}-{name}.png")
             _write_sheet(files, index, paths[-1])
     return paths
 
@@ -166,12 +158,10 @@ def _write_sheet(files: PoolFiles, index: torch.Tensor, path: Path) -> None:
 
 def inspection_rows(files: PoolFiles, found: PoolInspection) -> Rows:
     """Counts, sizes, repeats and corrupt files, and where the pool comes from."""
-    counts, common = found.counts.values(), found.sizes.most_common(_SIZES_SHOWN)
+    counts = found.counts.values()
     low, high = min(counts), max(counts)
     each = f"{low} each" if low == high else f"{low} to {high} each"
-    sizes = ", ".join(f"{height}x{width}: {count}" for (height, width), count in common)
-    if len(found.sizes) > _SIZES_SHOWN:
-        sizes += f", and {len(found.sizes) - _SIZES_SHOWN} more sizes"
+    sizes = [f"{height}x{width}: {n}" for (height, width), n in found.sizes.most_common()]
     repeats = "none"
     if found.repeated:
         first, again, *_ = found.repeated[0]
@@ -180,7 +170,7 @@ def inspection_rows(files: PoolFiles, found: PoolInspection) -> Rows:
     rows = [
         ("pool", str(files.path)),
         ("images", f"{sum(counts)} in {len(counts)} classes, {each}"),
-        ("sizes", sizes),
+        ("sizes", few_names(sizes)),
         ("repeated", repeats),
     ]
     if found.conflicting:
@@ -190,21 +180,17 @@ def inspection_rows(files: PoolFiles, found: PoolInspection) -> Rows:
     if found.corrupt:
         named = few_names([f"{name} ({why})" for name, why in found.corrupt.items()])
         rows.append(("CORRUPT", f"{len(found.corrupt)}: {named}"))
-    return rows + _provenance(files)
-
-
-def _provenance(files: PoolFiles) -> Rows:
     manifest = files.manifest
     if manifest is None:
-        return [("manifest", "none: nothing is known about where the images come from")]
-    dates = ", ".join(session.date for session in manifest.sessions)
-    matches = f"matches all {len(manifest.images)} files (sha256); {dates}"
+        return [*rows, ("manifest", "none: nothing is known about where the images come from")]
+    matches = f"matches all {len(manifest.images)} files (sha256); {manifest.date}"
     try:
         manifest.verify(files.path, files.images.names)
     except DpmixError as error:  # a refusal in training, and here something to see
         matches = str(error)
     model = manifest.model
     return [
+        *rows,
         ("manifest", matches),
         ("drawn by", f"{model.identity} ({model.pipeline}, {model.scheduler})"),
         ("licence", model.licence or "not stated"),

@@ -1,7 +1,6 @@
 """A pool's files to the pool that a run draws from, and the facts that its statement gives.
 
-A pool is a folder of class folders, or an `.npz` of JPEG bytes. One without a manifest says less
-about where it comes from.
+A pool is a folder of class folders, or an `.npz` of JPEG bytes; a manifest is optional.
 
 A pool that holds a private image is not public, and is refused where that can be known. Files that
 are equal byte for byte decode to equal pixels, and arrays are resized as files are, so comparing
@@ -12,7 +11,6 @@ compressed again, cropped, mirrored or resized otherwise is not found.
 import tempfile
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -27,7 +25,7 @@ from dpmix.data.decode import EncodedImages, decode_sources
 from dpmix.data.folder import class_folders
 from dpmix.data.image import ReadOptions
 from dpmix.data.npz import NpzArchive, is_npz
-from dpmix.data.source import ImageSource, TensorSource, check_labels
+from dpmix.data.source import ImageSource, TensorSource, check_labels, image_digests
 from dpmix.data.splits import Splits
 from dpmix.errors import DpmixError
 from dpmix.pool.class_map import LEFT_OUT, UNLABELLED, class_map
@@ -169,17 +167,24 @@ def load_pool_for(
         )
     pool = PublicPool(stored_pixels(source), targets[source.labels])
     names = tuple(name for i, name in enumerate(used.names) if i not in corrupt)
-    _warn_of_plain(path, pool, names)
-    refuse_overlap(pool, names, splits)
-    digest = sha256(pool.labels.numpy().tobytes())
-    for batch in pool.images.split(_BATCH):
-        digest.update(batch.numpy().tobytes())
+    # What a diffusion model draws where its numbers overflow.
+    plain = [
+        name for name, one in zip(names, pool.images, strict=True) if (one == one[:, :1, :1]).all()
+    ]
+    if plain:
+        warnings.warn(
+            f"{len(plain)} of {len(names)} images of the public pool '{path}' are of one colour "
+            f"({few_names(plain)}); look with dpmix pool inspect '{path}'",
+            stacklevel=2,
+        )
+    refuse_overlap(source, names, splits)
+    contents = pool.labels.numpy().tobytes() + image_digests(source).tobytes()
     manifest = files.manifest
     facts = PoolFacts(
         # As it was called: a link's target can have a name that says more.
         name=path.absolute().name,
         images=len(pool),
-        contents_sha256=digest.hexdigest(),
+        contents_sha256=sha256(contents).hexdigest(),
         manifest_sha256=file_hash(path / FILE_NAME) if manifest else None,
         model=manifest.model.identity if manifest else None,
         licence=manifest.model.licence if manifest else None,
@@ -195,9 +200,8 @@ def load_pool_for(
 def stored_pixels(source: ImageSource) -> UInt8[Tensor, "P C H W"]:
     """All images of `source`.
 
-    A source that is already decoded in memory gives its tensor. A larger one (`decode_sources`
-    draws the line) is decoded once into a nameless file in the folder for temporary files, which
-    vanishes with the process; drawing some images then reads those alone.
+    A source that is not in memory is decoded once into a nameless temporary file, which vanishes
+    with the process; drawing some images then reads those alone.
 
     Raises:
         DpmixError: no space for the file.
@@ -206,18 +210,18 @@ def stored_pixels(source: ImageSource) -> UInt8[Tensor, "P C H W"]:
         return source.pixels
     shape = (len(source), *source.image_shape)
     # Written, not assigned through the map: a full disk is then an error and not a crash.
-    with tempfile.TemporaryFile() as file:
-        try:
+    try:
+        with tempfile.TemporaryFile() as file:
             for index in torch.arange(len(source)).split(_BATCH):
                 file.write(source.images(index).numpy().tobytes())
             file.flush()
-        except OSError as error:
-            raise DpmixError(
-                f"the public pool's {np.prod(shape) / 2**30:.1f} GiB of pixels do not fit in "
-                f"'{tempfile.gettempdir()}' ({error.strerror}); free some space, or set TMPDIR"
-            ) from None
-        # Copy-on-write: torch has no read-only tensors.
-        return torch.from_numpy(np.memmap(file, dtype=np.uint8, mode="c", shape=shape))
+            # Copy-on-write: torch has no read-only tensors.
+            return torch.from_numpy(np.memmap(file, dtype=np.uint8, mode="c", shape=shape))
+    except OSError as error:
+        raise DpmixError(
+            f"the public pool's {np.prod(shape) / 2**30:.1f} GiB of pixels do not fit in "
+            f"'{tempfile.gettempdir()}' ({error.strerror}); free some space, or set TMPDIR"
+        ) from None
 
 
 def refuse_private_path(pool: Path, private: Path, what: str = "the public pool") -> None:
@@ -241,7 +245,7 @@ def refuse_private_path(pool: Path, private: Path, what: str = "the public pool"
         )
 
 
-def refuse_overlap(pool: PublicPool, names: tuple[str, ...], splits: Splits) -> None:
+def refuse_overlap(pool: ImageSource, names: tuple[str, ...], splits: Splits) -> None:
     """Refuse a pool that shares an image with the private data.
 
     Args:
@@ -250,38 +254,16 @@ def refuse_overlap(pool: PublicPool, names: tuple[str, ...], splits: Splits) -> 
         splits: the private data. Test images count too: they would teach the model the answers.
 
     Raises:
-        DpmixError: pool images that are private ones; whether a run is refused is not protected by
-            the guarantee.
+        DpmixError: pool images that are private ones. This refusal is not part of the guarantee.
     """
     held = defaultdict(list)
-    for place, digest in enumerate(_digests(pool.images.split(_BATCH))):
-        held[digest].append(place)
-    for side, source in (("training", splits.train), (splits.judged_on, splits.test)):
-        batches = map(source.images, torch.arange(len(source)).split(_BATCH))
-        shared = {place for digest in _digests(batches) for place in held.get(digest, ())}
+    for place, digest in enumerate(image_digests(pool)):
+        held[digest.tobytes()].append(names[place])
+    private = {"training": splits.train_digests, splits.judged_on: image_digests(splits.test)}
+    for side, digests in private.items():
+        shared = {name for digest in digests for name in held.get(digest.tobytes(), ())}
         if shared:
             raise DpmixError(
                 f"the public pool is not public: {len(shared)} of its images are private {side} "
-                f"images ({few_names([names[i] for i in sorted(shared)])}); expected none: "
-                "remove them from the pool"
+                f"images ({few_names(sorted(shared))}); expected none: remove them from the pool"
             )
-
-
-def _digests(batches: Iterable[UInt8[Tensor, "B C H W"]]) -> Iterator[bytes]:
-    for batch in batches:
-        yield from (sha256(image.tobytes()).digest() for image in batch.cpu().numpy())
-
-
-def _warn_of_plain(path: Path, pool: PublicPool, names: tuple[str, ...]) -> None:
-    """Images of one colour are what a diffusion model draws where its numbers overflow."""
-    flat = torch.cat([
-        (batch == batch[:, :, :1, :1]).flatten(1).all(dim=1) for batch in pool.images.split(_BATCH)
-    ])  # fmt: skip
-    plain = [names[place] for place in flat.nonzero().flatten().tolist()]
-    if plain:
-        warnings.warn(
-            f"{len(plain)} of {len(names)} images of the public pool '{path}' are of one colour "
-            f"({few_names(plain)}); look with dpmix pool inspect '{path}', and "
-            "remove what shows nothing, or draw the pool again with --dtype float32",
-            stacklevel=2,
-        )

@@ -5,7 +5,7 @@ contents that were written, and no other image.
 """
 
 from collections.abc import Sequence
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,7 +17,6 @@ FILE_NAME = "manifest.json"
 STATEMENT = (
     "No private image was read to make this pool: the model was given class names and prompts only."
 )
-_SHOWN = 3
 
 
 class _Part(BaseModel):
@@ -44,19 +43,8 @@ class ModelRecord(_Part):
         return f"a local {self.pipeline} with files {sha256(listed.encode()).hexdigest()[:16]}"
 
 
-class Session(_Part):
-    """One call that drew images: when, on which device, with which library versions."""
-
-    date: str
-    device: str
-    versions: dict[str, str]
-
-
 class ImageRecord(_Part):
     """One drawn file, by its posix path in the pool."""
-
-    # Earlier manifests also number the call that drew it.
-    model_config = ConfigDict(extra="ignore", frozen=True)
 
     file: str
     class_name: str
@@ -66,13 +54,15 @@ class ImageRecord(_Part):
 
 
 class Manifest(_Part):
-    """Where a pool comes from."""
+    """Where a pool comes from; date, device and versions are those of the last drawing."""
 
     format: Literal["dpmix-pool-1"] = "dpmix-pool-1"
     statement: str = STATEMENT
     model: ModelRecord
     settings: dict[str, Any]
-    sessions: tuple[Session, ...]
+    date: str
+    device: str
+    versions: dict[str, str]
     # One error, not one for each of a million images.
     images: Annotated[tuple[ImageRecord, ...], FailFast()]
 
@@ -105,14 +95,15 @@ class Manifest(_Part):
         Raises:
             DpmixError: a file that is missing, was changed, or is not in the manifest.
         """
-        expected = {image.file: image.sha256 for image in self.images}
-        faults = {
-            "files missing": expected.keys() - set(present),
-            "files not in it": set(present) - expected.keys(),
+        expected, there = {image.file: image.sha256 for image in self.images}, set(present)
+        same = {
+            name for name in there & expected.keys() if file_hash(root / name) == expected[name]
         }
-        if not any(faults.values()):
-            changed = {name for name in expected if file_hash(root / name) != expected[name]}
-            faults = {"files changed (sha256)": changed}
+        faults = {
+            "files missing": expected.keys() - there,
+            "files not in it": there - expected.keys(),
+            "files changed (sha256)": there & expected.keys() - same,
+        }
         for what, files in faults.items():
             if files:
                 raise DpmixError(
@@ -125,7 +116,7 @@ class Manifest(_Part):
 
 def few_names(names: Sequence[str]) -> str:
     """The first three, for a message."""
-    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def file_hash(path: Path) -> str:
@@ -134,13 +125,10 @@ def file_hash(path: Path) -> str:
     Raises:
         DpmixError: the file can't be read.
     """
-    digest = sha256()
     try:
         with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
+            return file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise DpmixError(
             f"cannot read '{path}' ({error.strerror}); expected a readable file"
         ) from None
-    return digest.hexdigest()

@@ -7,6 +7,7 @@ from pathlib import Path
 from dpmix.errors import DpmixError, nearest
 
 PLACEHOLDER = "{class}"
+_IN_NAMES = r"""[^/\\:\0\n"<>|?*]"""
 # By name; `photo` is the paper's.
 TEMPLATES: dict[str, str] = {
     "photo": "a photo of a {class}",
@@ -26,22 +27,18 @@ class PoolClass:
         phrase: the words that stand for it in a prompt.
 
     Raises:
-        DpmixError: a name that can't be a folder's, or an empty phrase.
+        DpmixError: a name that can't be a folder's on every system.
     """
 
     name: str
     phrase: str
 
     def __post_init__(self) -> None:
-        if self.name != self.name.strip() or not self.name or self.name[0] == ".":
-            raise DpmixError(f"class name '{self.name}' can't name a folder; expected plain text")
-        if any(mark in self.name for mark in '/\\:\0\n"<>|?*'):
+        if not re.fullmatch(r"(?![.\s])" + _IN_NAMES + r"+(?<!\s)", self.name):
             raise DpmixError(
                 f"class name '{self.name}' can't name a folder on every system; write 'plain-name: "
                 f"{readable(self.name)}' in a --classes-file and map it with --pool-labels"
             )
-        if not self.phrase.strip():
-            raise DpmixError(f"class '{self.name}' has an empty phrase; expected words to draw")
 
     def prompt(self, template: str) -> str:
         """The template with the phrase in it."""
@@ -91,24 +88,19 @@ def read_classes(path: Path) -> tuple[PoolClass, ...]:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DpmixError(f"cannot read classes '{path}': {error}; check the path") from None
-    classes = []
-    for line in lines:
-        if line.strip() and not line.lstrip().startswith("#"):
-            name, colon, phrase = (part.strip() for part in line.partition(":"))
-            classes.append(PoolClass(name, phrase if colon else readable(name)))
-    return _checked(classes, f"'{path}'")
+    cells = [line.partition(":") for line in lines if line.strip() and line.lstrip()[0] != "#"]
+    named = [(name.strip(), phrase.strip()) for name, _, phrase in cells]
+    return _checked([PoolClass(name, words or readable(name)) for name, words in named], str(path))
 
 
 def _checked(classes: list[PoolClass], where: str) -> tuple[PoolClass, ...]:
     if not classes:
-        raise DpmixError(f"no class in {where}; expected at least one name")
-    seen: dict[str, str] = {}
-    for one in classes:
-        # Folders whose names differ by case only are one folder on some systems.
-        if (key := one.name.lower()) in seen:
-            raise DpmixError(
-                f"{where} hold '{seen[key]}' and '{one.name}', which name the same folder; "
-                "expected names that differ by more than case"
-            )
-        seen[key] = one.name
+        raise DpmixError(f"no class in '{where}'; expected at least one name")
+    # Folders whose names differ by case only are one folder on some systems.
+    names = [one.name.lower() for one in classes]
+    if twice := [one.name for one in classes if names.count(one.name.lower()) > 1]:
+        raise DpmixError(
+            f"'{where}' hold '{twice[0]}' and '{twice[1]}', which name the same folder; expected "
+            "names that differ by more than case"
+        )
     return tuple(classes)

@@ -8,7 +8,7 @@ from pydantic import Field
 from dpmix.errors import DpmixError
 from dpmix.reports.statement import Part, Share, read_json
 
-Kind = Literal["gradient", "mislabelled", "pattern"]
+Kind = Literal["gradient", "pattern"]
 # A bound below this share of the claim comes from an audit of little power.
 WEAK = 0.25
 

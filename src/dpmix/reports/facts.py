@@ -237,7 +237,7 @@ def model_rows(run: RunFacts) -> list[Row]:
             + (f", {told.processes} processes" if told.processes > 1 else ""),
         "versions": ", ".join(f"{name} {one}" for name, one in told.versions.items()),
         "pretrained weights":
-            "on the public pool alone" if inputs.pretrained_weights else "none",
+            "on the public pool alone" if pool and pool.role == "pretrain" else "none",
         "backbone": backbone and f"{backbone.name}: {backbone.provenance}; "
             f"{backbone.embedding_size} features at {backbone.input_size} pixels; trained "
             f"privately: {backbone.trained_privately}",

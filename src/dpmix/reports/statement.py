@@ -156,7 +156,6 @@ class PublicInputs(Part):
 
     pool: PoolInput | None
     normalization: str
-    pretrained_weights: str | None
     backbone: BackboneInput | None
 
 
@@ -366,10 +365,13 @@ def public_inputs(
 ) -> PublicInputs:
     """Everything public that goes into the model of a run with these settings."""
     views, pool_input, backbone_input = settings["views"], None, None
-    role = views["pool_role"]
-    pretrains = pool is not None and role == "pretrain"
     if pool is not None:
-        use = {"epochs": views["pretrain_epochs"]} if pretrains else {"draw": views["pool_draw"]}
+        role = views["pool_role"]
+        use = (
+            {"epochs": views["pretrain_epochs"]}
+            if role == "pretrain"
+            else {"draw": views["pool_draw"]}
+        )
         pool_input = PoolInput(role=role, **pool.as_dict(), **use)
     if backbone is not None:
         backbone_input = BackboneInput(
@@ -384,7 +386,6 @@ def public_inputs(
     return PublicInputs(
         pool=pool_input,
         normalization=settings["data"]["normalization"] or "the backbone's own",
-        pretrained_weights="the public pool" if pretrains else None,
         backbone=backbone_input,
     )
 

@@ -67,8 +67,8 @@ def verify(path: Path) -> Verified:
     if not path.is_file():
         files.refuse_if_missing(files.model)
     model = ModelFile(path if path.is_file() else files.model)
-    statement = model.statement
     model.check_weights()
+    statement = model.statement
     if not statement.private:
         raise DpmixError(f"'{path}' is NOT PRIVATE and says so: there is no guarantee to verify")
     try:

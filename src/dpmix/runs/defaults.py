@@ -7,12 +7,14 @@ is installed on this machine; none reads an image or a label.
 import math
 from typing import Any, TypeVar
 
+from pydantic import TypeAdapter, ValidationError
+
 from dpmix.data.named import has_sizes_of_its_own
-from dpmix.errors import DpmixError
+from dpmix.errors import DpmixError, explain
 from dpmix.models.backbones.load import best_reachable
 from dpmix.privacy.plan import PrivacyPlan, default_delta, refuse_unfit_epsilon
 from dpmix.runs.config import Config
-from dpmix.runs.settings import ModelConfig, Section, ViewConfig
+from dpmix.runs.settings import ModelConfig, Section, Trained, ViewConfig
 from dpmix.training.feature_cache import CACHE_VIEWS
 from dpmix.views.spec import Method, ViewSpec
 
@@ -50,8 +52,7 @@ VIEWS_OF_A_RUN, MOST_SCRATCH_VIEWS = 200_000, 8
 SCRATCH_WEIGHT_NOISE, LARGEST_SCRATCH_RATE, SCRATCH_RATE_WITHOUT_PRIVACY = 0.15, 10.0, 0.2
 WEIGHT_NOISE, LARGEST_HEAD_RATE, HEAD_RATE_WITHOUT_PRIVACY = 2.0, 64.0, 16.0
 
-# Which settings a kind of training alone reads.
-READ_FOR = {"head": ("cache_views",), "last-blocks": ("last_blocks",), "lora": ("lora_rank",)}
+_TRAINED: TypeAdapter[Trained] = TypeAdapter(Trained)
 
 
 def choose_model(config: Config) -> Config:
@@ -103,27 +104,27 @@ def _choose_views(views: ViewConfig, model: ModelConfig) -> ViewConfig:
 
 
 def _refuse_idle(config: Config) -> None:
-    """Refuse settings that would do nothing for what is trained."""
-    model, cache = config.model, config.features
-    given = model.model_dump(exclude_defaults=True) | cache.model_dump(
+    """Refuse settings that would do nothing; the kinds of `Trained` say which those are."""
+    model = config.model
+    given = model.model_dump(exclude_defaults=True)
+    given |= config.features.model_dump(
         include={"fresh_views", "cache_views"}, exclude_defaults=True
     )
     if model.model is not None:
-        read, flag = {"model", "shortcut"}, f"--model {model.model}"
+        kind, flag = "scratch", f"--model {model.model}"
     else:
-        read = {"backbone", "trainable", "fresh_views", *READ_FOR.get(model.trainable, ())}
-        read |= {"backbone_weights", "backbone_size", "feature_norm", "feature_length"}
-        flag = f"--trainable {model.trainable}"
-    for name, value in given.items():
-        if name not in read:
-            raise DpmixError(
-                f"{name} is {value!r}, which {flag} has no use for; leave out one of them"
-            )
-    if cache.fresh_views and cache.cache_views is not None and model.trainable == "head":
+        kind, flag = model.trainable, f"--trainable {model.trainable}"
+        given.pop("trainable", None)
+    try:
+        _TRAINED.validate_python(given | {"trained": kind})
+    except ValidationError as error:
+        problem = error.errors()[0]
+        if problem["type"] != "extra_forbidden":
+            raise DpmixError(explain(error)) from None
         raise DpmixError(
-            f"cache_views is {cache.cache_views}, and --fresh-views trains without a cache; leave "
-            "one out"
-        )
+            f"{problem['loc'][-1]} is {problem['input']!r}, which {flag} has no use for; leave out "
+            "one of them"
+        ) from None
 
 
 def check_settings(config: Config) -> None:

@@ -49,7 +49,13 @@ def read_recipe(recipe: str | Path) -> Tree:
         DpmixError: no such recipe, or a file that does not map sections to settings.
     """
     if isinstance(recipe, Path) or is_file_name(recipe):
-        return _read(Path(recipe).expanduser(), ())
+        tree = read_mapping(Path(recipe).expanduser(), "recipe")
+        tree = {name: part for name, part in tree.items() if part is not None}
+        if not all(isinstance(part, dict) for part in tree.values()):
+            raise DpmixError(
+                f"recipe '{recipe}' must map sections to settings, such as 'privacy: {{steps: 3}}'"
+            )
+        return tree
     paper = _paper()
     if recipe not in paper:
         raise DpmixError(
@@ -70,24 +76,6 @@ def _paper() -> dict[str, Tree]:
             parts = (table["all"], table["networks"][network], both, cell)
             found[f"{network}-{data}-{method}"] = reduce(merge, parts)
     return found
-
-
-def _read(path: Path, inheriting: tuple[Path, ...]) -> Tree:
-    """Read a file. `base: OTHER.yaml`, in the same folder, gives the settings that it does not."""
-    if path.resolve() in inheriting:
-        raise DpmixError(f"recipe '{path}' inherits from itself; take out one 'base'")
-    tree = read_mapping(path, "recipe")
-    base = tree.pop("base", None)
-    if base is not None and not isinstance(base, str):
-        raise DpmixError(f"recipe '{path}': base is {base!r}; expected the name of a YAML file")
-    tree = {name: part for name, part in tree.items() if part is not None}
-    if not all(isinstance(part, dict) for part in tree.values()):
-        raise DpmixError(
-            f"recipe '{path}' must map sections to settings, such as 'privacy: {{epsilon: 3}}'"
-        )
-    if base is None:
-        return tree
-    return merge(_read(path.parent / base, (*inheriting, path.resolve())), tree)
 
 
 def merge(tree: Tree, later: Tree) -> Tree:

@@ -31,10 +31,18 @@ _TIMEOUT = timedelta(hours=6)
 class LostRankError(DpmixError):
     """Another process of the run ended, so this one can't continue."""
 
+    def __init__(self) -> None:
+        super().__init__(
+            "another process of this run ended, so all of them stop; the last checkpoint is "
+            "complete: continue with --resume FOLDER, with or without torchrun"
+        )
+
 
 @dataclass(frozen=True)
 class Ranks:
     """This process among all processes of the run. A single process sends nothing.
+
+    Every method that sends raises `LostRankError` where another process has ended.
 
     Attributes:
         rank: number of this process, from 0.
@@ -63,31 +71,19 @@ class Ranks:
         return examples * self.rank // self.size, examples * (self.rank + 1) // self.size
 
     def reduce(self, tensors: list[Tensor]) -> None:
-        """Write the sum over all processes into rank 0's `tensors`; the others' are undefined.
-
-        Raises:
-            LostRankError: another process ended.
-        """
+        """Write the sum over all processes into rank 0's `tensors`; the others' are undefined."""
         if self.size > 1:
             with _flat(tensors) as flat, _lost_ranks_reported():
                 dist.reduce(flat, dst=0)
 
     def broadcast(self, tensors: list[Tensor]) -> None:
-        """Write rank 0's values into the `tensors` of every process.
-
-        Raises:
-            LostRankError: another process ended.
-        """
+        """Write rank 0's values into the `tensors` of every process."""
         if self.size > 1:
             with _flat(tensors) as flat, _lost_ranks_reported():
                 dist.broadcast(flat, src=0)
 
     def broadcast_object(self, value: Any) -> Any:
-        """Return rank 0's `value`, a small Python object, in every process.
-
-        Raises:
-            LostRankError: another process ended.
-        """
+        """Return rank 0's `value`, a small Python object, in every process."""
         if self.size == 1:
             return value
         box = [value]
@@ -100,7 +96,6 @@ class Ranks:
 
         Raises:
             DpmixError: it differs.
-            LostRankError: another process ended.
         """
         odd = self._first_different(str(value))
         if odd:
@@ -114,7 +109,6 @@ class Ranks:
 
         Raises:
             DpmixError: they differ, so the processes are training different models.
-            LostRankError: another process ended.
         """
         if self.size == 1:
             return
@@ -203,18 +197,11 @@ def _lost_ranks_reported() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        _raise_lost(error)
+        raise LostRankError from error
 
 
 def _terminated(*_: Any) -> NoReturn:
-    _raise_lost(None)
-
-
-def _raise_lost(error: Exception | None) -> NoReturn:
-    raise LostRankError(
-        "another process of this run ended, so all of them stop; the last checkpoint is complete: "
-        "continue with --resume FOLDER, with or without torchrun"
-    ) from error
+    raise LostRankError
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from dpmix.data.normalization import Normalization
@@ -84,6 +84,10 @@ def evaluate_logits(scores: Float[Tensor, "N L"], source: ImageSource) -> Evalua
     # The logits of a model that diverged are NaN: then all classes are equally likely.
     sure = scores.softmax(dim=1).nan_to_num(1 / len(names))
     counts = multiclass_confusion_matrix(scores, labels, num_classes=len(names))
+    confidence, predicted = sure.max(dim=1)
+    hits = (predicted == labels).double()
+    # The bins of torchmetrics, whose last one holds a confidence of 1 alone.
+    place = torch.bucketize(confidence, torch.linspace(0, 1, BINS + 1), right=True)
     right, total = counts.diag().double(), counts.sum(dim=1).double()
     return Evaluation(
         accuracy=float(right.sum() / total.sum()),
@@ -95,25 +99,15 @@ def evaluate_logits(scores: Float[Tensor, "N L"], source: ImageSource) -> Evalua
             name: {names[other]: int(row[other]) for other in row.nonzero().flatten().tolist()}
             for name, row in zip(names, counts, strict=True)
         },
-        reliability=_reliability(sure, labels),
+        reliability=[
+            {
+                "images": int(inside.sum()),
+                "confidence": float(confidence[inside].double().mean()),
+                "accuracy": float(hits[inside].mean()),
+            }
+            for inside in (place == one for one in place.unique())
+        ],
     )
-
-
-def _reliability(
-    sure: Float[Tensor, "N L"], labels: Int64[Tensor, " N"]
-) -> list[dict[str, int | float]]:
-    """In the bins of torchmetrics, whose last one holds a confidence of 1 alone."""
-    confidence, predicted = sure.max(dim=1)
-    right = (predicted == labels).double()
-    place = torch.bucketize(confidence, torch.linspace(0, 1, BINS + 1), right=True)
-    return [
-        {
-            "images": int(inside.sum()),
-            "confidence": float(confidence[inside].double().mean()),
-            "accuracy": float(right[inside].mean()),
-        }
-        for inside in (place == one for one in place.unique())
-    ]
 
 
 def logits(

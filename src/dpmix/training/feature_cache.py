@@ -73,11 +73,7 @@ class CachedViews:
         return (self.features.shape[2],)
 
     def check_data(self, data: ImageSource) -> None:
-        """Refuse data other than the data that was embedded.
-
-        Raises:
-            DpmixError: the labels differ.
-        """
+        """Refuse data with other labels than those of the data that was embedded."""
         if not torch.equal(data.labels, self.labels):
             raise DpmixError(
                 "the feature cache holds examples with other labels than those of the data; make "
@@ -93,11 +89,7 @@ class CachedViews:
     ) -> ViewSet:
         """Draw K of the M views of each example without replacement, a fixed number of each kind.
 
-        Args:
-            data: not read; the features were made from it.
-            examples: indices of the examples.
-            rng: generator of the draws.
-            device: where the views are returned.
+        `data` is not read: the features were made from it.
         """
         chosen = self._chosen(len(examples), rng)
         rows = (examples[:, None] * self.features.shape[1] + chosen).flatten()
@@ -146,11 +138,7 @@ class FeatureCache:
     device: torch.device
 
     def check(self, builder: ViewBuilder) -> None:
-        """Refuse views that can't be cached, before any is made.
-
-        Raises:
-            DpmixError: a method whose views join examples, or fewer views than a step takes.
-        """
+        """Refuse a method whose views join examples, or that takes more views than are cached."""
         if builder.spec.examples_per_group > 1:
             raise DpmixError(
                 f"method {builder.spec.method} joins other examples at every step, so its views "
@@ -160,13 +148,13 @@ class FeatureCache:
 
     def train_layout(self, data: ImageSource, builder: ViewBuilder) -> Layout:
         """The layout of the training examples' store, known before anything is read."""
-        spec = enlarged(builder.spec, self.views)
+        views = enlarged(builder.spec, self.views).views
         classes = builder.num_classes if builder.pool is not None else 0
-        return self._layout(len(data), spec.views, classes)
+        return Layout(len(data), views, self.backbone.embedding_size, self.dtype, classes)
 
     def test_layout(self, data: ImageSource) -> Layout:
         """The layout of the test images' store."""
-        return self._layout(len(data), 1, 0)
+        return Layout(len(data), 1, self.backbone.embedding_size, self.dtype)
 
     def seconds_per_view(self, image_shape: tuple[int, int, int], builder: ViewBuilder) -> float:
         """Time to embed one view, measured on views of a random public image [C, H, W]."""
@@ -261,9 +249,6 @@ class FeatureCache:
     def _embedded(self, views: Float[Tensor, "V C H W"]) -> Float[Tensor, "V D"]:
         features: Tensor = self.backbone.module(views)
         return features
-
-    def _layout(self, rows: int, views: int, classes: int) -> Layout:
-        return Layout(rows, views, self.backbone.embedding_size, self.dtype, classes)
 
     def _key(
         self, data: ImageSource, digests: UInt8[np.ndarray, "N 32"] | None = None

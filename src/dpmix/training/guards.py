@@ -97,29 +97,6 @@ class ModelGuard:
                 or a value changed in the body, now or in an earlier step.
         """
         self._refuse_broken()
-        self._refuse_changed_parts()
-        values, before = held_tensors(self._model), _other_state(self._model)
-        try:
-            yield
-        finally:
-            changed = next((str(held) for held in values if held.changed()), "")
-            for what, state in _other_state(self._model).items():
-                changed = changed or (what if state != before[what] else "")
-            if changed:
-                for held in values:
-                    held.restore()
-                self._broken = changed
-                self._refuse_broken()
-
-    def _refuse_broken(self) -> None:
-        if self._broken:
-            raise DpmixError(
-                f"{self._broken} changed during the step, so it holds private statistics without "
-                "noise. Nothing was released, and no other step is taken; drop this model and "
-                "what changes it"
-            )
-
-    def _refuse_changed_parts(self) -> None:
         if _parts(self._model, self._optimizer) != self._parts:
             raise DpmixError(
                 "parameters or layers were frozen, unfrozen, exchanged, moved or added to the "
@@ -131,6 +108,26 @@ class ModelGuard:
                 f"{place} was given a {kind} after the trainer was made; it would see single "
                 "examples without noise: remove it (wandb.unwatch(model)), and log the weights "
                 "after a step instead"
+            )
+        values, before = held_tensors(self._model), _other_state(self._model)
+        try:
+            yield
+        finally:
+            after = _other_state(self._model)
+            changed = [str(held) for held in values if held.changed()]
+            changed += [what for what in after if after[what] != before[what]]
+            if changed:
+                for held in values:
+                    held.restore()
+                self._broken = changed[0]
+                self._refuse_broken()
+
+    def _refuse_broken(self) -> None:
+        if self._broken:
+            raise DpmixError(
+                f"{self._broken} changed during the step, so it holds private statistics without "
+                "noise. Nothing was released, and no other step is taken; drop this model and "
+                "what changes it"
             )
 
 

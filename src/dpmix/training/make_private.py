@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from dpmix.clipping.loss import Loss, soft_cross_entropy
 from dpmix.clipping.model_check import check_private, number_of_classes
 from dpmix.clipping.types import Engine
-from dpmix.data.fingerprint import find_repeats
+from dpmix.data.fingerprint import Repeats, find_repeats
 from dpmix.data.normalization import Normalization
 from dpmix.data.normalization import normalization as constants
 from dpmix.data.source import ImageSource, TensorSource, image_digests
@@ -98,7 +98,8 @@ def make_private(
             "PrivacyPlan.calibrate(n=len(dataset))"
         )
     if plan.private:
-        _check_repeats(dataset, source, plan, allow_repeats)
+        origins = None if isinstance(dataset, ImageSource) else example_origins(dataset)
+        _check_repeats(find_repeats(image_digests(source), origins), source, plan, allow_repeats)
     if isinstance(normalization, str):
         normalization = constants(normalization, source.image_shape[0])
     return PrivateTrainer(
@@ -114,12 +115,7 @@ def make_private(
     )
 
 
-def _check_repeats(
-    dataset: PairDataset | ImageSource, source: ImageSource, plan: PrivacyPlan, allowed: bool
-) -> None:
-    origins = None if isinstance(dataset, ImageSource) else example_origins(dataset)
-    found = find_repeats(image_digests(source), origins)
-
+def _check_repeats(found: Repeats, source: ImageSource, plan: PrivacyPlan, allowed: bool) -> None:
     def epsilon_of(copies: int) -> float:
         return epsilon_of_copies(plan, copies, plan.steps)
 
@@ -136,45 +132,29 @@ def _check_repeats(
 def _source(
     model: nn.Module, dataset: PairDataset | ImageSource, value_range: Range | None
 ) -> ImageSource:
-    if isinstance(dataset, ImageSource):
-        outputs, classes = _classes(model, dataset.image_shape), len(dataset.class_names)
-        _refuse_labels(dataset.labels, outputs)
-        if outputs != classes:
-            raise DpmixError(
-                f"the model has {outputs} outputs and the dataset {classes} class names; expected "
-                f"one output for each (nn.Linear(D, {classes}))"
-            )
-        return dataset
-    pixels, labels = read_images(dataset, value_range)
-    classes = _classes(model, tuple(pixels.shape[1:]))
-    _refuse_labels(labels, classes)
-    return TensorSource(pixels, labels, tuple(str(label) for label in range(classes)))
+    """The dataset as a source with one class for each of the model's outputs."""
+    if not isinstance(dataset, ImageSource):
+        pixels, labels = read_images(dataset, value_range)
+        outputs = _outputs(model, tuple(pixels.shape[1:]), labels)
+        return TensorSource(pixels, labels, tuple(str(label) for label in range(outputs)))
+    outputs, classes = _outputs(model, dataset.image_shape, dataset.labels), dataset.class_names
+    if outputs != len(classes):
+        raise DpmixError(
+            f"the model has {outputs} outputs and the dataset {len(classes)} class names; expected "
+            f"one output for each (nn.Linear(D, {len(classes)}))"
+        )
+    return dataset
 
 
-def _refuse_labels(labels: Int64[Tensor, " N"], outputs: int) -> None:
-    """Refuse negative labels, and labels that the model has no output for."""
+def _outputs(model: nn.Module, image_shape: tuple[int, ...], labels: Int64[Tensor, " N"]) -> int:
+    """How many outputs the model has; labels without one are refused."""
+    check_private(model)  # by the types of its layers, before it runs
+    outputs = number_of_classes(model, image_shape)
     low, high = int(labels.min()), int(labels.max())
-    if low < 0:
+    if low < 0 or high >= outputs:
         raise DpmixError(
-            f"a label of the dataset is {low}; expected classes numbered from 0: leave such images "
-            "out, with torch.utils.data.Subset"
+            f"label {low if low < 0 else high} is out of range; expected 0..{outputs - 1}, one for "
+            f"each of the model's {outputs} output(s): number the classes from 0, and give the "
+            f"model an output for each (nn.Linear(D, {high - low + 1}) for labels {low}..{high})"
         )
-    if outputs == 1 and high <= 1:
-        raise DpmixError(
-            "the model has one output and the labels are 0 and 1: give it two outputs "
-            "(nn.Linear(D, 2)), or return torch.cat([torch.zeros_like(z), z], 1)"
-        )
-    if high >= outputs:
-        from_one = low >= 1 and high - low < outputs
-        remedy = f"give the model {high + 1} outputs (nn.Linear(D, {high + 1}))"
-        raise DpmixError(
-            f"label {high} is out of range; expected 0..{outputs - 1}, one for each of the model's "
-            f"{outputs} output(s): "
-            + (f"the labels start at {low}, so give label - {low}" if from_one else remedy)
-        )
-
-
-def _classes(model: nn.Module, image_shape: tuple[int, ...]) -> int:
-    """L; the types of the layers are checked before the model runs."""
-    check_private(model)
-    return number_of_classes(model, image_shape)
+    return outputs

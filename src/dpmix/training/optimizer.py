@@ -1,8 +1,8 @@
 """Any `torch.optim` optimizer by name, or `DPAdamBC`, and the schedule of its learning rate."""
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, overload
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -45,18 +45,13 @@ class DPAdamBC(Optimizer):
         self.noise_std, self.floor = noise_std, floor
         super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
 
-    @overload
-    def step(self, closure: None = None) -> None: ...
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Update every parameter that has a gradient."""
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     self._update(parameter, parameter.grad, group)
-        return None
 
     def _update(self, parameter: nn.Parameter, gradient: torch.Tensor, group: Any) -> None:
         state = self.state[parameter]

@@ -69,13 +69,9 @@ class StepDiagnostics:
             return cls(drawn, math.nan, math.nan, math.nan, 0)
         norms = torch.cat([part.norms for part in parts]).double().cpu()
         losses = torch.cat([part.losses for part in parts]).double().cpu()
-        return cls(
-            drawn=drawn,
-            loss=losses.mean().item(),
-            clipped=(norms > max_grad_norm).double().mean().item(),
-            median_norm=norms.median().item(),
-            dropped=int((~torch.isfinite(norms)).sum()),
-        )
+        clipped = (norms > max_grad_norm).double().mean().item()
+        dropped = int((~torch.isfinite(norms)).sum())
+        return cls(drawn, losses.mean().item(), clipped, norms.median().item(), dropped)
 
 
 class PrivateTrainer:
@@ -151,7 +147,13 @@ class PrivateTrainer:
         self.broadcast_weights()
         self._guard = ModelGuard(model, optimizer)
         require_released_gradients(optimizer)
-        _warn_if_reused(model, optimizer)
+        if model in _USED or optimizer in _USED:
+            warnings.warn(
+                "this model or optimizer was given to another private trainer before; this plan's "
+                "epsilon does not count steps that were taken there: make new ones",
+                stacklevel=2,
+            )
+        _USED.update((model, optimizer))
 
     @property
     def plan(self) -> PrivacyPlan:
@@ -301,9 +303,8 @@ class PrivateTrainer:
         members = self.views.spec.examples_per_group
         if members > 1:
             drawn = random_matching(drawn, draws.views)
-        view_bytes = 4 * math.prod(self.views.view_shape(self.data.image_shape))
-        group_bytes = self.views.spec.views * view_bytes
-        groups = max(1, VIEW_BYTES // group_bytes)
+        numbers = self.views.spec.views * math.prod(self.views.view_shape(self.data.image_shape))
+        groups = max(1, VIEW_BYTES // (4 * numbers))
         return [chunk for chunk in drawn.split(groups * members) if len(chunk)]
 
     def clipped_sum(
@@ -319,8 +320,8 @@ class PrivateTrainer:
         Args:
             examples: indices into `data`, [E].
             draws: the randomness of a step; the views are drawn from it.
-            views: for audits: replaces the trainer's views.
-            loss: for audits: replaces the trainer's loss.
+            views: for audits: replaces the trainer's.
+            loss: for audits: replaces the trainer's.
         """
         made = (views or self.views).sample(self.data, examples, draws.views, self.device)
         like = next(p for p in self.model.parameters() if p.is_floating_point())
@@ -335,11 +336,7 @@ class PrivateTrainer:
         )
 
     def _take_less_memory(self) -> None:
-        """From now on take one example and a quarter of its views at a time; done once only.
-
-        Raises:
-            DpmixError: it was done before.
-        """
+        """From now on take one example and a quarter of its views at a time; done once only."""
         if self._short_of_memory:
             raise DpmixError(
                 f"out of memory even with {self.engine.view_chunk} view(s) of one example at a "
@@ -358,12 +355,7 @@ def _refuse_unfit_parts(
     parameters: list[nn.Parameter],
     ranks: Ranks,
 ) -> None:
-    """Refuse parts with which the guarantee would not be the plan's.
-
-    Raises:
-        DpmixError: a plan made for another sensitivity, a method that joins examples in several
-            processes, or an optimizer over other parameters or that runs the model itself.
-    """
+    """Refuse parts with which the guarantee would not be the plan's."""
     if plan.sensitivity_multiplier != spec.sensitivity_multiplier:
         raise DpmixError(
             f"method {spec.method} has sensitivity {spec.sensitivity_multiplier}C but the plan was "
@@ -389,14 +381,3 @@ def _refuse_unfit_parts(
             "step, which no plan counts; use one that takes one gradient a step, such as "
             "torch.optim.SGD or Adam"
         )
-
-
-def _warn_if_reused(model: nn.Module, optimizer: Optimizer) -> None:
-    """Warn of steps that another trainer took on the same weights, which this plan lacks."""
-    if model in _USED or optimizer in _USED:
-        warnings.warn(
-            "this model or optimizer was given to another private trainer before; this plan's "
-            "epsilon does not count steps that were taken there: make new ones",
-            stacklevel=3,
-        )
-    _USED.update((model, optimizer))

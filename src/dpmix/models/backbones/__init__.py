@@ -1,4 +1,4 @@
-"""Frozen public feature extractors, by name; one file for each kind."""
+"""Frozen public feature extractors, by name."""
 
 from dpmix.models.backbones.load import load_backbone
 
