@@ -92,7 +92,7 @@ def _shape(run: RunFacts) -> tuple[int, ...]:
 
 
 def _data(runs: Sequence[RunFacts]) -> Differences:
-    rows = [
+    rows: list[tuple[str, list[Any]]] = [
         ("data set", _data_names(runs)),
         ("classes", [", ".join(run.settings["input"]["class_names"]) for run in runs]),
         ("training images N", [run.statement.examples for run in runs]),

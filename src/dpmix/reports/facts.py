@@ -242,14 +242,20 @@ def model_rows(run: RunFacts) -> list[Row]:
             f"{backbone.embedding_size} features at {backbone.input_size} pixels; trained "
             f"privately: {backbone.trained_privately}",
         "licence of the backbone": backbone and backbone.licence,
-        "public pool": pool and f"{number(pool.images)} images ({pool.left_out} left out, "
-            f"{pool.unlabelled} without a label), role {pool.role}, "
-            + (f"{pool.epochs} epochs" if pool.role == "pretrain" else f"drawn {pool.draw}"),
-        "origin of the pool": pool and (f"drawn by {pool.model}" if pool.model else
-            "not stated: no manifest") + f" (licence: {pool.licence or 'not stated'})",
+        **(_pool_rows(pool.model_dump()) if pool else {}),
         "sha256 of the weights": told.weights_sha256,
         "sha256 of the settings": told.config_sha256,
         "seal of the statement": told.sha256,
         "sha256 of the backbone's weights": backbone and backbone.weights_sha256,
         "sha256 of the pool's images": pool and pool.contents_sha256,
     })  # fmt: skip
+
+
+def _pool_rows(pool: Mapping[str, Any]) -> dict[str, str]:
+    use = f"{pool['epochs']} epochs" if pool["role"] == "pretrain" else f"drawn {pool['draw']}"
+    origin = f"drawn by {pool['model']}" if pool["model"] else "not stated: no manifest"
+    return {
+        "public pool": f"{number(pool['images'])} images ({pool['left_out']} left out, "
+        f"{pool['unlabelled']} without a label), role {pool['role']}, {use}",
+        "origin of the pool": f"{origin} (licence: {pool['licence'] or 'not stated'})",
+    }

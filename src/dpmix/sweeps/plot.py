@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -19,8 +20,8 @@ _COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#
 _STYLE: Any = {
     "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "dpmix",
     "axes.grid": True, "grid.color": "#e6e6e6", "axes.axisbelow": True, "text.parse_math": False,
-    "axes.prop_cycle": mpl.cycler(linestyle=["-", "--", ":"])
-    * mpl.cycler(color=_COLOURS, marker=[*"osD^vPX"]),
+    "axes.prop_cycle": cycler(linestyle=["-", "--", ":"])
+    * cycler(color=_COLOURS, marker=[*"osD^vPX"]),
 }  # fmt: skip
 
 

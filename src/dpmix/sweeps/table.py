@@ -19,6 +19,8 @@ try:
 except ImportError:
     raise DpmixError(f"sweeps, tables and plots need pandas; {to_install('sweep')}") from None
 
+__all__ = ["label", "markdown", "pd", "read_results", "short", "swept", "tables"]
+
 _SIGNIFICANT = 0.05
 # A grid may vary these, and every CSV has a column of them.
 _ALSO_SWEPT = ("method", "steps", "sampling_rate", *VIEWS)
