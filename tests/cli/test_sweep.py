@@ -155,7 +155,7 @@ def test_a_private_selection_leaves_one_run_and_no_trace_of_the_others(
     assert (status, err) == (0, "")
     assert {entry.name for entry in folder.iterdir()} == {"best", ".lock"}
     said = json.loads((folder / "best/privacy.json").read_text())
-    assert said["expected_runs"] == 2 and said["accountant"]["name"] == "RDP"
+    assert said["expected_runs"] == 2 and said["accountant"] == "RDP"
     assert "best of a random number of runs" in " ".join(out.split())
     assert dpmix("verify", folder / "best")[0] == 0
     (folder / "runs").mkdir()
