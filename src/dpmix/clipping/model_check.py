@@ -297,7 +297,11 @@ def _logits(model: nn.Module, x: Float[Tensor, "B ..."]) -> Float[Tensor, "B L"]
         ) from error
     if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != len(x):
         got = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise DpmixError(f"model {name} returned {got}: expected logits [B, L], here [{len(x)}, L]")
+        one = isinstance(output, Tensor) and output.ndim < 2
+        remedy = "; of one output z [B, 1], torch.cat([torch.zeros_like(z), z], 1)" if one else ""
+        raise DpmixError(
+            f"model {name} returned {got}: expected logits [B, L], here [{len(x)}, L]{remedy}"
+        )
     if not output.isfinite().all():
         raise DpmixError(f"model {name} returned non-finite logits for standard normal input")
     return output

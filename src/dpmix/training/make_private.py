@@ -151,10 +151,22 @@ def _outputs(model: nn.Module, image_shape: tuple[int, ...], labels: Int64[Tenso
     check_private(model)  # by the types of its layers, before it runs
     outputs = number_of_classes(model, image_shape)
     low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= outputs:
+    if low < 0:
         raise DpmixError(
-            f"label {low if low < 0 else high} is out of range; expected 0..{outputs - 1}, one for "
-            f"each of the model's {outputs} output(s): number the classes from 0, and give the "
-            f"model an output for each (nn.Linear(D, {high - low + 1}) for labels {low}..{high})"
+            f"a label of the dataset is {low}; expected classes numbered from 0: leave such images "
+            "out, with torch.utils.data.Subset"
+        )
+    if outputs == 1 and high <= 1:
+        raise DpmixError(
+            "the model has one output and the labels are 0 and 1: give it two outputs "
+            "(nn.Linear(D, 2)), or return torch.cat([torch.zeros_like(z), z], 1)"
+        )
+    if high >= outputs:
+        from_one = low >= 1 and high - low < outputs
+        remedy = f"give the model {high + 1} outputs (nn.Linear(D, {high + 1}))"
+        raise DpmixError(
+            f"label {high} is out of range; expected 0..{outputs - 1}, one for each of the model's "
+            f"{outputs} output(s): "
+            + (f"the labels start at {low}, so give label - {low}" if from_one else remedy)
         )
     return outputs
