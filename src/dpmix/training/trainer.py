@@ -150,7 +150,7 @@ class PrivateTrainer:
         if model in _USED or optimizer in _USED:
             warnings.warn(
                 "this model or optimizer was given to another private trainer before; this plan's "
-                "epsilon does not count steps that were taken there: make new ones",
+                "epsilon does not count the steps taken there: make new ones",
                 stacklevel=2,
             )
         _USED.update((model, optimizer))
