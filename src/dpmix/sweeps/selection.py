@@ -110,7 +110,7 @@ def select(
         shutil.rmtree(hidden, ignore_errors=True)
         raise DpmixError(
             f"the selection in '{folder}' is complete, and its best run was moved to '{best}'; "
-            "give another --output for a new one, which the selection's epsilon does not count"
+            "give another --output"
         )
     drawn = _drawn(among, expected_runs, hidden)
     runs = [(among[index], hidden / f"run-{place}") for place, (index, _) in enumerate(drawn)]
