@@ -18,7 +18,7 @@ _FEW = 4
 def one_run_epsilon(
     correct: int, guesses: int, canaries: int, delta: float, confidence: float
 ) -> float:
-    """Lower bound from guesses which of many canaries, each in by a fair coin, were in one run.
+    """Lower bound from guesses which of many canaries, each with probability 1/2, were in one run.
 
     Steinke, Nasr, Jagielski 2023 (arXiv 2305.08846, theorem 5.2): under (epsilon, delta)-DP the
     number of right guesses exceeds a Binomial(guesses, e^epsilon / (1 + e^epsilon)) one by no more

@@ -8,7 +8,7 @@ s ~ N(0, sigma^2), or N(1, sigma^2) where the canary was drawn, in units of C. S
 are the strongest: Nasr et al. 2023 (arXiv 2302.07956).
 
 Image canaries show what somebody sees who has the trained model alone. Each is added to the
-training images by a fair coin; a model that was trained on it has a lower loss on it.
+training images with probability 1/2; a model that was trained on it has a lower loss on it.
 """
 
 import math

@@ -7,7 +7,7 @@ Guarantee: no path is in them, and nothing that was computed from private images
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from scipy.stats import binomtest
@@ -46,12 +46,7 @@ class RunFacts:
     @property
     def views(self) -> ViewSpec:
         """The views of one example."""
-        names = {field.name for field in fields(ViewSpec)}
-        views = self.settings["views"].items()
-        given = {name: value for name, value in views if name in names and value is not None}
-        if given.get("pool_role") == "pretrain":
-            del given["pool_role"]
-        return ViewSpec(**{"flip": False} | given)
+        return ViewSpec.from_settings(self.settings["views"], flip=False)
 
 
 def best_guess(epsilon: float, delta: float) -> float:

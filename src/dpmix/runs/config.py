@@ -89,10 +89,7 @@ class Config(Section):
 
     def view_spec(self, flip: bool) -> ViewSpec:
         """The views; `flip` holds where the user did not choose."""
-        views = self.views
-        shared = views.model_dump(include=set(ViewSpec.__dataclass_fields__), exclude_none=True)
-        role = "mix" if views.pool_role == "pretrain" else views.pool_role
-        return ViewSpec(**{"flip": flip} | shared | {"pool_role": role})
+        return ViewSpec.from_settings(self.views.model_dump(), flip=flip)
 
     def published(self) -> dict[str, dict[str, Any]]:
         """The sections but `run` as JSON values, without a path; the data by its public name."""

@@ -4,8 +4,9 @@ Each class below names the settings that its method reads, and their bounds. A s
 in the method's class means nothing there.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -124,6 +125,26 @@ class ViewSpec:
             _KINDS[self.method].model_validate(asdict(self))
         except ValidationError as error:
             raise DpmixError(explain(error, f" with method {self.method}")) from None
+
+    @classmethod
+    def from_settings(cls, views: Mapping[str, Any], *, flip: bool) -> "ViewSpec":
+        """The views that a run's section `views` asks for.
+
+        Args:
+            views: setting -> value; names of other settings are ignored, None is a default.
+            flip: whether to mirror, where the settings leave that open.
+
+        Raises:
+            DpmixError: as the constructor raises.
+        """
+        given = {
+            field.name: views[field.name]
+            for field in fields(cls)
+            if views.get(field.name) is not None
+        }
+        if given.get("pool_role") == "pretrain":  # the steps after pretraining read no pool
+            del given["pool_role"]
+        return cls(**{"flip": flip} | given)
 
     @property
     def unread(self) -> frozenset[str]:
