@@ -21,8 +21,8 @@ _BACKBONE = "backbone."
 class LinearHead(nn.Module):
     """Features [B, D] to logits [B, L]: a fixed map, then a trainable linear layer.
 
-    The fixed map reads one example's features and public constants only. Training starts from zero
-    weights, so nothing in a head is random.
+    The fixed map reads one example's features and public constants only. Its weights are zero
+    until a start is written into them (`models/prior.py`), so nothing in a head is random.
 
     Args:
         features: D.
@@ -58,13 +58,17 @@ class LinearHead(nn.Module):
         self.mean.copy_(features.mean(dim=0))
         self.scale.copy_(scale)
 
-    def forward(self, x: Float[Tensor, "B D"]) -> Float[Tensor, "B L"]:
-        """Return the logits."""
+    def scaled(self, x: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
+        """Return what the linear layer gets: features after the fixed map."""
         if self.norm == "whiten":
             x = (x - self.mean) * self.scale
         if self.norm != "none":
             x = x * (self.length / x.norm(dim=-1, keepdim=True).clamp(min=_SHORTEST))
-        logits: Tensor = self.linear(x)
+        return x
+
+    def forward(self, x: Float[Tensor, "B D"]) -> Float[Tensor, "B L"]:
+        """Return the logits."""
+        logits: Tensor = self.linear(self.scaled(x))
         return logits
 
 

@@ -5,6 +5,7 @@ and its BatchNorm layers are folded into the fixed scale and shift that they com
 so nothing in it keeps or reads the statistics of a batch.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -70,6 +71,19 @@ class Embedder(nn.Module):
 
 
 @dataclass(frozen=True, eq=False)
+class TextTower:
+    """What embeds texts into the space of the images' features.
+
+    Attributes:
+        embed: maps T texts to their embeddings [T, D].
+        scale: what the tower's own training multiplied the cosine of image and text by.
+    """
+
+    embed: Callable[[list[str]], Float[Tensor, "T D"]]
+    scale: float
+
+
+@dataclass(frozen=True, eq=False)
 class Backbone:
     """A frozen network with what a model card states about it.
 
@@ -79,6 +93,7 @@ class Backbone:
         normalization: its own public constants.
         provenance: where its weights come from.
         licence: licence of the weights.
+        text: loads the text tower that was trained with it, if there is one.
     """
 
     name: str
@@ -86,6 +101,7 @@ class Backbone:
     normalization: Normalization
     provenance: str
     licence: str
+    text: Callable[[], TextTower] | None = None
 
     @cached_property
     def embedding_size(self) -> int:

