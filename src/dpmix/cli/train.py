@@ -172,13 +172,13 @@ def _train(
         console.print(f"{name}: {value}", soft_wrap=True)
     done, judged_on = checkpoint.step if checkpoint else 0, run.splits.judged_on
     with (
-        counting_bar(console, "pretraining on the pool", "steps") as pretraining,
+        counting_bar(console, "reading the public pool", "batches") as public,
         share_bar(console, "embedding views") as embedding,
         training_bar(console, run.plan, done, judged_on) as report,
     ):
-        result = train_run(run, report, pretraining, _with_hits(console, embedding), checkpoint)
+        result = train_run(run, report, public, _with_hits(console, embedding), checkpoint)
     return result.evaluation, [
-        *evaluation_rows(result.evaluation, judged_on),
+        *evaluation_rows(result.evaluation, judged_on, result.start_accuracy),
         *_plan_rows(run),
         *pool_rows(run.pool_facts, run.config.views.pool_role),
     ]

@@ -44,7 +44,6 @@ def start_from_pool(
     head: LinearHead,
     features: Float[Tensor, "P D"],
     labels: Int64[Tensor, " P"],
-    report: Callable[[int, int], None] = lambda done, total: None,
 ) -> PoolFit:
     """Fit a softmax head to public features, without privacy, and write it into `head`.
 
@@ -55,11 +54,11 @@ def start_from_pool(
         head: changed in place.
         features: of public images, as the backbone gives them.
         labels: class of each; images with a label below 0 are left out.
-        report: called with (steps done, most steps).
 
     Raises:
         DpmixError: fewer than two classes have an image.
     """
+    labels = labels.to(features.device)
     labelled = labels >= 0
     x, y = head.scaled(features[labelled]).float(), labels[labelled]
     classes, y = y.unique(return_inverse=True)
@@ -71,8 +70,8 @@ def start_from_pool(
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0)).to(x.device)
     held, rest = order[: len(x) // HELD_OUT], order[len(x) // HELD_OUT :]
     judge = (x[held], y[held]) if len(held) else None
-    _, steps, accuracy = _fit(x[rest], y[rest], len(classes), MOST_STEPS, judge, report)
-    (weight, bias), _, _ = _fit(x, y, len(classes), steps, None, report)
+    _, steps, accuracy = _fit(x[rest], y[rest], len(classes), MOST_STEPS, judge)
+    (weight, bias), _, _ = _fit(x, y, len(classes), steps, None)
     with torch.no_grad():
         head.linear.weight.copy_(weight.mean(dim=0))
         head.linear.bias.copy_(bias.mean())
@@ -89,7 +88,6 @@ def _fit(
     classes: int,
     steps: int,
     judge: tuple[Float[Tensor, "H D"], Int64[Tensor, " H"]] | None,
-    report: Callable[[int, int], None],
 ) -> tuple[tuple[Tensor, Tensor], int, float]:
     """Full-batch Adam from zero; with `judge`, stop when its loss has not fallen for a while."""
     weight = torch.zeros(classes, x.shape[1], device=x.device, requires_grad=True)
@@ -100,7 +98,6 @@ def _fit(
         F.cross_entropy(F.linear(x, weight, bias), y).backward()
         optimizer.step()
         optimizer.zero_grad()
-        report(step, steps)
         if judge is None:
             continue
         with torch.no_grad():

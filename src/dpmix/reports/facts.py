@@ -112,6 +112,16 @@ def views_in_words(spec: ViewSpec) -> str:
     return words if spec.average == "all" else f"{words}; only the mixtures are averaged"
 
 
+def below_start(accuracy: float, start: float) -> str | None:
+    """What to do where private training ended below its own start."""
+    if accuracy >= start:
+        return None
+    return (
+        f"private training ended below its start ({percent(start)}): publish the start (--steps "
+        "0), or give a larger --epsilon or a lower --learning-rate"
+    )
+
+
 _FIT = "padded with their own border where a cut would lose more than a tenth"
 
 
@@ -201,6 +211,8 @@ def accuracy_rows(run: RunFacts) -> list[Row]:
     failed = "FAILED, diverged: " if found.diverged else ""
     return _rows({
         "accuracy": f"{failed}{percent(found.accuracy)} ({percent(low, 1)} to {percent(high, 1)})",
+        "before any private image (epsilon 0)": percent(found.start_accuracy),
+        "below the start": below_start(found.accuracy, found.start_accuracy),
         "measured on": f"{number(found.images)} {found.judged_on} images",
         "worst class": f"{found.worst_class.name}: {percent(found.worst_class.accuracy)}",
         "calibration error (mean gap of confidence and accuracy)": percent(found.calibration_error),

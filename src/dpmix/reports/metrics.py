@@ -33,7 +33,7 @@ class ReliabilityBin(Part):
 class Point(Part):
     """One evaluation during the run."""
 
-    step: int = Field(ge=1)
+    step: int = Field(ge=0)
     epsilon: float | Infinite = Field(
         description="of a run that was fixed beforehand to stop at this step"
     )
@@ -57,10 +57,15 @@ class Metrics(Part):
     confusion: dict[str, dict[str, int]] = Field(description="true class, predicted class, images")
     reliability: list[ReliabilityBin]
     weights: str
-    curve: list[Point]
+    curve: list[Point] = Field(description="the first point is before any private image")
     seed: int | None
     engine: str
     machine: str
+
+    @property
+    def start_accuracy(self) -> float:
+        """Accuracy before the first private step, at epsilon 0."""
+        return self.curve[0].accuracy
 
     @property
     def diverged(self) -> bool:

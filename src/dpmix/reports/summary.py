@@ -6,6 +6,7 @@ from dpmix.data.splits import JudgedOn
 from dpmix.pool.load import PoolFacts
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.privacy.repeats import epsilon_of_copies
+from dpmix.reports.facts import below_start
 from dpmix.reports.statement import NOT_PRIVATE, shown_epsilon, shown_sigma
 from dpmix.training.evaluate import Evaluation
 
@@ -90,8 +91,21 @@ def divergence(loss: float, judged_on: JudgedOn) -> str:
     )
 
 
-def evaluation_rows(evaluation: Evaluation, judged_on: JudgedOn) -> list[Row]:
-    """Accuracy on the test or validation images."""
+def evaluation_rows(
+    evaluation: Evaluation, judged_on: JudgedOn, start: float | None = None
+) -> list[Row]:
+    """Accuracy on the test or validation images.
+
+    Args:
+        evaluation: of the trained model.
+        judged_on: which images.
+        start: accuracy before the first private step.
+    """
+    before = []
+    if start is not None:
+        before = [("before any private image", f"{start:.2%} (epsilon 0)")]
+        if below := below_start(evaluation.accuracy, start):
+            before.append(("below the start", below))
     name, accuracy = evaluation.worst_class
     return [
         *([(FAILED, divergence(evaluation.loss, judged_on))] if evaluation.diverged else []),
@@ -99,6 +113,7 @@ def evaluation_rows(evaluation: Evaluation, judged_on: JudgedOn) -> list[Row]:
             f"{judged_on} accuracy",
             f"{evaluation.accuracy:.2%} of {evaluation.images} images (EMA weights)",
         ),
+        *before,
         ("worst class", f"{name}: {accuracy:.2%}"),
         ("calibration", f"confidence is off by {evaluation.calibration_error:.2%} on average"),
     ]

@@ -35,6 +35,7 @@ from dpmix.runs.defaults import (
     choose_model,
     choose_rate,
     choose_recipe,
+    require_start,
     whitens,
 )
 from dpmix.runs.folder import RunFolder
@@ -44,6 +45,7 @@ from dpmix.runs.network import (
     choose_device,
     constants_of,
     load_backbone_of,
+    start_head,
     whiten,
 )
 from dpmix.runs.settings import InputConfig, PrivacyConfig, places
@@ -69,7 +71,8 @@ class Run:
         optimizer: over the model's trainable parameters.
         schedule: of its learning rate.
         device: where the model is.
-        pool_facts: what the run publishes about its public pool, if it reads one.
+        pool: public images, if the run reads some.
+        pool_facts: what the run publishes about them.
         pretraining: on that pool, before the private steps.
         backbone: whose features the model trains on, if any.
         inputs: fresh views, or cached features of the backbone.
@@ -87,6 +90,7 @@ class Run:
     optimizer: Optimizer
     schedule: LRScheduler
     device: torch.device
+    pool: PublicPool | None
     pool_facts: PoolFacts | None
     pretraining: Pretraining | None
     backbone: Backbone | None
@@ -126,6 +130,10 @@ class Run:
         )
         data = (fingerprint(self.splits.train, self.splits.train_digests), self.pool_sha256)
         return f"{settings} {run.seed} {run.eval_every} {data}"
+
+    def start(self, report: Progress) -> None:
+        """Start the head where the settings say, from public inputs alone."""
+        start_head(self.config, self.model, self.backbone, self.pool, report)
 
     def trainer(self, **recorded: Any) -> PrivateTrainer:
         """A trainer of this run; it checks the model and that all parts agree.
@@ -192,9 +200,11 @@ def build_run(
         # A resumed run has the images that it began with, which `resume` compares.
         if not config.privacy.allow_repeats and resumed is None:
             refuse_repeats(repeats, splits.train, lambda m: epsilon_of_copies(plan, m, plan.steps))
-    config = choose_rate(config, plan)
     loaded = _read_pool(config, splits, progress)
     pool = loaded.pool if loaded else None
+    labelled = len(pool.labels[pool.labels >= 0].unique()) if pool else 0
+    config = require_start(config, asked.model, class_names, labelled)
+    config = choose_rate(config, plan)
     views = ViewBuilder(
         spec,
         len(class_names),
@@ -234,6 +244,7 @@ def build_run(
         optimizer=optimizer,
         schedule=build_schedule(chosen.schedule, optimizer, plan.steps),
         device=device,
+        pool=pool,
         pool_facts=loaded.facts if loaded else None,
         pretraining=_pretraining(config, views, pool, randomness),
         backbone=backbone,

@@ -5,6 +5,7 @@ is installed on this machine; none reads an image or a label.
 """
 
 import math
+import re
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -12,6 +13,8 @@ from pydantic import TypeAdapter, ValidationError
 from dpmix.data.named import has_sizes_of_its_own
 from dpmix.errors import DpmixError, explain
 from dpmix.models.backbones.load import best_reachable
+from dpmix.models.prior import HeadStart
+from dpmix.pool.prompts import readable
 from dpmix.privacy.plan import PrivacyPlan, default_delta, refuse_unfit_epsilon
 from dpmix.runs.config import Config
 from dpmix.runs.settings import ModelConfig, Section, Trained, ViewConfig
@@ -30,7 +33,8 @@ CROP_PADDING_FOR = {"cnn-small": 1}  # what small networks can learn in few step
 
 # Where another method than the paper's measured better, or as well at a lower cost.
 METHOD_ON: dict[str, Method] = {
-    "scatternet": "self-aug", "mobilenet-v2-offline": "none", "cnn-small": "self-aug",
+    "scatternet": "self-aug", "efficientnet-lite0": "none", "efficientnet-lite2": "none",
+    "cnn-small": "self-aug",
 }  # fmt: skip
 
 MOMENTUM = 0.9
@@ -52,6 +56,12 @@ VIEWS_OF_A_RUN, MOST_SCRATCH_VIEWS = 200_000, 8
 SCRATCH_WEIGHT_NOISE, LARGEST_SCRATCH_RATE, SCRATCH_RATE_WITHOUT_PRIVACY = 0.15, 10.0, 0.2
 WEIGHT_NOISE, LARGEST_HEAD_RATE, HEAD_RATE_WITHOUT_PRIVACY = 2.0, 64.0, 16.0
 
+# A start is near the best: what the noise of all steps may leave in a weight is a part of
+# WEIGHT_NOISE that grows with epsilon (docs/defaults.md).
+START_PART, START_POWER = 0.125, 2 / 3
+
+_WORD = re.compile(r"[^\W\d_]{2}")  # two letters of any alphabet
+
 _TRAINED: TypeAdapter[Trained] = TypeAdapter(Trained)
 
 
@@ -70,8 +80,9 @@ def choose_model(config: Config) -> Config:
     if model.model is None and model.backbone is None:
         demo = data.data == DEMO
         model = _set(model, **({"model": "cnn-small"} if demo else {"backbone": best_reachable()}))
+    _refuse_idle(_set(config, model=model))
+    model = _choose_start(model, config.views)
     config = _set(config, model=model, views=_choose_views(config.views, model))
-    _refuse_idle(config)
     if model.backbone is None:
         return _set(config, data=_set(data, normalization=data.normalization or "half"))
     if data.normalization is not None or data.channels == 1:
@@ -80,6 +91,52 @@ def choose_model(config: Config) -> Config:
             "--normalization and --channels"
         )
     return _set(config, data=_set(data, channels=3))
+
+
+def _choose_start(model: ModelConfig, views: ViewConfig) -> ModelConfig:
+    """The best start of a head that these settings offer; `require_start` looks at the rest."""
+    if model.backbone is None or model.head_start is not None:
+        return model
+    start: HeadStart = "zero"
+    if views.pool is not None:
+        start = "pool" if views.pool_role != "pretrain" else "zero"
+    elif model.backbone.startswith("open_clip:") and model.feature_norm == "unit":
+        start = "text"
+    return _set(model, head_start=start)
+
+
+def require_start(
+    config: Config, given: ModelConfig, class_names: tuple[str, ...], labelled: int
+) -> Config:
+    """Check that the data and the pool offer the head's start; a chosen one becomes `zero`.
+
+    Args:
+        config: as `choose_model` returns it.
+        given: what the user asked for.
+        class_names: of the private data.
+        labelled: number of classes that have an image in the pool.
+
+    Raises:
+        DpmixError: the user asked for a start that is not there.
+    """
+    fault = None
+    if config.model.head_start == "text":
+        numbers = [name for name in class_names if not _WORD.search(readable(name))]
+        if numbers:
+            fault = (
+                f"class '{numbers[0]}' is no word; expected class names that a text model knows: "
+                "rename the folders"
+            )
+    elif config.model.head_start == "pool" and labelled < 2:
+        fault = (
+            f"the pool has labelled images of {labelled} class{'es' * (labelled != 1)}; expected "
+            "two or more: map them with --pool-labels"
+        )
+    if fault is None:
+        return config
+    if given.head_start is not None:
+        raise DpmixError(f"head_start {given.head_start}: {fault}, or use --head-start zero")
+    return _set(config, model=_set(config.model, head_start="zero"))
 
 
 def _choose_views(views: ViewConfig, model: ModelConfig) -> ViewConfig:
@@ -146,10 +203,15 @@ def check_settings(config: Config) -> None:
         if not reads_pool(config):
             raise DpmixError(
                 f"method {method} reads no public pool; leave out --pool, use --method mix-diff, "
-                "or train on it first with --pool-role pretrain"
+                "or train on it first with --pool-role pretrain; a backbone's head can start from "
+                "it with --head-start pool"
             )
         return
-    needs = {"method mix-diff": method == "mix-diff", "feature_norm whiten": whitens(config)}
+    needs = {
+        "method mix-diff": method == "mix-diff",
+        "feature_norm whiten": whitens(config),
+        "head_start pool": config.model.head_start == "pool",
+    }
     for what, needed in needs.items():
         if needed:
             raise DpmixError(
@@ -163,7 +225,12 @@ def check_settings(config: Config) -> None:
 def reads_pool(config: Config) -> bool:
     """Whether anything in a run with these settings, its model chosen, reads a public pool."""
     views = config.views
-    return views.method == "mix-diff" or views.pool_role == "pretrain" or whitens(config)
+    return (
+        views.method == "mix-diff"
+        or views.pool_role == "pretrain"
+        or config.model.head_start == "pool"
+        or whitens(config)
+    )
 
 
 def whitens(config: Config) -> bool:
@@ -246,7 +313,7 @@ def choose_rate(config: Config, plan: PrivacyPlan) -> Config:
     if optimizer.learning_rate is None:
         still = 1 - _first(optimizer.momentum, MOMENTUM)
         head = config.model.backbone is not None
-        rate = _head_rate(plan, still, config.model.feature_length) if head else _rate(plan, still)
+        rate = _head_rate(plan, still, config.model) if head else _rate(plan, still)
         optimizer = _set(optimizer, learning_rate=float(f"{rate:.3g}"))
     return _set(config, optimizer=optimizer)
 
@@ -259,12 +326,15 @@ def _rate(plan: PrivacyPlan, still: float) -> float:
     return min(largest, SCRATCH_WEIGHT_NOISE * _rate_for_unit_noise(plan, still))
 
 
-def _head_rate(plan: PrivacyPlan, still: float, length: float) -> float:
+def _head_rate(plan: PrivacyPlan, still: float, model: ModelConfig) -> float:
     """Of a head: features of length F need weights F times smaller, without clipping F squared."""
+    length, part = model.feature_length, 1.0
     if not plan.private:
         return HEAD_RATE_WITHOUT_PRIVACY / length**2
+    if model.head_start != "zero":
+        part = min(1.0, START_PART * plan.target_epsilon**START_POWER)
     largest = LARGEST_HEAD_RATE / plan.max_grad_norm
-    return min(largest, WEIGHT_NOISE * _rate_for_unit_noise(plan, still)) / length
+    return part * min(largest, WEIGHT_NOISE * _rate_for_unit_noise(plan, still)) / length
 
 
 def _rate_for_unit_noise(plan: PrivacyPlan, still: float) -> float:

@@ -42,6 +42,7 @@ class RunResult:
         model: with the averaged weights, in eval mode.
         plan: the guarantee that ran.
         evaluation: of `model` on the test split, or on the validation images.
+        start_accuracy: on the same images, before the first private step (epsilon 0).
         folder: the run folder.
         config: the settings, with every default filled in.
     """
@@ -49,6 +50,7 @@ class RunResult:
     model: nn.Module
     plan: PrivacyPlan
     evaluation: Evaluation
+    start_accuracy: float
     folder: Path
     config: Config
 
@@ -90,7 +92,7 @@ def fit(
 def train_run(
     run: Run,
     report: Callable[[Progress], None] = lambda _: None,
-    pretraining: Counted = lambda done, total: None,
+    public: Counted = lambda done, total: None,
     embedding: Counted = lambda done, total: None,
     checkpoint: Checkpoint | None = None,
 ) -> RunResult:
@@ -99,7 +101,7 @@ def train_run(
     Args:
         run: what to train; of several processes, each has its own and rank 0 alone writes.
         report: called after each step.
-        pretraining: called with (steps done, steps in all) while the run trains on its pool.
+        public: called with (batches done, batches in all) while the run reads its pool.
         embedding: called with (views done, views in all) while it fills its feature cache.
         checkpoint: what `rebuild_run` returned with `run`, to resume from.
     """
@@ -110,7 +112,7 @@ def train_run(
     ranks.require_equal("checkpoint", checkpoint and (checkpoint.run_id, checkpoint.step))
     with record.open() if ranks.is_main else nullcontext():
         run.inputs.embed(run.examples, embedding)
-        ema, history = _start(run, trainer, checkpoint, pretraining)
+        ema, history = _start(run, trainer, checkpoint, public)
         train(
             trainer,
             schedule=run.schedule,
@@ -121,19 +123,23 @@ def train_run(
             log=record if ranks.is_main else None,
             report=report,
         )
-        last = ranks.broadcast_object(history.last)
+        last, points = ranks.broadcast_object((history.last, history.points))
     run.model.load_state_dict(ema.weights())
-    return RunResult(run.model.eval(), run.plan, last, run.folder, run.config)
+    return RunResult(
+        run.model.eval(), run.plan, last, points[0]["accuracy"], run.folder, run.config
+    )
 
 
 def _start(
-    run: Run, trainer: PrivateTrainer, checkpoint: Checkpoint | None, pretraining: Counted
+    run: Run, trainer: PrivateTrainer, checkpoint: Checkpoint | None, public: Counted
 ) -> tuple[Ema, History]:
     """Average and evaluations before the first step, or as the checkpoint has them."""
     begun = checkpoint is not None and checkpoint.step > 0
-    if run.pretraining is not None and not begun:
+    if not begun:
         if run.ranks.is_main:
-            run.pretraining.run(run.model, pretraining)
+            run.start(public)
+            if run.pretraining is not None:
+                run.pretraining.run(run.model, public)
         trainer.broadcast_weights()
     ema = Ema(run.model, run.config.optimizer.ema_decay)
     if checkpoint is None or not begun:

@@ -13,6 +13,7 @@ from dpmix.data.folder import TEST_FRACTION
 from dpmix.data.splits import JudgedOn
 from dpmix.models.finetune import Trainable
 from dpmix.models.head import FeatureNorm
+from dpmix.models.prior import HeadStart
 from dpmix.pool.class_map import Unmapped
 from dpmix.views.extra_augment import ExtraAugment
 from dpmix.views.spec import Average, Method, PoolDraw, ViewSpec
@@ -121,7 +122,7 @@ class BackboneSettings(Section):
     """Settings of a public backbone."""
 
     backbone: str | None = None
-    """frozen public features: scatternet, mobilenet-v2-offline, timm:MODEL,
+    """frozen public features: efficientnet-lite0, efficientnet-lite2, scatternet, timm:MODEL,
     torchvision:MODEL, open_clip:MODEL/WEIGHTS; default: the best on this machine"""
     backbone_weights: Annotated[str | None, PATH, RESUME] = None
     """path of a file or folder with the backbone's weights; default: the library's"""
@@ -131,6 +132,12 @@ class BackboneSettings(Section):
     """normalize features before the head; whiten needs a public pool"""
     feature_length: float = Field(10.0, gt=0)
     """length of every feature vector after unit or whiten"""
+    head_start: HeadStart | None = None
+    """where the head starts: at zero weights; at the text embeddings of the class names; or at a
+    head fitted to the public pool; default: pool or text where there is one"""
+    text_templates: tuple[str, ...] = ()
+    """prompt with {class} for --head-start text, or a name: photo, eurosat, pet, scene, digit;
+    repeatable; default: photo"""
 
 
 class LastBlocksSettings(Section):

@@ -39,7 +39,8 @@ class History:
     """Evaluations of the averaged weights over the run.
 
     Attributes:
-        points: step, epsilon and accuracy of each evaluation.
+        points: step, epsilon and accuracy of each evaluation; the first is of the model before its
+            first private step, whose epsilon is 0.
         last: the last evaluation in full.
     """
 
@@ -107,6 +108,9 @@ def train(
     total, due, epsilon = trainer.plan.steps, 0, 0.0
     if log is not None and history.holds(trainer.steps_done):
         log.save(ema, history, str(trainer.engine))  # the run may have been stopped just before
+    if log is not None and evaluate is not None and not history.points:
+        start = evaluate(trainer.model).accuracy
+        history.points.append({"step": 0, "epsilon": 0.0, "accuracy": start})
     with gentle_interrupts() as interrupted:
         while trainer.steps_done < total:
             if trainer.steps_done >= due:

