@@ -20,7 +20,7 @@ from dpmix.models.head import LinearHead
 HeadStart = Literal["zero", "text", "pool"]
 
 HELD_OUT = 5  # one image in five says when to stop
-LEARNING_RATE, MOST_STEPS, PATIENCE = 0.01, 400, 20
+MOST_STEPS, PATIENCE = 1000, 30
 
 
 @dataclass(frozen=True)
@@ -89,10 +89,11 @@ def _fit(
     steps: int,
     judge: tuple[Float[Tensor, "H D"], Int64[Tensor, " H"]] | None,
 ) -> tuple[tuple[Tensor, Tensor], int, float]:
-    """Full-batch Adam from zero; with `judge`, stop when its loss has not fallen for a while."""
+    """Full-batch SGD from zero; with `judge`, stop when its loss has not fallen for a while."""
     weight = torch.zeros(classes, x.shape[1], device=x.device, requires_grad=True)
     bias = torch.zeros(classes, device=x.device, requires_grad=True)
-    optimizer = torch.optim.Adam([weight, bias], lr=LEARNING_RATE)
+    rate = 100 / float(x.square().sum(dim=1).mean())  # the same for features of any length
+    optimizer = torch.optim.SGD([weight, bias], lr=rate, momentum=0.9)
     least, best, accuracy = float("inf"), steps, float("nan")
     for step in range(1, steps + 1):
         F.cross_entropy(F.linear(x, weight, bias), y).backward()
