@@ -29,10 +29,12 @@ def test_one_image_changes_one_count_by_one(rows, data):
 
 def test_the_released_counts_have_the_noise_that_is_paid_for():
     sigma, truth = 3.0, counted([(True, 1), (False, 1), (True, 2)])
-    noise = torch.stack([
-        release_counts(truth, sigma, np.random.default_rng(seed)).counts - truth
-        for seed in range(2000)
-    ])
+    noise = torch.stack(
+        [
+            release_counts(truth, sigma, np.random.default_rng(seed)).counts - truth
+            for seed in range(2000)
+        ]
+    )
     assert abs(float(noise.std()) / sigma - 1) < 0.02 and abs(float(noise.mean())) < 0.1
     assert not torch.equal(noise[0], noise[1])
 

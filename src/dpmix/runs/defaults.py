@@ -14,7 +14,7 @@ from dpmix.data.named import has_sizes_of_its_own
 from dpmix.errors import DpmixError, explain
 from dpmix.models.backbones.load import best_reachable
 from dpmix.models.prior import HeadStart
-from dpmix.pool.prompts import readable
+from dpmix.pool.prompts import readable, template_text
 from dpmix.privacy.plan import PrivacyPlan, default_delta, refuse_unfit_epsilon
 from dpmix.runs.config import Config
 from dpmix.runs.settings import ModelConfig, Section, Trained, ViewConfig
@@ -55,6 +55,8 @@ VIEWS_OF_A_RUN, MOST_SCRATCH_VIEWS = 200_000, 8
 # largest rate, and the rate without privacy. Those of a head are for features of length one.
 SCRATCH_WEIGHT_NOISE, LARGEST_SCRATCH_RATE, SCRATCH_RATE_WITHOUT_PRIVACY = 0.15, 10.0, 0.2
 WEIGHT_NOISE, LARGEST_HEAD_RATE, HEAD_RATE_WITHOUT_PRIVACY = 2.0, 64.0, 16.0
+
+OPEN_CLIP = "open_clip:"  # backbones with a text tower
 
 # A start is near the best: what the noise of all steps may leave in a weight is a part of
 # WEIGHT_NOISE that grows with epsilon (docs/defaults.md).
@@ -100,7 +102,7 @@ def _choose_start(model: ModelConfig, views: ViewConfig) -> ModelConfig:
     start: HeadStart = "zero"
     if views.pool is not None:
         start = "pool" if views.pool_role != "pretrain" else "zero"
-    elif model.backbone.startswith("open_clip:") and model.feature_norm == "unit":
+    elif model.backbone.startswith(OPEN_CLIP) and model.feature_norm == "unit":
         start = "text"
     return _set(model, head_start=start)
 
@@ -193,6 +195,7 @@ def check_settings(config: Config) -> None:
     """
     config.view_spec(flip=False)
     refuse_unfit_epsilon(config.privacy.epsilon)
+    _check_text_start(config.model)
     views, method = config.views, config.views.method
     if views.pool_role == "pretrain" and method == "mix-diff":
         raise DpmixError(
@@ -220,6 +223,22 @@ def check_settings(config: Config) -> None:
     idle = {"pool_labels", "pool_unmapped", "pool_role"}
     for name, value in views.model_dump(include=idle, exclude_defaults=True).items():
         raise DpmixError(f"{name} is '{value}' but there is no pool; give --pool FOLDER")
+
+
+def _check_text_start(model: ModelConfig) -> None:
+    for template in model.text_templates:
+        template_text(template)
+    if model.head_start == "text":
+        if not (model.backbone or "").startswith(OPEN_CLIP):
+            raise DpmixError(
+                f"head_start text: backbone '{model.backbone}' has no text tower; use an open_clip "
+                "backbone, or --head-start zero"
+            )
+    elif model.text_templates:
+        raise DpmixError(
+            f"text_templates is '{model.text_templates[0]}', which head_start {model.head_start} "
+            "has no use for; leave out one of them"
+        )
 
 
 def reads_pool(config: Config) -> bool:

@@ -112,11 +112,7 @@ def start_head(
     assert isinstance(model, BackboneClassifier) and config.input is not None
     names = config.input.class_names
     if chosen.head_start == "text":
-        if backbone.text is None:
-            raise DpmixError(
-                f"head_start text: backbone '{backbone.name}' has no text tower; use an open_clip "
-                "backbone, or --head-start zero"
-            )
+        assert backbone.text is not None  # `check_settings` refuses other backbones
         tower = backbone.text()
         templates = [template_text(one) for one in chosen.text_templates or ("photo",)]
         prompts = [
