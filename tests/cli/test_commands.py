@@ -36,7 +36,7 @@ def test_the_help_names_every_command_and_setting(dpmix):
         assert name in out
     _, out, _ = dpmix("train", "--help")
     for setting in LEAVES.keys() - {"expected_runs"}:  # a selection's own
-        flag = setting.replace("_", "-").replace("releases", "release")
+        flag = setting.replace("_", "-").replace("releases", "release").replace("lates", "late")
         assert f"--{flag} " in out
 
 

@@ -13,6 +13,7 @@ from dpmix.cli.pool import pool, synthesize
 from dpmix.cli.privacy import audit, calibrate
 from dpmix.cli.progress import USER_ERROR
 from dpmix.cli.reports import compare, report, verify
+from dpmix.cli.score import score
 from dpmix.cli.sweep import plot, sweep, table
 from dpmix.cli.train import recipes, train
 from dpmix.cli.use import evaluate, export, predict
@@ -52,6 +53,7 @@ for _command in (
     table, plot,
 ):  # fmt: skip
     app.command()(_command)
+pool.command()(score)
 app.add_typer(pool)
 app.add_typer(recipes)
 
