@@ -91,10 +91,11 @@ class PoolScore:
 
     def advice(self) -> str:
         """What to do with the pool, in one sentence."""
-        guess = 1 / len(self.counts)
-        if self.accuracy.low > 2 * guess:
+        # A tenth of the way from guessing to being always right.
+        enough = 0.1 + 0.9 / len(self.counts)
+        if self.accuracy.low > enough:
             return "start from it: --head-start pool"
-        if self.accuracy.high > 2 * guess:
+        if self.accuracy.high > enough:
             return "it says little about these images: compare --head-start pool and zero"
         return "leave it out: its head does no better than guessing"
 
