@@ -84,9 +84,10 @@ def test_a_large_set_stays_encoded_and_gives_the_same_pixels(png, encoded, monke
     assert not any(word in repr(lazy) for word in (" names", "contents", "labels"))
 
 
-def test_every_corrupt_image_is_named_and_ten_reasons_are_given(png, encoded):
+def test_every_corrupt_image_is_counted_and_the_first_ten_are_named(png, encoded):
     files = encoded(b"", png(), png()[:60], *[b"broken"] * 10, png())
-    with pytest.raises(DpmixError, match=r"^12 image.*'0' .*'2' \(.*'11', '12'; .*--skip-corrupt"):
+    said = r"^12 image.*'0' .*'2' \(.*'10' \(not an .* and 2 more; .*--skip-corrupt"
+    with pytest.raises(DpmixError, match=said):
         decode_sources([files], AB, ReadOptions())
     with pytest.raises(DpmixError, match=r"2 image\(s\) cannot be decoded") as refused:
         decode_sources([encoded(b"x", b"y")], AB, SKIP)
@@ -99,7 +100,7 @@ def test_every_corrupt_image_is_named_and_ten_reasons_are_given(png, encoded):
         ({"mode": "L"}, "'1' is 1x8x8 and the others are 3x8x8 .* --channels 3"),
         ({"mode": "RGBA"}, "RGBA with transparency"),
         ({"width": 9}, "'1' is 3x8x9 and the others are 3x8x8 .* --image-size 32"),
-        ({"mode": "I;16"}, r"save Image\.fromarray\(np\.interp"),
+        ({"mode": "I;16"}, "more than 8 bits a channel .* by a range fixed beforehand"),
     ],
 )
 def test_mixed_images_are_refused_even_when_skipping(png, encoded, second, said):

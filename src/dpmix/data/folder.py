@@ -1,9 +1,8 @@
 """Image folders: `root/{train,test}/<class>/*`, or `root/<class>/*` with a test fraction.
 
-Guarantees: everything is sorted, so that every machine sees the same order. Hidden names and known
-litter are ignored. Nothing is read that a symbolic link reaches outside the data's root. The suffix
-alone says what is an image, and a warning counts the files that are none. The names of class
-folders count as public.
+Everything is sorted, so that every machine sees the same order. Nothing is read that a symbolic
+link reaches outside the data's root. The suffix alone says what is an image, and a warning counts
+the files that are none. The names of class folders count as public.
 """
 
 import warnings
@@ -23,7 +22,6 @@ SUFFIXES = frozenset({
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".dib", ".webp", ".tif", ".tiff",
     ".gif", ".ppm", ".pgm", ".pbm", ".pnm",
 })  # fmt: skip
-"""Of the formats in `data/image.py`, in any case of their letters."""
 LITTER = frozenset({"__macosx", "@eadir", "thumbs.db", "ehthumbs.db", "desktop.ini"})
 """What systems leave among images, in any case of their letters."""
 
@@ -34,14 +32,12 @@ def folder_splits(root: Path, options: ReadOptions, test_fraction: float | None)
     Args:
         root: the data folder.
         options: how images are read.
-        test_fraction: expected share of test files, in (0, 1): every folder is a class, and every
-            file decides by its own path, see `hashed_split`; None: folders called train and test
-            (or alike, see `side_of`) are splits, else one file in five is a test file.
+        test_fraction: expected share of test files, in (0, 1), see `hashed_split`; None: folders
+            called train and test (see `side_of`) are splits, else one file in five is a test file.
 
     Raises:
-        DpmixError: a layout that does not fit `test_fraction`, classes that differ or hold other
-            than image files, a symbolic link that is broken, leaves `root` or puts a file into both
-            splits, and as `decode_sources` raises.
+        DpmixError: a layout that does not fit, a symbolic link that is broken, leaves `root` or
+            puts a file into both splits, and as `decode_sources` raises.
     """
     folders = _folder_names(root, root)
     inner = _inner_folders(root, folders)
@@ -70,14 +66,12 @@ def _inner_folders(root: Path, folders: list[str]) -> dict[str, list[str]]:
     if inner and len(inner) == len(folders) and not any(inner.values()):
         raise DpmixError(
             f"data folder '{root}' has splits without class folders: {', '.join(folders)}; "
-            f"expected one folder of images per class in each, such as {folders[0]}/cats and "
-            f"{folders[0]}/dogs"
+            f"expected one folder of images per class in each, such as {folders[0]}/cats"
         )
     return inner
 
 
-_Read = tuple[tuple[str, ...], EncodedImages, EncodedImages, str]
-"""Class names, training images, test images, `Splits.held_out`."""
+_Read = tuple[tuple[str, ...], EncodedImages, EncodedImages, str]  # names, train, test, held_out
 
 
 def _given_split(root: Path, folders: list[str], inner: dict[str, list[str]]) -> _Read:
@@ -173,7 +167,6 @@ def local_path(text: str) -> Path:
 
 
 def _sorted_by_suffix(files: Iterable[Path]) -> tuple[list[Path], list[Path]]:
-    """Return the images among `files`, and the others."""
     found: tuple[list[Path], list[Path]] = ([], [])
     for file in files:
         found[file.suffix.lower() not in SUFFIXES].append(file)
@@ -195,10 +188,8 @@ def _class_images(folder: Path, root: Path) -> tuple[tuple[str, ...], EncodedIma
     if not classes:
         raise _no_class_folders(folder)
     if loose := _sorted_by_suffix(files)[0]:
-        text = (
-            f"{len(loose)} image(s) lie in no class folder and are left out, such as '{loose[0]}'"
-        )
-        warnings.warn(text, stacklevel=2)
+        text = f"{len(loose)} image(s) lie in no class folder and are left out, such as"
+        warnings.warn(f"{text} '{loose[0]}'", stacklevel=2)
     listed = [_images_of_class(classes[name], root) for name in sorted(classes)]
     paths = tuple(path for images, _ in listed for path in images)
     names = tuple(path.relative_to(root).as_posix() for path in paths)
@@ -214,8 +205,7 @@ def _images_of_class(folder: Path, root: Path) -> tuple[list[Path], list[Path]]:
         found = f"a folder, '{folders[0].name}'" if folders else "no images"
         raise DpmixError(
             f"class folder '{folder}' holds {found}; expected image files only, as in "
-            f"train/cats/1.png or cats/1.png: give '{folder}' as --data if it holds classes or "
-            f"splits; images end in {', '.join(sorted(SUFFIXES))}"
+            f"train/cats/1.png or cats/1.png; images end in {', '.join(sorted(SUFFIXES))}"
         )
     return images, others
 

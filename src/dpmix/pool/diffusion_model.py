@@ -26,15 +26,10 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 @dataclass(frozen=True, eq=False)
 class DiffusionModel:
-    """A loaded pipeline.
+    """A loaded pipeline."""
 
-    Attributes:
-        pipe: a diffusers `DiffusionPipeline`, on its device.
-        record: what identifies it, for the manifest.
-    """
-
-    pipe: Any
-    record: ModelRecord
+    pipe: Any  # a diffusers `DiffusionPipeline`, on its device
+    record: ModelRecord  # what identifies it, for the manifest
 
     def draw(
         self, prompts: list[str], seeds: list[int], arguments: dict[str, Any]

@@ -31,25 +31,15 @@ _NOTE = "dpmix"
 
 @dataclass(frozen=True)
 class SynthesisSettings:
-    """What decides how the images look; a pool is only resumed with the same settings.
+    """What decides how the images look; a pool is only resumed with the same settings."""
 
-    Attributes:
-        template: the prompt, with `{class}`.
-        draw_size: height and width to draw, in pixels; None: the model's own.
-        image_size: height and width to save, in pixels; None: as drawn.
-        steps: denoising steps; None: the model's own.
-        guidance: classifier-free guidance scale; None: the model's own.
-        seed: the pool's seed, 0 or more, from which every image's seed is made.
-        dtype: number format of the model's weights.
-    """
-
-    template: str
-    draw_size: int | None
-    image_size: int | None
-    steps: int | None
-    guidance: float | None
-    seed: int
-    dtype: str
+    template: str  # the prompt, with `{class}`
+    draw_size: int | None  # height and width to draw, in pixels; None: the model's own
+    image_size: int | None  # height and width to save, in pixels; None: as drawn
+    steps: int | None  # denoising steps; None: the model's own
+    guidance: float | None  # classifier-free guidance scale; None: the model's own
+    seed: int  # the pool's seed, 0 or more, from which every image's seed is made
+    dtype: str  # number format of the model's weights
 
     @property
     def arguments(self) -> dict[str, Any]:

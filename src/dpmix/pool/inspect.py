@@ -30,23 +30,15 @@ Rows = list[tuple[str, str]]
 
 @dataclass(frozen=True)
 class PoolInspection:
-    """What a pool holds.
+    """What a pool holds."""
 
-    Attributes:
-        counts: images by class name, corrupt ones included.
-        sizes: images by (height, width).
-        repeated: groups of images with the same pixels, by name, the first of each in front.
-        conflicting: how many of these groups span classes.
-        corrupt: why an image can't be used, by its name.
-        plain: names of images of one colour.
-    """
-
-    counts: dict[str, int]
-    sizes: Counter[tuple[int, int]]
+    counts: dict[str, int]  # images by class name, corrupt ones included
+    sizes: Counter[tuple[int, int]]  # images by (height, width)
+    # groups of images with the same pixels, by name, the first of each in front
     repeated: tuple[tuple[str, ...], ...]
-    conflicting: int
-    corrupt: dict[str, str]
-    plain: tuple[str, ...]
+    conflicting: int  # how many of these groups span classes
+    corrupt: dict[str, str]  # why an image can't be used, by its name
+    plain: tuple[str, ...]  # names of images of one colour
 
 
 def inspect_pool(files: PoolFiles, progress: Callable[[int, int], None]) -> PoolInspection:

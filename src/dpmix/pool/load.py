@@ -37,46 +37,27 @@ _BATCH = 1024
 
 @dataclass(frozen=True, eq=False)
 class PoolFiles:
-    """The encoded images of a pool, labelled by its own classes.
+    """The encoded images of a pool, labelled by its own classes."""
 
-    Attributes:
-        path: the folder or the file.
-        class_names: the pool's own, in label order.
-        images: not decoded yet, with labels.
-        manifest: where the pool has one.
-    """
-
-    path: Path
-    class_names: tuple[str, ...]
-    images: EncodedImages
-    manifest: Manifest | None
+    path: Path  # the folder or the file
+    class_names: tuple[str, ...]  # the pool's own, in label order
+    images: EncodedImages  # not decoded yet, with labels
+    manifest: Manifest | None  # where the pool has one
 
 
 @dataclass(frozen=True)
 class PoolFacts:
-    """What a run states about its pool; none of it is private.
+    """What a run states about its pool; none of it is private."""
 
-    Attributes:
-        name: the last part of its path, for the terminal alone.
-        images: how many are used.
-        contents_sha256: hash of the pixels and labels that are used.
-        manifest_sha256: hash of the manifest, where there is one.
-        model: what drew the images, and its revision, where the manifest names it.
-        licence: licence of that model, where known.
-        left_out: number of images of pool classes that stand for no class.
-        unlabelled: number of images with a uniform soft label, of those used.
-        classes_without: private classes that no image of the pool has.
-    """
-
-    name: str
-    images: int
-    contents_sha256: str
-    manifest_sha256: str | None
-    model: str | None
-    licence: str | None
-    left_out: int = 0
-    unlabelled: int = 0
-    classes_without: tuple[str, ...] = ()
+    name: str  # the last part of its path, for the terminal alone
+    images: int  # how many are used
+    contents_sha256: str  # hash of the pixels and labels that are used
+    manifest_sha256: str | None  # hash of the manifest, where there is one
+    model: str | None  # what drew the images, and its revision, where the manifest names it
+    licence: str | None  # licence of that model, where known
+    left_out: int = 0  # number of images of pool classes that stand for no class
+    unlabelled: int = 0  # number of images with a uniform soft label, of those used
+    classes_without: tuple[str, ...] = ()  # private classes that no image of the pool has
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON that is published: a folder's name can tell a study or a diagnosis."""

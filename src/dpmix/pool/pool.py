@@ -22,16 +22,13 @@ from dpmix.pool.class_map import UNLABELLED
 class PublicPool:
     """P public images.
 
-    Attributes:
-        images: in memory or mapped from a file.
-        labels: the private data set's classes, or `UNLABELLED` for a uniform soft label.
-
     Raises:
         DpmixError: no images, another number of labels than images, or a label below
             `UNLABELLED`.
     """
 
-    images: UInt8[Tensor, "P C H W"]
+    images: UInt8[Tensor, "P C H W"]  # in memory or mapped from a file
+    # the private data set's classes, or `UNLABELLED` for a uniform soft label
     labels: Int64[Tensor, " P"]
 
     def __post_init__(self) -> None:
@@ -59,17 +56,11 @@ class PublicPool:
 
 @dataclass(frozen=True, eq=False)
 class ClassIndex:
-    """The positions of a pool's images in class order.
+    """The positions of a pool's images in class order."""
 
-    Attributes:
-        order: positions sorted by class.
-        start: where each of the L classes begins in `order`.
-        count: how many images each class has.
-    """
-
-    order: Int64[Tensor, " P"]
-    start: Int64[Tensor, " L"]
-    count: Int64[Tensor, " L"]
+    order: Int64[Tensor, " P"]  # positions sorted by class
+    start: Int64[Tensor, " L"]  # where each of the L classes begins in `order`
+    count: Int64[Tensor, " L"]  # how many images each class has
 
     @classmethod
     def of(cls, labels: Int64[Tensor, " P"], num_classes: int) -> "ClassIndex":

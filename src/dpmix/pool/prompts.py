@@ -22,16 +22,12 @@ TEMPLATES: dict[str, str] = {
 class PoolClass:
     """A class to draw.
 
-    Attributes:
-        name: as in the data set; also the name of its folder.
-        phrase: the words that stand for it in a prompt.
-
     Raises:
         DpmixError: a name that can't be a folder's on every system.
     """
 
-    name: str
-    phrase: str
+    name: str  # as in the data set; also the name of its folder
+    phrase: str  # the words that stand for it in a prompt
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"(?![.\s])" + _IN_NAMES + r"+(?<!\s)", self.name):

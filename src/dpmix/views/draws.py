@@ -21,26 +21,17 @@ PUBLIC_BITS = 1 << 62
 
 @dataclass(frozen=True)
 class ViewDraws:
-    """Draws for G groups: A augmentations (one for each unmixed view), D public draws, M mixtures.
+    """Draws for G groups: A augmentations (one a view), D public draws, M mixtures."""
 
-    Attributes:
-        top: row of the crop in the padded image.
-        left: column of the crop in the padded image.
-        flip: whether the view is mirrored.
-        public: raw bits. The images they pick may depend on a label, which draws never do.
-        first: pool entry that has the weight.
-        second: pool entry that has the rest.
-        weight: lambda of each mixture, in [0, 1].
-        extra: U uniform numbers for the extra augmentation of each view; U is 0 without one.
-    """
-
-    top: Int64[Tensor, "G A"]
-    left: Int64[Tensor, "G A"]
-    flip: Bool[Tensor, "G A"]
+    top: Int64[Tensor, "G A"]  # row of the crop in the padded image
+    left: Int64[Tensor, "G A"]  # column of the crop in the padded image
+    flip: Bool[Tensor, "G A"]  # whether the view is mirrored
+    # raw bits. The images they pick may depend on a label, which draws never do
     public: Int64[Tensor, "G D"]
-    first: Int64[Tensor, "G M"]
-    second: Int64[Tensor, "G M"]
-    weight: Float32[Tensor, "G M"]
+    first: Int64[Tensor, "G M"]  # pool entry that has the weight
+    second: Int64[Tensor, "G M"]  # pool entry that has the rest
+    weight: Float32[Tensor, "G M"]  # lambda of each mixture, in [0, 1]
+    # U uniform numbers for the extra augmentation of each view; U is 0 without one
     extra: Float32[Tensor, "G A U"]
 
     def rows(self, index: Int64[Tensor, " R"] | slice) -> "ViewDraws":

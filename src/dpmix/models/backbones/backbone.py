@@ -22,21 +22,14 @@ from dpmix.errors import DpmixError, one_line
 
 @dataclass(frozen=True)
 class BackboneRequest:
-    """How to load a backbone.
+    """How to load a backbone."""
 
-    Attributes:
-        model: the library's own name, after the prefix (`timm:MODEL`); otherwise the whole name.
-        weights: a local file, or a folder with one; None takes the library's own weights.
-        pretrained: False leaves the weights at random, to measure sizes and costs.
-        download: whether missing weights may be fetched.
-        input_size: S in pixels; None takes the backbone's own.
-    """
-
-    model: str
+    model: str  # the library's own name, after the prefix (`timm:MODEL`); otherwise the whole name
+    # a local file, or a folder with one; None takes the library's own weights
     weights: Path | None = None
-    pretrained: bool = True
-    download: bool = False
-    input_size: int | None = None
+    pretrained: bool = True  # False leaves the weights at random, to measure sizes and costs
+    download: bool = False  # whether missing weights may be fetched
+    input_size: int | None = None  # S in pixels; None takes the backbone's own
 
     def provenance(self, library: str, published: object) -> str:
         """Where the weights come from; a local file is known by its hash, not by its name."""
@@ -71,21 +64,13 @@ class Embedder(nn.Module):
 
 @dataclass(frozen=True, eq=False)
 class Backbone:
-    """A frozen network with what a model card states about it.
+    """A frozen network with what a model card states about it."""
 
-    Attributes:
-        name: the name it was requested by.
-        module: maps normalised images to features.
-        normalization: its own public constants.
-        provenance: where its weights come from.
-        licence: licence of the weights.
-    """
-
-    name: str
-    module: Embedder
-    normalization: Normalization
-    provenance: str
-    licence: str
+    name: str  # the name it was requested by
+    module: Embedder  # maps normalised images to features
+    normalization: Normalization  # its own public constants
+    provenance: str  # where its weights come from
+    licence: str  # licence of the weights
 
     @cached_property
     def embedding_size(self) -> int:
