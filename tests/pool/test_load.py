@@ -122,14 +122,6 @@ def test_the_facts_hash_what_is_used_and_never_hold_the_path(class_folder, load)
     assert len({f.contents_sha256 for f in (facts, relabelled, fewer)}) == 3
 
 
-def test_images_of_one_colour_are_warned_of(class_folder, load):
-    root = class_folder("pool", {"ant": 2, "bee": 1})
-    Image.new("RGB", (8, 8), (9, 9, 9)).save(root / "ant" / "grey.png")
-    said = r"1 of 4 images of the public pool '.*pool' are of one colour \(ant/grey.png\); look"
-    with pytest.warns(UserWarning, match=said):
-        load(root)
-
-
 def test_a_pool_too_large_for_memory_is_mapped_from_a_file_without_a_name(
     class_folder, load, tmp_path, monkeypatch
 ):

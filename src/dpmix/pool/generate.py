@@ -1,9 +1,8 @@
 """`synthesize`: class names in, a pool of drawn images out.
 
-Guarantee: nothing is read but the class names, the settings and the model. The same call resumes a
-run that stopped: it draws the images that are not there, and ends with the pool of an undisturbed
-run, because an image's seed depends on the pool's seed, the class and the image's number alone.
-Every PNG holds the record of how it was drawn, so that no other file is taken for a drawn image.
+Nothing is read but the class names, the settings and the model. The same call resumes a run that
+stopped, and ends with the pool of an undisturbed run: a seed depends on the pool's seed, the class
+and the image's number alone. Every PNG holds its record, so that no other file is taken for one.
 """
 
 from collections.abc import Callable
@@ -78,9 +77,8 @@ def synthesize(
         The number of images in the pool, and how many of them are new.
 
     Raises:
-        DpmixError: a folder in use or with other contents, other settings than those the pool was
-            begun with, another file in the place of an image, a safety checker that withholds every
-            attempt, a full disk, and as `DiffusionModel.draw` raises.
+        DpmixError: a folder in use or with other contents, other settings than the pool was begun
+            with, every attempt withheld, a full disk, and as `DiffusionModel.draw` raises.
     """
     wanted = {
         file: ImageRecord(
@@ -189,10 +187,7 @@ def _draw(
 
 
 def image_seed(seed: int, class_name: str, number: int) -> int:
-    """The seed of an image's noise, in [0, 2^32): all that torch's generator keeps on the CPU.
-
-    Numbers within a class give distinct seeds. Other classes and numbers change none of them.
-    """
+    """The seed of an image's noise, in [0, 2^32); numbers within a class give distinct seeds."""
     digest = sha256(f"{seed}/{class_name}".encode()).digest()
     return (int.from_bytes(digest[:4], "big") + number) % (1 << 32)
 

@@ -20,12 +20,7 @@ from dpmix.pool.class_map import UNLABELLED
 
 @dataclass(frozen=True, eq=False)
 class PublicPool:
-    """P public images.
-
-    Raises:
-        DpmixError: no images, another number of labels than images, or a label below
-            `UNLABELLED`.
-    """
+    """P public images."""
 
     images: UInt8[Tensor, "P C H W"]  # in memory or mapped from a file
     # the private data set's classes, or `UNLABELLED` for a uniform soft label
@@ -71,12 +66,9 @@ class ClassIndex:
     def same_class(
         self, bits: Int64[Tensor, "G D"], classes: Int64[Tensor, " G"]
     ) -> Int64[Tensor, "G D"]:
-        """Positions drawn uniformly from the images of each example's class.
+        """Positions drawn uniformly from the images of each of G examples' `classes`.
 
-        Args:
-            bits: D random draws for each example, uniform over a range so wide that the bias of
-                the remainder is nil.
-            classes: class of each of the G examples.
+        `bits` are uniform over a range so wide that the bias of the remainder is nil.
         """
         start, count = self.start[classes, None], self.count[classes, None]
         return self.order[start + bits % count]

@@ -38,9 +38,8 @@ class ViewSet:
 class ViewSource(Protocol):
     """Makes the views of examples: from pixels (`ViewBuilder`), or from embedded features.
 
-    An implementation guarantees that group g of `sample` is a function of group g's private
-    example(s), draws and public data alone: `spec.sensitivity_multiplier` rests on that.
-    `check_data` raises a DpmixError for data that views cannot be made from.
+    Group g of `sample` must be a function of group g's private example(s), draws and public data
+    alone: `spec.sensitivity_multiplier` rests on that.
     """
 
     @property
@@ -72,10 +71,6 @@ class ViewBuilder:
         num_classes: L.
         normalization: public constants applied to every pixel.
         pool: the public pool; required by `mix-diff`, refused elsewhere.
-
-    Raises:
-        DpmixError: `mix-diff` has no pool, or the method reads none; or the pool has other classes,
-            or lacks the images that `spec.pool_draw` needs.
     """
 
     spec: ViewSpec
@@ -106,8 +101,8 @@ class ViewBuilder:
             return
         if int(pool.labels.min()) == UNLABELLED:
             raise DpmixError(
-                f"pool_draw {draw} needs every public image's class; leave the unlabelled ones out "
-                "(--pool-unmapped leave-out), or use --pool-draw uniform"
+                f"pool_draw {draw} needs every public image's class; give --pool-unmapped "
+                "leave-out or --pool-draw uniform"
             )
         own = self._by_class.count
         drawable = own if draw == "same-class" else len(pool) - own
@@ -189,7 +184,6 @@ class ViewBuilder:
         return ViewSet(torch.cat([views, mixed], dim=1), torch.cat([soft, mixed_soft], dim=1))
 
     def _soft_labels(self, classes: Int64[Tensor, "G A"]) -> Float32[Tensor, "G A L"]:
-        """One-hot; uniform where a public image has no class."""
         labels = F.one_hot(classes.clamp(min=0), self.num_classes).float()
         return labels.where((classes != UNLABELLED)[..., None], 1 / self.num_classes)
 
@@ -198,8 +192,7 @@ class ViewBuilder:
     ) -> tuple[UInt8[Tensor, "G D C H W"], Int64[Tensor, "G D"]]:
         """The drawn public images, augmented like the base views, and their classes.
 
-        `own` holds each group's own class. Apart from its draws, a group's public images depend on
-        nothing else.
+        A group's public images depend on its draws and its `own` class alone.
         """
         bits, classes = (part.to(pool.labels.device) for part in (draws.public, own))
         if self.spec.pool_draw == "same-class":
@@ -222,6 +215,5 @@ def _augmented(
     views: slice,
     padding: int,
 ) -> UInt8[Tensor, "G A C H W"]:
-    """Self-augment `images[source]` by the draws of the chosen `views`."""
     crops = (draws.top[:, views], draws.left[:, views], draws.flip[:, views])
     return self_augment(images, source, *crops, padding)

@@ -46,11 +46,9 @@ class ViewDraws:
 def draw_views(spec: ViewSpec, groups: int, rng: np.random.Generator) -> ViewDraws:
     """Make the random draws of `groups` groups.
 
-    Crop offsets are uniform in [0, 2 * crop_padding], flips are fair, and public draws are uniform
-    in [0, PUBLIC_BITS). The two entries of a mixture are a uniformly random ordered pair of
-    distinct pool entries (equal ones if the pool holds one view), and its weight is Beta(alpha,
-    alpha). The draws of the extra augmentation are uniform in [0, 1) and come last, so the others
-    are the same with it and without.
+    Crop offsets are uniform in [0, 2 * crop_padding], flips fair, public draws uniform in
+    [0, PUBLIC_BITS), the entries of a mixture a uniformly random ordered pair of distinct ones, and
+    its weight Beta(alpha, alpha). Extra draws, uniform in [0, 1), come last: the others stay.
     """
     augmented = (groups, spec.unmixed_views)
     plain = spec.method == "none"

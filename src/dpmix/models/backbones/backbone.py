@@ -1,8 +1,7 @@
 """`Backbone`: a frozen feature extractor with public weights, or with none.
 
-Guarantee: a backbone depends on no private image. It is loaded in eval mode with nothing to train,
-and its BatchNorm layers are folded into the fixed scale and shift that they compute in eval mode,
-so nothing in it keeps or reads the statistics of a batch.
+It depends on no private image: its BatchNorm layers are folded into the fixed scale and shift that
+they compute in eval mode, so nothing in it keeps or reads the statistics of a batch.
 """
 
 from dataclasses import dataclass
@@ -74,11 +73,7 @@ class Backbone:
 
     @cached_property
     def embedding_size(self) -> int:
-        """D, measured on one black image.
-
-        Raises:
-            DpmixError: the network takes no image of its input size, or gives no row of features.
-        """
+        """D, measured on one black image; a network that gives no row of features is refused."""
         size = self.module.input_size
         device = next((t.device for t in self.module.state_dict().values()), torch.device("cpu"))
         try:
@@ -132,9 +127,6 @@ def fold_batch_norm(module: nn.Module) -> None:
     """Replace, in place, every BatchNorm below `module` by the affine map of its eval mode.
 
     What a fused layer does after its normalisation (timm's `BatchNormAct2d`) is kept.
-
-    Raises:
-        DpmixError: a BatchNorm has no running statistics, so there is nothing to fold.
     """
     for name, child in module.named_children():
         if isinstance(child, _BatchNorm):

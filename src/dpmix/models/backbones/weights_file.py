@@ -1,12 +1,8 @@
 """A backbone's weights file: where it lies, how it is read, and that it fills the network.
 
-Nothing is downloaded unless asked for, and no weights file can run code.
-
-Guarantee: a backbone from a file holds no tensor that the file did not give, and the file holds no
-tensor that the backbone did not take, except the classifier's. Libraries leave missing tensors at
-random, with at most a line in the log: features would then be noise, and different in every run
-(`tests/models/backbones/test_weights_file.py`). Only the library's own published weights may hold
-more than the network takes.
+Nothing is downloaded unless asked for, and no weights file can run code. A backbone from a file
+holds no tensor that the file did not give, and takes all but the classifier's. Libraries leave
+missing tensors at random: features would then be noise, and different in every run.
 """
 
 import warnings
@@ -49,9 +45,6 @@ def find_weights(
         repository: hub repository of the published weights, OWNER/NAME.
         files: file names to look for in the repository, best first.
         url: address of the published weights, if they are in no repository.
-
-    Raises:
-        DpmixError: there is no such file, it may not or cannot be fetched, or there are several.
     """
     if request.weights is not None:
         return _local(request.weights)
@@ -152,14 +145,10 @@ def load_filled(
     Args:
         path: the weights file.
         network: name of the network, for messages.
-        request: what was asked for: a local file or published weights, and an image size.
+        request: published weights, unlike a local file, may hold more than the network takes.
         build: makes the network and loads the file into it, by the library's code.
         read: reads the file's tensors, by the library's code.
         head: prefixes of the classifier's tensor names, which the network is built without.
-
-    Raises:
-        DpmixError: the file cannot be read, lacks a tensor of the network, has one too many or one
-            of another shape, or was not loaded at all.
     """
     plain, calls = nn.Module.load_state_dict, 0
 
@@ -194,10 +183,7 @@ def load_filled(
 def _refuse_resized(
     path: Path, given: dict[str, Tensor], own: dict[str, Tensor], request: BackboneRequest
 ) -> None:
-    """Refuse tensors of another shape, which a library resamples where it can.
-
-    Position embeddings may change with the image size, with a warning if none was asked for.
-    """
+    """Refuse tensors that a library resampled, except position embeddings: they are warned of."""
     other = [
         f"{name} {list(given[name].shape)} for {list(own[name].shape)}"
         for name in sorted(own.keys() & given.keys())
