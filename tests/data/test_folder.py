@@ -195,25 +195,6 @@ def test_litter_is_no_class_and_no_image(given):
         assert folder_splits(given, PLAIN, None).train.class_names == ("cat", "dog")
 
 
-@pytest.mark.parametrize(("link", "to", "fraction"), [
-    ("test", "train", None), ("test/b", "../train/b", None),
-    ("test/a/9.png", "../../train/a/0.png", None), ("a/linked-{}.png", "0.png", 0.5),
-])  # fmt: skip
-def test_a_file_that_links_put_into_both_splits_is_refused(class_folder, link, to, fraction):
-    sides = [""] if fraction else ["train", "test"]
-    root = class_folder(
-        "scans", {f"{side}/{name}".strip("/"): 4 for side in sides for name in "ab"}
-    )
-    for i in range(8):  # one of them falls on the other side than what it is a link to
-        place = root / link.format(i)
-        if place.is_dir() and not place.is_symlink():
-            shutil.rmtree(place)
-        if not place.exists():
-            place.symlink_to(to)
-    with pytest.raises(DpmixError, match=r"is the training image .*, by a symbolic link.*: remove"):
-        folder_splits(root, PLAIN, fraction)
-
-
 @pytest.fixture
 def root(tmp_path):
     for name in ("b/2.PNG", "b/10.jpeg", "a/x.tif", "a/note.txt", "a/.hidden.png", ".git/x.png"):

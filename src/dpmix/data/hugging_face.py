@@ -93,21 +93,12 @@ def _loaded(where: str, place: str, configuration: str | None, download: bool) -
         return datasets.load_dataset(place, configuration)
     # A hub that is not reached and a set that is damaged raise errors of many kinds.
     except Exception as error:
-        try:
-            known = list(datasets.get_dataset_config_names(place))
-        except Exception:  # of a set that can't be loaded, as many kinds as above
-            known = []
-        if len(known) > 1 and configuration not in known:
-            raise DpmixError(
-                f"{where} has the configurations {', '.join(known)}; expected one of them: give "
-                f"{PREFIX}{place}:{known[0]}"
-            ) from error
         cause: BaseException = error
         while cause.__cause__ is not None:  # the outermost says only that there was an error
             cause = cause.__cause__
-        remedy = "give a folder that datasets.load_dataset reads"
+        remedy = "give a folder that datasets.load_dataset reads, or hf:NAME:CONFIGURATION"
         if is_hub_name(place):
-            remedy += ", check the name and the network" if download else ", or --download"
+            remedy += "; check the name and the network" if download else "; or give --download"
         raise DpmixError(f"{where} can't be loaded ({one_line(cause)}); {remedy}") from error
     finally:
         datasets.config.HF_HUB_OFFLINE = before

@@ -158,18 +158,20 @@ class ViewBuilder:
             Views on the images' device, float32, and soft labels that sum to one. The order is
             base views, public views, mixtures.
         """
-        spec, draws = self.spec, draws.to(images.device)
+        spec, draws, device = self.spec, draws.to(images.device), images.device
         # Which image each base view is cut from: a pair's members take turns.
-        members, device = spec.examples_per_group, images.device
+        members = spec.examples_per_group
         turn = torch.arange(spec.base_views, device=device) % members
         source = torch.arange(len(draws.top), device=device)[:, None] * members + turn
-        padding = 0 if spec.method == "none" else spec.crop_padding
-        pixels = _augmented(images, source, draws, slice(0, spec.base_views), padding)
         classes = labels[source]
         if self.pool is not None:
-            public_pixels, public_classes = self._public(self.pool, draws, classes[:, 0])
-            pixels = torch.cat([pixels, public_pixels], dim=1)
+            public, public_classes = self._public(self.pool, draws, classes[:, 0])
+            place = torch.arange(public_classes.numel(), device=device).view_as(public_classes)
+            source = torch.cat([source, len(images) + place], dim=1)
+            images = torch.cat([images, public.flatten(0, 1)])
             classes = torch.cat([classes, public_classes], dim=1)
+        padding = 0 if spec.method == "none" else spec.crop_padding
+        pixels = self_augment(images, source, draws.top, draws.left, draws.flip, padding)
         kind = spec.extra_augment
         views = self.normalization(
             pixels if kind == "none" else extra_augment(pixels, draws.extra, kind)
@@ -190,10 +192,7 @@ class ViewBuilder:
     def _public(
         self, pool: PublicPool, draws: ViewDraws, own: Int64[Tensor, " G"]
     ) -> tuple[UInt8[Tensor, "G D C H W"], Int64[Tensor, "G D"]]:
-        """The drawn public images, augmented like the base views, and their classes.
-
-        A group's public images depend on its draws and its `own` class alone.
-        """
+        """The drawn public images and their classes, by a group's draws and `own` class alone."""
         bits, classes = (part.to(pool.labels.device) for part in (draws.public, own))
         if self.spec.pool_draw == "same-class":
             drawn = self._by_class.same_class(bits, classes)
@@ -202,18 +201,4 @@ class ViewBuilder:
         else:
             drawn = bits % len(pool)
         images, classes = (part.to(own.device) for part in pool.take(drawn))
-        source = torch.arange(drawn.numel(), device=own.device).reshape(drawn.shape)
-        public = slice(self.spec.base_views, None)
-        flat = images.flatten(0, 1)
-        return _augmented(flat, source, draws, public, self.spec.crop_padding), classes
-
-
-def _augmented(
-    images: UInt8[Tensor, "S C H W"],
-    source: Int64[Tensor, "G A"],
-    draws: ViewDraws,
-    views: slice,
-    padding: int,
-) -> UInt8[Tensor, "G A C H W"]:
-    crops = (draws.top[:, views], draws.left[:, views], draws.flip[:, views])
-    return self_augment(images, source, *crops, padding)
+        return images, classes

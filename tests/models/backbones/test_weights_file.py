@@ -130,12 +130,11 @@ def test_weights_that_are_not_finite_are_refused(tmp_path):
         load(name, state | {key: torch.full_like(state[key], float("nan"))}, tmp_path)
 
 
-def test_positions_of_another_image_size_are_resampled_with_a_warning(tmp_path):
+def test_positions_of_another_image_size_are_resampled_where_a_size_was_asked_for(tmp_path):
     larger = timm.create_model("test_vit", num_classes=5, img_size=192).state_dict()
-    with pytest.warns(
-        UserWarning, match=r"another image size, .*: 1 tensor \(pos_embed .*--backbone"
-    ):
+    with pytest.raises(DpmixError, match=r"of another --backbone-size: 1 tensor \(pos_embed"):
         load("timm:test_vit", larger, tmp_path)
+    assert load("timm:test_vit", larger, tmp_path, input_size=160).module.input_size == 160
 
 
 def test_a_file_that_is_not_the_networks_is_refused(tmp_path):

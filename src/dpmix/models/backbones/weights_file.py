@@ -5,7 +5,6 @@ holds no tensor that the file did not give, and takes all but the classifier's. 
 missing tensors at random: features would then be noise, and different in every run.
 """
 
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
@@ -183,20 +182,14 @@ def load_filled(
 def _refuse_resized(
     path: Path, given: dict[str, Tensor], own: dict[str, Tensor], request: BackboneRequest
 ) -> None:
-    """Refuse tensors that a library resampled, except position embeddings: they are warned of."""
+    """Refuse tensors that a library resampled, except positions where a size was asked for."""
     other = [
         f"{name} {list(given[name].shape)} for {list(own[name].shape)}"
         for name in sorted(own.keys() & given.keys())
-        if given[name].numel() != own[name].numel()
+        if given[name].numel() != own[name].numel() and not (request.input_size and "pos" in name)
     ]
-    if not all("pos" in line.partition(" ")[0] for line in other):
-        raise _unfit(path, f"other shapes: {_few(other)}")
-    if other and request.input_size is None:
-        warnings.warn(
-            f"weights '{path}' are of another image size, and were resampled: {_few(other)}; "
-            "--backbone-size chooses the size",
-            stacklevel=2,
-        )
+    if other:
+        raise _unfit(path, f"other shapes, perhaps of another --backbone-size: {_few(other)}")
 
 
 def _few(names: Sequence[str]) -> str:
