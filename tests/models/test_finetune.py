@@ -100,10 +100,7 @@ def test_lora_starts_where_the_backbone_stands_and_trains_little():
     assert parameter_count(model) < whole / 5
 
 
-@pytest.mark.parametrize(("kind", "what"), [
-    ("vit", "lora"), ("vit", "norm-and-bias"), ("vit", "last-blocks"), ("resnet", "head"),
-    ("resnet", "all"),
-])  # fmt: skip
+@pytest.mark.parametrize(("kind", "what"), [("vit", "lora"), ("resnet", "head")])
 def test_every_choice_passes_the_check_and_the_engines_agree(kind, what):
     if what == "lora":
         pytest.importorskip("peft")

@@ -141,22 +141,16 @@ def test_images_are_not_mixed_with_those_of_other_settings(pool, model, changes,
         run(pool, model, count=4, **changes)
 
 
-@pytest.mark.parametrize(
-    ("after", "error"), [(1, KeyboardInterrupt()), (5, DpmixError("too little memory"))]
-)
-def test_a_run_that_stops_resumes_to_the_pool_of_an_undisturbed_one(
-    tmp_path, model, whole, after, error
-):
+def test_a_run_that_stops_resumes_to_the_pool_of_an_undisturbed_one(tmp_path, model, whole):
     def stop(done, total):
-        if done == after:
-            raise error
+        if done == 4:
+            raise KeyboardInterrupt
 
-    with pytest.raises(type(error)):
+    with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "pool", model, batch=1, progress=stop)
-    assert len(open_pool(tmp_path / "pool").manifest.images) == after
-    assert run(tmp_path / "pool", model, batch=1) == (6, 6 - after)
+    assert len(open_pool(tmp_path / "pool").manifest.images) == 4
+    assert run(tmp_path / "pool", model, batch=1) == (6, 2)
     assert files(tmp_path / "pool") == files(whole)
-    open_pool(tmp_path / "pool")
 
 
 def test_a_process_that_is_killed_resumes_where_it_stopped(tmp_path, model):
@@ -228,15 +222,3 @@ def test_a_folder_in_use_with_other_contents_or_that_cannot_be_made_is_refused(
     for place in ("file", "file/pool"):
         with pytest.raises(DpmixError, match="cannot make pool"):
             run(tmp_path / place, model)
-
-
-@pytest.mark.usefixtures("no_space")
-def test_a_full_disk_is_one_line_and_what_is_drawn_is_kept(tmp_path, model):
-    def larger(prompts, seeds, arguments):
-        small = model.draw(prompts, seeds, arguments)
-        return [image.resize((64, 64)) if "dog" in prompts[0] else image for image in small]
-
-    with pytest.raises(DpmixError, match="cannot write"):
-        run(tmp_path / "pool", drawing(model, larger), count=2)
-    assert sorted(files(tmp_path / "pool")) == ["cat/00000.png", "cat/00001.png"]
-    assert not list((tmp_path / "pool").rglob("*.part"))

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from dpmix.errors import DpmixError
-from dpmix.pool.inspect import COLUMNS, PER_SHEET, TILE, inspect_pool, write_sheets
+from dpmix.pool.inspect import COLUMNS, TILE, inspect_pool, write_sheets
 from dpmix.pool.load import open_pool
 from pictures import noise_picture
 
@@ -70,20 +70,6 @@ def test_a_sheet_shows_every_image_of_a_small_class_in_order(tmp_path, truncate)
     assert tiles(paths[0])[:11] == [2 * (i + 1) for i in range(11)]
     assert Image.open(paths[0]).size == (COLUMNS * (TILE + 4) + 4, 2 * (TILE + 4) + 4)
     assert tiles(paths[1]) == [4]
-
-
-def test_a_large_class_is_shown_evenly_with_its_first_and_last(tmp_path):
-    coloured(tmp_path / "pool", "ant", 100)
-    shown = tiles(sheets(tmp_path)[0])
-    assert len(shown) == PER_SHEET
-    assert (shown[0], shown[-1]) == (2, 200)
-    assert shown == sorted(shown) and len(set(shown)) == PER_SHEET
-
-
-def test_a_class_name_becomes_a_file_name(tmp_path):
-    coloured(tmp_path / "pool", 'a "b": c?' + "x" * 90, 1)
-    (path,) = sheets(tmp_path)
-    assert path.name.startswith("sheet-000-a _b__ c_xxx") and path.exists()
 
 
 def test_sheets_replace_sheets_and_nothing_else(tmp_path):

@@ -84,7 +84,7 @@ def edited(draw, name):
 
 @pytest.mark.parametrize("name", NETWORKS)
 @settings(
-    max_examples=15, deadline=None,
+    max_examples=6, deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )  # fmt: skip
 @given(data=st.data())
