@@ -12,13 +12,12 @@ from PIL import Image
 
 from dpmix.data.decode import decode_sources
 from dpmix.data.folder import (
-    SUFFIXES,
     class_folder_names,
     class_folders,
     folder_splits,
     list_images,
 )
-from dpmix.data.image import FORMATS, ReadOptions
+from dpmix.data.image import ReadOptions
 from dpmix.data.splits import side_of
 from dpmix.errors import DpmixError
 from pictures import noise_picture, write_class_folders
@@ -69,13 +68,6 @@ def test_neighbouring_folders_have_neighbouring_train_sets(class_folder):
         assert contents(after.test) <= test
         moved += len(gone_train)
     assert moved > 0
-
-
-def test_a_flat_folder_without_a_fraction_is_split_with_a_warning(class_folder, unchecked):
-    root = class_folder("flat", {"a": 20, "b": 20})
-    with pytest.warns(UserWarning, match="one image in five.*the guarantee does not cover those"):
-        splits = folder_splits(root, PLAIN, None)
-    assert splits.test.labels.tolist() == folder_splits(root, PLAIN, 0.2).test.labels.tolist()
 
 
 SPELLINGS = st.sampled_from(["train", "training", "test", "testing", "val", "valid", "validation"])
@@ -187,16 +179,6 @@ def test_files_that_are_no_images_are_counted_once_for_both_splits(given, unchec
     assert "3 file(s) are left out (.heic: 2, no suffix: 1), such as '" in str(one.message)
 
 
-def test_litter_is_no_class_and_no_image(given):
-    for place in ("__MACOSX/cat/._1.png", "train/__MACOSX/x.png", "train/cat/Thumbs.db",
-                  "test/dog/desktop.ini", "test/dog/.DS_Store"):  # fmt: skip
-        (given / place).parent.mkdir(parents=True, exist_ok=True)
-        (given / place).write_bytes(b"-")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert folder_splits(given, PLAIN, None).train.class_names == ("cat", "dog")
-
-
 @pytest.fixture
 def root(tmp_path):
     for name in ("b/2.PNG", "b/10.jpeg", "a/x.tif", "a/note.txt", "a/.hidden.png", ".git/x.png"):
@@ -213,13 +195,6 @@ def listed(root):
 
 def below(root):
     return [path.relative_to(root).as_posix() for path in list_images(root)[0]]
-
-
-def test_every_suffix_of_the_formats_that_are_opened_is_read():
-    """But .pfm, whose pixels are floats; and .dib, a BMP by another name."""
-    Image.init()
-    known = {end for end, form in Image.registered_extensions().items() if form in FORMATS}
-    assert known - {".pfm"} | {".dib"} == SUFFIXES
 
 
 def test_images_are_listed_in_the_order_of_their_names(root, unchecked):

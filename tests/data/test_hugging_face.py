@@ -1,7 +1,5 @@
 """`hf:NAME` on real data sets of the library's own format, written to disk by it."""
 
-import builtins
-
 import numpy as np
 import pytest
 import torch
@@ -118,23 +116,6 @@ def test_a_configuration_is_chosen_by_its_name(tmp_path):
             load_splits(f"hf:{root}{more}")
 
 
-def test_a_folder_with_a_colon_in_its_name_is_a_folder(tmp_path):
-    assert len(load_splits(stored(tmp_path / "study:few", FOUR)).train) == 4
-
-
 def test_nothing_is_fetched_unless_asked_for():
     with pytest.raises(DpmixError, match=r"'hf:no-such/set' can't be loaded .*--download"):
         load_splits("hf:no-such/set")
-
-
-def test_without_the_library_the_remedy_is_named(monkeypatch):
-    real = builtins.__import__
-
-    def missing(name, *rest):
-        if name == "datasets":
-            raise ImportError
-        return real(name, *rest)
-
-    monkeypatch.setattr(builtins, "__import__", missing)
-    with pytest.raises(DpmixError, match=r"needs the package datasets: pip install '.*\[hub\]'"):
-        load_splits("hf:who/what")

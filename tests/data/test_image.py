@@ -151,15 +151,6 @@ def test_a_bomb_is_refused_before_it_is_decoded(monkeypatch, recwarn):
         decode(raw_png(9000, 9000, 8, 0, b""), ReadOptions(8))
 
 
-def test_lack_of_memory_is_not_blamed_on_the_image(png, monkeypatch):
-    def fail(*_):
-        raise MemoryError
-
-    monkeypatch.setattr(Image.Image, "load", fail)
-    with pytest.raises(MemoryError):
-        decode(png())
-
-
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # Pillow remarks on damage that it tolerates
 @quick
 @given(st.data())

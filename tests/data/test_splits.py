@@ -8,8 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpmix.data import Splits, TensorSource, load_splits
-from dpmix.data import decode as decoding
+from dpmix.data import Splits, TensorSource
 from dpmix.data.splits import hashed_split, narrowed, stratified_split
 from dpmix.errors import DpmixError
 
@@ -135,13 +134,3 @@ def test_the_order_is_classes_then_validation_then_training_images():
 def test_numbers_out_of_range_are_refused(given, said):
     with pytest.raises(DpmixError, match=said):
         narrowed(numbers(), *given)
-
-
-def test_images_that_stay_encoded_are_decoded_only_where_they_are_kept(image_root, monkeypatch):
-    monkeypatch.setattr(decoding, "MAX_BYTES_IN_MEMORY", 1)
-    whole = load_splits(str(image_root)).train
-    assert isinstance(whole, decoding.EncodedSource)
-    found = load_splits(str(image_root), validation_fraction=0.3, train_images=20)
-    kept = found.train.indices
-    assert torch.equal(found.train.images(torch.arange(20)), whole.images(kept))
-    assert not set(kept.tolist()) & set(found.test.indices.tolist())

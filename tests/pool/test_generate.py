@@ -76,20 +76,6 @@ def test_a_pool_is_drawn_described_and_can_be_opened(whole):
     assert Image.open(whole / names[0]).size == (16, 16)
 
 
-def test_images_are_drawn_and_saved_at_the_sizes_asked_for(tmp_path, model):
-    asked = []
-
-    def watched(prompts, seeds, arguments):
-        asked.append(arguments)
-        return model.draw(prompts, seeds, arguments)
-
-    settings = SynthesisSettings("a {class}", 24, 6, 1, 3.0, 0, "float32")
-    run(tmp_path / "pool", drawing(model, watched), settings=settings, count=1)
-    assert Image.open(tmp_path / "pool" / "cat" / "00000.png").size == (6, 6)
-    expected = {"height": 24, "width": 24, "num_inference_steps": 1, "guidance_scale": 3.0}
-    assert asked == [expected]
-
-
 def test_more_images_and_classes_leave_the_others_as_they_were(tmp_path, model, whole):
     root = tmp_path / "pool"
     run(root, model, CLASSES[:1], count=2, batch=1)

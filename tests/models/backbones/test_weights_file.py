@@ -106,22 +106,6 @@ def test_a_whole_file_fills_the_backbone_whatever_its_classifier(name, tmp_path)
     assert load(name, other, tmp_path).weights_sha256 == expected
 
 
-def _mnasnet():  # it reads the version that torch keeps in the dictionary of weights
-    from torchvision.models import mnasnet0_5
-
-    return mnasnet0_5(num_classes=7)
-
-
-@pytest.mark.parametrize(("name", "build"), [
-    ("timm:levit_128s", lambda: timm.create_model("levit_128s", num_classes=7)),
-    ("torchvision:mnasnet0_5", _mnasnet),
-])  # fmt: skip
-def test_classifiers_of_several_layers_or_of_none_as_published(name, build, tmp_path):
-    state = build().state_dict()
-    one, two = (load(name, state, tmp_path) for _ in range(2))
-    assert one.weights_sha256 == two.weights_sha256
-
-
 def test_weights_that_are_not_finite_are_refused(tmp_path):
     name = "timm:test_resnet"
     state, body = whole(name)
