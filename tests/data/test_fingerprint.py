@@ -95,7 +95,7 @@ def test_repeats_of_folders_in_memory_and_decoded_on_access(tmp_path_factory, ch
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(decode, "MAX_BYTES_IN_MEMORY", 1)
         encoded = load_splits(str(root))
-        patch.delattr(decode, "decode_batch")  # they are not decoded again
+        patch.delattr(decode, "decode_each")  # they are not decoded again
         assert np.array_equal(encoded.train_digests, splits.train_digests)
         kept = narrowed(encoded, None, None, len(chosen) - 1) if len(chosen) > 2 else encoded
         assert found(kept.train_digests) <= expected(chosen)

@@ -179,6 +179,20 @@ def test_files_that_are_no_images_are_counted_once_for_both_splits(given, unchec
     assert "3 file(s) are left out (.heic: 2, no suffix: 1), such as '" in str(one.message)
 
 
+@pytest.mark.parametrize(("link", "to", "fraction"), [
+    ("test/b/9.png", "../../train/b/0.png", None), ("b/linked-{}.png", "0.png", 0.5),
+])  # fmt: skip
+def test_a_file_that_links_put_into_both_splits_is_refused(class_folder, link, to, fraction):
+    sides = [""] if fraction else ["train/", "test/"]
+    root = class_folder("scans", {f"{side}{name}": 4 for side in sides for name in "ab"})
+    for i in range(8 if fraction else 1):  # one falls on the other side than what it is a link to
+        (root / link.format(i)).symlink_to(to)
+    with pytest.raises(
+        DpmixError, match=r"a training and a test image, by a link.*: remove"
+    ):
+        folder_splits(root, PLAIN, fraction)
+
+
 @pytest.fixture
 def root(tmp_path):
     for name in ("b/2.PNG", "b/10.jpeg", "a/x.tif", "a/note.txt", "a/.hidden.png", ".git/x.png"):

@@ -88,7 +88,7 @@ def test_refuses_arrays_of_another_kind(save, changed, said):
         npz_splits(save(**arrays() | changed), PLAIN)
 
 
-@pytest.mark.parametrize("missing", ["x_train", "x_test", "y_train", "y_test"])
+@pytest.mark.parametrize("missing", ["x_train", "x_test", "y_test"])
 def test_a_missing_array_is_named(save, missing):
     content = arrays()
     del content[missing]
@@ -173,13 +173,3 @@ def test_encoded_images_are_decoded(save, encoded_arrays, picture, test):
 def test_refuses_encoded_arrays_of_another_kind(save, encoded_arrays, changed, said):
     with pytest.raises(DpmixError, match=said):
         npz_splits(save(**encoded_arrays | changed), PLAIN)
-
-
-def test_corrupt_encoded_images_are_named_or_skipped(save, encoded_arrays, png):
-    train = joined("train", [png(), b"broken", png(seed=1)], [0, 1, 1])
-    path = save(**encoded_arrays | train)
-    with pytest.raises(DpmixError, match=r"^1 image.*'train_jpeg\[1\]'"):
-        npz_splits(path, PLAIN)
-    with pytest.warns(UserWarning, match=r"^left out: 1 image.*'train_jpeg\[1\]'"):
-        splits = npz_splits(path, ReadOptions(skip_corrupt=True))
-    assert (len(splits.train), splits.train.labels.tolist()) == (2, [0, 1])

@@ -55,12 +55,6 @@ def test_hashed_split_is_the_documented_rule():
     assert abs(share - 0.2) < 0.03
 
 
-@pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1, float("nan")])
-def test_hashed_split_refuses_a_fraction_outside_0_1(fraction):
-    with pytest.raises(DpmixError, match="between 0 and 1"):
-        hashed_split(["a"], fraction)
-
-
 @quick
 @given(st.lists(st.integers(0, 4), min_size=2, max_size=60), st.integers(0, 9), st.data())
 def test_stratified_split_is_a_proportional_partition(labels, seed, data):

@@ -107,19 +107,6 @@ def test_an_image_depends_on_its_seed_and_prompt_and_not_on_its_batch(load):
     assert (pixels(together[0]) != pixels(together[2])).any()
 
 
-def test_pixels_are_those_that_the_pipeline_would_save(load):
-    model, wide = load(), STEPS | {"height": 32, "width": 32}
-    seed = torch.Generator("cpu").manual_seed(1)
-    expected = model.pipe(prompt=[CAT], generator=[seed], **wide).images[0]
-    drawn = model.draw([CAT], [1], wide)[0]
-    assert drawn.size == (32, 32) and (pixels(drawn) == pixels(expected)).all()
-
-
-def test_settings_that_the_pipeline_refuses_are_one_line(load):
-    with pytest.raises(DpmixError, match=r"fails to draw with these settings: .*divisible by 8"):
-        load().draw([CAT], [1], {"height": 13, "width": 13})
-
-
 def test_what_the_safety_checker_withheld_is_no_image(load, monkeypatch):
     model = load()
     real = type(model.pipe).__call__

@@ -86,9 +86,7 @@ def test_more_images_and_classes_leave_the_others_as_they_were(tmp_path, model, 
 
 
 def test_only_what_is_missing_or_was_changed_is_drawn(pool, model, whole):
-    before = (pool / "manifest.json").read_bytes()
     assert run(pool, model) == run(pool, model, count=1) == (6, 0)
-    assert (pool / "manifest.json").read_bytes() == before
     shutil.copy(pool / "cat" / "00000.png", pool / "dog" / "00001.png")
     assert run(pool, model, batch=1) == (6, 1)
     assert files(pool) == files(whole)
@@ -180,14 +178,6 @@ def test_withheld_images_are_drawn_again_from_another_seed_and_not_for_ever(tmp_
     images = open_pool(tmp_path / "pool").manifest.images
     assert [image.file for image in images] == ["cat/00000.png", "cat/00001.png"]
     assert [image.seed for image in images] == [asked[1][0], asked[0][1]]
-
-
-def test_seeds_differ_within_a_class_and_fit_in_32_bits():
-    seeds = [image_seed(3, "cat", number) for number in range(5000)]
-    assert len(set(seeds)) == 5000
-    assert all(0 <= seed < 2**32 for seed in seeds)
-    others = {image_seed(4, "cat", 0), image_seed(3, "dog", 0)}
-    assert len({*others, seeds[0]}) == 3
 
 
 def test_a_folder_in_use_with_other_contents_or_that_cannot_be_made_is_refused(

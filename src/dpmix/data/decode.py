@@ -93,7 +93,15 @@ class EncodedSource(EncodedImages):
 
     def images(self, indices: Int64[Tensor, " B"]) -> UInt8[Tensor, "B C H W"]:
         """Decode the images at `indices`; a file that has changed since is refused."""
-        return decode_batch(self, indices.tolist(), self.options, self.image_shape)
+        pixels = np.empty((len(indices), *self.image_shape), dtype=np.uint8)
+        at = indices.tolist()
+        for row, decoded in enumerate(decode_each(self, at, self.options, self.image_shape)):
+            if isinstance(decoded, UnreadableImageError):
+                raise _corrupt_error({self.names[at[row]]: str(decoded)})
+            if isinstance(decoded, DpmixError):
+                raise decoded
+            pixels[row] = decoded
+        return torch.from_numpy(pixels)
 
 
 def decode_sources(
@@ -197,20 +205,6 @@ def decode_files(
             yield torch.from_numpy(np.stack(good))
     if bad and skipped is None:
         raise _corrupt_error({str(path): reason for path, reason in bad.items()})
-
-
-def decode_batch(
-    images: EncodedImages, indices: Sequence[int], options: ReadOptions, shape: Shape
-) -> UInt8[Tensor, "B C H W"]:
-    """Decode `images` at `indices` into one tensor; raise the error of the first that fails."""
-    pixels = np.empty((len(indices), *shape), dtype=np.uint8)
-    for row, decoded in enumerate(decode_each(images, indices, options, shape)):
-        if isinstance(decoded, UnreadableImageError):
-            raise _corrupt_error({images.names[indices[row]]: str(decoded)})
-        if isinstance(decoded, DpmixError):
-            raise decoded
-        pixels[row] = decoded
-    return torch.from_numpy(pixels)
 
 
 def decode_each(

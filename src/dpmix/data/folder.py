@@ -37,7 +37,7 @@ def folder_splits(root: Path, options: ReadOptions, test_fraction: float | None)
 
     Raises:
         DpmixError: a layout that does not fit, a symbolic link that is broken, leaves `root` or
-            is no folder, and as `decode_sources` raises.
+            puts a file into both splits, and as `decode_sources` raises.
     """
     folders = _folder_names(root, root)
     inner = _inner_folders(root, folders)
@@ -45,6 +45,12 @@ def folder_splits(root: Path, options: ReadOptions, test_fraction: float | None)
         names, train, test, held_out = _given_split(root, folders, inner)
     else:
         names, train, test, held_out = _drawn_split(root, inner, test_fraction)
+    ours, others = ({Path.resolve(root / name) for name in one.names} for one in (train, test))
+    if both := sorted(ours & others):
+        raise DpmixError(
+            f"data folder '{root}': '{both[0]}' is a training and a test image, by a link; "
+            "expected splits that share no file: remove the link"
+        )
     (train_source, test_source), _ = decode_sources([train, test], names, options)
     return Splits(root.resolve().name, train_source, test_source, flip=True, held_out=held_out)
 

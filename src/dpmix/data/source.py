@@ -144,8 +144,8 @@ def check_labels(labels: Tensor, count: int, class_names: Sequence[str]) -> None
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= len(class_names):
         raise DpmixError(
-            f"labels are {low}..{high}; expected 0..{len(class_names) - 1}, one for each class name"
+            f"labels are {low}..{high}; expected 0..{len(class_names) - 1}, a class each"
         )
-    twice = sorted({name for name in class_names if class_names.count(name) > 1})
-    if twice:
-        raise DpmixError(f"class name '{twice[0]}' is given twice; expected one name per class")
+    for name in class_names:
+        if class_names.count(name) > 1:
+            raise DpmixError(f"class name '{name}' is given twice; expected one name per class")

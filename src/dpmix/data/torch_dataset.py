@@ -131,35 +131,24 @@ def _pair(
             "label): wrap the dataset in one that returns pairs"
         )
     image, label = item
-    if isinstance(image, Image.Image):
-        pixels = _from_pil(image, name)
-    elif isinstance(image, Tensor):
+    if isinstance(image, Image.Image) and (channels := plain_channels(image)):
+        turned = upright(image)
+        pixels = torch.tensor(in_form(turned, (channels, turned.height, turned.width)))
+    elif isinstance(image, Tensor) and image.ndim == 3 and image.shape[0] in (1, 3):
         pixels = _from_tensor(image, name, value_range)
     else:
+        found = image.mode if isinstance(image, Image.Image) else [*getattr(image, "shape", ())]
         raise DpmixError(
-            f"{name} is a {type(image).__name__}; expected a PIL image or a tensor [C, H, W]: give "
-            "Image.fromarray(image) for an array"
+            f"{name} is {type(image).__name__} {found}; expected an 8-bit PIL image, grey or "
+            "RGB, or a tensor [C, H, W] with C 1 or 3: convert it in the dataset's transform, and "
+            "rescale more than 8 bits by a range fixed beforehand"
         )
     return pixels, _class(label, f"label {index} of the dataset")
 
 
-def _from_pil(image: Image.Image, name: str) -> UInt8[Tensor, "C H W"]:
-    channels = plain_channels(image)
-    if channels is None:
-        raise DpmixError(
-            f"{name} is {image.mode}; expected 8-bit grey or RGB: convert it in the dataset's "
-            "transform, and rescale more than 8 bits by a range fixed beforehand"
-        )
-    turned = upright(image)
-    return torch.tensor(in_form(turned, (channels, turned.height, turned.width)))
-
-
 def _from_tensor(
-    image: Shaped[Tensor, "*shape"], name: str, value_range: Range | None
+    image: Shaped[Tensor, "C H W"], name: str, value_range: Range | None
 ) -> UInt8[Tensor, "C H W"]:
-    shape = list(image.shape)
-    if len(shape) != 3 or shape[0] not in (1, 3) or 0 in shape:
-        raise DpmixError(f"{name} has shape {shape}; expected [C, H, W] with C 1 or 3")
     if image.dtype == torch.uint8:
         return image
     if value_range is None or not image.is_floating_point():

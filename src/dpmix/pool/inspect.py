@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from dpmix.data.decode import EncodedImages, decode_batch
+from dpmix.data.decode import EncodedImages, decode_sources
 from dpmix.data.image import ReadOptions, decode_pixels
 from dpmix.data.source import pixel_digest
 from dpmix.errors import DpmixError
@@ -125,10 +125,10 @@ def _write_sheet(files: PoolFiles, index: torch.Tensor, path: Path) -> None:
     from torchvision.utils import make_grid
 
     count = min(PER_SHEET, len(index))
-    chosen = index[torch.linspace(0, len(index) - 1, count).round().long()].tolist()
-    options = ReadOptions(image_size=TILE, channels=3)
-    tiles = decode_batch(files.images, chosen, options, (3, TILE, TILE))
-    grid = make_grid(tiles, nrow=min(COLUMNS, count), padding=4, pad_value=255)
+    chosen = files.images.take(index[torch.linspace(0, len(index) - 1, count).round().long()])
+    (tiles,), _ = decode_sources([chosen], files.class_names, ReadOptions(TILE, 3))
+    pixels = tiles.images(torch.arange(count))
+    grid = make_grid(pixels, nrow=min(COLUMNS, count), padding=4, pad_value=255)
     sheet = Image.fromarray(grid.permute(1, 2, 0).numpy())
     stage(path, lambda aside: sheet.save(aside, format="PNG")).replace(path)
 

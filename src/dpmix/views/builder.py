@@ -99,18 +99,12 @@ class ViewBuilder:
         draw = self.spec.pool_draw
         if draw == "uniform":
             return
-        if int(pool.labels.min()) == UNLABELLED:
-            raise DpmixError(
-                f"pool_draw {draw} needs every public image's class; give --pool-unmapped "
-                "leave-out or --pool-draw uniform"
-            )
-        own = self._by_class.count
+        own = torch.bincount(pool.labels.clamp(min=0), minlength=self.num_classes)
         drawable = own if draw == "same-class" else len(pool) - own
-        if int(drawable.min()) == 0:
+        if int(pool.labels.min()) == UNLABELLED or int(drawable.min()) == 0:
             raise DpmixError(
-                f"pool_draw {draw}: for class number {int(drawable.argmin())} the public pool has "
-                "no image to draw; expected one or more for each class: add some, or use "
-                "--pool-draw uniform"
+                f"pool_draw {draw} needs a class of every public image, and one to draw for each "
+                "class; give --pool-unmapped leave-out, add images, or use --pool-draw uniform"
             )
 
     @cached_property

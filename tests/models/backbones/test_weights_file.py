@@ -116,7 +116,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path):
 
 def test_positions_of_another_image_size_are_resampled_where_a_size_was_asked_for(tmp_path):
     larger = timm.create_model("test_vit", num_classes=5, img_size=192).state_dict()
-    with pytest.raises(DpmixError, match=r"of another --backbone-size: 1 tensor \(pos_embed"):
+    with pytest.raises(DpmixError, match=r"of another --backbone-size: 1 tensor\(s\) \(pos_embed"):
         load("timm:test_vit", larger, tmp_path)
     assert load("timm:test_vit", larger, tmp_path, input_size=160).module.input_size == 160
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from dpmix.errors import DpmixError, hub_error, one_line
 from dpmix.models.backbones.backbone import BackboneRequest
 
+_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 # Names of weights files on a hub, best first.
 NAMES = (
     "model.safetensors",
@@ -24,8 +25,6 @@ NAMES = (
     "pytorch_model.bin",
     "open_clip_pytorch_model.bin",
 )
-_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
-_LISTED = 3
 
 
 def find_weights(
@@ -175,26 +174,22 @@ def load_filled(
         nn.Module.load_state_dict = plain  # type: ignore[method-assign]
     if not calls:
         raise _unfit(path, f"nothing of it was loaded into {network}")
-    _refuse_resized(path, given, model.state_dict(), request)
-    return model
-
-
-def _refuse_resized(
-    path: Path, given: dict[str, Tensor], own: dict[str, Tensor], request: BackboneRequest
-) -> None:
-    """Refuse tensors that a library resampled, except positions where a size was asked for."""
+    own = model.state_dict()
+    # Libraries resample what they can: positions may be, for the image size that was asked for.
+    resampled = request.input_size or request.weights is None
     other = [
         f"{name} {list(given[name].shape)} for {list(own[name].shape)}"
         for name in sorted(own.keys() & given.keys())
-        if given[name].numel() != own[name].numel() and not (request.input_size and "pos" in name)
+        if given[name].numel() != own[name].numel() and not (resampled and "pos" in name)
     ]
     if other:
         raise _unfit(path, f"other shapes, perhaps of another --backbone-size: {_few(other)}")
+    return model
 
 
 def _few(names: Sequence[str]) -> str:
-    more = ", ..." if len(names) > _LISTED else ""
-    return f"{len(names)} tensor{'s' * (len(names) > 1)} ({', '.join(names[:_LISTED])}{more})"
+    more = ", ..." if len(names) > 3 else ""
+    return f"{len(names)} tensor(s) ({', '.join(names[:3])}{more})"
 
 
 def _reason(error: BaseException) -> str:
