@@ -27,6 +27,7 @@ from dpmix.reports.statement import read_statement
 from dpmix.runs.checkpoint import Checkpoint
 from dpmix.runs.config import Config
 from dpmix.runs.load import load_run
+from pictures import chunk, raw_png
 
 Call = Callable[[], object]
 CASES: dict[str, Callable[[Path], Call]] = {}
@@ -48,20 +49,6 @@ class Trap:
 
     def __reduce__(self):
         return (open, (self.trace, "w"))
-
-
-def chunk(kind, content):
-    body = kind + content
-    return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
-
-
-def png(width=8, height=8, depth=8, colour=0, data=None, more=b""):
-    raw = zlib.compress(b"\0" * 9 * 8) if data is None else data
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + more + chunk(b"IDAT", raw)
-        + chunk(b"IEND", b"")
-    )  # fmt: skip
 
 
 def picture(form="PNG", mode="L", size=(8, 8)):
@@ -93,15 +80,15 @@ image_case("png_cut_in_its_header", picture()[:20])
 image_case("png_cut_in_its_data", picture("PNG", "RGB", (64, 64))[:-30])
 image_case("jpeg_cut", picture("JPEG", "RGB", (64, 64))[:300], "bad.jpg")
 image_case("png_of_bad_checksum", picture()[:20] + b"\xff" + picture()[21:])
-image_case("png_of_no_width", png(width=0))
-image_case("png_of_no_height", png(height=0))
-image_case("png_of_no_data", png(data=b""))
-image_case("png_of_too_little_data", png(width=64, height=64))
-image_case("png_of_unknown_colour", png(colour=5))
-image_case("png_bomb_of_ten_gigapixels", png(width=100_000, height=100_000))
-image_case("png_bomb_of_one_bit", png(width=2**31 - 1, height=2**31 - 1, depth=1))
+image_case("png_of_no_width", raw_png(width=0))
+image_case("png_of_no_height", raw_png(height=0))
+image_case("png_of_no_data", raw_png(data=b""))
+image_case("png_of_too_little_data", raw_png(width=64, height=64))
+image_case("png_of_unknown_colour", raw_png(colour=5))
+image_case("png_bomb_of_ten_gigapixels", raw_png(width=100_000, height=100_000))
+image_case("png_bomb_of_one_bit", raw_png(width=2**31 - 1, height=2**31 - 1, depth=1))
 image_case("png_bomb_in_a_comment",
-           png(more=chunk(b"zTXt", b"x\0\0" + zlib.compress(b"\0" * 200_000_000))))  # fmt: skip
+           raw_png(more=chunk(b"zTXt", b"x\0\0" + zlib.compress(b"\0" * 200_000_000))))  # fmt: skip
 image_case("tiff_that_points_at_itself",
            b"II*\0\x08\0\0\0\0\0" + struct.pack("<I", 8), "bad.tiff")  # fmt: skip
 image_case("named_with_a_newline", b"no image", "one\ntwo.png")
@@ -135,17 +122,6 @@ folder_case("link_to_nothing", link("a/link.png", "nothing.png"))
 folder_case("class_that_is_a_link_to_its_parent", link("c", "."))
 folder_case("pipe_named_as_an_image", lambda data: os.mkfifo(data / "a" / "pipe.png"))
 folder_case("folder_named_as_an_image", lambda data: (data / "a" / "x.png").mkdir())
-
-
-@case
-def images_of_one_pixel(root):
-    import dpmix
-
-    folder(root, None, size=(1, 1))
-    return lambda: dpmix.fit(
-        data=str(root / "data"), test_fraction=0.2, model="cnn-small", steps=1, delta=1e-9,
-        expected_batch_size=2, output=str(root / "run"), device="cpu",
-    )  # fmt: skip
 
 
 def npz(root, **changed):
@@ -247,7 +223,7 @@ yaml_case("of_a_python_name", "privacy: {epsilon: !!python/name:os.system }")
 yaml_case("of_a_list", "- 1\n- 2")
 yaml_case("of_bytes", b"\xff\xfe\x00\x01")
 yaml_case("of_nulls", b"privacy:\0 {}")
-yaml_case("of_deep_nesting", "privacy: " + "[" * 20_000)
+yaml_case("of_deep_nesting", "privacy: " + "[" * 3_000)
 yaml_case("of_a_huge_number", "privacy: {steps: " + "9" * 5000 + "}")
 yaml_case("that_ends_early", "privacy: {epsilon: 1")
 yaml_case("that_inherits_from_itself", "base: recipe.yaml")

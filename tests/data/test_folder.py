@@ -187,9 +187,7 @@ def test_a_file_that_links_put_into_both_splits_is_refused(class_folder, link, t
     root = class_folder("scans", {f"{side}{name}": 4 for side in sides for name in "ab"})
     for i in range(8 if fraction else 1):  # one falls on the other side than what it is a link to
         (root / link.format(i)).symlink_to(to)
-    with pytest.raises(
-        DpmixError, match=r"a training and a test image, by a link.*: remove"
-    ):
+    with pytest.raises(DpmixError, match=r"a training and a test image, by a link.*: remove"):
         folder_splits(root, PLAIN, fraction)
 
 

@@ -1,10 +1,8 @@
 """One file to pixels: against Pillow's own reading, its resizing and its `exif_transpose`."""
 
 import io
-import struct
 import threading
 import time
-import zlib
 from concurrent.futures import ThreadPoolExecutor
 from unittest.mock import patch
 
@@ -25,7 +23,7 @@ from dpmix.data.image import (
     in_form,
 )
 from dpmix.errors import DpmixError
-from pictures import noise_picture
+from pictures import chunk, noise_picture, raw_png
 
 TAG = 0x0112
 CONVERT = ReadOptions(channels=3)
@@ -48,16 +46,6 @@ def stored(image, kind="PNG", tag=None, **options):
 
 def channels_first(image):
     return np.atleast_3d(np.asarray(image)).transpose(2, 0, 1)
-
-
-def chunk(kind, body):
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-
-def raw_png(width, height, depth, colour, rows):
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    parts = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

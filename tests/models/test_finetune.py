@@ -26,7 +26,7 @@ HEAD = {"head.linear.weight", "head.linear.bias"}
 def vit():
     from torchvision.models import VisionTransformer
 
-    tower = VisionTransformer(SIZE, 4, 3, 2, 48, 192)
+    tower = VisionTransformer(SIZE, 4, 2, 2, 48, 192)
     tower.heads = nn.Identity()
     return tower, 48
 
@@ -78,7 +78,7 @@ def test_the_last_blocks_and_what_follows_them():
     model = classifier("vit")
     choose_trainable(model, "last-blocks", last_blocks=1)
     names = trained(model) - HEAD
-    expected = ("backbone.body.encoder.layers.encoder_layer_2.", "backbone.body.encoder.ln.")
+    expected = ("backbone.body.encoder.layers.encoder_layer_1.", "backbone.body.encoder.ln.")
     assert names and all(n.startswith(expected) for n in names)
     assert {n.startswith(expected[1]) for n in names} == {True, False}
     model = classifier("resnet")
@@ -121,7 +121,7 @@ def test_every_choice_passes_the_check_and_the_engines_agree(kind, what):
 
 
 def test_what_can_not_be_meant_is_refused():
-    with pytest.raises(DpmixError, match=r"last_blocks is 9; this backbone has 3 blocks"):
+    with pytest.raises(DpmixError, match=r"last_blocks is 9; this backbone has 2 blocks"):
         choose_trainable(classifier("vit"), "last-blocks", last_blocks=9)
     fixed = BackboneClassifier(Embedder(nn.Flatten(), 2), LinearHead(12, 4))
     with pytest.raises(DpmixError, match="has no weights to train"):
