@@ -5,7 +5,6 @@ public data. Nothing else in the batch is read (`tests/properties/test_isolation
 """
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -18,7 +17,7 @@ from dpmix.data.normalization import Normalization
 from dpmix.data.source import ImageSource
 from dpmix.errors import DpmixError
 from dpmix.pool.class_map import UNLABELLED
-from dpmix.pool.pool import ClassIndex, PublicPool
+from dpmix.pool.pool import PublicPool
 from dpmix.views.augment import check_padding, self_augment
 from dpmix.views.draws import ViewDraws, draw_views
 from dpmix.views.extra_augment import extra_augment
@@ -107,11 +106,6 @@ class ViewBuilder:
                 "class; give --pool-unmapped leave-out, add images, or use --pool-draw uniform"
             )
 
-    @cached_property
-    def _by_class(self) -> ClassIndex:
-        assert self.pool is not None
-        return ClassIndex.of(self.pool.labels, self.num_classes)
-
     def view_shape(self, image_shape: tuple[int, int, int]) -> tuple[int, ...]:
         """The same shape."""
         return image_shape
@@ -159,7 +153,10 @@ class ViewBuilder:
         source = torch.arange(len(draws.top), device=device)[:, None] * members + turn
         classes = labels[source]
         if self.pool is not None:
-            public, public_classes = self._public(self.pool, draws, classes[:, 0])
+            # Which public images join depends on the group's draws and its own class alone.
+            bits, own = (part.to(self.pool.labels.device) for part in (draws.public, classes[:, 0]))
+            drawn = self.pool.draw(bits, own, spec.pool_draw).to(device)
+            public, public_classes = self.pool.take(drawn)
             place = torch.arange(public_classes.numel(), device=device).view_as(public_classes)
             source = torch.cat([source, len(images) + place], dim=1)
             images = torch.cat([images, public.flatten(0, 1)])
@@ -182,17 +179,3 @@ class ViewBuilder:
     def _soft_labels(self, classes: Int64[Tensor, "G A"]) -> Float32[Tensor, "G A L"]:
         labels = F.one_hot(classes.clamp(min=0), self.num_classes).float()
         return labels.where((classes != UNLABELLED)[..., None], 1 / self.num_classes)
-
-    def _public(
-        self, pool: PublicPool, draws: ViewDraws, own: Int64[Tensor, " G"]
-    ) -> tuple[UInt8[Tensor, "G D C H W"], Int64[Tensor, "G D"]]:
-        """The drawn public images and their classes, by a group's draws and `own` class alone."""
-        bits, classes = (part.to(pool.labels.device) for part in (draws.public, own))
-        if self.spec.pool_draw == "same-class":
-            drawn = self._by_class.same_class(bits, classes)
-        elif self.spec.pool_draw == "other-class":
-            drawn = self._by_class.other_class(bits, classes)
-        else:
-            drawn = bits % len(pool)
-        images, classes = (part.to(own.device) for part in pool.take(drawn))
-        return images, classes
