@@ -200,7 +200,8 @@ def _images_of_class(folder: Path, root: Path) -> tuple[list[Path], list[Path]]:
         found = f"a folder, '{folders[0].name}'" if folders else "no images"
         raise DpmixError(
             f"class folder '{folder}' holds {found}; expected image files only, as in "
-            f"train/cats/1.png or cats/1.png; images end in {', '.join(sorted(SUFFIXES))}"
+            f"train/cats/1.png or cats/1.png: give '{folder}' as --data if it holds classes or "
+            f"splits; images end in {', '.join(sorted(SUFFIXES))}"
         )
     return images, others
 

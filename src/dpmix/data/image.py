@@ -116,8 +116,8 @@ def _check_header(image: Image.Image, name: str) -> None:
             deep |= codec.startswith("ppm") and isinstance(value, int) and value > 255
     if deep:
         raise DpmixError(
-            f"image '{name}' has more than 8 bits a channel (mode {image.mode}); expected 8-bit: "
-            "rescale it by a range fixed beforehand"
+            f"image '{name}' has more than 8 bits a channel (mode {image.mode}); expected "
+            f"8-bit: save Image.fromarray({in_eight_bits('image')}), by a fixed range"
         )
 
 
@@ -134,6 +134,11 @@ def _unreadable() -> Iterator[None]:
     # Malformed files make Pillow's plugins raise nearly anything: SyntaxError, struct.error, ...
     except Exception as error:
         raise UnreadableImageError(str(error) or type(error).__name__) from error
+
+
+def in_eight_bits(image: str, white: int = 4095) -> str:
+    """Return Python, for messages, that turns the deep `image` into 8 bits by a fixed window."""
+    return f"np.interp({image}, (0, {white}), (0, 255)).astype(np.uint8)"
 
 
 def plain_channels(image: Image.Image) -> int | None:

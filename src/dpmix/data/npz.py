@@ -11,7 +11,7 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from dpmix.data.decode import EncodedImages, decode_sources
-from dpmix.data.image import ReadOptions, fit_images
+from dpmix.data.image import ReadOptions, fit_images, in_eight_bits
 from dpmix.data.source import ImageSource, TensorSource
 from dpmix.data.splits import Side, Splits, judged_side, named_sides, plain_name, side_of
 from dpmix.errors import DpmixError, one_line
@@ -137,7 +137,8 @@ class NpzArchive:
         if used[-1] >= count:
             raise DpmixError(
                 f"{self.path.name}: the labels are {len(used)} of {used[0]}..{used[-1]}; expected "
-                f"0..{count - 1}, each a class: name all classes in 'class_names', or renumber them"
+                f"0..{count - 1}, each a class: name all classes in 'class_names', or save "
+                "np.searchsorted(USED, y), where USED is the sorted list of labels in use"
             )
         return tuple(map(str, used)) if names is None else names
 
@@ -168,7 +169,10 @@ class NpzArchive:
     def _pixels(self, name: str) -> UInt8[Tensor, "N C H W"]:
         value = self._array(name)
         if value.dtype != np.uint8:
-            raise self._other(name, value, "uint8: rescale it by a range that is fixed beforehand")
+            white = 1 if value.dtype.kind == "f" else 4095
+            scaled = f"such as {in_eight_bits('x', white)} where {white} is white"
+            expected = f"uint8 0..255: rescale it by a range that is fixed beforehand, {scaled}"
+            raise self._other(name, value, expected)
         value = value[:, None] if value.ndim == 3 else value
         first, last = (value.ndim == 4 and value.shape[axis] in (1, 3) for axis in (1, 3))
         if first == last or 0 in value.shape:
@@ -183,8 +187,11 @@ class NpzArchive:
         if value.ndim == 2 and value.shape[1] == 1:
             value = value[:, 0]
         if value.dtype.kind not in "iufb" or value.shape != (count,):
-            expected = f"one whole number from 0 for each of {count} images: of text, its place in "
-            expected += "a list fixed beforehand; of one-hot rows, y.argmax(axis=1)"
+            expected = (
+                f"one whole number from 0 for each of {count} images: of text "
+                "np.array([CLASSES.index(name) for name in y]), where CLASSES is fixed beforehand; "
+                "of one-hot rows y.argmax(axis=1)"
+            )
             raise self._other(name, value, expected)
         if value.dtype.kind == "f":
             value = value.astype(np.float64)

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Subset
 
-from dpmix.data.image import in_form, plain_channels, upright
+from dpmix.data.image import in_eight_bits, in_form, plain_channels, upright
 from dpmix.errors import DpmixError
 
 Range = tuple[float, float]
@@ -131,30 +131,44 @@ def _pair(
             "label): wrap the dataset in one that returns pairs"
         )
     image, label = item
-    if isinstance(image, Image.Image) and (channels := plain_channels(image)):
-        turned = upright(image)
-        pixels = torch.tensor(in_form(turned, (channels, turned.height, turned.width)))
-    elif isinstance(image, Tensor) and image.ndim == 3 and image.shape[0] in (1, 3):
+    if isinstance(image, Image.Image):
+        pixels = _from_pil(image, name)
+    elif isinstance(image, Tensor):
         pixels = _from_tensor(image, name, value_range)
     else:
-        found = image.mode if isinstance(image, Image.Image) else [*getattr(image, "shape", ())]
         raise DpmixError(
-            f"{name} is {type(image).__name__} {found}; expected an 8-bit PIL image, grey or "
-            "RGB, or a tensor [C, H, W] with C 1 or 3: convert it in the dataset's transform, and "
-            "rescale more than 8 bits by a range fixed beforehand"
+            f"{name} is a {type(image).__name__}; expected a PIL image or a tensor [C, H, W]: an "
+            "array [H, W] or [H, W, 3] of uint8 becomes one by Image.fromarray(image)"
         )
     return pixels, _class(label, f"label {index} of the dataset")
 
 
+def _from_pil(image: Image.Image, name: str) -> UInt8[Tensor, "C H W"]:
+    channels = plain_channels(image)
+    if channels is None:
+        deep = image.mode in ("I", "F") or image.mode.startswith("I;")
+        remedy = f"Image.fromarray({in_eight_bits('image')})" if deep else "image.convert('RGB')"
+        raise DpmixError(
+            f"{name} is {image.mode}; expected 8-bit grey or RGB: give {remedy}, or the same in "
+            "its transform"
+        )
+    turned = upright(image)
+    return torch.tensor(in_form(turned, (channels, turned.height, turned.width)))
+
+
 def _from_tensor(
-    image: Shaped[Tensor, "C H W"], name: str, value_range: Range | None
+    image: Shaped[Tensor, "*shape"], name: str, value_range: Range | None
 ) -> UInt8[Tensor, "C H W"]:
+    shape = list(image.shape)
+    if len(shape) != 3 or shape[0] not in (1, 3) or 0 in shape:
+        raise DpmixError(f"{name} has shape {shape}; expected [C, H, W] with C 1 or 3")
     if image.dtype == torch.uint8:
         return image
     if value_range is None or not image.is_floating_point():
         raise DpmixError(
             f"{name} is {image.dtype}, whose range is not known; expected uint8: leave ToTensor "
-            "and Normalize out of its transform, or give floats and value_range=(0, 1)"
+            "and Normalize out of its transform, or give image.float() and the values of black "
+            "and white, fixed beforehand: value_range=(0, 1)"
         )
     low, high = value_range
     if not low <= image.min() <= image.max() <= high:
@@ -175,6 +189,6 @@ def _class(label: object, name: str) -> int:
         return operator.index(value)  # type: ignore[arg-type]
     except TypeError:
         raise DpmixError(
-            f"{name} is {label!r:.40}; expected one integer class: of text, its place in a list "
-            "fixed beforehand; of a one-hot row, label.argmax()"
+            f"{name} is {label!r:.40}; expected one integer class: of text, "
+            "CLASSES.index(label) with CLASSES fixed beforehand; of a one-hot row, label.argmax()"
         ) from None
