@@ -63,7 +63,8 @@ def choose_trainable(
 
     Args:
         model: backbone and head.
-        what: the last blocks come with what follows them; LoRA updates attention and MLP layers.
+        what: with the head: nothing; norm layers and biases; low-rank updates of attention and
+            MLP layers; the last blocks and what follows them; or all.
         last_blocks: number of blocks.
         lora_rank: rank of each low-rank update.
 
