@@ -61,6 +61,6 @@ def test_the_start_is_the_cosine_of_image_and_words_at_the_towers_own_scale(sett
 def test_numbers_are_no_words(settings, tmp_path):
     write_digits(tmp_path / "digits.npz", [str(number) for number in range(10)])
     tiny_clip.train_and_save(tmp_path, torch.rand(8, 3, 28, 28), torch.arange(8), steps=1)
-    with pytest.raises(DpmixError, match="class '0' is no word; .*--head-start zero"):
+    with pytest.raises(DpmixError, match=r"class '0' is no word; .*--head-start zero"):
         dpmix.fit(**settings | {"head_start": "text"})
     assert dpmix.fit(**settings).config.model.head_start == "zero"
