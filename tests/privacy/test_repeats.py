@@ -62,7 +62,7 @@ def test_where_all_are_drawn_the_sensitivity_is_the_number_of_copies(copies):
 
 
 @pytest.mark.parametrize(("rate", "sigma", "steps", "copies"), [
-    (0.3, 3.0, 20, 5), (0.05, 1.0, 20, 9), (1e-3, 0.8, 500, 3),
+    (0.3, 3.0, 20, 5), (1e-3, 0.8, 500, 3),
 ])  # fmt: skip
 def test_it_is_the_event_of_dp_accounting(rate, sigma, steps, copies):
     numbers = range(copies + 1)
@@ -90,7 +90,7 @@ def test_no_attack_on_two_copies_beats_it():
     assert 0.98 * delta < found <= delta
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=3, deadline=None)
 @example(rate=0.9, sigma=5.0, steps=3, copies=60, spent=[])  # nearly never is none drawn
 @example(rate=0.8756293096867855, sigma=1.0, steps=3, copies=19, spent=[])  # 6e-18
 @given(
