@@ -126,7 +126,7 @@ def test_every_epsilon_of_a_plan_includes_prior_releases():
     without = dataclasses.replace(more, prior_releases=())
     for steps in (1, more.steps):
         assert more.epsilon_after(steps) > without.epsilon_after(steps)
-    assert more.epsilon_rdp > without.epsilon_rdp
+        assert more.epsilon_rdp_after(steps) > without.epsilon_rdp_after(steps)
 
 
 @pytest.mark.usefixtures("unchecked")

@@ -91,7 +91,7 @@ def test_a_plan_states_the_epsilon_of_the_best_run():
     selected, alone = plan(expected_runs=10.0), plan()
     assert selected.noise_multiplier > 1.4 * alone.noise_multiplier
     assert 2.99 < selected.epsilon <= 3.0
-    assert selected.epsilon_after(10) < selected.epsilon == selected.epsilon_rdp
+    assert selected.epsilon_after(10) == selected.epsilon_rdp_after(10) < selected.epsilon
     assert selected.epsilon_after(0) == 0
 
 

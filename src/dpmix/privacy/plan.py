@@ -179,9 +179,7 @@ class PrivacyPlan:
     @cached_property
     def epsilon_rdp(self) -> float:
         """Epsilon of the whole run by Renyi DP."""
-        if self.expected_runs is not None:
-            return self.epsilon
-        return epsilon_rdp(*self._mechanism(self.steps), self.prior_releases)
+        return self.epsilon_rdp_after(self.steps)
 
     def epsilon_after(self, steps: int) -> float:
         """Epsilon at `delta` of the first `steps` steps: by PLD, or by RDP in a private selection.
@@ -190,6 +188,12 @@ class PrivacyPlan:
         chooses the number by them: then state `epsilon` (docs/privacy.md, section 3).
         """
         return epsilon_stated(*self._mechanism(steps), self.expected_runs, self.prior_releases)
+
+    def epsilon_rdp_after(self, steps: int) -> float:
+        """Epsilon of the first `steps` steps by Renyi DP."""
+        if self.expected_runs is None:
+            return epsilon_rdp(*self._mechanism(steps), self.prior_releases)
+        return self.epsilon_after(steps)
 
     def _mechanism(self, steps: int) -> tuple[float, float, int, float]:
         return self.sampling_rate, self.noise_multiplier, steps, self.delta

@@ -17,8 +17,8 @@ LARGEST_LOSS = 100.0
 
 
 def has_diverged(loss: float) -> bool:
-    """Whether a mean cross-entropy on held-out images shows that training diverged."""
-    return not loss <= LARGEST_LOSS  # which holds for nan too
+    """Whether a mean cross-entropy is so large, or nan, that the accuracy means nothing."""
+    return not loss <= LARGEST_LOSS
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,10 @@ class Evaluation:
         class_accuracy: accuracy within each class, by class name.
         loss: mean cross-entropy.
         images: number of images.
-        calibration_error: mean distance between confidence and accuracy over 15 bins of confidence,
-            weighted by their images (Guo et al. 2017, arXiv 1706.04599); 0 is best.
+        calibration_error: mean gap of confidence and accuracy over 15 bins of confidence, weighted
+            by their images (Guo et al. 2017, arXiv 1706.04599).
         confusion: true class -> predicted class -> number of images, if there are any.
-        reliability: number of images, mean confidence and accuracy of each bin that has images;
-            their gaps add up to `calibration_error`.
+        reliability: number of images, mean confidence and accuracy of each bin that has images.
     """
 
     accuracy: float
@@ -52,7 +51,7 @@ class Evaluation:
 
     @property
     def diverged(self) -> bool:
-        """Whether the loss is so large, or not finite, that the accuracy means nothing."""
+        """Whether training diverged, by the loss."""
         return has_diverged(self.loss)
 
 

@@ -23,8 +23,7 @@ class Progress:
     Attributes:
         step: number of steps released so far.
         steps: number of steps of the plan, T.
-        epsilon: epsilon of the steps up to the next evaluation. It holds for a run that was fixed
-            beforehand to stop there; `plan.epsilon` holds wherever the run is stopped.
+        epsilon: epsilon of a run that was fixed beforehand to stop at the next evaluation.
         evaluation: the averaged weights' evaluation, if one was made at this step.
     """
 
@@ -36,12 +35,7 @@ class Progress:
 
 @dataclass
 class History:
-    """Evaluations of the averaged weights over the run.
-
-    Attributes:
-        points: step, epsilon and accuracy of each evaluation.
-        last: the last evaluation in full.
-    """
+    """Step, epsilon and accuracy of each evaluation of the averaged weights; the last in full."""
 
     points: list[dict[str, Any]] = field(default_factory=list)
     last: Evaluation | None = None
@@ -94,8 +88,7 @@ def train(
         trainer: holds the plan, the model and the data.
         schedule: schedule of the learning rate.
         ema: moving average of the trainer's model.
-        evaluate: evaluates the averaged model on held-out images; None in other processes than the
-            one that writes.
+        evaluate: evaluates the averaged model on held-out images; None in processes without `log`.
         eval_every: number of steps between evaluations; the last step is always evaluated.
         history: evaluations of the steps that are done.
         log: writes the run's files; None in other processes than the one that writes.
@@ -138,8 +131,7 @@ def train(
 def gentle_interrupts() -> Iterator[Callable[[], bool]]:
     """Yield a function that tells whether Ctrl-C was pressed; a second Ctrl-C interrupts at once.
 
-    So nothing that a step has done is lost. Outside the main thread, which alone receives signals,
-    it is never pressed.
+    So nothing that a step has done is lost. Only the main thread receives signals.
     """
     pressed = False
     if threading.current_thread() is not threading.main_thread():
