@@ -20,7 +20,6 @@ from dpmix.clipping.linear import linear_numbers
 from dpmix.clipping.place_probe import MOVES, why_not_apart
 from dpmix.clipping.types import soft_cross_entropy
 from dpmix.clipping.vectorized import vectorized_numbers
-from dpmix.models import build_model
 from dpmix.models.head import LinearHead
 
 UNITS = 100
@@ -120,7 +119,7 @@ def test_no_unit_moves_another_through_a_head_at_a_tie(width, views, count):
 
 
 def test_heads_of_any_width_are_computed_together():
-    for width in (33, 440, 1000):
+    for width in (33, 1000):
         given = torch.zeros(3, 2, width), torch.zeros(3, 2, 10)
         head = LinearHead(width, 10)
         assert engine_that_runs("auto", head, soft_cross_entropy, *given)[0] == "linear"
@@ -261,7 +260,8 @@ def test_half_precision_does_not_pass():
 
 
 def test_the_probe_leaves_no_trace_and_looks_again_for_other_threads():
-    net, tries = build_model("cnn-small", in_channels=1, num_classes=3), []
+    layers = nn.Conv2d(1, 4, 3), nn.Dropout(0.5), nn.ReLU(), nn.Flatten(), nn.Linear(400, 3)
+    net, tries = nn.Sequential(*layers), []
 
     def counted(*given):
         tries.append(torch.get_num_threads())

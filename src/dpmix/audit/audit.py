@@ -229,7 +229,7 @@ def _trained_on(
         return lambda images: losses(before, images) - losses(run.model, images)
 
     def losses(model: nn.Module, images: ImageSource) -> Float64[np.ndarray, " M"]:
-        found = torch.cat(list(logits(model, images, run.views.normalization, run.device)))
+        found = logits(model, images, run.views.normalization, run.device)
         values = nn.functional.cross_entropy(found, images.labels, reduction="none")
         # A model that came to nothing tells nobody apart.
         return values.double().nan_to_num(0.0).numpy()

@@ -59,7 +59,7 @@ def evaluate(
     model: nn.Module, source: ImageSource, normalization: Normalization, device: torch.device
 ) -> Evaluation:
     """Classify every image of `source` once, without augmentation, in eval mode."""
-    return evaluate_logits(torch.cat(list(logits(model, source, normalization, device))), source)
+    return evaluate_logits(logits(model, source, normalization, device), source)
 
 
 def evaluate_features(
@@ -111,12 +111,11 @@ def evaluate_logits(scores: Float[Tensor, "N L"], source: ImageSource) -> Evalua
 
 def logits(
     model: nn.Module, source: ImageSource, normalization: Normalization, device: torch.device
-) -> Iterator[Float[Tensor, "B L"]]:
-    """Yield the logits of `source` in order, on the CPU; the model's modes are put back."""
-    for index in torch.arange(len(source)).split(BATCH):
-        with _evaluating(model):
-            scores = model(normalization(source.images(index).to(device))).float().cpu()
-        yield scores
+) -> Float[Tensor, "N L"]:
+    """The logits of `source` in order, on the CPU; the model's modes are put back."""
+    with _evaluating(model):
+        batches = (source.images(index) for index in torch.arange(len(source)).split(BATCH))
+        return torch.cat([model(normalization(x.to(device))).float().cpu() for x in batches])
 
 
 @contextmanager
