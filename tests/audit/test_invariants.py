@@ -56,12 +56,12 @@ def draws_of(examples, rate, steps, rng):
 )  # fmt: skip
 def test_small_p_values_of_sound_noise_and_of_poisson_draws_are_rare(p_values, make, tests):
     rng = np.random.default_rng(0)
-    for _ in range(200):
+    for _ in range(100):
         make(rng)
     assert len(p_values) >= tests
     for what, found in p_values.items():
         small = sum(p < 0.02 for p in found)
-        assert stats.binom(200, 0.02).sf(small - 1) > 1e-3, (what, small)
+        assert stats.binom(100, 0.02).sf(small - 1) > 1e-3, (what, small)
 
 
 @settings(max_examples=50)

@@ -44,8 +44,6 @@ def test_nine_copies_of_one_image_in_every_step():
     assert epsilon_of_copies(plan(6986, 6986.0, 50), 9, 50) == pytest.approx(47.78, rel=1e-3)
 
 
-
-
 @pytest.mark.parametrize("copies", [2, 60])
 def test_where_all_are_drawn_the_sensitivity_is_the_number_of_copies(copies):
     """T releases of sensitivity m are one of m sqrt(T)."""
