@@ -163,7 +163,8 @@ def store_folder(root: Path, key: str) -> Path:
         found = home.lstat()  # a link is not followed
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
             raise PermissionError("it is not a folder of this user")
-        home.chmod(0o700)
+        if found.st_mode & _OTHERS:
+            home.chmod(0o700)
         if home.lstat().st_mode & _OTHERS:
             raise PermissionError("this disk can't close a folder to other users")
         secret = home / "secret"

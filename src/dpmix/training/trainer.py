@@ -253,15 +253,15 @@ class PrivateTrainer:
         """Draw, clip and add up."""
         drawn = self._sampler.draw(draws.sampling)
         total = zero_sum(self.parameters)
-        norms, losses = [torch.empty(0).double()], [torch.empty(0).double()]
+        norms, losses = [torch.empty(0)], [torch.empty(0)]
         try:
             # For dropout: others may know the draws of a generator that the caller seeded.
             with torch_seeded(draws.model, self.device):
                 for examples in self._chunks(drawn, draws):
                     part = self._clip(self, examples, draws)
                     torch._foreach_add_(total, part.gradients)
-                    norms.append(part.norms.double().cpu())
-                    losses.append(part.losses.double().cpu())
+                    norms.append(part.norms)
+                    losses.append(part.losses)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -269,11 +269,12 @@ class PrivateTrainer:
                 f"out of memory with engine {self.engine}; give --engine examplewise with a small "
                 "--view-chunk, fewer views, smaller images or a smaller model"
             ) from error
-        norm, clip = torch.cat(norms), self.plan.max_grad_norm
+        # Read at the end alone: a GPU would wait for each part.
+        norm, loss = (torch.cat([one.double().cpu() for one in some]) for some in (norms, losses))
         return total, StepDiagnostics(
             drawn=len(drawn),
-            loss=torch.cat(losses).mean().item(),
-            clipped=(norm > clip).double().mean().item(),
+            loss=loss.mean().item(),
+            clipped=(norm > self.plan.max_grad_norm).double().mean().item(),
             median_norm=norm.median().item() if len(norm) else math.nan,
             dropped=int((~norm.isfinite()).sum()),
         )
