@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from dpmix.clipping.engine import clipped_gradient_sum
-from dpmix.clipping.loss import soft_cross_entropy
+from dpmix.clipping.types import soft_cross_entropy
 from dpmix.models import build_model
 from dpmix.models.backbones.backbone import fold_batch_norm
 from dpmix.models.wide_resnet import WSConv2d

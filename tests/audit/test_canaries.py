@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from audit_subject import plan, planted
-from dpmix.audit.canaries import WithCanaries, make_patterns
+from dpmix.audit.canaries import _WithCanaries, make_patterns
 from dpmix.data.source import TensorSource
 from dpmix.errors import DpmixError
 
@@ -22,12 +22,12 @@ def test_what_is_seen_of_a_canary_is_noise_and_the_canary_alone():
 
 
 def test_a_canary_is_drawn_at_the_plans_rate_and_takes_part_in_empty_draws():
-    run_plan = plan(noise_multiplier=1e-6, sampling_rate=0.3, steps=400)
+    run_plan = plan(noise_multiplier=1e-6, sampling_rate=0.3, steps=200)
     run = planted(run_plan, (True, True, False), (0, 1, 2), examples=1)
-    seen = np.stack([(run.step(), run.seen())[1] for _ in range(400)]).round()
+    seen = np.stack([(run.step(), run.seen())[1] for _ in range(200)]).round()
     assert set(seen[:, :2].flatten()) == {0.0, 1.0} and not seen[:, 2].any()
     drawn = seen[:, :2].mean(axis=0)
-    assert abs(drawn - 0.3).max() < 5 * math.sqrt(0.21 / 400)
+    assert abs(drawn - 0.3).max() < 5 * math.sqrt(0.21 / 200)
 
 
 def test_a_score_is_the_logarithm_of_the_ratio_of_the_densities():
@@ -58,7 +58,7 @@ def test_patterns_are_of_the_datas_shape_and_differ():
 
 def test_they_come_after_the_data():
     base, added = source(5), source(4, seed=1)
-    both = WithCanaries(base, added)
+    both = _WithCanaries(base, added)
     assert len(both) == 9 and both.image_shape == base.image_shape
     assert both.labels.tolist() == [*base.labels.tolist(), *added.labels.tolist()]
     index = torch.tensor([8, 0, 4, 5, 0])

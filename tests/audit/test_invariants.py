@@ -56,12 +56,12 @@ def draws_of(examples, rate, steps, rng):
 )  # fmt: skip
 def test_small_p_values_of_sound_noise_and_of_poisson_draws_are_rare(p_values, make, tests):
     rng = np.random.default_rng(0)
-    for _ in range(200):
+    for _ in range(100):
         make(rng)
     assert len(p_values) >= tests
     for what, found in p_values.items():
         small = sum(p < 0.02 for p in found)
-        assert stats.binom(200, 0.02).sf(small - 1) > 1e-3, (what, small)
+        assert stats.binom(100, 0.02).sf(small - 1) > 1e-3, (what, small)
 
 
 @settings(max_examples=50)
@@ -85,6 +85,6 @@ def test_what_failed_is_named():
     found = by_chance("noise", "as it is", {"one": 1e-9, "two": 0.03})
     assert not found.holds and found.found == "as it is (one: p 1e-09)"
     assert not by_chance("noise", "", {"one": float("nan")}).holds
-    assert exactly("views", "all well", {"a": False, "b": False}).found == "all well"
-    found = exactly("views", "all well", {"a": True, "b": False, "c": True})
+    assert exactly("views", "all well", []).found == "all well"
+    found = exactly("views", "all well", ["a", "c"])
     assert not found.holds and found.found == "a; c"

@@ -57,8 +57,8 @@ def failed(run_plan=SAMPLED, *, canaries=100, examples=8, **settings):
 
 
 @pytest.mark.parametrize(("changes", "settings"), [
-    ({"steps": 40, "sampling_rate": 0.02}, {"canaries": 40, "examples": 4}),
-    ({"steps": 30, "sampling_rate": 0.2}, {"method": "self-aug", "momentum": 0.9}),
+    ({"steps": 25, "sampling_rate": 0.02}, {"canaries": 40, "examples": 4}),
+    ({"steps": 12, "sampling_rate": 0.2}, {"method": "self-aug", "momentum": 0.9}),
     ({"steps": 2, "sampling_rate": 1.0}, {"examples": 1}),
     ({"steps": 1, "sampling_rate": 0.5}, {"method": "none"}),
 ], ids=str)  # fmt: skip

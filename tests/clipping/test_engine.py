@@ -4,7 +4,6 @@ Brute force: the gradient of every view by itself, in float64, averaged, clipped
 """
 
 import copy
-import logging
 import math
 
 import pytest
@@ -20,8 +19,7 @@ from dpmix.clipping.engine import (
     engine_by_rule,
     sum_by,
 )
-from dpmix.clipping.loss import soft_cross_entropy
-from dpmix.clipping.types import EngineConfig
+from dpmix.clipping.types import EngineConfig, soft_cross_entropy
 from dpmix.errors import DpmixError
 from dpmix.models import build_model
 from dpmix.models.head import LinearHead
@@ -102,7 +100,7 @@ def test_both_engines_agree_with_brute_force(name, engine, dtype, tolerance):
     expected = (rows * (c / norms).clamp(max=1)[:, None]).sum(0)
     result = sum_by(
         engine, model.to(dtype), soft_cross_entropy, views.to(dtype), labels.to(dtype), c,
-        example_chunk=GROUPS,
+        chunk=GROUPS if engine == "vectorized" else None,
     )  # fmt: skip
     assert result.engine == engine
     assert (flat(result.gradients).double() - expected).norm() <= tolerance * expected.norm()
@@ -110,19 +108,6 @@ def test_both_engines_agree_with_brute_force(name, engine, dtype, tolerance):
     logits = model(views.to(dtype).flatten(0, 1)).log_softmax(-1)
     losses = -(labels.to(dtype).flatten(0, 1) * logits).sum(-1).view(GROUPS, K).mean(1)
     assert torch.allclose(result.losses, losses, rtol=max(tolerance, 1e-9))
-
-
-@pytest.mark.parametrize("chunk", [1, 3])
-@pytest.mark.parametrize("engine", ENGINES)
-def test_chunks_change_nothing_but_memory(engine, chunk):
-    model = built("convnext").double()
-    name = "example_chunk" if engine == "vectorized" else "view_chunk"
-    whole, parts = (
-        sum_by(engine, model, soft_cross_entropy, *batch(), 0.5, **how)
-        for how in ({}, {name: chunk})
-    )
-    assert torch.allclose(flat(whole.gradients), flat(parts.gradients), rtol=1e-12, atol=1e-14)
-    assert torch.allclose(whole.losses, parts.losses, rtol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -154,15 +139,6 @@ def test_dropout_and_stochastic_depth_draw_afresh_for_every_view_and_example(eng
     # The views of one example have random draws of their own: their mean is not any single one's.
     inside = norms(views.transpose(0, 1), labels.transpose(0, 1))
     assert (inside[0] - across).abs().min() > 1e-9
-
-
-@pytest.mark.parametrize("engine", ENGINES)
-def test_no_groups_sum_to_zero(engine):
-    views, labels = batch(groups=0)
-    model = built("mlp").double()
-    result = clipped_gradient_sum(model, soft_cross_entropy, views, labels, 1.0, engine=engine)
-    assert flat(result.gradients).abs().sum() == 0
-    assert len(result.norms) == len(result.losses) == 0
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -209,11 +185,10 @@ def test_the_rule_goes_by_k_and_the_model_and_says_why(build, views, engine, rea
     assert picked == engine and reason in why
 
 
-def test_auto_is_the_rule_for_a_sum_and_for_a_run(caplog):
+def test_auto_is_the_rule_for_a_sum_and_for_a_run():
     model = built("mlp")
-    with caplog.at_level(logging.DEBUG, logger="dpmix.clipping.engine"):
-        result = clipped_gradient_sum(model, soft_cross_entropy, *batch(torch.float32), 1.0)
-    assert result.engine == "vectorized" and "engine vectorized: 3," in caplog.text
+    result = clipped_gradient_sum(model, soft_cross_entropy, *batch(torch.float32), 1.0)
+    assert result.engine == "vectorized"
     run = choose_engine("auto", model, soft_cross_entropy, (3, 8, 8), K, 2)
     assert (run.name, run.view_chunk) == ("vectorized", 2) and "linear layers" in run.reason
     asked = choose_engine("examplewise", model, soft_cross_entropy, (3, 8, 8), K, 2)
@@ -288,3 +263,22 @@ def test_parameters_that_share_a_gradient_tensor_are_not_added_twice(c):
     assert result.norms[0] == pytest.approx(norm.item())
     for part in result.gradients:
         assert torch.allclose(part, gradient * min(1.0, c / norm.item()))
+
+
+class Branching(nn.Module):
+    """Looks at a value of its input, which vmap forbids."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 2)
+
+    def forward(self, x):
+        x = x.flatten(1)
+        return self.linear(x) if x.sum().item() > 0 else self.linear(-x)
+
+
+def test_a_model_that_vmap_cannot_run_names_the_other_engine():
+    given = soft_cross_entropy, torch.ones(2, 3, 1, 2, 2), torch.full((2, 3, 2), 0.5), 1.0
+    with pytest.raises(DpmixError, match=r"cannot run this model.*use engine 'examplewise'"):
+        clipped_gradient_sum(Branching(), *given, engine="vectorized")
+    assert clipped_gradient_sum(Branching(), *given).engine == "examplewise"

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from dpmix.clipping.engine import clipped_gradient_sum
-from dpmix.clipping.loss import soft_cross_entropy
 from dpmix.clipping.model_check import check_private
+from dpmix.clipping.types import soft_cross_entropy
 from dpmix.errors import DpmixError
 from dpmix.models import parameter_count
 from dpmix.models.backbones.backbone import Embedder, fold_batch_norm

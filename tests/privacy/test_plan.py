@@ -102,7 +102,7 @@ def test_a_delta_of_one_over_n_or_more_warns_and_says_why():
         ({"max_grad_norm": math.inf}, "max_grad_norm is infinite"),
         ({"sensitivity_multiplier": 0}, "sensitivity_multiplier is 0; expected 1 or more"),
         ({"prior_releases": (0.0,)}, "a noise multiplier in prior_releases is 0; expected above 0"),
-        ({"sampling_rate": 0.1, "denominator": 2}, "are given together, and instead of"),
+        ({"sampling_rate": 0.1, "denominator": 2}, "not fixed exactly once"),
         (
             {"expected_batch_size": None, "sampling_rate": 1.5, "denominator": 2},
             r"sampling_rate is 1.5; expected in \(0, 1\]",

@@ -60,7 +60,7 @@ def test_sigma_is_the_least_that_keeps_the_target(prior):
 
 @pytest.mark.parametrize(
     ("epsilon", "delta", "expected"),
-    [(1e-7, 1e-5, "out of reach"), (3.0, 1e-13, "accountant resolves"), (1e6, 0.5, "no noise")],
+    [(1e-7, 1e-5, "out of reach"), (1e6, 0.5, "no noise")],
 )
 def test_what_no_sigma_can_keep_is_refused(epsilon, delta, expected):
     with pytest.raises(DpmixError, match=expected):
@@ -91,7 +91,6 @@ def test_a_plan_states_the_epsilon_of_the_best_run():
     selected, alone = plan(expected_runs=10.0), plan()
     assert selected.noise_multiplier > 1.4 * alone.noise_multiplier
     assert 2.99 < selected.epsilon <= 3.0
-    assert (selected.accountant, alone.accountant) == ("RDP", "PLD")
     assert selected.epsilon_after(10) == selected.epsilon_rdp_after(10) < selected.epsilon
     assert selected.epsilon_after(0) == 0
 

@@ -54,18 +54,6 @@ def test_no_field_of_a_plan_can_be_set(field):
         setattr(plan(), field, 1)
 
 
-@pytest.mark.parametrize("attribute", ["plan", "views", "steps_done"])
-def test_nor_can_a_trainers(attribute):
-    with pytest.raises(AttributeError):
-        setattr(trainer(plan()), attribute, None)
-
-
-@pytest.mark.parametrize(("method", "multiplier"), [("microbatch-mixup", 1), ("mix-self", 2)])
-def test_a_plan_for_another_sensitivity_is_refused(method, multiplier):
-    with pytest.raises(DpmixError, match="sensitivity"):
-        trainer(plan(sensitivity_multiplier=multiplier), method=method)
-
-
 @pytest.mark.parametrize(("changes", "said"), [
     ({"noise_multiplier": 1.0, "max_grad_norm": math.inf}, "max_grad_norm is infinite"),
     ({"sampling_rate": 1.5}, "sampling_rate"),

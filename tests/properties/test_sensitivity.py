@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from dpmix.clipping.engine import sum_by
-from dpmix.clipping.loss import soft_cross_entropy
+from dpmix.clipping.types import soft_cross_entropy
 from dpmix.data.normalization import normalization
 from dpmix.pool.pool import PublicPool
 from dpmix.views import ViewBuilder, ViewSet, ViewSpec
@@ -24,29 +24,17 @@ ENGINES = ("examplewise", "vectorized", "linear")
 SLACK = {torch.float64: 1e-9, torch.float32: 1e-6}
 
 
-def mlp():
-    return nn.Sequential(nn.Flatten(), nn.Linear(30, 6), nn.ReLU(), nn.Linear(6, L))
-
-
-def conv():
-    return nn.Sequential(
-        nn.Conv2d(1, 4, 3),
-        nn.GroupNorm(2, 4),
-        nn.ReLU(),
-        nn.AdaptiveAvgPool2d(2),
-        nn.Flatten(),
-        nn.Linear(16, L),
-    )
-
-
-def head():
-    return nn.Sequential(nn.Flatten(), nn.Linear(30, L))
+LAYERS = {
+    "head": lambda: (nn.Flatten(), nn.Linear(30, L)),
+    "mlp": lambda: (nn.Flatten(), nn.Linear(30, 6), nn.ReLU(), nn.Linear(6, L)),
+    "conv": lambda: (nn.Conv2d(1, 4, 3), nn.GroupNorm(2, 4), nn.ReLU(), nn.AdaptiveAvgPool2d(2),
+                     nn.Flatten(), nn.Linear(16, L)),
+}  # fmt: skip
 
 
 def model(kind, seed, dtype=torch.float64, scale=1.0, engine="examplewise"):
     torch.manual_seed(seed)
-    build = head if engine == "linear" else {"mlp": mlp, "conv": conv}[kind]
-    net = build().to(dtype)
+    net = nn.Sequential(*LAYERS["head" if engine == "linear" else kind]()).to(dtype)
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.mul_(scale)
@@ -71,18 +59,11 @@ def builder(spec, rng):
     return ViewBuilder(spec, L, normalization("half", 1), pool)
 
 
-def total(net, view_set, max_grad_norm, engine="examplewise", **chunks):
+def total(net, view_set, max_grad_norm, engine="examplewise", chunk=None):
     dtype = next(net.parameters()).dtype
+    views, labels = view_set.views.to(dtype), view_set.labels.to(dtype)
     # The engine itself: models this small would often be given to `examplewise`.
-    return sum_by(
-        engine,
-        net,
-        soft_cross_entropy,
-        view_set.views.to(dtype),
-        view_set.labels.to(dtype),
-        max_grad_norm,
-        **chunks,
-    )
+    return sum_by(engine, net, soft_cross_entropy, views, labels, max_grad_norm, chunk)
 
 
 def flat(result):
@@ -131,7 +112,7 @@ def assert_bounded(pair, net, max_grad_norm, engine):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("engine", ENGINES)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(pair=neighbours(), kind=kinds, seed=seeds, max_grad_norm=clipping_norms)
 def test_one_example_moves_the_sum_by_at_most_c(engine, dtype, pair, kind, seed, max_grad_norm):
     assert_bounded(pair, model(kind, seed, dtype, engine=engine), max_grad_norm, engine)
@@ -145,7 +126,7 @@ EXTREME_SCALES = {
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("engine", ENGINES)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(pair=neighbours(), kind=kinds, seed=seeds, max_grad_norm=clipping_norms, which=st.data())
 def test_one_example_moves_the_sum_by_at_most_c_at_any_size_of_the_weights(
     engine, dtype, pair, kind, seed, max_grad_norm, which
@@ -194,7 +175,7 @@ def mean_gradients(net, view_set):
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("chunk", [None, 1, 2])
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(pair=neighbours(), kind=kinds, seed=seeds, share=st.floats(0.1, 3))
 def test_the_sum_is_that_of_the_clipped_mean_gradients(engine, chunk, pair, kind, seed, share):
     view_set, _ = pair
@@ -203,8 +184,7 @@ def test_the_sum_is_that_of_the_clipped_mean_gradients(engine, chunk, pair, kind
     norms = rows.norm(dim=1)
     c = share * norms.median().item()  # some are clipped, some are not
     expected = (rows * (c / norms).clamp(max=1)[:, None]).sum(0)
-    name = "view_chunk" if engine == "examplewise" else "example_chunk"
-    result = total(net, view_set, c, engine, **{name: chunk})
+    result = total(net, view_set, c, engine, chunk)
     assert (flat(result) - expected).norm() <= 1e-9 * c
     assert torch.allclose(result.norms.double(), norms, rtol=1e-9)
 
@@ -224,7 +204,7 @@ def test_an_example_whose_gradient_is_not_finite_moves_nothing_and_is_counted(en
     kept = torch.tensor([0, 2])
     with_it = total(net, build.build(images, labels, draws), 1.0, engine)
     without = total(net, build.build(images[kept], labels[kept], draws.rows(kept)), 1.0, engine)
-    assert with_it.dropped.tolist() == [False, True, False]
+    assert with_it.norms.isfinite().tolist() == [True, False, True]
     assert flat(without).norm() > 0
     assert torch.equal(flat(with_it), flat(without))
 
@@ -234,7 +214,7 @@ def test_an_example_whose_gradient_is_not_finite_moves_nothing_and_is_counted(en
 def test_a_gradient_near_the_end_of_float32_is_still_clipped_to_c(engine, max_grad_norm):
     # The factor C / norm itself lies below float32's smallest normal number here.
     worst = 0.0
-    for size in np.geomspace(1e34, 2e38, 60):
+    for size in np.geomspace(1e34, 2e38, 30):
         net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2, bias=False))
         views = torch.full((1, 1, 1, 2, 2), float(size))
         labels = torch.tensor([[[1.0, 0.0]]])
@@ -250,7 +230,7 @@ def test_one_example_of_naive_mixup_moves_the_sum_by_more_than_c_and_at_most_2c(
     """The reason for DP-Mix: a pair's gradient reads two private examples."""
     build = builder(ViewSpec("microbatch-mixup", k_base=2, k_self=3, crop_padding=1), None)
     farthest, c = 0.0, 1e-3
-    for seed in range(40):
+    for seed in range(20):
         rng = np.random.default_rng(seed)
         images, labels = data("noise", 3, rng)
         net = model("mlp", seed, engine=engine)
@@ -266,7 +246,7 @@ def test_one_example_of_naive_mixup_moves_the_sum_by_more_than_c_and_at_most_2c(
     assert farthest > 1.2 * c
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(seed=seeds, kind=kinds, groups=st.integers(0, 2), max_grad_norm=clipping_norms)
 def test_replacing_one_pair_of_naive_mixup_moves_the_sum_by_at_most_2c_and_adding_one_by_c(
     seed, kind, groups, max_grad_norm

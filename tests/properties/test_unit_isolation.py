@@ -13,16 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+import dpmix.clipping.engine as engines
 from dpmix.clipping.accumulator import ClippedAccumulator
 from dpmix.clipping.engine import clipped_gradient_sum, engine_that_runs
 from dpmix.clipping.linear import linear_numbers
-from dpmix.clipping.loss import soft_cross_entropy
 from dpmix.clipping.place_probe import MOVES, why_not_apart
+from dpmix.clipping.types import soft_cross_entropy
 from dpmix.clipping.vectorized import vectorized_numbers
-from dpmix.models import build_model
 from dpmix.models.head import LinearHead
 
-UNITS = 200
+UNITS = 100
 ENGINES = ("examplewise", "vectorized", "linear")
 pytestmark = pytest.mark.filterwarnings("ignore:engine .* is not used")
 
@@ -87,8 +87,7 @@ def refuse_any_move(net, views, classes, engine, **chunks):
 
 
 @pytest.mark.parametrize("count", [1, 2, 16])
-@pytest.mark.parametrize(("width", "views"), [(49, 1), (49, 3), (64, 1)])
-@pytest.mark.parametrize("hidden", [1, 10])
+@pytest.mark.parametrize(("width", "views", "hidden"), [(49, 1, 1), (49, 3, 10), (64, 1, 10)])
 @pytest.mark.parametrize("engine", ["auto", "examplewise"])
 def test_no_unit_moves_another_through_a_kink(engine, hidden, width, views, count):
     images = permuted(width, views)
@@ -98,10 +97,12 @@ def test_no_unit_moves_another_through_a_kink(engine, hidden, width, views, coun
 
 @pytest.mark.parametrize("chunk", [1, 7])
 @pytest.mark.parametrize("engine", ["vectorized", "linear"])
-def test_nor_in_portions_of_another_size(engine, chunk):
+def test_nor_in_portions_of_another_size(monkeypatch, engine, chunk):
+    summed, _, numbers = engines._PORTIONED[engine]
+    monkeypatch.setitem(engines._PORTIONED, engine, (summed, lambda *_: chunk, numbers))
     images = permuted(49)
     net = at_a_kink(images) if engine == "vectorized" else head_at_a_tie(images, 2)
-    refuse_any_move(net, images, 2, engine, example_chunk=chunk)
+    refuse_any_move(net, images, 2, engine)
 
 
 def test_nor_by_a_few_views_at_a_time():
@@ -118,12 +119,10 @@ def test_no_unit_moves_another_through_a_head_at_a_tie(width, views, count):
 
 
 def test_heads_of_any_width_are_computed_together():
-    for width in (33, 250, 440, 1000):
-        views, labels = torch.zeros(3, 2, width), torch.zeros(3, 2, 10)
-        engine, _ = engine_that_runs(
-            "auto", LinearHead(width, 10), soft_cross_entropy, views, labels
-        )
-        assert engine == "linear"
+    for width in (33, 1000):
+        given = torch.zeros(3, 2, width), torch.zeros(3, 2, 10)
+        head = LinearHead(width, 10)
+        assert engine_that_runs("auto", head, soft_cross_entropy, *given)[0] == "linear"
 
 
 @st.composite
@@ -131,27 +130,20 @@ def cases(draw):
     """A model, its views and labels, an engine and the unit that goes."""
     engine = draw(st.sampled_from(ENGINES))
     side = draw(st.integers(3, 9))
-    kinds = ["head"] if engine == "linear" else ["mlp", "cnn", "half"]
-    kind = draw(st.sampled_from(kinds))
+    kind = draw(st.sampled_from(["head"] if engine == "linear" else ["mlp", "cnn", "half"]))
     torch.manual_seed(draw(st.integers(0, 99)))
     hidden = draw(st.integers(1, 9))
-    net = {
-        "head": lambda: nn.Sequential(nn.Flatten(), nn.Linear(side * side, 3)),
-        "mlp": lambda: nn.Sequential(
-            nn.Flatten(), nn.Linear(side * side, hidden), nn.ReLU(), nn.Linear(hidden, 3)
-        ),
-        "half": lambda: nn.Sequential(
-            nn.Flatten(), nn.Linear(side * side, hidden), nn.Tanh(), nn.Linear(hidden, 3)
-        ).bfloat16(),
-        "cnn": lambda: nn.Sequential(
-            nn.Conv2d(1, hidden, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(3)
-        ),
-    }[kind]()
+    net = nn.Sequential(*{
+        "head": lambda: (nn.Flatten(), nn.LazyLinear(3)),
+        "mlp": lambda: (nn.Flatten(), nn.LazyLinear(hidden), nn.ReLU(), nn.Linear(hidden, 3)),
+        "half": lambda: (nn.Flatten(), nn.LazyLinear(hidden), nn.Tanh(), nn.Linear(hidden, 3)),
+        "cnn": lambda: (nn.Conv2d(1, hidden, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(3)),
+    }[kind]())  # fmt: skip
     count, views = draw(st.integers(1, 40)), draw(st.integers(1, 3))
     images = torch.randn(count, views, 1, side, side)
-    if kind == "half":
-        images = images.bfloat16()
     net(images[0])  # gives the lazy layer its size
+    if kind == "half":
+        net, images = net.bfloat16(), images.bfloat16()
     labels = torch.rand(count, views, 3).softmax(-1)
     return net, images, labels, engine, draw(st.integers(0, count - 1))
 
@@ -173,7 +165,7 @@ def recorded(rows):
         ClippedAccumulator.add = sound
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(cases())
 def test_removing_a_unit_leaves_the_gradients_of_the_others_as_they_were_to_the_bit(case):
     net, images, labels, engine, gone = case
@@ -268,7 +260,8 @@ def test_half_precision_does_not_pass():
 
 
 def test_the_probe_leaves_no_trace_and_looks_again_for_other_threads():
-    net, tries = build_model("cnn-small", in_channels=1, num_classes=3), []
+    layers = nn.Conv2d(1, 4, 3), nn.Dropout(0.5), nn.ReLU(), nn.Flatten(), nn.Linear(400, 3)
+    net, tries = nn.Sequential(*layers), []
 
     def counted(*given):
         tries.append(torch.get_num_threads())

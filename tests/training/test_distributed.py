@@ -17,7 +17,7 @@ import torch
 import dpmix
 import rank_worker
 from dpmix.clipping.engine import clipped_gradient_sum
-from dpmix.clipping.loss import soft_cross_entropy
+from dpmix.clipping.types import soft_cross_entropy
 from dpmix.data.source import Subset
 from dpmix.errors import DpmixError
 from dpmix.privacy.noise import GaussianNoise
@@ -32,12 +32,14 @@ WORKER = Path(rank_worker.__file__)
 PAGE = Path(__file__).parents[2] / "docs" / "many-processes.md"
 
 
+# More processes than a machine may have GPUs: these tests are of gloo, on the CPU.
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
 def torchrun(size, *command):
-    # More processes than a machine may have GPUs: these tests are of gloo, on the CPU.
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     return subprocess.Popen(
-        [*launcher, "--nproc-per-node", str(size), *map(str, command)], env=environment,
+        [*launcher, "--nproc-per-node", str(size), *map(str, command)], env=ENVIRONMENT,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
@@ -100,13 +102,13 @@ def test_without_a_seed_processes_draw_apart_and_end_alike(together):
 
 def test_weights_that_come_to_differ_stop_every_process(together):
     for ended in together["diverge"]:
-        assert "the weights of rank 1 differ from those of rank 0" in ended["error"]
+        assert "rank 1 does not have the weights of rank 0" in ended["error"]
         assert len(ended["drawn"]) < STEPS
 
 
 def test_another_plan_on_one_process_is_refused_by_all(together):
     for ended in together["mixed up"]:
-        assert "rank 1 has another plan than rank 0" in ended["error"]
+        assert "rank 1 does not have the plan of rank 0" in ended["error"]
 
 
 @pytest.mark.parametrize(("examples", "size"), [(13, 3), (5, 5)])
@@ -173,14 +175,14 @@ def test_a_process_that_torchrun_ends_while_it_fails_still_reports_why(monkeypat
         signal.signal(signal.SIGTERM, before)
 
 
-@pytest.mark.parametrize("victim", [0, 2])
+@pytest.mark.parametrize("victim", [0, 1])
 def test_a_process_that_is_killed_ends_all_with_one_message_and_the_run_goes_on(
     victim, command, tmp_path
 ):
     if victim:  # a head, whose features each process embeds for its own examples
         place = command.index("--model")
         command[place : place + 2] = ["--backbone", "scatternet", "--backbone-size", "16"]
-    process = torchrun(3, *command)
+    process = torchrun(2, *command)
     deadline = time.monotonic() + 120
     while not (tmp_path / "run" / "model.safetensors").exists():
         assert time.monotonic() < deadline and process.poll() is None, process.communicate()
@@ -192,7 +194,7 @@ def test_a_process_that_is_killed_ends_all_with_one_message_and_the_run_goes_on(
         errors
     )
     checkpoint = newest_checkpoint(tmp_path / "run" / "checkpoints")
-    assert checkpoint.step >= 50 and checkpoint.ranks == 3
+    assert checkpoint.step >= 50 and checkpoint.ranks == 2
     result = dpmix.fit(resume=tmp_path / "run")
     statement = json.loads((result.folder / "privacy.json").read_text())
     assert statement["complete"] and statement["resumed_at"] == [checkpoint.step]
@@ -211,7 +213,7 @@ def line_of_the_page(pattern):
     return line.split()
 
 
-def test_the_line_of_the_docs_joins_machines(tmp_path):
+def test_the_line_of_the_docs_joins_machines(image_root, tmp_path):
     """Two agents, each as on two machines, train one run of two processes."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -223,13 +225,12 @@ def test_the_line_of_the_docs_joins_machines(tmp_path):
     assert words[endpoint].startswith("HOST:")
     words[endpoint] = f"localhost:{port}"
     command = [
-        sys.executable, "-m", "torch.distributed.run", *words[1:], "--data", "mnist5k",
+        sys.executable, "-m", "torch.distributed.run", *words[1:], "--data", str(image_root),
         "--steps", "2", "--expected-batch-size", "8", "--method", "none", "--epsilon", "3",
-        "--device", "cpu", "--output", str(tmp_path / "run"),
+        "--model", "cnn-small", "--device", "cpu", "--output", str(tmp_path / "run"),
     ]  # fmt: skip
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     agents = [
-        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE,
+        subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE,
                          stderr=subprocess.STDOUT, text=True)
         for _ in range(2)
     ]  # fmt: skip

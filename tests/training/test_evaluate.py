@@ -70,12 +70,3 @@ def test_a_model_that_diverged_is_judged_all_the_same():
                           ("a", "b"))  # fmt: skip
     found = evaluate_logits(torch.full((4, 2), torch.nan), source)
     assert found.images == 4 and found.calibration_error == pytest.approx(0.0, abs=1e-6)
-
-
-def test_more_images_than_a_batch_keep_their_order():
-    generator = torch.Generator().manual_seed(0)
-    labels = torch.randint(0, 2, (700,), generator=generator)
-    pixels = (labels * 255).to(torch.uint8)[:, None, None, None].expand(700, 1, 2, 2).contiguous()
-    source = TensorSource(pixels, labels, ("dark", "bright"))
-    result = evaluate(Brightness(), source, Normalization((0.5,), (0.5,)), torch.device("cpu"))
-    assert result.accuracy == 1.0

@@ -1,5 +1,6 @@
 """Audits of a run as its settings make it: the same data, model, method, plan and trainer."""
 
+import contextlib
 import copy
 import math
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from dpmix.audit.canaries import CanaryRun, Gained, audit_images
 from dpmix.audit.checks import ExampleChecks, ReleaseChecks
 from dpmix.audit.invariants import DrawChecks, NoiseChecks, exactly
 from dpmix.clipping.accumulator import sum_dtype
+from dpmix.clipping.types import trainable
 from dpmix.data.named import public_name
 from dpmix.data.source import ImageSource
 from dpmix.errors import DpmixError, to_install
@@ -61,8 +63,8 @@ def audit_gradients(
         examples: number of training examples.
         parameters: number of trained parameters.
         canaries: number of canaries in a run, M; at most one for each trained parameter.
-        runs: number of full training runs; each adds M canaries.
-        confidence: probability that the bounds hold.
+        runs: number of full training runs.
+        confidence: probability that the bounds hold together.
         rng: draws which canaries are included, and their places.
         progress: called with (steps done, steps in all).
 
@@ -93,7 +95,7 @@ def audit_gradients(
             found = checks.found()
         scores.append(score)
         draws.append(included)
-    each = 1 - (1 - confidence) / 2  # both hold together, at the confidence
+    each = 1 - (1 - confidence) / 2
     score, included = np.concatenate(scores), np.concatenate(draws)
     return AuditFindings(
         kind="gradient",
@@ -109,12 +111,7 @@ def audit_gradients(
 
 
 class StepChecks:
-    """Tests every step of a run.
-
-    Args:
-        run: before its first step.
-        rng: chooses what is looked at.
-    """
+    """Tests every step of a run, from its first one on; `rng` chooses what is looked at."""
 
     def __init__(self, run: CanaryRun, rng: np.random.Generator) -> None:
         self._run, trainer, plan = run, run.trainer, run.plan
@@ -145,17 +142,16 @@ class StepChecks:
             self._examples.views(),
             *self._releases.found(),
         )
-        plan, beyond = self._run.plan, {"a step beyond the plan's was taken": True}
-        try:
+        plan, beyond = self._run.plan, set[str]()
+        with contextlib.suppress(DpmixError):
             self._run.step()
-        except DpmixError:
-            beyond = {}
+            beyond.add("a step beyond the plan's was taken")
         counted = f"{plan.steps} steps, and another one was refused"
         return (*found, exactly("number of steps", counted, beyond), epsilon_is_stated(plan))
 
 
 def epsilon_is_stated(plan: PrivacyPlan) -> Finding:
-    """Whether the claim is no lower than by an accountant that shares no code with the plan's."""
+    """Compare the claim with an accountant that shares no code with the plan's."""
     bounds = epsilon_prv(
         plan.sampling_rate, plan.noise_multiplier, plan.steps, plan.delta, plan.prior_releases
     )
@@ -188,16 +184,10 @@ def refuse_unfit(run: Run) -> None:
 def audit_run(
     run: Run, kind: Kind, canaries: int | None, runs: int, confidence: float, progress: Progress
 ) -> AuditFindings:
-    """Audit a run's own trainer.
+    """Audit a run's own trainer, as `audit_gradients` or `audit_images` does.
 
-    Args:
-        run: fit for an audit (`refuse_unfit`), its views embedded where features are cached.
-        kind: kind of the canaries.
-        canaries: number of canaries in a run, M; None: one for each trained parameter, at most
-            10,000, or 1,000 images.
-        runs: number of full training runs.
-        confidence: probability that the bounds hold.
-        progress: called with (steps done, steps in all).
+    The run is fit for it (`refuse_unfit`) and its cached views are embedded. `canaries` None: one
+    for each trained parameter, at most 10,000, or 1,000 images.
 
     Raises:
         DpmixError: as `audit_gradients` raises; or image canaries and a cache of features.
@@ -215,7 +205,7 @@ def audit_run(
         restart()
         return run.trainer(**recorded)
 
-    trained = sum(p.numel() for p in run.inputs.trained.parameters() if p.requires_grad)
+    trained = sum(p.numel() for p in trainable(run.inputs.trained).values())
     return audit_gradients(
         make, plan=run.plan, examples=len(run.examples), parameters=trained,
         canaries=canaries or min(_MOST_GRADIENTS, trained), runs=runs, confidence=confidence,
@@ -226,7 +216,6 @@ def audit_run(
 def _trained_on(
     run: Run, restart: Callable[[], None], stepped: Callable[[int], None]
 ) -> Callable[[ImageSource], Gained]:
-    """What trains the run's model on images; `stepped` is called with all steps done so far."""
     done = count(1)
 
     def train(data: ImageSource) -> Gained:
@@ -240,7 +229,7 @@ def _trained_on(
         return lambda images: losses(before, images) - losses(run.model, images)
 
     def losses(model: nn.Module, images: ImageSource) -> Float64[np.ndarray, " M"]:
-        found = torch.cat(list(logits(model, images, run.views.normalization, run.device)))
+        found = logits(model, images, run.views.normalization, run.device)
         values = nn.functional.cross_entropy(found, images.labels, reduction="none")
         # A model that came to nothing tells nobody apart.
         return values.double().nan_to_num(0.0).numpy()
@@ -249,7 +238,6 @@ def _trained_on(
 
 
 def _restart(run: Run) -> Callable[[], None]:
-    """What puts model, optimizer and schedule back to their states of now."""
     held: tuple[Any, ...] = (run.model, run.optimizer, run.schedule)
     states = [copy.deepcopy(one.state_dict()) for one in held]
 
@@ -261,7 +249,7 @@ def _restart(run: Run) -> Callable[[], None]:
 
 
 def audited_facts(folder: RunFolder) -> RunFacts:
-    """The facts of a run, with the audit in its folder if there is one; raises as `audit_of`."""
+    """The facts of a run with the audit in its folder, if there is one; raises as `audit_of`."""
     facts = read_facts(folder)
     return replace(facts, audit=audit_of(folder, facts))
 
@@ -271,10 +259,6 @@ def audit_of(folder: RunFolder, facts: RunFacts) -> AuditReport | None:
 
     It must be an audit of the run's own settings: the same plan, method, model and kind of data.
     Where things lie and how they are computed may differ: the audit may have run elsewhere.
-
-    Args:
-        folder: the run's folder.
-        facts: settings and guarantee of the run.
 
     Raises:
         DpmixError: as `read_audit` raises, or an audit of something else.

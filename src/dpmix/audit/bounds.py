@@ -5,7 +5,6 @@ comes out above epsilon with probability at most 1 - confidence.
 """
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Bool, Float64
@@ -21,15 +20,9 @@ def one_run_epsilon(
     """Lower bound from guesses which of many canaries, each with probability 1/2, were in one run.
 
     Steinke, Nasr, Jagielski 2023 (arXiv 2305.08846, theorem 5.2): under (epsilon, delta)-DP the
-    number of right guesses exceeds a Binomial(guesses, e^epsilon / (1 + e^epsilon)) one by no more
-    than a term in delta. Nothing is assumed about how the canaries act on one another.
-
-    Args:
-        correct: number of right guesses.
-        guesses: number of guesses, on canaries chosen by their scores alone.
-        canaries: number of canaries in all.
-        delta: delta of the claim.
-        confidence: probability that the bound holds, such as 0.95.
+    number of right guesses, on canaries chosen by their scores alone, exceeds a Binomial(guesses,
+    e^epsilon / (1 + e^epsilon)) one by no more than a term in delta. Nothing is assumed about how
+    the canaries act on one another. `confidence` is the probability that the bound holds.
     """
 
     def p_value(epsilon: float) -> float:
@@ -40,7 +33,14 @@ def one_run_epsilon(
         worst = float(np.max(below / np.arange(1, correct + 1))) if correct else 0.0
         return float(law.sf(correct - 1)) + 2 * canaries * delta * worst
 
-    return _largest(lambda epsilon: p_value(epsilon) <= 1 - confidence)
+    if p_value(0.0) > 1 - confidence:
+        return 0.0
+    # The largest epsilon that is rejected; every smaller one is too.
+    low, high = 0.0, _LARGEST_EPSILON
+    while high - low > 1e-4:
+        middle = (low + high) / 2
+        low, high = (middle, high) if p_value(middle) <= 1 - confidence else (low, middle)
+    return low
 
 
 def best_one_run_epsilon(
@@ -99,14 +99,3 @@ def best_two_world_epsilon(
 def _upper(errors: int, trials: int, risk: float) -> float:
     """Clopper and Pearson's upper bound of an error rate."""
     return float(stats.beta.ppf(1 - risk, errors + 1, trials - errors)) if errors < trials else 1.0
-
-
-def _largest(rejected: Callable[[float], bool]) -> float:
-    """The largest epsilon that is rejected, by halving; every smaller one is too."""
-    if not rejected(0.0):
-        return 0.0
-    low, high = 0.0, _LARGEST_EPSILON
-    while high - low > 1e-4:
-        middle = (low + high) / 2
-        low, high = (middle, high) if rejected(middle) else (low, middle)
-    return low

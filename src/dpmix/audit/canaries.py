@@ -1,14 +1,11 @@
 """Canaries that a release would betray: vectors of norm C in gradient space, and images.
 
 Gradient canary i stands for an example whose clipped gradient is C times the unit vector of a
-parameter that no other canary has, in every step. It is drawn like any example, with the plan's q,
-and its C is added to the sum, before the noise. A guesser who knows all other gradients of a step,
-which the threat model allows, looks at what the optimizer steps on and is left with
-s ~ N(0, sigma^2), or N(1, sigma^2) where the canary was drawn, in units of C. Such "Dirac" canaries
-are the strongest: Nasr et al. 2023 (arXiv 2302.07956).
-
-Image canaries show what somebody sees who has the trained model alone. Each is added to the
-training images with probability 1/2; a model that was trained on it has a lower loss on it.
+parameter that no other canary has ("Dirac" canaries: Nasr et al. 2023, arXiv 2302.07956). It is
+drawn with the plan's q, and its C is added to the sum before the noise. A guesser who knows all
+other gradients of a step is left with s ~ N(0, sigma^2), or N(1, sigma^2) where the canary was
+drawn, in units of C. An image canary is added to the training images with probability 1/2; a model
+that was trained on it has a lower loss on it.
 """
 
 import math
@@ -37,13 +34,9 @@ Gained = Callable[[ImageSource], Float64[np.ndarray, " M"]]
 
 
 class RecordedNoise(GaussianNoise):
-    """The plan's noise, which also keeps what it did last.
+    """The plan's noise, and what it did last: the sum it was `given` [P], `noise` [P], `released`.
 
-    Attributes:
-        releases: how many it made.
-        given: [P], the sum that noise was added to.
-        released: tensors that came out.
-        noise: [P], the noise, on the scale of the sum.
+    `noise` is on the scale of the sum; `releases` counts.
     """
 
     def __init__(self, plan: PrivacyPlan) -> None:
@@ -64,22 +57,18 @@ class CanaryRun:
     """A trainer in which gradient canaries are planted, and the record of its last step.
 
     Args:
-        make: builds the trainer from the keyword arguments `sampler`, `noise` and `clipped_sum` of
-            `PrivateTrainer`.
+        make: builds the trainer from `sampler`, `noise` and `clipped_sum` of `PrivateTrainer`.
         plan: the plan that the trainer follows.
         examples: number of training examples, without canaries.
         included: [M], which canaries are in.
         places: [M], each canary's parameter, by its number among all of them; all different.
 
     Attributes:
-        trainer: what `make` built.
         members: N, included canaries among them.
-        noise: record of the last release.
         used: the examples and canaries that were clipped in the step, one tensor for each chunk.
         clipped: the sum of what clipping returned for them.
         longest: largest norm of what clipping ever returned, in units of C for each example.
-        gradients: what the optimizer stepped on.
-        optimizer_steps: how many it took in the step.
+        gradients: what the optimizer stepped on, `optimizer_steps` times.
 
     Raises:
         DpmixError: a method that joins examples, or a run without privacy.
@@ -165,7 +154,6 @@ class CanaryRun:
         return part
 
     def _canaries_in(self, examples: Int64[Tensor, " E"]) -> Int64[Tensor, " D"]:
-        """Which canaries are among the `examples` of a step."""
         return self._included[examples[examples >= self._examples] - self._examples]
 
 
@@ -175,7 +163,7 @@ def flat(tensors: list[Tensor]) -> Float64[Tensor, " P"]:
 
 
 @dataclass(frozen=True, eq=False)
-class WithCanaries:
+class _WithCanaries:
     """An `ImageSource` of `base` and, after it, of `added`."""
 
     base: ImageSource
@@ -183,24 +171,20 @@ class WithCanaries:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Those of `base`."""
         return self.base.class_names
 
     @property
     def labels(self) -> Int64[Tensor, " N"]:
-        """Of both."""
         return torch.cat([self.base.labels, self.added.labels])
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """That of `base`."""
         return self.base.image_shape
 
     def __len__(self) -> int:
         return len(self.base) + len(self.added)
 
     def images(self, indices: Int64[Tensor, " B"]) -> UInt8[Tensor, "B C H W"]:
-        """From either."""
         found = torch.empty((len(indices), *self.image_shape), dtype=torch.uint8)
         own = indices < len(self.base)
         found[own] = self.base.images(indices[own]).cpu()
@@ -209,10 +193,7 @@ class WithCanaries:
 
 
 def make_patterns(like: ImageSource, count: int, rng: np.random.Generator) -> TensorSource:
-    """Coarse patterns of random colours, of the shape of `like`, with random labels of its classes.
-
-    No training image teaches their labels.
-    """
+    """Coarse patterns of random colours and random labels, of the shape and classes of `like`."""
     channels, height, width = like.image_shape
     cells = torch.from_numpy(rng.random((count, channels, _CELLS, _CELLS)))
     pixels = (nn.functional.interpolate(cells, (height, width)) * 255).to(torch.uint8)
@@ -234,15 +215,8 @@ def audit_images(
 
     One training answers for all of them: Steinke, Nasr, Jagielski 2023 (arXiv 2305.08846).
 
-    Args:
-        train: trains on the images it is given, and returns a function from images to how much
-            lower their loss is than before.
-        data: the private images, all of which are in.
-        plan: what the run claims.
-        canaries: number of canaries in a run, M.
-        runs: number of full training runs.
-        confidence: probability that the bound holds.
-        rng: draws the canaries, and which of them are included.
+    `train` trains on images and returns a function from images to how much lower their loss is than
+    before; the other arguments are those of `audit_gradients`.
     """
     scores: list[Float64[np.ndarray, " M"]] = []
     draws: list[Bool[np.ndarray, " M"]] = []
@@ -251,7 +225,7 @@ def audit_images(
         included = rng.random(canaries) < 0.5
         some = torch.from_numpy(np.flatnonzero(included))
         added = replace(made, pixels=made.pixels[some], labels=made.labels[some])
-        scores.append(train(WithCanaries(data, added))(made))
+        scores.append(train(_WithCanaries(data, added))(made))
         draws.append(included)
     score, drawn = np.concatenate(scores), np.concatenate(draws)
     return AuditFindings(

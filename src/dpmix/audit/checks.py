@@ -1,9 +1,9 @@
 """Exact tests of the steps of one run, made while it runs.
 
 Does one example move the sum by at most C? Some examples of every class are tried before and after
-training, and one after each step. Each is clipped alone, and once more with a loss that is many
-times as large, so that clipping has work to do whatever the weights. A sum that is the sum of what
-its examples add alone, each of norm C or less, has sensitivity C.
+training, and one after each step, each alone and once more with a loss that is many times as large,
+so that clipping has work to do. A sum of what its examples add alone, each of norm C or less, has
+sensitivity C.
 
 Do the weights follow from what was released? A twin of the optimizer, with a copy of the weights,
 gets the optimizer's gradients and nothing else. It steps just before the real one takes its next
@@ -24,7 +24,7 @@ from torch.optim import Optimizer
 
 from dpmix.audit.canaries import CanaryRun, flat
 from dpmix.audit.invariants import exactly
-from dpmix.clipping.loss import Loss
+from dpmix.clipping.types import Loss
 from dpmix.data.source import ImageSource
 from dpmix.models.finetune import train_mode
 from dpmix.privacy.randomness import Randomness
@@ -45,27 +45,21 @@ _SUM_ROUNDING = 1e-6
 
 
 class ExampleChecks:
-    """Tries some examples of every class: their norms, their neighbours, their views.
-
-    Args:
-        run: with its canaries planted.
-        rng: chooses the examples.
-    """
+    """Tries some examples of every class: their norms, their neighbours, their views."""
 
     def __init__(self, run: CanaryRun, rng: np.random.Generator) -> None:
         self._run, self._trainer, self._rng = run, run.trainer, rng
         self._bound, data = run.plan.max_grad_norm, run.trainer.data
         chosen = of_every_class(data.labels, len(data.class_names), rng)
         self._groups = chosen.tensor_split(-(-len(chosen) // _TOGETHER))
-        self._too_long = self._joined = self._infinite = self._compared = False
+        self._failed, self._compared = set[str](), False
         self._louder: dict[float, Loss] = {1.0: run.trainer.loss}
 
     def clip(self, *, compare: bool) -> None:
         """Clip them at the weights as they are now.
 
-        Args:
-            compare: whether to compare their sum with what they add one by one; after training,
-                some gradients may be mostly rounding.
+        `compare` also compares their sum with what they add one by one: not after training, when
+        some gradients may be mostly rounding.
         """
         for group in self._groups:
             self._clip(group, compare=compare)
@@ -80,7 +74,8 @@ class ExampleChecks:
         trainer = self._trainer
         seen = trainer.views.sample(trainer.data, group, self._rng, trainer.device)
         views = _Pinned(trainer.views.spec, group, seen)
-        self._infinite |= bool(self._sum(group, views, math.inf)[0].any())
+        if self._sum(group, views, math.inf)[0].any():
+            self._failed.add("a gradient that is not finite counts")
         raw = [self._sum(one[None], views, 1.0)[1] for one in group]
         least = max(_AUDIBLE * self._bound, _PART * max(raw))
         loud = [norm >= least for norm in raw]
@@ -88,12 +83,15 @@ class ExampleChecks:
         for one, norm, counts in zip(group, raw, loud, strict=True):
             total, _ = self._sum(one[None], views, self._loudness(norm) if norm else 1.0)
             alone = alone + total if counts else alone
-        if not compare or sum(loud) < 2 or not self._repeatable(group[:1], views):
+        # With dropout, two passes differ.
+        again = (self._sum(group[:1], views, 1.0)[0] for _ in range(2))
+        if not compare or sum(loud) < 2 or not torch.equal(*again):
             return
         loudness = self._loudness(min(norm for norm in raw if norm >= least))
         together, _ = self._sum(group[torch.tensor(loud)], views, loudness)
         kernels = _CPU_KERNELS if trainer.device.type == "cpu" else _KERNELS
-        self._joined |= float((together - alone).norm()) > kernels * self._bound * sum(loud)
+        if float((together - alone).norm()) > kernels * self._bound * sum(loud):
+            self._failed.add("what an example adds depends on the others")
         self._compared = True
 
     def _loudness(self, norm: float) -> float:
@@ -102,26 +100,17 @@ class ExampleChecks:
 
     def clipping(self) -> Finding:
         """Whether none added more than C, nor another vector next to others than alone."""
+        if self._run.longest > 1 + _ROUNDING:
+            self._failed.add("a step's sum is longer than its number of examples allows")
         bound = self._bound * self._run.plan.sensitivity_multiplier
-        found = f"examples of every class, none above sensitivity {bound:.6g}"
-        together = ", whatever others are clipped with it"
         # Their norms themselves are private.
-        return exactly(
-            "clipped gradients",
-            found + (together if self._compared else ""),
-            {
-                "some examples above the sensitivity": self._too_long,
-                "a step's sum is longer than its number of examples allows": (
-                    self._run.longest > 1 + _ROUNDING
-                ),
-                "what an example adds depends on the others": self._joined,
-                "a gradient that is not finite counts": self._infinite,
-            },
-        )
+        found = f"examples of every class, none above sensitivity {bound:.6g}"
+        together = ", whatever others are clipped with it" if self._compared else ""
+        return exactly("clipped gradients", found + together, self._failed)
 
     def views(self) -> Finding:
         """Whether an example's views stay as they are when its neighbour is exchanged."""
-        moved, name, count = 0, "views of one example", len(self._trainer.data)
+        failed, name, count = set[str](), "views of one example", len(self._trainer.data)
         if count < 2:
             return Finding(name=name, holds=True, found="there is one example only", tested=False)
         for group in self._groups:
@@ -131,12 +120,11 @@ class ExampleChecks:
                 changed, others = group.clone(), torch.arange(len(group)) != place
                 changed[place] += int(self._rng.integers(1, count))
                 after = self._built(changed % count, seed)
-                moved += not (
-                    torch.equal(whole.views[others], after.views[others])
-                    and torch.equal(whole.labels[others], after.labels[others])
-                )
-        found = "examples of every class, none changed the views of another"
-        return exactly(name, found, {"some examples changed the views of another": moved > 0})
+                if not torch.equal(whole.views[others], after.views[others]) or not torch.equal(
+                    whole.labels[others], after.labels[others]
+                ):
+                    failed.add("some examples changed the views of another")
+        return exactly(name, "examples of every class, none changed the views of another", failed)
 
     def _sum(
         self, examples: Int64[Tensor, " E"], views: "_Pinned", loudness: float
@@ -153,12 +141,9 @@ class ExampleChecks:
                 examples, Randomness(None).step(0), views=views, loss=self._louder[loudness]
             )
         total, norm = flat(part.gradients), float(part.norms[0])
-        self._too_long |= float(total.norm()) > self._bound * len(examples) * (1 + _ROUNDING)
+        if float(total.norm()) > self._bound * len(examples) * (1 + _ROUNDING):
+            self._failed.add("some examples above the sensitivity")
         return total, norm if math.isfinite(norm) else 0.0
-
-    def _repeatable(self, one: Int64[Tensor, " 1"], views: "_Pinned") -> bool:
-        # With dropout, two passes differ.
-        return torch.equal(*(self._sum(one, views, 1.0)[0] for _ in range(2)))
 
     def _built(self, group: Int64[Tensor, " G"], seed: int) -> ViewSet:
         rng, trainer = np.random.default_rng(seed), self._trainer
@@ -212,7 +197,7 @@ class ReleaseChecks:
         self._others = [tensor for tensor in held if id(tensor) not in trained]
         self._before = [tensor.detach().clone() for tensor in self._others]
         self._steps = 0
-        self._added = self._replaced = self._uncounted = self._moved = self._stored = False
+        self._added, self._replaced, self._moved = set[str](), set[str](), set[str]()
 
     def add(self) -> None:
         """Take the step that was just done."""
@@ -220,40 +205,28 @@ class ReleaseChecks:
         self._steps += 1
         room = _SUM_ROUNDING * run.plan.max_grad_norm
         clipped = flat(run.clipped)
-        self._added |= not torch.allclose(noise.given, clipped, rtol=_SUM_ROUNDING, atol=room)
-        self._uncounted |= run.optimizer_steps != 1 or noise.releases != self._steps
+        if not torch.allclose(noise.given, clipped, rtol=_SUM_ROUNDING, atol=room):
+            self._added.add("noise was added to something else")
+        if run.optimizer_steps != 1 or noise.releases != self._steps:
+            self._replaced.add("not one release and one step of the optimizer in each step")
         released = [one.to(p.dtype) for one, p in zip(noise.released, parameters, strict=True)]
-        self._replaced |= not _all_equal(released, run.gradients)
+        if not _all_equal(released, run.gradients):
+            self._replaced.add("the optimizer stepped on something else than the release")
         self._pending = dict(zip(parameters, run.gradients, strict=False))
 
     def found(self) -> tuple[Finding, ...]:
         """What was seen, once all steps are done."""
         self._hook.remove()
         self._follow()
-        changed = not _all_equal(self._others, self._before)
+        if not _all_equal(self._others, self._before):
+            self._moved.add("weights or buffers that are not trained changed")
+        given = "noise was added to the sum of clipped gradients, in every step"
+        alone = "what was released and nothing else, once in every step"
+        follow = "they and the optimizer's state follow from the optimizer's gradients alone"
         return (
-            exactly(
-                "sum before the noise",
-                "noise was added to the sum of clipped gradients, in every step",
-                {"noise was added to something else": self._added},
-            ),
-            exactly(
-                "gradients of the optimizer",
-                "what was released and nothing else, once in every step",
-                {
-                    "the optimizer stepped on something else than the release": self._replaced,
-                    "not one release and one step of the optimizer in each step": self._uncounted,
-                },
-            ),
-            exactly(
-                "trained weights",
-                "they and the optimizer's state follow from the optimizer's gradients alone",
-                {
-                    "the weights do not follow from the optimizer's gradients": self._moved,
-                    "the optimizer's state does not follow from its gradients": self._stored,
-                    "weights or buffers that are not trained changed": changed,
-                },
-            ),
+            exactly("sum before the noise", given, self._added),
+            exactly("gradients of the optimizer", alone, self._replaced),
+            exactly("trained weights", follow, self._moved),
         )
 
     def _follow(self) -> None:
@@ -266,8 +239,10 @@ class ReleaseChecks:
         self._pending = {}
         self._twin.step()
         for own, twins in pairs:
-            self._moved |= not _all_equal([own], [twins])
-            self._stored |= not _all_equal(_state(self._optimizer, own), _state(self._twin, twins))
+            if not _all_equal([own], [twins]):
+                self._moved.add("the weights do not follow from the optimizer's gradients")
+            if not _all_equal(_state(self._optimizer, own), _state(self._twin, twins)):
+                self._moved.add("the optimizer's state does not follow from its gradients")
 
 
 def _twin(optimizer: Optimizer) -> Optimizer:

@@ -7,7 +7,7 @@ or bounds with room for rounding, which accuse no sound mechanism.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -28,24 +28,15 @@ _MANY, _MANY_DRAWS, _MANY_PAIRS = 30, 100, 25
 
 
 def by_chance(name: str, found: str, tests: Mapping[str, float]) -> Finding:
-    """An invariant that fails if chance explains one of its tests too badly.
-
-    Args:
-        name: name of the invariant, in a few words.
-        found: what was seen.
-        tests: p-values by what each looks for; not empty.
-    """
+    """An invariant that fails if one of the p-values in `tests`, by what it looks for, is small."""
     failed = [f"{what}: p {p:.1g}" for what, p in tests.items() if not p > RISK]
     together = f"p {worst_of(list(tests.values())):.2g}"
-    return Finding(
-        name=name, holds=not failed, found=f"{found} ({'; '.join(failed) or together})", tested=True
-    )
+    return Finding(name=name, holds=not failed, found=f"{found} ({'; '.join(failed) or together})")
 
 
-def exactly(name: str, found: str, failed: Mapping[str, bool]) -> Finding:
-    """An invariant that fails if one of `failed` was seen; its names say what."""
-    seen = [what for what, was_seen in failed.items() if was_seen]
-    return Finding(name=name, holds=not seen, found="; ".join(seen) or found, tested=True)
+def exactly(name: str, found: str, failed: Collection[str]) -> Finding:
+    """An invariant that fails if anything `failed`; each text says what."""
+    return Finding(name=name, holds=not failed, found="; ".join(sorted(failed)) or found)
 
 
 def two_sided(law: Any, value: Any) -> Any:
@@ -94,11 +85,7 @@ class Echo:
 class NoiseChecks:
     """Tests the noise of every step, all its numbers; keeps those of a few places.
 
-    Args:
-        plan: the plan whose noise is expected.
-        sizes: number of elements of the released tensors, in order; every number counts once.
-        rounding: relative error of the numbers.
-        rng: chooses the places that are kept.
+    `sizes` are those of the released tensors, in order; `rounding` is the numbers' relative error.
     """
 
     def __init__(
@@ -117,12 +104,7 @@ class NoiseChecks:
         self._echo = Echo(total)
 
     def add(self, noise: Float64[np.ndarray, " P"], total: Float64[np.ndarray, " P"]) -> None:
-        """Take one more step.
-
-        Args:
-            noise: what was added, on the scale of the sum.
-            total: the sum of clipped gradients that it was added to.
-        """
+        """Take one more step: the noise, on the scale of the sum, and the sum `total`."""
         x = noise / self._std
         self._kept.append(x[self._places])
         squares = np.add.reduceat(x * x, np.cumsum(self._sizes) - self._sizes)
@@ -214,29 +196,26 @@ def _alike(rows: Float64[np.ndarray, "T K"]) -> float:
 class DrawChecks:
     """Tests whether the examples of all steps are independent draws at rate q.
 
-    Args:
-        classes: [D], labels of the data's examples, the first of all examples.
-        examples: N, included canaries among them.
-        rate: q.
+    `classes` are the labels of the data's examples; the rest of all `examples` are canaries.
     """
 
     def __init__(self, classes: Int64[np.ndarray, " D"], examples: int, rate: float) -> None:
         self._classes, self._examples, self._rate = classes, examples, rate
         self._counts = np.zeros(examples, dtype=np.int64)
         self._sizes: list[int] = []
-        self._last: Int64[np.ndarray, " B"] | None = None
+        self._last = np.empty(0, dtype=np.int64)
         self._trials = self._again = 0
-        self._twice = False
+        self._failed = set[str]()
         self._echo = Echo(examples)
 
     def add(self, drawn: Int64[np.ndarray, " B"]) -> None:
         """Take the examples of one more step."""
-        self._twice |= len(np.unique(drawn)) < len(drawn)
+        if len(np.unique(drawn)) < len(drawn):
+            self._failed.add("an example was used twice in a step")
         self._sizes.append(len(drawn))
         self._counts += np.bincount(drawn, minlength=self._examples)
-        if self._last is not None:
-            self._trials += len(self._last)
-            self._again += int(np.isin(drawn, self._last).sum())
+        self._trials += len(self._last)
+        self._again += int(np.isin(drawn, self._last).sum())
         self._last = drawn
         centred = np.full(self._examples, -self._rate)
         centred[drawn] += 1
@@ -245,17 +224,12 @@ class DrawChecks:
     def found(self) -> Finding:
         """Whether they are Poisson draws."""
         name, steps, sizes = "draws of examples", len(self._sizes), np.array(self._sizes)
-        failed = {"an example was used twice in a step": self._twice}
-        if self._rate == 1:
-            failed["an example was left out"] = not (sizes == self._examples).all()
-            return exactly(name, "everyone in every step (q = 1)", failed)
-        if self._twice:
-            return exactly(name, "", failed)
+        if self._rate == 1 and not (sizes == self._examples).all():
+            self._failed.add("an example was left out")
+        if self._rate == 1 or self._failed:
+            return exactly(name, "everyone in every step (q = 1)", self._failed)
         # Not their number itself: where N is not public, that would tell it.
         found = f"those of {steps} steps, next to independent draws with probability q"
-        return by_chance(name, found, self._tests(sizes, steps))
-
-    def _tests(self, sizes: Int64[np.ndarray, " T"], steps: int) -> dict[str, float]:
         rate, examples = self._rate, self._examples
         members = np.bincount(self._classes)
         of_class = np.bincount(self._classes, self._counts[: len(self._classes)])
@@ -271,7 +245,7 @@ class DrawChecks:
         }
         if steps * examples * min(rate, 1 - rate) ** 2 >= _MANY_PAIRS:
             tests["examples that are drawn together"] = self._echo.p_value()
-        return tests
+        return by_chance(name, found, tests)
 
     def _next_step(self) -> float:
         """P-value of the draws of those drawn a step before: Freedman's inequality (1975)."""

@@ -10,9 +10,8 @@ all of them.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from math import prod
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -31,33 +30,15 @@ def sum_dtype(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-@dataclass(frozen=True)
-class _Block:
-    """Neighbouring columns of the rows.
+class _Block(NamedTuple):
+    """Neighbouring columns of the rows, `start` to `stop` in the sum.
 
-    Attributes:
-        parts: number of a tensor, and its first and last + 1 column, for each tensor.
-        start: first column in the sum.
-        stop: last + 1 column in the sum.
+    A part is the number of a tensor, and its first and last + 1 column.
     """
 
     parts: tuple[tuple[int, int, int], ...]
     start: int
     stop: int
-
-    @cached_property
-    def widths(self) -> list[int]:
-        """Columns of each part."""
-        return [last - first for _, first, last in self.parts]
-
-    def of(self, rows: list[Float[Tensor, "R ..."]]) -> list[Float[Tensor, "R ..."]]:
-        """This block's columns of `rows`, tensor by tensor."""
-        whole = [rows[tensor] for tensor, _, _ in self.parts]
-        # Only the first and the last can be cut, and a slice costs as much as a small copy.
-        for place in {0, len(whole) - 1}:
-            _, first, last = self.parts[place]
-            whole[place] = whole[place][:, first:last]
-        return whole
 
 
 class ClippedAccumulator:
@@ -86,15 +67,9 @@ class ClippedAccumulator:
     def add(
         self, gradients: list[Float[Tensor, "R ..."]], count: int | None = None
     ) -> Float[Tensor, " G"]:
-        """Clip rows over all tensors together and add them.
+        """Clip R rows over all tensors together, add the first G = `count`, and return their norms.
 
-        Args:
-            gradients: R rows in each tensor. With the same R in every call, the rounding of a row
-                does not depend on how many rows count.
-            count: number of rows that count, G, which come first; None: all.
-
-        Returns:
-            The norms of the G rows.
+        With the same R in every call, the rounding of a row does not depend on G. None: all count.
         """
         left = len(gradients[0]) if count is None else count
         flat = [gradient.reshape(len(gradient), -1) for gradient in gradients]
@@ -107,8 +82,10 @@ class ClippedAccumulator:
         return torch.cat(norms)
 
     def _add(self, rows: list[Float[Tensor, "R ..."]], count: int) -> Float[Tensor, " R"]:
-        blocks = self._blocks(len(rows[0]))
-        squares = []
+        size = len(rows[0])
+        if size not in self._cut:
+            self._cut[size] = _blocks(self._sizes, max(1, _NUMBERS // size))
+        blocks, squares = self._cut[size], []
         for block in blocks:
             wide = self._widen(rows, block)
             squares.append(_squared_norms(wide))
@@ -125,17 +102,18 @@ class ClippedAccumulator:
             _weigh(self._sum[block.start : block.stop], wide, roots)
         return norms
 
-    def _blocks(self, rows: int) -> list[_Block]:
-        if rows not in self._cut:
-            self._cut[rows] = _blocks(self._sizes, max(1, _NUMBERS // max(1, rows)))
-        return self._cut[rows]
-
     def _widen(self, rows: list[Float[Tensor, "R ..."]], block: _Block) -> Float[Tensor, "R W"]:
         count, width = len(rows[0]), block.stop - block.start
         if self._buffer.numel() < count * width:
             self._buffer = self._sum.new_empty(count * width)
         wide = self._buffer[: count * width].view(count, width)
-        torch._foreach_copy_(list(wide.split(block.widths, dim=1)), block.of(rows))
+        widths = [last - first for _, first, last in block.parts]
+        parts = [rows[tensor] for tensor, _, _ in block.parts]
+        # Only the first and the last can be cut, and a slice costs as much as a small copy.
+        for place in {0, len(parts) - 1}:
+            _, first, last = block.parts[place]
+            parts[place] = parts[place][:, first:last]
+        torch._foreach_copy_(list(wide.split(widths, dim=1)), parts)
         return wide
 
 

@@ -6,7 +6,6 @@ is that of the MEAN loss over its K views, scaled by min(1, C / norm); a gradien
 contributes zero. `tests/properties/test_sensitivity.py` checks it.
 """
 
-import logging
 import warnings
 
 import torch
@@ -16,7 +15,6 @@ from torch.nn.modules.conv import _ConvNd
 
 from dpmix.clipping.examplewise import examplewise_sum
 from dpmix.clipping.linear import linear_numbers, linear_sum, linear_units
-from dpmix.clipping.loss import Loss
 from dpmix.clipping.model_check import number_of_classes
 from dpmix.clipping.place_probe import why_not_apart
 from dpmix.clipping.types import (
@@ -25,6 +23,7 @@ from dpmix.clipping.types import (
     ClippedSum,
     Engine,
     EngineConfig,
+    Loss,
     trainable,
 )
 from dpmix.clipping.vectorized import (
@@ -49,8 +48,6 @@ _PORTIONED = {
     "linear": (linear_sum, linear_units, linear_numbers),
 }
 
-logger = logging.getLogger(__name__)
-
 
 def clipped_gradient_sum(
     model: nn.Module,
@@ -61,7 +58,6 @@ def clipped_gradient_sum(
     *,
     engine: Engine = "auto",
     view_chunk: int | None = None,
-    example_chunk: int | None = None,
 ) -> ClippedSum:
     """Return the SUM of clipped gradients over G groups of K views each, never an average.
 
@@ -77,7 +73,6 @@ def clipped_gradient_sum(
         engine: `examplewise`, `vectorized`, `linear`, or `auto` for the rule of `engine_by_rule`.
             `examplewise` replaces an engine in which units would influence each other.
         view_chunk: most views per forward pass of `examplewise`; exact, saves memory.
-        example_chunk: groups computed at a time by `vectorized` and `linear`.
 
     Raises:
         DpmixError: unknown engine, shapes that do not fit, a loss that is not one per view, or a
@@ -92,11 +87,9 @@ def clipped_gradient_sum(
         )
     if not trainable(model):
         raise DpmixError("the model has no trainable parameter; set requires_grad on some")
-    used, reason = engine_that_runs(engine, model, loss, views, labels, example_chunk)
-    logger.debug("engine %s: %s", used, reason)
-    if engine not in ("auto", used):
-        warnings.warn(f"engine {reason}; engine {used} computes the same sum", stacklevel=2)
-    return sum_by(used, model, loss, views, labels, max_grad_norm, view_chunk, example_chunk)
+    used, _ = engine_that_runs(engine, model, loss, views, labels)
+    chunk = view_chunk if used == "examplewise" else None
+    return sum_by(used, model, loss, views, labels, max_grad_norm, chunk)
 
 
 def sum_by(
@@ -106,15 +99,16 @@ def sum_by(
     views: Float[Tensor, "G K *view"],
     labels: Float[Tensor, "G K L"],
     max_grad_norm: float,
-    view_chunk: int | None = None,
-    example_chunk: int | None = None,
+    chunk: int | None = None,
 ) -> ClippedSum:
-    """As `clipped_gradient_sum`, by an engine that `engine_that_runs` returned."""
+    """As `clipped_gradient_sum`, by an engine that `engine_that_runs` returned.
+
+    `chunk` is the number of views in a pass of `examplewise`, and of units in one of the others.
+    """
     if engine not in _PORTIONED:
-        return examplewise_sum(model, loss, views, labels, max_grad_norm, view_chunk)
+        return examplewise_sum(model, loss, views, labels, max_grad_norm, chunk)
     portioned_sum, units, _ = _PORTIONED[engine]
-    at_once = example_chunk or units(model, views)
-    return portioned_sum(model, loss, views, labels, max_grad_norm, at_once)
+    return portioned_sum(model, loss, views, labels, max_grad_norm, chunk or units(model, views))
 
 
 def choose_engine(
@@ -137,8 +131,6 @@ def choose_engine(
     noise = like.new_zeros(1, views, *view_shape)
     labels = torch.zeros(1, views, number_of_classes(model, view_shape), device=like.device)
     runs, reason = engine_that_runs(engine, model, loss, noise, labels)
-    if engine not in ("auto", runs):
-        warnings.warn(f"engine {reason}; engine {runs} computes the same sum", stacklevel=3)
     return EngineConfig(runs, view_chunk, reason)
 
 
@@ -148,7 +140,6 @@ def engine_that_runs(
     loss: Loss,
     views: Float[Tensor, "G K *view"],
     labels: Float[Tensor, "G K L"],
-    example_chunk: int | None = None,
 ) -> tuple[Engine, str]:
     """The engine that computes the sum, and why: `examplewise` where another one must not.
 
@@ -157,22 +148,25 @@ def engine_that_runs(
     """
     if engine not in ENGINES:
         raise DpmixError(f"unknown engine '{engine}': {nearest(engine, ENGINES)}")
-    chosen, reason = (
-        engine_by_rule(model, views.shape[1]) if engine == "auto" else (engine, "as requested")
-    )
+    chosen, reason = engine, "as requested"
+    if engine == "auto":
+        chosen, reason = engine_by_rule(model, views.shape[1])
     if chosen not in _PORTIONED:
         return chosen, reason
     _, units, numbers = _PORTIONED[chosen]
     try:
-        at_once = example_chunk or units(model, views)
-        refusal = why_not_apart(numbers, model, loss, views, labels, at_once)
+        refusal = why_not_apart(numbers, model, loss, views, labels, units(model, views))
     except CannotRunError as error:
         if engine != "auto":
             raise CannotRunError(f"engine {error}; use engine 'examplewise'") from error
         return "examplewise", str(error)
-    if refusal:
-        return "examplewise", f"{chosen} is not used: {refusal}"
-    return chosen, reason
+    if not refusal:
+        return chosen, reason
+    reason = f"{chosen} is not used: {refusal}"
+    if engine != "auto":
+        message = f"engine {reason}; engine examplewise computes the same sum"
+        warnings.warn(message, stacklevel=3)
+    return "examplewise", reason
 
 
 def engine_by_rule(model: nn.Module, views: int) -> tuple[Engine, str]:

@@ -20,8 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dpmix.clipping.accumulator import ClippedAccumulator
-from dpmix.clipping.loss import Loss, per_view_loss
-from dpmix.clipping.types import ClippedSum, trainable
+from dpmix.clipping.types import ClippedSum, Loss, per_view_loss, trainable
 
 
 def portions(
@@ -29,9 +28,7 @@ def portions(
 ) -> Iterator[tuple[Float[Tensor, "R K *view"], Float[Tensor, "R K L"], int]]:
     """Yield the units in order, R = `units` at a time, always in the same memory.
 
-    Yields:
-        Views and labels of R units, and how many of the units are real: the others are zeros. The
-        next portion overwrites them.
+    With the views and labels comes how many units are real: the others are zeros.
     """
     if not len(views):
         return

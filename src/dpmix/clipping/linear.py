@@ -8,11 +8,10 @@ The logits of several units are one float32 product, whose last bits may depend 
 and on the number of rows. So units are computed R at a time in one buffer, with zeros where there
 are fewer, and rows are padded to whole cache lines; a probe checks the rest (see `place_probe`).
 
-With one view that gradient is never written: its norm is the product of the two vectors' norms, and
-the clipped sum is one matrix product over the units (ghost clipping: Li et al. 2022, arXiv
-2110.05679, section 4). With several views the same norm is a sum of products of either sign, which
-may cancel and come out too small, so that too little would be clipped: there each gradient is
-computed and measured.
+With one view that gradient is never written: its norm is the product of the two vectors' norms
+(ghost clipping: Li et al. 2022, arXiv 2110.05679, section 4). With several views that norm would be
+a sum of products of either sign, which may come out too small, so that too little is clipped: there
+each gradient is computed and measured.
 """
 
 from typing import NamedTuple
@@ -24,21 +23,17 @@ from torch import Tensor, nn
 
 from dpmix.clipping.accumulator import ClippedAccumulator, clip_root, sum_dtype
 from dpmix.clipping.examplewise import portions
-from dpmix.clipping.loss import Loss, per_view_loss, soft_cross_entropy
-from dpmix.clipping.types import ClippedSum
+from dpmix.clipping.types import ClippedSum, Loss, per_view_loss, soft_cross_entropy
 from dpmix.errors import DpmixError
 
 # Most numbers in the per-unit gradients held at once: megabytes on a CPU, more on a device.
 _CPU_NUMBERS, _DEVICE_NUMBERS = 1 << 20, 1 << 25
 # Most units at once: with more, the zeros that fill a small batch would take longer.
 _MOST_UNITS = 64
-# Numbers in 64 bytes of float32, a cache line.
-_LINE = 16
+_LINE = 16  # numbers in 64 bytes of float32, a cache line
 
 
 class _Pass(NamedTuple):
-    """One forward pass over R units."""
-
     features: Float[Tensor, "R K E"]  # inputs of the layer, padded to whole cache lines
     logits: Float[Tensor, "R K L"]
     residuals: Float[Tensor, "R K L"]  # derivative of each unit's mean loss by its logits
@@ -118,7 +113,6 @@ def linear_numbers(
 
 
 def _gradients(layer: nn.Linear, seen: _Pass) -> list[Float[Tensor, "R ..."]]:
-    """Each unit's gradient, by the layer's parameters."""
     weight = torch.bmm(seen.residuals.transpose(1, 2), seen.features)[:, :, : layer.in_features]
     return [weight] if layer.bias is None else [weight, seen.residuals.sum(dim=1)]
 
@@ -135,9 +129,8 @@ def _add_outer(
     residuals, features = residuals.to(dtype), features.to(dtype)
     if len(total) == 2:
         features = F.pad(features, (0, 1), value=1.0)
-    norms: Tensor = torch.linalg.vector_norm(residuals, dim=1) * torch.linalg.vector_norm(
-        features, dim=1
-    )
+    lengths = [torch.linalg.vector_norm(rows, dim=1) for rows in (residuals, features)]
+    norms: Tensor = lengths[0] * lengths[1]
     roots = clip_root(norms, max_grad_norm)
     roots[count:] = 0.0
     root = roots[:, None]
@@ -189,10 +182,7 @@ def _losses(
 def _forward(
     model: nn.Module, layer: nn.Linear, views: Float[Tensor, "V *view"]
 ) -> tuple[Float[Tensor, "V E"], Float[Tensor, "V L"]]:
-    """The layer's padded inputs, and its outputs, which must be what the model returns.
-
-    The layer multiplies padded rows here: its own product would round a row by its address.
-    """
+    """The layer's padded inputs, and its outputs, which must be what the model returns."""
     seen: list[tuple[Tensor, Tensor]] = []
 
     def padded(given: Tensor) -> Tensor:

@@ -29,21 +29,19 @@ from torch.nn.parameter import UninitializedParameter
 from dpmix.errors import DpmixError, one_line
 from dpmix.models.finetune import frozen_modules, layer_name, train_mode
 
-_BATCH = 3
 # Relative distance of two gradients; off the CPU, kernels need not repeat to the bit.
 _TOLERANCE, _TOLERANCE_OFF_CPU = 1e-5, 1e-2
 
 
 def check_private(model: nn.Module, image_shape: tuple[int, ...] | None = None) -> None:
-    """Refuse what mixes examples or keeps private statistics.
+    """Refuse what mixes examples or keeps private statistics; the model is left as it was.
 
     Layers are checked in the mode that they are in: a BatchNorm is allowed only if it is frozen
     (eval mode, no parameter that requires a gradient), and `train_mode` keeps it so.
 
     Args:
-        model: the model to train; it is left as it was.
-        image_shape: shape of one example, [C, H, W] for an image, [D] for features. None checks
-            the types of the layers only: state or mixing inside a custom module then passes.
+        model: the model to train.
+        image_shape: shape of one example, [C, H, W] or [D]; None checks the types of layers only.
 
     Raises:
         DpmixError: names the layer, what is wrong with it, and the remedy.
@@ -55,8 +53,8 @@ def check_private(model: nn.Module, image_shape: tuple[int, ...] | None = None) 
             raise DpmixError(f"{layer_name(path, module)} {reason}")
     if not any(p.requires_grad for p in model.parameters()):
         raise DpmixError(
-            f"model {type(model).__name__} has no trainable parameter: expected at least one with "
-            "requires_grad; add a head, or unfreeze a layer with .requires_grad_(True)"
+            f"model {type(model).__name__} has no trainable parameter: expected one or more; add a "
+            "head, or unfreeze a layer with .requires_grad_(True)"
         )
     if image_shape is not None:
         draws = RandomState(model)
@@ -117,20 +115,18 @@ class RandomState:
 
 @dataclass(frozen=True)
 class HeldTensor:
-    """A tensor of a model, as it was.
+    """A tensor of a model, as it was; None for a parameter or buffer that is None.
 
     Attributes:
-        path: name of the module that holds it.
-        module: that module.
+        layer: the module that holds it, for messages.
         kind: `parameter`, `buffer` or `attribute`.
         store: the module's dictionary that holds it, under `name`.
         name: its key there.
-        tensor: the tensor itself; None for a parameter or buffer that is None.
+        tensor: the tensor itself.
         value: a copy of its numbers.
     """
 
-    path: str
-    module: nn.Module
+    layer: str
     kind: str
     store: dict[str, Any]
     name: str
@@ -138,7 +134,7 @@ class HeldTensor:
     value: Tensor | None
 
     def __str__(self) -> str:
-        return f"{self.kind} '{self.name}' of {layer_name(self.path, self.module)}"
+        return f"{self.kind} '{self.name}' of {self.layer}"
 
     def changed(self) -> bool:
         """Whether the module now holds another value under this name."""
@@ -171,7 +167,8 @@ def held_tensors(model: nn.Module) -> list[HeldTensor]:
                 held = isinstance(tensor, Tensor)
                 if held or (tensor is None and kind != "attribute"):
                     value = tensor.detach().clone() if held else None
-                    found.append(HeldTensor(path, module, kind, store, name, tensor, value))
+                    layer = layer_name(path, module)
+                    found.append(HeldTensor(layer, kind, store, name, tensor, value))
     return found
 
 
@@ -189,15 +186,9 @@ def _refusal(module: nn.Module, frozen: bool) -> str:
     if not frozen and isinstance(module, _BatchNorm):
         return f"mixes the examples of a batch and keeps their statistics; {instead}"
     if not frozen and isinstance(module, _InstanceNorm) and module.track_running_stats:
-        return (
-            "keeps running statistics of private images; set track_running_stats=False, or "
-            + instead
-        )
+        return f"keeps statistics of private images; set track_running_stats=False, or {instead}"
     if isinstance(module, _BatchNorm) and module.running_mean is None:
-        return (
-            "has no running statistics, so it mixes the examples of a batch even when frozen; "
-            "replace it by GroupNorm"
-        )
+        return "mixes the examples of a batch even when frozen; replace it by GroupNorm"
     if "forward" in vars(module):
         return "has its forward replaced on the object, which a copy keeps; wrap it in a module"
     if isinstance(module, torch.jit.ScriptModule):
@@ -207,10 +198,7 @@ def _refusal(module: nn.Module, frozen: bool) -> str:
         if isinstance(parameter, UninitializedParameter):
             return f"has the uninitialised parameter '{name}'; run it on public input first"
         if parameter._backward_hooks:  # a copy loses it
-            return (
-                f"has a hook on the gradient of '{name}', which can carry one example into the "
-                "next; remove it"
-            )
+            return f"has a hook on the gradient of '{name}', which can join examples; remove it"
     return ""
 
 
@@ -245,9 +233,8 @@ def _probe(model: nn.Module, image_shape: tuple[int, ...], draws: RandomState) -
 def _public_batches(model: nn.Module, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """Two batches [3, *shape] of noise that have only their first example in common."""
     like = next(p for p in model.parameters() if p.is_floating_point())
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(2 * _BATCH - 1, *shape, generator=generator).to(like)
-    return noise[:_BATCH], torch.cat([noise[:1], 2 * noise[_BATCH:] + 1])
+    noise = torch.randn(5, *shape, generator=torch.Generator().manual_seed(0)).to(like)
+    return noise[:3], torch.cat([noise[:1], 2 * noise[3:] + 1])
 
 
 @torch.no_grad()
@@ -308,41 +295,37 @@ def _logits(model: nn.Module, x: Float[Tensor, "B ..."]) -> Float[Tensor, "B L"]
 
 
 def _refuse_changes(before: list[HeldTensor]) -> None:
-    """Refuse a tensor that a forward pass in train mode changed."""
     for held in before:
         if held.changed():
             raise DpmixError(
-                f"{layer_name(held.path, held.module)} changes its {held.kind} '{held.name}' "
-                "during a forward in train mode, so examples influence each other unclipped and "
-                "unnoised; replace it by a layer without running state (GroupNorm for a norm), or "
-                "freeze it: .eval() and .requires_grad_(False)"
+                f"{held.layer} changes its {held.kind} '{held.name}' during a forward in train "
+                "mode, so examples influence each other unclipped and unnoised; replace it by a "
+                "layer without running state (GroupNorm for a norm), or freeze it: .eval() and "
+                ".requires_grad_(False)"
             )
 
 
 def _refuse_memory(model: nn.Module, one: Tensor, two: Tensor) -> None:
-    """Refuse if a batch's logits and gradients depend on the batches before it."""
     on_cpu = next(model.parameters()).device.type == "cpu"
     tolerance = _TOLERANCE if on_cpu else _TOLERANCE_OFF_CPU
     if not (one - two).norm() <= tolerance * one.norm():
         raise DpmixError(
-            f"model {type(model).__name__} keeps something of earlier batches: the gradient of a "
-            "batch depends on those before it, so examples influence each other unclipped; replace "
-            "what keeps state (running statistics, counters, initialisation from data)"
+            f"model {type(model).__name__} keeps something of earlier batches, on which its "
+            "gradients depend, so examples influence each other unclipped; replace what keeps "
+            "state (running statistics, counters, initialisation from data)"
         )
 
 
 def _refuse_mixing(model: nn.Module, one: Tensor, two: Tensor) -> None:
-    """Refuse if the logits `one` and `two` of example 0 differ by more than rounding.
+    """Refuse if the logits of example 0 differ by more than sqrt(eps) of the largest of them.
 
-    That is sqrt(eps) of the largest logit. Off the CPU, where kernels may differ with the size of
-    the batch and round to TF32: one per cent.
+    Off the CPU kernels may differ with the size of the batch and round to TF32: one per cent.
     """
     tolerance = float(torch.finfo(one.dtype).eps) ** 0.5
     if one.device.type != "cpu":
         tolerance = max(tolerance, _TOLERANCE_OFF_CPU)
     if not (one[0] - two[0]).abs().max() <= tolerance * one[0].abs().max():
         raise DpmixError(
-            f"model {type(model).__name__} mixes the examples of a batch: the logits of one image "
-            "depend on the other images; use layers that treat each image alone (GroupNorm, "
-            "LayerNorm)"
+            f"model {type(model).__name__} mixes the examples of a batch: one image's logits "
+            "depend on the others; use layers that treat each image alone (GroupNorm, LayerNorm)"
         )

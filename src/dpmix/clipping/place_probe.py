@@ -25,9 +25,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from dpmix.clipping.loss import Loss
 from dpmix.clipping.model_check import RandomState, copy_of
-from dpmix.clipping.types import CannotRunError
+from dpmix.clipping.types import CannotRunError, Loss
 from dpmix.errors import DpmixError, is_out_of_memory, one_line
 
 # From a model, a loss, R units with their labels, and whether all units get the same dropout, to
@@ -59,18 +58,10 @@ def why_not_apart(
     labels: Float[Tensor, "G K L"],
     units: int,
 ) -> str:
-    """Try an engine on noise, once for each model, loss, shape and number of threads.
+    """Why an engine must not compute R = `units` units at once; empty if it may.
 
-    Args:
-        numbers: the engine's function to try.
-        model: on its device, in its modes; it is left as it was.
-        loss: as in `clipped_gradient_sum`.
-        views: only their shape, dtype and device are read, as of `labels`.
-        labels: soft labels of the views.
-        units: number of units computed at once, R.
-
-    Returns:
-        Why the engine must not be used, in a few words; empty if it may.
+    It is tried on noise, once for each model, loss, shape and number of threads. Of views and
+    labels only shapes, dtypes and devices are read. The model is left as it was.
 
     Raises:
         CannotRunError: the engine can't run the model or the loss.
@@ -179,23 +170,18 @@ class BitWatch(TorchDispatchMode):
 
     Attributes:
         seen: the name of each operation, and a sum over the hashes of its numbers.
-        hides: the first operation that took numbers with all their bits and returned only rounded
-            numbers, zeros or integers, so that bits can't be seen behind it; empty if none did.
+        hides: whether an operation took numbers with all their bits and returned only rounded
+            numbers, zeros or integers, so that bits can't be seen behind it.
     """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.seen: list[tuple[str, int]] = []
-        self.hides = ""
-
-    def __enter__(self) -> "BitWatch":
-        super().__enter__()  # type: ignore[no-untyped-call]
-        return self
+        self.hides = False
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        """Run `func`, and record its name and its results."""
         given = _tensors((args, kwargs))
         memory = {_address(tensor) for tensor in given}
         full, mask = any(map(_is_full, given)), any(one.dtype == torch.bool for one in given)
@@ -211,8 +197,7 @@ class BitWatch(TorchDispatchMode):
             if one.ndim > 0 and (func._schema.is_mutable or _address(one) not in memory)
         ]
         self.seen += [(name, _hash(one)) for one in fresh if one.dtype in _AS_INTEGERS]
-        if not self.hides and _hides_bits(full, mask, fresh, number=not results):
-            self.hides = name
+        self.hides = self.hides or _hides_bits(full, mask, fresh, number=not results)
         return out
 
 

@@ -1,10 +1,12 @@
-"""What all engines share: their names, the sum that they return, and the parameters they train."""
+"""What all engines share: names, the loss of single views, the sum, and the trained parameters."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
-from jaxtyping import Bool, Float
+import torch.nn.functional as F  # noqa: N812
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from dpmix.clipping.accumulator import sum_dtype
@@ -12,6 +14,8 @@ from dpmix.errors import DpmixError
 
 Engine = Literal["auto", "examplewise", "vectorized", "linear"]
 ENGINES: tuple[str, ...] = get_args(Engine)
+# Maps logits [K, L] and soft labels [K, L] to one loss per view, [K].
+Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 class CannotRunError(DpmixError):
@@ -43,7 +47,8 @@ class ClippedSum:
     Attributes:
         gradients: sum of the clipped gradients, one tensor per trainable parameter, in
             `model.named_parameters()` order, float64 (float32 on mps).
-        norms: each group's gradient norm before clipping (not finite where it was dropped), [G].
+        norms: each group's gradient norm before clipping, [G]; not finite where the gradient was
+            not and counted as zero.
         losses: each group's mean loss over its views, [G].
         engine: name of the engine that computed it.
     """
@@ -52,11 +57,6 @@ class ClippedSum:
     norms: Float[Tensor, " G"]
     losses: Float[Tensor, " G"]
     engine: str
-
-    @property
-    def dropped(self) -> Bool[Tensor, " G"]:
-        """Groups whose gradient was not finite and so counted as zero."""
-        return ~torch.isfinite(self.norms)
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -67,3 +67,23 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
 def zero_sum(parameters: list[nn.Parameter]) -> list[Tensor]:
     """Zeros to which clipped gradients are added, of the parameters' shapes."""
     return [torch.zeros_like(p, dtype=sum_dtype(p.device)) for p in parameters]
+
+
+def soft_cross_entropy(
+    logits: Float[Tensor, "K L"], labels: Float[Tensor, "K L"]
+) -> Float[Tensor, " K"]:
+    """Cross-entropy with soft labels, one value per view."""
+    return F.cross_entropy(logits, labels, reduction="none")
+
+
+def per_view_loss(
+    loss: Loss, logits: Float[Tensor, "K L"], labels: Float[Tensor, "K L"]
+) -> Float[Tensor, " K"]:
+    """Apply `loss`, and refuse another shape than one value per view."""
+    values = loss(logits, labels)
+    if values.shape != labels.shape[:1]:
+        raise DpmixError(
+            f"the loss returned shape {list(values.shape)} for {len(labels)} views; expected one "
+            "value per view: use reduction='none'"
+        )
+    return values

@@ -15,8 +15,7 @@ from torch.func import functional_call, grad_and_value, vmap
 
 from dpmix.clipping.accumulator import ClippedAccumulator
 from dpmix.clipping.examplewise import portions
-from dpmix.clipping.loss import Loss, per_view_loss
-from dpmix.clipping.types import ClippedSum, trainable
+from dpmix.clipping.types import ClippedSum, Loss, per_view_loss, trainable
 
 # Most numbers in the per-unit gradients held at once (64 MiB of float32).
 MAX_GRADIENT_NUMBERS = 1 << 24

@@ -21,13 +21,12 @@ from dpmix.errors import DpmixError
 # Integer orders have a closed form; fractional ones need a series that may not converge.
 RDP_ORDERS = (*range(2, 64), *range(64, 256, 8), 256, 512, 1024)
 
-# The search for sigma stops within this fraction of it: epsilon is then well within 0.5 % of its
-# target.
+# The search for sigma stops within this fraction of it.
 SIGMA_TOLERANCE = 2e-4
 
 # Privacy losses are rounded up to a grid: a coarse one also bounds epsilon from above and is much
-# faster. The search uses a twentieth of one step's own loss, whose standard deviation is at least
-# q / sigma: that adds a few parts in 10,000 to epsilon.
+# faster. A twentieth of one step's own loss, whose standard deviation is at least q / sigma, adds a
+# few parts in 10,000 to epsilon.
 LOSS_GRID, _COARSEST_LOSS_GRID, PART_OF_LOSS = 1e-4, 1e-3, 0.05
 
 # The accountant's range. Less noise is only enough where delta nearly allows the release of a whole
@@ -147,15 +146,13 @@ def calibrate_sigma(
     It is accurate to a relative 5e-4. At an epsilon of a few hundredths, where a step's loss is
     narrow compared with the accountant's grid, it is accurate to about 1 %.
 
-    Renyi DP comes first. It is cheap, and its sigma is an upper end for the search, so the search
-    never has to account for very little noise, which takes long.
+    Renyi DP comes first: its sigma is cheap and an upper end for the search, which so never has to
+    account for very little noise.
 
     Raises:
-        DpmixError: `delta` is below `MIN_DELTA`, no sigma up to 1e6 reaches `epsilon`, less than
-            `MIN_SIGMA` reaches it, or the prior releases alone exceed it.
+        DpmixError: no sigma up to 1e6 reaches `epsilon`, less than `MIN_SIGMA` reaches it, or the
+            prior releases alone exceed it.
     """
-    refuse_tiny_delta(delta)
-    # By Renyi DP, the search's own upper end: if that leaves no room, nothing can be calibrated.
     before = epsilon_rdp(1.0, math.inf, 0, delta, prior_releases)
     if before >= epsilon:
         raise DpmixError(
@@ -183,14 +180,6 @@ def calibrate_sigma(
     while excess(sigma, LOSS_GRID) > 0:
         sigma += tolerance
     return sigma
-
-
-def refuse_tiny_delta(delta: float) -> None:
-    """Refuse a delta below `MIN_DELTA`, which the accountant cannot tell from 0."""
-    if delta < MIN_DELTA:
-        raise DpmixError(
-            f"delta {delta:g} is below what the accountant resolves; give {MIN_DELTA:g} or more"
-        )
 
 
 def refuse_nearly_no_noise(sigma: float, epsilon: float, delta: float) -> None:

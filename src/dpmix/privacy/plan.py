@@ -1,8 +1,7 @@
 """`PrivacyPlan`: one frozen object that sampler, clipping, noise and accountant are built from.
 
-The sampling rate q and the denominator are constants of the plan. They are fixed before any data is
-read and never recomputed from a loader or a drawn batch, so adding one example to the data changes
-neither them nor sigma (`tests/privacy/test_plan.py`).
+The sampling rate q and the denominator are fixed before any data is read, so adding one example to
+the data changes neither them nor sigma (`tests/privacy/test_plan.py`).
 """
 
 import math
@@ -13,7 +12,7 @@ from functools import cached_property
 from typing import ClassVar
 
 from dpmix.errors import DpmixError
-from dpmix.privacy.accounting import PriorReleases, calibrate_sigma, epsilon_rdp
+from dpmix.privacy.accounting import MIN_DELTA, PriorReleases, calibrate_sigma, epsilon_rdp
 from dpmix.privacy.selection import calibrate_selected, check_expected_runs, epsilon_stated
 
 LARGEST_DELTA = 1e-5
@@ -35,7 +34,7 @@ class PrivacyPlan:
 
     Attributes:
         sampling_rate: q, the probability with which each example enters a step, independently.
-        denominator: the constant that the noisy sum is divided by; q * N where N is public.
+        denominator: the constant, in examples, that the noisy sum is divided by.
         steps: T, the number of releases.
         noise_multiplier: sigma, the noise's standard deviation over the sensitivity; 0: no privacy.
         max_grad_norm: C, the L2 norm that gradients are clipped to; infinite if not private.
@@ -130,18 +129,22 @@ class PrivacyPlan:
         refuse_unfit_epsilon(epsilon)
         if delta is None:
             delta = default_delta(n)
-        if n is not None and 1 / n <= delta < 1 and epsilon < math.inf:
-            warnings.warn(
-                f"delta {delta:g} is not below 1/N = {1 / n:.1e}: releasing one whole record in N "
-                "would satisfy such a delta. Give a delta well under 1/N.",
-                stacklevel=2,
-            )
         unclipped = cls(
             rate, divisor, total, 0.0, math.inf, delta, sensitivity_multiplier, epsilon, n,
             prior_releases, expected_runs,
         )  # fmt: skip
         if math.isinf(epsilon):
             return unclipped
+        if n is not None and 1 / n <= delta:
+            warnings.warn(
+                f"delta {delta:g} is not below 1/N = {1 / n:.1e}: releasing one whole record in N "
+                "would satisfy such a delta. Give a delta well under 1/N.",
+                stacklevel=2,
+            )
+        if delta < MIN_DELTA:
+            raise DpmixError(
+                f"delta {delta:g} is below what the accountant resolves; give {MIN_DELTA:g} or more"
+            )
         # Every field is checked before the search, which takes seconds.
         clipped = replace(unclipped, max_grad_norm=max_grad_norm)
         target = (rate, total, epsilon, delta)
@@ -168,17 +171,9 @@ class PrivacyPlan:
             return 0.0
         return self.noise_multiplier * self.max_grad_norm * self.sensitivity_multiplier
 
-    @property
-    def accountant(self) -> str:
-        """The accountant whose epsilon is stated: "PLD", or "RDP" in a private selection."""
-        return "PLD" if self.expected_runs is None else "RDP"
-
     @cached_property
     def epsilon(self) -> float:
-        """Epsilon of the whole run at `delta`, by `accountant` under add/remove-one.
-
-        It holds wherever the run stops, for any reason.
-        """
+        """Epsilon of the whole run at `delta`; it holds wherever the run stops, for any reason."""
         return self.epsilon_after(self.steps)
 
     @cached_property
@@ -187,7 +182,7 @@ class PrivacyPlan:
         return self.epsilon_rdp_after(self.steps)
 
     def epsilon_after(self, steps: int) -> float:
-        """Epsilon at `delta` of the first `steps` steps, by `accountant`.
+        """Epsilon at `delta` of the first `steps` steps: by PLD, or by RDP in a private selection.
 
         It holds only if `steps` was fixed beforehand. Stopping a run after a look at its releases
         chooses the number by them: then state `epsilon` (docs/privacy.md, section 3).
@@ -222,16 +217,12 @@ def _sampling(
     n: int | None, batch: float | None, rate: float | None, divisor: float | None
 ) -> tuple[float, float]:
     """The sampling rate and the denominator."""
-    if rate is not None or divisor is not None:
-        if rate is None or divisor is None or batch is not None:
-            raise DpmixError(
-                "sampling_rate and denominator are given together, and instead of "
-                "expected_batch_size"
-            )
+    if rate is not None and divisor is not None and batch is None:
         return rate, divisor
-    if n is None or batch is None:
+    if n is None or batch is None or rate is not None or divisor is not None:
         raise DpmixError(
-            "give n and expected_batch_size, or sampling_rate and denominator, to fix the sampling"
+            "the sampling is not fixed exactly once; give n and expected_batch_size, or "
+            "sampling_rate and denominator"
         )
     _require(n >= 1, "n", n, "1 or more")
     _require_positive("expected_batch_size", batch)
@@ -244,11 +235,10 @@ def _sampling(
 
 
 def _steps(steps: int | None, epochs: float | None, rate: float) -> int:
-    if (steps is None) == (epochs is None):
-        raise DpmixError(f"steps is {steps} and epochs is {epochs}; give exactly one of them")
-    if steps is not None:
+    if steps is not None and epochs is None:
         return steps
-    assert epochs is not None
+    if steps is not None or epochs is None:
+        raise DpmixError(f"steps is {steps} and epochs is {epochs}; give exactly one of them")
     _require_positive("epochs", epochs)
     _require(0 < rate <= 1, "sampling_rate", rate, "in (0, 1]")
     return max(1, round(epochs / rate))

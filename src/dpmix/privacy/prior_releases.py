@@ -28,7 +28,6 @@ class ReleaseRecord(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> "ReleaseRecord":
-        """An edit of one number is caught by another."""
         epsilon = epsilon_gaussian(self.noise_multiplier, self.delta)
         if not math.isclose(epsilon, self.epsilon, rel_tol=1e-3):
             raise ValueError("epsilon is not that of the noise multiplier")
@@ -38,8 +37,6 @@ class ReleaseRecord(BaseModel):
 
 
 class _Report(BaseModel):
-    """Any report that holds a release record; its other fields are ignored."""
-
     release: ReleaseRecord
 
 
@@ -63,8 +60,7 @@ def _read(path: Path) -> ReleaseRecord:
         return _Report.model_validate_json(path.read_bytes()).release
     except OSError as error:
         raise DpmixError(
-            f"cannot read '{path}' ({error.strerror}); expected the JSON report of an earlier "
-            "private release"
+            f"cannot read '{path}' ({error.strerror}); expected the report of a private release"
         ) from None
     except ValidationError:
         raise DpmixError(

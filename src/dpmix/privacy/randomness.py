@@ -1,13 +1,10 @@
 """Where a run's random draws come from: the operating system, unless a seed is given.
 
-Every step has its own streams, one for each use, so drawing more views never moves the noise. A
-seeded run that resumes after step t needs only its seed and t, and an unseeded one draws fresh
-entropy: no generator state is ever saved.
-
-Sampling and noise, on which the guarantee rests, use the operating system's cryptographic
-generator. An ordinary generator has a state that a release might reveal, and with it every later
-draw. All other streams, and all streams of a seeded run, are numpy's with 128 bits: torch's CPU
-generator keeps only 32 bits of its seed, few enough to try them all against a released model.
+Every step has its own streams, one for each use, so drawing more views never moves the noise, and
+no generator state is ever saved. Sampling and noise, on which the guarantee rests, use the
+operating system's cryptographic generator: an ordinary one has a state that a release might reveal,
+and with it every later draw. All other streams, and all of a seeded run, are numpy's with 128 bits:
+torch's CPU generator keeps 32 bits of its seed, few enough to try them all on a released model.
 
 Anyone who knows the seed can recompute the noise. A seeded run therefore has no privacy against
 them, and every output of it says so.

@@ -38,14 +38,11 @@ from dpmix.privacy.selection import epsilon_selected
 # A mixture's loss is computed point by point, each a sum over the numbers of copies. This many
 # terms, plus a hundred for each point, take a few seconds.
 _MOST_TERMS = 2_000_000
-
-# Less likely numbers of copies count as the next higher one, or as the highest. This is far below
-# the tails that the accountant itself cuts.
+# Less likely numbers of copies count as the next higher one, or as the highest: far below the tails
+# that the accountant itself cuts.
 _UNLIKELY = 1e-22
-
 # Next to 1, the library cannot distinguish from 0 a smaller chance that no copy is drawn.
 _NONE_DRAWN, _ROUNDING = 1e-9, 1e-13
-
 _NAMED = 3  # images that a message names
 _LARGEST = 700.0  # e to a larger power overflows a float
 
@@ -53,8 +50,7 @@ _LARGEST = 700.0  # e to a larger power overflows a float
 def epsilon_of_copies(plan: PrivacyPlan, copies: int, steps: int) -> float:
     """Epsilon at the plan's delta, after `steps` steps, of the person in `copies` equal images.
 
-    It is computed by privacy loss distributions; for a private selection by Renyi DP and group
-    privacy, which is a looser bound.
+    It is computed by PLD; for a private selection by Renyi DP and group privacy, which is looser.
     """
     if copies == 1:
         return plan.epsilon_after(steps)
@@ -72,10 +68,7 @@ def epsilon_of_copies_together(
         return epsilon_together(trainings, delta, prior_releases)
     if any(steps and sigma == 0 for _, sigma, steps in trainings):
         return math.inf
-    releases = [
-        *(one for one in trainings if one[2]),
-        *((1.0, sigma, 1) for sigma in prior_releases),
-    ]
+    releases = [one for one in trainings if one[2]] + [(1.0, s, 1) for s in prior_releases]
     grid = _grid(releases, copies)
     losses = [
         _loss(rate, sigma, copies, grid).self_compose(int(steps)) for rate, sigma, steps in releases
@@ -84,12 +77,9 @@ def epsilon_of_copies_together(
 
 
 def refuse_repeats(found: Repeats, source: ImageSource, epsilon_of: Callable[[int], float]) -> None:
-    """Refuse private images (`source`) of which some occur more than once (`found`).
+    """Refuse the private images in `source` if some occur more than once (`found`).
 
     `epsilon_of` maps a number of equal images to the epsilon of the person in them.
-
-    Raises:
-        DpmixError: at least one image is repeated.
     """
     if found.most == 1:
         return
@@ -153,13 +143,11 @@ def _by_group_privacy(plan: PrivacyPlan, copies: int, steps: int) -> float:
     This is Vadhan 2017 (The Complexity of Differential Privacy), Lemma 2.2. A larger m e needs a
     smaller d, which needs a larger e: the result is the first e that suffices for its own d.
     """
-    e = plan.epsilon_after(steps)
+    e, runs = plan.epsilon_after(steps), plan.expected_runs or 1.0
+    rate, sigma, prior = plan.sampling_rate, plan.noise_multiplier, plan.prior_releases
     while copies * e < _LARGEST:
         d = plan.delta * math.expm1(e) / math.expm1(copies * e)
-        needed = epsilon_selected(
-            plan.sampling_rate, plan.noise_multiplier, steps, d, plan.expected_runs or 1.0,
-            plan.prior_releases,
-        )  # fmt: skip
+        needed = epsilon_selected(rate, sigma, steps, d, runs, prior)
         if needed <= e:
             return copies * e
         e = needed * (1 + 1e-6)

@@ -22,7 +22,6 @@ from dpmix.privacy.accounting import (
     epsilon_pld,
     epsilon_rdp,
     refuse_nearly_no_noise,
-    refuse_tiny_delta,
     training_event,
 )
 
@@ -39,10 +38,9 @@ def epsilon_selected(
     expected_runs: float,
     prior_releases: PriorReleases = (),
 ) -> float:
-    """Epsilon at `delta` of publishing the best of a random number of runs, by Renyi DP.
+    """Epsilon at `delta` of publishing the best of `expected_runs` runs on average, by Renyi DP.
 
-    All runs have the same q, sigma and T. `expected_runs` is the mean number of runs, which
-    `number_of_runs` draws. The prior releases were made once, not by every run.
+    All runs have the same q, sigma and T. The prior releases were made once, not by every run.
     """
     run = training_event(sampling_rate, sigma, steps)
     best = RepeatAndSelectDpEvent(run, expected_runs, _LOGARITHMIC)
@@ -76,10 +74,8 @@ def calibrate_selected(
     """The least sigma, to a relative 2e-4, that makes the best of all runs (epsilon, delta)-DP.
 
     Raises:
-        DpmixError: `delta` is below `MIN_DELTA`, no sigma up to 1e6 reaches `epsilon`, or less than
-            `MIN_SIGMA` reaches it.
+        DpmixError: no sigma up to 1e6 reaches `epsilon`, or less than `MIN_SIGMA` reaches it.
     """
-    refuse_tiny_delta(delta)
 
     def excess(sigma: float) -> float:
         given = (sampling_rate, sigma, steps, delta, expected_runs, prior_releases)
@@ -106,10 +102,7 @@ def calibrate_selected(
 
 
 def number_of_runs(expected_runs: float, uniform: float) -> int:
-    """The number of runs, at least 1, by the logarithmic distribution with mean `expected_runs`.
-
-    `uniform` is a uniform number in [0, 1) from a secret source.
-    """
+    """The number of runs, logarithmic with mean `expected_runs`, at `uniform` in [0, 1)."""
     if expected_runs < 1 + 1e-6:
         return 1
     p = float(brentq(lambda p: logser.mean(p) - expected_runs, 1e-9, 1 - 1e-9))

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from dpmix.clipping.engine import clipped_gradient_sum
-from dpmix.clipping.loss import soft_cross_entropy
-from dpmix.clipping.types import EngineConfig
+from dpmix.clipping.types import EngineConfig, soft_cross_entropy
 from dpmix.clipping.vectorized import vectorized_units
 from dpmix.models.finetune import train_mode
 from dpmix.models.registry import parameter_count

@@ -40,13 +40,9 @@ class LostRankError(DpmixError):
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among all processes of the run. A single process sends nothing.
+    """Process `rank`, from 0, of the `size` processes of the run. A single one sends nothing.
 
     Every method that sends raises `LostRankError` where another process has ended.
-
-    Attributes:
-        rank: number of this process, from 0.
-        size: number of processes (torch's world size).
     """
 
     rank: int = 0
@@ -58,11 +54,7 @@ class Ranks:
         return self.rank == 0
 
     def bounds(self, examples: int) -> tuple[int, int]:
-        """Start and stop of this process's examples; the parts differ by at most one in size.
-
-        Raises:
-            DpmixError: fewer examples than processes.
-        """
+        """Start and stop of this process's examples; the parts differ by at most one in size."""
         if examples < self.size:
             raise DpmixError(
                 f"there are {self.size} processes and fewer training examples; expected at least "
@@ -92,45 +84,26 @@ class Ranks:
         return box[0]
 
     def require_equal(self, name: str, value: Any) -> None:
-        """Compare the text of `value` between the processes; errors call it `name`.
-
-        Raises:
-            DpmixError: it differs.
-        """
-        odd = self._first_different(str(value))
-        if odd:
-            raise DpmixError(
-                f"rank {odd} has another {name} than rank 0; expected the same command and the "
-                "same files in the same order on every process"
-            )
-
-    def require_equal_weights(self, tensors: Iterable[Tensor]) -> None:
-        """Compare `tensors` between the processes by their hash.
-
-        Raises:
-            DpmixError: they differ, so the processes are training different models.
-        """
+        """Refuse processes that do not all have the same text of `value`; errors call it `name`."""
         if self.size == 1:
             return
-        digest = sha256()
-        for tensor in tensors:
-            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-        odd = self._first_different(digest.hexdigest())
-        if odd:
-            raise DpmixError(
-                f"the weights of rank {odd} differ from those of rank 0; expected equal weights "
-                "after every step: use machines with the same device and versions, and continue "
-                "with --resume"
-            )
-
-    def _first_different(self, text: str) -> int:
-        """The first rank whose text is not rank 0's; 0 if all are equal."""
-        if self.size == 1:
-            return 0
-        texts = [text] * self.size
+        texts = [""] * self.size
         with _lost_ranks_reported():
-            dist.all_gather_object(texts, text)
-        return next((rank for rank, other in enumerate(texts) if other != texts[0]), 0)
+            dist.all_gather_object(texts, str(value))
+        for rank, text in enumerate(texts):
+            if text != texts[0]:
+                raise DpmixError(
+                    f"rank {rank} does not have the {name} of rank 0; expected the same command, "
+                    "the same files in the same order, and the same device and versions on every "
+                    "process"
+                )
+
+    def require_equal_weights(self, tensors: Iterable[Tensor]) -> None:
+        """Refuse processes that are training different models, by a hash of their weights."""
+        digest = sha256()
+        for tensor in tensors if self.size > 1 else ():
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        self.require_equal("weights", digest.hexdigest())
 
 
 ALONE = Ranks()
@@ -139,11 +112,7 @@ ALONE = Ranks()
 def start() -> Ranks:
     """Connect to the other processes that torchrun started; `ALONE` without torchrun.
 
-    Each process takes the GPU of its local rank, if there are GPUs. gloo sends what is in memory,
-    NCCL what is on a GPU.
-
-    Raises:
-        DpmixError: fewer GPUs than processes on this machine, or no connection.
+    Each process takes the GPU of its local rank; fewer GPUs than processes are refused.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return ALONE
@@ -173,20 +142,15 @@ def shutdown() -> None:
 def is_first_to_fail() -> bool:
     """Whether no other process has printed the run's error yet, by a counter in torchrun's store.
 
-    For a process that ends now: it ignores torchrun's SIGTERM from here on, which would interrupt
-    the question with an error that nothing catches.
+    From here on the process ignores torchrun's SIGTERM, which would interrupt the question.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return True
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     try:
-        store = dist.TCPStore(  # type: ignore[attr-defined]
-            os.environ["MASTER_ADDR"],
-            int(os.environ["MASTER_PORT"]),
-            is_master=False,
-            timeout=timedelta(seconds=10),
-        )
+        host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        store = dist.TCPStore(host, port, is_master=False, timeout=timedelta(seconds=10))  # type: ignore[attr-defined]
         return bool(store.add(f"dpmix/failed/{attempt}", 1) == 1)
     except (KeyError, RuntimeError):
         return os.environ.get("RANK", "0") == "0"

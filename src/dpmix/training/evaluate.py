@@ -17,8 +17,8 @@ LARGEST_LOSS = 100.0
 
 
 def has_diverged(loss: float) -> bool:
-    """Whether a mean cross-entropy on held-out images shows that training diverged."""
-    return not loss <= LARGEST_LOSS  # which holds for nan too
+    """Whether a mean cross-entropy is so large, or nan, that the accuracy means nothing."""
+    return not loss <= LARGEST_LOSS
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,10 @@ class Evaluation:
         class_accuracy: accuracy within each class, by class name.
         loss: mean cross-entropy.
         images: number of images.
-        calibration_error: mean distance between confidence and accuracy over 15 bins of confidence,
-            weighted by their images (Guo et al. 2017, arXiv 1706.04599); 0 is best.
+        calibration_error: mean gap of confidence and accuracy over 15 bins of confidence, weighted
+            by their images (Guo et al. 2017, arXiv 1706.04599).
         confusion: true class -> predicted class -> number of images, if there are any.
-        reliability: number of images, mean confidence and accuracy of each bin that has images;
-            their gaps add up to `calibration_error`.
+        reliability: number of images, mean confidence and accuracy of each bin that has images.
     """
 
     accuracy: float
@@ -52,7 +51,7 @@ class Evaluation:
 
     @property
     def diverged(self) -> bool:
-        """Whether the loss is so large, or not finite, that the accuracy means nothing."""
+        """Whether training diverged, by the loss."""
         return has_diverged(self.loss)
 
 
@@ -60,7 +59,7 @@ def evaluate(
     model: nn.Module, source: ImageSource, normalization: Normalization, device: torch.device
 ) -> Evaluation:
     """Classify every image of `source` once, without augmentation, in eval mode."""
-    return evaluate_logits(torch.cat(list(logits(model, source, normalization, device))), source)
+    return evaluate_logits(logits(model, source, normalization, device), source)
 
 
 def evaluate_features(
@@ -112,12 +111,11 @@ def evaluate_logits(scores: Float[Tensor, "N L"], source: ImageSource) -> Evalua
 
 def logits(
     model: nn.Module, source: ImageSource, normalization: Normalization, device: torch.device
-) -> Iterator[Float[Tensor, "B L"]]:
-    """Yield the logits of `source` in order, on the CPU; the model's modes are put back."""
-    for index in torch.arange(len(source)).split(BATCH):
-        with _evaluating(model):
-            scores = model(normalization(source.images(index).to(device))).float().cpu()
-        yield scores
+) -> Float[Tensor, "N L"]:
+    """The logits of `source` in order, on the CPU; the model's modes are put back."""
+    with _evaluating(model):
+        batches = (source.images(index) for index in torch.arange(len(source)).split(BATCH))
+        return torch.cat([model(normalization(x.to(device))).float().cpu() for x in batches])
 
 
 @contextmanager

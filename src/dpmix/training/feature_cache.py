@@ -2,14 +2,11 @@
 
 Formal guarantee: row i of the cache is a function of example i (its pixels and label), public data
 (the backbone, the pool, the view seed) and nothing else: its views are built alone, their draws
-come from a hash of the example and the seed, and they are embedded in a batch of their own. So
-removing an example removes its row and leaves every other row as it was, to the last bit, wherever
-the example stood; and a private step on cached views clips one gradient per row. The sensitivity is
-C, as with fresh views. The view seed need not be secret: the bound holds for any fixed views, and
-the accounting does not count on their draws. `tests/properties/test_cache_isolation.py` checks it.
-
-Draws in order from one known seed would instead shift for every example after a removed one; and in
-a batch of several examples the last bits of one's features can depend on the others.
+come from a hash of the example and the seed, and they are embedded in a batch of their own, since
+in a batch of several examples the last bits of one's features can depend on the others. So removing
+an example removes its row and leaves every other row as it was, to the last bit; and a private step
+on cached views clips one gradient per row. The sensitivity is C, as with fresh views, for any fixed
+views: their seed need not be secret. `tests/properties/test_cache_isolation.py` checks it.
 """
 
 import time
@@ -36,10 +33,8 @@ from dpmix.views.builder import ViewBuilder, ViewSet
 from dpmix.views.spec import ViewSpec, enlarged, kinds
 
 CACHE_VIEWS = 36
-
-# Images read at a time, and images of a test batch.
-_READ, _TEST_BATCH = 256, 64
-_PROBE_VIEWS = 8
+# Images read at a time, images of a test batch, and views whose time is measured.
+_READ, _TEST_BATCH, _PROBE_VIEWS = 256, 64, 8
 
 # Called with (views done, views in all).
 Report = Callable[[int, int], None]
@@ -76,8 +71,7 @@ class CachedViews:
         """Refuse data with other labels than those of the data that was embedded."""
         if not torch.equal(data.labels, self.labels):
             raise DpmixError(
-                "the feature cache holds examples with other labels than those of the data; make "
-                "it from the same data"
+                "the feature cache holds examples with other labels; make it from the same data"
             )
 
     def sample(
@@ -104,7 +98,6 @@ class CachedViews:
         return ViewSet(features.view(shape), soft.view(shape))
 
     def _chosen(self, count: int, rng: np.random.Generator) -> Int64[Tensor, "B K"]:
-        """Which of an example's M views to take: a uniformly random subset of each kind."""
         parts, start = [], 0
         for wanted, there in zip(kinds(self.spec), kinds(self.cached), strict=True):
             order = np.broadcast_to(np.arange(there), (count, there))
@@ -126,7 +119,7 @@ class FeatureCache:
         seed: seed of the views' random draws; public.
         dtype: `float16` or `float32`.
         view_chunk: most views in one pass of the backbone; None: all views of one example.
-        device: device of the backbone.
+        device: where to embed.
     """
 
     root: Path
@@ -179,11 +172,7 @@ class FeatureCache:
     ) -> CachedViews:
         """Embed the views that are missing, and map all of them.
 
-        Args:
-            data: private examples.
-            builder: the method, with K views.
-            report: called with (views done, views in all).
-            digests: `image_digests(data)`, if known; None computes them.
+        `builder` is the method, with K views; `digests` is `image_digests(data)`, if known.
 
         Raises:
             DpmixError: views that can't be cached, or as `FeatureStore` raises.
@@ -199,7 +188,6 @@ class FeatureCache:
         store = FeatureStore(self.root, key, self.train_layout(data, builder))
 
         def row(image: UInt8[Tensor, "C H W"], label: Tensor) -> Row:
-            """All views of one example, from its own draws, embedded without other examples."""
             draws = whole.draw_views(1, example_rng(image, label, self.seed))
             made = whole.build(image[None].to(self.device), label[None].to(self.device), draws)
             chunks = made.views[0].split(self.view_chunk or len(made.views[0]))
@@ -233,7 +221,6 @@ class FeatureCache:
         rows: Callable[[Tensor, Map], Iterator[Row]],
         report: Callable[[int], None],
     ) -> None:
-        """Append the missing rows in order; `report` is first called with the rows there are."""
         report(store.done())
         if store.done() == store.layout.rows:
             return
@@ -277,9 +264,7 @@ def _sha256(tensor: Tensor) -> str:
 def cpu_parallel_map(device: torch.device) -> Iterator[Map]:
     """Yield a `map` that keeps the order, and on a CPU runs one call on each core.
 
-    The views of one example are too few to keep many cores busy in one pass: on two cores,
-    MobileNetV2 embeds 36 views 1.6 times as fast with one example on each core. Off the CPU one
-    pass at a time fills the device.
+    On two cores, MobileNetV2 embeds 36 views 1.6 times as fast with one example on each core.
     """
     threads = torch.get_num_threads()
     if device.type != "cpu" or threads == 1:

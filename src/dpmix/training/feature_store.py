@@ -1,13 +1,10 @@
 """Features on disk: appended row by row, resumed, mapped, and closed to other users.
 
 Guarantees. A store is found only under the key with which it was made; whatever stops its making,
-the whole rows of its file are complete, and the next run continues after them.
-
-What a store holds was computed from private images without noise: its folder says so. Other users
-can't list the stores, whose number alone can reveal the runs of a private selection. And a store's
-name, wherever it is printed, is a keyed hash: a plain hash of the images would be a membership
-test, since anyone who has the data set but for one image could compute both names and look which of
-them exists. The test is `tests/training/test_feature_store.py`.
+the whole rows of its file are complete, and the next run continues after them. Other users can't
+list the stores, whose number alone can reveal the runs of a private selection. And a store's name
+is a keyed hash: a plain hash of the images would be a membership test for anyone who has the data
+set but for one image. The test is `tests/training/test_feature_store.py`.
 """
 
 import hmac
@@ -45,14 +42,9 @@ Append = Callable[[Tensor, Tensor | None], None]
 
 @dataclass(frozen=True)
 class Layout:
-    """The size of a store.
+    """The size of a store: N rows of M feature vectors of D numbers.
 
-    Attributes:
-        rows: number of examples, N.
-        views: feature vectors per row, M.
-        features: numbers per feature vector, D.
-        dtype: `float16` or `float32`.
-        classes: number of classes, L, if each vector is followed by its soft label [L]; else 0.
+    `classes` is the number of classes, L, if each vector is followed by its soft label [L]; else 0.
     """
 
     rows: int
@@ -73,12 +65,7 @@ class Layout:
 
 
 class FeatureStore:
-    """The rows that belong to one key.
-
-    Args:
-        root: folder of all stores.
-        key: everything that determines the rows; another key is another store.
-        layout: the size of the store.
+    """The rows of one `key`, everything that determines them, in a folder under `root`.
 
     Raises:
         DpmixError: a folder that can't be made or closed to other users, or is somebody else's.
@@ -90,16 +77,10 @@ class FeatureStore:
         self._file = self.folder / "rows.bin"
 
     def done(self) -> int:
-        """How many whole rows there are.
-
-        Raises:
-            DpmixError: the file is longer than the store.
-        """
+        """How many whole rows there are; a file that is longer than the store is refused."""
         size = self._file.stat().st_size if self._file.exists() else 0
         if size > self.layout.bytes:
-            raise DpmixError(
-                f"feature cache '{self.folder}' is damaged: too long; delete that folder"
-            )
+            raise DpmixError(f"feature cache '{self.folder}' is damaged; delete that folder")
         return size // self.layout.row_bytes
 
     @contextmanager
@@ -174,11 +155,7 @@ class FeatureStore:
 
 
 def store_folder(root: Path, key: str) -> Path:
-    """The folder for the store of `key` under `root`; its parents are made and closed.
-
-    Raises:
-        DpmixError: a folder that can't be made or closed to other users, or is somebody else's.
-    """
+    """The folder for the store of `key` under `root`; its parents are made and closed."""
     home = root / f"of-user-{os.geteuid()}"
     try:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)

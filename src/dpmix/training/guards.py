@@ -1,13 +1,12 @@
 """Guards of a step: gradients that were not released, and parts or values of a model that change.
 
-Guarantees. Once a `PrivateTrainer` has an optimizer, that optimizer takes no step on a gradient
-that came from elsewhere, such as a `loss.backward()` left in a loop. A step is refused before it
-reads any image if, since the trainer was made, a parameter or a layer was frozen, unfrozen,
-exchanged, moved or given to the optimizer, or a hook was added, which would see single units
-without noise. And a step releases nothing if during it a parameter, its gradient, a buffer or a
-plain tensor attribute of the model gets another value, to the bit and however it was written, or
-the state dict another entry or extra state. The values are put back, and no other step is taken.
-The test is `tests/training/test_guards.py`.
+Guarantees. A trainer's optimizer takes no step on a gradient that came from elsewhere, such as a
+`loss.backward()` left in a loop. A step is refused before it reads any image if, since the trainer
+was made, a parameter or a layer was frozen, unfrozen, exchanged, moved or given to the optimizer,
+or a hook was added, which would see single units without noise. And a step releases nothing if
+during it a parameter, its gradient, a buffer or a plain tensor attribute of the model gets another
+value, to the bit, or the state dict another entry or extra state. The values are put back, and no
+other step is taken. The test is `tests/training/test_guards.py`.
 """
 
 import pickle
@@ -25,14 +24,7 @@ from dpmix.errors import DpmixError
 from dpmix.models.finetune import layer_name
 
 _MARK = "_dpmix_released"
-
-_HOOKS = {
-    "_forward_pre_hooks": "forward pre-hook",
-    "_forward_hooks": "forward hook",
-    "_backward_pre_hooks": "backward pre-hook",
-    "_backward_hooks": "backward hook",
-}
-
+_HOOKS = ("forward_pre", "forward", "backward_pre", "backward")
 # Where a hook is, its kind, and torch's number for it.
 Hook = tuple[str, str, int]
 
@@ -51,10 +43,7 @@ def require_released_gradients(optimizer: Optimizer) -> None:
 def _refuse_unreleased(
     optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Check the gradients now, and once more after a closure, which may make others.
-
-    Libraries pass closures that do nothing, so a closure alone is no reason to refuse.
-    """
+    """Check the gradients now, and once more after a closure, which may make others."""
     _check_released(optimizer)
 
     def checked(given: Any) -> Any:
@@ -90,12 +79,7 @@ class ModelGuard:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Refuse parts that changed before the body, and values that change in it.
-
-        Raises:
-            DpmixError: a parameter, a layer or a hook is not what it was when the trainer was made;
-                or a value changed in the body, now or in an earlier step.
-        """
+        """Refuse parts that changed before the body, and values that change in it."""
         self._refuse_broken()
         if _parts(self._model, self._optimizer) != self._parts:
             raise DpmixError(
@@ -106,8 +90,7 @@ class ModelGuard:
         for place, kind, _ in sorted(set(_hooks(self._model)) - self._hooks):
             raise DpmixError(
                 f"{place} was given a {kind} after the trainer was made; it would see single "
-                "examples without noise: remove it (wandb.unwatch(model)), and log the weights "
-                "after a step instead"
+                "examples without noise: remove it (wandb.unwatch(model))"
             )
         values, before = held_tensors(self._model), _other_state(self._model)
         try:
@@ -155,13 +138,13 @@ def _parts(model: nn.Module, optimizer: Optimizer) -> list[Any]:
 def _hooks(model: nn.Module) -> Iterator[Hook]:
     for path, module in model.named_modules():
         place = layer_name(path, module)
-        for name, kind in _HOOKS.items():
-            yield from ((place, kind, key) for key in getattr(module, name))
+        for kind in _HOOKS:
+            yield from ((place, f"{kind} hook", key) for key in getattr(module, f"_{kind}_hooks"))
         if "forward" in vars(module):
             yield place, "replaced forward", id(vars(module)["forward"])
         for name, parameter in module.named_parameters(recurse=False):
             for key in parameter._backward_hooks or ():
                 yield place, f"hook on the gradient of '{name}'", key
-    for name, kind in _HOOKS.items():
-        everywhere: dict[int, Any] = getattr(torch.nn.modules.module, f"_global{name}", {})
-        yield from (("every module", kind, key) for key in everywhere)
+    for kind in _HOOKS:
+        everywhere = getattr(torch.nn.modules.module, f"_global_{kind}_hooks", {})
+        yield from (("every module", f"{kind} hook", key) for key in everywhere)

@@ -23,8 +23,7 @@ class Progress:
     Attributes:
         step: number of steps released so far.
         steps: number of steps of the plan, T.
-        epsilon: epsilon of the steps up to the next evaluation. It holds for a run that was fixed
-            beforehand to stop there; `plan.epsilon` holds wherever the run is stopped.
+        epsilon: epsilon of a run that was fixed beforehand to stop at the next evaluation.
         evaluation: the averaged weights' evaluation, if one was made at this step.
     """
 
@@ -36,12 +35,9 @@ class Progress:
 
 @dataclass
 class History:
-    """Evaluations of the averaged weights over the run.
+    """Step, epsilon and accuracy of each evaluation of the averaged weights; the last in full.
 
-    Attributes:
-        points: step, epsilon and accuracy of each evaluation; the first is of the model before its
-            first private step, whose epsilon is 0.
-        last: the last evaluation in full.
+    The first point is of the model before its first private step, whose epsilon is 0.
     """
 
     points: list[dict[str, Any]] = field(default_factory=list)
@@ -95,8 +91,7 @@ def train(
         trainer: holds the plan, the model and the data.
         schedule: schedule of the learning rate.
         ema: moving average of the trainer's model.
-        evaluate: evaluates the averaged model on held-out images; None in other processes than the
-            one that writes.
+        evaluate: evaluates the averaged model on held-out images; None in processes without `log`.
         eval_every: number of steps between evaluations; the last step is always evaluated.
         history: evaluations of the steps that are done.
         log: writes the run's files; None in other processes than the one that writes.
@@ -142,8 +137,7 @@ def train(
 def gentle_interrupts() -> Iterator[Callable[[], bool]]:
     """Yield a function that tells whether Ctrl-C was pressed; a second Ctrl-C interrupts at once.
 
-    So nothing that a step has done is lost. Outside the main thread, which alone receives signals,
-    it is never pressed.
+    So nothing that a step has done is lost. Only the main thread receives signals.
     """
     pressed = False
     if threading.current_thread() is not threading.main_thread():

@@ -1,8 +1,7 @@
 """`make_private`: private steps for a model, an optimizer and a `torch` dataset in your own loop.
 
-Guarantee: it only wires a `PrivateTrainer`, so the plan alone determines how examples are drawn,
-clipped, noised and counted. The number of classes is what the model returns, not what the private
-labels hold.
+It only wires a `PrivateTrainer`. The number of classes is what the model returns, not what the
+private labels hold.
 """
 
 import warnings
@@ -11,10 +10,9 @@ from jaxtyping import Int64
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from dpmix.clipping.loss import Loss, soft_cross_entropy
 from dpmix.clipping.model_check import check_private, number_of_classes
-from dpmix.clipping.types import Engine
-from dpmix.data.fingerprint import Repeats, find_repeats
+from dpmix.clipping.types import Engine, Loss, soft_cross_entropy
+from dpmix.data.fingerprint import find_repeats
 from dpmix.data.normalization import Normalization
 from dpmix.data.normalization import normalization as constants
 from dpmix.data.source import ImageSource, TensorSource, image_digests
@@ -73,8 +71,7 @@ def make_private(
         normalization: public pixel constants, or their name: `unit`, `half`, `imagenet`.
         pool: public images, for `mix-diff`.
         value_range: the range of images that are floats, as in `read_images`.
-        loss: maps logits [K, L] and soft labels [K, L] to one value per view, [K]; it must keep no
-            state from one call to the next.
+        loss: maps logits [K, L] and soft labels [K, L] to losses [K], and keeps no state.
         seed: makes a run repeatable, and its noise recomputable.
         engine: how gradients are computed, as in `clipped_gradient_sum`.
         view_chunk: most views per forward pass, as in `clipped_gradient_sum`.
@@ -99,34 +96,23 @@ def make_private(
         )
     if plan.private:
         origins = None if isinstance(dataset, ImageSource) else example_origins(dataset)
-        _check_repeats(find_repeats(image_digests(source), origins), source, plan, allow_repeats)
+        found = find_repeats(image_digests(source), origins)
+        if not allow_repeats:
+            refuse_repeats(found, source, lambda m: epsilon_of_copies(plan, m, plan.steps))
+        elif found.most > 1:
+            copied = epsilon_of_copies(plan, found.most, plan.steps)
+            warnings.warn(
+                f"one image occurs {found.most} times in the dataset: for the person in it epsilon "
+                f"is {copied:.3f} after {plan.steps} steps, not {plan.epsilon:.3f}",
+                stacklevel=2,
+            )
     if isinstance(normalization, str):
         normalization = constants(normalization, source.image_shape[0])
+    builder = ViewBuilder(views or ViewSpec(), len(source.class_names), normalization, pool)
     return PrivateTrainer(
-        model,
-        source,
-        plan=plan,
-        views=ViewBuilder(views or ViewSpec(), len(source.class_names), normalization, pool),
-        optimizer=optimizer,
-        loss=loss,
-        seed=seed,
-        engine=engine,
-        view_chunk=view_chunk,
-    )
-
-
-def _check_repeats(found: Repeats, source: ImageSource, plan: PrivacyPlan, allowed: bool) -> None:
-    def epsilon_of(copies: int) -> float:
-        return epsilon_of_copies(plan, copies, plan.steps)
-
-    if not allowed:
-        refuse_repeats(found, source, epsilon_of)
-    elif found.most > 1:
-        warnings.warn(
-            f"one image occurs {found.most} times in the dataset: for the person in it epsilon is "
-            f"{epsilon_of(found.most):.3f} after {plan.steps} steps, not {plan.epsilon:.3f}",
-            stacklevel=3,
-        )
+        model, source, plan=plan, views=builder, optimizer=optimizer, loss=loss, seed=seed,
+        engine=engine, view_chunk=view_chunk,
+    )  # fmt: skip
 
 
 def _source(

@@ -14,22 +14,14 @@ from dpmix.errors import DpmixError, nearest
 
 
 class DPAdamBC(Optimizer):
-    """Adam whose second moment is corrected for the noise that a private step adds.
+    """AdamW whose second moment is corrected for the noise that a private step adds.
 
-    The noise adds its variance to every squared gradient. Adam's update then has nearly the same
-    size whatever the gradient, so that it becomes momentum with a poor learning rate. Subtracting
-    the known variance leaves the second moment of the clipped gradient itself (DP-AdamBC: Tang,
-    Shpilevskiy, Lecuyer 2023, arXiv 2312.14334). It reads the released gradient and the plan only.
+    The noise adds its variance to every squared gradient, so that Adam's update has nearly the same
+    size whatever the gradient. Subtracting the known variance leaves the second moment of the
+    clipped gradient itself (DP-AdamBC: Tang, Shpilevskiy, Lecuyer 2023, arXiv 2312.14334).
 
-    Args:
-        params: parameters to train.
-        lr: learning rate.
-        betas: decay rates of the two moments.
-        weight_decay: weight decay, decoupled as in AdamW.
-        noise_std: standard deviation of the noise on each number of the released gradient, after
-            the division by the denominator; 0 gives plain Adam.
-        floor: smallest root of the corrected second moment, in units of `noise_std`; smaller values
-            can't be distinguished from noise.
+    `noise_std` is the noise's standard deviation on each number of the released gradient; `floor`
+    the smallest root of the corrected moment, in units of it. The rest is as in AdamW.
     """
 
     def __init__(
@@ -48,26 +40,23 @@ class DPAdamBC(Optimizer):
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Update every parameter that has a gradient."""
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._update(parameter, parameter.grad, group)
-
-    def _update(self, parameter: nn.Parameter, gradient: torch.Tensor, group: Any) -> None:
-        state = self.state[parameter]
-        if not state:
-            state["step"] = 0
-            state["first"] = torch.zeros_like(parameter)
-            state["second"] = torch.zeros_like(parameter)
-        state["step"] += 1
-        beta1, beta2 = group["betas"]
-        state["first"].lerp_(gradient, 1 - beta1)
-        state["second"].lerp_(gradient * gradient, 1 - beta2)
-        first = state["first"] / (1 - beta1 ** state["step"])
-        second = state["second"] / (1 - beta2 ** state["step"]) - self.noise_std**2
         least = max((self.floor * self.noise_std) ** 2, 1e-16)
-        parameter.mul_(1 - group["lr"] * group["weight_decay"])
-        parameter.addcdiv_(first, second.clamp(min=least).sqrt(), value=-group["lr"])
+        for group in self.param_groups:
+            beta1, beta2 = group["betas"]
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                state, gradient = self.state[parameter], parameter.grad
+                if not state:
+                    zeros = torch.zeros_like(parameter)
+                    state |= {"step": 0, "first": zeros, "second": zeros.clone()}
+                state["step"] += 1
+                state["first"].lerp_(gradient, 1 - beta1)
+                state["second"].lerp_(gradient * gradient, 1 - beta2)
+                first = state["first"] / (1 - beta1 ** state["step"])
+                second = state["second"] / (1 - beta2 ** state["step"]) - self.noise_std**2
+                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                parameter.addcdiv_(first, second.clamp(min=least).sqrt(), value=-group["lr"])
 
 
 # LBFGS evaluates the loss several times a step: releases that the plan does not count.
@@ -89,8 +78,7 @@ def build_optimizer(
     Args:
         name: a class of `torch.optim` that takes one gradient a step, or `DPAdamBC`, in any case.
         model: the model to train.
-        noise_std: standard deviation of the noise on each number of the released gradient, for
-            `DPAdamBC`.
+        noise_std: as in `DPAdamBC`.
         arguments: keyword arguments of the class, such as `lr`; None leaves one out.
 
     Raises:

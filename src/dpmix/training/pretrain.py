@@ -1,8 +1,4 @@
-"""Training on the public pool before anything private is read: the control `pretrain`.
-
-Guarantee: only public images are read, so the weights that private training starts from are public,
-as freshly initialised ones are.
-"""
+"""Training on the public pool before anything private is read: the control `pretrain`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,8 +8,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR
 
-from dpmix.clipping.loss import soft_cross_entropy
-from dpmix.clipping.types import trainable
+from dpmix.clipping.types import soft_cross_entropy, trainable
 from dpmix.models.finetune import train_mode
 from dpmix.pool.pool import PublicPool
 from dpmix.views.builder import ViewBuilder

@@ -6,7 +6,7 @@ import os
 import threading
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, NoReturn
 from weakref import WeakSet
 
@@ -16,16 +16,15 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dpmix.clipping.engine import choose_engine, clipped_gradient_sum
-from dpmix.clipping.loss import Loss, soft_cross_entropy
 from dpmix.clipping.model_check import check_private
-from dpmix.clipping.types import ClippedSum, Engine, trainable, zero_sum
+from dpmix.clipping.types import ClippedSum, Engine, Loss, soft_cross_entropy, trainable, zero_sum
 from dpmix.data.source import ImageSource
 from dpmix.errors import DpmixError, is_out_of_memory
 from dpmix.files import to_json
 from dpmix.models.finetune import frozen_modules, train_mode
 from dpmix.privacy.noise import GaussianNoise
 from dpmix.privacy.plan import PrivacyPlan
-from dpmix.privacy.randomness import Randomness, StepRandomness, Stream, torch_seeded
+from dpmix.privacy.randomness import Randomness, StepRandomness, torch_seeded
 from dpmix.privacy.sampling import PoissonSampler
 from dpmix.training.distributed import ALONE, Ranks
 from dpmix.training.guards import ModelGuard, mark_released, require_released_gradients
@@ -40,8 +39,7 @@ STEPS_BETWEEN_COMPARISONS = 100
 # From a trainer, examples [E] and the randomness of a step to the examples' clipped sum.
 ClipFunction = Callable[["PrivateTrainer", Tensor, StepRandomness], ClippedSum]
 
-# Models and optimizers of earlier trainers.
-_USED: "WeakSet[nn.Module | Optimizer]" = WeakSet()
+_USED: "WeakSet[nn.Module | Optimizer]" = WeakSet()  # by earlier trainers
 
 
 @dataclass(frozen=True)
@@ -62,24 +60,12 @@ class StepDiagnostics:
     median_norm: float
     dropped: int
 
-    @classmethod
-    def of(cls, parts: list[ClippedSum], drawn: int, max_grad_norm: float) -> "StepDiagnostics":
-        """Summarise the parts of one step."""
-        if not parts:
-            return cls(drawn, math.nan, math.nan, math.nan, 0)
-        norms = torch.cat([part.norms for part in parts]).double().cpu()
-        losses = torch.cat([part.losses for part in parts]).double().cpu()
-        clipped = (norms > max_grad_norm).double().mean().item()
-        dropped = int((~torch.isfinite(norms)).sum())
-        return cls(drawn, losses.mean().item(), clipped, norms.median().item(), dropped)
-
 
 class PrivateTrainer:
-    """Runs the steps of a plan on a model; the plan's T steps and not one more.
+    """Runs the T steps of a plan on a model, and not one more.
 
     Each step: Poisson draw at rate q; views of each drawn example; the sum of clipped gradients;
-    noise; division by the plan's denominator; one step of `optimizer`. Everything that must agree
-    with the reported guarantee is built here from the one `plan`.
+    noise; division by the plan's denominator; one step of `optimizer`.
     """
 
     def __init__(
@@ -109,15 +95,14 @@ class PrivateTrainer:
                 (`CachedViews`), for which `model` is the head.
             optimizer: any `torch.optim` optimizer over the model's trainable parameters; from now
                 on it refuses to step on gradients that no private step released.
-            loss: maps logits [K, L] and soft labels [K, L] to one value per view, [K]; it must keep
-                no state from one call to the next.
+            loss: maps logits [K, L] and soft labels [K, L] to losses [K], and keeps no state.
             seed: makes draws and noise repeatable, so the noise can be recomputed; None uses the
                 operating system's entropy.
             engine: how gradients are computed, as in `clipped_gradient_sum`.
             view_chunk: most views per forward pass, as in `clipped_gradient_sum`.
             ranks: the processes that train together, each with this same plan and its own data.
-            sampler: for audits: draws the examples of a step; None samples `data` by the plan.
-            noise: for audits: releases a clipped sum; None adds the plan's noise.
+            sampler: for audits: draws the examples of a step.
+            noise: for audits: releases a clipped sum.
             clipped_sum: for audits: replaces the method `clipped_sum`, and may call it.
 
         Raises:
@@ -127,8 +112,7 @@ class PrivateTrainer:
         self.model, self.data = model, data
         self._plan, self._views, self._process = plan, views, os.getpid()
         self._optimizer, self.loss = optimizer, loss
-        self._steps_done, self._short_of_memory = 0, False
-        self._stepping = threading.Lock()
+        self._steps_done, self._stepping = 0, threading.Lock()
         self.parameters = list(trainable(model).values())
         view_shape = views.view_shape(data.image_shape)
         views.check_data(data)
@@ -176,10 +160,7 @@ class PrivateTrainer:
         return self._steps_done
 
     def state(self) -> dict[str, Any]:
-        """What another trainer needs to `resume` after this step, without any random draw.
-
-        Save the weights and the optimizer's state yourself.
-        """
+        """What another trainer needs to `resume` after this step, without the weights."""
         return {"plan": asdict(self._plan), "steps_done": self._steps_done}
 
     def resume(self, state: dict[str, Any]) -> None:
@@ -195,8 +176,7 @@ class PrivateTrainer:
             raise DpmixError("this PrivateTrainer has taken steps; resume with a new one")
         if to_json(state["plan"]) != to_json(asdict(self._plan)):
             raise DpmixError(
-                "the plan differs from the one that the saved steps ran under; expected the same: "
-                "PrivacyPlan(**state['plan'])"
+                "the plan differs from that of the saved steps; give PrivacyPlan(**state['plan'])"
             )
         steps = state["steps_done"]
         if not (isinstance(steps, int) and 0 <= steps <= self._plan.steps):
@@ -219,16 +199,13 @@ class PrivateTrainer:
         )
 
     def step(self) -> StepDiagnostics:
-        """Do the next step of the plan.
-
-        Returns:
-            Private diagnostics of the step.
+        """Do the next step of the plan, and return private diagnostics of it.
 
         Raises:
-            DpmixError: all steps of the plan are done, and one more would exceed its epsilon; the
-                process was forked since the trainer was made; the model or the optimizer changed
-                in a way that `ModelGuard` refuses; another process ended, or its weights differ; or
-                another thread is in a step, which is not counted yet.
+            DpmixError: all steps of the plan are done; the process was forked since the trainer was
+                made; the model or the optimizer changed in a way that `ModelGuard` refuses; memory
+                ran out; another process ended, or its weights differ; or another thread is in a
+                step, which is not counted yet.
         """
         if not self._stepping.acquire(blocking=False):
             raise DpmixError("another thread is in a step of this trainer; step from one thread")
@@ -238,16 +215,22 @@ class PrivateTrainer:
             self._stepping.release()
 
     def _step(self) -> StepDiagnostics:
+        if os.getpid() != self._process:
+            raise DpmixError(
+                "this PrivateTrainer was made in another process, which may add the same noise; "
+                "make it after the fork"
+            )
         self._require_steps_left()
         # At every step: a caller's own model.train() would wake frozen BatchNorm layers.
         train_mode(self.model, self._frozen)
+        draws = self._randomness.step(self._steps_done)
         with self._guard.watching():
-            drawn, total, parts, noise = self._summed()
+            total, diagnostics = self._summed(draws)
         self._ranks.reduce(total)
         # Counted before the release: a step that fails half-way is never forgotten.
         self._steps_done += 1
         # The noise is rank 0's: the others' sums, without it, go no further.
-        noisy = self._noise.release(total, noise) if self._ranks.is_main else total
+        noisy = self._noise.release(total, draws.noise) if self._ranks.is_main else total
         released = [g.to(p.dtype) for p, g in zip(self.parameters, noisy, strict=True)]
         self._ranks.broadcast(released)
         for parameter, gradient in zip(self.parameters, released, strict=True):
@@ -257,44 +240,44 @@ class PrivateTrainer:
         self._optimizer.zero_grad(set_to_none=True)
         if self._steps_done % STEPS_BETWEEN_COMPARISONS == 0 or self._steps_done == self.plan.steps:
             self._ranks.require_equal_weights(self.parameters)
-        return StepDiagnostics.of(parts, drawn, self.plan.max_grad_norm)
+        return diagnostics
 
     def _require_steps_left(self) -> None:
-        if os.getpid() != self._process:
-            raise DpmixError(
-                "this PrivateTrainer was made in another process, which may add the same noise; "
-                "make it after the fork"
-            )
         if self.steps_done >= self.plan.steps:
             raise DpmixError(
                 f"all {self.plan.steps} steps of the plan are done; another would exceed its "
                 "epsilon: calibrate a plan with more steps, and train a fresh model by it"
             )
 
-    def _summed(self) -> tuple[int, list[Tensor], list[ClippedSum], Stream]:
-        """Draw and clip: the number drawn, the clipped sum, its parts, the stream of the noise.
-
-        If memory runs out, all of it is repeated in a way that needs less, from the draw on: the
-        engines round differently, so one sum must not be made by two of them.
-        """
-        while True:
-            draws = self._randomness.step(self._steps_done)
-            drawn = self._sampler.draw(draws.sampling)
-            total = zero_sum(self.parameters)
-            parts = []
-            try:
-                # For dropout: others may know the draws of a generator that the caller seeded.
-                with torch_seeded(draws.model, self.device):
-                    for examples in self._chunks(drawn, draws):
-                        part = self._clip(self, examples, draws)
-                        torch._foreach_add_(total, part.gradients)
-                        parts.append(part)
-                return len(drawn), total, parts, draws.noise
-            except (MemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error):
-                    raise
-            # Outside of the handler, whose error holds what the failed pass had allocated.
-            self._take_less_memory()
+    def _summed(self, draws: StepRandomness) -> tuple[list[Tensor], StepDiagnostics]:
+        """Draw, clip and add up."""
+        drawn = self._sampler.draw(draws.sampling)
+        total = zero_sum(self.parameters)
+        norms, losses = [torch.empty(0)], [torch.empty(0)]
+        try:
+            # For dropout: others may know the draws of a generator that the caller seeded.
+            with torch_seeded(draws.model, self.device):
+                for examples in self._chunks(drawn, draws):
+                    part = self._clip(self, examples, draws)
+                    torch._foreach_add_(total, part.gradients)
+                    norms.append(part.norms)
+                    losses.append(part.losses)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise DpmixError(
+                f"out of memory with engine {self.engine}; give --engine examplewise with a small "
+                "--view-chunk, fewer views, smaller images or a smaller model"
+            ) from error
+        # Read at the end alone: a GPU would wait for each part.
+        norm, loss = (torch.cat([one.double().cpu() for one in some]) for some in (norms, losses))
+        return total, StepDiagnostics(
+            drawn=len(drawn),
+            loss=loss.mean().item(),
+            clipped=(norm > self.plan.max_grad_norm).double().mean().item(),
+            median_norm=norm.median().item() if len(norm) else math.nan,
+            dropped=int((~norm.isfinite()).sum()),
+        )
 
     def _chunks(
         self, drawn: Int64[Tensor, " B"], draws: StepRandomness
@@ -315,13 +298,9 @@ class PrivateTrainer:
         views: ViewSource | None = None,
         loss: Loss | None = None,
     ) -> ClippedSum:
-        """The clipped sum of `examples` as a step computes it: private, without noise.
+        """The clipped sum of `examples`, as a step computes it: private, without noise.
 
-        Args:
-            examples: indices into `data`, [E].
-            draws: the randomness of a step; the views are drawn from it.
-            views: for audits: replaces the trainer's.
-            loss: for audits: replaces the trainer's.
+        `draws` is the randomness of a step. `views` and `loss` replace the trainer's, for audits.
         """
         made = (views or self.views).sample(self.data, examples, draws.views, self.device)
         like = next(p for p in self.model.parameters() if p.is_floating_point())
@@ -335,18 +314,6 @@ class PrivateTrainer:
             view_chunk=self.engine.view_chunk,
         )
 
-    def _take_less_memory(self) -> None:
-        """From now on take one example and a quarter of its views at a time; done once only."""
-        if self._short_of_memory:
-            raise DpmixError(
-                f"out of memory even with {self.engine.view_chunk} view(s) of one example at a "
-                "time; give --view-chunk 1, fewer views, smaller images or a smaller model"
-            )
-        self._short_of_memory = True
-        chunk = max(1, (self.engine.view_chunk or self.views.spec.views) // 4)
-        self.engine = replace(self.engine, name="examplewise", view_chunk=chunk)
-        warnings.warn(f"out of memory: repeating the step with engine {self.engine}", stacklevel=2)
-
 
 def _refuse_unfit_parts(
     plan: PrivacyPlan,
@@ -355,7 +322,6 @@ def _refuse_unfit_parts(
     parameters: list[nn.Parameter],
     ranks: Ranks,
 ) -> None:
-    """Refuse parts with which the guarantee would not be the plan's."""
     if plan.sensitivity_multiplier != spec.sensitivity_multiplier:
         raise DpmixError(
             f"method {spec.method} has sensitivity {spec.sensitivity_multiplier}C but the plan was "
