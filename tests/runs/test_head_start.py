@@ -33,6 +33,20 @@ def test_a_run_starts_where_its_pool_ends(settings, tmp_path):
     assert zero.start_accuracy == 0.5
 
 
+def test_no_step_publishes_the_start_with_epsilon_zero(settings, tmp_path, dpmix_command):
+    result = dpmix.fit(**settings | {"steps": 0})
+    assert result.plan.epsilon == 0 and result.evaluation.accuracy == result.start_accuracy > 0.9
+    other = dpmix.fit(**settings | {"output": str(tmp_path / "other")})
+    assert other.start_accuracy == result.start_accuracy
+    verify_run(result.folder)
+    statement = json.loads((result.folder / "privacy.json").read_text())
+    assert statement["epsilon"] == statement["steps"] == statement["planned_steps"] == 0
+    for name, weight in load_run(result.folder).model.head.state_dict().items():
+        assert torch.equal(weight, result.model.head.state_dict()[name])
+    with pytest.raises(DpmixError, match="starts untrained"):
+        dpmix.fit(**settings | {"steps": 0, "head_start": "zero", "method": "mix-diff"})
+
+
 @pytest.mark.parametrize("stopped", [0, 1])
 def test_a_stopped_run_ends_as_it_would_have(settings, tmp_path, stopped):
     whole = dpmix.fit(**settings)

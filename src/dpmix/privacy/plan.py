@@ -66,7 +66,7 @@ class PrivacyPlan:
         object.__setattr__(self, "prior_releases", tuple(map(float, self.prior_releases)))
         _require(0 < self.sampling_rate <= 1, "sampling_rate", self.sampling_rate, "in (0, 1]")
         _require_positive("denominator", self.denominator)
-        _require(self.steps >= 1, "steps", self.steps, "1 or more")
+        _require(self.steps >= 0, "steps", self.steps, "0 or more")
         _require(self.steps % 1 == 0, "steps", self.steps, "a whole number")
         sigma, multiplier = self.noise_multiplier, self.sensitivity_multiplier
         _require(0 <= sigma < math.inf, "noise_multiplier", sigma, "0 or more")
@@ -112,7 +112,7 @@ class PrivacyPlan:
             expected_batch_size: q * N, in examples.
             sampling_rate: q, a probability.
             denominator: the constant that the noisy sum is divided by, in examples.
-            steps: T; give `steps` or `epochs`.
+            steps: T; give `steps` or `epochs`. No step at all has epsilon 0.
             epochs: expected passes over the data: T = round(epochs / q).
             max_grad_norm: C, the L2 norm that gradients are clipped to.
             sensitivity_multiplier: `ViewSpec.sensitivity_multiplier` of the views.
@@ -147,6 +147,8 @@ class PrivacyPlan:
             )
         # Every field is checked before the search, which takes seconds.
         clipped = replace(unclipped, max_grad_norm=max_grad_norm)
+        if total == 0:  # nothing of the data is released, so any noise is enough
+            return replace(clipped, noise_multiplier=1.0)
         target = (rate, total, epsilon, delta)
         if expected_runs is None:
             sigma = calibrate_sigma(*target, clipped.prior_releases)

@@ -134,11 +134,17 @@ def require_start(
             f"the pool has labelled images of {labelled} class{'es' * (labelled != 1)}; expected "
             "two or more: map them with --pool-labels"
         )
-    if fault is None:
-        return config
-    if given.head_start is not None:
-        raise DpmixError(f"head_start {given.head_start}: {fault}, or use --head-start zero")
-    return _set(config, model=_set(config.model, head_start="zero"))
+    if fault is not None:
+        if given.head_start is not None:
+            raise DpmixError(f"head_start {given.head_start}: {fault}, or use --head-start zero")
+        config = _set(config, model=_set(config.model, head_start="zero"))
+    untrained = config.model.head_start in (None, "zero") and config.views.pool_role != "pretrain"
+    if config.privacy.steps == 0 and untrained:
+        raise DpmixError(
+            "steps is 0, which publishes the start of a model, and this one starts untrained; give "
+            "--steps, or a start: --head-start pool or text"
+        )
+    return config
 
 
 def _choose_views(views: ViewConfig, model: ModelConfig) -> ViewConfig:
@@ -361,7 +367,7 @@ def _rate_for_unit_noise(plan: PrivacyPlan, still: float) -> float:
 
     T steps of rate r and momentum m = 1 - `still` leave r / (1 - m) sigma C sqrt(T) / denominator.
     """
-    return still * plan.denominator / (plan.noise_std * math.sqrt(plan.steps))
+    return still * plan.denominator / (plan.noise_std * math.sqrt(max(plan.steps, 1)))
 
 
 def _first(given: Any, default: Any) -> Any:

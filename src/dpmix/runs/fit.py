@@ -111,7 +111,8 @@ def train_run(
     ranks.require_equal("run", run.fixed())
     ranks.require_equal("checkpoint", checkpoint and (checkpoint.run_id, checkpoint.step))
     with record.open() if ranks.is_main else nullcontext():
-        run.inputs.embed(run.examples, embedding)
+        if run.plan.steps:
+            run.inputs.embed(run.examples, embedding)
         ema, history = _start(run, trainer, checkpoint, public)
         train(
             trainer,

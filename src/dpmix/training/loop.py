@@ -37,7 +37,7 @@ class Progress:
 class History:
     """Step, epsilon and accuracy of each evaluation of the averaged weights; the last in full.
 
-    The first point is of the model before its first private step, whose epsilon is 0.
+    The first point is of the model before its first private step.
     """
 
     points: list[dict[str, Any]] = field(default_factory=list)
@@ -101,20 +101,22 @@ def train(
         KeyboardInterrupt: Ctrl-C was pressed; the step that was running is complete and kept.
     """
     total, due, epsilon = trainer.plan.steps, 0, 0.0
-    if log is not None and history.holds(trainer.steps_done):
-        log.save(ema, history, str(trainer.engine))  # the run may have been stopped just before
     if log is not None and evaluate is not None and not history.points:
-        start = evaluate(trainer.model).accuracy
-        history.points.append({"step": 0, "epsilon": 0.0, "accuracy": start})
+        start = evaluate(trainer.model)
+        spent = trainer.plan.epsilon_after(0)  # 0, or that of earlier releases
+        history.points.append({"step": 0, "epsilon": spent, "accuracy": start.accuracy})
+        history.last = None if total else start
+    if log is not None and history.holds(trainer.steps_done) and history.last is not None:
+        log.save(ema, history, str(trainer.engine))  # the run may have been stopped just before
     with gentle_interrupts() as interrupted:
         while trainer.steps_done < total:
             if trainer.steps_done >= due:
                 due = min((trainer.steps_done // eval_every + 1) * eval_every, total)
                 epsilon = trainer.plan.epsilon_after(due)
-            start = time.perf_counter()
+            began = time.perf_counter()
             diagnostics = trainer.step()
             # Private too: the time of a step shows how many examples were drawn.
-            seconds = time.perf_counter() - start
+            seconds = time.perf_counter() - began
             schedule.step()
             ema.update()
             step, evaluation = trainer.steps_done, None
