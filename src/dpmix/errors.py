@@ -21,9 +21,9 @@ _OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
 class DpmixError(ValueError):
     r"""A mistake in what the user gave, explained in one or two lines.
 
-    The message names the thing, its value, what was expected and a remedy. The command line prints
-    it without a traceback and exits with status 2. Control characters, such as an escape in a
-    file's name, are shown as escapes (`\x1b`), so that no terminal obeys them.
+    Any function may raise it. The message names the thing, its value, what was expected and a
+    remedy. The command line prints it without a traceback and exits with status 2. Control
+    characters are shown as escapes (`\x1b`), so that no terminal obeys them.
     """
 
     def __init__(self, message: str) -> None:
@@ -36,12 +36,7 @@ def without_controls(message: str) -> str:
 
 
 def one_line(error: BaseException, limit: int = 200) -> str:
-    """Return the text of another library's error as one line.
-
-    Args:
-        error: any error; the name of its class is added to a text of a single word.
-        limit: maximum number of characters.
-    """
+    """Return the text of another library's error as one line."""
     text = _ESCAPES.sub("", str(error)).strip()
     if len(text.split()) < 2:
         text = f"{type(error).__name__} {text}"
@@ -49,12 +44,7 @@ def one_line(error: BaseException, limit: int = 200) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return a hint for a misspelt name, such as `did you mean 'mix-self'? known: mix-self, none`.
-
-    Args:
-        name: what the user gave.
-        known: the accepted names; more than twenty are not listed.
-    """
+    """Return a hint for a misspelt name: `did you mean 'mix-self'? known: mix-self, none`."""
     names = sorted(set(known))
     close = difflib.get_close_matches(name, names, n=1)
     hint = f"did you mean '{close[0]}'? " if close else ""
@@ -80,14 +70,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def hub_error(model: str, error: Exception, *, download: bool, elsewhere: str) -> DpmixError:
-    """Return the error for a model that neither the hub nor its local cache gave.
-
-    Args:
-        model: its name on the hub.
-        error: what huggingface_hub, or a library on top of it, raised.
-        download: whether fetching was allowed.
-        elsewhere: how to provide the model by hand, as the end of a sentence.
-    """
+    """Return the error for a model that neither the hub nor its local cache gave."""
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
     chain = _chain(error)
@@ -131,12 +114,7 @@ _EXPECTED = {
 
 
 def explain(error: ValidationError, where: str = "") -> str:
-    """Return the first problem in one line: the setting, its value, what was expected.
-
-    Args:
-        error: what pydantic raised.
-        where: more about the place of the value, such as " in recipe 'a.yaml'".
-    """
+    """Return the first problem in one line: the setting, its value, what was expected."""
     problem = error.errors()[0]
     kind, value, context = problem["type"], problem["input"], problem.get("ctx", {})
     if kind == "value_error":

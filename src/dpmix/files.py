@@ -42,11 +42,7 @@ def stage(path: Path, write: Writer) -> Path:
 
 
 def stage_all(contents: dict[Path, Writer]) -> dict[Path, Path]:
-    """Stage several files, all or none; return each staged path by its final path.
-
-    Raises:
-        DpmixError: as `stage` raises.
-    """
+    """Stage several files, all or none; return each staged path by its final path."""
     staged: dict[Path, Path] = {}
     try:
         for path, write in contents.items():
@@ -69,11 +65,7 @@ def remove_all(paths: Iterable[Path]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` to `path`, whole or not at all.
-
-    Raises:
-        DpmixError: as `stage` raises.
-    """
+    """Write `text` to `path`, whole or not at all."""
     stage(path, text_writer(text)).replace(path)
 
 
@@ -112,12 +104,7 @@ def lock(path: Path, what: str, mode: int = 0o777) -> FileLock:
 
 
 def to_json(value: Any, indent: int | None = 2) -> str:
-    """Return `value` as JSON; infinity and NaN, which JSON lacks, become strings.
-
-    Args:
-        value: dicts, lists, tuples, strings, numbers, booleans and None.
-        indent: spaces per level; None: all on one line.
-    """
+    """Return `value` as JSON; infinity and NaN, which JSON lacks, become strings."""
     return json.dumps(_plain(value), indent=indent, allow_nan=False)
 
 

@@ -94,11 +94,7 @@ class AuditReport(AuditFindings):
 
 
 def read_audit(path: Path) -> AuditReport:
-    """Read what `dpmix audit --report` wrote.
-
-    Raises:
-        DpmixError: as `read_json` raises, or a verdict that its own findings contradict.
-    """
+    """Read what `dpmix audit --report` wrote."""
     audit = read_json(path, AuditReport, "audit")
     if audit.refuted != audit.violated:
         raise DpmixError(

@@ -48,13 +48,7 @@ class Comparison:
 
 
 def compare(names: Sequence[str], runs: Sequence[RunFacts], free: Collection[str]) -> Comparison:
-    """Compare runs.
-
-    Args:
-        names: of the runs; equal ones get numbers.
-        runs: what their public files say.
-        free: settings that say where things are or how they are computed, which are not compared.
-    """
+    """Compare runs; `free` settings, which say where or how something is done, are left out."""
     numbered = tuple(
         f"{name} ({place})" if list(names).count(name) > 1 else name
         for place, name in enumerate(names, 1)

@@ -116,13 +116,7 @@ _FIT = "padded with their own border where a cut would lose more than a tenth"
 
 
 def pictures_in_words(settings: Settings, splits: Splits, spec: ViewSpec) -> str:
-    """Size, fit, colours and mirroring of the images, and which ones are held out.
-
-    Args:
-        settings: of the run, with its `input` section.
-        splits: the images that were read.
-        spec: the views.
-    """
+    """Size, fit, colours and mirroring of the images, and which ones are held out."""
     data, (channels, height, width) = settings["data"], splits.train.image_shape
     colours = "grey" if channels == 1 else "RGB"
     words = [

@@ -76,15 +76,7 @@ def read_metrics(path: Path) -> Metrics:
 def metrics(
     settings: Settings, plan: PrivacyPlan, history: History, parameters: int, engine: str
 ) -> Metrics:
-    """Accuracy of the averaged weights at the latest evaluation and over the run.
-
-    Args:
-        settings: of the run.
-        plan: the plan that ran.
-        history: the evaluations so far; at least one.
-        parameters: number of trained parameters.
-        engine: name of the engine that computed the clipped sums.
-    """
+    """Accuracy of the averaged weights at the latest evaluation and over the run."""
     last = history.last
     assert last is not None
     machine = f"{platform.machine()}, {torch.get_num_threads()} threads"

@@ -32,9 +32,6 @@ def epsilon_prv(
         steps: number of steps.
         delta: the delta at which epsilon holds.
         prior_releases: noise multipliers of earlier releases of the same data.
-
-    Raises:
-        DpmixError: numbers so extreme that the library does not reach its own precision.
     """
     try:
         from prv_accountant import GaussianMechanism, PoissonSubsampledGaussianMechanism

@@ -61,11 +61,7 @@ def _rounded(value: float, digits: int, rounding: str) -> str:
 
 
 def read_file(path: Path) -> bytes:
-    """Content of a file of a run.
-
-    Raises:
-        DpmixError: it can't be read.
-    """
+    """Content of a file of a run."""
     try:
         return path.read_bytes()
     except OSError as error:
@@ -84,11 +80,7 @@ T = TypeVar("T", bound=Part)
 
 
 def parse_json(text: str | bytes, kind: type[T], source: Path, what: str) -> T:
-    """Parse JSON that a run wrote to `source`, a file of the kind `what` ("metrics").
-
-    Raises:
-        DpmixError: the text does not fit `kind`, or has a name twice in one object.
-    """
+    """Parse JSON that a run wrote to `source`, a file of the kind `what` ("metrics")."""
     try:
         parsed = kind.model_validate_json(text)
         json.loads(text, object_pairs_hook=_refuse_twice)
@@ -230,11 +222,7 @@ class Statement(Part):
 
 
 def seal(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Set the sha256 of all other fields. It shows an accidental edit; a forger can recompute it.
-
-    Args:
-        fields: a statement's fields as JSON values.
-    """
+    """Set the sha256 of all other fields, which shows an accidental edit, but no forger."""
     rest = {name: value for name, value in fields.items() if name != "sha256"}
     return rest | {"sha256": sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()}
 
@@ -274,17 +262,7 @@ def privacy_statement(
 ) -> Statement:
     """State the guarantee of a model after `steps` of the plan's steps.
 
-    Args:
-        settings: the run's settings.
-        plan: the plan that ran.
-        inputs: everything public that went into the model.
-        steps: number of steps released; less than the plan's while the run is not complete.
-        weights_sha256: hash of the weights, by `dpmix.reports.files.weights_sha256`.
-        config_sha256: hash of the settings that are stored with the weights.
-        run_id: name of the run.
-        resumed_at: steps after which the run was stopped and resumed.
-        processes: number of processes that trained together.
-        copies: how often the most frequent training image occurs.
+    `copies` is how often the most frequent training image occurs.
     """
     # In a private selection, times and interruptions would tell which of its runs this one is.
     selected = plan.expected_runs is not None

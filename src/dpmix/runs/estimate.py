@@ -48,11 +48,7 @@ def run_rows(run: Run) -> Rows:
 
 
 def estimate_rows(run: Run) -> Rows:
-    """`run_rows`, the cost of a step and an estimate of the time.
-
-    Raises:
-        DpmixError: a model or data that training would refuse.
-    """
+    """`run_rows`, the cost of a step and an estimate of the time."""
     engine = run.trainer().engine
     seconds = seconds_per_step(run, engine)
     views, spec, optimizer = run.views.spec.views, run.views.spec, run.config.optimizer

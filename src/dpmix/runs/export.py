@@ -71,9 +71,6 @@ class HubClassifier(nn.Module):
     """A trained classifier: uint8 images [B, C, H, W] to logits [B, L]; `class_names` names them.
 
     `dpmix.data.decode_files(paths, model.image_shape)` reads files as in training.
-
-    Args:
-        saved: the trained model.
     """
 
     def __init__(self, saved: SavedRun) -> None:

@@ -148,10 +148,6 @@ def smoke_run(config: Config, ranks: Ranks) -> Iterator[Run]:
     """A run of two steps on two images of noise, with random weights; nothing of it is kept.
 
     Network, trained part, method, numbers of views and optimiser are those of the settings.
-
-    Args:
-        config: settings; the data, weights and pool that they name are not read.
-        ranks: the processes that train together.
     """
     with tempfile.TemporaryDirectory() as temporary:
         config, folder = choose_model(config), Path(temporary)

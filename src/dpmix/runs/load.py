@@ -81,12 +81,7 @@ def _input(config: Config, path: Path) -> InputConfig:
 
 
 def load_weights(path: Path, model: nn.Module) -> None:
-    """Fill `model` with the weights at `path`; a public backbone keeps its own.
-
-    Raises:
-        DpmixError: no such file, not safetensors, weights of another model, or weights that are
-            not finite.
-    """
+    """Fill `model` with the weights at `path`; a public backbone keeps its own."""
     try:
         own = {name: model.state_dict()[name] for name in public_names(model)}
         weights = load_file(path)
@@ -107,11 +102,7 @@ def load_weights(path: Path, model: nn.Module) -> None:
 
 
 def read_facts(folder: RunFiles) -> RunFacts:
-    """Read the public files of a run, and nothing of its diagnostics.
-
-    Raises:
-        DpmixError: no run's folder, or a file that is missing or not as a run writes it.
-    """
+    """Read the public files of a run, and nothing of its diagnostics."""
     folder.refuse_if_missing(folder.privacy)
     statement = read_statement(folder.privacy)
     config = Config.load(folder.config)
@@ -135,9 +126,6 @@ def evaluation_images(
         test_fraction: share of test images, for a folder without splits.
         skip_corrupt: whether to leave out unreadable images.
         progress: called with (done, total) while images are decoded.
-
-    Raises:
-        DpmixError: other classes than the model's, or as `load_splits` raises.
     """
     settings = saved.config.data.model_dump(exclude={"normalization"})
     if data is not None:

@@ -27,12 +27,7 @@ from dpmix.training.loop import History
 
 
 class RunRecord:
-    """The files of one run.
-
-    Args:
-        run: the run.
-        resumed: the checkpoint that it is resumed from, if it is.
-    """
+    """The files of one run."""
 
     def __init__(self, run: Run, resumed: Checkpoint | None) -> None:
         self.folder = RunFolder(run.folder)
@@ -44,11 +39,7 @@ class RunRecord:
 
     @contextmanager
     def open(self) -> Iterator[None]:
-        """Hold the folder. From here on, a run that is stopped can be resumed.
-
-        Raises:
-            DpmixError: as `RunFolder` raises.
-        """
+        """Hold the folder. From here on, a run that is stopped can be resumed."""
         if self._resumed:
             self.folder.reopen()
         else:
@@ -86,31 +77,14 @@ class RunRecord:
     def keep(
         self, step: int, ema: Ema, history: History, evaluated: bool, interrupted: bool
     ) -> None:
-        """Write a checkpoint if one is due, and always before an evaluation is published.
-
-        Args:
-            step: number of steps done.
-            ema: the moving average of the weights.
-            history: evaluations so far.
-            evaluated: whether the last of them is of this step.
-            interrupted: whether the user asked to stop.
-
-        Raises:
-            KeyboardInterrupt: the run was interrupted; it can be resumed after this step.
-        """
+        """Write a checkpoint if one is due, and always before an evaluation is published."""
         if evaluated or interrupted or self._checkpoints.due(step):
             self._write_checkpoint(step, ema, history)
         if interrupted:
             raise KeyboardInterrupt
 
     def save(self, ema: Ema, history: History, engine: str) -> None:
-        """Publish the model of the last evaluation with its guarantee.
-
-        Args:
-            ema: the moving average of the weights.
-            history: evaluations so far; the last one is of this step.
-            engine: name of the engine that computed the clipped sums.
-        """
+        """Publish the model of the last evaluation with its guarantee."""
         run, folder, config = self._run, self.folder, self._run.config
         weights = trained_state(run.model, ema.weights())
         settings = config.model_dump(mode="json")

@@ -20,15 +20,7 @@ from dpmix.training.distributed import ALONE, Ranks
 
 
 def is_complete(root: Path, **settings: Any) -> bool:
-    """Whether the run at `root` has nothing left to do.
-
-    Args:
-        root: the run's folder.
-        **settings: settings that it must have run under.
-
-    Raises:
-        DpmixError: a model that can't be read, or other settings.
-    """
+    """Whether the run at `root` has nothing left to do."""
     folder = RunFolder(root)
     published = _published(folder)
     left = newest_step(folder.checkpoints) is not None
@@ -41,17 +33,7 @@ def is_complete(root: Path, **settings: Any) -> bool:
 def rebuild_run(
     root: Path, decoding: Counted | None = None, ranks: Ranks = ALONE, **settings: Any
 ) -> tuple[Run, Checkpoint]:
-    """Build the stopped run at `root` as it was, and return it with its last checkpoint.
-
-    Args:
-        root: the run's folder.
-        decoding: called with (done, total) while images are decoded.
-        ranks: the processes that resume it.
-        **settings: new values of settings that `places("resume")` names.
-
-    Raises:
-        DpmixError: no checkpoint, a complete run, or anything that changed, by its name.
-    """
+    """Build the stopped run at `root` as it was, and return it with its last checkpoint."""
     folder = RunFolder(root)
     if not folder.diagnostics.is_dir():
         raise DpmixError(f"'{root}' is no run folder; give the folder of the run to resume")

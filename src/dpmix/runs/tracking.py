@@ -89,11 +89,7 @@ Tracker = TensorBoard | WeightsAndBiases
 
 
 def open_trackers(config: Config, folder: RunFolder, run_id: str, step: int) -> list[Tracker]:
-    """Start the trackers that the settings ask for, or continue them after `step` steps.
-
-    Raises:
-        DpmixError: a library that is not installed, or can't start.
-    """
+    """Start the trackers that the settings ask for, or continue them after `step` steps."""
     opened: list[Tracker] = []
     private = config.run.log_private_diagnostics
     if private and not (config.run.tensorboard or config.run.wandb):

@@ -46,9 +46,6 @@ def choosing_costs(folder: Path) -> list[ChoosingCost]:
     By PLD, and by Renyi DP for a private selection. Runs on other data count too, and an earlier
     release that several runs count is counted with each: both are upper bounds. With runs without
     privacy among them, all together have infinite epsilon; if all are, there is no cost to state.
-
-    Raises:
-        DpmixError: a run whose files cannot be read.
     """
     folders = [RunFolder(path.parent) for path in sorted(folder.glob("*/privacy.json"))]
     stated = [(Config.load(run.config).privacy.epsilon, read_statement(run.privacy))

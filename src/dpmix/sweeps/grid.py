@@ -57,11 +57,7 @@ def sweep_names() -> list[str]:
 
 
 def sweep_path(name: str) -> Path:
-    """The file of a sweep, given by its path or by one of `sweep_names`.
-
-    Raises:
-        DpmixError: neither.
-    """
+    """The file of a sweep, given by its path or by one of `sweep_names`."""
     if is_file_name(name):
         return Path(name).expanduser()
     if name not in sweep_names():
@@ -91,11 +87,7 @@ class SweepRun:
 
     @cached_property
     def config(self) -> Config:
-        """Its settings, checked.
-
-        Raises:
-            DpmixError: a wrong setting.
-        """
+        """Its settings, checked."""
         try:
             return Config.load(self.base, **self.settings)
         except DpmixError as error:
@@ -175,9 +167,6 @@ def load_sweep(path: Path, scale: str | None = None, settings: Settings | None =
         path: of the YAML file.
         scale: name of one of its scales; None for the sweep in full.
         settings: of every run, instead of the file's own.
-
-    Raises:
-        DpmixError: a file that cannot be read, no such scale, or wrong settings of a run.
     """
     file = _read(path)
     if scale is not None and scale not in file.scales:

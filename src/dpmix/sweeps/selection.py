@@ -45,16 +45,7 @@ _NO_TIME = 315532800
 
 
 def candidates(sweep: Sweep, expected_runs: float) -> tuple[SweepRun, ...]:
-    """The sweep's runs as the candidates of a selection, which their settings then state.
-
-    Args:
-        sweep: whose runs are chosen among.
-        expected_runs: mean number of runs.
-
-    Raises:
-        DpmixError: a mean out of range, or runs that could differ in their plan, have a seed, or
-            are not private.
-    """
+    """The sweep's runs as the candidates of a selection, which their settings then state."""
     check_expected_runs(expected_runs)
     if sweep.tries:
         raise DpmixError("a private selection chooses by itself; take `tune` out of the sweep")
@@ -97,10 +88,6 @@ def select(
         folder: gets `best/`, and meanwhile `selection/`, which is private.
         workers: make the runs.
         report: called with (runs done, runs in all), which are both secret.
-
-    Raises:
-        DpmixError: the folder has a best run, another selection was started in it, a run failed, or
-            the runs differ in what they must share.
     """
     best, hidden = folder / BEST, folder / HIDDEN
     if best.exists() or (hidden / _CHOSEN).exists():

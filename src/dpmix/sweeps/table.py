@@ -30,9 +30,6 @@ def read_results(source: Path) -> pd.DataFrame:
     """The rows of a sweep's folder, or of its CSV.
 
     Warns of runs that diverged.
-
-    Raises:
-        DpmixError: there are none, or the file is not of a sweep.
     """
     path = source / RESULTS if source.is_dir() else source
     try:
@@ -93,9 +90,6 @@ def tables(
         Tables with the columns `title`, `row`, `epsilon`, `mean`, `std` (n - 1), `runs`,
         `difference` (of the means over the seeds that both rows have) and `p` (adjusted), in
         `attrs` the `fact` and the row `against`.
-
-    Raises:
-        DpmixError: an unknown fact or row.
     """
     if fact not in FACTS:
         raise DpmixError(f"unknown fact '{fact}': {nearest(fact, FACTS)}")
