@@ -7,9 +7,10 @@ import numpy as np
 from dpmix.files import to_json
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.reports.facts import RunFacts
+from dpmix.reports.guarantee import privacy_statement, public_inputs
 from dpmix.reports.metrics import metrics
 from dpmix.reports.page import report_page
-from dpmix.reports.statement import privacy_statement, public_inputs, statement_text
+from dpmix.reports.statement import statement_text
 from dpmix.runs.config import Config
 from dpmix.runs.folder import RunFolder
 from dpmix.runs.settings import InputConfig

@@ -11,10 +11,9 @@ from hypothesis import strategies as st
 from dpmix.errors import DpmixError
 from dpmix.pool.load import PoolFacts
 from dpmix.privacy.plan import PrivacyPlan
+from dpmix.reports.guarantee import privacy_statement, public_inputs
 from dpmix.reports.statement import (
     parse_statement,
-    privacy_statement,
-    public_inputs,
     read_statement,
     shown_epsilon,
     shown_sigma,

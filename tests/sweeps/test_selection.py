@@ -277,7 +277,7 @@ def surroundings(monkeypatch):
     def run(one, root, threads, gpu):
         place = int(root.name.removeprefix("run-"))
         clock = SimpleNamespace(now=lambda *_: datetime(2026, 1, 1 + place))
-        monkeypatch.setattr("dpmix.reports.statement.datetime", clock)
+        monkeypatch.setattr("dpmix.reports.guarantee.datetime", clock)
         monkeypatch.setattr("platform.machine", lambda: f"machine {place}")
         monkeypatch.setattr("platform.node", lambda: f"node {place}")
         monkeypatch.setattr("socket.gethostname", lambda: f"node {place}")

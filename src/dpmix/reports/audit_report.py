@@ -6,7 +6,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from dpmix.errors import DpmixError
-from dpmix.reports.statement import Part, Share, read_json
+from dpmix.reports.statement import Part, Share, parse_json, read_file
 
 Kind = Literal["gradient", "pattern"]
 # A bound below this share of the claim comes from an audit of little power.
@@ -94,8 +94,8 @@ class AuditReport(AuditFindings):
 
 
 def read_audit(path: Path) -> AuditReport:
-    """Read what `dpmix audit --report` wrote."""
-    audit = read_json(path, AuditReport, "audit")
+    """Read what `dpmix audit --report` wrote; refuse a verdict that its findings contradict."""
+    audit = parse_json(read_file(path), AuditReport, path, "audit")
     if audit.refuted != audit.violated:
         raise DpmixError(
             f"'{path}' was changed since it was written: its verdict does not follow from what it "

@@ -18,9 +18,10 @@ from dpmix.errors import DpmixError
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.reports.audit_report import read_audit
 from dpmix.reports.files import ModelFile, RunFiles, parse_settings
+from dpmix.reports.guarantee import privacy_statement
 from dpmix.reports.metrics import read_metrics
 from dpmix.reports.prv import epsilon_prv
-from dpmix.reports.statement import Settings, Statement, privacy_statement, read_file
+from dpmix.reports.statement import Settings, Statement, read_file
 from dpmix.views.spec import ViewSpec
 
 Bounds = tuple[float, float]

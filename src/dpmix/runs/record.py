@@ -15,9 +15,10 @@ from dpmix.models.head import trained_state
 from dpmix.models.registry import parameter_count
 from dpmix.reports.facts import RunFacts
 from dpmix.reports.files import model_bytes, weights_sha256
+from dpmix.reports.guarantee import privacy_statement, public_inputs
 from dpmix.reports.metrics import metrics
 from dpmix.reports.page import model_card, report_page
-from dpmix.reports.statement import privacy_statement, public_inputs, statement_text
+from dpmix.reports.statement import statement_text
 from dpmix.runs.build import Run
 from dpmix.runs.checkpoint import Checkpoint, Checkpoints, newest_checkpoint
 from dpmix.runs.folder import RunFolder

@@ -25,7 +25,7 @@ from dpmix.errors import DpmixError
 from dpmix.files import to_json, write_text
 from dpmix.privacy.selection import check_expected_runs, number_of_runs
 from dpmix.reports.facts import RunFacts
-from dpmix.reports.statement import versions
+from dpmix.reports.guarantee import versions
 from dpmix.runs.folder import RunFolder
 from dpmix.runs.load import read_facts
 from dpmix.sweeps.grid import Sweep, SweepRun
