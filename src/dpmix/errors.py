@@ -70,33 +70,22 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def hub_error(model: str, error: Exception, *, download: bool, elsewhere: str) -> DpmixError:
-    """Return the error for a model that neither the hub nor its local cache gave."""
-    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+    """Return the error for a model that neither the hub nor its local cache gave.
 
-    chain = _chain(error)
-    if any(isinstance(cause, RevisionNotFoundError) for cause in chain):
-        return DpmixError(f"model '{model}' has no such revision; check --revision")
-    if any(isinstance(cause, RepositoryNotFoundError) for cause in chain):  # or a gated one
-        return DpmixError(
-            f"no model '{model}' on the hub, or it is private or gated; check the name, accept its "
-            f"licence on its page, log in (hf auth login), or {elsewhere}"
-        )
+    `elsewhere` says how to provide the model by hand, as the end of a sentence.
+    """
     if not download:
         return DpmixError(
             f"no folder '{model}', and no model of that name in the hub's local cache; give "
             f"--download to fetch it, or {elsewhere}"
         )
-    reason = one_line(chain[-1])
-    return DpmixError(f"model '{model}' can't be fetched ({reason}); no network? {elsewhere}")
-
-
-def _chain(error: BaseException | None) -> list[BaseException]:
-    """Return the error and its causes, outermost first."""
-    causes: list[BaseException] = []
-    while error is not None and error not in causes:
-        causes.append(error)
-        error = error.__cause__ or error.__context__
-    return causes
+    first: BaseException = error
+    while cause := first.__cause__ or first.__context__:
+        first = cause
+    return DpmixError(
+        f"model '{model}' can't be fetched ({one_line(first)}); check its name, --revision and "
+        f"the network, log in (hf auth login) if it is private or gated, or {elsewhere}"
+    )
 
 
 # What pydantic's errors mean, in the form of our own messages.
@@ -121,10 +110,7 @@ def explain(error: ValidationError, where: str = "") -> str:
         return str(context["error"])
     name = str(problem["loc"][-1]) if problem["loc"] else ""
     expected = _EXPECTED.get(kind, "").format(**context)
-    if kind == "union_tag_invalid":
-        name, value, where = str(context["discriminator"]).strip("'"), context["tag"], ""
-        expected = nearest(value, re.findall("'(.*?)'", context["expected_tags"]))
-    elif kind == "literal_error":
+    if kind == "literal_error":
         choices = re.findall("'(.*?)'", context["expected"])
         expected = nearest(str(value), choices) if choices[1:] else f"expected '{choices[0]}'"
     return (

@@ -68,17 +68,6 @@ def test_dry_run_prints_plan_size_and_time_and_writes_nothing(dpmix, image_root,
     assert not (tmp_path / "r").exists()
 
 
-def test_a_cache_that_is_there_is_said_to_be_found(dpmix, image_root, tmp_path, flags):
-    call = ["train", "--data", image_root, *flags, "--backbone", "scatternet", "--cache-dir",
-            tmp_path / "features"]  # fmt: skip
-    del call[call.index("--model") : call.index("--model") + 2]
-    (_, first, _), (_, second, _) = (
-        dpmix(*call, "--output", tmp_path / name) for name in ("1", "2")
-    )
-    assert "feature cache: found whole" not in first
-    assert "feature cache: found whole" in second
-
-
 def test_evaluate_measures_the_same_accuracy(dpmix, trained, image_root):
     folder, _ = trained
     measured = json.loads((folder / "metrics.json").read_text())

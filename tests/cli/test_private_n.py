@@ -102,8 +102,7 @@ def test_a_run_that_is_resumed_with_half_a_cache_does_not_tell_it(
         status, printed = train(*HEAD, "--output", run)
     assert status == 2 and not told(printed), printed
     status, out, err = dpmix("train", "--resume", run)
-    assert status == 0 and re.search(r"4\d% was there", out), out
-    assert not told(out + err), out
+    assert status == 0 and not told(out + err), out
 
 
 def test_an_audit_does_not_tell_it(train, tmp_path):

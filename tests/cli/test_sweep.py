@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from dpmix.sweeps.run import finish, locked
+from dpmix.files import lock
+from dpmix.sweeps.run import finish
 
 SWEEP = """
 title: two methods
@@ -168,9 +169,10 @@ def test_a_private_selection_leaves_one_run_and_no_trace_of_the_others(
 
 def test_a_folder_that_is_in_use_or_no_folder_is_told(dpmix, file, tmp_path):
     folder = tmp_path / "out"
-    with locked(folder):
-        status, _, err = dpmix("sweep", file, "--output", folder)
-    assert status == 2 and "is in use by another sweep" in err
+    held = lock(folder / ".lock", "it")
+    status, _, err = dpmix("sweep", file, "--output", folder)
+    held.release()
+    assert status == 2 and "is in use by another process" in err
     (tmp_path / "file").touch()
     status, _, err = dpmix("sweep", file, "--output", tmp_path / "file")
     assert status == 2 and "File exists; give another --output" in err

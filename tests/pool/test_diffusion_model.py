@@ -123,18 +123,13 @@ def hub():
     server.shutdown()
 
 
-@pytest.mark.parametrize(("name", "said"), [
-    ("who/gated", "no model 'who/gated' .*gated; .*hf download who/gated --local-dir FOLDER"),
-    ("who/missing", "no model 'who/missing' on the hub"),
-    ("who/old", "model 'who/old' has no such revision; check --revision"),
-    ("who/down", "model 'who/down' can't be fetched"),
-])  # fmt: skip
-def test_what_the_hub_answers_becomes_one_line(hub, load, tmp_path, monkeypatch, name, said):
+@pytest.mark.parametrize("name", ["who/gated", "who/missing", "who/old", "who/down"])
+def test_what_the_hub_answers_becomes_one_line(hub, load, tmp_path, monkeypatch, name):
     def download(model, **_):
         return huggingface_hub.snapshot_download(model, endpoint=hub, cache_dir=tmp_path)
 
     monkeypatch.setattr(diffusers.DiffusionPipeline, "download", download)
-    with pytest.raises(DpmixError, match=said):
+    with pytest.raises(DpmixError, match=rf"'{name}' can't be fetched .* gated, .*--local-dir"):
         load(name, download=True)
 
 

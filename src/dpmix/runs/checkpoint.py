@@ -53,8 +53,7 @@ class Checkpoint:
         stream = io.BytesIO()
         torch.save(held, stream)
         content = stream.getvalue()
-        with_digest = sha256(content).digest() + content
-        stage(path, lambda aside: aside.write_bytes(with_digest)).replace(path)
+        stage(path, sha256(content).digest() + content).replace(path)
 
     @classmethod
     def read(cls, path: Path) -> "Checkpoint":

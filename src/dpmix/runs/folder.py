@@ -14,7 +14,7 @@ from typing import Any
 from filelock import FileLock
 
 from dpmix.errors import DpmixError
-from dpmix.files import lock, remove_all, stage_all, staged_for, text_writer, to_json, write_text
+from dpmix.files import lock, remove_all, stage, staged_for, to_json, write_text
 from dpmix.reports.files import RunFiles
 from dpmix.runs.checkpoint import newest_step
 
@@ -100,16 +100,16 @@ class RunFolder(RunFiles):
             self._lock = None
 
     def publish(self, model: bytes, copies: Mapping[Path, str]) -> None:
-        """Replace all published files.
+        """Replace `model.safetensors` and all other published files, from their path to their text.
 
         Everything is on the disk before anything is replaced. Then the copies of the older weights
         are removed, the weights are replaced with their guarantee, and the new copies follow.
         """
-        staged = stage_all(
-            {self.model: lambda aside: aside.write_bytes(model)}
-            | {path: text_writer(text) for path, text in copies.items()}
-        )
+        staged: dict[Path, Path] = {}
         try:
+            texts = {path: text.encode() for path, text in copies.items()}
+            for path, content in {self.model: model, **texts}.items():
+                staged[path] = stage(path, content)
             remove_all(copies)
             for path, aside in staged.items():
                 aside.replace(path)

@@ -9,13 +9,12 @@ import statistics
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 
 from dpmix.errors import DpmixError, one_line, to_install
 from dpmix.files import to_json, write_text
@@ -234,19 +233,3 @@ def _tuned(run: SweepRun, names: tuple[str, ...], tried: Results) -> SweepRun:
 
     best = json.loads(max(scores, key=rank))
     return replace(run, settings=run.settings | best, tuned=best)
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Make a sweep's folder, and keep other sweeps out of it."""
-    lock = FileLock(folder / ".lock", timeout=0)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except (OSError, Timeout) as error:
-        why = "is in use by another sweep" if isinstance(error, Timeout) else error.strerror
-        raise DpmixError(f"sweep folder '{folder}': {why}; give another --output") from None
-    try:
-        yield
-    finally:
-        lock.release()
