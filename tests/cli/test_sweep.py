@@ -133,17 +133,6 @@ def test_a_cluster_gets_each_run_as_a_job(tmp_path):
     assert len(pd.read_csv(folder / "results.csv")) == 1 and list((folder / "logs").iterdir())
 
 
-@pytest.mark.parametrize(("flags", "message"), [
-    (("--cluster", "local", "--cluster-option", "timeout"), "is not NAME=VALUE"),
-    (("--private-selection",), "take seed out of the sweep"),
-    (("--set", "stepz=1"), "did you mean 'steps'"),
-    (("--scale", "cpu"), "has no scale 'cpu'"),
-])  # fmt: skip
-def test_what_can_not_be_meant_is_told_in_a_line(dpmix, file, tmp_path, flags, message):
-    status, _, err = dpmix("sweep", file, "--output", tmp_path / "out", *flags)
-    assert status == 2 and message in err and len(err.splitlines()) <= 2
-
-
 def test_a_private_selection_leaves_one_run_and_no_trace_of_the_others(
     dpmix, tmp_path, monkeypatch
 ):

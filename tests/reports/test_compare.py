@@ -7,7 +7,6 @@ import shutil
 import pytest
 
 from dpmix.audit.audit import audited_facts
-from dpmix.privacy.accounting import epsilon_pld, epsilon_together
 from dpmix.privacy.repeats import epsilon_of_copies_together
 from dpmix.reports.compare import compare as compare_runs
 from dpmix.runs.folder import RunFolder
@@ -31,12 +30,6 @@ def folder(tmp_path):
     return write
 
 
-def test_settings_that_differ_are_named_and_places_are_not(folder):
-    found = compare([folder("a", data="/x/scans"), folder("b", data="/y/scans", k_base=3)])
-    assert found.names == ("a", "b")
-    assert found.settings == [("k_base", ["16", "3"])] and found.data == []
-
-
 def test_what_a_method_does_not_read_is_no_difference(folder):
     found = compare([
         folder("a", method="none", mixup_alpha=0.5), folder("b", method="self-aug", k_base=8),
@@ -54,20 +47,6 @@ def test_size_and_channels_are_settings_and_the_data_are_the_same(folder):
     assert found.data == [] and found.why_not is None
     alike = compare([folder(f"alike-{place}") for place in range(len(shapes))])
     assert found.together == alike.together is not None
-
-
-def test_what_is_equal_once_it_is_grey_is_no_other_data(folder):
-    repeated = folder("a", copies=3, allow_repeats=True, shape=(1, 8, 8))
-    found = compare([repeated, folder("b")])
-    assert found.data == [] and found.together is not None
-    assert found.repeated == (3, epsilon_of_copies_together(trainings(found), 3, 1e-4))
-
-
-def trainings(found):
-    return tuple(
-        (run.statement.sampling_rate, run.statement.noise_multiplier, run.statement.planned_steps)
-        for run in found.runs
-    )
 
 
 @pytest.mark.parametrize(("change", "reason"), [
@@ -126,18 +105,3 @@ def test_earlier_and_later_steps_of_a_run_both_count(tmp_path):
     late = write_run(tmp_path / "late", weights="b" * 64, steps=20)
     epsilon, _ = compare([early, late]).together
     assert epsilon > 2
-
-
-def test_a_stopped_run_counts_with_all_its_planned_steps(folder):
-    stopped, whole = folder("a", steps=20, done=5), folder("b", steps=20)
-    assert compare([stopped, folder("c")]).together == compare([whole, folder("d")]).together
-
-
-def test_together_is_the_composition():
-    one = (0.5, 2.0, 5)
-    assert epsilon_together((one,), 1e-4) == epsilon_pld(*one, 1e-4)
-    assert epsilon_together((one, one), 1e-4) == pytest.approx(epsilon_pld(0.5, 2.0, 10, 1e-4))
-    assert epsilon_together((one, (1.0, 9.0, 1)), 1e-4) == pytest.approx(
-        epsilon_pld(*one, 1e-4, (9.0,))
-    )
-    assert epsilon_together((one, (0.5, 0.0, 1)), 1e-4) == float("inf")

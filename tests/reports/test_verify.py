@@ -1,13 +1,11 @@
 """`dpmix verify`: a run as it was written holds; whatever is changed in it is found."""
 
 import json
-import math
 import shutil
 import sys
 import time
 
 import pytest
-from safetensors.torch import load_file
 
 import dpmix
 from dpmix.cli.app import app
@@ -67,24 +65,18 @@ def test_one_changed_byte_is_found(run):
 
 @pytest.mark.parametrize(("fields", "said"), [
     ({"epsilon": 1.0}, "epsilon"),
-    ({"epsilon": "inf"}, "epsilon"),
     ({"epsilon_rdp": 1.0}, "epsilon_rdp is 1"),
-    ({"epsilon_rdp": "inf"}, "epsilon_rdp is inf"),
-    ({"noise_multiplier": 2.0}, "noise_std"),
     ({"noise_multiplier": 2.0, "noise_std": 2.0}, "epsilon_rdp is"),
     ({"assumptions": []}, "assumptions"),
-    ({"mechanism": "anything"}, "mechanism"),
     ({"resumed_at": [1]}, "assumptions"),
     ({"spent_before": [50.0]}, "epsilon_rdp"),
     ({"examples": None}, "has no settings of a run"),
     ({"examples": 400_000, "sampling_rate": 400 / 400_000}, "epsilon_rdp"),
-    ({"denominator": 4.0}, "denominator"),
     ({"sampling_rate": 0.5}, "sampling_rate"),
     ({"planned_steps": 1, "steps": 1}, "planned_steps"),
     ({"steps": 1, "complete": False}, "guarantee"),
     ({"steps": 3}, "steps is 3, more than planned_steps"),
     ({"delta": 1e-6}, "delta"),
-    ({"method": "none"}, "method"),
     ({"max_grad_norm": 0.5}, "max_grad_norm"),
     ({"sensitivity": 0.5}, "sensitivity"),
     ({"seeded": True}, "seeded"),
@@ -97,12 +89,6 @@ def test_a_field_that_contradicts_the_rest_is_found_though_it_was_sealed(run, fi
     path = forge(run, **fields)
     with pytest.raises(DpmixError, match=said):
         verify(path)
-
-
-def test_weights_of_another_model_are_found(run):
-    weights = {name: value + 1e-7 for name, value in load_file(run / "model.safetensors").items()}
-    with pytest.raises(DpmixError, match=r"the weights of .* have sha256"):
-        verify(forge(run, weights=weights))
 
 
 @pytest.mark.parametrize("field", ["noise_multiplier", "spent_before"])
@@ -166,7 +152,6 @@ def test_every_epsilon_of_the_curve_is_computed_again(run, point, fields, said):
     ("privacy.json", '"delta": 1e-05', '"delta": 1e-06', "is not the statement in"),
     ("config.yaml", "max_grad_norm: 1.0", "max_grad_norm: 2.0", "has max_grad_norm 2.0, and"),
     ("config.yaml", "privacy:", "private:", "has no settings of a run"),
-    ("MODEL_CARD.md", "differentially", "very", "does not hold the statement's guarantee"),
     ("report.html", "differentially", "very", "does not hold the statement's guarantee"),
     ("metrics.json", "{", '{"accuracy": 0.99, ', "'accuracy' occurs twice"),
 ])  # fmt: skip
@@ -238,12 +223,6 @@ def test_a_stopped_run_holds_with_the_epsilon_of_its_plan_first(tmp_path, capsys
         path = forge(forged, **{name: value, "guarantee": stated.guarantee.replace(old, new)})
         with pytest.raises(DpmixError, match=r"guarantee|epsilon"):
             verify(path)
-
-
-def test_a_run_without_privacy_is_not_verified(tmp_path):
-    dpmix.fit(**SMALL | {"epsilon": math.inf}, steps=1, output=str(tmp_path / "run"))
-    with pytest.raises(DpmixError, match="NOT PRIVATE"):
-        verify(tmp_path / "run")
 
 
 @pytest.mark.parametrize(("rate", "sigma", "steps", "delta", "prior_releases"), [

@@ -100,9 +100,3 @@ def test_the_first_of_equals_wins_and_values_that_diverged_lose(sweep):
         return learning_rate == 0.5 and seed == 8
 
     assert rates(sweep, accuracy) == {0.5} and rates(sweep, accuracy, diverged) == {2}
-
-
-def test_a_row_whose_tries_all_failed_is_named(sweep):
-    rows = [one for one in tried(sweep, lambda *_, **__: 0.5) if one[0].row == "a"]
-    with pytest.raises(DpmixError, match=r"row 'b' at {'epsilon': 1}: all of its tries failed"):
-        tuned_runs(sweep, rows)
