@@ -9,7 +9,6 @@ from PIL import Image
 from torch import nn
 
 import dpmix
-from dpmix.clipping.model_check import check_private
 from dpmix.data import load_splits
 from dpmix.data.torch_dataset import read_images
 from dpmix.errors import DpmixError
@@ -176,31 +175,3 @@ def test_a_model_with_one_output_gets_two(kind):
     outputs = int(found(r"nn\.Linear\(D, (\d)\)", message))
     private(OneOutput(outputs=outputs), labels, kind).step()
     private(OneOutput(found(r"or return (torch\.cat\(.*\))$", message)), labels, kind).step()
-
-
-def frozen(layer):
-    return layer.eval().requires_grad_(False)
-
-
-LAYERS = {
-    "freeze a BatchNorm": (nn.BatchNorm2d(4), "freeze it: .eval() and .requires_grad_(False)",
-                           lambda: frozen(nn.BatchNorm2d(4))),
-    "GroupNorm": (nn.BatchNorm2d(4), "replace it by GroupNorm", lambda: nn.GroupNorm(2, 4)),
-    "running statistics": (nn.InstanceNorm2d(4, track_running_stats=True),
-                           "track_running_stats=False",
-                           lambda: nn.InstanceNorm2d(4, track_running_stats=False)),
-    "no parameter": (None, "unfreeze a layer with .requires_grad_(True)", nn.Identity),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(("bad", "advice", "mended"), LAYERS.values(), ids=LAYERS)
-def test_what_is_said_of_a_layer_helps(bad, advice, mended):
-    def model(layer):
-        return nn.Sequential(
-            nn.Conv2d(1, 4, 3), layer, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
-        )
-
-    network = model(bad) if bad is not None else model(nn.Identity()).requires_grad_(False)
-    assert advice in said_by(lambda: check_private(network, (1, 8, 8)))
-    network = model(mended()) if bad is not None else network.requires_grad_(True)
-    check_private(network, (1, 8, 8))

@@ -64,14 +64,7 @@ class InUseError(DpmixError):
 def lock(path: Path, what: str, mode: int = 0o777) -> FileLock:
     """Make the folder of a lock file and take the lock; give it back with `release`.
 
-    Args:
-        path: the lock file.
-        what: the folder that it protects, for errors: "run folder 'runs/a'".
-        mode: permissions of the lock file's own folder, if it has to be made.
-
-    Raises:
-        InUseError: another process has the lock.
-        DpmixError: the folder can't be made, or not be written to.
+    `what` names what it protects, for errors, and `mode` is of a folder that has to be made.
     """
     taken = FileLock(path, timeout=0)
     try:

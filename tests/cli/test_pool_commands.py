@@ -107,20 +107,6 @@ def test_a_run_says_what_of_its_pool_it_uses(dpmix, here, image_root, public_roo
     assert status == 0 and "20 epochs, 20 steps; not in the time below" in out
 
 
-def test_inspect_counts_images_for_the_classes_of_a_data_set(dpmix, here, public_root, image_root):
-    (public_root / "disc").rename(public_root / "round")
-    arguments = ("pool", "inspect", public_root, "--data", image_root)
-    status, _, err = dpmix(*arguments)
-    assert status == 2 and "class 'round' is not a class" in err
-    (here / "map.csv").write_text("pool_class,class\nround,disc\nstripes,\n")
-    status, out, _ = dpmix(*arguments, "--pool-labels", "map.csv")
-    assert status == 0 and "disc 15, stripes 0" in out and "left out" in out
-    status, out, _ = dpmix(*arguments, "--pool-unmapped", "unlabelled")
-    assert status == 0 and "disc 0, stripes 15" in out and "15, with a uniform soft label" in out
-    status, _, err = dpmix("pool", "inspect", public_root, "--pool-labels", "map.csv")
-    assert status == 2 and "need --data" in err
-
-
 def test_inspect_keeps_private_images_out_of_sheets_and_sheets_out_of_private_images(
     dpmix, here, public_root, image_root
 ):

@@ -3,7 +3,6 @@
 import functools
 
 import pytest
-import yaml
 
 from dpmix.runs import network
 from dpmix.runs.build import calibrate
@@ -24,19 +23,6 @@ def towers(monkeypatch):
     """Each tower is built once; a frozen one is the same after a run."""
     pytest.importorskip("open_clip")
     monkeypatch.setattr(network, "load_backbone", load_once)
-
-
-def test_they_are_listed_shown_and_found_by_their_names(dpmix):
-    status, out, _ = dpmix("recipes", "list")
-    assert status == 0 and len(out.splitlines()) == 46
-    assert "scratch-eurosat-mix-diff" in out and "open_clip:ViT-B-16/laion2b_s34b_b88k" in out
-    status, out, _ = dpmix("recipes", "show", "convnext-sun397-mix-diff")
-    shown = yaml.safe_load(out)
-    assert status == 0
-    assert shown["data"] == {"image_size": 256, "data": "sun397"}
-    assert shown["privacy"]["expected_batch_size"] == 1000
-    status, _, err = dpmix("train", "--config", "convnext-sun397")
-    assert status == 2 and "no recipe 'convnext-sun397'" in err
 
 
 def recipes_of_one_plan():

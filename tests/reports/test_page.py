@@ -76,14 +76,6 @@ def test_a_run_that_is_seeded_or_not_complete_is_marked(settings, mark, text):
     assert f"<strong>{mark}</strong>" in page and text in text_of(page)
 
 
-def test_a_diverged_run_is_called_failed():
-    run = facts()
-    failed = replace(run, metrics=run.metrics.model_copy(update={"evaluation_loss": "nan"}))
-    page = report_page(failed)
-    assert "<strong>FAILED</strong>" in page and "FAILED, diverged:" in text_of(page)
-    assert "**FAILED**" in model_card(failed) and "**FAILED**" not in model_card(run)
-
-
 def test_an_audit_is_shown_and_one_that_refutes_in_big_letters():
     run = facts()
     text = text_of(report_page(replace(run, audit=AUDIT)))

@@ -22,16 +22,9 @@ from dpmix.reports.statement import (
 from dpmix.runs.config import Config
 
 PLAN = PrivacyPlan(
-    sampling_rate=0.25,
-    denominator=25.0,
-    steps=4,
-    noise_multiplier=2.0,
-    max_grad_norm=0.5,
-    delta=1e-4,
-    sensitivity_multiplier=2,
-    target_epsilon=3.0,
-    n=100,
-)
+    sampling_rate=0.25, denominator=25.0, steps=4, noise_multiplier=2.0, max_grad_norm=0.5,
+    delta=1e-4, sensitivity_multiplier=2, target_epsilon=3.0, n=100,
+)  # fmt: skip
 OPEN = dataclasses.replace(PLAN, noise_multiplier=0.0, max_grad_norm=math.inf)
 
 

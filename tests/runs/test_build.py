@@ -40,12 +40,6 @@ def test_a_mistake_in_the_settings_comes_before_one_in_the_data(
         build(**{name: places.get(value, value) for name, value in settings.items()})
 
 
-def test_a_folder_that_is_taken_is_noticed_before_the_data_are_read(build, tmp_path):
-    (tmp_path / "something").touch()
-    with pytest.raises(DpmixError, match="is not empty"):
-        build(data="no-such-data", output=str(tmp_path))
-
-
 @pytest.mark.parametrize(
     ("pool", "home"), [("images", "data"), ("images/train/../test", "pool"), (".", "pool")]
 )

@@ -6,7 +6,6 @@ from dpmix.errors import DpmixError
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.runs.config import Config
 from dpmix.runs.defaults import (
-    check_settings,
     choose_few_views,
     choose_image_size,
     choose_model,
@@ -57,20 +56,6 @@ BACKBONE = {"backbone": "timm:resnet18"}
 def test_what_means_nothing_for_what_is_trained_is_refused(settings, message):
     with pytest.raises(DpmixError, match=message):
         chosen(**settings)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"k_base": -1}, "k_base is -1 with method self-aug: expected 1 or more"),
-        ({"epsilon": -3}, "epsilon is -3; expected above 0"),
-        ({"pool_unmapped": "leave-out"}, "pool_unmapped is 'leave-out' but there is no pool"),
-        ({"pool": "P", "pool_role": "pretrain", "method": "mix-diff"}, "nothing to mix in"),
-    ],
-)
-def test_settings_are_checked_before_any_data_are_read(settings, message):
-    with pytest.raises(DpmixError, match=message):
-        check_settings(chosen(model="cnn-small", **settings))
 
 
 def test_files_are_resized_to_the_backbone_and_arrays_are_not(class_folder, digits_npz):
@@ -125,15 +110,6 @@ def test_the_batch_of_a_head_is_everything():
     assert choose_recipe(chosen(backbone="timm:resnet18"), 99, 50).features.cache_views == 50
 
 
-def test_what_was_given_stays():
-    given = {"expected_batch_size": 7, "epochs": 2, "cache_views": 40, "learning_rate": 3}
-    config = choose_recipe(chosen(backbone="timm:resnet18", **given), 100, 34)
-    assert (config.privacy.expected_batch_size, config.privacy.steps) == (7, None)
-    assert config.features.cache_views == 40
-    rate = chosen(model="cnn-small", sampling_rate=0.1, denominator=9)
-    assert choose_recipe(rate, 100, 34).privacy.expected_batch_size is None
-
-
 def test_delta_follows_n_where_n_is_public():
     def delta(n, **settings):
         return choose_recipe(chosen(model="cnn-small", **settings), n, 34).privacy.delta
@@ -144,13 +120,6 @@ def test_delta_follows_n_where_n_is_public():
     assert delta(10**6, sampling_rate=0.1, denominator=9) == 1e-5, "it would tell N"
     plan = PrivacyPlan.calibrate(n=10**6, expected_batch_size=1000, steps=5, epsilon=3)
     assert plan.delta == 1e-7
-
-
-@pytest.mark.parametrize(("n", "steps"), [(25_000, 50), (25_001, 100)])
-def test_a_head_takes_more_steps_on_many_images_if_their_number_is_public(n, steps):
-    assert choose_recipe(chosen(backbone="timm:resnet18"), n, 34).privacy.steps == steps
-    hidden = chosen(backbone="timm:resnet18", sampling_rate=0.1, denominator=9)
-    assert choose_recipe(hidden, n, 34).privacy.steps == 50
 
 
 @pytest.mark.parametrize("length", [1, 10])

@@ -159,13 +159,6 @@ def test_a_folder_whose_run_was_stopped_before_its_first_step_is_taken_over(tmp_
         opened(second.root, overwrite=False)
 
 
-def test_what_a_killed_process_left_is_removed_by_the_next_run(tmp_path):
-    opened(tmp_path).close()
-    (tmp_path / ".model.safetensors.123.part").write_text("half")
-    opened(tmp_path)
-    assert not list(tmp_path.glob(".*"))
-
-
 def test_a_full_disk_leaves_the_files_of_the_last_time(tmp_path, no_space):
     folder = opened(tmp_path / "run")
     publish(folder, "1")

@@ -127,14 +127,6 @@ def test_an_unseeded_run_draws_fresh_entropy_and_saves_none(tmp_path, settings):
     assert not (folder / "checkpoints").exists() and is_complete(folder)
 
 
-def test_a_torn_log_line_and_steps_that_were_lost_leave_no_trace(tmp_path, settings):
-    folder = stopped(tmp_path / "run", 5, settings | {"checkpoint_every": None})
-    with (folder / "diagnostics" / "steps.jsonl").open("a") as log:
-        log.write('{"step": 6, "dra')
-    dpmix.fit(resume=folder)
-    assert [line["step"] for line in without_time(folder)] == list(range(1, STEPS + 1))
-
-
 @pytest.mark.parametrize(("what", "changes"), [
     ((RunFolder, "publish"), {"eval_every": STEPS}),  # after the last checkpoint
     # Before the first step.
@@ -296,19 +288,6 @@ def test_a_complete_run_stays_complete_whatever_is_left_of_its_checkpoints(tmp_p
         dpmix.fit(resume=result.folder)
 
 
-def test_ctrl_c_keeps_the_step_that_it_ends(tmp_path, settings):
-    def press(now):
-        if now.step == 3:
-            signal.raise_signal(signal.SIGINT)
-
-    with pytest.raises(KeyboardInterrupt):
-        dpmix.fit(
-            output=str(tmp_path / "run"), report=press,
-            **settings | {"checkpoint_every": None, "eval_every": 6},
-        )  # fmt: skip
-    assert checkpoint_paths(tmp_path / "run")[0].name == "step-00000004.pt"
-
-
 def test_changed_settings_and_inputs_are_refused_by_name(
     tmp_path, settings, image_root, public_root
 ):
@@ -317,10 +296,7 @@ def test_changed_settings_and_inputs_are_refused_by_name(
     )
     for changes, said in (
         ({"epsilon": 8.0}, "its epsilon is 8.0 and was 2.0"),
-        ({"steps": 100}, "its steps is 100 and was 6"),
         ({"seed": 8}, "its seed is 8 and was 7"),
-        ({"model": "wrn-16-4"}, "its model is wrn-16-4 and was cnn-small"),
-        ({"extra_augment": "blur"}, "its extra_augment is blur and was none"),
         ({"train_images": 60}, "its train_images is 60 and was not given"),
     ):
         with pytest.raises(DpmixError, match=said):
@@ -338,15 +314,10 @@ def test_changed_settings_and_inputs_are_refused_by_name(
 
 def test_where_and_how_may_change(tmp_path, settings, image_root):
     folder = stopped(tmp_path / "run", 3, settings)
-    moved = tmp_path / "moved"
-    shutil.move(image_root, moved)
+    moved = str(shutil.move(image_root, tmp_path / "moved"))
     with pytest.raises(DpmixError, match="no folder or"):
         dpmix.fit(resume=folder)
-    (folder / "diagnostics" / "data.sha256").rename(tmp_path / "hash")
-    with pytest.raises(DpmixError, match=r"the images or labels of .*: restore them"):
-        dpmix.fit(resume=folder, data=str(moved))
-    (tmp_path / "hash").rename(folder / "diagnostics" / "data.sha256")
-    dpmix.fit(resume=folder, data=str(moved), view_chunk=2, engine="vectorized", workers=1)
+    dpmix.fit(resume=folder, data=moved, view_chunk=2, engine="vectorized", workers=1)
     assert stated(folder).complete
 
 

@@ -49,14 +49,6 @@ def test_a_scale_replaces_rows_and_merges_the_rest(tmp_path):
     assert runs[0].config.privacy.steps == 1
 
 
-def test_a_run_is_named_by_what_it_is_and_not_by_its_row_or_device(tmp_path):
-    text = "title: t\nrows: {a: {steps: 1}, b: {steps: 1, epsilon: 3}, c: {steps: 2}}\n"
-    a, b, c = load_sweep(written(tmp_path, text)).runs
-    assert a.name == b.name != c.name
-    elsewhere = text.replace("title: t", "title: t\nsettings: {device: cpu}")
-    assert load_sweep(written(tmp_path, elsewhere)).runs[0].name == a.name
-
-
 @pytest.mark.parametrize(("text", "message"), [
     ("titel: t", "titel: .*not permitted"),
     ("title: t\ngrid: {epsilon: [1, 0]}", "epsilon is 0; expected above 0"),

@@ -167,23 +167,6 @@ def test_a_selection_stopped_before_it_published_publishes_its_choice(
     assert [entry.name for entry in (tmp_path / "out").iterdir()] == ["best"]
 
 
-def test_a_choice_that_names_no_run_publishes_nothing(protocol, tmp_path):
-    out = tmp_path / "out"
-    (out / "selection" / "run-0").mkdir(parents=True)
-    (out / "selection" / "chosen").touch()
-    with pytest.raises(DpmixError, match="is complete, and its best run was moved"):
-        protocol()
-    assert [*out.iterdir()] == []
-
-
-def test_runs_without_the_draws_they_are_from_are_not_resumed(protocol, tmp_path):
-    stray = tmp_path / "out" / "selection" / "run-0" / "diagnostics" / "stray"
-    stray.mkdir(parents=True)
-    with pytest.raises(KeyboardInterrupt):
-        protocol(stop_after=1)
-    assert stray.parents[1].is_dir() and not stray.exists()
-
-
 def test_a_run_that_fails_ends_the_selection_and_does_not_say_which_it_was(tmp_path):
     def failing(runs):
         (run, root), *_ = runs

@@ -14,14 +14,7 @@ WEAK = 0.25
 
 
 class Finding(Part):
-    """An invariant of the steps, tested on the running code.
-
-    Attributes:
-        name: name of the invariant, in a few words.
-        holds: whether it does; True where it was not tested.
-        found: what was seen.
-        tested: False where the settings allow no test.
-    """
+    """An invariant of the steps, tested on the running code, or not (`tested`)."""
 
     name: str
     holds: bool
@@ -40,16 +33,11 @@ class AuditFindings(Part):
     """Lower bounds on the epsilon of a mechanism, found by attacking it.
 
     Attributes:
-        kind: kind of the canaries.
         claimed: epsilon of the plan at `delta`.
-        delta: delta of the plan.
         one_run: lower bound that assumes nothing about the mechanism.
         two_worlds: lower bound that takes the canaries' noise for independent; of gradient
             canaries only.
-        confidence: probability that the bounds hold.
         canaries: number of guesses, over all runs.
-        runs: number of full training runs.
-        invariants: what was tested in the first run, with gradient canaries.
     """
 
     kind: Kind

@@ -1,11 +1,9 @@
 """Runs side by side: how their settings and data differ, and what all of them together cost.
 
-Guarantee: only public facts are compared. No file that a run hands out holds a hash of the images:
-it would let someone who has all images but one test for that one. So the data count as the same
-here if everything public about them is the same, as they are before a run resizes them or changes
-their channels. The epsilon of all together does not depend on it: it is a composition, which holds
-for a person with one image in each run's data, whatever the other images are
-(`tests/reports/test_compare.py`).
+Guarantee: only public facts are compared: a published hash of the images would let someone who has
+all but one test for that one. Data count as the same if everything public about them is the same.
+The epsilon of all together does not depend on it: it is a composition, which holds for a person
+with one image in each run's data (`tests/reports/test_compare.py`).
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -25,17 +23,13 @@ _NOT_READ = "not read"
 
 @dataclass(frozen=True)
 class Comparison:
-    """Several runs.
+    """Several runs, and what differs between them.
 
     Attributes:
-        names: of the runs, all different.
-        runs: what their public files say.
-        settings: the settings that differ, and the shape of the images.
-        data: what differs in the data; no public file shows whether the images do.
         together: (epsilon, delta) of publishing all of the runs, where it is known.
         why_not: why it is not known, naming the run.
-        repeated: where `together` is known and images are repeated: how often the most frequent
-            one occurs, and the epsilon of the person in it.
+        repeated: where images are repeated: how often the most frequent one occurs, and the
+            epsilon together of the person in it.
     """
 
     names: tuple[str, ...]

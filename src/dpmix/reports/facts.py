@@ -24,14 +24,7 @@ Row = tuple[str, str]
 
 @dataclass(frozen=True)
 class RunFacts:
-    """A run, as anyone may know it.
-
-    Attributes:
-        settings: section -> setting -> value, as `config.yaml` holds them.
-        statement: its guarantee.
-        metrics: what was measured on the test or validation images.
-        audit: an audit of these settings, if one was made.
-    """
+    """A run, as anyone may know it; `audit` is of these settings, if one was made."""
 
     settings: Settings
     statement: Statement

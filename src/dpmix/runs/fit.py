@@ -36,15 +36,7 @@ SMOKE_SIZE, SMOKE_SCRATCH_SIZE = 32, 16  # side of the images in pixels
 
 @dataclass(frozen=True)
 class RunResult:
-    """A finished run.
-
-    Attributes:
-        model: with the averaged weights, in eval mode.
-        plan: the guarantee that ran.
-        evaluation: of `model` on the test split, or on the validation images.
-        folder: the run folder.
-        config: the settings, with every default filled in.
-    """
+    """A finished run: the averaged model, the guarantee that ran, and how the model does."""
 
     model: nn.Module
     plan: PrivacyPlan
@@ -94,14 +86,10 @@ def train_run(
     embedding: Counted = lambda done, total: None,
     checkpoint: Checkpoint | None = None,
 ) -> RunResult:
-    """Train a run and write its folder, as `fit` does.
+    """Train a run and write its folder, as `fit` does; of several processes rank 0 alone writes.
 
-    Args:
-        run: what to train; of several processes, each has its own and rank 0 alone writes.
-        report: called after each step.
-        pretraining: called with (steps done, steps in all) while the run trains on its pool.
-        embedding: called with (views done, views in all) while it fills its feature cache.
-        checkpoint: what `rebuild_run` returned with `run`, to resume from.
+    `pretraining` is called with (steps done, steps in all), `embedding` with (views done, views in
+    all), and `checkpoint` is what `rebuild_run` returned with `run`.
     """
     # It checks the model: before anything is embedded or written.
     trainer = run.trainer()

@@ -28,13 +28,8 @@ _STYLE: Any = {
 def draw_against(frame: pd.DataFrame, path: Path, x: str | None = None) -> None:
     """Draw accuracy against the setting `x`, a line per row: mean, and one std over seeds.
 
-    Against a number of views the rows are the points of one line.
-
-    Args:
-        frame: of `read_results`.
-        path: of the picture; its suffix names the format, such as .png, .svg or .pdf.
-        x: a setting that the sweep varied, or one of `VIEWS`; None for epsilon, or what it varied
-            instead.
+    Without `x` that is epsilon, or what the sweep varied instead. Against a number of views the
+    rows are the points of one line.
     """
     known = swept(frame)
     x = x or (known or ["epsilon"])[0]

@@ -82,12 +82,8 @@ def select(
 ) -> Path:  # fmt: skip
     """Run the selection, or resume the one that was stopped; return the best run's folder.
 
-    Args:
-        among: of `candidates`.
-        expected_runs: mean number of runs.
-        folder: gets `best/`, and meanwhile `selection/`, which is private.
-        workers: make the runs.
-        report: called with (runs done, runs in all), which are both secret.
+    `folder` gets `best/`, and meanwhile `selection/`, which is private. `report` is called with
+    (runs done, runs in all), which are both secret.
     """
     best, hidden = folder / BEST, folder / HIDDEN
     if best.exists() or (hidden / _CHOSEN).exists():
