@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from dpmix.audit.audit import audited_facts
+from dpmix.privacy.accounting import epsilon_pld, epsilon_together
 from dpmix.privacy.repeats import epsilon_of_copies_together
 from dpmix.reports.compare import compare as compare_runs
 from dpmix.runs.folder import RunFolder
@@ -95,3 +96,11 @@ def test_earlier_and_later_steps_of_a_run_both_count(tmp_path):
     late = write_run(tmp_path / "late", weights="b" * 64, steps=20)
     epsilon, _ = compare([early, late]).together
     assert epsilon > 2
+
+
+def test_together_is_the_composition():
+    one = (0.5, 2.0, 5)
+    assert epsilon_together((one,), 1e-4) == epsilon_pld(*one, 1e-4)
+    assert epsilon_together((one, one), 1e-4) == pytest.approx(epsilon_pld(0.5, 2.0, 10, 1e-4))
+    both = epsilon_together((one, (1.0, 9.0, 1)), 1e-4)
+    assert both == pytest.approx(epsilon_pld(*one, 1e-4, (9.0,)))

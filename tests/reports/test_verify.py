@@ -174,7 +174,7 @@ def test_the_command_shows_the_second_accountant_and_later_checkpoints(
     (run / "checkpoints" / "step-00000009.pt").touch()
     text = shown(run, capsys)
     assert "PRV accountant epsilon between" in text and "verdict holds" in text
-    assert "NOT covered by this epsilon: of step 9, more than were planned" in text
+    assert "of step 9: NOT covered by this epsilon: more steps than were planned" in text
     monkeypatch.setitem(sys.modules, "prv_accountant", None)
     text = shown(run, capsys)
     assert "left out: prv-accountant is not installed (pip install " in text
@@ -198,7 +198,7 @@ def test_a_stopped_run_holds_with_the_epsilon_of_its_plan_first(tmp_path, capsys
     whole, at_stop = shown_epsilon(stated.epsilon), shown_epsilon(stated.epsilon_at_fixed_stop)
     text = shown(folder, capsys)
     assert f"claimed epsilon {whole} ({at_stop} only if its stop was fixed beforehand)" in text
-    assert "of step 3: if they are of this run, covered by the epsilon of all planned" in text
+    assert "of step 3: covered by the epsilon of all planned steps only" in text
     for name, value in (
         ("epsilon", stated.epsilon_at_fixed_stop),
         ("epsilon_at_fixed_stop", stated.epsilon_at_fixed_stop / 2),

@@ -154,13 +154,11 @@ class Statement(Part):
     written: str | None = Field(description="the day; null for a run of a private selection")
     guarantee: str
     epsilon: float | Infinite = Field(
-        description="by the accountant, at delta, of all planned steps: it holds wherever the run "
-        "is stopped"
+        description="at delta, of all planned steps"
     )
     epsilon_rdp: float | Infinite = Field(description="the same by Renyi DP accounting")
     epsilon_at_fixed_stop: float | None = Field(
-        description="of the first `steps` steps, if the run is not complete: it holds only if it "
-        "was fixed beforehand to stop there, whatever the run would show",
+        description="of the first `steps` steps; it holds only if the stop was fixed beforehand"
     )
     delta: float = Field(gt=0, lt=1)
     neighbouring_relation: Literal["add or remove one training example"]
@@ -173,29 +171,19 @@ class Statement(Part):
     max_grad_norm: float | Infinite = Field(description="C, the clipping norm")
     sensitivity: float | Infinite = Field(description="L2 sensitivity of the released sum")
     noise_std: float = Field(ge=0, description="standard deviation of the noise on each parameter")
-    steps: int = Field(
-        ge=1, le=_MOST_STEPS, description="number of steps after which the weights were published"
-    )
-    planned_steps: int = Field(ge=1, le=_MOST_STEPS, description="T, the number of planned steps")
+    steps: int = Field(ge=1, le=_MOST_STEPS, description="after which the weights were published")
+    planned_steps: int = Field(ge=1, le=_MOST_STEPS, description="T")
     complete: bool
     resumed_at: list[int] = Field(description="steps after which the run was stopped and resumed")
     processes: int = Field(ge=1, description="number of processes that trained together")
-    examples: int | None = Field(
-        ge=1, le=_MOST_EXAMPLES, description="N, the number of training examples, if it is public"
-    )
+    examples: int | None = Field(ge=1, le=_MOST_EXAMPLES, description="N, if it is public")
     weights_sha256: Sha256 = Field(description="of the weights, by `dpmix.reports.files`")
     config_sha256: Sha256 = Field(description="of the settings stored with the weights")
     seeded: bool
     assumptions: list[str]
-    spent_before: list[Sigma] = Field(
-        max_length=_MOST_SPENT, description="sigmas of earlier releases, included in epsilon"
-    )
-    expected_runs: float | None = Field(
-        ge=1, description="mean number of runs of the private selection that chose this run"
-    )
-    repeats: RepeatedImage | None = Field(
-        description="if the run was allowed to train on images that occur more than once"
-    )
+    spent_before: list[Sigma] = Field(max_length=_MOST_SPENT, description="of earlier releases")
+    expected_runs: float | None = Field(ge=1, description="of the private selection of this run")
+    repeats: RepeatedImage | None = Field(description="if the run was allowed to train on repeats")
     public_inputs: PublicInputs
     versions: dict[str, str]
     sha256: Sha256 = Field(description="of all other fields, by `seal`")

@@ -79,7 +79,8 @@ class Run:
     @property
     def folder(self) -> Path:
         """Where the run is to be written."""
-        return Path(self.config.run.output or "")
+        assert self.config.run.output is not None
+        return Path(self.config.run.output)
 
     @property
     def pool_sha256(self) -> str | None:

@@ -45,9 +45,8 @@ class TensorBoard:
 class WeightsAndBiases:
     """Curves as one run of a project of Weights & Biases; a resumed run continues it.
 
-    Points are sent when the run ends or stops, since wandb notes when each arrives. A killed
-    process has sent none itself. WANDB_MODE=offline keeps them here until `wandb sync`.
-    Its own files in `folder` name paths and the machine; `config` is shown with the curves.
+    Points are sent when the run ends or stops, since wandb notes when each arrives. Its own files
+    in `folder` name paths and the machine; `config` is shown with the curves.
     """
 
     def __init__(self, project: str, run_id: str, folder: Path, config: dict[str, Any]) -> None:
