@@ -86,22 +86,14 @@ def image_case(name, content, file="bad.png"):
 
 
 image_case("empty", b"")
-image_case("text", b"hello")
 image_case("html_named_jpg", b"<html></html>", "bad.jpg")
 image_case("zip_named_png", b"PK\x03\x04" + b"\0" * 100)
-image_case("elf_named_png", b"\x7fELF" + b"\0" * 100)
-image_case("png_cut_in_its_header", picture()[:20])
 image_case("png_cut_in_its_data", picture("PNG", "RGB", (64, 64))[:-30])
 image_case("jpeg_cut", picture("JPEG", "RGB", (64, 64))[:300], "bad.jpg")
-image_case("gif_cut", picture("GIF")[:20], "bad.gif")
-image_case("webp_cut", picture("WEBP", "RGB")[:20], "bad.webp")
 image_case("tiff_cut", picture("TIFF")[:40], "bad.tiff")
-image_case("bmp_cut", picture("BMP")[:30], "bad.bmp")
 image_case("png_of_bad_checksum", picture()[:20] + b"\xff" + picture()[21:])
 image_case("png_of_no_width", png(width=0))
-image_case("png_of_no_height", png(height=0))
 image_case("png_of_no_data", png(data=b""))
-image_case("png_of_too_little_data", png(width=64, height=64))
 image_case("png_of_unknown_colour", png(colour=5))
 image_case("png_bomb_of_ten_gigapixels", png(width=100_000, height=100_000))
 image_case("png_bomb_of_one_bit", png(width=2**31 - 1, height=2**31 - 1, depth=1))
@@ -170,20 +162,14 @@ def npz_case(name, **changed):
 
 
 npz_case("of_float_labels", y_train=np.zeros(6))
-npz_case("of_nan_labels", y_train=np.full(6, np.nan))
 npz_case("of_text_labels", y_train=np.array(list("ababab")))
 npz_case("of_negative_labels", y_train=np.array([0, 1, -1, 0, 1, 0]))
 npz_case("of_too_few_labels", y_train=np.zeros(5, int))
-npz_case("of_labels_in_rows", y_train=np.zeros((6, 2), int))
 npz_case("of_labels_beyond_the_classes", y_train=np.arange(6) * 2**60)
 npz_case("of_float_images", x_train=np.zeros((6, 8, 8, 1)))
-npz_case("of_nan_images", x_train=np.full((6, 8, 8, 1), np.nan, np.float32))
 npz_case("of_wide_images", x_train=np.zeros((6, 8, 8, 1), np.uint16))
-npz_case("of_complex_images", x_train=np.zeros((6, 8, 8, 1), np.complex64))
 npz_case("of_images_of_five_dimensions", x_train=np.zeros((6, 8, 8, 1, 1), np.uint8))
 npz_case("of_images_of_no_size", x_train=np.zeros((6, 0, 8, 1), np.uint8))
-npz_case("of_no_images", x_train=np.zeros((0, 8, 8, 1), np.uint8), y_train=np.zeros(0, int))
-npz_case("of_two_channels", x_train=np.zeros((6, 8, 8, 2), np.uint8))
 npz_case("of_a_hundred_thousand_classes",
          y_train=np.array([0, 1, 2, 3, 4, 100_000]), y_test=np.array([0, 1]))  # fmt: skip
 
@@ -258,21 +244,12 @@ _LAUGHS = "\n".join(
 yaml_case("of_a_billion_laughs", f"a: &a [x]\n{_LAUGHS}\n")
 yaml_case("of_a_python_object", "privacy: !!python/object/apply:os.system ['touch executed']")
 yaml_case("of_a_python_name", "privacy: {epsilon: !!python/name:os.system }")
-yaml_case("of_a_list", "- 1\n- 2")
-yaml_case("of_a_number", "3")
-yaml_case("of_an_unknown_section", "secrets: {a: 1}")
-yaml_case("of_an_unknown_field", "privacy: {epsilonn: 1}")
 yaml_case("of_bytes", b"\xff\xfe\x00\x01")
 yaml_case("of_nulls", b"privacy:\0 {}")
 yaml_case("of_deep_nesting", "privacy: " + "[" * 20_000)
-yaml_case("of_epsilon_in_words", "privacy: {epsilon: three}")
-yaml_case("of_half_a_step", "privacy: {steps: 1.5}")
 yaml_case("of_a_huge_number", "privacy: {steps: " + "9" * 5000 + "}")
 yaml_case("of_a_negative_seed", "run: {seed: -1}")
-yaml_case("that_ends_early", "privacy: {epsilon: 1")
 yaml_case("that_inherits_from_itself", "base: recipe.yaml")
-yaml_case("that_inherits_from_nothing", "base: nothing.yaml")
-yaml_case("that_inherits_from_a_list", "base: [a, b]")
 
 
 def plan_case(name, **numbers):
@@ -295,7 +272,6 @@ def statement_case(name, text):
 
 statement_case("that_is_empty", b"")
 statement_case("of_deep_nesting", b"[" * 100_000)
-statement_case("of_a_number", b"3")
 statement_case("of_bytes", b"\xff\xfe")
 statement_case("of_huge_numbers", b'{"epsilon": ' + b"9" * 10_000 + b"}")
 
@@ -372,5 +348,4 @@ def manifest_case(name, text):
 
 manifest_case("of_no_json", b"{")
 manifest_case("of_deep_nesting", b"[" * 100_000)
-manifest_case("of_a_list", b"[]")
 manifest_case("of_a_million_entries", json.dumps({"images": ["x"] * 1_000_000}).encode())

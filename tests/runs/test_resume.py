@@ -157,18 +157,18 @@ def test_damaged_checkpoints_are_passed_over_but_no_published_step_is_done_twice
     assert stated(folder).resumed_at == [2]
     # Without the model nothing tells that step 3 was not published.
     (lost / "model.safetensors").unlink()
-    with pytest.raises(DpmixError, match=r"after step 2 can't be read, and .*is missing.*twice"):
+    with pytest.raises(DpmixError, match=r"is of step 2 and .* is missing.*twice"):
         dpmix.fit(resume=lost)
     older = back / "checkpoints" / older.name
     replace(Checkpoint.read(older), step=1).write(older.with_name("step-00000001.pt"))
     older.unlink()
-    with pytest.raises(DpmixError, match=r"a model of step 2 was published.*released twice"):
+    with pytest.raises(DpmixError, match=r"is of step 1 and .* is of step 2.*released twice"):
         dpmix.fit(resume=back)
 
 
 @pytest.mark.parametrize(("model", "said"), [
-    ("missing", "a model of step 4 was published, but '.*' is missing"),
-    ("older", "a model of step 4 was published, but '.*' is of step 2"),
+    ("missing", "is of step 5 and '.*' is missing"),
+    ("older", "is of step 5 and '.*' is of step 2"),
     ("of another run", "is of another run"),
     ("damaged", "cannot read the privacy statement of"),
 ])  # fmt: skip
@@ -328,7 +328,7 @@ def test_a_stopped_overwrite_keeps_the_other_model_until_it_has_one(tmp_path, se
     folder = stopped(tmp_path / "run", 3, settings | {"overwrite": True, "seed": 3})
     assert same(old, weights(folder)) and not is_complete(folder)
     damage(checkpoint_paths(folder)[0])
-    with pytest.raises(DpmixError, match=r"step 2 can't be read, and .* is of another run.*twice"):
+    with pytest.raises(DpmixError, match=r"is of step 2 and .* is of another run.*twice"):
         dpmix.fit(resume=folder)
     checkpoint_paths(folder)[0].unlink()
     result = dpmix.fit(resume=folder)

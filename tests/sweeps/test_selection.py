@@ -91,7 +91,7 @@ def protocol(tmp_path, monkeypatch):
     (("{learning_rate: [0.1, 0.2, 0.3]}", "{steps: [1, 2]}"), "differ neither in privacy"),
     (("{learning_rate: [0.1, 0.2, 0.3]}", "{seed: [1]}"), "take seed out"),
     (("steps: 1, ", ""), "needs one plan"),
-    (("steps: 1", "steps: 1, wandb: project"), "take wandb and tensorboard out"),
+    (("steps: 1", "steps: 1, wandb: project"), "take wandb out"),
     (("steps: 1", "steps: 1, epsilon: inf"), "finite epsilon"),
     (("grid: {learning_rate: [0.1, 0.2, 0.3]}",
       "grid: {seed: [1]}\ntune: {grid: {learning_rate: [1]}, validation_fraction: 0.1}"),

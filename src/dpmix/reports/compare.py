@@ -13,7 +13,7 @@ from typing import Any
 
 from dpmix.privacy.repeats import epsilon_of_copies_together
 from dpmix.reports.facts import RunFacts
-from dpmix.reports.statement import Statement, shown_epsilon
+from dpmix.reports.statement import Statement
 
 Differences = list[tuple[str, list[str]]]
 """What differs, with each run's value as text."""
@@ -49,8 +49,6 @@ def compare(names: Sequence[str], runs: Sequence[RunFacts], free: Collection[str
     )
     data, released = _data(runs), _released(runs)
     why_not = _no_sum(numbered, runs, released)
-    if why_not is None and data:
-        why_not = _other_data(numbered, *data[0], released)
     together = repeated = None
     if why_not is None:
         together = _together(released, 1)
@@ -152,19 +150,6 @@ def _fault(statement: Statement) -> str | None:
         return "is seeded, and runs of one seed share their noise, which does not add up"
     selected = statement.expected_runs is not None
     return "is the best of a private selection, whose cost is no sum" if selected else None
-
-
-def _other_data(
-    names: Sequence[str], what: str, values: list[str], released: list[Statement]
-) -> str:
-    """The first run on other data than the first one, and the bound that still holds."""
-    place = next(place for place, value in enumerate(values) if value != values[0])
-    epsilon, delta = _together(released, 1)
-    return (
-        f"'{names[place]}' differs from '{names[0]}' in {what} ({values[place]}; {values[0]}); a "
-        "person with one image in the data of each run has epsilon "
-        f"{shown_epsilon(epsilon)} at most, at delta {delta}"
-    )
 
 
 def _together(released: list[Statement], copies: int) -> tuple[float, float]:

@@ -153,9 +153,7 @@ class Statement(Part):
     run_id: str
     written: str | None = Field(description="the day; null for a run of a private selection")
     guarantee: str
-    epsilon: float | Infinite = Field(
-        description="at delta, of all planned steps"
-    )
+    epsilon: float | Infinite = Field(description="at delta, of all planned steps")
     epsilon_rdp: float | Infinite = Field(description="the same by Renyi DP accounting")
     epsilon_at_fixed_stop: float | None = Field(
         description="of the first `steps` steps; it holds only if the stop was fixed beforehand"

@@ -57,13 +57,12 @@ def candidates(sweep: Sweep, expected_runs: float) -> tuple[SweepRun, ...]:
                 "a private selection needs runs that differ neither in privacy nor in data; take "
                 f"what varies of those out of the sweep (row '{run.row}')"
             )
-        if config.run.seed is not None:
-            raise DpmixError("a private selection needs fresh noise; take seed out of the sweep")
-        if config.run.wandb or config.run.tensorboard:
-            raise DpmixError(
-                "a private selection shows only its best run; take wandb and tensorboard out of "
-                "the sweep"
-            )
+        for name in ("seed", "wandb", "tensorboard"):
+            if getattr(config.run, name) not in (None, False):
+                raise DpmixError(
+                    "a private selection needs fresh noise and shows only its best run; take "
+                    f"{name} out of the sweep"
+                )
     batch = first.privacy.expected_batch_size or first.privacy.sampling_rate
     if batch is None or (first.privacy.steps is None and first.privacy.epochs is None):
         raise DpmixError(
