@@ -1,4 +1,4 @@
-"""What `import dpmix` does before torch is there."""
+"""What `import dpmix` does, and what it leaves for later."""
 
 import os
 import subprocess
@@ -13,6 +13,15 @@ class Watch:
             sys.exit()
 sys.meta_path.insert(0, Watch())
 import dpmix
+dpmix.fit
+"""
+
+NAMES = """
+import sys
+import dpmix
+assert "torch" not in sys.modules
+assert all(getattr(dpmix, name).__name__ == name for name in dpmix.__all__)
+assert not hasattr(dpmix, "absent")
 """
 
 
@@ -23,3 +32,8 @@ def test_how_long_threads_spin_is_set_before_torch_is_imported():
         [sys.executable, "-c", AT_TORCH], env=others, capture_output=True, text=True, check=True
     )
     assert ran.stdout.strip() == "2000"
+
+
+def test_every_public_name_loads_and_the_import_alone_loads_no_torch():
+    ran = subprocess.run([sys.executable, "-c", NAMES], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
