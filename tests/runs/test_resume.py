@@ -23,6 +23,8 @@ from dpmix.runs.fit import train_run
 from dpmix.runs.folder import RunFolder
 from dpmix.runs.resume import is_complete, rebuild_run
 
+pytestmark = pytest.mark.usefixtures("plain_pages")
+
 STEPS = 6
 
 

@@ -12,6 +12,8 @@ from dpmix.errors import DpmixError
 from dpmix.runs.config import Config
 from dpmix.runs.tracking import WeightsAndBiases
 
+pytestmark = pytest.mark.usefixtures("plain_pages")
+
 PUBLIC = {"epsilon", "test_accuracy", "test_loss"}
 
 
