@@ -33,15 +33,12 @@ def curves(folder):
     return {tag: [(e.step, e.value) for e in curve] for tag, curve in points.items()}
 
 
-def test_private_diagnostics_are_asked_for_by_name_and_stay_in_their_folder(tmp_path, settings):
-    dpmix.fit(
-        tensorboard=True, log_private_diagnostics=True, report=lambda _: time.sleep(0.02),
-        **settings,
-    )  # fmt: skip
-    assert not (tmp_path / "run" / "tensorboard").exists()
-    drawn = curves(tmp_path / "run" / "diagnostics" / "tensorboard")
-    assert set(drawn) > PUBLIC and "private/loss" in drawn
-    assert [step for step, _ in drawn["private/drawn"]] == [1, 2, 3, 4, 5, 6]
+def test_tensorboard_gets_evaluations_and_nothing_else(tmp_path, settings):
+    result = dpmix.fit(tensorboard=True, report=lambda _: time.sleep(0.02), **settings)
+    drawn = curves(tmp_path / "run" / "tensorboard")
+    assert set(drawn) == PUBLIC
+    assert [step for step, _ in drawn["epsilon"]] == [2, 4, 6]
+    assert drawn["epsilon"][-1][1] == pytest.approx(result.plan.epsilon)
 
 
 def test_no_point_of_wandb_tells_how_long_steps_took(tmp_path, monkeypatch):
@@ -74,7 +71,7 @@ def test_wandb_is_told_neither_what_is_private_nor_where_anything_lies(
         time.sleep(0.1)
     for word in (b"test_accuracy", b"epsilon", b"expected_batch_size"):
         assert word in sent
-    for word in (b"private/loss", b"private/median_norm", b"private/drawn"):
+    for word in (b"median_norm", b"clipped", b"dropped"):
         assert word not in sent
     for secret in (str(image_root), str(tmp_path), sys.executable):
         assert secret.encode() not in sent, secret

@@ -63,7 +63,7 @@ def calibrate(
 
 @setting_flags_but(
     "output", "overwrite", "seed", "eval_every", "checkpoint_minutes", "checkpoint_every",
-    "keep_checkpoints", "tensorboard", "wandb", "log_private_diagnostics",
+    "keep_checkpoints", "tensorboard", "wandb",
 )  # fmt: skip
 def audit(
     *,

@@ -149,7 +149,7 @@ def smoke_run(config: Config, ranks: Ranks) -> Iterator[Run]:
             "privacy": {"steps": 2, "epochs": None, "expected_batch_size": 1.0,
                         "sampling_rate": None, "denominator": None, "prior_releases": ()},
             "run": {"output": str(folder / "run"), "eval_every": None, "tensorboard": False,
-                    "wandb": None, "log_private_diagnostics": False},
+                    "wandb": None},
         }  # fmt: skip
         changed = {
             name: getattr(config, name).model_copy(update=values)

@@ -69,11 +69,6 @@ class RunRecord:
     def log(self, record: dict[str, Any]) -> None:
         """Write the private diagnostics of a step."""
         self.folder.log_private(record)
-        if self._run.config.run.log_private_diagnostics:
-            step, *values = record.items()
-            private = {f"private/{name}": value for name, value in values}
-            for tracker in self._trackers:
-                tracker.log(step[1], private)
 
     def keep(
         self, step: int, ema: Ema, history: History, evaluated: bool, interrupted: bool

@@ -232,9 +232,6 @@ class RunConfig(Section):
     wandb: Annotated[str | None, RESUME] = None
     """project of Weights & Biases to send curves to when the run ends (WANDB_MODE=offline keeps
     them here)"""
-    log_private_diagnostics: Annotated[bool, RESUME] = False
-    """add training loss and gradient norms to those curves: computed from private images
-    WITHOUT noise"""
     keep_checkpoints: Annotated[int, RESUME] = Field(2, ge=1)
     """number of checkpoints to keep"""
 
