@@ -8,7 +8,7 @@ from dpmix.audit.audit import audited_facts
 from dpmix.privacy.noise import GaussianNoise
 from dpmix.runs.folder import RunFolder
 
-pytestmark = pytest.mark.usefixtures("unchecked")
+pytestmark = pytest.mark.usefixtures("unchecked", "plain_pages")
 
 SMALL = ["--model", "cnn-small", "--steps", "3", "--expected-batch-size", "8", "--epsilon", "8",
          "--device", "cpu", "--k-base", "2", "--k-self", "2", "--delta", "1e-3"]  # fmt: skip

@@ -19,7 +19,7 @@ from dpmix.errors import DISTRIBUTION
 from dpmix.runs.settings import LEAVES
 from dpmix.training.trainer import PrivateTrainer
 
-pytestmark = pytest.mark.usefixtures("unchecked")
+pytestmark = pytest.mark.usefixtures("unchecked", "plain_pages")
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import json
 import pytest
 from PIL import Image
 
-pytestmark = pytest.mark.usefixtures("unchecked")
+pytestmark = pytest.mark.usefixtures("unchecked", "plain_pages")
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from dpmix.runs.build import calibrate
 from dpmix.runs.config import Config
 from dpmix.runs.recipes import recipe_names
 
-pytestmark = pytest.mark.usefixtures("unchecked")
+pytestmark = pytest.mark.usefixtures("unchecked", "plain_pages")
 EPSILONS = (1, 8)
 load_once = functools.cache(network.load_backbone)
 TRAIN_IMAGES = {

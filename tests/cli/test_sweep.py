@@ -26,7 +26,7 @@ settings: {data: DATA, model: cnn-small, steps: 1, expected_batch_size: 20, meth
 grid: {learning_rate: [0.1, 1.0]}
 """
 
-pytestmark = pytest.mark.usefixtures("unchecked")
+pytestmark = pytest.mark.usefixtures("unchecked", "plain_pages")
 
 
 @pytest.fixture
