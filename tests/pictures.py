@@ -1,5 +1,7 @@
 """Small pictures: learnable shapes, and noise in every mode of Pillow."""
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,18 @@ def write_class_folders(root: Path, per_class: int, rng: np.random.Generator) ->
         for index in range(per_class):
             Image.fromarray(draw(label, rng)).save(folder / f"{index:03}.png")
     return root
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    body = kind + content
+    return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
+
+
+def raw_png(width=8, height=8, depth=8, colour=0, data=b"\0" * 72, more=b"") -> bytes:
+    """A PNG by hand, of any header; `more` are chunks before the pixels."""
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    start = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + more
+    return start + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
 
 
 def noise_picture(mode: str, height: int, width: int, seed: int) -> Image.Image:

@@ -1,14 +1,11 @@
 """Many images: in order, with bounded memory; every corrupt one is found."""
 
-import threading
-
 import numpy as np
 import pytest
 import torch
 
 from dpmix.data import decode
 from dpmix.data.decode import (
-    EncodedImages,
     EncodedSource,
     decode_each,
     decode_files,
@@ -34,23 +31,6 @@ def test_results_come_in_order_and_errors_among_them(png, encoded, picture, work
     for index, pixels in zip(indices[:-1], found, strict=False):
         assert np.array_equal(pixels[0], np.asarray(picture("L", 4, 4, index)))
     assert isinstance(found[-1], UnreadableImageError) and len(found) == len(indices)
-
-
-def test_results_in_flight_are_bounded(png, encoded, monkeypatch):
-    monkeypatch.setattr(decode, "MAX_BYTES_IN_FLIGHT", 5 * 16)
-    images = encoded(*[png("L", 4, 4)] * 150)
-    opened, lock = [0], threading.Lock()
-
-    class Counted(EncodedImages):
-        def open(self, index):
-            with lock:
-                opened[0] += 1
-            return super().open(index)
-
-    counted = Counted(images.names, images.contents, images.labels)
-    for used, _ in enumerate(decode_each(counted, range(150), ReadOptions(workers=4), (1, 4, 4))):
-        assert opened[0] - used <= 5
-    assert used == 149
 
 
 @pytest.mark.parametrize("limit", [2**30, 0])
@@ -84,9 +64,10 @@ def test_a_large_set_stays_encoded_and_gives_the_same_pixels(png, encoded, monke
     assert not any(word in repr(lazy) for word in (" names", "contents", "labels"))
 
 
-def test_every_corrupt_image_is_named_and_ten_reasons_are_given(png, encoded):
+def test_every_corrupt_image_is_counted_and_the_first_ten_are_named(png, encoded):
     files = encoded(b"", png(), png()[:60], *[b"broken"] * 10, png())
-    with pytest.raises(DpmixError, match=r"^12 image.*'0' .*'2' \(.*'11', '12'; .*--skip-corrupt"):
+    said = r"^12 image.*'0' .*'2' \(.*'10' \(not an .* and 2 more; .*--skip-corrupt"
+    with pytest.raises(DpmixError, match=said):
         decode_sources([files], AB, ReadOptions())
     with pytest.raises(DpmixError, match=r"2 image\(s\) cannot be decoded") as refused:
         decode_sources([encoded(b"x", b"y")], AB, SKIP)

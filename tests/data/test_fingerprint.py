@@ -45,24 +45,6 @@ def test_pixels_labels_order_and_names_count():
     assert fingerprint(Part.of(whole, torch.arange(4))) == found[5]
 
 
-def test_images_that_stay_encoded_are_known_by_their_pixels(image_root, monkeypatch):
-    in_memory = fingerprint(load_splits(str(image_root)).train)
-    monkeypatch.setattr(decode, "MAX_BYTES_IN_MEMORY", 1)
-    train = load_splits(str(image_root)).train
-    assert isinstance(train, decode.EncodedSource)
-    assert fingerprint(train) == in_memory
-    assert fingerprint(load_splits(str(image_root), image_size=5).train) != in_memory
-    path = min((image_root / "train" / "disc").iterdir())
-    picture = Image.open(path)
-    picture.save(path, compress_level=0)
-    assert fingerprint(load_splits(str(image_root)).train) == in_memory
-    picture.point(lambda value: 255 - value).save(path)
-    assert fingerprint(load_splits(str(image_root)).train) != in_memory
-    monkeypatch.delattr(decode, "decode_batch")  # nothing is decoded from here
-    part = fingerprint(Part.of(train, torch.arange(40)))
-    assert part == fingerprint(Part.of(Part.of(train, torch.arange(60)), torch.arange(40)))
-
-
 def expected(chosen):
     """Of images at `chosen` in a set of different ones."""
     counts = Counter(chosen)
@@ -113,7 +95,7 @@ def test_repeats_of_folders_in_memory_and_decoded_on_access(tmp_path_factory, ch
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(decode, "MAX_BYTES_IN_MEMORY", 1)
         encoded = load_splits(str(root))
-        patch.delattr(decode, "decode_batch")  # they are not decoded again
+        patch.delattr(decode, "decode_each")  # they are not decoded again
         assert np.array_equal(encoded.train_digests, splits.train_digests)
         kept = narrowed(encoded, None, None, len(chosen) - 1) if len(chosen) > 2 else encoded
         assert found(kept.train_digests) <= expected(chosen)
@@ -148,10 +130,3 @@ def test_an_image_is_one_by_its_pixels_or_by_its_place():
     assert find_repeats(digests, np.array([5, 5, 6, 7])) == Repeats(1, 3, (0, 1, 2))
     assert find_repeats(digests, np.array([5, 8, 6, 7])) == Repeats(1, 2, (1, 2))
     assert find_repeats(digests) == Repeats(1, 2, (1, 2))
-
-
-def test_one_pixel_more_is_another_image():
-    pixels = torch.zeros((2, 1, 5, 5), dtype=torch.uint8)
-    pixels[1, 0, 4, 4] = 1
-    assert found(image_digests(TensorSource(pixels, torch.tensor([0, 1]), ("a", "b")))) == (0, 1)
-    assert found(load_splits("mnist5k").train_digests) == (0, 1)

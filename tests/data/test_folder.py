@@ -5,25 +5,25 @@ from unicodedata import normalize
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume
+from hypothesis import assume, settings
 from hypothesis import given as given_any
 from hypothesis import strategies as st
 from PIL import Image
 
 from dpmix.data.decode import decode_sources
 from dpmix.data.folder import (
-    SUFFIXES,
     class_folder_names,
     class_folders,
     folder_splits,
     list_images,
 )
-from dpmix.data.image import FORMATS, ReadOptions
+from dpmix.data.image import ReadOptions
 from dpmix.data.splits import side_of
 from dpmix.errors import DpmixError
 from pictures import noise_picture, write_class_folders
 
 PLAIN = ReadOptions()
+few = settings(max_examples=15, deadline=None)
 
 
 def contents(source):
@@ -70,13 +70,6 @@ def test_neighbouring_folders_have_neighbouring_train_sets(class_folder):
     assert moved > 0
 
 
-def test_a_flat_folder_without_a_fraction_is_split_with_a_warning(class_folder, unchecked):
-    root = class_folder("flat", {"a": 20, "b": 20})
-    with pytest.warns(UserWarning, match="one image in five.*the guarantee does not cover those"):
-        splits = folder_splits(root, PLAIN, None)
-    assert splits.test.labels.tolist() == folder_splits(root, PLAIN, 0.2).test.labels.tolist()
-
-
 SPELLINGS = st.sampled_from(["train", "training", "test", "testing", "val", "valid", "validation"])
 
 
@@ -90,6 +83,7 @@ def spelt(draw, side=None):
     return "".join(draw(st.sampled_from([c.upper(), c.lower()])) for c in name)
 
 
+@few
 @given_any(spelt("train"), st.one_of(spelt("test"), spelt("val")))
 def test_splits_in_any_spelling_are_splits(tmp_path_factory, train, test):
     root = tmp_path_factory.mktemp("data")
@@ -104,6 +98,7 @@ def test_splits_in_any_spelling_are_splits(tmp_path_factory, train, test):
     assert splits.held_out == f"the {test} folder"
 
 
+@few
 @given_any(spelt(), spelt())
 def test_splits_are_never_classes(tmp_path_factory, one, other):
     assume(one != other)
@@ -139,7 +134,6 @@ def _flat_test_images(root, folder):
     (_flat_test_images, None, r"expected a train and a test .*--test-fraction 0\.2"),
     (lambda root, folder: folder("root/Train", {"dog": 1, "cat": 1}), None,
      "'Train' and 'train', which both name the train split"),
-    (lambda root, folder: shutil.rmtree(root / "train"), None, "holds test; expected a train"),
     (lambda root, folder: shutil.rmtree(root / "test"), None, "holds train; expected a train"),
 ])  # fmt: skip
 def test_a_layout_that_cannot_be_is_refused(given, class_folder, change, fraction, said):
@@ -185,32 +179,15 @@ def test_files_that_are_no_images_are_counted_once_for_both_splits(given, unchec
     assert "3 file(s) are left out (.heic: 2, no suffix: 1), such as '" in str(one.message)
 
 
-def test_litter_is_no_class_and_no_image(given):
-    for place in ("__MACOSX/cat/._1.png", "train/__MACOSX/x.png", "train/cat/Thumbs.db",
-                  "test/dog/desktop.ini", "test/dog/.DS_Store"):  # fmt: skip
-        (given / place).parent.mkdir(parents=True, exist_ok=True)
-        (given / place).write_bytes(b"-")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert folder_splits(given, PLAIN, None).train.class_names == ("cat", "dog")
-
-
 @pytest.mark.parametrize(("link", "to", "fraction"), [
-    ("test", "train", None), ("test/b", "../train/b", None),
-    ("test/a/9.png", "../../train/a/0.png", None), ("a/linked-{}.png", "0.png", 0.5),
+    ("test/b/9.png", "../../train/b/0.png", None), ("b/linked-{}.png", "0.png", 0.5),
 ])  # fmt: skip
 def test_a_file_that_links_put_into_both_splits_is_refused(class_folder, link, to, fraction):
-    sides = [""] if fraction else ["train", "test"]
-    root = class_folder(
-        "scans", {f"{side}/{name}".strip("/"): 4 for side in sides for name in "ab"}
-    )
-    for i in range(8):  # one of them falls on the other side than what it is a link to
-        place = root / link.format(i)
-        if place.is_dir() and not place.is_symlink():
-            shutil.rmtree(place)
-        if not place.exists():
-            place.symlink_to(to)
-    with pytest.raises(DpmixError, match=r"is the training image .*, by a symbolic link.*: remove"):
+    sides = [""] if fraction else ["train/", "test/"]
+    root = class_folder("scans", {f"{side}{name}": 4 for side in sides for name in "ab"})
+    for i in range(8 if fraction else 1):  # one falls on the other side than what it is a link to
+        (root / link.format(i)).symlink_to(to)
+    with pytest.raises(DpmixError, match=r"a training and a test image, by a link.*: remove"):
         folder_splits(root, PLAIN, fraction)
 
 
@@ -230,13 +207,6 @@ def listed(root):
 
 def below(root):
     return [path.relative_to(root).as_posix() for path in list_images(root)[0]]
-
-
-def test_every_suffix_of_the_formats_that_are_opened_is_read():
-    """But .pfm, whose pixels are floats; and .dib, a BMP by another name."""
-    Image.init()
-    known = {end for end, form in Image.registered_extensions().items() if form in FORMATS}
-    assert known - {".pfm"} | {".dib"} == SUFFIXES
 
 
 def test_images_are_listed_in_the_order_of_their_names(root, unchecked):
@@ -260,7 +230,6 @@ def _link(place, to):
 
 @pytest.mark.parametrize(("change", "said"), [
     (_link("a/link.png", "../secret/1.png"), "is a symbolic link that is broken or leads out"),
-    (_link("link", "../secret"), "is a symbolic link that is broken or leads out"),
     (_link("a/link.png", "../root-other"), "leads out of the data folder"),  # begins alike
     (_link("a/link.png", "a/nowhere"), r"link.png' is a symbolic link that is broken"),
     (lambda root: (root / "a" / "deeper").mkdir(), "holds a folder, 'deeper'"),
@@ -275,9 +244,8 @@ def test_what_cannot_be_trained_on_is_refused(root, tmp_path, change, said):
         listed(root)
 
 
-@pytest.mark.parametrize("target", [".", "..", "../b"])
-def test_links_that_lead_round_in_a_circle_are_refused(root, target):
-    (root / "a" / "round").symlink_to(target)
+def test_links_that_lead_round_in_a_circle_are_refused(root):
+    (root / "a" / "round").symlink_to("../b")
     (root / "b" / "back").symlink_to("../a")
     with pytest.raises(DpmixError, match="is a symbolic link to a folder that holds it"):
         list_images(root)

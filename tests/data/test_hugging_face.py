@@ -1,7 +1,5 @@
 """`hf:NAME` on real data sets of the library's own format, written to disk by it."""
 
-import builtins
-
 import numpy as np
 import pytest
 import torch
@@ -93,7 +91,7 @@ def test_a_row_without_a_class_is_named(tmp_path, unchecked, label):
     [
         ({"train": 4}, KINDS, "has the splits train; expected 'train', and 'test' or"),
         (FOUR, {"image": IMAGE}, r"has 0 columns of kind datasets.ClassLabel in: image"),
-        (FOUR, {"label": LABEL}, r"has 0 columns of kind datasets.Image in: label \(int64\)"),
+        (FOUR, {"label": LABEL}, "has 0 columns of kind datasets.Image in: label; expected"),
         (FOUR, {"image": IMAGE, "fine": LABEL, "coarse": LABEL}, "has 2 columns of kind"),
     ],
 )
@@ -114,27 +112,10 @@ def test_a_configuration_is_chosen_by_its_name(tmp_path):
     assert len(load_splits(f"hf:{root}:few").train) == 4
     assert len(load_splits(f"hf:{root}:many").train) == 6
     for more in ("", ":none"):
-        with pytest.raises(DpmixError, match=f"configurations few, many; .* give hf:{root}:few"):
+        with pytest.raises(DpmixError, match=r"can't be loaded .*'few', 'many'.*:CONFIGURATION"):
             load_splits(f"hf:{root}{more}")
-
-
-def test_a_folder_with_a_colon_in_its_name_is_a_folder(tmp_path):
-    assert len(load_splits(stored(tmp_path / "study:few", FOUR)).train) == 4
 
 
 def test_nothing_is_fetched_unless_asked_for():
     with pytest.raises(DpmixError, match=r"'hf:no-such/set' can't be loaded .*--download"):
         load_splits("hf:no-such/set")
-
-
-def test_without_the_library_the_remedy_is_named(monkeypatch):
-    real = builtins.__import__
-
-    def missing(name, *rest):
-        if name == "datasets":
-            raise ImportError
-        return real(name, *rest)
-
-    monkeypatch.setattr(builtins, "__import__", missing)
-    with pytest.raises(DpmixError, match=r"needs the package datasets: pip install '.*\[hub\]'"):
-        load_splits("hf:who/what")

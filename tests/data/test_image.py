@@ -1,10 +1,8 @@
 """One file to pixels: against Pillow's own reading, its resizing and its `exif_transpose`."""
 
 import io
-import struct
 import threading
 import time
-import zlib
 from concurrent.futures import ThreadPoolExecutor
 from unittest.mock import patch
 
@@ -25,7 +23,7 @@ from dpmix.data.image import (
     in_form,
 )
 from dpmix.errors import DpmixError
-from pictures import noise_picture
+from pictures import chunk, noise_picture, raw_png
 
 TAG = 0x0112
 CONVERT = ReadOptions(channels=3)
@@ -48,16 +46,6 @@ def stored(image, kind="PNG", tag=None, **options):
 
 def channels_first(image):
     return np.atleast_3d(np.asarray(image)).transpose(2, 0, 1)
-
-
-def chunk(kind, body):
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-
-def raw_png(width, height, depth, colour, rows):
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    parts = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -121,7 +109,7 @@ def test_of_other_proportions_nothing_is_cut_off(height, width, new_height, new_
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("to", [None, 1, 3])
-@pytest.mark.parametrize(("height", "width", "size"), [(9, 20, 6), (12, 12, 28), (61, 80, 32)])
+@pytest.mark.parametrize(("height", "width", "size"), [(9, 20, 6), (61, 80, 32)])
 def test_an_array_comes_out_as_the_same_picture_in_a_file(channels, to, height, width, size):
     images = torch.randint(0, 256, (2, channels, height, width), dtype=torch.uint8)
     options = ReadOptions(size, to)
@@ -145,27 +133,10 @@ def test_sixteen_bit_rgb_is_refused_though_pillow_calls_it_rgb(data):
         decode(data)
 
 
-@pytest.mark.parametrize("side", [9000, 30000])
-def test_a_bomb_is_refused_before_it_is_decoded(side, monkeypatch, recwarn):
+def test_a_bomb_is_refused_before_it_is_decoded(monkeypatch, recwarn):
     monkeypatch.setattr(Image.Image, "load", lambda *_: pytest.fail("decoded"))
     with pytest.raises(UnreadableImageError, match="over the bound of 67,108,864"):
-        decode(raw_png(side, side, 8, 0, b""), ReadOptions(8))
-
-
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP"])
-def test_truncated_files_are_unreadable(picture, kind):
-    data = stored(picture("RGB", 64, 64), kind)
-    with pytest.raises(UnreadableImageError):
-        decode(data[: len(data) // 2], CONVERT)
-
-
-def test_lack_of_memory_is_not_blamed_on_the_image(png, monkeypatch):
-    def fail(*_):
-        raise MemoryError
-
-    monkeypatch.setattr(Image.Image, "load", fail)
-    with pytest.raises(MemoryError):
-        decode(png())
+        decode(raw_png(9000, 9000, 8, 0, b""), ReadOptions(8))
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # Pillow remarks on damage that it tolerates
@@ -218,21 +189,6 @@ def test_a_damaged_block_of_tags_never_costs_the_image(kind, block, headed):
     exif = b"Exif\0\0" + (b"II*\0\x08\0\0\0" if headed else b"") + block
     data = stored(noise_picture("RGB", 8, 13, 0), kind, exif=exif)
     assert decode(data).shape in [(3, 8, 13), (3, 13, 8)]  # by chance it may be sound
-
-
-BROKEN = {
-    "no header": b"Exif\0\0" + bytes(range(40)),
-    "cut short": b"Exif\0\0II*\0\x08\0\0\0" + b"\xff" * 9,
-    "value 99": b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<HHHIII", 1, TAG, 3, 1, 99, 0),
-}
-
-
-@pytest.mark.filterwarnings("ignore:.*[Cc]orrupt EXIF")
-@pytest.mark.parametrize("block", BROKEN.values(), ids=BROKEN)
-def test_a_tag_of_no_sense_is_none(block, picture):
-    for kind in ("JPEG", "PNG", "WEBP"):
-        broken = decode(stored(picture(), kind, exif=block))
-        assert np.array_equal(broken, decode(stored(picture(), kind)))
 
 
 @pytest.mark.parametrize("kind", ["GIF", "TIFF", "WEBP", "PNG", "MPO"])

@@ -55,12 +55,6 @@ def test_missing_paths_are_called_missing(data):
         load_splits(data)
 
 
-@pytest.mark.parametrize("data", ["~no-such-user/x", "a/" * 3000, "hf:~no-such-user/x"])
-def test_paths_that_cannot_be_looked_at_are_one_line(data):
-    with pytest.raises(DpmixError, match="cannot be looked at"):
-        load_splits(data)
-
-
 def test_class_names_are_read_without_an_image_or_a_label(class_folder, tmp_path, digits_npz):
     root = class_folder("root", {"dog": 1, "cat": 1})
     (root / "dog" / "0.png").write_bytes(b"no image at all")
@@ -79,47 +73,29 @@ def jpeg(path, seed):
     noise_picture("RGB", 12, 14, seed).save(path, quality=95)
 
 
-def eurosat(root):
-    for label, name in enumerate(("AnnualCrop", "Forest")):
-        for i in range(10):
-            jpeg(root / "eurosat" / "2750" / name / f"{name}_{i}.jpg", 100 * label + i)
+LAYOUTS = {  # a set's files, its classes, and how many images of each
+    "eurosat": ("eurosat/2750/{name}/{name}_{i}.jpg", ("AnnualCrop", "Forest"), 10),
+    "caltech256": ("caltech256/256_ObjectCategories/{name}/{label:03}_{i:04}.jpg",
+                   ("001.ak47", "056.dog", "257.clutter"), 20),
+    "sun397": ("SUN397/{name}/sun_{label}{i:02}.jpg", ("a/abbey", "a/apse/indoor", "z/zoo"), 20),
+    "pet": ("oxford-iiit-pet/images/{name}_{i}.jpg", ("Abyssinian", "american_bulldog"), 7),
+}  # fmt: skip
 
 
-def caltech256(root):
-    folder = root / "caltech256" / "256_ObjectCategories"
-    for label, name in enumerate(("001.ak47", "056.dog", "257.clutter")):
-        for i in range(20):
-            jpeg(folder / name / f"{label + 1:03}_{i + 1:04}.jpg", 100 * label + i)
-    # The published archive holds such things.
-    (folder / "056.dog" / "greg").mkdir()
-    (folder / "056.dog" / "greg" / "vision309").touch()
-    (folder / "001.ak47" / "RENAME2").touch()
-
-
-def sun397(root):
-    names = ("a/abbey", "a/apse/indoor", "z/zen_garden")
-    for label, name in enumerate(names):
-        for i in range(20):
-            jpeg(root / "SUN397" / name / f"sun_{label}{i:02}.jpg", 100 * label + i)
-    (root / "SUN397" / "ClassName.txt").write_text("".join(f"/{name}\n" for name in names))
-
-
-def pet(root):
-    folder = root / "oxford-iiit-pet"
-    breeds = ("Abyssinian", "american_bulldog", "Bengal")
-    for side, count in (("trainval", 4), ("test", 3)):
-        lines = []
-        for label, breed in enumerate(breeds):
-            for i in range(count):
-                name = f"{breed}_{i + (100 if side == 'test' else 0)}"
-                jpeg(
-                    folder / "images" / f"{name}.jpg",
-                    100 * label + i + (50 if side == "test" else 0),
-                )
-                lines.append(f"{name} {label + 1} {1 + label % 2} 1\n")
-        (folder / "annotations").mkdir(exist_ok=True)
-        (folder / "annotations" / f"{side}.txt").write_text("".join(lines))
-    (folder / "images" / "Abyssinian_100.mat").touch()
+def lay_out(root, data):
+    place, names, count = LAYOUTS[data]
+    for label, name in enumerate(names, 1):
+        for i in range(1, count + 1):
+            jpeg(root / place.format(name=name, label=label, i=i), 100 * label + i)
+    if data == "caltech256":  # the published archive holds such things
+        (root / "caltech256" / "256_ObjectCategories" / "001.ak47" / "RENAME2").touch()
+    if data == "sun397":
+        (root / "SUN397" / "ClassName.txt").write_text("".join(f"/{name}\n" for name in names))
+    if data == "pet":
+        (root / "oxford-iiit-pet" / "annotations").mkdir()
+        for side, some in (("trainval", range(1, 5)), ("test", range(5, 8))):
+            rows = [f"{name}_{i} {label} 1 1" for label, name in enumerate(names, 1) for i in some]
+            (root / "oxford-iiit-pet" / "annotations" / f"{side}.txt").write_text("\n".join(rows))
 
 
 def cifar(root, monkeypatch, kind, place, key, names, meta_key):
@@ -147,18 +123,17 @@ def cifar(root, monkeypatch, kind, place, key, names, meta_key):
     monkeypatch.setattr(getattr(datasets, kind), "meta", meta | {"md5": digest})
 
 
-FOLDERS = {"eurosat": eurosat, "caltech256": caltech256, "sun397": sun397, "pet": pet}
 EXPECTED = {
     "eurosat": (("AnnualCrop", "Forest"), 16, 4),
     "caltech256": (("001.ak47", "056.dog", "257.clutter"), 48, 12),
-    "sun397": (("abbey", "apse/indoor", "zen_garden"), 48, 12),
-    "pet": (("Abyssinian", "american bulldog", "Bengal"), 12, 9),
+    "sun397": (("abbey", "apse/indoor", "zoo"), 48, 12),
+    "pet": (("Abyssinian", "american bulldog"), 8, 6),
 }
 
 
-@pytest.mark.parametrize("name", FOLDERS)
+@pytest.mark.parametrize("name", LAYOUTS)
 def test_a_set_of_files_is_named_labelled_as_by_torchvision_and_split(tmp_path, name):
-    FOLDERS[name](tmp_path)
+    lay_out(tmp_path, name)
     splits = load_splits(name, data_root=str(tmp_path))
     names, train, test = EXPECTED[name]
     assert splits.name == name
@@ -186,15 +161,9 @@ def test_a_set_of_files_is_named_labelled_as_by_torchvision_and_split(tmp_path, 
     assert len(ours) == len(theirs) and dict(ours) == theirs
 
 
-CIFARS = [
-    ("cifar10", "CIFAR10", "cifar-10-batches-py", "labels", "label_names"),
-    ("cifar100", "CIFAR100", "cifar-100-python", "fine_labels", "fine_label_names"),
-]
-
-
-@pytest.mark.parametrize(("name", "kind", "place", "key", "meta_key"), CIFARS)
-def test_cifar_is_read_through_torchvision(tmp_path, monkeypatch, name, kind, place, key, meta_key):
-    cifar(tmp_path, monkeypatch, kind, place, key, ("cat", "dog"), meta_key)
+def test_cifar_is_read_through_torchvision(tmp_path, monkeypatch):
+    name, kind, place = "cifar100", "CIFAR100", "cifar-100-python"
+    cifar(tmp_path, monkeypatch, kind, place, "fine_labels", ("cat", "dog"), "fine_label_names")
     splits = load_splits(name, data_root=str(tmp_path))
     theirs = getattr(datasets, kind)(tmp_path, train=True)
     assert splits.train.class_names == ("cat", "dog")
@@ -218,13 +187,3 @@ def test_a_download_that_fails_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr("urllib.request.urlopen", offline)
     with pytest.raises(DpmixError, match=r"'cifar10' can't be fetched .no route to host"):
         load_splits("cifar10", data_root=str(tmp_path), download=True)
-
-
-def test_a_broken_layout_is_named(tmp_path):
-    sun397(tmp_path)
-    (tmp_path / "SUN397" / "ClassName.txt").write_text("/a/abbey\n")
-    with pytest.raises(DpmixError, match=r"is not whole \(KeyError 'apse/indoor'\)"):
-        load_splits("sun397", data_root=str(tmp_path))
-    (tmp_path / "SUN397" / "ClassName.txt").unlink()
-    with pytest.raises(DpmixError, match=r"is not whole .*ClassName.txt"):
-        load_splits("sun397", data_root=str(tmp_path))

@@ -1,5 +1,3 @@
-import zipfile
-
 import numpy as np
 import pytest
 import torch
@@ -77,14 +75,10 @@ BOTH = {"y_train", "y_test"}
         ({"x_train": np.zeros((4, 3, 5, 3), dtype=np.uint8)}, r"\[4, 3, 5, 3\]"),
         ({"x_test": np.zeros((4, 6, 6), dtype=np.uint8)}, "one shape"),
         ({"y_train": np.array([0, None, 1, 1], dtype=object)}, "nothing is unpickled"),
-        ({"y_train": np.array([0, 1, 1])}, r"\[3\]; expected one whole number .* each of 4"),
         ({"y_train": np.array([0.0, 1, 0.5, 1])}, r"the label 0\.5 in row 2; expected classes"),
-        ({"y_train": np.array([0, 1, np.inf, np.nan])}, "label inf in row 2"),
         ({"y_train": np.zeros((4, 2), int)}, r"\[4, 2\]; .*of one-hot rows"),
         ({"y_train": np.array(["a", "b", "a", "b"])}, "'y_train' is <U1 .*of text"),
-        ({"y_train": np.array([0, 2**30, 0, 1])}, "the labels are 3 of 0..1073741824"),
         (dict.fromkeys(BOTH, np.array([0, 2, 0, 2])), "the labels are 2 of 0..2; expected 0..1"),
-        (dict.fromkeys(BOTH, np.array([1, 2, 1, 2])), "the labels are 2 of 1..2"),
         ({"classes": np.array(["only"])}, "the labels are 2 of 0..1; expected 0..0"),
         ({"classes": np.array([7, 8])}, "list of text"),
     ],
@@ -94,7 +88,7 @@ def test_refuses_arrays_of_another_kind(save, changed, said):
         npz_splits(save(**arrays() | changed), PLAIN)
 
 
-@pytest.mark.parametrize("missing", ["x_train", "x_test", "y_train", "y_test"])
+@pytest.mark.parametrize("missing", ["x_train", "x_test", "y_test"])
 def test_a_missing_array_is_named(save, missing):
     content = arrays()
     del content[missing]
@@ -103,20 +97,18 @@ def test_a_missing_array_is_named(save, missing):
 
 
 KEYS = [("x_{}", "y_{}"), ("X_{}", "y_{}"), ("{}_images", "{}_labels")]
-LABELS = {
-    "whole numbers": lambda y: y,
-    "in a column": lambda y: y[:, None].astype(np.uint8),  # as MedMNIST has them
-    "floats": lambda y: y.astype(np.float32),
-    "truths": lambda y: y.astype(bool),
-}
+KINDS = [
+    lambda y: y[:, None].astype(np.uint8),  # as MedMNIST has them
+    lambda y: y.astype(np.float32),
+    lambda y: y.astype(bool),
+]
 
 
-@pytest.mark.parametrize("keys", KEYS, ids=[key[0] for key in KEYS])
-@pytest.mark.parametrize("kind", LABELS)
+@pytest.mark.parametrize(("keys", "kind"), list(zip(KEYS, KINDS, strict=True)))
 def test_every_name_and_kind_of_array_reads_the_same(save, keys, kind):
     content = arrays()
     splits = npz_splits(save(**{
-        key.format(side): LABELS[kind](content[f"y_{side}"]) if place else content[f"x_{side}"]
+        key.format(side): kind(content[f"y_{side}"]) if place else content[f"x_{side}"]
         for side in ("train", "test") for place, key in enumerate(keys)
     }), PLAIN)  # fmt: skip
     for side, source in (("train", splits.train), ("test", splits.test)):
@@ -124,12 +116,9 @@ def test_every_name_and_kind_of_array_reads_the_same(save, keys, kind):
         assert np.array_equal(source.images(FOUR)[:, 0].numpy(), content[f"x_{side}"])
 
 
-@pytest.mark.parametrize(("images", "labels"), KEYS, ids=[key[0] for key in KEYS])
 @pytest.mark.parametrize("test", ["test", None])
-def test_validation_images_are_judged_on_only_without_test_images(
-    save, unchecked, images, labels, test
-):
-    content = {}
+def test_validation_images_are_judged_on_only_without_test_images(save, unchecked, test):
+    (images, labels), content = KEYS[-1], {}
     for grey, side in enumerate(filter(None, ("train", test, "valid"))):
         content[images.format(side)] = np.full((4, 6, 5), grey, dtype=np.uint8)
         content[labels.format(side)] = np.arange(4) % 2
@@ -148,18 +137,7 @@ def test_two_layouts_in_one_file_are_refused(save):
         npz_splits(save(**content, train_images=content["x_train"]), PLAIN)
 
 
-@pytest.mark.parametrize(
-    "content", [None, b"", b"not a zip", b"\x93NUMPY", b"\x80\x04N.", b"junkPK\5\6" + bytes(18)]
-)
-def test_a_file_that_is_no_npz_or_missing(tmp_path, content):
-    path = tmp_path / "set.npz"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(DpmixError, match=r"set\.npz' cannot be read as an \.npz file"):
-        npz_splits(path, PLAIN)
-
-
-def test_a_cut_file_and_a_damaged_array(save, truncate):
+def test_a_file_that_is_no_npz_and_a_damaged_array(save):
     path = save(**arrays())
     data = bytearray(path.read_bytes())
     start = data.index(b"x_train.npy") + 60
@@ -167,13 +145,8 @@ def test_a_cut_file_and_a_damaged_array(save, truncate):
     path.write_bytes(data)
     with pytest.raises(DpmixError, match="'x_train' cannot be read"):
         npz_splits(path, PLAIN)
-    truncate(path)
-    with pytest.raises(DpmixError, match="as an "):
-        npz_splits(path, PLAIN)
-    with zipfile.ZipFile(path, "w") as archive:
-        for name in ("x_train", "x_test"):
-            archive.writestr(name, "text")
-    with pytest.raises(DpmixError, match="'x_train' cannot be read"):
+    path.write_bytes(b"not a zip")
+    with pytest.raises(DpmixError, match=r"set\.npz' cannot be read as an \.npz file"):
         npz_splits(path, PLAIN)
 
 
@@ -194,24 +167,9 @@ def test_encoded_images_are_decoded(save, encoded_arrays, picture, test):
     ("changed", "said"),
     [
         ({"train_end": np.array([5, 3, 9, 12])}, "expected ascending end offsets"),
-        (
-            {"train_end": np.array([1, 2, 3, 4])},
-            "ascending end offsets of images, the",
-        ),
         ({"train_jpeg": np.zeros(5)}, "uint8 bytes in one row"),
-        ({"train_label": np.array([0, 1, 0])}, "for each of 4 images"),
     ],
 )
 def test_refuses_encoded_arrays_of_another_kind(save, encoded_arrays, changed, said):
     with pytest.raises(DpmixError, match=said):
         npz_splits(save(**encoded_arrays | changed), PLAIN)
-
-
-def test_corrupt_encoded_images_are_named_or_skipped(save, encoded_arrays, png):
-    train = joined("train", [png(), b"broken", png(seed=1)], [0, 1, 1])
-    path = save(**encoded_arrays | train)
-    with pytest.raises(DpmixError, match=r"^1 image.*'train_jpeg\[1\]'"):
-        npz_splits(path, PLAIN)
-    with pytest.warns(UserWarning, match=r"^left out: 1 image.*'train_jpeg\[1\]'"):
-        splits = npz_splits(path, ReadOptions(skip_corrupt=True))
-    assert (len(splits.train), splits.train.labels.tolist()) == (2, [0, 1])

@@ -17,10 +17,7 @@ def source():
     [
         (PIXELS.float(), LABELS, "abc", "float32"),
         (PIXELS[:, 0], LABELS, "abc", r"\(10, 2, 3\)"),
-        (PIXELS.expand(10, 2, 2, 3), LABELS, "abc", "C 1 or 3"),
-        (PIXELS[:, :, :0], LABELS, "abc", r"\(10, 1, 0, 3\)"),
         (PIXELS, LABELS[:2], "abc", "for 10 images"),
-        (PIXELS, LABELS.float(), "abc", "float32"),
         (PIXELS, LABELS, "ab", r"labels are 0\.\.2; expected 0\.\.1"),
         (PIXELS, -LABELS, "abc", "labels are -2"),
         (PIXELS, LABELS, "aba", "'a' is given twice"),

@@ -26,7 +26,7 @@ HEAD = {"head.linear.weight", "head.linear.bias"}
 def vit():
     from torchvision.models import VisionTransformer
 
-    tower = VisionTransformer(SIZE, 4, 3, 2, 48, 192)
+    tower = VisionTransformer(SIZE, 4, 2, 2, 48, 192)
     tower.heads = nn.Identity()
     return tower, 48
 
@@ -78,7 +78,7 @@ def test_the_last_blocks_and_what_follows_them():
     model = classifier("vit")
     choose_trainable(model, "last-blocks", last_blocks=1)
     names = trained(model) - HEAD
-    expected = ("backbone.body.encoder.layers.encoder_layer_2.", "backbone.body.encoder.ln.")
+    expected = ("backbone.body.encoder.layers.encoder_layer_1.", "backbone.body.encoder.ln.")
     assert names and all(n.startswith(expected) for n in names)
     assert {n.startswith(expected[1]) for n in names} == {True, False}
     model = classifier("resnet")
@@ -100,10 +100,7 @@ def test_lora_starts_where_the_backbone_stands_and_trains_little():
     assert parameter_count(model) < whole / 5
 
 
-@pytest.mark.parametrize(("kind", "what"), [
-    ("vit", "lora"), ("vit", "norm-and-bias"), ("vit", "last-blocks"), ("resnet", "head"),
-    ("resnet", "all"),
-])  # fmt: skip
+@pytest.mark.parametrize(("kind", "what"), [("vit", "lora"), ("resnet", "head")])
 def test_every_choice_passes_the_check_and_the_engines_agree(kind, what):
     if what == "lora":
         pytest.importorskip("peft")
@@ -124,7 +121,7 @@ def test_every_choice_passes_the_check_and_the_engines_agree(kind, what):
 
 
 def test_what_can_not_be_meant_is_refused():
-    with pytest.raises(DpmixError, match=r"last_blocks is 9; this backbone has 3 blocks"):
+    with pytest.raises(DpmixError, match=r"last_blocks is 9; this backbone has 2 blocks"):
         choose_trainable(classifier("vit"), "last-blocks", last_blocks=9)
     fixed = BackboneClassifier(Embedder(nn.Flatten(), 2), LinearHead(12, 4))
     with pytest.raises(DpmixError, match="has no weights to train"):
@@ -137,12 +134,10 @@ def test_what_can_not_be_meant_is_refused():
         PlainAttention(nn.MultiheadAttention(8, 2, add_zero_attn=True), "a.b")
 
 
-@pytest.mark.parametrize("batch_first", [True, False])
-@pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("masked", [True, False])
-def test_plain_attention_gives_what_torchs_layer_gives(batch_first, bias, masked):
+def test_plain_attention_gives_what_torchs_layer_gives(masked):
     torch.manual_seed(0)
-    layer = nn.MultiheadAttention(16, 4, 0.0, bias, batch_first=batch_first)
+    layer = nn.MultiheadAttention(16, 4, 0.0, batch_first=True)
     for parameter in layer.parameters():
         nn.init.normal_(parameter, std=0.3)
     holder, x = nn.ModuleDict({"attn": layer}), torch.randn(5, 5, 16)

@@ -2,18 +2,15 @@
 
 import json
 import shutil
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from operator import attrgetter
-from threading import Thread
 
 import diffusers
-import huggingface_hub
 import numpy as np
 import pytest
 import torch
+from huggingface_hub.errors import RepositoryNotFoundError
 
 from dpmix.errors import DpmixError
-from dpmix.pool.diffusion_model import default_dtype
 
 CAT, DOG = "a photo of a cat", "a photo of a dog"
 STEPS = {"num_inference_steps": 2}
@@ -46,11 +43,6 @@ def test_the_licence_is_the_readmes_unless_given(load, models, tmp_path, readme,
     folder = shutil.copytree(models / "sd", tmp_path / "sd")
     (folder / "README.md").write_text(readme)
     assert load(folder, licence=given).record.licence == licence
-
-
-def test_the_dtype_reaches_the_weights(load):
-    assert load(dtype=torch.bfloat16).pipe.unet.dtype == torch.bfloat16
-    assert default_dtype(torch.device("cpu")) == default_dtype(torch.device("mps")) == "float32"
 
 
 def test_a_folder_that_is_no_pipeline_or_is_damaged_is_refused(load, models, tmp_path):
@@ -89,48 +81,14 @@ def test_what_is_not_there_is_refused_and_nothing_is_downloaded_unasked(load, mo
         load(model)
 
 
-class Hub(BaseHTTPRequestHandler):
-    """Answers as the hub does for models that can't be had."""
-
-    ANSWERS = {  # noqa: RUF012
-        "gated": (403, "GatedRepo"),
-        "missing": (401, "RepoNotFound"),
-        "old": (404, "RevisionNotFound"),
-        "down": (500, "Down"),
-    }
-
-    def do_GET(self):
-        name = self.path.split("/")[4] if self.path.startswith("/api/") else "missing"
-        status, code = self.ANSWERS.get(name, self.ANSWERS["missing"])
-        self.send_response(status)
-        self.send_header("X-Error-Code", code)
-        self.send_header("X-Error-Message", code)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def do_HEAD(self):
-        self.do_GET()
-
-    def log_message(self, *_):
-        pass
-
-
-@pytest.fixture
-def hub():
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-
-
-@pytest.mark.parametrize("name", ["who/gated", "who/missing", "who/old", "who/down"])
-def test_what_the_hub_answers_becomes_one_line(hub, load, tmp_path, monkeypatch, name):
+@pytest.mark.parametrize("kind", [RepositoryNotFoundError, OSError])
+def test_what_the_hub_answers_becomes_one_line(load, monkeypatch, kind):
     def download(model, **_):
-        return huggingface_hub.snapshot_download(model, endpoint=hub, cache_dir=tmp_path)
+        raise kind.__new__(kind)
 
     monkeypatch.setattr(diffusers.DiffusionPipeline, "download", download)
-    with pytest.raises(DpmixError, match=rf"'{name}' can't be fetched .* gated, .*--local-dir"):
-        load(name, download=True)
+    with pytest.raises(DpmixError, match=r"'who/what' can't be fetched .*gated.*--local-dir"):
+        load("who/what", download=True)
 
 
 def test_an_image_depends_on_its_seed_and_prompt_and_not_on_its_batch(load):
@@ -143,19 +101,6 @@ def test_an_image_depends_on_its_seed_and_prompt_and_not_on_its_batch(load):
         assert abs(pixels(one) - pixels(other)).max() <= 1
     assert abs(pixels(together[0]) - pixels(together[1])).mean() > 5
     assert (pixels(together[0]) != pixels(together[2])).any()
-
-
-def test_pixels_are_those_that_the_pipeline_would_save(load):
-    model, wide = load(), STEPS | {"height": 32, "width": 32}
-    seed = torch.Generator("cpu").manual_seed(1)
-    expected = model.pipe(prompt=[CAT], generator=[seed], **wide).images[0]
-    drawn = model.draw([CAT], [1], wide)[0]
-    assert drawn.size == (32, 32) and (pixels(drawn) == pixels(expected)).all()
-
-
-def test_settings_that_the_pipeline_refuses_are_one_line(load):
-    with pytest.raises(DpmixError, match=r"fails to draw with these settings: .*divisible by 8"):
-        load().draw([CAT], [1], {"height": 13, "width": 13})
 
 
 def test_what_the_safety_checker_withheld_is_no_image(load, monkeypatch):

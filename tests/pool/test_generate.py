@@ -76,20 +76,6 @@ def test_a_pool_is_drawn_described_and_can_be_opened(whole):
     assert Image.open(whole / names[0]).size == (16, 16)
 
 
-def test_images_are_drawn_and_saved_at_the_sizes_asked_for(tmp_path, model):
-    asked = []
-
-    def watched(prompts, seeds, arguments):
-        asked.append(arguments)
-        return model.draw(prompts, seeds, arguments)
-
-    settings = SynthesisSettings("a {class}", 24, 6, 1, 3.0, 0, "float32")
-    run(tmp_path / "pool", drawing(model, watched), settings=settings, count=1)
-    assert Image.open(tmp_path / "pool" / "cat" / "00000.png").size == (6, 6)
-    expected = {"height": 24, "width": 24, "num_inference_steps": 1, "guidance_scale": 3.0}
-    assert asked == [expected]
-
-
 def test_more_images_and_classes_leave_the_others_as_they_were(tmp_path, model, whole):
     root = tmp_path / "pool"
     run(root, model, CLASSES[:1], count=2, batch=1)
@@ -100,9 +86,7 @@ def test_more_images_and_classes_leave_the_others_as_they_were(tmp_path, model, 
 
 
 def test_only_what_is_missing_or_was_changed_is_drawn(pool, model, whole):
-    before = (pool / "manifest.json").read_bytes()
     assert run(pool, model) == run(pool, model, count=1) == (6, 0)
-    assert (pool / "manifest.json").read_bytes() == before
     shutil.copy(pool / "cat" / "00000.png", pool / "dog" / "00001.png")
     assert run(pool, model, batch=1) == (6, 1)
     assert files(pool) == files(whole)
@@ -141,22 +125,16 @@ def test_images_are_not_mixed_with_those_of_other_settings(pool, model, changes,
         run(pool, model, count=4, **changes)
 
 
-@pytest.mark.parametrize(
-    ("after", "error"), [(1, KeyboardInterrupt()), (5, DpmixError("too little memory"))]
-)
-def test_a_run_that_stops_resumes_to_the_pool_of_an_undisturbed_one(
-    tmp_path, model, whole, after, error
-):
+def test_a_run_that_stops_resumes_to_the_pool_of_an_undisturbed_one(tmp_path, model, whole):
     def stop(done, total):
-        if done == after:
-            raise error
+        if done == 4:
+            raise KeyboardInterrupt
 
-    with pytest.raises(type(error)):
+    with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "pool", model, batch=1, progress=stop)
-    assert len(open_pool(tmp_path / "pool").manifest.images) == after
-    assert run(tmp_path / "pool", model, batch=1) == (6, 6 - after)
+    assert len(open_pool(tmp_path / "pool").manifest.images) == 4
+    assert run(tmp_path / "pool", model, batch=1) == (6, 2)
     assert files(tmp_path / "pool") == files(whole)
-    open_pool(tmp_path / "pool")
 
 
 def test_a_process_that_is_killed_resumes_where_it_stopped(tmp_path, model):
@@ -202,14 +180,6 @@ def test_withheld_images_are_drawn_again_from_another_seed_and_not_for_ever(tmp_
     assert [image.seed for image in images] == [asked[1][0], asked[0][1]]
 
 
-def test_seeds_differ_within_a_class_and_fit_in_32_bits():
-    seeds = [image_seed(3, "cat", number) for number in range(5000)]
-    assert len(set(seeds)) == 5000
-    assert all(0 <= seed < 2**32 for seed in seeds)
-    others = {image_seed(4, "cat", 0), image_seed(3, "dog", 0)}
-    assert len({*others, seeds[0]}) == 3
-
-
 def test_a_folder_in_use_with_other_contents_or_that_cannot_be_made_is_refused(
     tmp_path, class_folder, model
 ):
@@ -228,15 +198,3 @@ def test_a_folder_in_use_with_other_contents_or_that_cannot_be_made_is_refused(
     for place in ("file", "file/pool"):
         with pytest.raises(DpmixError, match="cannot make pool"):
             run(tmp_path / place, model)
-
-
-@pytest.mark.usefixtures("no_space")
-def test_a_full_disk_is_one_line_and_what_is_drawn_is_kept(tmp_path, model):
-    def larger(prompts, seeds, arguments):
-        small = model.draw(prompts, seeds, arguments)
-        return [image.resize((64, 64)) if "dog" in prompts[0] else image for image in small]
-
-    with pytest.raises(DpmixError, match="cannot write"):
-        run(tmp_path / "pool", drawing(model, larger), count=2)
-    assert sorted(files(tmp_path / "pool")) == ["cat/00000.png", "cat/00001.png"]
-    assert not list((tmp_path / "pool").rglob("*.part"))

@@ -99,16 +99,6 @@ def test_classes_that_are_left_out_are_not_even_decoded(class_folder, load, trun
     assert loaded.facts.left_out == 2
 
 
-def test_a_corrupt_image_is_named_or_left_out(class_folder, load, truncate):
-    root = class_folder("pool", {"ant": 3})
-    truncate(root / "ant" / "1.png")
-    with pytest.raises(DpmixError, match=r"^1 image.*'ant/1\.png'.*--skip-corrupt"):
-        load(root)
-    pool = load(root, options=ReadOptions(skip_corrupt=True)).pool
-    assert len(pool) == 2
-    assert np.array_equal(pool.images[1].numpy(), pixels(root / "ant" / "2.png"))
-
-
 def test_the_facts_hash_what_is_used_and_never_hold_the_path(class_folder, load):
     root = class_folder("alice/pool", {"ant": 2, "bee": 1})
     facts = load(root).facts
@@ -120,14 +110,6 @@ def test_the_facts_hash_what_is_used_and_never_hold_the_path(class_folder, load)
     fewer = load(root).facts
     assert fewer.classes_without == ("cow", "dog", "bee")
     assert len({f.contents_sha256 for f in (facts, relabelled, fewer)}) == 3
-
-
-def test_images_of_one_colour_are_warned_of(class_folder, load):
-    root = class_folder("pool", {"ant": 2, "bee": 1})
-    Image.new("RGB", (8, 8), (9, 9, 9)).save(root / "ant" / "grey.png")
-    said = r"1 of 4 images of the public pool '.*pool' are of one colour \(ant/grey.png\); look"
-    with pytest.warns(UserWarning, match=said):
-        load(root)
 
 
 def test_a_pool_too_large_for_memory_is_mapped_from_a_file_without_a_name(
@@ -178,15 +160,6 @@ def test_a_private_image_is_found_in_any_lossless_format_and_under_any_label(che
         check(lambda root, splits: (
             (root / "ant" / name).unlink(), saved(splits.test, 0, root / "bee" / "0.png")
         ))  # fmt: skip
-
-
-def test_one_changed_bit_is_another_image(check):
-    def nearly(root, splits):
-        shown = splits.train.images(torch.tensor([0]))[0].permute(1, 2, 0).numpy().copy()
-        shown[0, 0, 0] ^= 1
-        Image.fromarray(np.ascontiguousarray(shown)).save(root / "ant" / "z.png")
-
-    check(nearly)
 
 
 @pytest.mark.parametrize(("height", "width", "channels"), [(64, 64, None), (61, 80, 1)])

@@ -54,14 +54,6 @@ def test_crops_are_independent_of_each_other(rows):
     assert_uniform(one * 18 + other, 18 * 18)
 
 
-def test_nothing_is_drawn_that_the_spec_leaves_out():
-    assert not draws(groups=500, method="mix-self", flip=False).flip.any()
-    drawn = draws(groups=500, method="none", crop_padding=4, flip=True)
-    assert drawn.top.shape == drawn.left.shape == drawn.flip.shape == (500, 1)
-    assert not (drawn.top.any() or drawn.left.any() or drawn.flip.any())
-    assert drawn.weight.shape == drawn.first.shape == (500, 0)
-
-
 POOLS = [
     ({"method": "mix-self", "k_base": 2}, 2),
     ({"method": "mix-diff", "k_base": 3, "k_diff": 2}, 5),
@@ -120,13 +112,6 @@ def test_the_remainder_of_a_public_draw_is_uniform_over_a_pool_of_any_size(publi
     place = drawn % public
     assert_uniform(place, public)
     assert_uniform(place[:, 0] * public + place[:, 1], public * public)
-
-
-def test_extra_public_views_are_augmented_but_never_mixed():
-    drawn = draws(groups=2000, method="mix-diff", pool_role="extra", k_base=3, k_diff=2, k_self=4)
-    assert drawn.top.shape == (2000, 5)
-    assert_uniform(drawn.first, 3)
-    assert_uniform(drawn.second, 3)
 
 
 @pytest.mark.parametrize("kind", ["blur", "all"])

@@ -12,7 +12,7 @@ from torchvision.transforms.v2 import functional as tv
 from dpmix.views.extra_augment import AUGMENTATIONS, DRAWS_PER_VIEW, ExtraAugment, extra_augment
 
 KINDS = [kind for kind in get_args(ExtraAugment) if kind != "none"]
-SHAPES = [(1, 9, 14), (3, 2, 2), (1, 1, 1), (3, 64, 64)]
+SHAPES = [(1, 9, 14), (1, 1, 1), (3, 64, 64)]
 
 
 def given(groups, augmented, shape, seed=0):
@@ -85,7 +85,7 @@ SLOW = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("shape", [(1, 9, 14), (3, 33, 20), (3, 40, 64)])
+@pytest.mark.parametrize("shape", [(1, 9, 14), (3, 33, 20)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_equals_torchvisions_one_view_at_a_time(kind, shape):
     views, draws = given(3, 5, shape)

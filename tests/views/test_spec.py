@@ -74,16 +74,6 @@ def test_a_value_outside_a_methods_bounds_is_refused(settings, message):
         ViewSpec(**settings)
 
 
-def test_settings_that_a_method_does_not_read_do_not_matter():
-    """`test_builder.py` checks `unread` against the views themselves."""
-    assert ViewSpec("none", k_base=0, k_self=0, k_diff=0).views == 1
-    assert ViewSpec("self-aug", k_self=0, k_diff=0, mixup_alpha=0).views == 16
-    assert ViewSpec("mix-self", k_diff=0).views == 34
-    assert ViewSpec("mix-self", pool_role="extra", average="mixed-only").views == 18
-    assert ViewSpec("mix-diff").unread == set()
-    assert "average" in ViewSpec("self-aug").unread
-
-
 SPECS = st.builds(
     ViewSpec,
     st.sampled_from(["mix-self", "mix-diff"]),

@@ -1,7 +1,6 @@
 """Where labelled images come from: digits, public sets, `.npz` files, folders and datasets.
 
-Everything arrives as `ImageSource`s of uint8 pixels behind one `Splits`. No statistic of the images
-is ever computed here.
+No statistic of the images is ever computed here.
 """
 
 from dpmix.data.decode import decode_files

@@ -1,9 +1,7 @@
 """Many encoded images to pixels: threads, in order, with bounded memory.
 
-Guarantees: every image is decoded once, so that every corrupt one is found. Sources hold only
-images that decode, in the order given, of one shape. What fits in `MAX_BYTES_IN_MEMORY` is kept
-decoded; a larger set is decoded again on access, and the digests of its pixels are kept. At any
-time the threads hold at most `MAX_BYTES_IN_FLIGHT` of pixels being decoded and as much of results.
+Every image is decoded once, so that every corrupt one is found. What fits in `MAX_BYTES_IN_MEMORY`
+is kept; a larger set is decoded again on access, and the digests of its pixels are kept.
 """
 
 import os
@@ -38,35 +36,29 @@ _MAX_WORKERS = 16
 _MAX_GROUP = 64
 _MAX_BATCH = 256
 _MAX_BATCH_BYTES = 64 * 2**20
-_REASONS_SHOWN = 10
-_NAMES_SHOWN = 50
+_SHOWN = 10
 
 Shape = tuple[int, int, int]
 """(C, H, W) of every image of a set."""
 Decoded = UInt8[np.ndarray, "C H W"] | DpmixError
-"""An image's pixels, or why there are none."""
 
 
 @dataclass(frozen=True, eq=False)
 class EncodedImages:
-    """N labelled images that are not decoded yet: on disk, or as bytes in memory.
-
-    Attributes:
-        names: what error messages call each, such as `cats/1.png` or `train_jpeg[7]`.
-        contents: a file's path, its bytes, or why the data set lacks an image that it names.
-        labels: int64 [N] in 0..L-1.
-    """
+    """N labelled images that are not decoded yet: on disk, or as bytes in memory."""
 
     # Not in the repr: file names and labels do not belong in a log or a traceback.
+    # what error messages call each, such as `cats/1.png` or `train_jpeg[7]`
     names: tuple[str, ...] = field(repr=False)
+    # a file's path, its bytes, or why the data set lacks an image that it names
     contents: tuple[Path | memoryview | UnreadableImageError, ...] = field(repr=False)
-    labels: Int64[Tensor, " N"] = field(repr=False)
+    labels: Int64[Tensor, " N"] = field(repr=False)  # int64 [N] in 0..L-1
 
     def __len__(self) -> int:
         return len(self.names)
 
     def open(self, index: int) -> BufferedReader | BytesIO:
-        """Open image `index`; a file that is gone or may not be read is not called corrupt."""
+        """Open image `index`; a file that is gone is not called corrupt."""
         content = self.contents[index]
         if isinstance(content, UnreadableImageError):
             raise content
@@ -89,40 +81,40 @@ class EncodedImages:
 
 @dataclass(frozen=True, eq=False)
 class EncodedSource(EncodedImages):
-    """An `ImageSource` whose images stay encoded; the pixels are those of a `TensorSource`.
+    """An `ImageSource` whose images stay encoded; the pixels are those of a `TensorSource`."""
 
-    Attributes:
-        class_names: the L class names.
-        options: how images are read; each was decoded without error once before.
-        image_shape: (C, H, W) of every image.
-        digests: uint8 [N, 32], see `image_digests`.
-    """
-
-    class_names: tuple[str, ...]
-    options: ReadOptions
-    image_shape: Shape
-    digests: UInt8[np.ndarray, "N 32"] = field(repr=False)
+    class_names: tuple[str, ...]  # the L class names
+    options: ReadOptions  # how images are read; each was decoded without error once before
+    image_shape: Shape  # (C, H, W) of every image
+    digests: UInt8[np.ndarray, "N 32"] = field(repr=False)  # uint8 [N, 32], see `image_digests`
 
     def __post_init__(self) -> None:
         check_labels(self.labels, len(self), self.class_names)
 
     def images(self, indices: Int64[Tensor, " B"]) -> UInt8[Tensor, "B C H W"]:
         """Decode the images at `indices`; a file that has changed since is refused."""
-        return decode_batch(self, indices.tolist(), self.options, self.image_shape)
+        pixels = np.empty((len(indices), *self.image_shape), dtype=np.uint8)
+        at = indices.tolist()
+        for row, decoded in enumerate(decode_each(self, at, self.options, self.image_shape)):
+            if isinstance(decoded, UnreadableImageError):
+                raise _corrupt_error({self.names[at[row]]: str(decoded)})
+            if isinstance(decoded, DpmixError):
+                raise decoded
+            pixels[row] = decoded
+        return torch.from_numpy(pixels)
 
 
 def decode_sources(
     parts: Sequence[EncodedImages], class_names: tuple[str, ...], options: ReadOptions
 ) -> tuple[list[ImageSource], tuple[int, ...]]:
-    """Decode `parts` together into one source each, of one shape; warn of what is not used.
+    """Decode `parts` together into one source each, of one shape; warn of what is left out.
 
     Returns:
-        The sources, and which images were left out as corrupt (none unless `skip_corrupt`), counted
-        over all parts.
+        The sources, and the places of corrupt images, counted over all parts.
 
     Raises:
-        DpmixError: corrupt images without `skip_corrupt` (named); mixed sizes or colours that the
-            options do not settle; more than 8 bits a channel; a part left without images.
+        DpmixError: corrupt images without `skip_corrupt`; images of several shapes; more than 8
+            bits a channel; a part left without images.
     """
     images = EncodedImages(
         tuple(chain.from_iterable(part.names for part in parts)),
@@ -146,7 +138,7 @@ def decode_sources(
     if corrupt:
         reasons = {images.names[i]: reason for i, reason in corrupt.items()}
         if not options.skip_corrupt:
-            raise corrupt_error(reasons)
+            raise _corrupt_error(reasons)
         warnings.warn(f"left out: {counted(reasons)}", stacklevel=2)
     options = replace(options, progress=None)
     sources: list[ImageSource] = []
@@ -165,7 +157,6 @@ def decode_sources(
 
 
 def _first_shape(images: EncodedImages, options: ReadOptions) -> Shape:
-    """Return the shape of the first image that decodes, which all others must have."""
     reasons: dict[str, str] = {}
     for index, name in enumerate(images.names):
         try:
@@ -174,7 +165,7 @@ def _first_shape(images: EncodedImages, options: ReadOptions) -> Shape:
             return channels, height, width
         except UnreadableImageError as error:
             reasons[name] = str(error)
-    raise nothing_left(reasons) if options.skip_corrupt else corrupt_error(reasons)
+    raise nothing_left(reasons) if options.skip_corrupt else _corrupt_error(reasons)
 
 
 def decode_files(
@@ -184,20 +175,16 @@ def decode_files(
     *,
     skipped: dict[Path, str] | None = None,
 ) -> Iterator[UInt8[Tensor, "B C H W"]]:
-    """Yield the images at `paths` in batches, each upright, fitted and converted to `shape`.
-
-    Batches hold a bounded number of pixels, whatever the number of files.
+    """Yield the images at `paths` in bounded batches, upright and fitted to `shape`, in order.
 
     Args:
-        paths: image files; the concatenated batches follow their order.
+        paths: image files.
         shape: the model's (C, H, W).
         workers: decoding threads; None: one per core.
-        skipped: gets the files that cannot be read, each with the reason; the batches are without
-            them. None refuses such files: all are named, once every file was tried.
+        skipped: gets the files that cannot be read, each with the reason.
 
     Raises:
-        DpmixError: files that are missing, corrupt or of more than 8 bits a channel, unless
-            `skipped` is given.
+        DpmixError: names all files that cannot be read, unless `skipped` is given.
     """
     unlabelled = torch.zeros(len(paths), dtype=torch.int64)
     images = EncodedImages(tuple(map(str, paths)), tuple(paths), unlabelled)
@@ -217,21 +204,7 @@ def decode_files(
         if good and (skipped is not None or not bad):
             yield torch.from_numpy(np.stack(good))
     if bad and skipped is None:
-        raise corrupt_error({str(path): reason for path, reason in bad.items()})
-
-
-def decode_batch(
-    images: EncodedImages, indices: Sequence[int], options: ReadOptions, shape: Shape
-) -> UInt8[Tensor, "B C H W"]:
-    """Decode `images` at `indices` into one tensor; one that is not of `shape` is refused."""
-    pixels = np.empty((len(indices), *shape), dtype=np.uint8)
-    for row, decoded in enumerate(decode_each(images, indices, options, shape)):
-        if isinstance(decoded, UnreadableImageError):
-            raise corrupt_error({images.names[indices[row]]: str(decoded)})
-        if isinstance(decoded, DpmixError):
-            raise decoded
-        pixels[row] = decoded
-    return torch.from_numpy(pixels)
+        raise _corrupt_error({str(path): reason for path, reason in bad.items()})
 
 
 def decode_each(
@@ -280,8 +253,7 @@ def _decoded(images: EncodedImages, index: int, options: ReadOptions, shape: Sha
     )
 
 
-def corrupt_error(reasons: Mapping[str, str]) -> DpmixError:
-    """Return the error for images that can't be decoded; `reasons` says why, by name."""
+def _corrupt_error(reasons: Mapping[str, str]) -> DpmixError:
     return DpmixError(f"{counted(reasons)}; repair them, or leave them out with --skip-corrupt")
 
 
@@ -291,11 +263,8 @@ def nothing_left(reasons: Mapping[str, str]) -> DpmixError:
 
 
 def counted(reasons: Mapping[str, str]) -> str:
-    """Return how many images can't be decoded, which (at most 50) and why (at most 10)."""
+    """Return how many images can't be decoded, and the first ten with the reason."""
     # Without how many there are in all: N can be private.
-    named = [
-        f"'{name}'" + (f" ({reason})" if place < _REASONS_SHOWN else "")
-        for place, (name, reason) in enumerate(reasons.items())
-    ]
-    more = f" and {len(named) - _NAMES_SHOWN} more" if len(named) > _NAMES_SHOWN else ""
-    return f"{len(named)} image(s) cannot be decoded: {', '.join(named[:_NAMES_SHOWN])}{more}"
+    named = [f"'{name}' ({reason})" for name, reason in reasons.items()]
+    more = f" and {len(named) - _SHOWN} more" if len(named) > _SHOWN else ""
+    return f"{len(named)} image(s) cannot be decoded: {', '.join(named[:_SHOWN])}{more}"

@@ -1,8 +1,7 @@
 """What identifies a data source, and which images occur in it more than once.
 
-All of it is computed from private images, so it stays next to what was made of them and is never
-published. Guarantee: every copy is counted that is equal to the last pixel, whatever its label,
-name or file format. Images that are nearly equal are different ones here.
+It is computed from private images, so it is never published. Every copy counts that is equal to the
+last pixel, whatever its label, name or file format.
 """
 
 from dataclasses import dataclass
@@ -25,9 +24,7 @@ def data_hash(splits: Splits) -> str:
 def fingerprint(source: ImageSource, digests: UInt8[np.ndarray, "N 32"] | None = None) -> str:
     """Return the sha256 of the images in order, their labels and the class names.
 
-    Args:
-        source: the images.
-        digests: of its images, where they are known already, see `image_digests`.
+    `digests` are those of `image_digests`, where they are known already.
     """
     digest = sha256(repr((source.class_names, source.image_shape, len(source))).encode())
     digest.update(source.labels.numpy().tobytes())
@@ -37,17 +34,11 @@ def fingerprint(source: ImageSource, digests: UInt8[np.ndarray, "N 32"] | None =
 
 @dataclass(frozen=True)
 class Repeats:
-    """How often images are repeated.
+    """How often images are repeated."""
 
-    Attributes:
-        images: number of different images that occur more than once.
-        most: how often the most frequent one occurs; 1 where none is repeated.
-        places: positions of that one in the source, ascending.
-    """
-
-    images: int
-    most: int
-    places: tuple[int, ...]
+    images: int  # number of different images that occur more than once
+    most: int  # how often the most frequent one occurs; 1 where none is repeated
+    places: tuple[int, ...]  # positions of that one in the source, ascending
 
 
 def find_repeats(

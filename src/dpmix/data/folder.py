@@ -1,9 +1,8 @@
 """Image folders: `root/{train,test}/<class>/*`, or `root/<class>/*` with a test fraction.
 
-Guarantees: everything is sorted, so that every machine sees the same order. Hidden names and known
-litter are ignored. Nothing is read that a symbolic link reaches outside the data's root. The suffix
-alone says what is an image, and a warning counts the files that are none. The names of class
-folders count as public.
+Everything is sorted, so that every machine sees the same order. Nothing is read that a symbolic
+link reaches outside the data's root. The suffix alone says what is an image, and a warning counts
+the files that are none. The names of class folders count as public.
 """
 
 import warnings
@@ -23,7 +22,6 @@ SUFFIXES = frozenset({
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".dib", ".webp", ".tif", ".tiff",
     ".gif", ".ppm", ".pgm", ".pbm", ".pnm",
 })  # fmt: skip
-"""Of the formats in `data/image.py`, in any case of their letters."""
 LITTER = frozenset({"__macosx", "@eadir", "thumbs.db", "ehthumbs.db", "desktop.ini"})
 """What systems leave among images, in any case of their letters."""
 
@@ -34,14 +32,12 @@ def folder_splits(root: Path, options: ReadOptions, test_fraction: float | None)
     Args:
         root: the data folder.
         options: how images are read.
-        test_fraction: expected share of test files, in (0, 1): every folder is a class, and every
-            file decides by its own path, see `hashed_split`; None: folders called train and test
-            (or alike, see `side_of`) are splits, else one file in five is a test file.
+        test_fraction: expected share of test files, in (0, 1), see `hashed_split`; None: folders
+            called train and test (see `side_of`) are splits, else one file in five is a test file.
 
     Raises:
-        DpmixError: a layout that does not fit `test_fraction`, classes that differ or hold other
-            than image files, a symbolic link that is broken, leaves `root` or puts a file into both
-            splits, and as `decode_sources` raises.
+        DpmixError: a layout that does not fit, a symbolic link that is broken, leaves `root` or
+            puts a file into both splits, and as `decode_sources` raises.
     """
     folders = _folder_names(root, root)
     inner = _inner_folders(root, folders)
@@ -49,19 +45,14 @@ def folder_splits(root: Path, options: ReadOptions, test_fraction: float | None)
         names, train, test, held_out = _given_split(root, folders, inner)
     else:
         names, train, test, held_out = _drawn_split(root, inner, test_fraction)
-    ours = {path.resolve(): name for path, name in zip(_paths(train), train.names, strict=True)}
-    for path, name in zip(_paths(test), test.names, strict=True):
-        if (other := ours.get(path.resolve())) is not None:
-            raise DpmixError(
-                f"data folder '{root}': '{name}' is the training image '{other}', by a symbolic "
-                "link; expected splits that share no file: remove the link"
-            )
+    ours, others = ({Path.resolve(root / name) for name in one.names} for one in (train, test))
+    if both := sorted(ours & others):
+        raise DpmixError(
+            f"data folder '{root}': '{both[0]}' is a training and a test image, by a link; "
+            "expected splits that share no file: remove the link"
+        )
     (train_source, test_source), _ = decode_sources([train, test], names, options)
     return Splits(root.resolve().name, train_source, test_source, flip=True, held_out=held_out)
-
-
-def _paths(images: EncodedImages) -> list[Path]:
-    return [content for content in images.contents if isinstance(content, Path)]
 
 
 def _inner_folders(root: Path, folders: list[str]) -> dict[str, list[str]]:
@@ -70,14 +61,12 @@ def _inner_folders(root: Path, folders: list[str]) -> dict[str, list[str]]:
     if inner and len(inner) == len(folders) and not any(inner.values()):
         raise DpmixError(
             f"data folder '{root}' has splits without class folders: {', '.join(folders)}; "
-            f"expected one folder of images per class in each, such as {folders[0]}/cats and "
-            f"{folders[0]}/dogs"
+            f"expected one folder of images per class in each, such as {folders[0]}/cats"
         )
     return inner
 
 
-_Read = tuple[tuple[str, ...], EncodedImages, EncodedImages, str]
-"""Class names, training images, test images, `Splits.held_out`."""
+_Read = tuple[tuple[str, ...], EncodedImages, EncodedImages, str]  # names, train, test, held_out
 
 
 def _given_split(root: Path, folders: list[str], inner: dict[str, list[str]]) -> _Read:
@@ -173,7 +162,6 @@ def local_path(text: str) -> Path:
 
 
 def _sorted_by_suffix(files: Iterable[Path]) -> tuple[list[Path], list[Path]]:
-    """Return the images among `files`, and the others."""
     found: tuple[list[Path], list[Path]] = ([], [])
     for file in files:
         found[file.suffix.lower() not in SUFFIXES].append(file)
@@ -195,10 +183,8 @@ def _class_images(folder: Path, root: Path) -> tuple[tuple[str, ...], EncodedIma
     if not classes:
         raise _no_class_folders(folder)
     if loose := _sorted_by_suffix(files)[0]:
-        text = (
-            f"{len(loose)} image(s) lie in no class folder and are left out, such as '{loose[0]}'"
-        )
-        warnings.warn(text, stacklevel=2)
+        text = f"{len(loose)} image(s) lie in no class folder and are left out, such as"
+        warnings.warn(f"{text} '{loose[0]}'", stacklevel=2)
     listed = [_images_of_class(classes[name], root) for name in sorted(classes)]
     paths = tuple(path for images, _ in listed for path in images)
     names = tuple(path.relative_to(root).as_posix() for path in paths)

@@ -1,8 +1,7 @@
 """`hf:NAME` or `hf:NAME:CONFIGURATION`: data sets of the library `datasets`.
 
-Guarantees: nothing is downloaded unless asked for, no code of a data set is run, and encoded images
-are views into the library's memory-mapped files: a set larger than memory can be read. Every row
-has a class; a row without an image counts as corrupt.
+Nothing is downloaded unless asked for, no code of a data set is run, and encoded images are views
+into the library's memory-mapped files. A row without an image counts as corrupt.
 """
 
 import re
@@ -26,16 +25,13 @@ def hugging_face_splits(name: str, options: ReadOptions, download: bool) -> Spli
     """Load the train and test (or validation) split of the data set `name`.
 
     Args:
-        name: on the hub, as owner/name; or a folder that `datasets.load_dataset` reads, as a path
-            that can't be taken for a name on the hub. A colon and a configuration's name may
-            follow.
+        name: on the hub, or a path that `datasets.load_dataset` reads; `:CONFIGURATION` may follow.
         options: how images are read.
         download: fetch what the local cache lacks.
 
     Raises:
-        DpmixError: `datasets` is missing, the set is not there or can't be fetched, it has no train
-            and test split, not one column of images and one of classes, a row without a class, the
-            name is one of the hub and of a folder too, and as `decode_sources` raises.
+        DpmixError: `datasets` is missing, the set can't be had, it lacks a split or a column, a row
+            has no class, and as `decode_sources` raises.
     """
     on_hub = is_hub_name(name)
     if not on_hub:
@@ -86,7 +82,6 @@ def is_hub_name(name: str) -> bool:
 
 
 def _loaded(where: str, place: str, configuration: str | None, download: bool) -> Any:
-    """Return the splits as the library reads them, a `datasets.DatasetDict`."""
     try:
         import datasets
     except ImportError:
@@ -98,50 +93,33 @@ def _loaded(where: str, place: str, configuration: str | None, download: bool) -
         return datasets.load_dataset(place, configuration)
     # A hub that is not reached and a set that is damaged raise errors of many kinds.
     except Exception as error:
-        try:
-            known = list(datasets.get_dataset_config_names(place))
-        except Exception:  # of a set that can't be loaded, as many kinds as above
-            known = []
-        if len(known) > 1 and configuration not in known:
-            raise DpmixError(
-                f"{where} has the configurations {', '.join(known)}; expected one of them: give "
-                f"{PREFIX}{place}:{known[0]}"
-            ) from error
         cause: BaseException = error
         while cause.__cause__ is not None:  # the outermost says only that there was an error
             cause = cause.__cause__
-        remedy = "give a folder that datasets.load_dataset reads"
+        remedy = "give a folder that datasets.load_dataset reads, or hf:NAME:CONFIGURATION"
         if is_hub_name(place):
-            remedy += ", check the name and the network" if download else ", or --download"
+            remedy += "; check the name and the network" if download else "; or give --download"
         raise DpmixError(f"{where} can't be loaded ({one_line(cause)}); {remedy}") from error
     finally:
         datasets.config.HF_HUB_OFFLINE = before
 
 
 def _column(where: str, kinds: Any, wanted: str, kind: str) -> str:
-    """Return the only column of the class `datasets.<kind>`, or the one called `wanted`.
-
-    `kinds` are the `datasets.Features` of `where`.
-    """
+    """Return the only column of the class `datasets.<kind>`, or the one called `wanted`."""
     import datasets
 
     found = [key for key, value in kinds.items() if isinstance(value, getattr(datasets, kind))]
     if len(found) == 1 or wanted in found:
         return wanted if wanted in found else str(found[0])
-    named = ", ".join(
-        f"{key} ({getattr(value, 'dtype', None) or type(value).__name__})"
-        for key, value in kinds.items()
-    )
     raise DpmixError(
-        f"{where} has {len(found)} columns of kind datasets.{kind} in: {named}; expected one, or "
-        f"one called '{wanted}', of one {wanted} a row: use cast_column or rename_column, {_COPY}"
+        f"{where} has {len(found)} columns of kind datasets.{kind} in: {', '.join(kinds)}; "
+        f"expected one, or one called '{wanted}': use cast_column or rename_column, {_COPY}"
     )
 
 
 def _images(
     where: str, name: str, side: Any, image: str, label: str, classes: int
 ) -> EncodedImages:
-    """Return the encoded images and labels of the split called `name`; nothing is copied."""
     import datasets
 
     labels = side[label][:]

@@ -1,10 +1,8 @@
 """One encoded image to uint8 pixels, or the reason why not.
 
-Guarantees: an image is judged by its header before a pixel is decoded, an image of more than
-`MAX_PIXELS` is never decoded, and how a picture is turned and fitted follows from its own tag and
-size, never from another image (`tests/data/test_image.py`). Only formats with decoders in Pillow's
-own process are opened. Of several frames the first is read. Colour profiles (ICC) are ignored. An
-array is fitted exactly as the same picture in a lossless file.
+An image is judged by its header before a pixel is decoded. How it is turned and fitted follows from
+its own tag and size, never from another image. Of several frames the first is read; colour profiles
+are ignored. An array is fitted exactly as the same picture in a lossless file.
 """
 
 import warnings
@@ -25,13 +23,11 @@ from dpmix.errors import DpmixError
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
 MAX_PIXELS = 2**26
 """8192 x 8192; a larger claim is taken for a decompression bomb."""
-_TOO_LARGE = f"{{}} pixels, over the bound of {MAX_PIXELS:,}"
 MAX_BYTES_IN_FLIGHT = 512 * 2**20
+_TOO_LARGE = "its pixels are over the bound"
 _SLOT_COUNT = 16
 _SLOTS, _TAKING = Semaphore(_SLOT_COUNT), Lock()
-
-# Decoded (4 bytes at most), turned, converted and composited copies may exist together.
-_BYTES_PER_PIXEL = 20
+_BYTES_PER_PIXEL = 20  # decoded, turned, converted and composited copies may exist together
 Progress = Callable[[int, int], None]
 """Called with (images done, images in all) during a long decode."""
 
@@ -59,22 +55,17 @@ def hold_memory(size: int) -> Iterator[None]:
 class ReadOptions:
     """How the images of a data set are read.
 
-    Attributes:
-        image_size: S or (H, W) in pixels, see `in_form`; None: as stored.
-        channels: 1 (grey) or 3 (RGB), to which colours are converted; None: as stored.
-        skip_corrupt: leave out images that cannot be decoded.
-        workers: decoding threads; None: one per core, 16 at most.
-        progress: called during a long decode.
-
     Raises:
         DpmixError: a number out of range.
     """
 
+    # S or (H, W) in pixels, see `in_form`; None: as stored
     image_size: int | tuple[int, int] | None = None
+    # 1 (grey) or 3 (RGB), to which colours are converted; None: as stored
     channels: int | None = None
-    skip_corrupt: bool = False
-    workers: int | None = None
-    progress: Progress | None = None
+    skip_corrupt: bool = False  # leave out images that cannot be decoded
+    workers: int | None = None  # decoding threads; None: one per core, 16 at most
+    progress: Progress | None = None  # called during a long decode
 
     def __post_init__(self) -> None:
         if self.channels not in (None, 1, 3):
@@ -84,7 +75,7 @@ class ReadOptions:
                 raise DpmixError(f"{name} is {value}; expected 1 or more")
 
     def shape(self, channels: int, height: int, width: int) -> tuple[int, int, int]:
-        """Return (C, H, W) after reading of an upright image of `channels`, `height`, `width`."""
+        """Return (C, H, W) that an upright image is read to."""
         size = self.image_size or (height, width)
         return (self.channels or channels, *((size, size) if isinstance(size, int) else size))
 
@@ -93,9 +84,6 @@ def decode_pixels(
     stream: BufferedReader | BytesIO, name: str, options: ReadOptions
 ) -> UInt8[np.ndarray, "C H W"]:
     """Decode the image `name`: turned upright, its colours converted, then fitted (`in_form`).
-
-    All threads together decode at most `MAX_BYTES_IN_FLIGHT` of pixels at a time; one larger image
-    is decoded alone.
 
     Raises:
         UnreadableImageError: the image is corrupt, no image, or too large.
@@ -118,13 +106,9 @@ def decode_pixels(
 
 
 def _check_header(image: Image.Image, name: str) -> None:
-    """Refuse an image of too many pixels, and one of more than 8 bits a channel.
-
-    Pillow would silently drop the low bits of some: a 16-bit RGB file opens as mode RGB, and only
-    the raw mode (`RGB;16B`) or PPM's maximum tells.
-    """
     if image.width * image.height > MAX_PIXELS:
-        raise UnreadableImageError(_TOO_LARGE.format(f"{image.height}x{image.width}"))
+        raise UnreadableImageError(f"{_TOO_LARGE} of {MAX_PIXELS:,}")
+    # A 16-bit RGB file opens as mode RGB: only the raw mode (`RGB;16B`) or PPM's maximum tells.
     deep = image.mode in ("I", "F") or image.mode.startswith("I;")
     for codec, _, _, arguments in getattr(image, "tile", []):
         for value in arguments if isinstance(arguments, tuple) else (arguments,):
@@ -139,13 +123,12 @@ def _check_header(image: Image.Image, name: str) -> None:
 
 @contextmanager
 def _unreadable() -> Iterator[None]:
-    """Turn whatever a decoder raises into `UnreadableImageError`."""
     try:
         yield
     except (MemoryError, UserWarning):
         raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise UnreadableImageError(_TOO_LARGE.format("more")) from error
+        raise UnreadableImageError(f"{_TOO_LARGE} of {MAX_PIXELS:,}") from error
     except UnidentifiedImageError as error:
         raise UnreadableImageError("not an image of a known format") from error
     # Malformed files make Pillow's plugins raise nearly anything: SyntaxError, struct.error, ...
@@ -154,11 +137,7 @@ def _unreadable() -> Iterator[None]:
 
 
 def in_eight_bits(image: str, white: int = 4095) -> str:
-    """Return Python, for messages, that turns the deep `image` into 8 bits; `white` becomes 255.
-
-    The window is fixed beforehand: one taken from the images would leak them, and Pillow's
-    `convert` turns all values above 255 white.
-    """
+    """Return Python, for messages, that turns the deep `image` into 8 bits by a fixed window."""
     return f"np.interp({image}, (0, {white}), (0, 255)).astype(np.uint8)"
 
 
@@ -168,10 +147,7 @@ def plain_channels(image: Image.Image) -> int | None:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """Decode `image` and return it turned as its orientation tag says (EXIF, or XMP's copy of it).
-
-    An image whose tag can't be read is not turned. A warning tells of more than one frame.
-    """
+    """Decode `image` and turn it as its orientation tag says, if that can be read."""
     # Before the tag is read: TIFF's decoder turns by itself and drops the tag, and in a PNG it may
     # stand after the pixels.
     image.load()
@@ -199,9 +175,9 @@ def _has_more_frames(image: Image.Image) -> bool:
 def in_form(image: Image.Image, shape: tuple[int, int, int]) -> UInt8[np.ndarray, "C H W"]:
     """Convert the colours of an upright image, then fit it to (C, H, W).
 
-    Transparent pixels are laid on white. Another size is resized (bicubic): where the proportions
-    differ from those of (H, W) by a tenth at most until it covers them, and cut to the centre; else
-    until all of it is inside, and its border pixels are repeated (docs/defaults.md says why).
+    Transparent pixels are laid on white. Another size is resized (bicubic). Proportions that differ
+    from those of (H, W) by a tenth at most are cut to the centre; else all of it is fitted inside,
+    and its border pixels are repeated (docs/defaults.md says why).
     """
     channels, height, width = shape
     if image.has_transparency_data:
@@ -215,24 +191,13 @@ def in_form(image: Image.Image, shape: tuple[int, int, int]) -> UInt8[np.ndarray
     elif 10 * max(one, other) > 11 * min(one, other):
         pixels = _padded(image, height, width)
     else:
-        pixels = _cut(image, height, width)
+        # It resizes the largest centred box: resizing all of a 1 x 60,000,000 image first would
+        # itself be a bomb.
+        pixels = np.asarray(ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC))
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
 
 
-def _cut(image: Image.Image, height: int, width: int) -> UInt8[np.ndarray, "H W *C"]:
-    """Resize the largest centred box of the target's proportions: equals resize, then crop.
-
-    Resizing the whole of a 1 x 60,000,000 image first would itself be a bomb.
-    """
-    scale = min(image.width / width, image.height / height)
-    left = max(0.0, (image.width - width * scale) / 2)
-    top = max(0.0, (image.height - height * scale) / 2)
-    box = (left, top, image.width - left, image.height - top)
-    return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC, box=box))
-
-
 def _padded(image: Image.Image, height: int, width: int) -> UInt8[np.ndarray, "H W *C"]:
-    """Resize the whole to fit inside, then repeat its border pixels around it."""
     scale = min(width / image.width, height / image.height)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     inside = np.asarray(image.resize(size, Image.Resampling.BICUBIC))
@@ -246,8 +211,8 @@ def fit_images(
     images: UInt8[Tensor, "N C H W"], options: ReadOptions
 ) -> UInt8[Tensor, "N C2 H2 W2"]:
     """Apply `channels` and `image_size` of `options` to every image, as `in_form` does."""
-    _, channels, height, width = images.shape
-    form = options.shape(channels, height, width)
+    channels = images.shape[1]
+    form = options.shape(*images.shape[1:])
     if form == images.shape[1:]:
         return images
     fitted = np.empty((len(images), *form), dtype=np.uint8)

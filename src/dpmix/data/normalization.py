@@ -1,7 +1,6 @@
-"""Public constants that bring pixels to a network's range.
+"""Fixed public constants that bring pixels to a network's range.
 
-Guarantee: the constants are these fixed ones, never computed from private images. A mean over
-private images would be a query that the privacy guarantee does not cover.
+A mean over private images would be a query that the privacy guarantee does not cover.
 """
 
 from dataclasses import dataclass
@@ -22,22 +21,13 @@ NORMALIZATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
 
 @dataclass(frozen=True)
 class Normalization:
-    """(pixel / 255 - mean) / std, per channel.
+    """(pixel / 255 - mean) / std, per channel."""
 
-    Attributes:
-        mean: C values, in units of the full pixel range.
-        std: C values > 0, in units of the full pixel range.
-    """
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    mean: tuple[float, ...]  # C values, in units of the full pixel range
+    std: tuple[float, ...]  # C values > 0, in units of the full pixel range
 
     def __call__(self, images: Shaped[Tensor, "*batch C H W"]) -> Float32[Tensor, "*batch C H W"]:
-        """Normalise uint8 or float pixels in 0..255.
-
-        Raises:
-            DpmixError: the images have another number of channels.
-        """
+        """Normalise uint8 or float pixels in 0..255; another number of channels is refused."""
         if images.shape[-3] != len(self.mean):
             raise DpmixError(
                 f"images have {images.shape[-3]} channels and the normalisation has "
@@ -50,11 +40,7 @@ class Normalization:
 
 
 def normalization(name: str, channels: int) -> Normalization:
-    """Look up the constants `name` for images of `channels` channels.
-
-    Raises:
-        DpmixError: an unknown name, or constants for another number of channels.
-    """
+    """Return the constants `name`, if they are for images of `channels` channels."""
     if name not in NORMALIZATIONS:
         raise DpmixError(f"unknown normalisation '{name}': {nearest(name, NORMALIZATIONS)}")
     mean, std = NORMALIZATIONS[name]

@@ -37,8 +37,8 @@ def npz_splits(path: Path, options: ReadOptions) -> Splits:
     Class names come from `class_names`, `classes` or `names`; without, they are the numbers.
 
     Raises:
-        DpmixError: the file is no `.npz`, an array is missing or of another kind than expected, two
-            layouts in one file, `skip_corrupt` for plain pixels, and as `decode_sources` raises.
+        DpmixError: no `.npz`, an array missing or of another kind, two layouts, `skip_corrupt` for
+            plain pixels, and as `decode_sources` raises.
     """
     archive = NpzArchive(path)
     layouts: dict[str, dict[Side, str]] = {}
@@ -63,15 +63,7 @@ def npz_splits(path: Path, options: ReadOptions) -> Splits:
 
 
 class NpzArchive:
-    """The arrays of an `.npz` file, each read when it is asked for.
-
-    Attributes:
-        path: of the file.
-        names: of its arrays.
-
-    Raises:
-        DpmixError: the file is missing, unreadable or no `.npz`.
-    """
+    """The arrays of an `.npz` file, each read when it is asked for; `names` lists them."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -179,8 +171,8 @@ class NpzArchive:
         if value.dtype != np.uint8:
             white = 1 if value.dtype.kind == "f" else 4095
             scaled = f"such as {in_eight_bits('x', white)} where {white} is white"
-            rescale = f"uint8 0..255: rescale it by a range that is fixed beforehand, {scaled}"
-            raise self._other(name, value, rescale)
+            expected = f"uint8 0..255: rescale it by a range that is fixed beforehand, {scaled}"
+            raise self._other(name, value, expected)
         value = value[:, None] if value.ndim == 3 else value
         first, last = (value.ndim == 4 and value.shape[axis] in (1, 3) for axis in (1, 3))
         if first == last or 0 in value.shape:
@@ -195,13 +187,12 @@ class NpzArchive:
         if value.ndim == 2 and value.shape[1] == 1:
             value = value[:, 0]
         if value.dtype.kind not in "iufb" or value.shape != (count,):
-            raise self._other(
-                name,
-                value,
+            expected = (
                 f"one whole number from 0 for each of {count} images: of text "
                 "np.array([CLASSES.index(name) for name in y]), where CLASSES is fixed beforehand; "
-                "of one-hot rows y.argmax(axis=1)",
+                "of one-hot rows y.argmax(axis=1)"
             )
+            raise self._other(name, value, expected)
         if value.dtype.kind == "f":
             value = value.astype(np.float64)
         good = (value >= 0) & (value < 2**31) & (value == np.floor(value))  # no NaN is

@@ -1,7 +1,6 @@
 """Labelled images behind one small protocol: held in memory, or a part of another source.
 
-Guarantees: pixels are uint8 [C, H, W] of one shape, there is at least one image, and every label
-indexes `class_names`, whose names differ.
+Pixels are uint8 [C, H, W] of one shape, and every label indexes `class_names`, whose names differ.
 """
 
 from collections.abc import Sequence
@@ -45,23 +44,22 @@ class ImageSource(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class TensorSource:
-    """Images held in memory.
-
-    Attributes:
-        pixels: uint8 [N, C, H, W], C in {1, 3}.
-        labels: int64 [N] in 0..L-1.
-        class_names: the L class names.
-        names: N image names for error messages, such as file paths; None: numbers.
-    """
+    """Images held in memory."""
 
     # Not in the repr: a private image does not belong in a log or a traceback.
-    pixels: UInt8[Tensor, "N C H W"] = field(repr=False)
-    labels: Int64[Tensor, " N"] = field(repr=False)
-    class_names: tuple[str, ...]
+    pixels: UInt8[Tensor, "N C H W"] = field(repr=False)  # uint8 [N, C, H, W], C in {1, 3}
+    labels: Int64[Tensor, " N"] = field(repr=False)  # int64 [N] in 0..L-1
+    class_names: tuple[str, ...]  # the L class names
+    # N image names for error messages; None: numbers
     names: tuple[str, ...] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        check_pixels(self.pixels)
+        shape = tuple(self.pixels.shape)
+        if self.pixels.dtype != torch.uint8 or len(shape) != 4 or shape[1] not in (1, 3):
+            raise DpmixError(
+                f"images are {self.pixels.dtype} of shape {shape}; expected uint8 [N, C, H, W], "
+                "C 1 or 3: rescale them by a range fixed beforehand"
+            )
         check_labels(self.labels, len(self.pixels), self.class_names)
 
     @property
@@ -80,13 +78,7 @@ class TensorSource:
 
 @dataclass(frozen=True, eq=False)
 class Subset:
-    """Some examples of a source, numbered from 0; the images of the others are never read.
-
-    Attributes:
-        whole: the source, itself no subset (`Subset.of` ensures that).
-        indices: positions in `whole`, on the CPU.
-        class_names: one name per class that occurs, in label order.
-    """
+    """The examples of `whole` at `indices`; the images of the others are never read."""
 
     whole: ImageSource
     indices: Int64[Tensor, " N"] = field(repr=False)
@@ -94,7 +86,7 @@ class Subset:
 
     @classmethod
     def of(cls, source: ImageSource, indices: Int64[Tensor, " N"]) -> "Subset":
-        """The examples of `source` at `indices`, with all its classes."""
+        """The examples of `source` at `indices`; a part of a part is a part of the whole."""
         if isinstance(source, Subset):
             return cls(source.whole, source.indices[indices], source.class_names)
         return cls(source, indices, source.class_names)
@@ -142,17 +134,8 @@ def pixel_digest(image: UInt8[np.ndarray, "C H W"]) -> bytes:
     return sha256(np.ascontiguousarray(image).data).digest()
 
 
-def check_pixels(pixels: Tensor) -> None:
-    """Check that `pixels` is uint8 [N, C, H, W] with C in {1, 3} and H, W > 0."""
-    if pixels.dtype != torch.uint8:
-        raise DpmixError(f"images are {pixels.dtype}; expected uint8 0..255: rescale them first")
-    shape = tuple(pixels.shape)
-    if len(shape) != 4 or shape[1] not in (1, 3) or 0 in shape[2:]:
-        raise DpmixError(f"images have shape {shape}; expected [N, C, H, W] with C 1 or 3")
-
-
 def check_labels(labels: Tensor, count: int, class_names: Sequence[str]) -> None:
-    """Check that `labels` is int64 [count], count > 0, and indexes distinct `class_names`."""
+    """Refuse `labels` that are not int64 [count], count > 0, or don't index `class_names`."""
     if labels.dtype != torch.int64 or tuple(labels.shape) != (count,) or count == 0:
         raise DpmixError(
             f"labels are {labels.dtype} of shape {tuple(labels.shape)} for {count} images; "
@@ -161,9 +144,8 @@ def check_labels(labels: Tensor, count: int, class_names: Sequence[str]) -> None
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= len(class_names):
         raise DpmixError(
-            f"labels are {low}..{high}; expected 0..{len(class_names) - 1}, one for each of the "
-            f"{len(class_names)} class names"
+            f"labels are {low}..{high}; expected 0..{len(class_names) - 1}, a class each"
         )
-    twice = sorted({name for name in class_names if class_names.count(name) > 1})
-    if twice:
-        raise DpmixError(f"class name '{twice[0]}' is given twice; expected one name per class")
+    for name in class_names:
+        if class_names.count(name) > 1:
+            raise DpmixError(f"class name '{name}' is given twice; expected one name per class")

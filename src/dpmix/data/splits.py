@@ -1,7 +1,6 @@
 """A train and a test source that fit together, the rules that divide one set, and split names.
 
-Guarantees: a label decides the class of an image, and its place or path decides everything else,
-by sha256. No rule looks at a pixel or draws from a random generator.
+No rule looks at a pixel or draws from a random generator.
 
 The guarantee of a run is about the images left in `train`, and N is their number. Its neighbours
 are the training sets with one of these images more or less. `hashed_split` carries this over to
@@ -38,25 +37,15 @@ _NAMES = re.compile(
 
 @dataclass(frozen=True, eq=False)
 class Splits:
-    """The private training images and the held-out ones; every class occurs on both sides.
+    """The private training images and the held-out ones; every class occurs on both sides."""
 
-    Attributes:
-        name: what the data set is called in reports.
-        train: the examples that the guarantee is about.
-        test: examples for evaluation only.
-        judged_on: what `test` is: a test split, or training images held out for tuning.
-        held_out: how the test images were chosen, in words that tell nothing of any image.
-        flip: whether a horizontally flipped image keeps its label's meaning, by default.
-
-    Raises:
-        DpmixError: one class only, a class absent from a side, or sides that are not alike.
-    """
-
-    name: str
-    train: ImageSource
-    test: ImageSource
-    flip: bool
+    name: str  # what the data set is called in reports
+    train: ImageSource  # the examples that the guarantee is about
+    test: ImageSource  # examples for evaluation only
+    flip: bool  # whether a horizontally flipped image keeps its label's meaning, by default
+    # what `test` is: a test split, or training images held out for tuning
     judged_on: JudgedOn = "test"
+    # how the test images were chosen, in words that tell nothing of any image
     held_out: str = "the split that the data come with"
 
     def __post_init__(self) -> None:
@@ -88,20 +77,16 @@ class Splits:
 
 
 def hashed_split(relative_paths: Sequence[str], fraction: float) -> Bool[Tensor, " N"]:
-    """Return which files are test files; the sha256 of its path decides for each file.
+    """Return which files are test files: those with sha256(path) / 2^256 < `fraction`.
 
-    A file belongs to the test split when sha256(path) / 2^256 < `fraction`. This is a privacy
-    rule: no file's place depends on another file, so folders that differ in one file give train
-    sets that differ in at most that file. With a shuffled split, one file more would move many
-    others, and the guarantee, which is about neighbouring train sets, would not carry over to
-    neighbouring folders (`tests/data/test_splits.py`).
+    This is a privacy rule: no file's place depends on another file, so folders that differ in one
+    file give train sets that differ in at most that file. With a shuffled split, one file more
+    would move many others, and the guarantee, which is about neighbouring train sets, would not
+    carry over to neighbouring folders (`tests/data/test_splits.py`).
 
     Args:
         relative_paths: posix paths relative to the data's root, which machines agree on.
         fraction: expected share of test files, in (0, 1).
-
-    Raises:
-        DpmixError: `fraction` is outside (0, 1).
     """
     if not 0 < fraction < 1:
         raise DpmixError(f"the share held out is {fraction}; expected a number between 0 and 1")
@@ -112,10 +97,9 @@ def hashed_split(relative_paths: Sequence[str], fraction: float) -> Bool[Tensor,
 def stratified_split(
     labels: Int64[Tensor, " N"], test_count: int, seed: int
 ) -> tuple[Int64[Tensor, " R"], Int64[Tensor, " S"]]:
-    """Return (train, test) indices, ascending; every class gives its proportional share.
+    """Return (train, test) indices, ascending; every class gives its share of `test_count`.
 
     Only for public data: here one example's place depends on the others (compare `hashed_split`).
-    There are `test_count` test examples in all, taken in an order that `seed` gives.
     """
     order = sorted(range(len(labels)), key=lambda index: _hash(f"{seed}:{index}"))
     left = shares(torch.bincount(labels).tolist(), test_count)
@@ -152,11 +136,7 @@ def narrowed(
         splits: the whole data set.
         classes: number of classes to keep, the first ones, on both sides.
         validation_fraction: expected share of the training images that replaces the test images.
-        train_images: number of training images to keep, the first of a fixed order, so that a
-            smaller set is part of a larger one.
-
-    Raises:
-        DpmixError: a number out of range, or a class without an image.
+        train_images: number of training images to keep, the first of a fixed order.
     """
     if classes is not None:
         known = len(splits.train.class_names)
@@ -184,7 +164,7 @@ def narrowed(
             # Without their number: N can be private.
             raise DpmixError(
                 f"train_images is {train_images}; expected 1 or more, and no more than there are "
-                "to train on: give fewer, or leave it out to train on all"
+                "to train on: leave it out to train on all"
             )
         order = sorted(range(len(train)), key=lambda i: _hash(f"train:{i}"))
         kept = torch.tensor(sorted(order[:train_images]))

@@ -1,7 +1,6 @@
 """A `torch.utils.data.Dataset` of (image, label) pairs as pixels and labels.
 
-Guarantee: every example is read once, and is a function of that pair and of the caller's
-arguments alone: no range, mean or size is taken from other images.
+An example depends on its own pair alone: no range, mean or size is taken from other images.
 """
 
 import operator
@@ -41,19 +40,17 @@ def read_images(
 ) -> tuple[UInt8[Tensor, "N C H W"], Int64[Tensor, " N"]]:
     """Read every pair of `dataset` into memory, as 8-bit pixels and labels.
 
-    A PIL image that still carries an orientation tag is turned upright. The dataset's own random
-    transforms are applied once, each with fresh random draws from the operating system: with a
-    generator that the caller seeded, one more example would shift the known draws of later ones.
+    The dataset's own random transforms are applied once, each with fresh random draws from the
+    operating system: with a generator that the caller seeded, one more example would shift the
+    known draws of later ones.
 
     Args:
-        dataset: pairs of an image and a label: a PIL image (grey or RGB) or a tensor [C, H, W], and
-            a whole number.
-        value_range: the values of black and white in tensors of floats, such as (0, 1) after
-            `ToTensor`; they are rounded to 8 bits. None refuses floats.
+        dataset: pairs of a PIL image (grey or RGB) or a tensor [C, H, W], and a whole number.
+        value_range: the values of black and white in tensors of floats; None refuses floats.
 
     Raises:
-        DpmixError: a dataset without a length or an example; an item that is no such pair; images
-            of several sizes; floats without a range, or outside of it.
+        DpmixError: no length or no example; an item that is no such pair; images of several sizes;
+            floats without a range, or outside of it.
     """
     if not isinstance(dataset, PairDataset) or len(dataset) == 0:
         raise DpmixError(
@@ -84,8 +81,7 @@ def read_images(
 def example_origins(dataset: PairDataset) -> Int64[np.ndarray, " N"]:
     """Number the examples of `dataset`: two get one number where they are one example.
 
-    `Subset` and `ConcatDataset` are seen through, however they are nested; an example of any other
-    dataset is identified by its place.
+    `Subset` and `ConcatDataset` are seen through; elsewhere the place identifies an example.
     """
     numbers: dict[tuple[int, int], int] = {}
     origins = (_origin(dataset, index) for index in range(len(dataset)))
@@ -93,7 +89,6 @@ def example_origins(dataset: PairDataset) -> Int64[np.ndarray, " N"]:
 
 
 def _origin(dataset: Any, index: int) -> tuple[int, int]:
-    """Return the dataset that example `index` comes from, by its id, and its place there."""
     while True:
         if index < 0:  # a Subset's indices may count from the end
             index += len(dataset)
@@ -178,15 +173,14 @@ def _from_tensor(
     low, high = value_range
     if not low <= image.min() <= image.max() <= high:
         raise DpmixError(
-            f"{name} has values outside of value_range {low:g}..{high:g}, or none; expected all "
-            "within: leave Normalize out of its transform (the views normalise), or state another"
+            f"{name} has values outside of value_range {low:g}..{high:g}; leave Normalize out of "
+            "its transform (the views normalise), or state another range"
         )
     return ((image.double() - low) / (high - low) * 255).round().to(torch.uint8)
 
 
 def _class(label: object, name: str) -> int:
-    """Return a whole number, however it is wrapped: MedMNIST gives arrays of one element."""
-    value = label
+    value = label  # MedMNIST gives arrays of one element
     if isinstance(value, Tensor | np.ndarray) and value.shape in ((), (1,)):
         value = value.item()
     if isinstance(value, float | np.floating) and value.is_integer():

@@ -10,7 +10,6 @@ training loop therefore both use `train_mode`, never a bare `model.train()`.
 
 from typing import Any, Literal
 
-import torch
 import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
@@ -36,9 +35,8 @@ def layer_name(path: str, module: nn.Module) -> str:
 def frozen_modules(model: nn.Module) -> set[nn.Module]:
     """Return the modules that are, or lie inside, a frozen one, and are in eval mode themselves.
 
-    A module is frozen if it is in eval mode and has parameters, none of which requires a gradient.
-    One without parameters (Dropout) is frozen only inside such a module: all layers of a model that
-    was just evaluated are in eval mode, and training must reach them.
+    A module is frozen if it is in eval mode and has parameters, none of which requires a gradient:
+    all layers of a model that was just evaluated are in eval mode, and training must reach Dropout.
     """
     roots = [
         module
@@ -65,10 +63,9 @@ def choose_trainable(
 
     Args:
         model: backbone and head.
-        what: `head` alone; `norm-and-bias`: the normalisation layers and all biases; `lora`:
-            low-rank updates of the attention and MLP layers; `last-blocks`: the last n blocks and
-            what comes after them; `all`.
-        last_blocks: n, the number of blocks.
+        what: with the head: nothing; norm layers and biases; low-rank updates of attention and
+            MLP layers; the last blocks and what follows them; or all.
+        last_blocks: number of blocks.
         lora_rank: rank of each low-rank update.
 
     Raises:
@@ -122,7 +119,6 @@ def _add_lora(backbone: nn.Module, rank: int) -> None:
 
 
 def _unfreeze_last(backbone: nn.Module, count: int) -> None:
-    """Unfreeze the trunk's last `count` parts, and every layer registered after the first one."""
     path, trunk = _trunk(backbone)
     blocks = [name for name, part in trunk.named_children() if _size(part)]
     if not 1 <= count <= len(blocks):
@@ -155,26 +151,20 @@ class PlainAttention(nn.Module):
 
     LoRA adapters can be put on it. torch's own layer reads its weights without calling the layers
     that hold them, and adapters for it swap weights in a forward, which `check_private` refuses.
-
-    Args:
-        source: the layer to replace.
-        path: its path in the model, for messages.
-
-    Raises:
-        DpmixError: the layer has options that no known image tower uses.
+    Options that no known image tower uses are refused.
     """
 
     def __init__(self, source: nn.MultiheadAttention, path: str) -> None:
         super().__init__()
-        if source.in_proj_weight is None or source.bias_k is not None or source.add_zero_attn:
+        packed, biases = source.in_proj_weight, source.in_proj_bias
+        rare = source.bias_k is not None or source.add_zero_attn or not source.batch_first
+        if packed is None or biases is None or rare:
             raise DpmixError(
                 f"{layer_name(path, source)} attends in a way that adapters can't be put on; use "
                 "--trainable norm-and-bias"
             )
-        self.heads, self.batch_first = source.num_heads, source.batch_first
-        self.drop = source.dropout
-        biases = (None,) * 3 if source.in_proj_bias is None else source.in_proj_bias.chunk(3)
-        parts = zip(source.in_proj_weight.chunk(3), biases, strict=True)
+        self.heads, self.drop = source.num_heads, source.dropout
+        parts = zip(packed.chunk(3), biases.chunk(3), strict=True)
         self.query, self.key, self.value = (_linear(weight, bias) for weight, bias in parts)
         self.out = _linear(source.out_proj.weight, source.out_proj.bias)
 
@@ -187,19 +177,12 @@ class PlainAttention(nn.Module):
         attn_mask: Shaped[Tensor, "..."] | None = None,
     ) -> tuple[Float[Tensor, "A T E"], None]:
         """Attend like torch's layer, but never return the attention weights."""
-        q, k, v = map(self._split, (self.query(query), self.key(key), self.value(value)))
+        projections = (self.query(query), self.key(key), self.value(value))
+        q, k, v = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in projections)
         drop = self.drop if self.training else 0.0
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, dropout_p=drop)
-        joined = mixed.transpose(1, 2).flatten(-2)
-        projected: Tensor = self.out(joined if self.batch_first else joined.transpose(0, 1))
+        projected: Tensor = self.out(mixed.transpose(1, 2).flatten(-2))
         return projected, None
-
-    def _split(self, x: Tensor) -> Float[Tensor, "B heads T E"]:
-        """One head a row, batch first."""
-        if not self.batch_first:
-            x = x.transpose(0, 1)
-        heads: Tensor = x.unflatten(-1, (self.heads, -1))
-        return heads.transpose(1, 2)
 
 
 def open_attention(module: nn.Module, path: str = "") -> None:
@@ -212,10 +195,7 @@ def open_attention(module: nn.Module, path: str = "") -> None:
             open_attention(child, inner)
 
 
-def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
-    with torch.no_grad():
-        layer.weight.copy_(weight)
-        if bias is not None:
-            layer.bias.copy_(bias)
-    return layer.to(weight.device, weight.dtype).requires_grad_(False)
+def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
+    layer = nn.Linear(weight.shape[1], weight.shape[0])
+    layer.weight, layer.bias = (nn.Parameter(part.detach().clone()) for part in (weight, bias))
+    return layer.requires_grad_(False)

@@ -27,11 +27,10 @@ class LinearHead(nn.Module):
     Args:
         features: D.
         classes: L.
-        norm: `none`; `unit` scales each feature vector to the same length, so that no example's
-            gradient is longer than another's because of its features; `whiten` first subtracts
-            public means and divides by public standard deviations (`set_statistics`).
-        length: the common length of the feature vectors. The bias sees an extra feature of one: at
-            length one that takes half of a clipped gradient, at length ten a hundredth.
+        norm: `none`; `unit` scales each feature vector to one length; `whiten` does so after public
+            means and standard deviations are taken out (`set_statistics`).
+        length: that length. The bias sees an extra feature of one: at length one that takes half of
+            a clipped gradient, at length ten a hundredth.
     """
 
     mean: Tensor

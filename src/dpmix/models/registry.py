@@ -1,7 +1,4 @@
-"""Models by name, and the small one of them.
-
-A model is one class and one line of the table below.
-"""
+"""Models by name, and the small one of them."""
 
 from collections.abc import Callable
 from functools import partial
@@ -19,12 +16,7 @@ class SmallCNN(nn.Module):
     """Two convolutions and a linear layer: [B, C, H, W] images of 8x8 or more to [B, L] logits.
 
     It contains GroupNorm only, so it mixes no examples. The layer order (weight-standardised
-    convolution, ReLU, GroupNorm) is that of De et al. 2022 (arXiv 2204.13650). There are two
-    because noise grows with the number of parameters, and these were enough.
-
-    Args:
-        in_channels: C.
-        num_classes: L.
+    convolution, ReLU, GroupNorm) is that of De et al. 2022 (arXiv 2204.13650).
     """
 
     def __init__(self, *, in_channels: int, num_classes: int) -> None:
@@ -66,9 +58,6 @@ def build_model(
         in_channels: C, the number of channels of an image.
         num_classes: L, the number of classes.
         shortcut: for wide ResNets, one of `wide_resnet.SHORTCUTS`; None takes the model's own.
-
-    Raises:
-        DpmixError: the name or shortcut is unknown, or the model has no shortcut.
     """
     if name not in _MODELS:
         raise DpmixError(f"unknown model '{name}': {nearest(name, _MODELS)}")

@@ -18,7 +18,6 @@ from torch.nn import functional as F  # noqa: N812 - the field's name
 
 from dpmix.errors import DpmixError, nearest
 
-# What a shortcut that changes shape consists of; `conv-norm-relu` is named from the output.
 SHORTCUTS = ("conv", "conv-norm-relu")
 
 _GROUPS, _STEM = 16, 16
@@ -30,13 +29,9 @@ _EPS = 1e-4  # De et al.'s released code; the floor of var * fan_in
 
 
 def fan_in_normal_(weight: Tensor) -> None:
-    """Fill a weight in place from a truncated normal with variance 1 / fan_in.
+    """Fill a weight [out, in, ...] in place from a truncated normal with variance 1 / fan_in.
 
-    The variance after truncation is 1 / fan_in, as with Haiku's `VarianceScaling(1.0)` in De et
-    al.'s released code.
-
-    Args:
-        weight: tensor of shape [out, in, ...]; fan_in is the product of all but the first axis.
+    That is the variance after truncation, as in De et al.'s released code.
     """
     std = 1.0 / (math.sqrt(weight[0].numel()) * _TRUNCATED_STD)
     nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
@@ -90,14 +85,10 @@ class WideResNet(nn.Module):
         width: factor on the group widths 16, 32, 64.
         in_channels: C.
         num_classes: L.
-        shortcut: the skip path where the shape changes. `conv` is De et al.'s 1x1 convolution, in
-            the blocks' own order: ReLU, GroupNorm, convolution. `conv-norm-relu` is TAN's (Sander
-            et al. 2023, arXiv 2210.03403): GroupNorm, ReLU, 1x1 convolution; it raised
-            DP-Mix_Self's CIFAR-10 accuracy at epsilon 8 from 78.49 to 79.83 (Bao and Bindschaedler,
-            R+R, ACSAC 2024, table 8).
-
-    Raises:
-        DpmixError: the shortcut is unknown.
+        shortcut: the skip path where the shape changes. `conv`, De et al.'s, is ReLU, GroupNorm and
+            a 1x1 convolution. `conv-norm-relu`, of TAN (Sander et al. 2023, arXiv 2210.03403), has
+            GroupNorm first; it raised DP-Mix_Self's CIFAR-10 accuracy at epsilon 8 from 78.49 to
+            79.83 (Bao and Bindschaedler, ACSAC 2024, table 8).
     """
 
     def __init__(
@@ -149,6 +140,5 @@ class _Block(nn.Module):
 
 
 def _group(blocks: int, in_channels: int, width: int, stride: int, shortcut: str) -> nn.Sequential:
-    """Stack blocks of one width; the first takes the stride and the change of channels."""
     first = _Block(in_channels, width, stride, shortcut)
     return nn.Sequential(first, *(_Block(width, width, 1, shortcut) for _ in range(blocks - 1)))

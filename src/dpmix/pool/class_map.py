@@ -1,7 +1,7 @@
 """Which private class each class of a pool stands for.
 
-Guarantee: every pool class is accounted for. One that no rule names is refused unless the caller
-chose what happens to it, so a misspelt folder never drops out in silence. Only names are read.
+A pool class that no rule names is refused unless the caller chose what happens to it, so a misspelt
+folder never drops out in silence.
 """
 
 import csv
@@ -30,12 +30,7 @@ def class_map(
         pool_classes: the pool's own class names.
         class_names: the private data set's class names.
         labels_csv: a file with the columns `pool_class,class`; an empty class leaves images out.
-            Pool classes that it does not name match by equal names.
         unmapped: what happens to a pool class that matches nothing, one of `Unmapped`.
-
-    Raises:
-        DpmixError: an unreadable file, a name in it that neither side has, a pool class that
-            matches nothing under `refuse`, or no class left.
     """
     if unmapped not in get_args(Unmapped):
         raise DpmixError(f"pool_unmapped is '{unmapped}': {nearest(unmapped, get_args(Unmapped))}")

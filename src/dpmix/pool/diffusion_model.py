@@ -1,10 +1,7 @@
 """A diffusers text-to-image pipeline, from a local folder or the hub.
 
-Guarantees: nothing is downloaded unless asked for, and no code from the model's folder is run. Each
-image starts from noise that is drawn on the CPU from the image's seed, so neither the batch nor the
-device decides what it shows. An image that the safety checker blacked out comes back as None. One
-that is not finite or of one colour, as half precision makes them where it overflows, is an error
-(`tests/pool/test_diffusion_model.py`).
+Nothing is downloaded unless asked for, and no code from the model's folder is run. Each image's
+noise is drawn on the CPU from its seed, so neither the batch nor the device decides what it shows.
 """
 
 import re
@@ -26,29 +23,18 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 @dataclass(frozen=True, eq=False)
 class DiffusionModel:
-    """A loaded pipeline.
+    """A loaded pipeline."""
 
-    Attributes:
-        pipe: a diffusers `DiffusionPipeline`, on its device.
-        record: what identifies it, for the manifest.
-    """
-
-    pipe: Any
-    record: ModelRecord
+    pipe: Any  # a diffusers `DiffusionPipeline`, on its device
+    record: ModelRecord  # what identifies it, for the manifest
 
     def draw(
         self, prompts: list[str], seeds: list[int], arguments: dict[str, Any]
     ) -> list[Image.Image | None]:
         """Draw one batch, in order; None for an image that the safety checker withheld.
 
-        Args:
-            prompts: one for each image.
-            seeds: of each image's noise, 0 to 2^32 - 1.
-            arguments: more keyword arguments of the pipeline's call, such as `height`.
-
-        Raises:
-            DpmixError: too little memory, a pipeline that refuses or fails, or an image that is not
-                finite or of one colour.
+        `seeds` are 0 to 2^32 - 1. An image that is not finite or of one colour, as half precision
+        makes them where it overflows, is refused.
         """
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
         try:
@@ -60,8 +46,8 @@ class DiffusionModel:
                 raise _out_of_memory(self.pipe.device) from None
             raise DpmixError(
                 f"{self.record.pipeline} fails to draw with these settings: "
-                f"{one_line(error, 300)}; expected a text-to-image model: check sizes, steps and "
-                "guidance, or give another --model"
+                f"{one_line(error, 300)}; check sizes, steps and guidance, or give another "
+                "text-to-image --model"
             ) from error
         withheld = getattr(made, "nsfw_content_detected", None) or [False] * len(made.images)
         return [
@@ -97,19 +83,15 @@ def load_model(
     device: torch.device,
     dtype: torch.dtype,
 ) -> DiffusionModel:
-    """Load `model` in eval mode.
+    """Load `model`, a folder that a diffusers pipeline was saved to, or a hub name, in eval mode.
 
     Args:
-        model: a folder that a diffusers pipeline was saved to, or a hub name.
+        model: the folder or the name.
         revision: branch, tag or commit, for a hub name.
         download: fetch what the local cache of the hub lacks.
         licence: the model's licence; None reads it from the model's README, where there is one.
         device: where the model runs.
         dtype: number format of its weights.
-
-    Raises:
-        DpmixError: diffusers is missing; the model is not there, can't be fetched, is gated, is not
-            a pipeline, or does not fit in memory.
     """
     try:
         import diffusers
@@ -189,7 +171,6 @@ def _from_hub(kind: Any, model: str, revision: str | None, download: bool) -> Pa
 
 
 def _licence(folder: Path) -> str | None:
-    """`license` in the front matter of the model's README, as the hub keeps it."""
     from huggingface_hub import metadata_load
 
     try:

@@ -1,9 +1,8 @@
 """`synthesize`: class names in, a pool of drawn images out.
 
-Guarantee: nothing is read but the class names, the settings and the model. The same call resumes a
-run that stopped: it draws the images that are not there, and ends with the pool of an undisturbed
-run, because an image's seed depends on the pool's seed, the class and the image's number alone.
-Every PNG holds the record of how it was drawn, so that no other file is taken for a drawn image.
+Nothing is read but the class names, the settings and the model. The same call resumes a run that
+stopped, and ends with the pool of an undisturbed run: a seed depends on the pool's seed, the class
+and the image's number alone. Every PNG holds its record, so that no other file is taken for one.
 """
 
 from collections.abc import Callable
@@ -31,25 +30,15 @@ _NOTE = "dpmix"
 
 @dataclass(frozen=True)
 class SynthesisSettings:
-    """What decides how the images look; a pool is only resumed with the same settings.
+    """What decides how the images look; a pool is only resumed with the same settings."""
 
-    Attributes:
-        template: the prompt, with `{class}`.
-        draw_size: height and width to draw, in pixels; None: the model's own.
-        image_size: height and width to save, in pixels; None: as drawn.
-        steps: denoising steps; None: the model's own.
-        guidance: classifier-free guidance scale; None: the model's own.
-        seed: the pool's seed, 0 or more, from which every image's seed is made.
-        dtype: number format of the model's weights.
-    """
-
-    template: str
-    draw_size: int | None
-    image_size: int | None
-    steps: int | None
-    guidance: float | None
-    seed: int
-    dtype: str
+    template: str  # the prompt, with `{class}`
+    draw_size: int | None  # height and width to draw, in pixels; None: the model's own
+    image_size: int | None  # height and width to save, in pixels; None: as drawn
+    steps: int | None  # denoising steps; None: the model's own
+    guidance: float | None  # classifier-free guidance scale; None: the model's own
+    seed: int  # the pool's seed, 0 or more, from which every image's seed is made
+    dtype: str  # number format of the model's weights
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -88,9 +77,8 @@ def synthesize(
         The number of images in the pool, and how many of them are new.
 
     Raises:
-        DpmixError: a folder in use or with other contents, other settings than those the pool was
-            begun with, another file in the place of an image, a safety checker that withholds every
-            attempt, a full disk, and as `DiffusionModel.draw` raises.
+        DpmixError: a folder in use or with other contents, other settings than the pool was begun
+            with, every attempt withheld, a full disk, and as `DiffusionModel.draw` raises.
     """
     wanted = {
         file: ImageRecord(
@@ -117,8 +105,6 @@ def synthesize(
                 f"pool '{root}' holds {len(others)} files that dpmix synthesize did not make "
                 f"({others[0]}), where images are to be drawn; move them elsewhere"
             )
-        if before and not missing and listed.keys() == there.keys():
-            return len(there), 0
         versions = {"dpmix": version(DISTRIBUTION)} | {name: version(name) for name in _LIBRARIES}
 
         def publish() -> None:
@@ -199,10 +185,7 @@ def _draw(
 
 
 def image_seed(seed: int, class_name: str, number: int) -> int:
-    """The seed of an image's noise, in [0, 2^32): all that torch's generator keeps on the CPU.
-
-    Numbers within a class give distinct seeds. Other classes and numbers change none of them.
-    """
+    """The seed of an image's noise, in [0, 2^32); numbers within a class give distinct seeds."""
     digest = sha256(f"{seed}/{class_name}".encode()).digest()
     return (int.from_bytes(digest[:4], "big") + number) % (1 << 32)
 

@@ -1,7 +1,6 @@
 """What is in a pool: sizes, repeated images, corrupt ones, and pictures of its classes.
 
-The images are public, so all of them may be shown. Every image is decoded once, at the size it has,
-and none is kept in memory.
+The images are public, so all of them may be shown.
 """
 
 import os
@@ -15,8 +14,8 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from dpmix.data.decode import EncodedImages, decode_batch
-from dpmix.data.image import ReadOptions, UnreadableImageError, decode_pixels
+from dpmix.data.decode import EncodedImages, decode_sources
+from dpmix.data.image import ReadOptions, decode_pixels
 from dpmix.data.source import pixel_digest
 from dpmix.errors import DpmixError
 from dpmix.files import stage
@@ -30,60 +29,44 @@ Rows = list[tuple[str, str]]
 
 @dataclass(frozen=True)
 class PoolInspection:
-    """What a pool holds.
+    """What a pool holds."""
 
-    Attributes:
-        counts: images by class name, corrupt ones included.
-        sizes: images by (height, width).
-        repeated: groups of images with the same pixels, by name, the first of each in front.
-        conflicting: how many of these groups span classes.
-        corrupt: why an image can't be used, by its name.
-        plain: names of images of one colour.
-    """
-
-    counts: dict[str, int]
-    sizes: Counter[tuple[int, int]]
-    repeated: tuple[tuple[str, ...], ...]
-    conflicting: int
-    corrupt: dict[str, str]
-    plain: tuple[str, ...]
+    counts: dict[str, int]  # images by class name, corrupt ones included
+    sizes: Counter[tuple[int, int]]  # images by (height, width)
+    repeated: list[list[str]]  # names of images with the same pixels
+    conflicting: int  # how many of these groups span classes
+    corrupt: dict[str, str]  # why an image can't be used, by its name
+    plain: list[str]  # names of images of one colour
 
 
 def inspect_pool(files: PoolFiles, progress: Callable[[int, int], None]) -> PoolInspection:
-    """Decode every image of a pool.
-
-    Args:
-        files: the pool.
-        progress: called with (images done, images in all).
-
-    Raises:
-        DpmixError: a file that vanished or may not be read.
-    """
-    images, labels = files.images, files.images.labels.tolist()
+    """Decode every image of a pool; `progress` is called with (images done, images in all)."""
+    images = files.images
     sizes: Counter[tuple[int, int]] = Counter()
     groups: dict[object, list[int]] = defaultdict(list)
     corrupt, plain = {}, []
     with ThreadPoolExecutor(os.cpu_count()) as workers:
         found = workers.map(lambda i: _look_at(images, i), range(len(images)))
         for index, seen in enumerate(found):
+            name = images.names[index]
             if isinstance(seen, str):
-                corrupt[images.names[index]] = seen
+                corrupt[name] = seen
             else:
                 size, digest, one_colour = seen
                 sizes[size] += 1
                 groups[size, digest].append(index)
                 if one_colour:
-                    plain.append(images.names[index])
+                    plain.append(name)
             progress(index + 1, len(images))
     repeated = [group for group in groups.values() if len(group) > 1]
-    named = Counter(files.class_names[label] for label in labels)
+    counts = torch.bincount(images.labels, minlength=len(files.class_names)).tolist()
     return PoolInspection(
-        counts={name: named[name] for name in files.class_names},
+        counts=dict(zip(files.class_names, counts, strict=True)),
         sizes=sizes,
-        repeated=tuple(tuple(images.names[i] for i in group) for group in repeated),
-        conflicting=sum(len({labels[i] for i in group}) > 1 for group in repeated),
+        repeated=[[images.names[i] for i in group] for group in repeated],
+        conflicting=sum(len(images.labels[group].unique()) > 1 for group in repeated),
         corrupt=corrupt,
-        plain=tuple(plain),
+        plain=plain,
     )
 
 
@@ -94,8 +77,6 @@ def _look_at(images: EncodedImages, index: int) -> tuple[tuple[int, int], bytes,
         with images.open(index) as stream:
             pixels = decode_pixels(stream, name, ReadOptions(channels=3))
     except DpmixError as error:
-        if isinstance(error.__cause__, OSError) and not isinstance(error, UnreadableImageError):
-            raise
         return str(error)
     one_colour = bool((pixels == pixels[:, :1, :1]).all())
     return (pixels.shape[1], pixels.shape[2]), pixel_digest(pixels), one_colour
@@ -106,19 +87,15 @@ def write_sheets(files: PoolFiles, folder: Path, leave_out: set[str]) -> list[Pa
 
     Args:
         files: the pool.
-        folder: a new or empty one, or one of earlier sheets, which are replaced.
+        folder: a new or empty one outside the pool, or one of earlier sheets, which are replaced.
         leave_out: names of images that can't be read.
 
     Returns:
         The paths of the sheets.
-
-    Raises:
-        DpmixError: `folder` lies in the pool, holds something else, or can't be written.
     """
     if folder.resolve().is_relative_to(files.path.resolve()):
         raise DpmixError(
-            f"'{folder}' lies in the pool '{files.path}', whose files would no longer be the pool; "
-            "give --sheets another folder"
+            f"'{folder}' lies in the pool '{files.path}'; give --sheets another folder"
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -148,31 +125,26 @@ def _write_sheet(files: PoolFiles, index: torch.Tensor, path: Path) -> None:
     from torchvision.utils import make_grid
 
     count = min(PER_SHEET, len(index))
-    chosen = index[torch.linspace(0, len(index) - 1, count).round().long()].tolist()
-    options = ReadOptions(image_size=TILE, channels=3)
-    tiles = decode_batch(files.images, chosen, options, (3, TILE, TILE))
-    grid = make_grid(tiles, nrow=min(COLUMNS, count), padding=4, pad_value=255)
+    chosen = files.images.take(index[torch.linspace(0, len(index) - 1, count).round().long()])
+    (tiles,), _ = decode_sources([chosen], files.class_names, ReadOptions(TILE, 3))
+    pixels = tiles.images(torch.arange(count))
+    grid = make_grid(pixels, nrow=min(COLUMNS, count), padding=4, pad_value=255)
     sheet = Image.fromarray(grid.permute(1, 2, 0).numpy())
     stage(path, lambda aside: sheet.save(aside, format="PNG")).replace(path)
 
 
 def inspection_rows(files: PoolFiles, found: PoolInspection) -> Rows:
     """Counts, sizes, repeats and corrupt files, and where the pool comes from."""
-    counts = found.counts.values()
-    low, high = min(counts), max(counts)
-    each = f"{low} each" if low == high else f"{low} to {high} each"
     sizes = [f"{height}x{width}: {n}" for (height, width), n in found.sizes.most_common()]
-    repeats = "none"
-    if found.repeated:
-        first, again, *_ = found.repeated[0]
-        number = sum(len(group) - 1 for group in found.repeated)
-        repeats = f"{number} images repeat another (first: {again} = {first})"
     rows = [
         ("pool", str(files.path)),
-        ("images", f"{sum(counts)} in {len(counts)} classes, {each}"),
+        ("images", f"{len(files.images)} in {len(found.counts)} classes"),
         ("sizes", few_names(sizes)),
-        ("repeated", repeats),
     ]
+    if found.repeated:
+        number = sum(len(group) - 1 for group in found.repeated)
+        first = " = ".join(found.repeated[0][:2])
+        rows.append(("repeated", f"{number} images repeat another (first: {first})"))
     if found.conflicting:
         rows.append(("conflicts", f"{found.conflicting} images are in more than one class"))
     if found.plain:
@@ -200,13 +172,7 @@ def inspection_rows(files: PoolFiles, found: PoolInspection) -> Rows:
 
 
 def served_rows(found: PoolInspection, names: tuple[str, ...], targets: list[int]) -> Rows:
-    """How many images each class of a data set gets.
-
-    Args:
-        found: what was found in the pool.
-        names: class names of the data set.
-        targets: class of each pool class, as `class_map` returns them.
-    """
+    """How many images the classes `names` of a data set get; `targets` are those of `class_map`."""
     images: Counter[int] = Counter()
     for count, target in zip(found.counts.values(), targets, strict=True):
         images[target] += count

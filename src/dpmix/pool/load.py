@@ -1,15 +1,11 @@
 """A pool's files to the pool that a run draws from, and the facts that its statement gives.
 
-A pool is a folder of class folders, or an `.npz` of JPEG bytes; a manifest is optional.
-
-A pool that holds a private image is not public, and is refused where that can be known. Files that
-are equal byte for byte decode to equal pixels, and arrays are resized as files are, so comparing
-pixels in the private data's own form finds an image in any lossless format. A copy that was
-compressed again, cropped, mirrored or resized otherwise is not found.
+A pool that holds a private image is refused where that can be known: pixels are compared in the
+private data's own form. A copy that was compressed again, cropped, mirrored or resized otherwise is
+not found.
 """
 
 import tempfile
-import warnings
 from collections import defaultdict
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
@@ -37,46 +33,27 @@ _BATCH = 1024
 
 @dataclass(frozen=True, eq=False)
 class PoolFiles:
-    """The encoded images of a pool, labelled by its own classes.
+    """The encoded images of a pool, labelled by its own classes."""
 
-    Attributes:
-        path: the folder or the file.
-        class_names: the pool's own, in label order.
-        images: not decoded yet, with labels.
-        manifest: where the pool has one.
-    """
-
-    path: Path
-    class_names: tuple[str, ...]
-    images: EncodedImages
-    manifest: Manifest | None
+    path: Path  # the folder or the file
+    class_names: tuple[str, ...]  # the pool's own, in label order
+    images: EncodedImages  # not decoded yet, with labels
+    manifest: Manifest | None  # where the pool has one
 
 
 @dataclass(frozen=True)
 class PoolFacts:
-    """What a run states about its pool; none of it is private.
+    """What a run states about its pool; none of it is private."""
 
-    Attributes:
-        name: the last part of its path, for the terminal alone.
-        images: how many are used.
-        contents_sha256: hash of the pixels and labels that are used.
-        manifest_sha256: hash of the manifest, where there is one.
-        model: what drew the images, and its revision, where the manifest names it.
-        licence: licence of that model, where known.
-        left_out: number of images of pool classes that stand for no class.
-        unlabelled: number of images with a uniform soft label, of those used.
-        classes_without: private classes that no image of the pool has.
-    """
-
-    name: str
-    images: int
-    contents_sha256: str
-    manifest_sha256: str | None
-    model: str | None
-    licence: str | None
-    left_out: int = 0
-    unlabelled: int = 0
-    classes_without: tuple[str, ...] = ()
+    name: str  # the last part of its path, for the terminal alone
+    images: int  # how many are used
+    contents_sha256: str  # hash of the pixels and labels that are used
+    manifest_sha256: str | None  # hash of the manifest, where there is one
+    model: str | None  # what drew the images, and its revision, where the manifest names it
+    licence: str | None  # licence of that model, where known
+    left_out: int = 0  # number of images of pool classes that stand for no class
+    unlabelled: int = 0  # number of images with a uniform soft label, of those used
+    classes_without: tuple[str, ...] = ()  # private classes that no image of the pool has
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON that is published: a folder's name can tell a study or a diagnosis."""
@@ -92,15 +69,9 @@ class LoadedPool:
 
 
 def open_pool(path: Path, *, verify: bool = True) -> PoolFiles:
-    """List the images of the pool at `path`.
+    """List the images of the pool at `path`, a folder of class folders or an `.npz` of JPEG bytes.
 
-    Args:
-        path: a folder, or an `.npz` file, whose training split is used.
-        verify: check a folder against its manifest.
-
-    Raises:
-        DpmixError: nothing there, files that do not match the manifest, and as `class_folders` and
-            `NpzArchive` raise.
+    With `verify`, a folder has to match its manifest, if it has one.
     """
     if path.is_dir():
         manifest = Manifest.read(path)
@@ -141,15 +112,14 @@ def load_pool_for(
     Args:
         data: path or name that the private data were read from.
         splits: the private data.
-        path: the pool, a folder or an `.npz` file.
+        path: the pool.
         labels_csv: file that maps pool classes to private ones, see `class_map`.
         unmapped: what happens to pool classes that match none, see `class_map`.
         options: how to read; its `image_size` and `channels` are not used.
 
     Raises:
-        DpmixError: a pool that lies in the private data or holds one of their images, pool images
-            of another shape than the private ones, and as `open_pool`, `class_map` and
-            `decode_sources` raise.
+        DpmixError: a pool that lies in the private data or holds one of their images, or images of
+            another shape; and as `open_pool`, `class_map` and `decode_sources` raise.
     """
     refuse_private_path(path, Path(data).expanduser())
     files, private = open_pool(path), splits.train
@@ -167,16 +137,6 @@ def load_pool_for(
         )
     pool = PublicPool(stored_pixels(source), targets[source.labels])
     names = tuple(name for i, name in enumerate(used.names) if i not in corrupt)
-    # What a diffusion model draws where its numbers overflow.
-    plain = [
-        name for name, one in zip(names, pool.images, strict=True) if (one == one[:, :1, :1]).all()
-    ]
-    if plain:
-        warnings.warn(
-            f"{len(plain)} of {len(names)} images of the public pool '{path}' are of one colour "
-            f"({few_names(plain)}); look with dpmix pool inspect '{path}'",
-            stacklevel=2,
-        )
     refuse_overlap(source, names, splits)
     contents = pool.labels.numpy().tobytes() + image_digests(source).tobytes()
     manifest = files.manifest
@@ -198,14 +158,7 @@ def load_pool_for(
 
 
 def stored_pixels(source: ImageSource) -> UInt8[Tensor, "P C H W"]:
-    """All images of `source`.
-
-    A source that is not in memory is decoded once into a nameless temporary file, which vanishes
-    with the process; drawing some images then reads those alone.
-
-    Raises:
-        DpmixError: no space for the file.
-    """
+    """All images of `source`; if they don't fit in memory, from a file that has no name."""
     if isinstance(source, TensorSource):
         return source.pixels
     shape = (len(source), *source.image_shape)
@@ -225,16 +178,7 @@ def stored_pixels(source: ImageSource) -> UInt8[Tensor, "P C H W"]:
 
 
 def refuse_private_path(pool: Path, private: Path, what: str = "the public pool") -> None:
-    """Refuse a folder that is the private data, or lies in or around them.
-
-    Args:
-        pool: the folder or file.
-        private: the private data, if they are a folder or file.
-        what: what `pool` is, for the message.
-
-    Raises:
-        DpmixError: the two overlap.
-    """
+    """Refuse a path that is the private data, or lies in or around them; `what` names it."""
     if not private.exists():
         return
     inner, outer = pool.resolve(), private.resolve()
@@ -246,15 +190,9 @@ def refuse_private_path(pool: Path, private: Path, what: str = "the public pool"
 
 
 def refuse_overlap(pool: ImageSource, names: tuple[str, ...], splits: Splits) -> None:
-    """Refuse a pool that shares an image with the private data.
+    """Refuse a pool that shares an image with the private data; no part of the guarantee.
 
-    Args:
-        pool: its images, decoded to the private images' shape.
-        names: names of the pool's images, for the message.
-        splits: the private data. Test images count too: they would teach the model the answers.
-
-    Raises:
-        DpmixError: pool images that are private ones. This refusal is not part of the guarantee.
+    `pool` has the private images' shape. Test images count too: they would teach the answers.
     """
     held = defaultdict(list)
     for place, digest in enumerate(image_digests(pool)):

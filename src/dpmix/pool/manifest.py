@@ -1,8 +1,4 @@
-"""`manifest.json`: how a pool was drawn, and the hash of every file in it.
-
-Guarantee of `Manifest.verify`: the folder holds the files that the manifest names, with the
-contents that were written, and no other image.
-"""
+"""`manifest.json`: how a pool was drawn, and the hash of every file in it."""
 
 from collections.abc import Sequence
 from hashlib import file_digest, sha256
@@ -68,11 +64,7 @@ class Manifest(_Part):
 
     @classmethod
     def read(cls, root: Path) -> "Manifest | None":
-        """The manifest of the pool in `root`; None where there is none.
-
-        Raises:
-            DpmixError: a file of that name that is not a manifest.
-        """
+        """The manifest of the pool in `root`; None where there is none."""
         path = root / FILE_NAME
         if not path.is_file():
             return None
@@ -86,15 +78,7 @@ class Manifest(_Part):
             ) from None
 
     def verify(self, root: Path, present: tuple[str, ...]) -> None:
-        """Check the pool's images against the manifest.
-
-        Args:
-            root: the pool's folder.
-            present: posix paths of the images in it, relative to `root`.
-
-        Raises:
-            DpmixError: a file that is missing, was changed, or is not in the manifest.
-        """
+        """Refuse a folder `root` whose images `present` (posix paths) are not the manifest's."""
         expected, there = {image.file: image.sha256 for image in self.images}, set(present)
         same = {
             name for name in there & expected.keys() if file_hash(root / name) == expected[name]
@@ -109,8 +93,7 @@ class Manifest(_Part):
                 raise DpmixError(
                     f"the public pool '{root}' does not match its {FILE_NAME}: {what}: "
                     f"{len(files)} ({few_names(sorted(files))}); the same dpmix synthesize command "
-                    "draws missing and changed files again; take others out, or remove "
-                    f"{FILE_NAME} to use the pool without provenance"
+                    f"draws them again; take others out, or remove {FILE_NAME}"
                 )
 
 
@@ -120,11 +103,7 @@ def few_names(names: Sequence[str]) -> str:
 
 
 def file_hash(path: Path) -> str:
-    """The sha256 of a file's bytes, in hexadecimal.
-
-    Raises:
-        DpmixError: the file can't be read.
-    """
+    """The sha256 of a file's bytes, in hexadecimal."""
     try:
         with path.open("rb") as file:
             return file_digest(file, "sha256").hexdigest()

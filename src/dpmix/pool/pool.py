@@ -3,12 +3,13 @@
 The images are taken as public: nothing private may have been read to make or choose them.
 
 Guarantee: which public image is drawn depends on the example's own random draws and, for
-`same_class` and `other_class`, on its own label; never on another example. So a view set still
+`same-class` and `other-class`, on its own label; never on another example. So a view set still
 reads one private example, and its gradient, clipped to C, is all that the example adds to the sum
 (`properties/test_isolation.py`, `properties/test_sensitivity.py`).
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Int64, UInt8
@@ -20,30 +21,17 @@ from dpmix.pool.class_map import UNLABELLED
 
 @dataclass(frozen=True, eq=False)
 class PublicPool:
-    """P public images.
+    """P public images."""
 
-    Attributes:
-        images: in memory or mapped from a file.
-        labels: the private data set's classes, or `UNLABELLED` for a uniform soft label.
-
-    Raises:
-        DpmixError: no images, another number of labels than images, or a label below
-            `UNLABELLED`.
-    """
-
-    images: UInt8[Tensor, "P C H W"]
+    images: UInt8[Tensor, "P C H W"]  # in memory or mapped from a file
+    # the private data set's classes, or `UNLABELLED` for a uniform soft label
     labels: Int64[Tensor, " P"]
 
     def __post_init__(self) -> None:
-        if not len(self.images) or len(self.images) != len(self.labels):
+        if not len(self) or len(self) != len(self.labels) or int(self.labels.min()) < UNLABELLED:
             raise DpmixError(
-                f"the public pool holds {len(self.images)} images and {len(self.labels)} labels; "
-                "expected as many labels as images, and at least one"
-            )
-        if int(self.labels.min()) < UNLABELLED:
-            raise DpmixError(
-                f"the public pool has label {int(self.labels.min())}; expected a class from 0, or "
-                f"{UNLABELLED} for images without one"
+                f"the public pool holds {len(self)} images and {len(self.labels)} labels; expected "
+                f"an image or more, each with a class from 0, or {UNLABELLED} for none"
             )
 
     def __len__(self) -> int:
@@ -56,44 +44,28 @@ class PublicPool:
         at = index.to(self.images.device)
         return self.images[at].to(index.device), self.labels[at].to(index.device)
 
+    @cached_property
+    def _by_class(self) -> tuple[Int64[Tensor, " P"], Int64[Tensor, " P"]]:
+        """The labels in order, and where each stands in the pool."""
+        ordered, places = torch.sort(self.labels, stable=True)
+        return ordered, places
 
-@dataclass(frozen=True, eq=False)
-class ClassIndex:
-    """The positions of a pool's images in class order.
-
-    Attributes:
-        order: positions sorted by class.
-        start: where each of the L classes begins in `order`.
-        count: how many images each class has.
-    """
-
-    order: Int64[Tensor, " P"]
-    start: Int64[Tensor, " L"]
-    count: Int64[Tensor, " L"]
-
-    @classmethod
-    def of(cls, labels: Int64[Tensor, " P"], num_classes: int) -> "ClassIndex":
-        """Sort the pool by `labels`, each in 0..L-1."""
-        count = torch.bincount(labels, minlength=num_classes)
-        return cls(torch.argsort(labels, stable=True), count.cumsum(0) - count, count)
-
-    def same_class(
-        self, bits: Int64[Tensor, "G D"], classes: Int64[Tensor, " G"]
+    def draw(
+        self, bits: Int64[Tensor, "G D"], own: Int64[Tensor, " G"], how: str
     ) -> Int64[Tensor, "G D"]:
-        """Positions drawn uniformly from the images of each example's class.
+        """Positions drawn uniformly from all images, those of the own class, or all others.
 
         Args:
-            bits: D random draws for each example, uniform over a range so wide that the bias of
-                the remainder is nil.
-            classes: class of each of the G examples.
+            bits: random draws, uniform over a range so wide that the bias of a remainder is nil.
+            own: class of each of the G examples.
+            how: `uniform`, `same-class` or `other-class`.
         """
-        start, count = self.start[classes, None], self.count[classes, None]
-        return self.order[start + bits % count]
-
-    def other_class(
-        self, bits: Int64[Tensor, "G D"], classes: Int64[Tensor, " G"]
-    ) -> Int64[Tensor, "G D"]:
-        """Positions drawn uniformly from the images of all other classes; as `same_class`."""
-        start, count = self.start[classes, None], self.count[classes, None]
-        place = bits % (len(self.order) - count)
-        return self.order[place + count * (place >= start)]
+        if how == "uniform":
+            return bits % len(self)
+        ordered, places = self._by_class
+        start = torch.searchsorted(ordered, own)[:, None]
+        count = torch.searchsorted(ordered, own, right=True)[:, None] - start
+        if how == "same-class":
+            return places[start + bits % count]
+        place = bits % (len(self) - count)
+        return places[place + count * (place >= start)]

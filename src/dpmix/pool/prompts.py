@@ -20,18 +20,10 @@ TEMPLATES: dict[str, str] = {
 
 @dataclass(frozen=True)
 class PoolClass:
-    """A class to draw.
+    """A class to draw."""
 
-    Attributes:
-        name: as in the data set; also the name of its folder.
-        phrase: the words that stand for it in a prompt.
-
-    Raises:
-        DpmixError: a name that can't be a folder's on every system.
-    """
-
-    name: str
-    phrase: str
+    name: str  # as in the data set; also the name of its folder
+    phrase: str  # the words that stand for it in a prompt
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"(?![.\s])" + _IN_NAMES + r"+(?<!\s)", self.name):
@@ -46,11 +38,7 @@ class PoolClass:
 
 
 def template_text(template: str) -> str:
-    """The template of that name, or the text itself.
-
-    Raises:
-        DpmixError: neither a known name nor a text with `{class}` in it.
-    """
+    """The template of that name, or the text itself."""
     if template in TEMPLATES:
         return TEMPLATES[template]
     if PLACEHOLDER not in template:
@@ -70,20 +58,12 @@ def readable(name: str) -> str:
 
 
 def as_classes(names: tuple[str, ...]) -> tuple[PoolClass, ...]:
-    """Classes whose phrases are their names in words.
-
-    Raises:
-        DpmixError: no name, one that can't name a folder, or two that name the same folder.
-    """
+    """Classes whose phrases are their names in words."""
     return _checked([PoolClass(name, readable(name)) for name in names], "the class names")
 
 
 def read_classes(path: Path) -> tuple[PoolClass, ...]:
-    """Read a text file with one class on each line: `name`, or `name: phrase`; `#` is a comment.
-
-    Raises:
-        DpmixError: an unreadable or empty file, and as `as_classes` raises.
-    """
+    """Read a text file with one class on each line: `name`, or `name: phrase`; `#` is a comment."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:

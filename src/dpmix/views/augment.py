@@ -1,7 +1,6 @@
 """Self-augmentation: reflect-padded random crop and horizontal flip, batched.
 
-Every output row is a function of ONE source image and its own random draws, so a view of a private
-image depends on that example alone. There is no statistic over the batch.
+Every output row is a function of ONE source image and its own random draws.
 """
 
 import torch
@@ -9,22 +8,6 @@ from jaxtyping import Bool, Int64, UInt8
 from torch import Tensor
 
 from dpmix.errors import DpmixError
-
-
-def reflect_pad(images: UInt8[Tensor, "S C H W"], padding: int) -> UInt8[Tensor, "S C PH PW"]:
-    """Pad both spatial axes by `padding` pixels, mirrored about the edge pixel.
-
-    `torch.nn.functional.pad` has no reflect mode for uint8, which is a quarter of the memory
-    traffic of float32.
-
-    Raises:
-        DpmixError: the images are too small (`check_padding`).
-    """
-    height, width = images.shape[-2:]
-    check_padding(padding, height, width)
-    rows = _reflected(height, padding, images.device)
-    columns = _reflected(width, padding, images.device)
-    return images.index_select(-2, rows).index_select(-1, columns)
 
 
 def check_padding(padding: int, height: int, width: int) -> None:
@@ -56,7 +39,10 @@ def self_augment(
     [0, 2 * padding], and mirrored where `flip` is set (De et al. 2022, section 3).
     """
     height, width = images.shape[-2:]
-    padded = reflect_pad(images, padding) if padding else images
+    check_padding(padding, height, width)
+    # torch's own reflect mode takes no uint8, a quarter of the memory traffic of float32.
+    rows, columns = (_reflected(size, padding, images.device) for size in (height, width))
+    padded = images.index_select(-2, rows).index_select(-1, columns) if padding else images
     mirrored = torch.stack([padded, padded.flip(-1)], dim=1) if flip.any() else padded[:, None]
     # A strided view of all (2p+1)^2 crops: indexing it copies each chosen window once.
     windows = mirrored.unfold(-2, height, 1).unfold(-2, width, 1)

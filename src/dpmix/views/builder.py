@@ -5,7 +5,6 @@ public data. Nothing else in the batch is read (`tests/properties/test_isolation
 """
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -18,7 +17,7 @@ from dpmix.data.normalization import Normalization
 from dpmix.data.source import ImageSource
 from dpmix.errors import DpmixError
 from dpmix.pool.class_map import UNLABELLED
-from dpmix.pool.pool import ClassIndex, PublicPool
+from dpmix.pool.pool import PublicPool
 from dpmix.views.augment import check_padding, self_augment
 from dpmix.views.draws import ViewDraws, draw_views
 from dpmix.views.extra_augment import extra_augment
@@ -38,9 +37,8 @@ class ViewSet:
 class ViewSource(Protocol):
     """Makes the views of examples: from pixels (`ViewBuilder`), or from embedded features.
 
-    An implementation guarantees that group g of `sample` is a function of group g's private
-    example(s), draws and public data alone: `spec.sensitivity_multiplier` rests on that.
-    `check_data` raises a DpmixError for data that views cannot be made from.
+    Group g of `sample` must be a function of group g's private example(s), draws and public data
+    alone: `spec.sensitivity_multiplier` rests on that.
     """
 
     @property
@@ -72,10 +70,6 @@ class ViewBuilder:
         num_classes: L.
         normalization: public constants applied to every pixel.
         pool: the public pool; required by `mix-diff`, refused elsewhere.
-
-    Raises:
-        DpmixError: `mix-diff` has no pool, or the method reads none; or the pool has other classes,
-            or lacks the images that `spec.pool_draw` needs.
     """
 
     spec: ViewSpec
@@ -104,24 +98,13 @@ class ViewBuilder:
         draw = self.spec.pool_draw
         if draw == "uniform":
             return
-        if int(pool.labels.min()) == UNLABELLED:
-            raise DpmixError(
-                f"pool_draw {draw} needs every public image's class; leave the unlabelled ones out "
-                "(--pool-unmapped leave-out), or use --pool-draw uniform"
-            )
-        own = self._by_class.count
+        own = torch.bincount(pool.labels.clamp(min=0), minlength=self.num_classes)
         drawable = own if draw == "same-class" else len(pool) - own
-        if int(drawable.min()) == 0:
+        if int(pool.labels.min()) == UNLABELLED or int(drawable.min()) == 0:
             raise DpmixError(
-                f"pool_draw {draw}: for class number {int(drawable.argmin())} the public pool has "
-                "no image to draw; expected one or more for each class: add some, or use "
-                "--pool-draw uniform"
+                f"pool_draw {draw} needs a class of every public image, and one to draw for each "
+                "class; give --pool-unmapped leave-out, add images, or use --pool-draw uniform"
             )
-
-    @cached_property
-    def _by_class(self) -> ClassIndex:
-        assert self.pool is not None
-        return ClassIndex.of(self.pool.labels, self.num_classes)
 
     def view_shape(self, image_shape: tuple[int, int, int]) -> tuple[int, ...]:
         """The same shape."""
@@ -163,18 +146,23 @@ class ViewBuilder:
             Views on the images' device, float32, and soft labels that sum to one. The order is
             base views, public views, mixtures.
         """
-        spec, draws = self.spec, draws.to(images.device)
+        spec, draws, device = self.spec, draws.to(images.device), images.device
         # Which image each base view is cut from: a pair's members take turns.
-        members, device = spec.examples_per_group, images.device
+        members = spec.examples_per_group
         turn = torch.arange(spec.base_views, device=device) % members
         source = torch.arange(len(draws.top), device=device)[:, None] * members + turn
-        padding = 0 if spec.method == "none" else spec.crop_padding
-        pixels = _augmented(images, source, draws, slice(0, spec.base_views), padding)
         classes = labels[source]
         if self.pool is not None:
-            public_pixels, public_classes = self._public(self.pool, draws, classes[:, 0])
-            pixels = torch.cat([pixels, public_pixels], dim=1)
+            # Which public images join depends on the group's draws and its own class alone.
+            bits, own = (part.to(self.pool.labels.device) for part in (draws.public, classes[:, 0]))
+            drawn = self.pool.draw(bits, own, spec.pool_draw).to(device)
+            public, public_classes = self.pool.take(drawn)
+            place = torch.arange(public_classes.numel(), device=device).view_as(public_classes)
+            source = torch.cat([source, len(images) + place], dim=1)
+            images = torch.cat([images, public.flatten(0, 1)])
             classes = torch.cat([classes, public_classes], dim=1)
+        padding = 0 if spec.method == "none" else spec.crop_padding
+        pixels = self_augment(images, source, draws.top, draws.left, draws.flip, padding)
         kind = spec.extra_augment
         views = self.normalization(
             pixels if kind == "none" else extra_augment(pixels, draws.extra, kind)
@@ -189,39 +177,5 @@ class ViewBuilder:
         return ViewSet(torch.cat([views, mixed], dim=1), torch.cat([soft, mixed_soft], dim=1))
 
     def _soft_labels(self, classes: Int64[Tensor, "G A"]) -> Float32[Tensor, "G A L"]:
-        """One-hot; uniform where a public image has no class."""
         labels = F.one_hot(classes.clamp(min=0), self.num_classes).float()
         return labels.where((classes != UNLABELLED)[..., None], 1 / self.num_classes)
-
-    def _public(
-        self, pool: PublicPool, draws: ViewDraws, own: Int64[Tensor, " G"]
-    ) -> tuple[UInt8[Tensor, "G D C H W"], Int64[Tensor, "G D"]]:
-        """The drawn public images, augmented like the base views, and their classes.
-
-        `own` holds each group's own class. Apart from its draws, a group's public images depend on
-        nothing else.
-        """
-        bits, classes = (part.to(pool.labels.device) for part in (draws.public, own))
-        if self.spec.pool_draw == "same-class":
-            drawn = self._by_class.same_class(bits, classes)
-        elif self.spec.pool_draw == "other-class":
-            drawn = self._by_class.other_class(bits, classes)
-        else:
-            drawn = bits % len(pool)
-        images, classes = (part.to(own.device) for part in pool.take(drawn))
-        source = torch.arange(drawn.numel(), device=own.device).reshape(drawn.shape)
-        public = slice(self.spec.base_views, None)
-        flat = images.flatten(0, 1)
-        return _augmented(flat, source, draws, public, self.spec.crop_padding), classes
-
-
-def _augmented(
-    images: UInt8[Tensor, "S C H W"],
-    source: Int64[Tensor, "G A"],
-    draws: ViewDraws,
-    views: slice,
-    padding: int,
-) -> UInt8[Tensor, "G A C H W"]:
-    """Self-augment `images[source]` by the draws of the chosen `views`."""
-    crops = (draws.top[:, views], draws.left[:, views], draws.flip[:, views])
-    return self_augment(images, source, *crops, padding)

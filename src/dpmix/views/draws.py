@@ -21,26 +21,17 @@ PUBLIC_BITS = 1 << 62
 
 @dataclass(frozen=True)
 class ViewDraws:
-    """Draws for G groups: A augmentations (one for each unmixed view), D public draws, M mixtures.
+    """Draws for G groups: A augmentations (one a view), D public draws, M mixtures."""
 
-    Attributes:
-        top: row of the crop in the padded image.
-        left: column of the crop in the padded image.
-        flip: whether the view is mirrored.
-        public: raw bits. The images they pick may depend on a label, which draws never do.
-        first: pool entry that has the weight.
-        second: pool entry that has the rest.
-        weight: lambda of each mixture, in [0, 1].
-        extra: U uniform numbers for the extra augmentation of each view; U is 0 without one.
-    """
-
-    top: Int64[Tensor, "G A"]
-    left: Int64[Tensor, "G A"]
-    flip: Bool[Tensor, "G A"]
+    top: Int64[Tensor, "G A"]  # row of the crop in the padded image
+    left: Int64[Tensor, "G A"]  # column of the crop in the padded image
+    flip: Bool[Tensor, "G A"]  # whether the view is mirrored
+    # raw bits. The images they pick may depend on a label, which draws never do
     public: Int64[Tensor, "G D"]
-    first: Int64[Tensor, "G M"]
-    second: Int64[Tensor, "G M"]
-    weight: Float32[Tensor, "G M"]
+    first: Int64[Tensor, "G M"]  # pool entry that has the weight
+    second: Int64[Tensor, "G M"]  # pool entry that has the rest
+    weight: Float32[Tensor, "G M"]  # lambda of each mixture, in [0, 1]
+    # U uniform numbers for the extra augmentation of each view; U is 0 without one
     extra: Float32[Tensor, "G A U"]
 
     def rows(self, index: Int64[Tensor, " R"] | slice) -> "ViewDraws":
@@ -55,11 +46,9 @@ class ViewDraws:
 def draw_views(spec: ViewSpec, groups: int, rng: np.random.Generator) -> ViewDraws:
     """Make the random draws of `groups` groups.
 
-    Crop offsets are uniform in [0, 2 * crop_padding], flips are fair, and public draws are uniform
-    in [0, PUBLIC_BITS). The two entries of a mixture are a uniformly random ordered pair of
-    distinct pool entries (equal ones if the pool holds one view), and its weight is Beta(alpha,
-    alpha). The draws of the extra augmentation are uniform in [0, 1) and come last, so the others
-    are the same with it and without.
+    Crop offsets are uniform in [0, 2 * crop_padding], flips fair, public draws uniform in
+    [0, PUBLIC_BITS), the entries of a mixture a uniformly random ordered pair of distinct ones, and
+    its weight Beta(alpha, alpha). Extra draws, uniform in [0, 1), come last: the others stay.
     """
     augmented = (groups, spec.unmixed_views)
     plain = spec.method == "none"

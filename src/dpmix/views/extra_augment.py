@@ -1,15 +1,11 @@
 """More augmentations of one view: affine maps, colour jitter, blur, noise, cutout.
 
 Guarantee: a row of the result is a function of ONE view and its own random draws, to the last bit,
-for any other rows in the batch and at any place in it. The code therefore uses only arithmetic on
-single elements, sums of whole numbers, bilinear sampling of one image, and tables. It uses no
-convolution, matrix product, float sum or function such as exp, whose rounding may depend on the
-batch or on an element's place in it (`tests/properties/test_isolation.py`,
-`tests/views/test_extra_augment.py`).
+whatever the other rows. The code therefore uses only arithmetic on single elements, sums of whole
+numbers, bilinear sampling of one image, and tables: no convolution, matrix product, float sum or
+exp, whose rounding may depend on the batch (`tests/views/test_extra_augment.py`).
 
-DP-Mix (arXiv 2311.01295) compares mixing with these, applied after self-augmentation, but we found
-no published strengths. The strengths below name their sources; where torchvision's v2 transform of
-the same name has a default, it is that one. Every view is augmented.
+DP-Mix (arXiv 2311.01295) compares mixing with these; we found no published strengths.
 """
 
 from collections.abc import Callable
@@ -28,44 +24,26 @@ ExtraAugment = Literal["none", "color-jitter", "affine", "cutout", "noise", "blu
 Rows = Float32[Tensor, "R C H W"]
 Draw = Float32[Tensor, "R 1 1 1"]
 
-# Largest change of brightness, contrast and saturation, and of the hue as a share of the colour
-# circle: SimCLR's for CIFAR-10 (Chen et al. 2020, strength 0.5).
+# Brightness, contrast and saturation, and the hue's share of the colour circle: SimCLR's for
+# CIFAR-10 (Chen et al. 2020, strength 0.5).
 JITTER, HUE = 0.4, 0.1
-
-# Largest rotation, shift as a share of a side, and change of size. Mild choices of our own:
-# torchvision's `RandomAffine` has no defaults, except for black outside the image, which is kept.
-DEGREES, SHIFT, SCALE = 10, 0.1, 0.1
-
-# Side of the square as a share of the image's: 8 of 32 pixels, best on CIFAR-100 in DeVries and
-# Taylor 2017 (arXiv 1708.04552).
-CUTOUT_SHARE = 1 / 4
-
-# Standard deviation as a share of the pixel range, then clipped: torchvision's `GaussianNoise`.
-NOISE = 0.1
-
-# Standard deviation in pixels, torchvision's `GaussianBlur`; and how far the kernel reaches to each
-# side as a share of the image's side, a tenth in all: SimCLR's.
+DEGREES, SHIFT, SCALE = 10, 0.1, 0.1  # mild choices of our own; shares of a side and of the size
+CUTOUT_SHARE = 1 / 4  # of the side: best on CIFAR-100 in DeVries and Taylor 2017 (1708.04552)
+NOISE = 0.1  # standard deviation as a share of the pixel range: torchvision's `GaussianNoise`
+# Standard deviation in pixels, torchvision's; and reach to each side as a share of it, SimCLR's.
 BLUR, BLUR_REACH = (0.1, 2.0), 0.05
 
 _MID_GREY, _WHITE = 127.5, 255.0
 _NOISE_TABLE = 1 << 20
-
-# Steps of sigma. A power of two: a draw below 1, times it, never rounds up to one step too many.
-_BLURS = 1024
+_BLURS = 1024  # steps of sigma; a draw below 1, times a power of two, never rounds up
 
 
 def extra_augment(
     views: UInt8[Tensor, "G A C H W"], draws: Float32[Tensor, "G A U"], kind: ExtraAugment
 ) -> Float32[Tensor, "G A C H W"]:
-    """Return every view after `kind`, or after `all` of them in the order of `AUGMENTATIONS`.
+    """Return every view after `kind`, as pixels in 0..255 that are no longer whole numbers.
 
-    Args:
-        views: pixels of G groups of A views, cropped and mirrored.
-        draws: U = `DRAWS_PER_VIEW` numbers for each view, uniform in [0, 1).
-        kind: name of the augmentation.
-
-    Returns:
-        Pixels in 0..255, no longer whole numbers.
+    `draws` are U = `DRAWS_PER_VIEW` numbers for each view, uniform in [0, 1).
     """
     rows = views.flatten(0, 1).float()
     own = draws.flatten(0, 1)[..., None, None, None].split(

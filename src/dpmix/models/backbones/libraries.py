@@ -1,12 +1,11 @@
 """Image towers of timm, open_clip and torchvision by name, without their classifiers.
 
-`mobilenet-v2-offline` is a network of torchvision whose ImageNet weights come as a Python package,
-so that it needs no hub and no network connection. Every loader raises a DpmixError if its package,
-network or weights are missing, or if the weights do not fit.
+Every loader raises a DpmixError if its package, network or weights are missing, or do not fit.
 """
 
 import logging
 from dataclasses import replace
+from functools import partial
 from hashlib import sha256
 from importlib import import_module
 from importlib.util import find_spec
@@ -33,25 +32,17 @@ def timm_tower(request: BackboneRequest) -> Backbone:
     if request.input_size and config.fixed_input_size:
         options["img_size"] = request.input_size
     if request.pretrained:
-        path = find_weights(
-            f"timm:{name}",
-            request,
-            repository=config.hf_hub_id,
-            files=[config.hf_hub_filename] if config.hf_hub_filename else NAMES,
-            url=config.url,
-        )
+        files = [config.hf_hub_filename] if config.hf_hub_filename else NAMES
+        where = {"repository": config.hf_hub_id, "files": files, "url": config.url}
+        path = find_weights(f"timm:{name}", request, **where)
         options |= {"pretrained": True, "pretrained_cfg_overlay": {"file": str(path)}}
         # A classifier is one layer or several, some with a norm layer inside.
         named = config.classifier or ()
         layers = (named,) if isinstance(named, str) else named
-        model = load_filled(
-            path,
-            f"timm:{name}",
-            request,
-            lambda: timm.create_model(name, **options),
-            lambda: timm.models.load_state_dict(str(path)),
-            head=tuple(f"{layer.partition('.')[0]}." for layer in layers),
-        )
+        head = tuple(f"{layer.partition('.')[0]}." for layer in layers)
+        build = partial(timm.create_model, name, **options)
+        read = partial(timm.models.load_state_dict, str(path))
+        model = load_filled(path, f"timm:{name}", request, build, read, head=head)
     else:
         model = timm.create_model(name, **options)
     return Backbone(
@@ -64,7 +55,6 @@ def timm_tower(request: BackboneRequest) -> Backbone:
 
 
 def _timm_config(timm: Any, name: str) -> Any:
-    """The description of the weights `name`, MODEL or MODEL.TAG."""
     model, _, tag = name.partition(".")
     if not timm.is_model(model):
         raise DpmixError(f"unknown timm model '{name}': {nearest(name, timm.list_models())}")
@@ -170,7 +160,7 @@ def torchvision_tower(request: BackboneRequest) -> Backbone:
 
 
 def mobilenet_v2_offline(request: BackboneRequest) -> Backbone:
-    """MobileNetV2 at 96 pixels with the ImageNet weights of a package."""
+    """MobileNetV2 at 96 pixels; its ImageNet weights come as a package, without a connection."""
     found = offline_weights()
     if request.pretrained:
         if found is None:

@@ -20,14 +20,10 @@ from dpmix.models.backbones.scattering import scatternet
 from dpmix.models.backbones.weights_file import NAMES
 
 Loader = Callable[[BackboneRequest], Backbone]
-
-# name -> loader
 BUILT_IN: dict[str, Loader] = {
     "scatternet": scatternet,
     "mobilenet-v2-offline": mobilenet_v2_offline,
 }
-
-# prefix -> loader of that library's models
 LIBRARIES: dict[str, Loader] = {
     "timm": timm_tower,
     "open_clip": open_clip_tower,
@@ -50,17 +46,16 @@ def load_backbone(
     """Load a backbone, frozen and in eval mode, on `device`.
 
     Args:
-        name: a name of `BUILT_IN`, or a library's model: `timm:...`, `torchvision:...`,
-            `open_clip:MODEL/WEIGHTS`.
+        name: a name of `BUILT_IN`, or `timm:MODEL`, `torchvision:MODEL`, `open_clip:MODEL/WEIGHTS`.
         device: device that the backbone runs on.
-        weights: a local file, or a folder with one, instead of the library's own.
-        pretrained: False leaves the weights at random, to measure sizes and costs.
+        weights: these four as in `BackboneRequest`.
+        pretrained: False leaves the weights at random.
         download: whether missing weights may be fetched.
-        input_size: S in pixels; None takes the backbone's own.
+        input_size: S in pixels.
 
     Raises:
-        DpmixError: the name is unknown, a package is missing, or the weights are missing, do not
-            fit or are not finite.
+        DpmixError: an unknown name, a missing package, or weights that are missing, do not fit or
+            are not finite.
     """
     prefix, _, model = name.partition(":")
     if name in BUILT_IN:
@@ -80,25 +75,19 @@ def load_backbone(
     fold_batch_norm(backbone.module)
     backbone.module.requires_grad_(False).eval().to(device)
     backbone.module.to(memory_format=backbone.module.layout)
-    # Weights with a NaN load without an error. Buffers can hold infinities by design, such as
-    # attention masks; BatchNorm's are folded.
+    # Weights with a NaN load without an error; buffers can hold infinities by design.
     for path, weight in backbone.module.named_parameters():
         if not weight.isfinite().all():
             raise DpmixError(
                 f"the weights of backbone '{name}' are not finite ('{path.removeprefix('body.')}');"
-                " the file is damaged or its training diverged: give another --backbone-weights, "
-                "or another backbone"
+                " give another --backbone-weights, or another backbone"
             )
     _ = backbone.embedding_size  # refuses here what cannot embed an image
     return backbone
 
 
 def best_reachable() -> str:
-    """Name the best backbone that loads without a network connection.
-
-    The order is the paper's CLIP tower, MobileNetV2, scattering: by accuracy on CIFAR-10
-    (docs/defaults.md), which may differ on other kinds of images. Nothing is loaded to decide this.
-    """
+    """Name the best backbone on CIFAR-10 (docs/defaults.md) that loads without a connection."""
     if find_spec("open_clip") and find_spec("huggingface_hub"):
         from huggingface_hub import try_to_load_from_cache
 

@@ -36,12 +36,9 @@ Array = Float64[np.ndarray, "..."]
 
 
 class Scattering(nn.Module):
-    """Images [B, C, S, S] to [B, C, 81, S/4, S/4].
+    """Images [B, C, S, S] to [B, C, 81, S/4, S/4], with S = `size` a multiple of 4, at least 8.
 
     The constants are not part of the state: their last bits depend on the machine.
-
-    Args:
-        size: S in pixels, a multiple of 4, at least 8.
     """
 
     fourier: Tensor
@@ -112,10 +109,7 @@ class ScatterNet(nn.Module):
 
     The 243 x S/4 x S/4 numbers are averaged over a 4 x 4 grid, and the channels are whitened by
     constants from random noise (`tools/make_scatternet_whitening.py`), so no data set is involved.
-    docs/results.md compares this with Tramer and Boneh's group norm.
-
-    Args:
-        size: S in pixels, a multiple of 4, at least 16.
+    docs/results.md compares this with Tramer and Boneh's group norm. S = `size` is 16 or more.
     """
 
     weight: Tensor
@@ -136,7 +130,7 @@ class ScatterNet(nn.Module):
 
 
 def scatternet(request: BackboneRequest) -> Backbone:
-    """Build the backbone, or raise a DpmixError for an image size that it does not take."""
+    """Build the backbone."""
     size = request.input_size or _SIZE
     if size % _STEP or size < _GRID * _STEP:
         raise DpmixError(f"backbone scatternet at {size} pixels: expected a multiple of 4 from 16")

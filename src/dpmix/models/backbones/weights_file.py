@@ -1,15 +1,10 @@
 """A backbone's weights file: where it lies, how it is read, and that it fills the network.
 
-Nothing is downloaded unless asked for, and no weights file can run code.
-
-Guarantee: a backbone from a file holds no tensor that the file did not give, and the file holds no
-tensor that the backbone did not take, except the classifier's. Libraries leave missing tensors at
-random, with at most a line in the log: features would then be noise, and different in every run
-(`tests/models/backbones/test_weights_file.py`). Only the library's own published weights may hold
-more than the network takes.
+Nothing is downloaded unless asked for, and no weights file can run code. A backbone from a file
+holds no tensor that the file did not give, and takes all but the classifier's. Libraries leave
+missing tensors at random: features would then be noise, and different in every run.
 """
 
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
@@ -22,6 +17,7 @@ from torch import Tensor, nn
 from dpmix.errors import DpmixError, hub_error, one_line
 from dpmix.models.backbones.backbone import BackboneRequest
 
+_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 # Names of weights files on a hub, best first.
 NAMES = (
     "model.safetensors",
@@ -29,8 +25,6 @@ NAMES = (
     "pytorch_model.bin",
     "open_clip_pytorch_model.bin",
 )
-_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
-_LISTED = 3
 
 
 def find_weights(
@@ -49,9 +43,6 @@ def find_weights(
         repository: hub repository of the published weights, OWNER/NAME.
         files: file names to look for in the repository, best first.
         url: address of the published weights, if they are in no repository.
-
-    Raises:
-        DpmixError: there is no such file, it may not or cannot be fetched, or there are several.
     """
     if request.weights is not None:
         return _local(request.weights)
@@ -152,14 +143,10 @@ def load_filled(
     Args:
         path: the weights file.
         network: name of the network, for messages.
-        request: what was asked for: a local file or published weights, and an image size.
+        request: published weights, unlike a local file, may hold more than the network takes.
         build: makes the network and loads the file into it, by the library's code.
         read: reads the file's tensors, by the library's code.
         head: prefixes of the classifier's tensor names, which the network is built without.
-
-    Raises:
-        DpmixError: the file cannot be read, lacks a tensor of the network, has one too many or one
-            of another shape, or was not loaded at all.
     """
     plain, calls = nn.Module.load_state_dict, 0
 
@@ -187,35 +174,22 @@ def load_filled(
         nn.Module.load_state_dict = plain  # type: ignore[method-assign]
     if not calls:
         raise _unfit(path, f"nothing of it was loaded into {network}")
-    _refuse_resized(path, given, model.state_dict(), request)
-    return model
-
-
-def _refuse_resized(
-    path: Path, given: dict[str, Tensor], own: dict[str, Tensor], request: BackboneRequest
-) -> None:
-    """Refuse tensors of another shape, which a library resamples where it can.
-
-    Position embeddings may change with the image size, with a warning if none was asked for.
-    """
+    own = model.state_dict()
+    # Libraries resample what they can: positions may be, for the image size that was asked for.
+    resampled = request.input_size or request.weights is None
     other = [
         f"{name} {list(given[name].shape)} for {list(own[name].shape)}"
         for name in sorted(own.keys() & given.keys())
-        if given[name].numel() != own[name].numel()
+        if given[name].numel() != own[name].numel() and not (resampled and "pos" in name)
     ]
-    if not all("pos" in line.partition(" ")[0] for line in other):
-        raise _unfit(path, f"other shapes: {_few(other)}")
-    if other and request.input_size is None:
-        warnings.warn(
-            f"weights '{path}' are of another image size, and were resampled: {_few(other)}; "
-            "--backbone-size chooses the size",
-            stacklevel=2,
-        )
+    if other:
+        raise _unfit(path, f"other shapes, perhaps of another --backbone-size: {_few(other)}")
+    return model
 
 
 def _few(names: Sequence[str]) -> str:
-    more = ", ..." if len(names) > _LISTED else ""
-    return f"{len(names)} tensor{'s' * (len(names) > 1)} ({', '.join(names[:_LISTED])}{more})"
+    more = ", ..." if len(names) > 3 else ""
+    return f"{len(names)} tensor(s) ({', '.join(names[:3])}{more})"
 
 
 def _reason(error: BaseException) -> str:
