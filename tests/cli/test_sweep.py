@@ -100,7 +100,7 @@ def test_settings_are_chosen_on_images_held_out_and_then_tested(dpmix, write, tm
 def test_runs_that_fail_are_told_and_the_others_kept(dpmix, write, tmp_path):
     (tmp_path / "no.npz").write_bytes(b"-")
     bad = f"none: {{data: {tmp_path}/no.npz}}\n  huge: {{learning_rate: 1.0e+39}}"
-    path = write(SWEEP.replace("none: {method: none}", bad))
+    path = write(SWEEP.replace("none: {method: none}", bad).replace("DATA", "mnist5k"))
     folder = tmp_path / "out"
     status, out, _ = dpmix("sweep", path, "--output", folder, "--jobs", 1)
     assert status == 1
