@@ -36,15 +36,7 @@ SMOKE_SIZE, SMOKE_SCRATCH_SIZE = 32, 16  # side of the images in pixels
 
 @dataclass(frozen=True)
 class RunResult:
-    """A finished run.
-
-    Attributes:
-        model: with the averaged weights, in eval mode.
-        plan: the guarantee that ran.
-        evaluation: of `model` on the test split, or on the validation images.
-        folder: the run folder.
-        config: the settings, with every default filled in.
-    """
+    """A finished run: the averaged model, the guarantee that ran, and how the model does."""
 
     model: nn.Module
     plan: PrivacyPlan
@@ -94,14 +86,10 @@ def train_run(
     embedding: Counted = lambda done, total: None,
     checkpoint: Checkpoint | None = None,
 ) -> RunResult:
-    """Train a run and write its folder, as `fit` does.
+    """Train a run and write its folder, as `fit` does; of several processes rank 0 alone writes.
 
-    Args:
-        run: what to train; of several processes, each has its own and rank 0 alone writes.
-        report: called after each step.
-        pretraining: called with (steps done, steps in all) while the run trains on its pool.
-        embedding: called with (views done, views in all) while it fills its feature cache.
-        checkpoint: what `rebuild_run` returned with `run`, to resume from.
+    `pretraining` is called with (steps done, steps in all), `embedding` with (views done, views in
+    all), and `checkpoint` is what `rebuild_run` returned with `run`.
     """
     # It checks the model: before anything is embedded or written.
     trainer = run.trainer()
@@ -148,10 +136,6 @@ def smoke_run(config: Config, ranks: Ranks) -> Iterator[Run]:
     """A run of two steps on two images of noise, with random weights; nothing of it is kept.
 
     Network, trained part, method, numbers of views and optimiser are those of the settings.
-
-    Args:
-        config: settings; the data, weights and pool that they name are not read.
-        ranks: the processes that train together.
     """
     with tempfile.TemporaryDirectory() as temporary:
         config, folder = choose_model(config), Path(temporary)
@@ -165,7 +149,7 @@ def smoke_run(config: Config, ranks: Ranks) -> Iterator[Run]:
             "privacy": {"steps": 2, "epochs": None, "expected_batch_size": 1.0,
                         "sampling_rate": None, "denominator": None, "prior_releases": ()},
             "run": {"output": str(folder / "run"), "eval_every": None, "tensorboard": False,
-                    "wandb": None, "log_private_diagnostics": False},
+                    "wandb": None},
         }  # fmt: skip
         changed = {
             name: getattr(config, name).model_copy(update=values)
