@@ -62,6 +62,12 @@ def quick():
 
 
 @pytest.fixture
+def plain_pages(monkeypatch):
+    """Runs write their guarantee as their page, without charts, which take a second."""
+    monkeypatch.setattr("dpmix.runs.record.report_page", lambda run: run.statement.guarantee)
+
+
+@pytest.fixture
 def class_folder(tmp_path) -> Callable[..., Path]:
     """class_folder("root", {"cat": 3, "dog": 2}): writes root/<class>/<i>.png, all different."""
 

@@ -1,15 +1,16 @@
 """The public facts of a run that never was, for tests of its pages."""
 
 import math
+from functools import cache
 
 import numpy as np
 
 from dpmix.files import to_json
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.reports.facts import RunFacts
+from dpmix.reports.guarantee import privacy_statement, public_inputs
 from dpmix.reports.metrics import metrics
-from dpmix.reports.page import report_page
-from dpmix.reports.statement import privacy_statement, public_inputs, statement_text
+from dpmix.reports.statement import statement_text
 from dpmix.runs.config import Config
 from dpmix.runs.folder import RunFolder
 from dpmix.runs.settings import InputConfig
@@ -33,13 +34,18 @@ def evaluation(names=("cat", "dog", "eel"), images=20, errors=0):
     return Evaluation(whole, accuracy, 0.6, images * len(names), whole / 2, confusion, bins)
 
 
+@cache
+def calibrated(epsilon, steps):
+    return PrivacyPlan.calibrate(
+        n=100, expected_batch_size=50.0, epsilon=epsilon, delta=1e-4, steps=steps
+    )
+
+
 def facts(names=("cat", "dog", "eel"), *, epsilon=2.0, steps=5, done=None, errors=0, pool=None,
           run_id="r", weights=DIGEST, resumed_at=(), copies=1, shape=(3, 8, 8),
           **settings):  # fmt: skip
     """Facts of a run of 100 images; `settings` are those of `Config`."""
-    plan = PrivacyPlan.calibrate(
-        n=100, expected_batch_size=50.0, epsilon=epsilon, delta=1e-4, steps=steps
-    )
+    plan = calibrated(epsilon, steps)
     config = Config.load(
         **{"model": "cnn-small", "method": "mix-self", "k_base": 16, "k_self": 18,
            "crop_padding": 4, "flip": True,
@@ -59,14 +65,13 @@ def facts(names=("cat", "dog", "eel"), *, epsilon=2.0, steps=5, done=None, error
 
 
 def write_run(root, *arguments, **settings):
-    """Write the files that such facts are read from, and the page; return the folder."""
+    """Write the files that such facts are read from; return the folder."""
     run = facts(*arguments, **settings)
     folder = RunFolder(root)
     root.mkdir(parents=True)
     folder.privacy.write_text(statement_text(run.statement))
     folder.config.write_text(Config.model_validate(run.settings).to_yaml())
     folder.metrics.write_text(to_json(run.metrics.model_dump()))
-    folder.report.write_text(report_page(run))
     return root
 
 

@@ -9,7 +9,6 @@ from PIL import Image
 from torch import nn
 
 import dpmix
-from dpmix.clipping.model_check import check_private
 from dpmix.data import load_splits
 from dpmix.data.torch_dataset import read_images
 from dpmix.errors import DpmixError
@@ -70,7 +69,6 @@ FOLDERS = {
         write(root, *many(*SPLIT, count=2)),
         write(root, "train/a/grey.png", mode="L"),
     ),
-    "transparent": lambda root: write(root, *many(*SPLIT, count=2), mode="RGBA"),
     "corrupt": lambda root: (
         write(root, *many(*SPLIT, count=2)),
         (root / "train/a/bad.png").write_bytes(b"junk"),
@@ -88,13 +86,6 @@ def test_flags_help(tmp_path, build):
     assert len(load_splits(**settings).train) > 1
 
 
-def test_the_folder_that_holds_the_classes_is_named(tmp_path):
-    root = tmp_path / "data"
-    write(root, *[f"inner/{place}" for place in many(*SPLIT)])
-    message = said_by(lambda: load_splits(str(root)))
-    assert load_splits(found("give '(.*)' as --data", message))
-
-
 # Arrays
 
 
@@ -108,9 +99,7 @@ Y = np.arange(6) % 2
 
 ARRAYS = {
     "labels from 1": (X, Y + 1, r"save (np.searchsorted\(USED, y\))", "y"),
-    "gaps": (X, Y * 3, r"save (np.searchsorted\(USED, y\))", "y"),
     "text": (X, np.array(["cat", "dog"])[Y], r"(np\.array\(.*?\]\)), where", "y"),
-    "one-hot rows": (X, np.eye(2)[Y], r"one-hot rows (y.*)$", "y"),
     "12 bits": (X.astype(np.uint16) * 16, Y, r"such as (np.*?) where", "x"),
     "floats": (X / 255, Y, r"such as (np.*?) where", "x"),
 }
@@ -131,14 +120,14 @@ def test_python_for_arrays_helps(tmp_path, x, y, pattern, changed):
 # Datasets of torch
 
 
-MODES = ("RGBA", "CMYK", "I", "I;16", "F")
+MODES = ("CMYK", "I;16", "F")
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_python_for_pil_images_helps(mode):
-    if mode in ("I", "I;16", "F"):
+    if mode in ("I;16", "F"):
         ramp = np.linspace(0, 4095, 64).reshape(8, 8)
-        kind = {"I": np.int32, "I;16": np.uint16, "F": np.float32}[mode]
+        kind = {"I;16": np.uint16, "F": np.float32}[mode]
         image = Image.fromarray(ramp.astype(kind))
     else:
         image = noise_picture("RGB", 8, 8, 0).convert(mode)
@@ -148,35 +137,6 @@ def test_python_for_pil_images_helps(mode):
     mended = eval(code, {"image": image, "Image": Image, "np": np})
     pixels, _ = read_images([(mended, 0)])
     assert len(pixels.unique()) > 50  # not made white
-
-
-IMAGES = {
-    "array": (np.zeros((8, 8, 3), np.uint8), r"by (Image\.fromarray\(image\))"),
-    "grey array": (np.zeros((8, 8), np.uint8), r"by (Image\.fromarray\(image\))"),
-    "floats": (torch.full((1, 8, 8), 0.5), r"give (.*?) and the values"),
-}
-
-
-@pytest.mark.parametrize(("image", "pattern"), IMAGES.values(), ids=IMAGES)
-def test_python_for_images_helps(image, pattern):
-    message = said_by(lambda: read_images([(image, 0)]))
-    code = found(pattern, message) or "image"
-    mended = eval(code, {"image": image, "Image": Image})
-    bounds = re.search(r"value_range=\((\d+), (\d+)\)", message)
-    value_range = (float(bounds[1]), float(bounds[2])) if bounds else None
-    pixels, _ = read_images([(mended, 0)], value_range)
-    assert pixels.shape[2:] == (8, 8)
-
-
-@pytest.mark.parametrize(("label", "pattern"), [
-    ("dog", r" (CLASSES.index\(label\))"), (torch.tensor([0, 1]), r"(label.argmax\(\))"),
-    (np.array([0, 1]), r"(label.argmax\(\))"),
-])  # fmt: skip
-def test_python_for_labels_helps(label, pattern):
-    grey = Image.new("L", (4, 4))
-    code = found(pattern, said_by(lambda: read_images([(grey, label)])))
-    mended = eval(code, {"label": label, "CLASSES": ["cat", "dog"]})
-    assert read_images([(grey, mended)])[1].tolist() == [1]
 
 
 # Models
@@ -215,51 +175,3 @@ def test_a_model_with_one_output_gets_two(kind):
     outputs = int(found(r"nn\.Linear\(D, (\d)\)", message))
     private(OneOutput(outputs=outputs), labels, kind).step()
     private(OneOutput(found(r"or return (torch\.cat\(.*\))$", message)), labels, kind).step()
-
-
-@pytest.mark.parametrize("answer", ["z[:, 0]", "z.squeeze()"])
-def test_a_model_that_drops_its_only_output_gets_two(answer):
-    labels = torch.from_numpy(Y)
-    message = said_by(lambda: private(OneOutput(answer), labels))
-    private(OneOutput(found(r"(torch\.cat\(.*\))$", message)), labels).step()
-
-
-def test_labels_of_a_dataset_that_start_at_one_start_at_zero():
-    labels = torch.from_numpy(Y) + 1
-    code = found(r"give (label - 1)$", said_by(lambda: private(OneOutput(outputs=2), labels)))
-    private(OneOutput(outputs=2), eval(code, {"label": labels})).step()
-
-
-def test_a_source_of_other_classes_than_outputs_says_how_many():
-    labels = torch.from_numpy(Y)
-    message = said_by(lambda: private(OneOutput(outputs=3), labels, "source"))
-    outputs = int(found(r"nn\.Linear\(D, (\d)\)", message))
-    private(OneOutput(outputs=outputs), labels, "source").step()
-
-
-def frozen(layer):
-    return layer.eval().requires_grad_(False)
-
-
-LAYERS = {
-    "freeze a BatchNorm": (nn.BatchNorm2d(4), "freeze it: .eval() and .requires_grad_(False)",
-                           lambda: frozen(nn.BatchNorm2d(4))),
-    "GroupNorm": (nn.BatchNorm2d(4), "replace it by GroupNorm", lambda: nn.GroupNorm(2, 4)),
-    "running statistics": (nn.InstanceNorm2d(4, track_running_stats=True),
-                           "track_running_stats=False",
-                           lambda: nn.InstanceNorm2d(4, track_running_stats=False)),
-    "no parameter": (None, "unfreeze a layer with .requires_grad_(True)", nn.Identity),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(("bad", "advice", "mended"), LAYERS.values(), ids=LAYERS)
-def test_what_is_said_of_a_layer_helps(bad, advice, mended):
-    def model(layer):
-        return nn.Sequential(
-            nn.Conv2d(1, 4, 3), layer, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
-        )
-
-    network = model(bad) if bad is not None else model(nn.Identity()).requires_grad_(False)
-    assert advice in said_by(lambda: check_private(network, (1, 8, 8)))
-    network = model(mended()) if bad is not None else network.requires_grad_(True)
-    check_private(network, (1, 8, 8))

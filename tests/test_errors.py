@@ -1,9 +1,8 @@
 """What an error says of another library's error and of a misspelt name; what is out of memory."""
 
 import pytest
-import torch
 
-from dpmix.errors import DpmixError, is_out_of_memory, nearest, one_line
+from dpmix.errors import DpmixError, nearest, one_line
 
 
 @pytest.mark.parametrize(
@@ -31,12 +30,3 @@ def test_the_nearest_name_comes_with_all_of_a_few_names_and_the_number_of_many()
 
 def test_what_a_terminal_would_obey_is_written_as_an_escape():
     assert str(DpmixError("a \x1b[31mred\nline\u2028")) == r"a \x1b[31mred" + "\n" + r"line\u2028"
-
-
-def test_which_errors_are_failed_allocations():
-    assert is_out_of_memory(MemoryError())
-    with pytest.raises(RuntimeError) as error:
-        torch.empty(1 << 50)
-    assert is_out_of_memory(error.value)
-    assert not is_out_of_memory(RuntimeError("shapes cannot be multiplied"))
-    assert not is_out_of_memory(ValueError("not enough memory"))

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from dpmix.errors import DpmixError
-from dpmix.files import stage, stage_all, text_writer, to_json, write_text
+from dpmix.files import stage, to_json, write_text
 
 
 def names(folder):
@@ -33,16 +33,6 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path):
         stage(path, interrupted)
     assert path.read_text() == "old"
     assert names(tmp_path) == ["card.md"]
-
-
-def test_of_several_files_all_are_staged_or_none(tmp_path, no_space):
-    small, large = tmp_path / "a", tmp_path / "b"
-    with pytest.raises(DpmixError, match=r"cannot write '.*b'.*nothing was written"):
-        stage_all({small: text_writer("x"), large: text_writer("x" * 10_000)})
-    assert names(tmp_path) == []
-    staged = stage_all({small: text_writer("x"), large: text_writer("y")})
-    assert not small.exists() and not large.exists()
-    assert [aside.read_text() for aside in staged.values()] == ["x", "y"]
 
 
 def test_json_has_no_infinity_or_nan():

@@ -21,9 +21,9 @@ _OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
 class DpmixError(ValueError):
     r"""A mistake in what the user gave, explained in one or two lines.
 
-    The message names the thing, its value, what was expected and a remedy. The command line prints
-    it without a traceback and exits with status 2. Control characters, such as an escape in a
-    file's name, are shown as escapes (`\x1b`), so that no terminal obeys them.
+    Any function may raise it. The message names the thing, its value, what was expected and a
+    remedy. The command line prints it without a traceback and exits with status 2. Control
+    characters are shown as escapes (`\x1b`), so that no terminal obeys them.
     """
 
     def __init__(self, message: str) -> None:
@@ -36,12 +36,7 @@ def without_controls(message: str) -> str:
 
 
 def one_line(error: BaseException, limit: int = 200) -> str:
-    """Return the text of another library's error as one line.
-
-    Args:
-        error: any error; the name of its class is added to a text of a single word.
-        limit: maximum number of characters.
-    """
+    """Return the text of another library's error as one line."""
     text = _ESCAPES.sub("", str(error)).strip()
     if len(text.split()) < 2:
         text = f"{type(error).__name__} {text}"
@@ -49,12 +44,7 @@ def one_line(error: BaseException, limit: int = 200) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return a hint for a misspelt name, such as `did you mean 'mix-self'? known: mix-self, none`.
-
-    Args:
-        name: what the user gave.
-        known: the accepted names; more than twenty are not listed.
-    """
+    """Return a hint for a misspelt name: `did you mean 'mix-self'? known: mix-self, none`."""
     names = sorted(set(known))
     close = difflib.get_close_matches(name, names, n=1)
     hint = f"did you mean '{close[0]}'? " if close else ""
@@ -82,38 +72,20 @@ def is_out_of_memory(error: BaseException) -> bool:
 def hub_error(model: str, error: Exception, *, download: bool, elsewhere: str) -> DpmixError:
     """Return the error for a model that neither the hub nor its local cache gave.
 
-    Args:
-        model: its name on the hub.
-        error: what huggingface_hub, or a library on top of it, raised.
-        download: whether fetching was allowed.
-        elsewhere: how to provide the model by hand, as the end of a sentence.
+    `elsewhere` says how to provide the model by hand, as the end of a sentence.
     """
-    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
-
-    chain = _chain(error)
-    if any(isinstance(cause, RevisionNotFoundError) for cause in chain):
-        return DpmixError(f"model '{model}' has no such revision; check --revision")
-    if any(isinstance(cause, RepositoryNotFoundError) for cause in chain):  # or a gated one
-        return DpmixError(
-            f"no model '{model}' on the hub, or it is private or gated; check the name, accept its "
-            f"licence on its page, log in (hf auth login), or {elsewhere}"
-        )
     if not download:
         return DpmixError(
             f"no folder '{model}', and no model of that name in the hub's local cache; give "
             f"--download to fetch it, or {elsewhere}"
         )
-    reason = one_line(chain[-1])
-    return DpmixError(f"model '{model}' can't be fetched ({reason}); no network? {elsewhere}")
-
-
-def _chain(error: BaseException | None) -> list[BaseException]:
-    """Return the error and its causes, outermost first."""
-    causes: list[BaseException] = []
-    while error is not None and error not in causes:
-        causes.append(error)
-        error = error.__cause__ or error.__context__
-    return causes
+    first: BaseException = error
+    while cause := first.__cause__ or first.__context__:
+        first = cause
+    return DpmixError(
+        f"model '{model}' can't be fetched ({one_line(first)}); check its name, --revision and "
+        f"the network, log in (hf auth login) if it is private or gated, or {elsewhere}"
+    )
 
 
 # What pydantic's errors mean, in the form of our own messages.
@@ -131,22 +103,14 @@ _EXPECTED = {
 
 
 def explain(error: ValidationError, where: str = "") -> str:
-    """Return the first problem in one line: the setting, its value, what was expected.
-
-    Args:
-        error: what pydantic raised.
-        where: more about the place of the value, such as " in recipe 'a.yaml'".
-    """
+    """Return the first problem in one line: the setting, its value, what was expected."""
     problem = error.errors()[0]
     kind, value, context = problem["type"], problem["input"], problem.get("ctx", {})
     if kind == "value_error":
         return str(context["error"])
     name = str(problem["loc"][-1]) if problem["loc"] else ""
     expected = _EXPECTED.get(kind, "").format(**context)
-    if kind == "union_tag_invalid":
-        name, value, where = str(context["discriminator"]).strip("'"), context["tag"], ""
-        expected = nearest(value, re.findall("'(.*?)'", context["expected_tags"]))
-    elif kind == "literal_error":
+    if kind == "literal_error":
         choices = re.findall("'(.*?)'", context["expected"])
         expected = nearest(str(value), choices) if choices[1:] else f"expected '{choices[0]}'"
     return (

@@ -14,19 +14,19 @@ from filelock import FileLock, Timeout
 
 from dpmix.errors import DpmixError
 
-Writer = Callable[[Path], object]
-"""Fills the file at the path that it is called with."""
 
-
-def stage(path: Path, write: Writer) -> Path:
-    """Let `write` fill a file next to `path` and bring it to the disk; return its path.
+def stage(path: Path, content: bytes | Callable[[Path], object]) -> Path:
+    """Bring a file next to `path` to the disk, of `content` or filled by it; return its path.
 
     Raises:
         DpmixError: the disk is full or the folder is read-only; the unfinished file is removed.
     """
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        write(aside)
+        if isinstance(content, bytes):
+            aside.write_bytes(content)
+        else:
+            content(aside)
         with aside.open("rb+") as file:
             os.fsync(file.fileno())
     except BaseException as error:
@@ -41,22 +41,6 @@ def stage(path: Path, write: Writer) -> Path:
     return aside
 
 
-def stage_all(contents: dict[Path, Writer]) -> dict[Path, Path]:
-    """Stage several files, all or none; return each staged path by its final path.
-
-    Raises:
-        DpmixError: as `stage` raises.
-    """
-    staged: dict[Path, Path] = {}
-    try:
-        for path, write in contents.items():
-            staged[path] = stage(path, write)
-    except BaseException:
-        remove_all(staged.values())
-        raise
-    return staged
-
-
 def staged_for(paths: Iterable[Path]) -> list[Path]:
     """List the files that stopped processes staged for `paths` and never renamed."""
     return [aside for path in paths for aside in path.parent.glob(f".{path.name}.*.part")]
@@ -69,17 +53,8 @@ def remove_all(paths: Iterable[Path]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` to `path`, whole or not at all.
-
-    Raises:
-        DpmixError: as `stage` raises.
-    """
-    stage(path, text_writer(text)).replace(path)
-
-
-def text_writer(text: str) -> Writer:
-    """Return a `Writer` of `text` in UTF-8."""
-    return lambda aside: aside.write_text(text, encoding="utf-8")
+    """Write `text` to `path` in UTF-8, whole or not at all."""
+    stage(path, text.encode()).replace(path)
 
 
 class InUseError(DpmixError):
@@ -89,14 +64,7 @@ class InUseError(DpmixError):
 def lock(path: Path, what: str, mode: int = 0o777) -> FileLock:
     """Make the folder of a lock file and take the lock; give it back with `release`.
 
-    Args:
-        path: the lock file.
-        what: the folder that it protects, for errors: "run folder 'runs/a'".
-        mode: permissions of the lock file's own folder, if it has to be made.
-
-    Raises:
-        InUseError: another process has the lock.
-        DpmixError: the folder can't be made, or not be written to.
+    `what` names what it protects, for errors, and `mode` is of a folder that has to be made.
     """
     taken = FileLock(path, timeout=0)
     try:
@@ -112,12 +80,7 @@ def lock(path: Path, what: str, mode: int = 0o777) -> FileLock:
 
 
 def to_json(value: Any, indent: int | None = 2) -> str:
-    """Return `value` as JSON; infinity and NaN, which JSON lacks, become strings.
-
-    Args:
-        value: dicts, lists, tuples, strings, numbers, booleans and None.
-        indent: spaces per level; None: all on one line.
-    """
+    """Return `value` as JSON; infinity and NaN, which JSON lacks, become strings."""
     return json.dumps(_plain(value), indent=indent, allow_nan=False)
 
 

@@ -13,12 +13,13 @@ from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
 import pytest
+from PIL import Image
 
 from dpmix.errors import DISTRIBUTION
 from dpmix.runs.settings import LEAVES
 from dpmix.training.trainer import PrivateTrainer
 
-pytestmark = pytest.mark.usefixtures("unchecked")
+pytestmark = pytest.mark.usefixtures("unchecked", "plain_pages")
 
 
 @pytest.fixture
@@ -53,30 +54,11 @@ def test_dry_run_prints_plan_size_and_time_and_writes_nothing(dpmix, image_root,
                              "--dry-run")  # fmt: skip
     assert status == 0, err
     for said in (
-        "epsilon 2.000",
-        "parameters",
-        "80 training and 20 test images of 2 classes",
-        "12x12 as stored, grey as stored, mirrored at random",
-        "test images: the test folder",
-        "crop padding 2",
-        "SGD, learning rate ",
-        "10 clipped gradients x 4 views",
-        "engine",
-        "s a step",
-    ):
+        "epsilon 2.000", "80 training and 20 test images of 2 classes", "mirrored at random",
+        "crop padding 2", "SGD, learning rate ", "10 clipped gradients x 4 views", "s a step",
+    ):  # fmt: skip
         assert said in out
     assert not (tmp_path / "r").exists()
-
-
-def test_a_cache_that_is_there_is_said_to_be_found(dpmix, image_root, tmp_path, flags):
-    call = ["train", "--data", image_root, *flags, "--backbone", "scatternet", "--cache-dir",
-            tmp_path / "features"]  # fmt: skip
-    del call[call.index("--model") : call.index("--model") + 2]
-    (_, first, _), (_, second, _) = (
-        dpmix(*call, "--output", tmp_path / name) for name in ("1", "2")
-    )
-    assert "feature cache: found whole" not in first
-    assert "feature cache: found whole" in second
 
 
 def test_evaluate_measures_the_same_accuracy(dpmix, trained, image_root):
@@ -88,15 +70,6 @@ def test_evaluate_measures_the_same_accuracy(dpmix, trained, image_root):
     assert measured["images"] == 20
     status, out, _ = dpmix("evaluate", folder, "--data", image_root)
     assert status == 0 and f"{measured['accuracy']:.2%} of 20 images" in out
-
-
-def test_evaluate_says_that_it_is_the_runs_own_data_that_is_gone(dpmix, trained, image_root):
-    status, _, err = dpmix("evaluate", trained[0], "--data", "mnist5k")
-    assert status == 2 and "the data has classes 0, 1" in err
-    image_root.rename(image_root.with_name("moved"))
-    status, _, err = dpmix("evaluate", trained[0])
-    assert status == 2 and "the run's own data: no folder or .npz file" in err
-    assert "give other --data" in err
 
 
 def test_predict_writes_csv_and_json_that_agree(dpmix, trained, image_root, tmp_path):
@@ -121,45 +94,18 @@ def test_predict_writes_csv_and_json_that_agree(dpmix, trained, image_root, tmp_
     )
 
 
-def test_predict_leaves_out_bad_files_where_asked_for(dpmix, trained, image_root, tmp_path):
-    (bad,) = (image_root / "test" / "disc").glob("*3.png")
-    bad.write_bytes(b"junk")
-    call = ("predict", trained[0], image_root / "test", "--output", tmp_path / "out.csv")
-    status, _, err = dpmix(*call)
-    assert status == 2 and f"1 image(s) cannot be decoded: '{bad}'" in err
-    assert not (tmp_path / "out.csv").exists()
-    status, out, err = dpmix(*call, "--skip-corrupt")
-    assert status == 0 and "19 predictions" in out
-    assert f"left out: 1 image(s) cannot be decoded: '{bad}'" in err
-    rows = list(csv.DictReader(io.StringIO((tmp_path / "out.csv").read_text())))
-    whole = sorted(path for path in (image_root / "test").rglob("*.png") if path != bad)
-    assert [row["image"] for row in rows] == list(map(str, whole))
-
-
-@pytest.mark.parametrize("place", ["gone/out.csv", "folder.csv"])
-def test_predict_refuses_a_place_it_cannot_write_to_before_it_works(dpmix, tmp_path, place):
-    (tmp_path / "folder.csv").mkdir()
-    call = ("predict", tmp_path / "no-run", tmp_path, "--output", tmp_path / place, "--overwrite")
-    status, _, err = dpmix(*call)
-    assert status == 2 and "can't be written; give a file in a folder that exists" in err
-    assert not list(tmp_path.glob(".*"))
-
-
 NAMES = [b"caf\xe9.png", b"a\nb.png", b"\x1b[31m.png", "caf\u00e9\u202f\\x.png".encode()]
 
 
-@pytest.mark.parametrize("form", ["csv", "json"])
-def test_predict_writes_any_name_and_it_can_be_read_back(dpmix, trained, tmp_path, form):
-    from PIL import Image
-
+def test_predict_writes_any_name_and_it_can_be_read_back(dpmix, trained, tmp_path):
     photos = tmp_path / "photos"
     photos.mkdir()
     for name in NAMES:
         Image.new("L", (12, 12)).save(photos / os.fsdecode(name))
-    status, _, err = dpmix("predict", trained[0], photos, "--output", tmp_path / f"p.{form}")
+    status, _, err = dpmix("predict", trained[0], photos, "--output", tmp_path / "p.csv")
     assert status == 0, err
-    text = (tmp_path / f"p.{form}").read_text(encoding="utf-8")
-    rows = json.loads(text) if form == "json" else list(csv.DictReader(io.StringIO(text)))
+    text = (tmp_path / "p.csv").read_text(encoding="utf-8")
+    rows = list(csv.DictReader(io.StringIO(text)))
     read = {os.fsencode(_path_of(row["image"]).name) for row in rows}
     assert read == set(NAMES)
     assert str(photos / "caf\u00e9\u202f\\x.png") in {row["image"] for row in rows}
@@ -171,41 +117,18 @@ def _path_of(written):
     return Path(os.fsdecode(unquote_to_bytes(written.removeprefix("file://"))) if uri else written)
 
 
-def test_calibrate_shows_both_directions(dpmix):
-    arguments = ("--n", 1000, "--expected-batch-size", 100, "--steps", 20, "--delta", "1e-4")
-    status, out, _ = dpmix("calibrate", *arguments, "--epsilon", 2)
-    assert status == 0
-    numbers = [cell.strip() for cell in out.splitlines()[3].strip("│").split("│")]
-    sigma, epsilon, rdp = map(float, numbers)
-    assert 1.99 <= epsilon <= 2 < rdp
-    status, out, _ = dpmix("calibrate", *arguments, "--sigma", sigma)
-    back = [cell.strip() for cell in out.splitlines()[3].strip("│").split("│")]
-    assert float(back[1]) == pytest.approx(epsilon, abs=2e-3)
-
-
 MISTAKES = [
     (["train", "--method", "mixself"], "did you mean 'mix-self'"),
-    (["train", "--model", "wrn16"], "unknown model 'wrn16'"),
     (["train", "--data", "no/such/folder"], "no folder or .npz file 'no/such/folder'"),
-    (["train", "--data", "mnist5"], "did you mean 'mnist5k'"),
     (["train", "--epsilon", "0"], "epsilon is 0; expected above 0"),
-    (["train", "--expected-batch-size", "5000"], "expected_batch_size is 5000 but there are only"),
-    (["train", "--k-base", "-1", "--data", "no/folder"], "k_base is -1 with method self-aug"),
     (["train", "--lora-rank", "2"], "lora_rank is 2, which --model cnn-small has no use for"),
-    (["train", "--method", "mix-diff"], "method mix-diff needs public images"),
     (["train", "--pool", "x", "--method", "mix-diff"], "no public pool 'x'"),
-    (["train", "--pool-labels", "map.csv"], "there is no pool; give --pool FOLDER"),
     (["train", "--prior-release", "gap.json"], "cannot read 'gap.json'"),
-    (["train", "--steps", "3", "--epochs", "2"], "give exactly one"),
     (["train", "--crop-padding", "28"], "crop_padding is 28 but the images are 28x28"),
     (["train", "--device", "tpu9"], "device 'tpu9' cannot be used"),
-    (["train", "--shortcut", "conv"], "model 'cnn-small' has no shortcut"),
-    (["train", "--normalization", "imagenet"], "is for 3 channels and the images have 1"),
     (["train", "--optimizer-options", "nesterov"], "optimizer_options"),
     (["trian"], "No such command 'trian'. Did you mean 'train'?"),
     (["train", "--epsilonn", "3"], "No such option: --epsilonn (Possible options: --epsilon)"),
-    (["train", "--epsilon", "three"], "Invalid value for '--epsilon'"),
-    (["predict"], "Missing argument"),
     (["train", "--data", r"no/a:x:b/\[/c]/d"], r"no folder or .npz file 'no/a:x:b/\[/c]/d'"),
     (["predict", "nowhere", "x.png"], "is no run folder"),
     (["predict", "nowhere", "x.png", "--output", "p.txt"], "ending in .csv or .json"),
@@ -221,25 +144,6 @@ def test_a_mistake_is_a_line_and_status_2(dpmix, monkeypatch, tmp_path, argument
     assert err.startswith("error: ") and message in err
     assert len(err.strip().splitlines()) <= 2
     assert not any(tmp_path.iterdir())
-
-
-def test_a_careless_delta_warns_and_says_why(dpmix, image_root, tmp_path, flags):
-    status, _, err = dpmix("train", "--data", image_root, "--output", tmp_path / "r", *flags,
-                           "--delta", "0.02")  # fmt: skip
-    assert status == 0
-    assert err.startswith("warning: delta 0.02 is not below 1/N = ")
-    assert "whole record" in err
-
-
-def test_corrupt_images_are_named_then_skipped_and_counted(dpmix, image_root, tmp_path, flags):
-    for index in (0, 1):
-        (image_root / "train" / "disc" / f"{index:03}.png").write_bytes(b"no image")
-    call = ("train", "--data", image_root, "--output", tmp_path / "r", *flags)
-    status, _, err = dpmix(*call)
-    assert status == 2
-    assert "disc/000.png" in err and "disc/001.png" in err and "--skip-corrupt" in err
-    status, _, err = dpmix(*call, "--skip-corrupt")
-    assert status == 0 and "left out: 2 image(s)" in err and "disc/001.png" in err
 
 
 def test_the_installed_command_and_the_module_exit_with_2():

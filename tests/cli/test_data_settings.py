@@ -42,20 +42,3 @@ def test_a_tuning_run_says_validation_wherever_it_said_test(dpmix, tmp_path):
     status, out, err = dpmix("evaluate", folder, "--data", "mnist5k")
     assert (status, err) == (0, "")
     assert "test accuracy" in out and "of 400 images" in out
-
-
-@pytest.mark.parametrize(
-    ("flags", "said"),
-    [
-        (("--train-images", 4001), "train_images is 4001; expected 1 or more, and no more than"),
-        (("--validation-fraction", 1.5), "validation_fraction is 1.5"),
-        (("--train-images", 3), "no train image of class"),
-        (("--extra-augment", "blur", "--method", "none"), "with method none: expected 'none'"),
-    ],
-)
-def test_a_mistake_is_a_line_and_status_2(dpmix, tmp_path, monkeypatch, flags, said):
-    monkeypatch.chdir(tmp_path)
-    status, _, err = dpmix(*SMALL, *flags)
-    assert status == 2
-    assert said in err and len(err.strip().splitlines()) <= 2
-    assert not any(tmp_path.iterdir())

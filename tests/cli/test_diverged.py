@@ -1,11 +1,6 @@
 """A run that diverges is called failed wherever its accuracy stands."""
 
-import csv
-
 import pytest
-from PIL import Image
-
-from dpmix import fit
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
@@ -32,32 +27,3 @@ def test_every_output_of_a_diverged_run_says_so(dpmix, digits_npz, flags, tmp_pa
     pages = (root / "MODEL_CARD.md", root / "report.html", tmp_path / "compare.html")
     assert all("FAILED" in page.read_text() for page in pages)
     assert not any("FAILED" in (other / page.name).read_text() for page in pages[:2])
-
-
-def test_fit_warns(digits_npz, quick, tmp_path):
-    with pytest.warns(UserWarning, match="the training diverged"):
-        fit(data=str(digits_npz), **quick | {"epsilon": float("inf"), "learning_rate": 1e6},
-            seed=SEED, output=str(tmp_path / "run"))  # fmt: skip
-
-
-def test_a_sweep_counts_its_diverged_runs(dpmix, digits_npz, quick, tmp_path):
-    sweep = tmp_path / "s.yaml"
-    settings = quick | {"data": str(digits_npz), "epsilon": "inf", "method": "none", "seed": SEED}
-    lines = ", ".join(f"{name}: {value}" for name, value in settings.items())
-    sweep.write_text(f"title: t\nsettings: {{{lines}}}\ngrid: {{learning_rate: [0.01, 1.0e+6]}}\n")
-    status, _, err = dpmix("sweep", sweep, "--output", tmp_path / "out")
-    assert status == 0, err
-    rows = list(csv.DictReader((tmp_path / "out" / "results.csv").open()))
-    assert [row["diverged"] for row in rows] == ["False", "True"]
-    for shown in (["table", tmp_path / "out"],
-                  ["plot", tmp_path / "out", "--output", tmp_path / "a.png"]):  # fmt: skip
-        assert "1 run(s) DIVERGED" in dpmix(*shown)[2]
-
-
-def test_a_model_that_diverged_names_no_class(dpmix, digits_npz, flags, tmp_path):
-    root, photo = tmp_path / "run", tmp_path / "photo.png"
-    Image.new("L", (28, 28), 9).save(photo)
-    dpmix("train", "--data", digits_npz, *flags, "--method", "none", "--epsilon", "inf",
-          "--learning-rate", 1e30, "--seed", SEED, "--output", root)  # fmt: skip
-    status, out, err = dpmix("predict", root, photo)
-    assert (status, out) == (2, "") and "not finite" in err

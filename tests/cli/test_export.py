@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import sys
 import tempfile
 import warnings
 from pathlib import Path
@@ -64,8 +63,9 @@ def loaded(folder, form):
     return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
 
 
-@pytest.mark.parametrize("run", RUNS)
-@pytest.mark.parametrize("form", ["onnx", "hub"])
+@pytest.mark.parametrize(
+    ("run", "form"), [("from-scratch", "hub"), ("from-scratch", "onnx"), ("on-scatternet", "onnx")]
+)
 def test_it_answers_as_predict_does_and_names_no_place(dpmix, runs, tmp_path, run, form):
     for index, pixels in enumerate(load_splits("mnist5k").test.pixels[::50]):
         (tmp_path / "digits").mkdir(exist_ok=True)
@@ -111,14 +111,6 @@ def test_an_onnx_model_says_what_it_is(runs, tmp_path):
     assert [returned.name, returned.type.tensor_type.shape.dim[0].dim_param] == ["logits", "batch"]
 
 
-def test_a_hub_folder_is_the_runs_own_weights_and_its_card(runs, tmp_path):
-    run, folder = runs / "on-scatternet", tmp_path / "model"
-    export_run(run, "hub", folder)
-    assert sorted(path.name for path in folder.iterdir()) == ["README.md", MODEL, STATEMENT]
-    assert (folder / MODEL).read_bytes() == (run / MODEL).read_bytes()
-    assert (run / CARD).read_text() in (folder / "README.md").read_text()
-
-
 def test_a_hub_folder_on_another_backbone_or_with_a_pickle_is_refused(runs, tmp_path, monkeypatch):
     export_run(runs / "on-scatternet", "hub", tmp_path / "model")
     with monkeypatch.context() as patch:
@@ -147,61 +139,25 @@ def test_an_output_is_taken_once_and_replaced_when_asked(dpmix, runs, tmp_path):
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "full")])
-def test_what_fails_leaves_the_earlier_export(runs, tmp_path, monkeypatch, error):
+def test_what_fails_leaves_the_earlier_export(runs, tmp_path, monkeypatch):
     def fails(*_):
-        raise error
+        raise OSError(28, "full")
 
     folder = tmp_path / "model"
     export_run(runs / "from-scratch", "hub", folder)
     with monkeypatch.context() as patch:
         patch.setattr("shutil.copyfile", fails)
-        expected = DpmixError if isinstance(error, OSError) else KeyboardInterrupt
-        with pytest.raises(expected):
+        with pytest.raises(DpmixError):
             export_run(runs / "from-scratch", "hub", folder, overwrite=True)
     assert list(tmp_path.iterdir()) == [folder] and (folder / MODEL).is_file()
 
 
-@pytest.mark.parametrize(("arguments", "said"), [
-    (["nowhere"], "'nowhere' is no run folder"),
-    (["{run}", "--format", "onxx"], "did you mean 'onnx'?"),
-])  # fmt: skip
-def test_a_mistake_is_a_line_and_leaves_nothing(dpmix, runs, tmp_path, arguments, said):
-    arguments = [part.format(run=runs / "from-scratch") for part in arguments]
-    status, _, err = dpmix("export", *arguments, "--output", tmp_path / "e")
-    assert status == 2 and said in err and len(err.strip().splitlines()) <= 2
-    assert not any(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(("name", "said"), [
-    (MODEL, "cannot read the privacy statement of"), (CARD, "does not hold the guarantee"),
-])  # fmt: skip
-def test_a_run_of_other_files_is_refused(runs, tmp_path, name, said):
+def test_a_run_with_another_card_is_refused(runs, tmp_path):
     run = shutil.copytree(runs / "from-scratch", tmp_path / "copy")
-    (run / name).write_text("{}")
-    with pytest.raises(DpmixError, match=said):
+    (run / CARD).write_text("{}")
+    with pytest.raises(DpmixError, match="does not hold the guarantee"):
         export_run(run, "onnx", tmp_path / "e")
     assert not (tmp_path / "e").exists()
-
-
-def test_a_missing_package_is_named_with_its_extra(runs, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "onnx", None)
-    with pytest.raises(DpmixError, match=r"needs the package onnx: pip install .*\[export\]"):
-        export_run(runs / "from-scratch", "onnx", tmp_path / "e")
-
-
-class Undecided(torch.nn.Module):
-    """Its answer depends on its input in a way that no graph holds."""
-
-    def forward(self, images):
-        return images.mean((1, 2, 3)) if images.sum() > 7 else images.sum((1, 2, 3))
-
-
-def test_what_no_graph_can_hold_is_refused_with_a_way_out(runs, tmp_path, monkeypatch):
-    monkeypatch.setattr("dpmix.runs.load.build_network", lambda *_: Undecided())
-    monkeypatch.setattr("dpmix.runs.load.load_weights", lambda *_: None)
-    with pytest.raises(DpmixError, match=r"can't be exported .*; use --format hub"):
-        export_run(runs / "from-scratch", "onnx", tmp_path / "e")
 
 
 def test_other_answers_are_refused(runs, tmp_path, monkeypatch):
@@ -213,41 +169,9 @@ def test_other_answers_are_refused(runs, tmp_path, monkeypatch):
     assert not (tmp_path / "e").exists()
 
 
-def test_an_incomplete_run_says_so_and_so_does_its_statement(dpmix, image_root, tmp_path, quick):
-    def stop(now):
-        if now.step == 2:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        package.fit(
-            data=str(image_root), output=str(tmp_path / "run"), report=stop,
-            **quick | {"steps": 4, "eval_every": 2},
-        )  # fmt: skip
-    call = ("export", tmp_path / "run", "--format", "hub", "--output", tmp_path / "e")
-    status, out, err = dpmix(*call)
-    assert status == 0
-    assert "is not complete: this is its model after 2 of 4 steps" in " ".join(err.split())
-    said = json.loads((tmp_path / "e" / STATEMENT).read_text())
-    assert not said["complete"] and said["guarantee"] in " ".join(out.split())
-
-
 def code_of_the_docs():
     page = (Path(__file__).parents[2] / "docs/using.md").read_text()
     return re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)[0]
-
-
-def test_the_code_of_the_docs_runs_where_it_is_used(runs, tmp_path, monkeypatch, capsys):
-    export_run(runs / "from-scratch", "onnx", tmp_path / "model")
-    middle = load_splits("mnist5k").test.pixels[0, 0].numpy()
-    wide = np.hstack([np.full_like(middle, 255), middle, np.zeros_like(middle)])
-    Image.fromarray(wide).save(tmp_path / "photo.png")
-    monkeypatch.chdir(tmp_path)
-    names = {}
-    exec(compile(code_of_the_docs(), "using.md", "exec"), names)
-    (expected,) = decode_files([tmp_path / "photo.png"], (1, 28, 28))
-    np.testing.assert_array_equal(names["pixels"], expected[0])
-    guarantee = json.loads((tmp_path / "model" / STATEMENT).read_text())["guarantee"]
-    assert re.fullmatch(r"\d \| " + re.escape(guarantee) + "\n", capsys.readouterr().out)
 
 
 def test_the_code_of_a_hub_folder_runs(runs, tmp_path, monkeypatch, capsys):
@@ -263,7 +187,7 @@ def test_the_code_of_a_hub_folder_runs(runs, tmp_path, monkeypatch, capsys):
     assert re.fullmatch(r"\['\d'\]\n", capsys.readouterr().out)
 
 
-@limits(deadline=None, max_examples=50)
+@limits(deadline=None, max_examples=20)
 @given(
     *[st.integers(1, 70)] * 2, *[st.integers(8, 40)] * 2, st.sampled_from(["L", "RGB"]),
     st.sampled_from([None, *range(9)]),

@@ -6,7 +6,7 @@ import math
 import pytest
 from rich.console import Console
 
-from dpmix.cli.progress import decoding_bar, stdout, training_bar
+from dpmix.cli.progress import decoding_bar, training_bar
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.training.evaluate import Evaluation
 from dpmix.training.loop import Progress
@@ -34,18 +34,6 @@ def test_a_terminal_shows_steps_rate_epsilon_and_accuracy():
     text = drawn(terminal=True, private=False)
     assert "NOT PRIVATE" in text and "epsilon" not in text
     assert drawn(terminal=False).strip() == ""
-
-
-def test_lines_are_folded_on_a_terminal_alone(capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "40")
-    line = "to resume: dpmix train --resume " + "/".join(["runs"] * 30)
-    stdout().print(line)
-    assert capsys.readouterr().out == line + "\n"
-    stdout().print("scans :x: [bold]")
-    assert capsys.readouterr().out == "scans :x: [bold]\n"
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    stdout().print("word " * 20)
-    assert max(map(len, capsys.readouterr().out.splitlines())) <= 40
 
 
 @pytest.mark.usefixtures("unchecked")

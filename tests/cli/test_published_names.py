@@ -7,19 +7,13 @@ import shutil
 import numpy as np
 import pytest
 
-from dpmix.data import load_splits
-from dpmix.data.named import DIGITS, TORCHVISION_SETS, public_name
+from dpmix.data.named import public_name
 from pictures import write_class_folders
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
 SECRET = "hiv-positive-2024"
 HELD_BACK = {"config.yaml", "diagnostics"}  # docs/runs.md: to read first, and never to publish
-
-
-@pytest.mark.parametrize("data", [DIGITS, *TORCHVISION_SETS, "hf:mnist", "hf:uoft-cs/cifar100"])
-def test_a_public_set_is_called_by_its_name(data):
-    assert public_name(data) == data
 
 
 @pytest.mark.parametrize("data", [
@@ -29,13 +23,6 @@ def test_a_public_set_is_called_by_its_name(data):
 ])  # fmt: skip
 def test_a_place_is_called_by_its_kind(data):
     assert SECRET not in public_name(data) and public_name(data).startswith("images in a")
-
-
-def test_a_folder_of_the_name_of_a_hub_set_is_refused(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / SECRET).mkdir()
-    with pytest.raises(Exception, match=rf"give 'hf:\./{SECRET}' for the folder"):
-        load_splits(f"hf:{SECRET}")
 
 
 @pytest.fixture

@@ -3,14 +3,13 @@
 import functools
 
 import pytest
-import yaml
 
 from dpmix.runs import network
 from dpmix.runs.build import calibrate
 from dpmix.runs.config import Config
 from dpmix.runs.recipes import recipe_names
 
-pytestmark = pytest.mark.usefixtures("unchecked")
+pytestmark = pytest.mark.usefixtures("unchecked", "plain_pages")
 EPSILONS = (1, 8)
 load_once = functools.cache(network.load_backbone)
 TRAIN_IMAGES = {
@@ -24,19 +23,6 @@ def towers(monkeypatch):
     """Each tower is built once; a frozen one is the same after a run."""
     pytest.importorskip("open_clip")
     monkeypatch.setattr(network, "load_backbone", load_once)
-
-
-def test_they_are_listed_shown_and_found_by_their_names(dpmix):
-    status, out, _ = dpmix("recipes", "list")
-    assert status == 0 and len(out.splitlines()) == 46
-    assert "scratch-eurosat-mix-diff" in out and "open_clip:ViT-B-16/laion2b_s34b_b88k" in out
-    status, out, _ = dpmix("recipes", "show", "convnext-sun397-mix-diff")
-    shown = yaml.safe_load(out)
-    assert status == 0
-    assert shown["data"] == {"image_size": 256, "data": "sun397"}
-    assert shown["privacy"]["expected_batch_size"] == 1000
-    status, _, err = dpmix("train", "--config", "convnext-sun397")
-    assert status == 2 and "no recipe 'convnext-sun397'" in err
 
 
 def recipes_of_one_plan():
@@ -59,10 +45,7 @@ def test_it_is_calibrated_at_every_epsilon(name):
         assert plan.steps == round(privacy.epochs / plan.sampling_rate)
 
 
-@pytest.mark.parametrize(("network", "method"), [
-    ("scratch", "self-aug"), ("scratch", "mix-self"), ("scratch", "mix-diff"),
-    ("vit-b-16", "mix-diff"), ("convnext", "mix-self"),
-])  # fmt: skip
+@pytest.mark.parametrize(("network", "method"), [("scratch", "mix-diff"), ("vit-b-16", "mix-self")])
 def test_it_takes_two_steps_on_noise(dpmix, towers, network, method):
     """On noise the recipes of one network and method are the same, whatever their data."""
     name = f"{network}-cifar10-{method}"

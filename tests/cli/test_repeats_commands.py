@@ -89,18 +89,3 @@ def test_verify_finds_an_understated_epsilon_of_repeats(allowed, tmp_path):
     for change in ({"most": TIMES - 1, "epsilon": expected()}, None):
         with pytest.raises(DpmixError, match=r"guarantee|assumptions"):
             verify(forge(run, guarantee=said["guarantee"], repeats=change))
-
-
-def test_a_sweep_says_that_choosing_costs_who_is_repeated_more(dpmix, oversampled, tmp_path):
-    file = tmp_path / "sweep.yaml"
-    settings = f"{{data: '{oversampled}', model: cnn-small, steps: 1, method: none, delta: 0.001}}"
-    file.write_text(f"title: rates\nsettings: {settings}\ngrid: {{learning_rate: [0.1, 1.0]}}\n")
-    sweep = ("sweep", file, "--output", tmp_path / "out", "--jobs", 1)
-    status, out, err = dpmix(*sweep)
-    assert status == 1 and f"the most frequent one {TIMES} times" in " ".join((out + err).split())
-    file.write_text(file.read_text().replace("steps: 1", "steps: 1, allow_repeats: true"))
-    status, out, err = dpmix(*sweep)
-    assert (status, err) == (0, "")
-    assert f"One image occurs {TIMES} times, and choosing costs the person in it more" in " ".join(
-        out.split()
-    )

@@ -1,10 +1,7 @@
 """`dpmix report` and `dpmix compare` as users run them, on runs of small images."""
 
-import json
-
 import pytest
 
-from example_audit import audit_of_run
 from example_facts import write_run
 
 pytestmark = pytest.mark.usefixtures("unchecked")
@@ -32,15 +29,6 @@ def test_a_page_gains_an_audit_that_was_made_after_the_run(dpmix, image_root, tm
     assert "did not refute the claim" in dpmix("verify", run)[1]
 
 
-def test_an_audit_of_other_settings_is_refused_and_the_page_left_alone(dpmix, tmp_path):
-    run, other = write_run(tmp_path / "run"), write_run(tmp_path / "other", k_base=3)
-    before = (run / "report.html").read_text()
-    (run / "audit.json").write_text(json.dumps(audit_of_run(other)))
-    status, _, err = dpmix("report", run)
-    assert status == 2 and "is an audit of other settings: its k_base is 3, the run's 16" in err
-    assert (run / "report.html").read_text() == before
-
-
 def test_runs_side_by_side(dpmix, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     runs = [write_run(tmp_path / "one"), write_run(tmp_path / "two", method="self-aug", run_id="b")]
@@ -55,9 +43,7 @@ def test_runs_side_by_side(dpmix, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("call", "said"), [
     (["report", "."], "'.' is no run folder: it has no privacy.json"),
-    (["compare", "."], "two or more run folders"), (["compare", ".", "."], "each given once"),
-    (["compare", ".", "nowhere"], "is no run folder"),
-    (["compare"], "Missing argument"),
+    (["compare", ".", "."], "each given once"),
 ])  # fmt: skip
 def test_what_is_no_run_is_refused(dpmix, tmp_path, monkeypatch, call, said):
     monkeypatch.chdir(tmp_path)

@@ -8,7 +8,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import RepositoryNotFoundError
 
 from dpmix.errors import DpmixError
 
@@ -81,17 +81,13 @@ def test_what_is_not_there_is_refused_and_nothing_is_downloaded_unasked(load, mo
         load(model)
 
 
-@pytest.mark.parametrize(("kind", "said"), [
-    (RepositoryNotFoundError, "no model 'who/what' .*gated; .*hf download who/what --local-dir"),
-    (RevisionNotFoundError, "model 'who/what' has no such revision; check --revision"),
-    (OSError, "model 'who/what' can't be fetched"),
-])  # fmt: skip
-def test_what_the_hub_answers_becomes_one_line(load, monkeypatch, kind, said):
+@pytest.mark.parametrize("kind", [RepositoryNotFoundError, OSError])
+def test_what_the_hub_answers_becomes_one_line(load, monkeypatch, kind):
     def download(model, **_):
         raise kind.__new__(kind)
 
     monkeypatch.setattr(diffusers.DiffusionPipeline, "download", download)
-    with pytest.raises(DpmixError, match=said):
+    with pytest.raises(DpmixError, match=r"'who/what' can't be fetched .*gated.*--local-dir"):
         load("who/what", download=True)
 
 

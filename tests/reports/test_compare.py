@@ -1,6 +1,5 @@
 """What differs between runs, and what they cost together."""
 
-import json
 import re
 import shutil
 
@@ -31,12 +30,6 @@ def folder(tmp_path):
     return write
 
 
-def test_settings_that_differ_are_named_and_places_are_not(folder):
-    found = compare([folder("a", data="/x/scans"), folder("b", data="/y/scans", k_base=3)])
-    assert found.names == ("a", "b")
-    assert found.settings == [("k_base", ["16", "3"])] and found.data == []
-
-
 def test_what_a_method_does_not_read_is_no_difference(folder):
     found = compare([
         folder("a", method="none", mixup_alpha=0.5), folder("b", method="self-aug", k_base=8),
@@ -56,24 +49,9 @@ def test_size_and_channels_are_settings_and_the_data_are_the_same(folder):
     assert found.together == alike.together is not None
 
 
-def test_what_is_equal_once_it_is_grey_is_no_other_data(folder):
-    repeated = folder("a", copies=3, allow_repeats=True, shape=(1, 8, 8))
-    found = compare([repeated, folder("b")])
-    assert found.data == [] and found.together is not None
-    assert found.repeated == (3, epsilon_of_copies_together(trainings(found), 3, 1e-4))
-
-
-def trainings(found):
-    return tuple(
-        (run.statement.sampling_rate, run.statement.noise_multiplier, run.statement.planned_steps)
-        for run in found.runs
-    )
-
-
 @pytest.mark.parametrize(("change", "reason"), [
     ({"epsilon": float("inf")}, "'b' was trained without privacy: leave such runs out"),
     ({"seed": 1}, "'b' is seeded, and runs of one seed share their noise"),
-    ({"names": ("cat", "dog", "fox")}, r"'b' differs from 'a' in classes .* epsilon \d.* at most"),
 ])  # fmt: skip
 def test_the_run_without_which_there_would_be_an_epsilon_is_named(folder, change, reason):
     found = compare([folder("a"), folder("b", **change), folder("c")])
@@ -86,15 +64,6 @@ def test_folders_of_another_name_differ_and_are_not_named(folder):
     assert found.names == ("a (1)", "b", "c", "a (4)")
     one, other = "images in a folder (1)", "images in a folder (2)"
     assert found.data == [("data set", [one, other, one, "mnist5k"])]
-
-
-def test_other_counts_of_the_classes_are_other_data(folder):
-    roots = [folder("a"), folder("b")]
-    said = json.loads((roots[1] / "metrics.json").read_text())
-    row = said["confusion"]["cat"]
-    row["cat"] += 1
-    (roots[1] / "metrics.json").write_text(json.dumps(said))
-    assert compare(roots).data == [("images by class", ["[20, 20, 20]", "[21, 20, 20]"])]
 
 
 def test_together_they_cost_more_than_one_and_less_than_the_sum(folder):
@@ -116,7 +85,8 @@ def test_who_is_repeated_has_an_epsilon_together_as_well(folder):
     assert compare([folder("c"), folder("d")]).repeated is None
     others = compare([roots[0], folder("e", copies=2, allow_repeats=True)])
     assert others.data == [("most frequent image", ["occurs 3 times", "occurs 2 times"])]
-    assert others.together is None and others.repeated is None
+    # The bound is for a person with one image in the data of each run, whatever the others are.
+    assert others.repeated == (3, pytest.approx(found.repeated[1]))
     # Nothing is counted where nothing is claimed.
     assert compare([roots[0], folder("f", epsilon=float("inf"))]).data == []
 
@@ -128,16 +98,9 @@ def test_earlier_and_later_steps_of_a_run_both_count(tmp_path):
     assert epsilon > 2
 
 
-def test_a_stopped_run_counts_with_all_its_planned_steps(folder):
-    stopped, whole = folder("a", steps=20, done=5), folder("b", steps=20)
-    assert compare([stopped, folder("c")]).together == compare([whole, folder("d")]).together
-
-
 def test_together_is_the_composition():
     one = (0.5, 2.0, 5)
     assert epsilon_together((one,), 1e-4) == epsilon_pld(*one, 1e-4)
     assert epsilon_together((one, one), 1e-4) == pytest.approx(epsilon_pld(0.5, 2.0, 10, 1e-4))
-    assert epsilon_together((one, (1.0, 9.0, 1)), 1e-4) == pytest.approx(
-        epsilon_pld(*one, 1e-4, (9.0,))
-    )
-    assert epsilon_together((one, (0.5, 0.0, 1)), 1e-4) == float("inf")
+    both = epsilon_together((one, (1.0, 9.0, 1)), 1e-4)
+    assert both == pytest.approx(epsilon_pld(*one, 1e-4, (9.0,)))

@@ -1,10 +1,9 @@
-"""Epsilon against steps is the plan's own; example views are those of the run's code."""
+"""Epsilon against steps is the plan's own."""
 
 import numpy as np
-import pytest
 
 from dpmix.privacy.accounting import epsilon_pld
-from dpmix.reports.figures import confusion_figure, epsilon_curve, epsilon_figure, example_views
+from dpmix.reports.figures import confusion_figure, epsilon_curve, epsilon_figure
 from example_facts import facts, not_private
 
 
@@ -31,18 +30,3 @@ def test_names_in_the_matrix_stay_different_and_many_have_no_room():
     figure = confusion_figure(facts(alike).metrics)
     assert "adenocarcin…he left lung" in figure and "adenocarcin…e right lung" in figure
     assert "class 1" not in confusion_figure(facts([f"class {i}" for i in range(40)]).metrics)
-
-
-@pytest.mark.parametrize(("settings", "counts"), [
-    ({"method": "none"}, {"image": 1}), ({"method": "self-aug"}, {"self-augmentations": 16}),
-    ({"method": "mix-diff", "k_diff": 3},
-     {"self-augmentations": 16, "public images": 3, "mixtures": 18}),
-    ({"average": "mixed-only"}, {"mixtures": 18}),
-    ({"method": "microbatch-mixup", "k_base": 4, "extra_augment": "noise", "shape": (1, 90, 40)},
-     {"self-augmentations": 4, "mixtures": 18}),
-])  # fmt: skip
-def test_there_are_as_many_example_views_as_the_method_averages(settings, counts):
-    run = facts(**settings)
-    shown = example_views(run.views, run.settings["input"]["image_shape"])
-    assert {kind: total for kind, total, _ in shown} == counts
-    assert shown == example_views(run.views, run.settings["input"]["image_shape"])

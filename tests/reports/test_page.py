@@ -5,12 +5,11 @@ from dataclasses import replace
 from html import unescape
 
 import pytest
-from scipy.stats import binomtest
 
 from dpmix.pool.load import PoolFacts
 from dpmix.reports.audit_report import AuditReport, Finding
 from dpmix.reports.compare import compare
-from dpmix.reports.page import class_rows, compare_page, model_card, report_page
+from dpmix.reports.page import compare_page, model_card, report_page
 from dpmix.reports.statement import shown_epsilon, shown_sigma
 from example_facts import DIGEST, facts, not_private
 
@@ -77,22 +76,6 @@ def test_a_run_that_is_seeded_or_not_complete_is_marked(settings, mark, text):
     assert f"<strong>{mark}</strong>" in page and text in text_of(page)
 
 
-def test_a_stopped_run_is_quoted_by_the_epsilon_of_its_plan():
-    told = facts(steps=20, done=5).statement
-    whole, at_stop = shown_epsilon(told.epsilon), shown_epsilon(told.epsilon_at_fixed_stop)
-    text = text_of(report_page(facts(steps=20, done=5)))
-    assert f"epsilon {whole} at delta" in text
-    assert f"{whole} ({at_stop} only if its stop was fixed beforehand)" in text
-
-
-def test_a_diverged_run_is_called_failed():
-    run = facts()
-    failed = replace(run, metrics=run.metrics.model_copy(update={"evaluation_loss": "nan"}))
-    page = report_page(failed)
-    assert "<strong>FAILED</strong>" in page and "FAILED, diverged:" in text_of(page)
-    assert "**FAILED**" in model_card(failed) and "**FAILED**" not in model_card(run)
-
-
 def test_an_audit_is_shown_and_one_that_refutes_in_big_letters():
     run = facts()
     text = text_of(report_page(replace(run, audit=AUDIT)))
@@ -123,16 +106,6 @@ def test_it_escapes_names_asks_for_nothing_outside_and_runs_no_script(name):
     assert "default-src 'none'" in page and "/x/" not in page
 
 
-def test_the_lowest_class_comes_first_with_the_interval_of_scipy():
-    rows = class_rows([facts().metrics])
-    shares = [cell[0] for _, (cell,) in rows]
-    assert shares == sorted(shares) and {name for name, _ in rows} == {"cat", "dog", "eel"}
-    for _, ((share, low, high, images),) in rows:
-        exact = binomtest(round(share * images), images).proportion_ci(0.95, "exact")
-        assert (low, high, images) == pytest.approx((exact.low, exact.high, 20))
-    assert "The other 388 classes" in report_page(facts(MANY))
-
-
 def test_several_runs_are_shown_and_marked_by_name():
     runs = [facts(errors=1), not_private(errors=2), facts(seed=3)]
     page = comparison_of(*runs)
@@ -144,25 +117,6 @@ def test_several_runs_are_shown_and_marked_by_name():
     assert "<strong>SEEDED RUN: run-2</strong>" in page and page.count("<strong>") == 2
     assert "No epsilon of all together: 'run-1' was trained without privacy" in text
     assert "<strong>THE DATA DIFFER</strong>" in comparison_of(facts(), facts(("cat", "fox")))
-
-
-def test_of_several_runs_the_classes_that_differ_most_come_first():
-    names = [f"c{place}" for place in range(40)]
-    first = facts(names)
-    accuracy = first.metrics.class_accuracy
-    changed = accuracy | {"c31": accuracy["c31"] - 0.5}
-    second = first.metrics.model_copy(update={"class_accuracy": changed})
-    assert class_rows([first.metrics, second])[0][0] == "c31"
-
-
-def test_the_card_says_the_guarantee_the_accuracy_and_what_is_assumed():
-    run = facts(validation_fraction=0.2)
-    card = model_card(run)
-    assert run.statement.guarantee in card and "| measured on | 60 validation images |" in card
-    assert "- The validation images, a fixed share of the training images" in card
-    assert "test split" not in card
-    for assumption in run.statement.assumptions:
-        assert f"- {assumption}\n" in card
 
 
 def test_names_are_no_markup_and_stay_in_their_cell():

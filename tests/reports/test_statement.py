@@ -11,10 +11,9 @@ from hypothesis import strategies as st
 from dpmix.errors import DpmixError
 from dpmix.pool.load import PoolFacts
 from dpmix.privacy.plan import PrivacyPlan
+from dpmix.reports.guarantee import privacy_statement, public_inputs
 from dpmix.reports.statement import (
     parse_statement,
-    privacy_statement,
-    public_inputs,
     read_statement,
     shown_epsilon,
     shown_sigma,
@@ -23,16 +22,9 @@ from dpmix.reports.statement import (
 from dpmix.runs.config import Config
 
 PLAN = PrivacyPlan(
-    sampling_rate=0.25,
-    denominator=25.0,
-    steps=4,
-    noise_multiplier=2.0,
-    max_grad_norm=0.5,
-    delta=1e-4,
-    sensitivity_multiplier=2,
-    target_epsilon=3.0,
-    n=100,
-)
+    sampling_rate=0.25, denominator=25.0, steps=4, noise_multiplier=2.0, max_grad_norm=0.5,
+    delta=1e-4, sensitivity_multiplier=2, target_epsilon=3.0, n=100,
+)  # fmt: skip
 OPEN = dataclasses.replace(PLAN, noise_multiplier=0.0, max_grad_norm=math.inf)
 
 
@@ -100,15 +92,6 @@ def test_without_privacy_there_is_no_epsilon_and_no_assumption(tmp_path):
     assert parse_statement(statement_text(found), tmp_path) == found
 
 
-def test_the_sentence_names_both_numbers_and_a_seed():
-    plan = dataclasses.replace(PLAN, delta=1.0000049e-05)
-    assert stated(plan).guarantee == (
-        f"The model is ({shown_epsilon(plan.epsilon)}, 1.0000049e-05)-differentially private with "
-        "respect to adding or removing one training example."
-    )
-    assert "SEEDED (5)" in stated(seed=5).guarantee
-
-
 @pytest.mark.parametrize(("plan", "settings", "holds", "not_held"), [
     (PLAN, {}, ["N is public", "The test split is not protected"], ["by their places"]),
     (dataclasses.replace(PLAN, n=None), {}, ["denominator were chosen without"], ["N is public"]),
@@ -121,13 +104,6 @@ def test_what_the_guarantee_assumes_is_stated(plan, settings, holds, not_held):
     said = " ".join(stated(plan, **settings).assumptions)
     assert all(words in said for words in holds)
     assert not any(words in said for words in not_held)
-
-
-def test_earlier_releases_are_stated():
-    found = stated(dataclasses.replace(PLAN, prior_releases=(20.0, 30.0)))
-    assert found.spent_before == [20.0, 30.0] and found.epsilon > PLAN.epsilon
-    assert "That includes 2 earlier release(s)" in found.guarantee
-    assert any("chosen by the earlier releases" in one for one in found.assumptions)
 
 
 @pytest.mark.parametrize(("role", "use"), [

@@ -1,15 +1,9 @@
 """The tables that the command line prints."""
 
 import math
-from dataclasses import replace
-
-import pytest
 
 from dpmix.privacy.plan import PrivacyPlan
-from dpmix.reports.summary import evaluation_rows, plan_rows
-from dpmix.training.evaluate import Evaluation
-
-EVALUATION = Evaluation(0.5, {"a": 0.75, "b": 0.25}, 1.5, 8, 0.125, {}, [])
+from dpmix.reports.summary import plan_rows
 
 
 def rows(epsilon=2.0, seed=None, multiplier=1, copies=1):
@@ -28,14 +22,6 @@ def test_the_plan_is_told_line_by_line():
     assert not {"seed", "sensitivity", "repeats"} & {*told}
 
 
-@pytest.mark.parametrize(("n", "batch"), [(80, "expected batch 8, "), (None, "")])
-def test_the_denominator_is_not_called_the_expected_batch(n, batch):
-    plan = PrivacyPlan.calibrate(
-        n=n, sampling_rate=0.1, denominator=9, steps=5, epsilon=math.inf, delta=1e-4
-    )
-    assert dict(plan_rows(plan, "none", None))["sampling"] == f"q 0.1, {batch}sums divided by 9"
-
-
 def test_a_seed_a_doubled_sensitivity_and_the_lack_of_privacy_are_said():
     assert "RESEARCH run" in rows(seed=4)[1]["seed"]
     assert "2C" in rows(multiplier=2)[1]["sensitivity"]
@@ -43,19 +29,3 @@ def test_a_seed_a_doubled_sensitivity_and_the_lack_of_privacy_are_said():
     assert "repeats" not in rows()[1]
     open_rows = rows(epsilon=math.inf)[1]
     assert "NOT PRIVATE" in open_rows["privacy"] and "noise" not in open_rows
-
-
-def test_accuracy_and_worst_class():
-    said = dict(evaluation_rows(EVALUATION, "validation"))
-    assert said["validation accuracy"] == "50.00% of 8 images (EMA weights)"
-    assert said["worst class"] == "b: 25.00%"
-
-
-@pytest.mark.parametrize(
-    ("loss", "failed"),
-    [(2.3, False), (99, False), (101, True), (math.inf, True), (math.nan, True)],
-)
-def test_a_run_whose_loss_grew_without_bound_is_called_failed(loss, failed):
-    said = dict(evaluation_rows(replace(EVALUATION, loss=loss), "test"))
-    assert ("FAILED" in said) is failed
-    assert not failed or "lower --learning-rate" in said["FAILED"]

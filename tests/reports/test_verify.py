@@ -1,13 +1,11 @@
 """`dpmix verify`: a run as it was written holds; whatever is changed in it is found."""
 
 import json
-import math
 import shutil
 import sys
 import time
 
 import pytest
-from safetensors.torch import load_file
 
 import dpmix
 from dpmix.cli.app import app
@@ -67,24 +65,18 @@ def test_one_changed_byte_is_found(run):
 
 @pytest.mark.parametrize(("fields", "said"), [
     ({"epsilon": 1.0}, "epsilon"),
-    ({"epsilon": "inf"}, "epsilon"),
     ({"epsilon_rdp": 1.0}, "epsilon_rdp is 1"),
-    ({"epsilon_rdp": "inf"}, "epsilon_rdp is inf"),
-    ({"noise_multiplier": 2.0}, "noise_std"),
     ({"noise_multiplier": 2.0, "noise_std": 2.0}, "epsilon_rdp is"),
     ({"assumptions": []}, "assumptions"),
-    ({"mechanism": "anything"}, "mechanism"),
     ({"resumed_at": [1]}, "assumptions"),
     ({"spent_before": [50.0]}, "epsilon_rdp"),
     ({"examples": None}, "has no settings of a run"),
     ({"examples": 400_000, "sampling_rate": 400 / 400_000}, "epsilon_rdp"),
-    ({"denominator": 4.0}, "denominator"),
     ({"sampling_rate": 0.5}, "sampling_rate"),
     ({"planned_steps": 1, "steps": 1}, "planned_steps"),
     ({"steps": 1, "complete": False}, "guarantee"),
     ({"steps": 3}, "steps is 3, more than planned_steps"),
     ({"delta": 1e-6}, "delta"),
-    ({"method": "none"}, "method"),
     ({"max_grad_norm": 0.5}, "max_grad_norm"),
     ({"sensitivity": 0.5}, "sensitivity"),
     ({"seeded": True}, "seeded"),
@@ -99,29 +91,12 @@ def test_a_field_that_contradicts_the_rest_is_found_though_it_was_sealed(run, fi
         verify(path)
 
 
-def test_weights_of_another_model_are_found(run):
-    weights = {name: value + 1e-7 for name, value in load_file(run / "model.safetensors").items()}
-    with pytest.raises(DpmixError, match=r"the weights of .* have sha256"):
-        verify(forge(run, weights=weights))
-
-
-@pytest.mark.parametrize("field", ["noise_multiplier", "spent_before"])
-def test_noise_that_no_accountant_counts_is_refused_at_once(made, tmp_path, field):
-    for place, sigma in enumerate([1e-308, 0.0999, 1e8, -1, "nan"]):
-        run = shutil.copytree(made, tmp_path / str(place))
-        path = forge(run, **{field: sigma if field == "noise_multiplier" else [sigma]})
-        start = time.perf_counter()
-        with pytest.raises(DpmixError, match=f"{field}.*expected the file as it was") as error:
-            verify(path)
-        assert time.perf_counter() - start < 5 and len(str(error.value).splitlines()) == 1
-
-
 @pytest.mark.parametrize("field", [
     "noise_multiplier", "sampling_rate", "delta", "epsilon", "max_grad_norm", "planned_steps",
     "examples", "expected_runs",
 ])  # fmt: skip
 def test_no_number_makes_it_compute_for_minutes_or_fail_otherwise(made, tmp_path, field):
-    values = (5e-324, 1e300, -1, 0, 10**7, 10**400, "inf", [1])
+    values = (5e-324, 0.0999, 1e300, -1, 0, 10**7, 10**400, "inf", [1])
     for place, value in enumerate(values):
         path = forge(shutil.copytree(made, tmp_path / str(place)), **{field: value})
         start = time.perf_counter()
@@ -140,7 +115,6 @@ def with_privacy(**changes):
     (with_privacy(steps=10**6), {"steps": 10**6, "planned_steps": 10**6, "noise_multiplier": 0.1,
      "noise_std": 0.1, "epsilon_rdp": 1e12}, "epsilon_rdp|computes up to 10000"),
     (lambda _: {}, {}, "has no settings of a run"),
-    (lambda _: [], {}, "settings in .* are not those that a run wrote"),
 ])  # fmt: skip
 def test_settings_of_another_run_are_found(run, settings, fields, said):
     path = forge(run, settings, **fields)
@@ -166,7 +140,6 @@ def test_every_epsilon_of_the_curve_is_computed_again(run, point, fields, said):
     ("privacy.json", '"delta": 1e-05', '"delta": 1e-06', "is not the statement in"),
     ("config.yaml", "max_grad_norm: 1.0", "max_grad_norm: 2.0", "has max_grad_norm 2.0, and"),
     ("config.yaml", "privacy:", "private:", "has no settings of a run"),
-    ("MODEL_CARD.md", "differentially", "very", "does not hold the statement's guarantee"),
     ("report.html", "differentially", "very", "does not hold the statement's guarantee"),
     ("metrics.json", "{", '{"accuracy": 0.99, ', "'accuracy' occurs twice"),
 ])  # fmt: skip
@@ -201,7 +174,7 @@ def test_the_command_shows_the_second_accountant_and_later_checkpoints(
     (run / "checkpoints" / "step-00000009.pt").touch()
     text = shown(run, capsys)
     assert "PRV accountant epsilon between" in text and "verdict holds" in text
-    assert "NOT covered by this epsilon: of step 9, more than were planned" in text
+    assert "of step 9: NOT covered by this epsilon: more steps than were planned" in text
     monkeypatch.setitem(sys.modules, "prv_accountant", None)
     text = shown(run, capsys)
     assert "left out: prv-accountant is not installed (pip install " in text
@@ -225,7 +198,7 @@ def test_a_stopped_run_holds_with_the_epsilon_of_its_plan_first(tmp_path, capsys
     whole, at_stop = shown_epsilon(stated.epsilon), shown_epsilon(stated.epsilon_at_fixed_stop)
     text = shown(folder, capsys)
     assert f"claimed epsilon {whole} ({at_stop} only if its stop was fixed beforehand)" in text
-    assert "of step 3: if they are of this run, covered by the epsilon of all planned" in text
+    assert "of step 3: covered by the epsilon of all planned steps only" in text
     for name, value in (
         ("epsilon", stated.epsilon_at_fixed_stop),
         ("epsilon_at_fixed_stop", stated.epsilon_at_fixed_stop / 2),
@@ -238,12 +211,6 @@ def test_a_stopped_run_holds_with_the_epsilon_of_its_plan_first(tmp_path, capsys
         path = forge(forged, **{name: value, "guarantee": stated.guarantee.replace(old, new)})
         with pytest.raises(DpmixError, match=r"guarantee|epsilon"):
             verify(path)
-
-
-def test_a_run_without_privacy_is_not_verified(tmp_path):
-    dpmix.fit(**SMALL | {"epsilon": math.inf}, steps=1, output=str(tmp_path / "run"))
-    with pytest.raises(DpmixError, match="NOT PRIVATE"):
-        verify(tmp_path / "run")
 
 
 @pytest.mark.parametrize(("rate", "sigma", "steps", "delta", "prior_releases"), [

@@ -8,7 +8,6 @@ import pytest
 
 from dpmix.errors import DpmixError
 from dpmix.runs.config import Config
-from dpmix.runs.defaults import choose_model
 from dpmix.runs.recipes import recipe_names
 from dpmix.runs.settings import LEAVES, SECTIONS
 
@@ -60,13 +59,9 @@ def test_what_is_written_reads_back_the_same_without_leave_to_overwrite(recipe):
     ("text", "message"),
     [
         ("privacy: {epsilonn: 3}", r"unknown field 'privacy\.epsilonn'.*did you mean 'epsilon'"),
-        ("privcy: {epsilon: 3}", r"unknown field 'privcy'.*did you mean 'privacy'"),
         ("views: {method: mixself}", "method is 'mixself' in recipe.*did you mean 'mix-self'"),
         ("views: {k_base: many}", "k_base is 'many'.*expected a whole number"),
-        ("optimizer: {learning_rate: -1}", "learning_rate is -1.*expected more than 0"),
-        ("- a\n- b", "must map names"),
         ("privacy: 3", "must map sections"),
-        ("privacy: {epsilon: [", "is not valid YAML"),
         ("!!python/object/apply:os.system ['true']", "is not valid YAML"),
     ],
 )
@@ -74,11 +69,6 @@ def test_a_mistake_in_a_recipe_is_named(recipe, text, message):
     with pytest.raises(DpmixError, match=message) as error:
         Config.load(recipe(text))
     assert len(str(error.value).splitlines()) <= 2
-
-
-def test_an_unknown_setting_has_the_nearest_name():
-    with pytest.raises(DpmixError, match="unknown setting 'epsilom': did you mean 'epsilon'"):
-        Config.load(epsilom=3)
 
 
 def test_a_release_that_a_recipe_counts_stays_counted(recipe):
@@ -98,51 +88,19 @@ def test_a_release_that_a_recipe_counts_stays_counted(recipe):
 SETS = ("cifar10", "cifar100", "eurosat", "caltech256", "sun397", "pet")
 METHODS = ("self-aug", "mix-self", "mix-diff")
 GOLDEN = "93a3a2fb873866327cf917df8964a7af985540ca529775619ea58ebd1cd70302"
-TOWERS = {
-    "vit-b-16": ("open_clip:ViT-B-16/laion2b_s34b_b88k", 224),
-    "convnext": ("open_clip:convnext_base_w/laion2b_s13b_b82k", 256),
-}
 
 
 def test_there_is_one_for_every_cell_and_none_changes_unnoticed():
     cells = {f"scratch-{data}-{method}" for data in SETS[:3] for method in METHODS}
-    cells |= {f"{t}-{data}-{method}" for t in TOWERS for data in SETS for method in METHODS}
+    cells |= {
+        f"{t}-{data}-{method}"
+        for t in ("vit-b-16", "convnext")
+        for data in SETS
+        for method in METHODS
+    }
     assert set(recipe_names()) == cells
     given = {
         name: Config.load(name).model_dump(mode="json", exclude_defaults=True) for name in cells
     }
     digest = sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()
     assert digest == GOLDEN, "a recipe has other settings than those that results were made with"
-
-
-@pytest.mark.parametrize("name", recipe_names()[::4])
-def test_each_has_the_papers_numbers(name):
-    config = choose_model(Config.load(name))
-    views, privacy, optimizer = config.views, config.privacy, config.optimizer
-    assert (views.k_base, views.k_self, views.k_diff, views.mixup_alpha) == (16, 18, 2, 0.2)
-    assert views.crop_padding == 4 and views.flip and views.average == "all"
-    assert (privacy.delta, privacy.max_grad_norm) == (1e-5, 1.0)
-    assert (optimizer.optimizer, optimizer.momentum) == ("SGD", 0)
-    assert name.endswith(f"{config.data.data}-{views.method}")
-    if name.startswith("scratch"):
-        assert config.model.model == "wrn-16-4"
-        assert (privacy.expected_batch_size, privacy.epochs) == (4096, 200)
-        assert (optimizer.learning_rate, optimizer.ema_decay) == (4, 0.9999)
-    else:
-        tower, size = TOWERS[name.removesuffix(f"-{config.data.data}-{views.method}")]
-        assert (config.model.backbone, config.data.image_size) == (tower, size)
-        assert config.model.trainable == "head"
-        assert (privacy.expected_batch_size, privacy.epochs) == (1000, 10)
-        assert optimizer.weight_decay == 1e-5
-
-
-def test_a_file_is_never_hidden_by_a_name(recipe, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    recipe("privacy: {epsilon: 7}\n", "convnext-pet-mix-self")
-    assert Config.load("convnext-pet-mix-self").privacy.epsilon == 7
-    with pytest.raises(DpmixError, match=r"did you mean 'vit-b-16-pet-mix-self'"):
-        Config.load("vit-b16-pet-mix-self")
-    with pytest.raises(DpmixError, match=r"no recipe 'zzz': expected one of 45, .* YAML file"):
-        Config.load("zzz")
-    with pytest.raises(DpmixError, match=r"cannot read recipe 'none\.yaml'"):
-        Config.load("none.yaml")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 import dpmix
 from dpmix.data import load_splits
@@ -120,7 +120,7 @@ def test_without_epsilon_every_output_says_not_private_and_it_learns(fit):
     assert json.loads(texts["metrics.json"])["private"] is False
 
 
-@pytest.mark.parametrize("method", ["none", "self-aug", "mix-self", "microbatch-mixup"])
+@pytest.mark.parametrize("method", ["self-aug", "microbatch-mixup"])
 def test_every_method_trains(fit, method):
     said = statement_of(fit(method=method))
     factor = 2 if method == "microbatch-mixup" else 1
@@ -128,9 +128,9 @@ def test_every_method_trains(fit, method):
     assert said["sensitivity"] == factor
 
 
-@pytest.mark.parametrize(("draw", "role"), [("same-class", "mix"), ("other-class", "extra")])
-def test_mix_diff_trains_with_a_folder_of_public_images(fit, public_root, draw, role):
-    run = fit(method="mix-diff", pool=str(public_root), pool_draw=draw, pool_role=role)
+def test_mix_diff_trains_with_a_folder_of_public_images(fit, public_root):
+    role = "extra"
+    run = fit(method="mix-diff", pool=str(public_root), pool_draw="same-class", pool_role=role)
     said = statement_of(run)
     pool = said["public_inputs"]["pool"]
     assert (pool["images"], pool["role"], "name" in pool) == (30, role, False)
@@ -197,20 +197,6 @@ def test_a_run_that_dies_leaves_its_last_model_and_a_true_statement(fit, tmp_pat
     assert len((folder / "diagnostics" / "steps.jsonl").read_text().splitlines()) == 3
 
 
-def test_an_overwriting_run_that_fails_early_leaves_the_earlier_run(fit, tmp_path):
-    fit()
-    before = published(tmp_path / "run")
-
-    def cut(now):
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        fit(report=cut, overwrite=True, eval_every=2)
-    assert published(tmp_path / "run") == before
-    fit(overwrite=True)
-    assert published(tmp_path / "run")["model.safetensors"] != before["model.safetensors"]
-
-
 def test_the_python_examples_of_the_readme_run(tmp_path, monkeypatch):
     """The blocks as printed, but with fewer steps."""
     text = (Path(__file__).parents[2] / "README.md").read_text()
@@ -224,13 +210,9 @@ def test_the_python_examples_of_the_readme_run(tmp_path, monkeypatch):
     assert any((tmp_path / "runs").iterdir())
 
 
-@pytest.mark.parametrize("cached", [True, False])
-def test_a_head_on_a_backbone_is_trained_saved_and_rebuilt(fit, tmp_path, cached):
-    run = fit(
-        **HEAD, fresh_views=not cached, cache_views=6 if cached else None, device="cpu",
-        image_size=32,
-    )  # fmt: skip
-    assert (tmp_path / "features").is_dir() == cached
+def test_a_head_on_a_backbone_is_trained_saved_and_rebuilt(fit, tmp_path):
+    run = fit(**HEAD, fresh_views=True, device="cpu", image_size=32)
+    assert not (tmp_path / "features").is_dir()
     saved = load_run(run.folder, "cpu")
     names = load_file(run.folder / "model.safetensors").keys()
     assert names == {"head.linear.weight", "head.linear.bias"}
@@ -255,28 +237,3 @@ def test_a_second_run_embeds_nothing_and_another_backbone_is_refused(fit, tmp_pa
     path.write_text(path.read_text().replace("backbone_size: null", "backbone_size: 24"))
     with pytest.raises(DpmixError, match=r"are not those that the run of '.*' was trained on"):
         load_run(run.folder)
-
-
-def test_a_model_that_cannot_be_trained_is_refused_before_its_views_are_embedded(fit, tmp_path):
-    with pytest.raises(DpmixError, match=r"microbatch-mixup joins .*can't be cached"):
-        fit(**HEAD, method="microbatch-mixup")
-    assert not (tmp_path / "features").exists() and not (tmp_path / "run").exists()
-
-
-def test_whitening_takes_its_statistics_from_the_pool(fit, public_root):
-    run = fit(**HEAD, cache_views=6, feature_norm="whiten", pool=str(public_root))
-    assert load_run(run.folder).model.head.scale.std() > 0
-
-
-def test_norms_and_biases_of_a_network_train_without_a_cache(fit, tmp_path):
-    timm = pytest.importorskip("timm")
-    torch.manual_seed(0)
-    save_file(timm.create_model("test_vit").state_dict(), tmp_path / "model.safetensors")
-    run = fit(
-        **HEAD | {"backbone": "timm:test_vit", "expected_batch_size": 4, "steps": 1},
-        backbone_weights=str(tmp_path / "model.safetensors"), trainable="norm-and-bias",
-    )  # fmt: skip
-    names = load_file(run.folder / "model.safetensors").keys()
-    assert any(name.startswith("backbone.body.blocks.0.norm1") for name in names)
-    assert not any(name.endswith("qkv.weight") for name in names)
-    load_run(run.folder)

@@ -145,13 +145,6 @@ def test_an_overwrite_never_takes_what_no_run_wrote(tmp_path, name, run):
     assert reads(root / name) == "years of work"
 
 
-def test_a_link_to_a_folder_is_overwritten_where_it_leads(tmp_path):
-    folder = trained(tmp_path / "disk" / "run")
-    (tmp_path / "link").symlink_to(folder.root)
-    overwrite(RunFolder(tmp_path / "link"))
-    assert (tmp_path / "link").is_symlink() and consistent(folder) == "2"
-
-
 def test_a_folder_whose_run_was_stopped_before_its_first_step_is_taken_over(tmp_path):
     opened(tmp_path / "run", overwrite=False).close()
     second = opened(tmp_path / "run", overwrite=False)
@@ -164,21 +157,6 @@ def test_a_folder_whose_run_was_stopped_before_its_first_step_is_taken_over(tmp_
     (second.checkpoints / "step-00000001.pt").touch()
     with pytest.raises(DpmixError, match="is not empty"):
         opened(second.root, overwrite=False)
-
-
-def test_what_a_killed_process_left_is_removed_by_the_next_run(tmp_path):
-    opened(tmp_path).close()
-    (tmp_path / ".model.safetensors.123.part").write_text("half")
-    opened(tmp_path)
-    assert not list(tmp_path.glob(".*"))
-
-
-def test_a_failed_start_lets_go_of_the_folder(tmp_path):
-    folder = RunFolder(tmp_path / "run")
-    folder.notice = tmp_path / "nowhere" / "PRIVATE.txt"
-    with pytest.raises(DpmixError, match="cannot write"):
-        folder.create(overwrite=False)
-    RunFolder(tmp_path / "run").reopen()
 
 
 def test_a_full_disk_leaves_the_files_of_the_last_time(tmp_path, no_space):
@@ -200,9 +178,3 @@ def test_what_is_private_is_closed_from_its_first_moment(tmp_path, monkeypatch):
     finally:
         os.umask(before)
     assert folder.diagnostics.stat().st_mode & 0o777 == 0o700
-
-
-def test_a_place_where_no_folder_can_be_made_is_named(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(DpmixError, match="cannot make run folder"):
-        opened(tmp_path / "file" / "run")

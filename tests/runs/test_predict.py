@@ -3,7 +3,6 @@
 import pytest
 
 from dpmix.data.folder import class_folders
-from dpmix.errors import DpmixError
 from dpmix.runs.predict import image_files
 
 
@@ -25,19 +24,3 @@ def test_a_file_that_is_named_is_taken_whatever_its_suffix(class_folder):
     root = class_folder("photos", {"a": 1})
     (root / "a" / "0.png").rename(root / "a" / "scan")
     assert image_files([root / "a" / "scan"]) == [root / "a" / "scan"]
-
-
-def test_several_folders_give_one_warning(class_folder, unchecked):
-    roots = [class_folder(name, {"a": 1}) for name in ("one", "two")]
-    for root in roots:
-        (root / "x.txt").write_text("-")
-    with pytest.warns(match=r"2 file\(s\) are left out") as told:
-        assert len(image_files(roots)) == 2
-    assert len(told) == 1
-
-
-def test_no_image_at_all(tmp_path):
-    with pytest.raises(DpmixError, match=r"no image in .*; expected .apng, .bmp"):
-        image_files([tmp_path])
-    with pytest.raises(DpmixError, match="no file or folder"):
-        image_files([tmp_path / "gone"])

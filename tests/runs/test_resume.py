@@ -13,7 +13,6 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import nn
 
 import dpmix
 from dpmix.errors import DpmixError
@@ -23,7 +22,8 @@ from dpmix.runs.checkpoint import Checkpoint
 from dpmix.runs.fit import train_run
 from dpmix.runs.folder import RunFolder
 from dpmix.runs.resume import is_complete, rebuild_run
-from small_run import plan, trainer
+
+pytestmark = pytest.mark.usefixtures("plain_pages")
 
 STEPS = 6
 
@@ -85,7 +85,6 @@ def damage(path):
     (5, {"optimizer": "Adam", "learning_rate": 0.01, "schedule": "cosine"}),
     (3, {"method": "microbatch-mixup"}),
     (3, {"model": None, "backbone": "scatternet", "backbone_size": 16}),  # on cached features
-    (1, {"checkpoint_every": 3, "eval_every": 6}),
 ])  # fmt: skip
 def test_a_seeded_run_that_was_stopped_ends_bit_identical(tmp_path, settings, step, changes):
     settings |= changes
@@ -98,24 +97,6 @@ def test_a_seeded_run_that_was_stopped_ends_bit_identical(tmp_path, settings, st
     curves = [json.loads((place / "metrics.json").read_text())["curve"]
               for place in (folder, whole.folder)]  # fmt: skip
     assert curves[0] == curves[1]
-
-
-def test_dropout_repeats_too():
-    def made():
-        torch.manual_seed(0)
-        model = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(36, 3))
-        return trainer(plan(), model=model)
-
-    whole, first, second = made(), made(), made()
-    for _ in range(4):
-        whole.step()
-    first.step()
-    torch.rand(5)  # what else a program draws
-    second.model.load_state_dict(first.model.state_dict())
-    second.resume(first.state())
-    while second.steps_done < 4:
-        second.step()
-    assert same(whole.model.state_dict(), second.model.state_dict())
 
 
 def test_an_unseeded_run_draws_fresh_entropy_and_saves_none(tmp_path, settings):
@@ -148,14 +129,6 @@ def test_an_unseeded_run_draws_fresh_entropy_and_saves_none(tmp_path, settings):
     assert not (folder / "checkpoints").exists() and is_complete(folder)
 
 
-def test_a_torn_log_line_and_steps_that_were_lost_leave_no_trace(tmp_path, settings):
-    folder = stopped(tmp_path / "run", 5, settings | {"checkpoint_every": None})
-    with (folder / "diagnostics" / "steps.jsonl").open("a") as log:
-        log.write('{"step": 6, "dra')
-    dpmix.fit(resume=folder)
-    assert [line["step"] for line in without_time(folder)] == list(range(1, STEPS + 1))
-
-
 @pytest.mark.parametrize(("what", "changes"), [
     ((RunFolder, "publish"), {"eval_every": STEPS}),  # after the last checkpoint
     # Before the first step.
@@ -186,18 +159,18 @@ def test_damaged_checkpoints_are_passed_over_but_no_published_step_is_done_twice
     assert stated(folder).resumed_at == [2]
     # Without the model nothing tells that step 3 was not published.
     (lost / "model.safetensors").unlink()
-    with pytest.raises(DpmixError, match=r"after step 2 can't be read, and .*is missing.*twice"):
+    with pytest.raises(DpmixError, match=r"is of step 2 and .* is missing.*twice"):
         dpmix.fit(resume=lost)
     older = back / "checkpoints" / older.name
     replace(Checkpoint.read(older), step=1).write(older.with_name("step-00000001.pt"))
     older.unlink()
-    with pytest.raises(DpmixError, match=r"a model of step 2 was published.*released twice"):
+    with pytest.raises(DpmixError, match=r"is of step 1 and .* is of step 2.*released twice"):
         dpmix.fit(resume=back)
 
 
 @pytest.mark.parametrize(("model", "said"), [
-    ("missing", "a model of step 4 was published, but '.*' is missing"),
-    ("older", "a model of step 4 was published, but '.*' is of step 2"),
+    ("missing", "is of step 5 and '.*' is missing"),
+    ("older", "is of step 5 and '.*' is of step 2"),
     ("of another run", "is of another run"),
     ("damaged", "cannot read the privacy statement of"),
 ])  # fmt: skip
@@ -317,19 +290,6 @@ def test_a_complete_run_stays_complete_whatever_is_left_of_its_checkpoints(tmp_p
         dpmix.fit(resume=result.folder)
 
 
-def test_ctrl_c_keeps_the_step_that_it_ends(tmp_path, settings):
-    def press(now):
-        if now.step == 3:
-            signal.raise_signal(signal.SIGINT)
-
-    with pytest.raises(KeyboardInterrupt):
-        dpmix.fit(
-            output=str(tmp_path / "run"), report=press,
-            **settings | {"checkpoint_every": None, "eval_every": 6},
-        )  # fmt: skip
-    assert checkpoint_paths(tmp_path / "run")[0].name == "step-00000004.pt"
-
-
 def test_changed_settings_and_inputs_are_refused_by_name(
     tmp_path, settings, image_root, public_root
 ):
@@ -338,10 +298,7 @@ def test_changed_settings_and_inputs_are_refused_by_name(
     )
     for changes, said in (
         ({"epsilon": 8.0}, "its epsilon is 8.0 and was 2.0"),
-        ({"steps": 100}, "its steps is 100 and was 6"),
         ({"seed": 8}, "its seed is 8 and was 7"),
-        ({"model": "wrn-16-4"}, "its model is wrn-16-4 and was cnn-small"),
-        ({"extra_augment": "blur"}, "its extra_augment is blur and was none"),
         ({"train_images": 60}, "its train_images is 60 and was not given"),
     ):
         with pytest.raises(DpmixError, match=said):
@@ -359,15 +316,10 @@ def test_changed_settings_and_inputs_are_refused_by_name(
 
 def test_where_and_how_may_change(tmp_path, settings, image_root):
     folder = stopped(tmp_path / "run", 3, settings)
-    moved = tmp_path / "moved"
-    shutil.move(image_root, moved)
+    moved = str(shutil.move(image_root, tmp_path / "moved"))
     with pytest.raises(DpmixError, match="no folder or"):
         dpmix.fit(resume=folder)
-    (folder / "diagnostics" / "data.sha256").rename(tmp_path / "hash")
-    with pytest.raises(DpmixError, match=r"the images or labels of .*: restore them"):
-        dpmix.fit(resume=folder, data=str(moved))
-    (tmp_path / "hash").rename(folder / "diagnostics" / "data.sha256")
-    dpmix.fit(resume=folder, data=str(moved), view_chunk=2, engine="vectorized", workers=1)
+    dpmix.fit(resume=folder, data=moved, view_chunk=2, engine="vectorized", workers=1)
     assert stated(folder).complete
 
 
@@ -378,7 +330,7 @@ def test_a_stopped_overwrite_keeps_the_other_model_until_it_has_one(tmp_path, se
     folder = stopped(tmp_path / "run", 3, settings | {"overwrite": True, "seed": 3})
     assert same(old, weights(folder)) and not is_complete(folder)
     damage(checkpoint_paths(folder)[0])
-    with pytest.raises(DpmixError, match=r"step 2 can't be read, and .* is of another run.*twice"):
+    with pytest.raises(DpmixError, match=r"is of step 2 and .* is of another run.*twice"):
         dpmix.fit(resume=folder)
     checkpoint_paths(folder)[0].unlink()
     result = dpmix.fit(resume=folder)

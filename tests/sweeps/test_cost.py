@@ -34,11 +34,3 @@ def test_runs_of_unlike_plans_have_no_selection(tmp_path):
     write_run(tmp_path / "b", steps=9)
     (both,) = choosing_costs(tmp_path)
     assert both.runs == 2 and both.by_selection is None
-
-
-def test_a_run_that_was_stopped_counts_with_all_its_planned_steps(tmp_path):
-    write_run(tmp_path / "stopped", steps=20, done=5)
-    write_run(tmp_path / "whole" / "run", steps=20)
-    (stopped,) = choosing_costs(tmp_path)
-    (whole,) = choosing_costs(tmp_path / "whole")
-    assert stopped.all_of_them == whole.all_of_them

@@ -3,7 +3,6 @@
 import pandas as pd
 import pytest
 
-from dpmix.errors import DpmixError
 from dpmix.sweeps import plot as plots
 from dpmix.sweeps.plot import draw_against, draw_classes
 
@@ -47,21 +46,3 @@ def test_classes_have_a_panel_an_epsilon(frame, tmp_path, drawn):
     assert panels[0].get_ylim() == panels[1].get_ylim()
     for panel in panels:
         assert panel.get_legend_handles_labels()[1] == ["K_DIFF 0", "K_DIFF 2", "K_DIFF 8"]
-
-
-def test_views_that_do_not_tell_rows_apart_and_unknown_names_are_refused(frame, tmp_path):
-    with pytest.raises(DpmixError, match="base_views does not tell the rows apart"):
-        draw_against(frame, tmp_path / "p.png", x="base_views")
-    for unknown in ("k_dif", "mixed_views"):  # of results without that column
-        with pytest.raises(DpmixError, match=f"unknown name '{unknown}'"):
-            draw_against(frame, tmp_path / "p.png", x=unknown)
-
-
-def test_any_name_of_a_row_is_drawn(frame, tmp_path, drawn):
-    named = frame.assign(row=frame["row"].replace({"K_DIFF 0": "_base", "K_DIFF 2": "a$b_{c$"}))
-    draw_classes(named, tmp_path / "p.png")
-    (legend,) = drawn[0].legends
-    assert [text.get_text().strip() for text in legend.get_texts()] == [
-        "_base", "a$b_{c$", "K_DIFF 8",
-    ]  # fmt: skip
-    drawn[0].draw_without_rendering()

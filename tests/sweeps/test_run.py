@@ -73,10 +73,6 @@ def tried(sweep, accuracy, diverged=lambda *_, **__: False):
     ]
 
 
-def rates(sweep, *outcome):
-    return {run.config.optimizer.learning_rate for run in tuned_runs(sweep, tried(sweep, *outcome))}
-
-
 def test_the_best_mean_over_seeds_wins_for_each_row_and_epsilon(sweep):
     def accuracy(row, epsilon, learning_rate, seed):
         if row == "a":  # the higher rate has the best single try, and the worse mean
@@ -88,21 +84,3 @@ def test_the_best_mean_over_seeds_wins_for_each_row_and_epsilon(sweep):
     assert chosen == {("a", 1, 0.5), ("a", 8, 0.5), ("b", 1, 0.5), ("b", 8, 2)}
     assert [run.swept["seed"] for run in tuned] == [0, 1] * 4
     assert tuned[0].tuned == {"learning_rate": 0.5} and "learning_rate" not in tuned[0].swept
-
-
-def test_the_first_of_equals_wins_and_values_that_diverged_lose(sweep):
-    assert rates(sweep, lambda *_, **__: 0.5) == {0.5}
-
-    def accuracy(row, epsilon, learning_rate, seed):
-        return 1 / learning_rate
-
-    def diverged(row, epsilon, learning_rate, seed):
-        return learning_rate == 0.5 and seed == 8
-
-    assert rates(sweep, accuracy) == {0.5} and rates(sweep, accuracy, diverged) == {2}
-
-
-def test_a_row_whose_tries_all_failed_is_named(sweep):
-    rows = [one for one in tried(sweep, lambda *_, **__: 0.5) if one[0].row == "a"]
-    with pytest.raises(DpmixError, match=r"row 'b' at {'epsilon': 1}: all of its tries failed"):
-        tuned_runs(sweep, rows)

@@ -89,11 +89,9 @@ def protocol(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("change", "message"), [
     (("{learning_rate: [0.1, 0.2, 0.3]}", "{steps: [1, 2]}"), "differ neither in privacy"),
-    (("{learning_rate: [0.1, 0.2, 0.3]}", "{image_size: [8, 9]}"), "differ neither in privacy"),
     (("{learning_rate: [0.1, 0.2, 0.3]}", "{seed: [1]}"), "take seed out"),
     (("steps: 1, ", ""), "needs one plan"),
-    (("steps: 1", "steps: 1, wandb: project"), "take wandb and tensorboard out"),
-    ((", expected_batch_size: 8", ""), "needs one plan"),
+    (("steps: 1", "steps: 1, wandb: project"), "take wandb out"),
     (("steps: 1", "steps: 1, epsilon: inf"), "finite epsilon"),
     (("grid: {learning_rate: [0.1, 0.2, 0.3]}",
       "grid: {seed: [1]}\ntune: {grid: {learning_rate: [1]}, validation_fraction: 0.1}"),
@@ -104,22 +102,12 @@ def test_what_the_theorem_does_not_cover_is_refused(tmp_path, change, message):
         among(tmp_path, SWEEP.replace(*change))
 
 
-def test_an_impossible_mean_is_refused(tmp_path):
-    with pytest.raises(DpmixError, match="expected_runs is 0"):
-        among(tmp_path, expected_runs=0.0)
-
-
 def test_only_the_best_run_is_left(protocol, tmp_path):
     # That none of 60 runs drew the best rate has a chance of 3e-11.
     best = protocol(accuracy=float, runs=60)
     assert (best / "config.yaml").read_text() == "0.3"
     assert [entry.name for entry in (tmp_path / "out").iterdir()] == ["best"]
     assert [entry.name for entry in best.iterdir()] == ["config.yaml"], "no diagnostics"
-
-
-def test_a_run_that_diverged_is_not_chosen_while_another_did_not(protocol):
-    best = protocol(accuracy=float, loss=lambda rate: "nan" if rate == "0.3" else 0.5, runs=60)
-    assert RunFolder(best).config.read_text() == "0.2"
 
 
 def test_a_stopped_selection_resumes_the_runs_that_it_drew(protocol, tmp_path):
@@ -177,23 +165,6 @@ def test_a_selection_stopped_before_it_published_publishes_its_choice(
     best = protocol(accuracy=lambda rate: -float(rate))
     assert (best / "config.yaml").read_text() == rate == "0.3" and protocol.made == []
     assert [entry.name for entry in (tmp_path / "out").iterdir()] == ["best"]
-
-
-def test_a_choice_that_names_no_run_publishes_nothing(protocol, tmp_path):
-    out = tmp_path / "out"
-    (out / "selection" / "run-0").mkdir(parents=True)
-    (out / "selection" / "chosen").touch()
-    with pytest.raises(DpmixError, match="is complete, and its best run was moved"):
-        protocol()
-    assert [*out.iterdir()] == []
-
-
-def test_runs_without_the_draws_they_are_from_are_not_resumed(protocol, tmp_path):
-    stray = tmp_path / "out" / "selection" / "run-0" / "diagnostics" / "stray"
-    stray.mkdir(parents=True)
-    with pytest.raises(KeyboardInterrupt):
-        protocol(stop_after=1)
-    assert stray.parents[1].is_dir() and not stray.exists()
 
 
 def test_a_run_that_fails_ends_the_selection_and_does_not_say_which_it_was(tmp_path):
@@ -277,7 +248,7 @@ def surroundings(monkeypatch):
     def run(one, root, threads, gpu):
         place = int(root.name.removeprefix("run-"))
         clock = SimpleNamespace(now=lambda *_: datetime(2026, 1, 1 + place))
-        monkeypatch.setattr("dpmix.reports.statement.datetime", clock)
+        monkeypatch.setattr("dpmix.reports.guarantee.datetime", clock)
         monkeypatch.setattr("platform.machine", lambda: f"machine {place}")
         monkeypatch.setattr("platform.node", lambda: f"node {place}")
         monkeypatch.setattr("socket.gethostname", lambda: f"node {place}")

@@ -18,9 +18,6 @@ def setting_flags_but(*left_out: str) -> Callable[[Command], Command]:
     """Give a command, which takes `**settings`, one flag per setting.
 
     A flag that was not given arrives as None, so that the recipe's value or the default holds.
-
-    Args:
-        left_out: settings that mean nothing to the command.
     """
 
     def flagged(command: Command) -> Command:

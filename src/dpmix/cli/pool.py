@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from dpmix.cli.progress import counting_bar, decoding_bar, stdout
 from dpmix.data.named import class_list
@@ -25,20 +24,15 @@ pool = typer.Typer(name="pool", help="Look at a public pool.")
 
 @pool.command()
 def inspect(
-    path: Annotated[
-        Path, typer.Argument(help="the pool: a folder of class folders, or an .npz of JPEGs")
-    ],
+    path: Annotated[Path, typer.Argument(help="a folder of class folders, or an .npz of JPEGs")],
     sheets: Annotated[
-        Path | None,
-        typer.Option(help="folder for the contact sheets; default NAME-sheets"),
+        Path | None, typer.Option(help="folder for the contact sheets; default NAME-sheets")
     ] = None,
     data: Annotated[
-        str | None,
-        typer.Option(help="a data set, to count images for each of its classes; no image is read"),
+        str | None, typer.Option(help="a data set whose classes to count; no image is read")
     ] = None,
     pool_labels: Annotated[
-        Path | None,
-        typer.Option(help="CSV of pool_class,class: the class that each pool class stands for"),
+        Path | None, typer.Option(help="CSV of pool_class,class: what each pool class stands for")
     ] = None,
     pool_unmapped: Annotated[
         str, typer.Option(help="for classes that match none: refuse, leave-out, unlabelled")
@@ -64,42 +58,28 @@ def inspect(
     with decoding_bar(console) as progress:
         found = inspect_pool(files, progress)
     drawn = len(write_sheets(files, folder, set(found.corrupt)))
-    rows = inspection_rows(files, found)
-    rows.append(
-        ("contact sheets", f"{folder}: {drawn} files, up to {PER_SHEET} images of a class each")
-    )
+    sheet = f"{folder}: {drawn} files, up to {PER_SHEET} images of a class each"
+    rows = [*inspection_rows(files, found), ("contact sheets", sheet)]
     if data is not None:
         rows += served_rows(found, names, targets)
     console.print(two_columns(rows))
-    table = Table("class", "images", box=None, pad_edge=False)
-    for name, count in found.counts.items():
-        table.add_row(name, str(count))
-    console.print(table)
+    console.print(two_columns([(name, str(count)) for name, count in found.counts.items()]))
 
 
 def synthesize(
-    model: Annotated[
-        str,
-        typer.Option(
-            help="a diffusers text-to-image pipeline: a folder, or a hub name such as owner/name"
-        ),
-    ],
+    model: Annotated[str, typer.Option(help="a diffusers pipeline: a folder, or a hub name")],
     output: Annotated[Path, typer.Option(help="folder of the pool; resumes one begun before")],
     class_: Annotated[
         list[str] | None, typer.Option("--class", help="a class to draw; repeatable")
     ] = None,
     classes_file: Annotated[
-        Path | None,
-        typer.Option(
-            help="text file, one class on each line: 'name', or 'name: phrase for the prompt'"
-        ),
+        Path | None, typer.Option(help="text file with 'name' or 'name: phrase' on each line")
     ] = None,
     data: Annotated[
         str | None, typer.Option(help="a data set whose class names to take; no image is read")
     ] = None,
     template: Annotated[
-        str,
-        typer.Option(help="prompt with {class}, or its name: photo, eurosat, pet, scene, digit"),
+        str, typer.Option(help="prompt with {class}, or: photo, eurosat, pet, scene, digit")
     ] = "photo",
     images_per_class: Annotated[int, typer.Option(min=1, help="images of each class")] = 100,
     draw_size: Annotated[
@@ -114,14 +94,11 @@ def synthesize(
     guidance: Annotated[
         float | None, typer.Option(help="guidance scale; default: the model's own")
     ] = None,
-    seed: Annotated[
-        int, typer.Option(min=0, help="seed of the pool, from which each image's seed is made")
-    ] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="seed from which each image's is made")] = 0,
     batch: Annotated[int, typer.Option(min=1, help="images drawn at a time")] = 4,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps")] = "auto",
     dtype: Annotated[
-        str,
-        typer.Option(help="float32, float16, bfloat16; auto: half precision on CUDA, else float32"),
+        str, typer.Option(help="float32, float16, bfloat16; auto: half precision on CUDA")
     ] = "auto",
     download: Annotated[
         bool, typer.Option("--download", help="fetch the model from the hub if it is not there")

@@ -28,14 +28,10 @@ KINDS = get_args(Kind)
 
 def calibrate(
     n: Annotated[int, typer.Option(help="number of training examples, N")],
-    expected_batch_size: Annotated[
-        float, typer.Option(help="expected number of examples in a step, q*N")
-    ],
+    expected_batch_size: Annotated[float, typer.Option(help="examples in a step on average, q*N")],
     steps: Annotated[int | None, typer.Option(help="number of training steps, T")] = None,
     epochs: Annotated[float | None, typer.Option(help="T as expected passes over the data")] = None,
-    delta: Annotated[
-        float | None, typer.Option(help="delta, well below 1/N; default min(1e-5, 1 / (10 N))")
-    ] = None,
+    delta: Annotated[float | None, typer.Option(help="delta, by default well below 1/N")] = None,
     epsilon: Annotated[
         list[float] | None, typer.Option(help="target epsilon; repeatable; default: 1 2 4 8")
     ] = None,
@@ -47,13 +43,9 @@ def calibrate(
 
     def plan(target: float) -> PrivacyPlan:
         return PrivacyPlan.calibrate(
-            n=n,
-            expected_batch_size=expected_batch_size,
-            steps=steps,
-            epochs=epochs,
-            epsilon=target,
-            delta=delta,
-        )
+            n=n, expected_batch_size=expected_batch_size, steps=steps, epochs=epochs,
+            epsilon=target, delta=delta,
+        )  # fmt: skip
 
     silent, console = plan(inf), stdout()
     table = Table(
@@ -71,30 +63,22 @@ def calibrate(
 
 @setting_flags_but(
     "output", "overwrite", "seed", "eval_every", "checkpoint_minutes", "checkpoint_every",
-    "keep_checkpoints", "tensorboard", "wandb", "log_private_diagnostics",
+    "keep_checkpoints", "tensorboard", "wandb",
 )  # fmt: skip
 def audit(
     *,
     config: Annotated[
-        str | None,
-        typer.Option(
-            help="recipe, as in dpmix train; a run's own config.yaml audits that run's settings"
-        ),
+        str | None, typer.Option(help="recipe, as in dpmix train, or a run's own config.yaml")
     ] = None,
     canaries: Annotated[
         int | None,
-        typer.Option(
-            min=20,
-            help="number of canaries in a run; more give tighter bounds; default: up to 10,000 "
-            "gradients, or 1,000 images",
-        ),
+        typer.Option(min=20, help="canaries in a run; default: up to 10,000 gradients, or 1,000 "
+                     "images; more give tighter bounds"),
     ] = None,
     canary_kind: Annotated[
         str,
-        typer.Option(
-            help="gradient (strongest: the attacker sees every release), or pattern (images; the "
-            "attacker sees the trained model alone)"
-        ),
+        typer.Option(help="gradient (strongest: the attacker sees every release), or pattern "
+                     "(images; the attacker sees the trained model alone)"),
     ] = "gradient",
     runs: Annotated[int, typer.Option(min=1, help="number of full training runs")] = 1,
     confidence: Annotated[
@@ -102,7 +86,7 @@ def audit(
     ] = 0.95,
     report: Annotated[Path | None, typer.Option(help="JSON file to write the findings to")] = None,
     **settings: Any,
-) -> None:
+) -> None:  # fmt: skip
     """Attack a run's privacy: train it with canaries, and bound its epsilon from below.
 
     Takes the settings of `dpmix train`, and as long as a training for each of --runs. With gradient

@@ -54,34 +54,26 @@ def decoding_bar(console: Console) -> Bar:
 
 def counting_bar(console: Console, what: str, unit: str) -> Bar:
     """A bar for `what`, counted in `unit`."""
-    return _filled(_bar(console, _counted(unit)), what)
+    return _filled(_bar(console, *_counted(unit)), what)
 
 
 def share_bar(console: Console, what: str) -> Bar:
-    """A bar for work on private images.
+    """A bar for work on private images: it shows the share that is done.
 
-    It shows the share that is done: with a count, or a rate in images, it would show N, which can
-    be private (`tests/cli/test_private_n.py`).
+    A count, or a rate in images, would show N (`tests/cli/test_private_n.py`).
     """
-    return _filled(_bar(console, (TaskProgressColumn(table_column=_LINE),)), what)
+    return _filled(_bar(console, TaskProgressColumn(table_column=_LINE)), what)
 
 
 @contextmanager
 def training_bar(
     console: Console, plan: PrivacyPlan, done: int, judged_on: JudgedOn
 ) -> Iterator[Callable[[TrainingProgress], None]]:
-    """A bar for training after `done` steps; yields the callback.
-
-    It shows epsilon, and the latest accuracy on the `judged_on` images.
-    """
+    """A bar for training after `done` steps, with epsilon and the held-out accuracy."""
     whole = shown_epsilon(plan.epsilon, 2)
     spent = f"epsilon {{task.fields[epsilon]}} of {whole}" if plan.private else "NOT PRIVATE"
-    with _bar(
-        console,
-        _counted("steps"),
-        TextColumn(spent, table_column=_LINE),
-        TextColumn("{task.fields[accuracy]}", table_column=_LINE),
-    ) as bar:
+    shown = (TextColumn(text, table_column=_LINE) for text in (spent, "{task.fields[accuracy]}"))
+    with _bar(console, *_counted("steps"), *shown) as bar:
         epsilon = shown_epsilon(plan.epsilon_after(done) if done else 0.0, 2)
         task = bar.add_task(
             "training", total=plan.steps, completed=done, epsilon=epsilon, accuracy=""
@@ -111,13 +103,12 @@ def _counted(unit: str) -> tuple[ProgressColumn, ...]:
     return MofNCompleteColumn(table_column=_LINE), _Rate(unit)
 
 
-def _bar(console: Console, shown: tuple[ProgressColumn, ...], *more: ProgressColumn) -> Progress:
+def _bar(console: Console, *shown: ProgressColumn) -> Progress:
     return Progress(
         TextColumn("{task.description}", table_column=_LINE),
         BarColumn(bar_width=None, table_column=Column(min_width=4, max_width=40)),
         *shown,
         TimeRemainingColumn(table_column=_LINE),
-        *more,
         console=console,
         expand=True,
         disable=not console.is_terminal,

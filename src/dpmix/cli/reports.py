@@ -47,12 +47,11 @@ def verify(
         (f"{stated.accountant} accountant", "gives the same again"),
         ("PRV accountant", _second_opinion(found)),
     ]  # fmt: skip
-    if (step := newest_step(folder.checkpoints) or 0) > stated.planned_steps:
-        rows.append(("checkpoints", f"NOT covered by this epsilon: of step {step}, more than were "
-                     "planned; do not share them"))  # fmt: skip
-    elif step > stated.steps:
-        rows.append(("checkpoints", f"of step {step}: if they are of this run, covered by the "
-                     "epsilon of all planned steps only"))  # fmt: skip
+    if (step := newest_step(folder.checkpoints) or 0) > stated.steps:
+        covered = "covered by the epsilon of all planned steps only, if they are of this run"
+        if step > stated.planned_steps:
+            covered = "NOT covered by this epsilon: more steps than were planned; do not share them"
+        rows.append(("checkpoints", f"of step {step}: {covered}"))
     if folder.audit.exists():
         audited_facts(folder)  # refuses an audit of other settings
         rows.append(("audit", "did not refute the claim"))

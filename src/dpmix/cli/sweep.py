@@ -13,6 +13,7 @@ from rich.table import Table
 
 from dpmix.cli.progress import counting_bar, stdout
 from dpmix.errors import DpmixError, without_controls
+from dpmix.files import lock
 from dpmix.reports.statement import read_statement, shown_epsilon
 from dpmix.reports.summary import two_columns
 from dpmix.runs.folder import RunFolder
@@ -27,7 +28,6 @@ from dpmix.sweeps.run import (
     VIEWS,
     Results,
     Workers,
-    locked,
     make_runs,
     on_cluster,
     on_this_machine,
@@ -57,11 +57,7 @@ def plot(
     output: Annotated[Path, typer.Option(help="picture to write: .png, .svg or .pdf")],
     kind: Annotated[str, typer.Option(help="against (a setting), or classes (bars)")] = "against",
     x: Annotated[
-        str | None,
-        typer.Option(
-            help="setting on the horizontal axis, such as k_base, or where rows differ by them "
-            f"{', '.join(VIEWS)}; default: epsilon"
-        ),
+        str | None, typer.Option(help=f"k_base, or {', '.join(VIEWS)}...; default: epsilon")
     ] = None,
 ) -> None:
     """Draw a sweep's results: means, with bands or bars of one standard deviation over seeds."""
@@ -87,36 +83,28 @@ def sweep(
         str | None, typer.Option(help="one of the sweep's scales, such as cpu; default: in full")
     ] = None,
     settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="NAME=VALUE: a setting of every run, such as data=scans; "
-                     "repeatable"),
+        list[str] | None, typer.Option("--set", help="NAME=VALUE, of every run; repeatable")
     ] = None,
     output: Annotated[
-        Path | None,
-        typer.Option(help="output folder; an unfinished sweep in it is resumed; default: a folder "
-                     "of the sweep's name under runs/sweeps"),
+        Path | None, typer.Option(help="output folder; default: by the name, in runs/sweeps")
     ] = None,
     jobs: Annotated[
-        int | None,
-        typer.Option(min=1, help="runs at once; default: one per GPU, else one per two cores"),
+        int | None, typer.Option(min=1, help="runs at once; default: by GPUs, else by cores")
     ] = None,
     cluster: Annotated[
-        str | None,
-        typer.Option(help="submit each run as a job, by submitit: slurm, or local to try it"),
+        str | None, typer.Option(help="submit each run as a job: slurm, or local to try it")
     ] = None,
     cluster_option: Annotated[
         list[str] | None,
-        typer.Option(help="NAME=VALUE for submitit's executor, such as slurm_partition=gpu, "
-                     "timeout_min=600; repeatable"),
+        typer.Option(help="NAME=VALUE for submitit, such as timeout_min=600; repeatable"),
     ] = None,
     private_selection: Annotated[
         bool,
-        typer.Option("--private-selection",
-                     help="choose the best run privately: a secret, random number of runs, of "
-                     "which only the best is kept, within ONE epsilon"),
+        typer.Option("--private-selection", help="keep only the best of a secret, random number "
+                     "of runs, within ONE epsilon"),
     ] = False,
     expected_runs: Annotated[
-        float, typer.Option(help="of --private-selection: number of runs on average")
+        float, typer.Option(help="runs of --private-selection on average")
     ] = 10.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="list the runs; make none")] = False,
 ) -> None:  # fmt: skip
@@ -137,11 +125,14 @@ def sweep(
         logs = (folder / HIDDEN if among else folder) / "logs"
         options = _named(cluster_option, "--cluster-option")
         workers = partial(on_cluster, cluster=cluster, logs=logs, options=options)
-    with locked(folder):
+    held = lock(folder / ".lock", f"sweep folder '{folder}'")
+    try:
         if among is None:
             _sweep(plan, folder, workers, console)
         else:
             _select(plan, among, expected_runs, folder, workers, console)
+    finally:
+        held.release()
 
 
 def _sweep(plan: Sweep, folder: Path, workers: Workers, console: Console) -> None:

@@ -17,7 +17,6 @@ from dpmix.cli.progress import (
     stdout,
     training_bar,
 )
-from dpmix.data.image import Progress as Counted
 from dpmix.errors import DpmixError
 from dpmix.files import InUseError
 from dpmix.reports.metrics import read_metrics
@@ -68,24 +67,16 @@ def show(
 def train(
     *,
     config: Annotated[
-        str | None,
-        typer.Option(help="recipe: a YAML file of settings, or a name of `dpmix recipes list`"),
+        str | None, typer.Option(help="recipe: a YAML file, or a name of `dpmix recipes list`")
     ] = None,
     dry_run: Annotated[
-        bool,
-        typer.Option("--dry-run", help="print the plan, sizes and estimated time without training"),
+        bool, typer.Option("--dry-run", help="print plan, sizes and estimated time; train nothing")
     ] = False,
     smoke: Annotated[
-        bool,
-        typer.Option(
-            "--smoke",
-            help="test the settings: two steps on two images of noise; reads no data, weights or "
-            "pool, and keeps nothing",
-        ),
+        bool, typer.Option("--smoke", help="test the settings: two steps on two images of noise")
     ] = False,
     resume: Annotated[
-        str | None,
-        typer.Option(help="folder of a stopped run, to resume it with its own settings"),
+        str | None, typer.Option(help="folder of a stopped run, to resume with its own settings")
     ] = None,
     **settings: Any,
 ) -> None:
@@ -176,27 +167,12 @@ def _train(
         share_bar(console, "embedding views") as embedding,
         training_bar(console, run.plan, done, judged_on) as report,
     ):
-        result = train_run(run, report, public, _with_hits(console, embedding), checkpoint)
+        result = train_run(run, report, public, embedding, checkpoint)
     return result.evaluation, [
         *evaluation_rows(result.evaluation, judged_on, result.start_accuracy),
         *_plan_rows(run),
         *pool_rows(run.pool_facts, run.config.views.pool_role),
     ]
-
-
-def _with_hits(console: Console, embedding: Counted) -> Counted:
-    """`embedding`, which is called for the training views first; print the share of cache hits."""
-    called = False
-
-    def update(done: int, total: int) -> None:
-        nonlocal called
-        if done and not called:  # a share, since the number of views would tell N
-            found = f"{done / total:.0%} was there" if done < total else "found whole"
-            console.print(f"feature cache: {found}")
-        called = True
-        embedding(done, total)
-
-    return update
 
 
 def _plan_rows(run: Run) -> Rows:

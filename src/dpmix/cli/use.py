@@ -17,18 +17,16 @@ from dpmix.runs.network import choose_device
 from dpmix.runs.predict import as_csv, as_json, check_output, image_files, predictions
 from dpmix.training.evaluate import evaluate as measure
 
+_SKIP = "leave out images that cannot be read"
+
 
 def evaluate(
     run: Annotated[Path, typer.Argument(help="a run's folder, or its model.safetensors")],
-    data: Annotated[
-        str | None, typer.Option(help="other data with the same classes; default: the run's own")
-    ] = None,
+    data: Annotated[str | None, typer.Option(help="other data; default: the run's own")] = None,
     test_fraction: Annotated[
         float | None, typer.Option(help="share of test images, for a folder without splits")
     ] = None,
-    skip_corrupt: Annotated[
-        bool, typer.Option("--skip-corrupt", help="leave out unreadable images")
-    ] = False,
+    skip_corrupt: Annotated[bool, typer.Option("--skip-corrupt", help=_SKIP)] = False,
     json: Annotated[bool, typer.Option("--json", help="print JSON instead of a table")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps")] = "auto",
 ) -> None:
@@ -55,15 +53,9 @@ def evaluate(
 def predict(
     run: Annotated[Path, typer.Argument(help="a run's folder, or its model.safetensors")],
     images: Annotated[list[Path], typer.Argument(help="image files, or folders of them")],
-    output: Annotated[
-        Path | None, typer.Option(help="file.csv or file.json; default: CSV on the screen")
-    ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="replace the output file if it exists")
-    ] = False,
-    skip_corrupt: Annotated[
-        bool, typer.Option("--skip-corrupt", help="leave out files that cannot be read")
-    ] = False,
+    output: Annotated[Path | None, typer.Option(help="file.csv or .json; default: print")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace the output file")] = False,
+    skip_corrupt: Annotated[bool, typer.Option("--skip-corrupt", help=_SKIP)] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps")] = "auto",
 ) -> None:
     """Classify images: one row per image, with its class and the probability of every class.
@@ -92,9 +84,7 @@ def export(
     run: Annotated[Path, typer.Argument(help="a run's folder")],
     output: Annotated[Path, typer.Option(help="folder to write")],
     format: Annotated[str, typer.Option(help="onnx or hub")] = "onnx",
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="replace an earlier export")
-    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an export")] = False,
 ) -> None:
     """Write a trained model, with its backbone, in a form that other programs load.
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from dpmix.errors import DpmixError
-from dpmix.reports.statement import Part, Share, read_json
+from dpmix.reports.statement import Part, Share, parse_json, read_file
 
 Kind = Literal["gradient", "pattern"]
 # A bound below this share of the claim comes from an audit of little power.
@@ -14,14 +14,7 @@ WEAK = 0.25
 
 
 class Finding(Part):
-    """An invariant of the steps, tested on the running code.
-
-    Attributes:
-        name: name of the invariant, in a few words.
-        holds: whether it does; True where it was not tested.
-        found: what was seen.
-        tested: False where the settings allow no test.
-    """
+    """An invariant of the steps, tested on the running code, or not (`tested`)."""
 
     name: str
     holds: bool
@@ -40,16 +33,11 @@ class AuditFindings(Part):
     """Lower bounds on the epsilon of a mechanism, found by attacking it.
 
     Attributes:
-        kind: kind of the canaries.
         claimed: epsilon of the plan at `delta`.
-        delta: delta of the plan.
         one_run: lower bound that assumes nothing about the mechanism.
         two_worlds: lower bound that takes the canaries' noise for independent; of gradient
             canaries only.
-        confidence: probability that the bounds hold.
         canaries: number of guesses, over all runs.
-        runs: number of full training runs.
-        invariants: what was tested in the first run, with gradient canaries.
     """
 
     kind: Kind
@@ -94,12 +82,8 @@ class AuditReport(AuditFindings):
 
 
 def read_audit(path: Path) -> AuditReport:
-    """Read what `dpmix audit --report` wrote.
-
-    Raises:
-        DpmixError: as `read_json` raises, or a verdict that its own findings contradict.
-    """
-    audit = read_json(path, AuditReport, "audit")
+    """Read what `dpmix audit --report` wrote; refuse a verdict that its findings contradict."""
+    audit = parse_json(read_file(path), AuditReport, path, "audit")
     if audit.refuted != audit.violated:
         raise DpmixError(
             f"'{path}' was changed since it was written: its verdict does not follow from what it "

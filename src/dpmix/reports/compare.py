@@ -1,11 +1,9 @@
 """Runs side by side: how their settings and data differ, and what all of them together cost.
 
-Guarantee: only public facts are compared. No file that a run hands out holds a hash of the images:
-it would let someone who has all images but one test for that one. So the data count as the same
-here if everything public about them is the same, as they are before a run resizes them or changes
-their channels. The epsilon of all together does not depend on it: it is a composition, which holds
-for a person with one image in each run's data, whatever the other images are
-(`tests/reports/test_compare.py`).
+Guarantee: only public facts are compared: a published hash of the images would let someone who has
+all but one test for that one. Data count as the same if everything public about them is the same.
+The epsilon of all together does not depend on it: it is a composition, which holds for a person
+with one image in each run's data (`tests/reports/test_compare.py`).
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -15,7 +13,7 @@ from typing import Any
 
 from dpmix.privacy.repeats import epsilon_of_copies_together
 from dpmix.reports.facts import RunFacts
-from dpmix.reports.statement import Statement, shown_epsilon
+from dpmix.reports.statement import Statement
 
 Differences = list[tuple[str, list[str]]]
 """What differs, with each run's value as text."""
@@ -25,17 +23,13 @@ _NOT_READ = "not read"
 
 @dataclass(frozen=True)
 class Comparison:
-    """Several runs.
+    """Several runs, and what differs between them.
 
     Attributes:
-        names: of the runs, all different.
-        runs: what their public files say.
-        settings: the settings that differ, and the shape of the images.
-        data: what differs in the data; no public file shows whether the images do.
         together: (epsilon, delta) of publishing all of the runs, where it is known.
         why_not: why it is not known, naming the run.
-        repeated: where `together` is known and images are repeated: how often the most frequent
-            one occurs, and the epsilon of the person in it.
+        repeated: where images are repeated: how often the most frequent one occurs, and the
+            epsilon together of the person in it.
     """
 
     names: tuple[str, ...]
@@ -48,21 +42,13 @@ class Comparison:
 
 
 def compare(names: Sequence[str], runs: Sequence[RunFacts], free: Collection[str]) -> Comparison:
-    """Compare runs.
-
-    Args:
-        names: of the runs; equal ones get numbers.
-        runs: what their public files say.
-        free: settings that say where things are or how they are computed, which are not compared.
-    """
+    """Compare runs; `free` settings, which say where or how something is done, are left out."""
     numbered = tuple(
         f"{name} ({place})" if list(names).count(name) > 1 else name
         for place, name in enumerate(names, 1)
     )
     data, released = _data(runs), _released(runs)
     why_not = _no_sum(numbered, runs, released)
-    if why_not is None and data:
-        why_not = _other_data(numbered, *data[0], released)
     together = repeated = None
     if why_not is None:
         together = _together(released, 1)
@@ -164,19 +150,6 @@ def _fault(statement: Statement) -> str | None:
         return "is seeded, and runs of one seed share their noise, which does not add up"
     selected = statement.expected_runs is not None
     return "is the best of a private selection, whose cost is no sum" if selected else None
-
-
-def _other_data(
-    names: Sequence[str], what: str, values: list[str], released: list[Statement]
-) -> str:
-    """The first run on other data than the first one, and the bound that still holds."""
-    place = next(place for place, value in enumerate(values) if value != values[0])
-    epsilon, delta = _together(released, 1)
-    return (
-        f"'{names[place]}' differs from '{names[0]}' in {what} ({values[place]}; {values[0]}); a "
-        "person with one image in the data of each run has epsilon "
-        f"{shown_epsilon(epsilon)} at most, at delta {delta}"
-    )
 
 
 def _together(released: list[Statement], copies: int) -> tuple[float, float]:

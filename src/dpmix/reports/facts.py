@@ -24,14 +24,7 @@ Row = tuple[str, str]
 
 @dataclass(frozen=True)
 class RunFacts:
-    """A run, as anyone may know it.
-
-    Attributes:
-        settings: section -> setting -> value, as `config.yaml` holds them.
-        statement: its guarantee.
-        metrics: what was measured on the test or validation images.
-        audit: an audit of these settings, if one was made.
-    """
+    """A run, as anyone may know it; `audit` is of these settings, if one was made."""
 
     settings: Settings
     statement: Statement
@@ -126,13 +119,7 @@ _FIT = "padded with their own border where a cut would lose more than a tenth"
 
 
 def pictures_in_words(settings: Settings, splits: Splits, spec: ViewSpec) -> str:
-    """Size, fit, colours and mirroring of the images, and which ones are held out.
-
-    Args:
-        settings: of the run, with its `input` section.
-        splits: the images that were read.
-        spec: the views.
-    """
+    """Size, fit, colours and mirroring of the images, and which ones are held out."""
     data, (channels, height, width) = settings["data"], splits.train.image_shape
     colours = "grey" if channels == 1 else "RGB"
     words = [

@@ -1,32 +1,20 @@
-"""The pictures on a page: charts as SVG by matplotlib, example views as PNG inside the page.
+"""The charts on a page, as SVG by matplotlib. The same facts give the same bytes.
 
-They suit a light and a dark page: no background, text and axes in the colour of the page's text,
-and lines of middle brightness. The same facts give the same bytes.
+They suit a light and a dark page: no background, text and axes in the colour of the page's text.
 """
 
-import base64
 import io
 import re
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
-from jaxtyping import Float, UInt8
 from markupsafe import Markup
-from PIL import Image
-from torch import Tensor
 
-from dpmix.data.normalization import normalization
-from dpmix.pool.pool import PublicPool
 from dpmix.privacy.selection import epsilon_stated
 from dpmix.reports.metrics import Metrics
 from dpmix.reports.statement import Statement
-from dpmix.views.builder import ViewBuilder
-from dpmix.views.draws import draw_views
-from dpmix.views.spec import ViewSpec, kinds
 
 COLOURS = ("#3b7ddd", "#d9730d", "#2f9e62", "#9b6bd6", "#1797a0", "#d0508f")
 _INK = "#010203"  # replaced by the colour of the page's text
@@ -142,57 +130,3 @@ def _svg(draw: Callable[[Any], None], label: str, height: float = 2.8) -> Markup
     svg = re.sub(r"<metadata>.*?</metadata>", "", text.getvalue(), flags=re.DOTALL)
     svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
     return Markup(svg.replace("<svg", f'<svg role="img" aria-label="{label}"', 1))
-
-
-_SIDE, VIEWS_SHOWN = 64, 8
-
-
-def example_views(spec: ViewSpec, image_shape: Sequence[int]) -> list[tuple[str, int, str]]:
-    """The views that the run's own code averages, made from computed patterns.
-
-    Guarantee: no image of any data set is read.
-
-    Args:
-        spec: the views of the run.
-        image_shape: C, H and W of its images; sides beyond 64 are cut to that.
-
-    Returns:
-        Of each kind of view: its name, the number in one average, and the first few side by side
-        as the data URI of a PNG.
-    """
-    channels, *sides = image_shape
-    height, width = (min(_SIDE, side) for side in sides)
-    spec = replace(spec, crop_padding=min(spec.crop_padding, height - 1, width - 1),
-                   pool_draw="uniform")  # fmt: skip
-    images = torch.stack([_pattern(seed, channels, height, width) for seed in range(4)])
-    private, labels = images[: spec.examples_per_group], torch.zeros(2, dtype=torch.int64)
-    pool = PublicPool(images[2:], labels) if spec.public_views else None
-    builder = ViewBuilder(spec, 1, normalization("unit", channels), pool)
-    draws = draw_views(spec, 1, np.random.default_rng(1))
-    views = builder.build(private, labels[: len(private)], draws).views[0]
-    base = "image" if spec.method == "none" else "self-augmentations"
-    return [
-        (name, len(part), _strip(part[:VIEWS_SHOWN]))
-        for name, part in zip(
-            (base, "public images", "mixtures"), views.split(kinds(spec)), strict=True
-        )
-        if len(part)
-    ]
-
-
-def _pattern(seed: int, channels: int, height: int, width: int) -> UInt8[Tensor, "C H W"]:
-    """Coloured waves."""
-    rng = np.random.default_rng(seed)
-    down, across = np.mgrid[:height, :width] / max(height, width)
-    along, turn, colours = rng.uniform(-2, 2, (3, channels, 1, 1))
-    pixels = 0.5 + 0.4 * np.sin(6 * (along * down + turn * across) + colours)
-    return torch.from_numpy((255 * pixels).astype(np.uint8))
-
-
-def _strip(views: Float[Tensor, "K C H W"]) -> str:
-    """Views in 0..1 side by side."""
-    shown = (255 * views).byte()[:, : 3 if views.shape[1] >= 3 else 1]
-    pixels = torch.cat([*torch.nn.functional.pad(shown, (0, 2), value=255)], dim=2)[..., :-2]
-    png = io.BytesIO()
-    Image.fromarray(pixels.movedim(0, -1).squeeze(-1).numpy()).save(png, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"

@@ -29,9 +29,6 @@ class RunFiles:
 
     `diagnostics/` holds what was computed from private data without noise; everything else may be
     handed out. `checkpoints/` exists until the run is complete.
-
-    Args:
-        root: the run's folder.
     """
 
     def __init__(self, root: Path) -> None:
@@ -54,11 +51,7 @@ class RunFiles:
         return [self.model, self.config, self.privacy, self.metrics, self.card, self.report]
 
     def refuse_if_missing(self, needed: Path) -> None:
-        """Refuse a folder without the file `needed`, which every run writes with its first model.
-
-        Raises:
-            DpmixError: not a run's folder, or a run that was stopped before its first model.
-        """
+        """Refuse a folder without the file `needed`, which a run writes with its first model."""
         if needed.is_file():
             return
         if self.checkpoints.is_dir():
@@ -81,15 +74,7 @@ def weights_sha256(weights: Mapping[str, Tensor]) -> str:
 
 
 def parse_settings(text: str | bytes, source: Path) -> dict[str, Any]:
-    """Settings from YAML.
-
-    Args:
-        text: the YAML.
-        source: the file that the text comes from, for errors.
-
-    Raises:
-        DpmixError: not YAML, or not sections of settings.
-    """
+    """Settings from YAML."""
     try:
         settings = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError):  # a number or a tree that is too large
@@ -100,13 +85,7 @@ def parse_settings(text: str | bytes, source: Path) -> dict[str, Any]:
 
 
 def model_bytes(weights: Mapping[str, Tensor], statement: Statement, settings: str) -> bytes:
-    """Weights, statement and settings as the bytes of a safetensors file.
-
-    Args:
-        weights: a state dict.
-        statement: the guarantee of these weights.
-        settings: the settings as YAML, without a path.
-    """
+    """Weights, statement and settings as the bytes of a safetensors file."""
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     data = save(on_cpu, {_STATEMENT: statement_text(statement), _SETTINGS: settings})
     # safetensors writes its metadata in random order; equal models should be equal files.
@@ -117,14 +96,7 @@ def model_bytes(weights: Mapping[str, Tensor], statement: Statement, settings: s
 
 
 class ModelFile:
-    """What the header of a run's `model.safetensors` says; the weights are read when asked for.
-
-    Args:
-        path: the file.
-
-    Raises:
-        DpmixError: no file of safetensors, or no valid privacy statement.
-    """
+    """What the header of a run's `model.safetensors` says; the weights are read when asked for."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -141,21 +113,13 @@ class ModelFile:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """The sections of the run's settings, each a mapping of its settings.
-
-        Raises:
-            DpmixError: not the settings of the statement.
-        """
+        """The sections of the run's settings, each a mapping of its settings."""
         text = self.settings_text
         self._compare("settings", self.statement.config_sha256, sha256(text.encode()).hexdigest())
         return parse_settings(text, self.path)
 
     def check_weights(self) -> None:
-        """Refuse weights that are not those of the statement.
-
-        Raises:
-            DpmixError: other weights.
-        """
+        """Refuse weights that are not those of the statement."""
         found = weights_sha256(load_file(self.path))
         self._compare("weights", self.statement.weights_sha256, found)
 

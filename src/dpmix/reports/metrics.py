@@ -10,7 +10,7 @@ from pydantic import Field
 from dpmix.data.splits import JudgedOn
 from dpmix.files import to_json
 from dpmix.privacy.plan import PrivacyPlan
-from dpmix.reports.statement import Infinite, Part, Settings, Share, read_json
+from dpmix.reports.statement import Infinite, Part, Settings, Share, parse_json, read_file
 from dpmix.training.evaluate import has_diverged
 from dpmix.training.loop import History
 
@@ -74,22 +74,14 @@ class Metrics(Part):
 
 
 def read_metrics(path: Path) -> Metrics:
-    """Read the metrics of a run; raises `DpmixError` as `read_json` does."""
-    return read_json(path, Metrics, "metrics")
+    """Read the metrics of a run."""
+    return parse_json(read_file(path), Metrics, path, "metrics")
 
 
 def metrics(
     settings: Settings, plan: PrivacyPlan, history: History, parameters: int, engine: str
 ) -> Metrics:
-    """Accuracy of the averaged weights at the latest evaluation and over the run.
-
-    Args:
-        settings: of the run.
-        plan: the plan that ran.
-        history: the evaluations so far; at least one.
-        parameters: number of trained parameters.
-        engine: name of the engine that computed the clipped sums.
-    """
+    """Accuracy of the averaged weights at the latest evaluation and over the run."""
     last = history.last
     assert last is not None
     machine = f"{platform.machine()}, {torch.get_num_threads()} threads"

@@ -101,8 +101,6 @@ def _page(runs: Sequence[RunFacts], names: Sequence[str], comparison: Comparison
             accuracy_figure=figures.accuracy_figure(metrics),
             reliability_figure=figures.reliability_figure(metrics),
             confusion_figure=None if comparison else figures.confusion_figure(one.metrics),
-            views=figures.example_views(one.views, one.settings["input"]["image_shape"]),
-            views_shown=figures.VIEWS_SHOWN,
         )
     )
 

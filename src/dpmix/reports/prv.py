@@ -20,21 +20,11 @@ _ROUNDED = 1e-6  # the library has no number for a loss that is the least but fo
 def epsilon_prv(
     sampling_rate: float, sigma: float, steps: int, delta: float, prior_releases: PriorReleases = ()
 ) -> tuple[float, float] | None:
-    """Lower and upper bound of epsilon; None if `prv-accountant` is missing.
+    """Lower and upper bound of epsilon at delta; None if `prv-accountant` is missing.
 
     It computes as the library's `PRVAccountant`, except that it knows where a subsampled loss
-    begins. No such loss is below log(1 - q). The library integrates over everything below -0.1 at
+    begins, which is nowhere below log(1 - q). The library integrates over everything below -0.1 at
     once, and misses a loss that begins a little below that, as for q = 1/8.
-
-    Args:
-        sampling_rate: q.
-        sigma: noise multiplier of each step.
-        steps: number of steps.
-        delta: the delta at which epsilon holds.
-        prior_releases: noise multipliers of earlier releases of the same data.
-
-    Raises:
-        DpmixError: numbers so extreme that the library does not reach its own precision.
     """
     try:
         from prv_accountant import GaussianMechanism, PoissonSubsampledGaussianMechanism

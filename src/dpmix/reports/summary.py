@@ -24,14 +24,7 @@ def two_columns(rows: list[Row]) -> Table:
 
 
 def plan_rows(plan: PrivacyPlan, method: str, seed: int | None, copies: int = 1) -> list[Row]:
-    """The plan, one fact per line.
-
-    Args:
-        plan: the plan of the run.
-        method: name of the method.
-        seed: of the run, if it has one.
-        copies: how often the most frequent training image occurs.
-    """
+    """The plan, one fact per line."""
     rows = [("privacy", f"{NOT_PRIVATE}: no clipping, no noise (epsilon inf)")]
     if plan.private:
         epsilon, sigma = shown_epsilon(plan.epsilon), shown_sigma(plan.noise_multiplier)

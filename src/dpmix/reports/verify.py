@@ -18,9 +18,10 @@ from dpmix.errors import DpmixError
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.reports.audit_report import read_audit
 from dpmix.reports.files import ModelFile, RunFiles, parse_settings
+from dpmix.reports.guarantee import privacy_statement
 from dpmix.reports.metrics import read_metrics
 from dpmix.reports.prv import epsilon_prv
-from dpmix.reports.statement import Settings, Statement, privacy_statement, read_file
+from dpmix.reports.statement import Settings, Statement, read_file
 from dpmix.views.spec import ViewSpec
 
 Bounds = tuple[float, float]
@@ -38,13 +39,7 @@ _MOST_EPSILON = 1e4
 
 @dataclass(frozen=True)
 class Verified:
-    """A statement that holds.
-
-    Attributes:
-        statement: the statement.
-        prv: bounds of the epsilon of all planned steps by the PRV accountant; None if it is not
-            installed.
-    """
+    """A statement that holds; `prv` bounds its epsilon, where `prv-accountant` is installed."""
 
     statement: Statement
     prv: Bounds | None
@@ -60,8 +55,7 @@ def verify(path: Path) -> Verified:
         path: a run's folder, or its `model.safetensors` alone.
 
     Raises:
-        DpmixError: the first thing that does not hold, a run that is not private, or an audit in
-            the folder that refuted the claim.
+        DpmixError: the first thing that does not hold; a run without privacy; a refuting audit.
     """
     files = RunFiles(path)
     if not path.is_file():

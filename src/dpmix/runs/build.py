@@ -60,27 +60,7 @@ from dpmix.views.spec import ViewSpec
 
 @dataclass(frozen=True)
 class Run:
-    """Everything that a run needs, before anything is trained or written.
-
-    Attributes:
-        config: the settings with every default filled in, enough to rebuild the model.
-        splits: private training images, and those to judge on.
-        plan: the calibrated guarantee.
-        views: makes the views of an image.
-        model: freshly initialised, on `device`.
-        optimizer: over the model's trainable parameters.
-        schedule: of its learning rate.
-        device: where the model is.
-        pool: public images, if the run reads some.
-        pool_facts: what the run publishes about them.
-        pretraining: on that pool, before the private steps.
-        backbone: whose features the model trains on, if any.
-        inputs: fresh views, or cached features of the backbone.
-        ranks: the processes that train together.
-        backbone_hint: one line on other backbones, where the user named none.
-        copies: how often the most frequent training image occurs; more than once only where the
-            user allowed it.
-    """
+    """Everything that a run needs, before anything is trained or written."""
 
     config: Config
     splits: Splits
@@ -136,11 +116,7 @@ class Run:
         start_head(self.config, self.model, self.backbone, self.pool, report)
 
     def trainer(self, **recorded: Any) -> PrivateTrainer:
-        """A trainer of this run; it checks the model and that all parts agree.
-
-        Args:
-            recorded: `sampler`, `noise` and `clipped_sum` of `PrivateTrainer`, for audits.
-        """
+        """A trainer of this run, which checks it; `recorded` are further arguments, for audits."""
         run = self.config.run
         return PrivateTrainer(
             self.inputs.trained,
@@ -166,16 +142,8 @@ def build_run(
 ) -> Run:
     """Read the data, calibrate the plan, build the rest.
 
-    Args:
-        config: settings.
-        progress: called with (images decoded, images in all).
-        trial: for a run that only shows sizes and costs: a backbone has random weights, unless a
-            file of them is given, and the run folder is not looked at.
-        resumed: the plan of the run that is resumed; None calibrates one.
-        ranks: the processes that train together.
-
-    Raises:
-        DpmixError: any setting or data that can't be meant.
+    A `trial` only shows sizes and costs: a backbone has random weights, unless a file of them is
+    given, and the run folder is not looked at. A `resumed` run has the plan that it began with.
     """
     if config.run.output and not trial and resumed is None and ranks.is_main:
         # Before the data are read, which can take minutes.
@@ -222,8 +190,7 @@ def build_run(
         "lr": chosen.learning_rate, "momentum": chosen.momentum,
         "weight_decay": chosen.weight_decay, **chosen.optimizer_options,
     }  # fmt: skip
-    step_noise = plan.noise_std / plan.denominator
-    optimizer = build_optimizer(chosen.optimizer, model, step_noise, options)
+    optimizer = build_optimizer(chosen.optimizer, model, plan.noise_std / plan.denominator, options)
     config = config.model_copy(
         update={
             "views": config.views.model_copy(update={"flip": spec.flip}),
@@ -325,8 +292,8 @@ def _pretraining(
 ) -> Pretraining | None:
     if pool is None or config.views.pool_role != "pretrain":
         return None
-    shape = views.spec
-    spec = ViewSpec("self-aug", k_base=1, crop_padding=shape.crop_padding, flip=shape.flip)
+    crop, flip = views.spec.crop_padding, views.spec.flip
+    spec = ViewSpec("self-aug", k_base=1, crop_padding=crop, flip=flip)
     builder = ViewBuilder(spec, views.num_classes, views.normalization)
     return Pretraining(pool, builder, config.views.pretrain_epochs, randomness.public)
 

@@ -31,22 +31,7 @@ _UNREADABLE = (
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A run after some of its steps.
-
-    Attributes:
-        run_id: name of the run, also in its privacy statement.
-        config: the settings as YAML, every default made explicit.
-        plan: the guarantee.
-        ranks: number of processes that trained.
-        pool_sha256: hash of the public pool, if one is read.
-        step: number of steps released.
-        resumed_at: steps after which the run was stopped and resumed.
-        weights: state dict of the model, without a backbone's public weights.
-        optimizer: state dict of the optimizer.
-        schedule: state dict of the learning rate schedule.
-        ema: state of the moving average.
-        history: evaluations so far.
-    """
+    """A run after `step` steps; `weights` lacks a backbone's public ones."""
 
     run_id: str
     config: str
@@ -62,26 +47,17 @@ class Checkpoint:
     history: History
 
     def write(self, path: Path) -> None:
-        """Write the file at `path`, whole or not at all.
-
-        Raises:
-            DpmixError: as `stage` raises.
-        """
+        """Write the file at `path`, whole or not at all."""
         held = {field.name: getattr(self, field.name) for field in fields(self)}
         held |= {"format": _FORMAT, "plan": asdict(self.plan), "history": asdict(self.history)}
         stream = io.BytesIO()
         torch.save(held, stream)
         content = stream.getvalue()
-        with_digest = sha256(content).digest() + content
-        stage(path, lambda aside: aside.write_bytes(with_digest)).replace(path)
+        stage(path, sha256(content).digest() + content).replace(path)
 
     @classmethod
     def read(cls, path: Path) -> "Checkpoint":
-        """Read the file at `path`; it can run no code.
-
-        Raises:
-            DpmixError: no checkpoint, a damaged one, or one of another version.
-        """
+        """Read the file at `path`; it can run no code."""
         try:
             written = path.read_bytes()
             content = written[_DIGEST_SIZE:]
@@ -99,12 +75,7 @@ class Checkpoint:
 
 
 class Checkpoints:
-    """The last checkpoints of a run.
-
-    Args:
-        folder: where they are; it is made with the first one.
-        config: how often one is due, and how many are kept.
-    """
+    """The last checkpoints of a run."""
 
     def __init__(self, folder: Path, config: RunConfig) -> None:
         self.folder, self._config = folder, config
@@ -117,11 +88,7 @@ class Checkpoints:
         return bool(every and step % every == 0) or minutes > self._config.checkpoint_minutes
 
     def write(self, checkpoint: Checkpoint) -> None:
-        """Write a checkpoint, then remove all but the last few.
-
-        Raises:
-            DpmixError: the disk is full, for example; the earlier ones are unharmed.
-        """
+        """Write a checkpoint, then remove all but the last few."""
         self.folder.mkdir(exist_ok=True)
         checkpoint.write(self.folder / f"step-{checkpoint.step:08d}.pt")
         remove_all(_newest_first(self.folder)[self._config.keep_checkpoints :])
@@ -147,11 +114,7 @@ def newest_step(folder: Path) -> int | None:
 
 
 def newest_checkpoint(folder: Path) -> Checkpoint:
-    """The newest checkpoint in `folder` that can be read.
-
-    Raises:
-        DpmixError: there is none.
-    """
+    """The newest checkpoint in `folder` that can be read."""
     reason = f"no checkpoint in '{folder}'"
     for path in _newest_first(folder):
         try:

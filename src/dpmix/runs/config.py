@@ -48,9 +48,6 @@ class Config(Section):
         Args:
             recipe: the path of a YAML file with any part of the settings, or a recipe's name.
             **leaves: settings by name, such as `epsilon=3`; None leaves the recipe's value.
-
-        Raises:
-            DpmixError: an unreadable file, an unknown name or a value that does not fit.
         """
         where = f" in recipe '{recipe}'" if recipe else ""
         return cls.from_tree(read_recipe(recipe) if recipe else {}, where, **leaves)

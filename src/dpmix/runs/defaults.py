@@ -8,16 +8,14 @@ import math
 import re
 from typing import Any, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
-
 from dpmix.data.named import has_sizes_of_its_own
-from dpmix.errors import DpmixError, explain
+from dpmix.errors import DpmixError
 from dpmix.models.backbones.load import best_reachable
 from dpmix.models.prior import HeadStart
 from dpmix.pool.prompts import readable, template_text
 from dpmix.privacy.plan import PrivacyPlan, default_delta, refuse_unfit_epsilon
 from dpmix.runs.config import Config
-from dpmix.runs.settings import ModelConfig, Section, Trained, ViewConfig
+from dpmix.runs.settings import ModelConfig, Section, ViewConfig
 from dpmix.training.feature_cache import CACHE_VIEWS
 from dpmix.views.spec import Method, ViewSpec
 
@@ -25,7 +23,7 @@ S = TypeVar("S", bound=Section)
 
 DEMO = "mnist5k"
 
-# One transform is slow, and the small network gains from no more views (docs/results.md).
+# One transform is slow, and the small network gains from no more views.
 FEW_VIEWS = ("scatternet", "cnn-small")
 FEW_K = 4
 
@@ -38,15 +36,10 @@ METHOD_ON: dict[str, Method] = {
 }  # fmt: skip
 
 MOMENTUM = 0.9
-STEPS = 50
+STEPS, MANY_IMAGES, MORE_STEPS = 50, 25_000, 100  # a head takes more steps on many images
+FINETUNE_BATCH = 400  # where more of a backbone than its head trains
 
-# A head takes more steps on many images.
-MANY_IMAGES, MORE_STEPS = 25_000, 100
-
-# The expected batch where more of a backbone than its head trains.
-FINETUNE_BATCH = 400
-
-# From scratch; docs/defaults.md has the measurements.
+# From scratch.
 SCRATCH_BATCH, MOST_SCRATCH_STEPS, SCRATCH_STEPS_WITHOUT_PRIVACY = 2048, 800, 400
 IMAGES_PER_STEP, MOST_EPSILON = 250, 8.0  # T = N epsilon / 250, up to this epsilon
 VIEWS_OF_A_RUN, MOST_SCRATCH_VIEWS = 200_000, 8
@@ -64,15 +57,21 @@ START_PART, START_POWER = 0.125, 2 / 3
 
 _WORD = re.compile(r"[^\W\d_]{2}")  # two letters of any alphabet
 
-_TRAINED: TypeAdapter[Trained] = TypeAdapter(Trained)
+# The settings of model and cache that mean something only for what is trained in this way.
+READ_BY = {
+    "scratch": {"shortcut"},
+    "head": {"cache_views"},
+    "last-blocks": {"last_blocks"},
+    "lora": {"lora_rank"},
+}
+OF_A_BACKBONE = {
+    "backbone_weights", "backbone_size", "feature_norm", "feature_length", "trainable",
+    "fresh_views", "head_start", "text_templates",
+}  # fmt: skip
 
 
 def choose_model(config: Config) -> Config:
-    """Choose what is trained, and what follows from that before any image is read.
-
-    Raises:
-        DpmixError: settings that contradict each other, or that mean nothing for what is trained.
-    """
+    """Choose what is trained, and what follows from that before any image is read."""
     model, data = config.model, config.data
     if model.model is not None and model.backbone is not None:
         raise DpmixError(
@@ -169,36 +168,28 @@ def _choose_views(views: ViewConfig, model: ModelConfig) -> ViewConfig:
 
 
 def _refuse_idle(config: Config) -> None:
-    """Refuse settings that would do nothing; the kinds of `Trained` say which those are."""
-    model = config.model
-    given = model.model_dump(exclude_defaults=True)
-    given |= config.features.model_dump(
-        include={"fresh_views", "cache_views"}, exclude_defaults=True
-    )
-    if model.model is not None:
-        kind, flag = "scratch", f"--model {model.model}"
-    else:
-        kind, flag = model.trainable, f"--trainable {model.trainable}"
-        given.pop("trainable", None)
-    try:
-        _TRAINED.validate_python(given | {"trained": kind})
-    except ValidationError as error:
-        problem = error.errors()[0]
-        if problem["type"] != "extra_forbidden":
-            raise DpmixError(explain(error)) from None
+    """Refuse settings that would do nothing."""
+    model, cache = config.model, config.features
+    if cache.fresh_views and cache.cache_views is not None:
         raise DpmixError(
-            f"{problem['loc'][-1]} is {problem['input']!r}, which {flag} has no use for; leave out "
-            "one of them"
-        ) from None
+            f"cache_views is {cache.cache_views}, and --fresh-views trains without a cache; leave "
+            "one out"
+        )
+    if model.model is not None:
+        kind, flag, idle = "scratch", f"--model {model.model}", OF_A_BACKBONE
+    else:
+        kind, flag, idle = model.trainable, f"--trainable {model.trainable}", set()
+    idle = idle.union(*(read for of, read in READ_BY.items() if of != kind))
+    given = model.model_dump(exclude_defaults=True) | cache.model_dump(exclude_defaults=True)
+    for name in given:
+        if name in idle:
+            raise DpmixError(
+                f"{name} is {given[name]!r}, which {flag} has no use for; leave out one of them"
+            )
 
 
 def check_settings(config: Config) -> None:
-    """Refuse what the settings and the chosen model alone rule out, before data are read.
-
-    Raises:
-        DpmixError: a value that the method or the plan does not allow, a pool that nothing reads,
-            or a missing one that something would read.
-    """
+    """Refuse what the settings and the chosen model alone rule out, before data are read."""
     config.view_spec(flip=False)
     refuse_unfit_epsilon(config.privacy.epsilon)
     _check_text_start(config.model)
@@ -248,7 +239,7 @@ def _check_text_start(model: ModelConfig) -> None:
 
 
 def reads_pool(config: Config) -> bool:
-    """Whether anything in a run with these settings, its model chosen, reads a public pool."""
+    """Whether a run with these settings, its model chosen, reads a public pool."""
     views = config.views
     return (
         views.method == "mix-diff"
@@ -274,10 +265,7 @@ def choose_image_size(config: Config, backbone_size: int) -> Config:
 def choose_few_views(config: Config, given: ViewConfig, n: int) -> Config:
     """Choose K_BASE of `cnn-small`, so that all steps together take the same views for any N.
 
-    Args:
-        config: as `choose_model` returns it.
-        given: the views that the user asked for.
-        n: N, the number of training examples.
+    `given` has the views that the user asked for.
     """
     of_small = config.model.model == "cnn-small" and config.views.method == "self-aug"
     if not of_small or given.k_base is not None or not config.privacy.n_is_public:
@@ -295,11 +283,7 @@ def choose_few_views(config: Config, given: ViewConfig, n: int) -> Config:
 
 
 def scratch_steps(n: int, epsilon: float) -> int:
-    """T from scratch: with more images or a larger epsilon the noise allows more steps.
-
-    At the largest rate it takes about N epsilon / 280 steps until the noise of all steps together
-    is what `_rate` allows; more steps would need smaller ones.
-    """
+    """T from scratch: with more images or a larger epsilon the noise allows more steps."""
     if math.isinf(epsilon):
         return SCRATCH_STEPS_WITHOUT_PRIVACY
     wanted = n * min(epsilon, MOST_EPSILON) / IMAGES_PER_STEP

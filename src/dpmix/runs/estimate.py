@@ -4,7 +4,6 @@ import time
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from dpmix.clipping.engine import clipped_gradient_sum
 from dpmix.clipping.types import EngineConfig, soft_cross_entropy
@@ -47,11 +46,7 @@ def run_rows(run: Run) -> Rows:
 
 
 def estimate_rows(run: Run) -> Rows:
-    """`run_rows`, the cost of a step and an estimate of the time.
-
-    Raises:
-        DpmixError: a model or data that training would refuse.
-    """
+    """`run_rows`, the cost of a step and an estimate of the time."""
     engine = run.trainer().engine
     seconds = seconds_per_step(run, engine)
     views, spec, optimizer = run.views.spec.views, run.views.spec, run.config.optimizer
@@ -72,8 +67,6 @@ def estimate_rows(run: Run) -> Rows:
          + momentum),
         ("cost of a step", f"{groups:g} clipped gradients x {views} views = "
          f"{groups * views:g} forward and backward passes"),
-        ("memory", f"about {step_memory(run) / 2**20:,.0f} MiB for weights, gradients and the "
-         "views of one example"),
         ("engine", f"{engine}: {engine.reason}"),
         ("time", f"about {seconds:.2f} s a step, {time_in_all}"),
     ]  # fmt: skip
@@ -82,8 +75,7 @@ def estimate_rows(run: Run) -> Rows:
 def seconds_per_step(run: Run, engine: EngineConfig) -> float:
     """Expected seconds of a step: views and clipped gradients of a few random public examples.
 
-    The median of three passes after one to warm up, scaled to the expected batch. Where one example
-    takes long, the only pass after the first.
+    The median of three passes, or one where one example takes long, scaled to the expected batch.
     """
     train_mode(run.model)
     rng = np.random.default_rng()
@@ -113,28 +105,6 @@ def seconds_per_step(run: Run, engine: EngineConfig) -> float:
         groups, repeats = 1, 1
     each = sorted(passed(groups) for _ in range(repeats))[repeats // 2] / groups
     return each * run.plan.denominator / run.views.spec.examples_per_group
-
-
-def step_memory(run: Run) -> int:
-    """Bytes that a step of the engine `examplewise` needs.
-
-    Weights; for each trained one its gradient, the float64 sum and the moving average; and what the
-    forward over one example's views keeps for the backward, measured on random ones.
-    """
-    made = run.inputs.random_views(1, np.random.default_rng())
-    kept: dict[int, int] = {}
-
-    def record(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(record, lambda tensor: tensor):
-        run.inputs.trained(made.views[0, : run.config.run.view_chunk])
-    for parameter in run.model.parameters():
-        kept.pop(parameter.untyped_storage().data_ptr(), None)
-    weights = sum(int(t.nbytes) for t in run.model.state_dict().values())
-    return weights + 16 * parameter_count(run.model) + sum(kept.values())
 
 
 def _duration(seconds: float) -> str:

@@ -71,9 +71,6 @@ class HubClassifier(nn.Module):
     """A trained classifier: uint8 images [B, C, H, W] to logits [B, L]; `class_names` names them.
 
     `dpmix.data.decode_files(paths, model.image_shape)` reads files as in training.
-
-    Args:
-        saved: the trained model.
     """
 
     def __init__(self, saved: SavedRun) -> None:
@@ -105,9 +102,6 @@ class HubClassifier(nn.Module):
             download: whether to download the public weights of a backbone that are missing here.
             backbone_weights: path of a local file or folder with them.
             **hub: arguments of `huggingface_hub.hf_hub_download`, such as `revision`.
-
-        Raises:
-            DpmixError: no exported model, or a backbone that is not the run's.
         """
         path = Path(name_or_folder, "model.safetensors")
         if not path.parent.is_dir():
@@ -127,15 +121,7 @@ class HubClassifier(nn.Module):
 def export_run(root: Path, form: str, output: Path, overwrite: bool = False) -> str:
     """Write the model of a run into a folder, with its statement and card; return its guarantee.
 
-    Args:
-        root: the run's folder.
-        form: one of `FORMATS`.
-        output: the folder to make.
-        overwrite: whether to replace an earlier export.
-
-    Raises:
-        DpmixError: an unknown format, not a run, an output that exists, or a model that can't be
-            exported or then gives other answers; `output` is as it was.
+    Where anything is wrong, `output` is as it was.
     """
     if form not in FORMATS:
         raise DpmixError(f"format is '{form}': {nearest(form, FORMATS)}")

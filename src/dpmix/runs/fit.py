@@ -96,14 +96,10 @@ def train_run(
     embedding: Counted = lambda done, total: None,
     checkpoint: Checkpoint | None = None,
 ) -> RunResult:
-    """Train a run and write its folder, as `fit` does.
+    """Train a run and write its folder, as `fit` does; of several processes rank 0 alone writes.
 
-    Args:
-        run: what to train; of several processes, each has its own and rank 0 alone writes.
-        report: called after each step.
-        public: called with (batches done, batches in all) while the run reads its pool.
-        embedding: called with (views done, views in all) while it fills its feature cache.
-        checkpoint: what `rebuild_run` returned with `run`, to resume from.
+    `public` is called with (batches done, batches in all) while the run reads its pool, `embedding`
+    with (views done, views in all), and `checkpoint` is what `rebuild_run` returned with `run`.
     """
     # It checks the model: before anything is embedded or written.
     trainer = run.trainer()
@@ -155,10 +151,6 @@ def smoke_run(config: Config, ranks: Ranks) -> Iterator[Run]:
     """A run of two steps on two images of noise, with random weights; nothing of it is kept.
 
     Network, trained part, method, numbers of views and optimiser are those of the settings.
-
-    Args:
-        config: settings; the data, weights and pool that they name are not read.
-        ranks: the processes that train together.
     """
     with tempfile.TemporaryDirectory() as temporary:
         config, folder = choose_model(config), Path(temporary)
@@ -172,7 +164,7 @@ def smoke_run(config: Config, ranks: Ranks) -> Iterator[Run]:
             "privacy": {"steps": 2, "epochs": None, "expected_batch_size": 1.0,
                         "sampling_rate": None, "denominator": None, "prior_releases": ()},
             "run": {"output": str(folder / "run"), "eval_every": None, "tensorboard": False,
-                    "wandb": None, "log_private_diagnostics": False},
+                    "wandb": None},
         }  # fmt: skip
         changed = {
             name: getattr(config, name).model_copy(update=values)

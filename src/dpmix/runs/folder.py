@@ -14,7 +14,7 @@ from typing import Any
 from filelock import FileLock
 
 from dpmix.errors import DpmixError
-from dpmix.files import lock, remove_all, stage_all, staged_for, text_writer, to_json, write_text
+from dpmix.files import lock, remove_all, stage, staged_for, to_json, write_text
 from dpmix.reports.files import RunFiles
 from dpmix.runs.checkpoint import newest_step
 
@@ -34,12 +34,7 @@ class RunFolder(RunFiles):
         self._lock: FileLock | None = None
 
     def create(self, overwrite: bool) -> None:
-        """Make the folder and lock it; of an earlier run only the public files stay, for now.
-
-        Raises:
-            DpmixError: as `refuse_if_taken` raises, or the folder can't be made.
-            InUseError: another process writes to it.
-        """
+        """Make the folder and lock it; of an earlier run only the public files stay, for now."""
         self.refuse_if_taken(overwrite)
         self.reopen()
         for path in (self.audit, self._tensorboard, *self.diagnostics.glob("[!.]*")):
@@ -49,11 +44,7 @@ class RunFolder(RunFiles):
                 path.unlink(missing_ok=True)
 
     def refuse_if_taken(self, overwrite: bool) -> None:
-        """Refuse a folder that `create` would refuse, unless it is in use; nothing is written.
-
-        Raises:
-            DpmixError: the folder is not empty or, with `overwrite`, not just a run's.
-        """
+        """Refuse a folder that `create` would refuse, unless it is in use; nothing is written."""
         found = {*self.root.iterdir()} if self.root.is_dir() else set()
         own = {*self.published, self.audit, self.diagnostics, self.checkpoints, self._tensorboard}
         others = found - own - {*staged_for(self.published)}
@@ -78,12 +69,7 @@ class RunFolder(RunFiles):
         )
 
     def reopen(self) -> None:
-        """Lock the folder to resume the run in it.
-
-        Raises:
-            DpmixError: the folder can't be written to.
-            InUseError: another process writes to it.
-        """
+        """Lock the folder to resume the run in it."""
         self._take()
         try:
             self.diagnostics.chmod(0o700)
@@ -95,11 +81,7 @@ class RunFolder(RunFiles):
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Keep other processes from writing to the folder for a while.
-
-        Raises:
-            InUseError: a run writes to it.
-        """
+        """Keep other processes from writing to the folder for a while."""
         # A folder that was handed out has no diagnostics, and no run that writes to it.
         if self.diagnostics.is_dir():
             self._take()
@@ -118,23 +100,16 @@ class RunFolder(RunFiles):
             self._lock = None
 
     def publish(self, model: bytes, copies: Mapping[Path, str]) -> None:
-        """Replace all published files.
+        """Replace `model.safetensors` and all other published files, from their path to their text.
 
         Everything is on the disk before anything is replaced. Then the copies of the older weights
         are removed, the weights are replaced with their guarantee, and the new copies follow.
-
-        Args:
-            model: content of `model.safetensors`.
-            copies: text of every other file.
-
-        Raises:
-            DpmixError: the disk is full, for example; the files of the last time are unharmed.
         """
-        staged = stage_all(
-            {self.model: lambda aside: aside.write_bytes(model)}
-            | {path: text_writer(text) for path, text in copies.items()}
-        )
+        staged: dict[Path, Path] = {}
         try:
+            texts = {path: text.encode() for path, text in copies.items()}
+            for path, content in {self.model: model, **texts}.items():
+                staged[path] = stage(path, content)
             remove_all(copies)
             for path, aside in staged.items():
                 aside.replace(path)
@@ -147,11 +122,7 @@ class RunFolder(RunFiles):
             remove_all(staged.values())
 
     def log_private(self, record: dict[str, Any]) -> None:
-        """Append one line to the private log.
-
-        Raises:
-            DpmixError: the disk is full, for example; published files are unharmed.
-        """
+        """Append one line to the private log."""
         try:
             with self.private_log.open("a", encoding="utf-8") as log:
                 log.write(to_json(record, indent=None) + "\n")

@@ -23,13 +23,7 @@ from dpmix.views.spec import ViewSpec
 
 
 class FreshViews:
-    """New views at every step, through the whole model.
-
-    Attributes:
-        views: what a trainer draws views from.
-        trained: the module that a step trains.
-        timed_groups: number of view sets in one timed pass of a dry run.
-    """
+    """New views at every step, through the whole model."""
 
     views: ViewSource
     trained: nn.Module

@@ -25,14 +25,7 @@ from dpmix.runs.settings import InputConfig
 
 @dataclass(frozen=True)
 class SavedRun:
-    """A trained model and what is needed to use it.
-
-    Attributes:
-        model: averaged weights, in eval mode, on the device asked for.
-        config: the run's settings.
-        input: shape of an image and class names.
-        normalization: applied to uint8 images before the model.
-    """
+    """A trained model, in eval mode, and what is needed to use it."""
 
     model: nn.Module
     config: Config
@@ -47,9 +40,6 @@ def load_run(path: Path, device: str = "auto", **settings: Any) -> SavedRun:
         path: the run's folder, or its `model.safetensors` alone.
         device: where the model goes: auto, cpu, cuda, cuda:1, mps.
         **settings: new values of settings that say where a backbone's weights are.
-
-    Raises:
-        DpmixError: not a run, a backbone that is not the run's, or files that do not fit together.
     """
     files = RunFiles(path)
     if path.is_file():
@@ -81,12 +71,7 @@ def _input(config: Config, path: Path) -> InputConfig:
 
 
 def load_weights(path: Path, model: nn.Module) -> None:
-    """Fill `model` with the weights at `path`; a public backbone keeps its own.
-
-    Raises:
-        DpmixError: no such file, not safetensors, weights of another model, or weights that are
-            not finite.
-    """
+    """Fill `model` with the weights at `path`; a public backbone keeps its own."""
     try:
         own = {name: model.state_dict()[name] for name in public_names(model)}
         weights = load_file(path)
@@ -107,11 +92,7 @@ def load_weights(path: Path, model: nn.Module) -> None:
 
 
 def read_facts(folder: RunFiles) -> RunFacts:
-    """Read the public files of a run, and nothing of its diagnostics.
-
-    Raises:
-        DpmixError: no run's folder, or a file that is missing or not as a run writes it.
-    """
+    """Read the public files of a run, and nothing of its diagnostics."""
     folder.refuse_if_missing(folder.privacy)
     statement = read_statement(folder.privacy)
     config = Config.load(folder.config)
@@ -128,16 +109,7 @@ def evaluation_images(
 ) -> ImageSource:
     """The images to evaluate a model on, read as in its training.
 
-    Args:
-        saved: the model.
-        data: other data, of which the test split is read; None: the run's own data, and the split
-            that the run was evaluated on.
-        test_fraction: share of test images, for a folder without splits.
-        skip_corrupt: whether to leave out unreadable images.
-        progress: called with (done, total) while images are decoded.
-
-    Raises:
-        DpmixError: other classes than the model's, or as `load_splits` raises.
+    Of other `data` the test split; of the run's own, the split that the run was evaluated on.
     """
     settings = saved.config.data.model_dump(exclude={"normalization"})
     if data is not None:

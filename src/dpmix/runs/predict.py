@@ -34,9 +34,6 @@ def image_files(paths: Sequence[Path]) -> list[Path]:
     """The given files, and the images in and below the given folders, in sorted order.
 
     A folder is listed as for training; a warning says which files are left out.
-
-    Raises:
-        DpmixError: a path that does not exist, no image at all, or as `list_images` raises.
     """
     files: list[Path] = []
     left_out: list[Path] = []
@@ -57,12 +54,7 @@ def image_files(paths: Sequence[Path]) -> list[Path]:
 
 
 def check_output(output: Path, overwrite: bool) -> None:
-    """Refuse a file that predictions can't be written to, before any work is done.
-
-    Raises:
-        DpmixError: a name that is neither CSV nor JSON, a folder that does not exist or can't be
-            written to, or a file that exists.
-    """
+    """Refuse a file that predictions can't be written to, before any work is done."""
     if output.suffix not in (".csv", ".json"):
         raise DpmixError(f"output is '{output}'; expected a name ending in .csv or .json")
     if output.is_dir() or not os.access(output.absolute().parent, os.W_OK):
@@ -80,17 +72,7 @@ def predictions(
     device: torch.device,
     skipped: dict[Path, str] | None = None,
 ) -> Iterator[Prediction]:
-    """Classify `files` in order, one batch at a time.
-
-    Args:
-        saved: the model.
-        files: image files, from `image_files`.
-        device: where the model is.
-        skipped: gets the files that can't be read, each with the reason; None refuses them.
-
-    Raises:
-        DpmixError: a model whose probabilities are not finite, or as `decode_files` raises.
-    """
+    """Classify `files` in order, one batch at a time."""
     names, position = saved.input.class_names, 0
     for pixels in decode_files(files, saved.input.image_shape, skipped=skipped):
         with torch.inference_mode():

@@ -43,11 +43,7 @@ def recipe_names() -> list[str]:
 
 
 def read_recipe(recipe: str | Path) -> Tree:
-    """The settings, by sections, of a YAML file or of one of `recipe_names`.
-
-    Raises:
-        DpmixError: no such recipe, or a file that does not map sections to settings.
-    """
+    """The settings, by sections, of a YAML file or of one of `recipe_names`."""
     if isinstance(recipe, Path) or is_file_name(recipe):
         tree = read_mapping(Path(recipe).expanduser(), "recipe")
         tree = {name: part for name, part in tree.items() if part is not None}

@@ -15,9 +15,10 @@ from dpmix.models.head import trained_state
 from dpmix.models.registry import parameter_count
 from dpmix.reports.facts import RunFacts
 from dpmix.reports.files import model_bytes, weights_sha256
+from dpmix.reports.guarantee import privacy_statement, public_inputs
 from dpmix.reports.metrics import metrics
 from dpmix.reports.page import model_card, report_page
-from dpmix.reports.statement import privacy_statement, public_inputs, statement_text
+from dpmix.reports.statement import statement_text
 from dpmix.runs.build import Run
 from dpmix.runs.checkpoint import Checkpoint, Checkpoints, newest_checkpoint
 from dpmix.runs.folder import RunFolder
@@ -27,12 +28,7 @@ from dpmix.training.loop import History
 
 
 class RunRecord:
-    """The files of one run.
-
-    Args:
-        run: the run.
-        resumed: the checkpoint that it is resumed from, if it is.
-    """
+    """The files of one run."""
 
     def __init__(self, run: Run, resumed: Checkpoint | None) -> None:
         self.folder = RunFolder(run.folder)
@@ -44,11 +40,7 @@ class RunRecord:
 
     @contextmanager
     def open(self) -> Iterator[None]:
-        """Hold the folder. From here on, a run that is stopped can be resumed.
-
-        Raises:
-            DpmixError: as `RunFolder` raises.
-        """
+        """Hold the folder. From here on, a run that is stopped can be resumed."""
         if self._resumed:
             self.folder.reopen()
         else:
@@ -77,40 +69,18 @@ class RunRecord:
     def log(self, record: dict[str, Any]) -> None:
         """Write the private diagnostics of a step."""
         self.folder.log_private(record)
-        if self._run.config.run.log_private_diagnostics:
-            step, *values = record.items()
-            private = {f"private/{name}": value for name, value in values}
-            for tracker in self._trackers:
-                tracker.log(step[1], private)
 
     def keep(
         self, step: int, ema: Ema, history: History, evaluated: bool, interrupted: bool
     ) -> None:
-        """Write a checkpoint if one is due, and always before an evaluation is published.
-
-        Args:
-            step: number of steps done.
-            ema: the moving average of the weights.
-            history: evaluations so far.
-            evaluated: whether the last of them is of this step.
-            interrupted: whether the user asked to stop.
-
-        Raises:
-            KeyboardInterrupt: the run was interrupted; it can be resumed after this step.
-        """
+        """Write a checkpoint if one is due, and always before an evaluation is published."""
         if evaluated or interrupted or self._checkpoints.due(step):
             self._write_checkpoint(step, ema, history)
         if interrupted:
             raise KeyboardInterrupt
 
     def save(self, ema: Ema, history: History, engine: str) -> None:
-        """Publish the model of the last evaluation with its guarantee.
-
-        Args:
-            ema: the moving average of the weights.
-            history: evaluations so far; the last one is of this step.
-            engine: name of the engine that computed the clipped sums.
-        """
+        """Publish the model of the last evaluation with its guarantee."""
         run, folder, config = self._run, self.folder, self._run.config
         weights = trained_state(run.model, ema.weights())
         settings = config.model_dump(mode="json")

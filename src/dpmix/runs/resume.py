@@ -20,15 +20,7 @@ from dpmix.training.distributed import ALONE, Ranks
 
 
 def is_complete(root: Path, **settings: Any) -> bool:
-    """Whether the run at `root` has nothing left to do.
-
-    Args:
-        root: the run's folder.
-        **settings: settings that it must have run under.
-
-    Raises:
-        DpmixError: a model that can't be read, or other settings.
-    """
+    """Whether the run at `root` has nothing left to do."""
     folder = RunFolder(root)
     published = _published(folder)
     left = newest_step(folder.checkpoints) is not None
@@ -41,17 +33,7 @@ def is_complete(root: Path, **settings: Any) -> bool:
 def rebuild_run(
     root: Path, decoding: Counted | None = None, ranks: Ranks = ALONE, **settings: Any
 ) -> tuple[Run, Checkpoint]:
-    """Build the stopped run at `root` as it was, and return it with its last checkpoint.
-
-    Args:
-        root: the run's folder.
-        decoding: called with (done, total) while images are decoded.
-        ranks: the processes that resume it.
-        **settings: new values of settings that `places("resume")` names.
-
-    Raises:
-        DpmixError: no checkpoint, a complete run, or anything that changed, by its name.
-    """
+    """Build the stopped run at `root` as it was, and return it with its last checkpoint."""
     folder = RunFolder(root)
     if not folder.diagnostics.is_dir():
         raise DpmixError(f"'{root}' is no run folder; give the folder of the run to resume")
@@ -115,29 +97,17 @@ def _refuse_to_repeat(folder: RunFolder, checkpoint: Checkpoint) -> None:
     """
     statement, step = _published(folder), checkpoint.step
     earlier = [point["step"] for point in checkpoint.history.points if point["step"] < step]
-    found = "is missing"
+    found = "missing" if statement is None else f"of step {statement.steps}"
     if statement is not None and statement.run_id != checkpoint.run_id:
-        statement, found = None, "is of another run"  # such as the one that this run overwrites
+        statement, found = None, "of another run"  # such as the one that this run overwrites
     published = 0 if statement is None else statement.steps
-    if published > step:
-        reason = (
-            f"the last checkpoint that can be read is of step {step}, but a model of step "
-            f"{published} was published"
+    lost = statement is None and newest_step(folder.checkpoints) != step
+    if published > step or lost or (earlier and published < earlier[-1]):
+        raise DpmixError(
+            f"the last checkpoint that can be read is of step {step} and '{folder.model}' is "
+            f"{found}, which no stop leaves behind: steps could be released twice. Restore the "
+            "files as the run wrote them, or start a new run"
         )
-    elif earlier and published < earlier[-1]:
-        found = f"is of step {published}" if published else found
-        reason = f"a model of step {earlier[-1]} was published, but '{folder.model}' {found}"
-    elif statement is None and newest_step(folder.checkpoints) != step:
-        reason = (
-            f"the checkpoints after step {step} can't be read, and '{folder.model}' {found}, so a "
-            "model of a later step may have been published"
-        )
-    else:
-        return
-    raise DpmixError(
-        f"{reason}: steps could be released twice. Restore the files as the run wrote them, or "
-        "start a new run"
-    )
 
 
 def _refuse_other_data(folder: RunFolder, splits: Splits) -> None:

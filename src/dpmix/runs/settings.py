@@ -7,7 +7,7 @@ says of a place stands in its own metadata, which `places` reads.
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from dpmix.data.folder import TEST_FRACTION
 from dpmix.data.splits import JudgedOn
@@ -109,18 +109,13 @@ class ViewConfig(Section):
     """passes over the pool in pretraining"""
 
 
-class ScratchSettings(Section):
-    """Settings of a model that is trained from scratch."""
+class ModelConfig(Section):
+    """What is trained: a model from scratch, or a head (and more) on a public backbone."""
 
     model: str | None = None
     """train from scratch, without public weights: cnn-small, wrn-16-4, wrn-40-4"""
     shortcut: str | None = None
     """wide ResNet's shortcut: conv or conv-norm-relu"""
-
-
-class BackboneSettings(Section):
-    """Settings of a public backbone."""
-
     backbone: str | None = None
     """frozen public features: efficientnet-lite0, efficientnet-lite2, scatternet, timm:MODEL,
     torchvision:MODEL, open_clip:MODEL/WEIGHTS; default: the best on this machine"""
@@ -138,100 +133,27 @@ class BackboneSettings(Section):
     text_templates: tuple[str, ...] = ()
     """prompt with {class} for --head-start text, or a name: photo, eurosat, pet, scene, digit;
     repeatable; default: photo"""
-
-
-class LastBlocksSettings(Section):
-    """Settings of training the last blocks of a backbone."""
-
     last_blocks: int = Field(1, ge=1)
     """number of blocks, for last-blocks"""
-
-
-class LoraSettings(Section):
-    """Settings of low-rank updates of a backbone."""
-
     lora_rank: int = Field(8, ge=1)
     """rank of the updates, for lora"""
-
-
-class ModelConfig(LoraSettings, LastBlocksSettings, BackboneSettings, ScratchSettings):
-    """What is trained: a model from scratch, or a head (and more) on a public backbone."""
-
     trainable: Trainable = "head"
     """what to train of a backbone classifier"""
 
 
-class ViewCacheSettings(Section):
-    """Whether and how many views are embedded once."""
+class CacheConfig(Section):
+    """Views of a frozen backbone, embedded once."""
 
     fresh_views: bool = False
     """embed new views at every step: no cache, slow"""
     cache_views: int | None = Field(None, ge=1)
     """M, embedded views of an image, of which a step draws K; default: K or more"""
-
-
-class CacheConfig(ViewCacheSettings):
-    """Views of a frozen backbone, embedded once."""
-
     cache_dtype: Literal["float16", "float32"] = "float16"
     """type of features"""
     cache_dir: Annotated[str, PATH, RESUME] = "runs/features"
     """folder of the caches, closed to other users; PRIVATE, shared by runs"""
     view_seed: int = Field(0, ge=0)
     """seed of the cached augmentations (need not be secret)"""
-
-
-# What is trained, as a tagged union: each kind has the settings that it reads, and no other.
-
-
-class FromScratch(ScratchSettings):
-    """A model from scratch."""
-
-    trained: Literal["scratch"]
-
-
-class Head(BackboneSettings, ViewCacheSettings):
-    """A head on a frozen backbone."""
-
-    trained: Literal["head"]
-
-    @model_validator(mode="after")
-    def _has_a_cache(self) -> "Head":
-        if self.fresh_views and self.cache_views is not None:
-            raise ValueError(
-                f"cache_views is {self.cache_views}, and --fresh-views trains without a cache; "
-                "leave one out"
-            )
-        return self
-
-
-class MoreThanHead(BackboneSettings):
-    """A head and more of the backbone, on views that are always fresh."""
-
-    fresh_views: bool = True
-
-
-class NormsOrAll(MoreThanHead):
-    """A head, and all of the backbone or its norms and biases."""
-
-    trained: Literal["norm-and-bias", "all"]
-
-
-class LastBlocks(MoreThanHead, LastBlocksSettings):
-    """A head and the backbone's last blocks."""
-
-    trained: Literal["last-blocks"]
-
-
-class Lora(MoreThanHead, LoraSettings):
-    """A head and low-rank updates of the backbone."""
-
-    trained: Literal["lora"]
-
-
-Trained = Annotated[
-    FromScratch | Head | NormsOrAll | LastBlocks | Lora, Field(discriminator="trained")
-]
 
 
 class PrivacyConfig(Section):
@@ -317,9 +239,6 @@ class RunConfig(Section):
     wandb: Annotated[str | None, RESUME] = None
     """project of Weights & Biases to send curves to when the run ends (WANDB_MODE=offline keeps
     them here)"""
-    log_private_diagnostics: Annotated[bool, RESUME] = False
-    """add training loss and gradient norms to those curves: computed from private images
-    WITHOUT noise"""
     keep_checkpoints: Annotated[int, RESUME] = Field(2, ge=1)
     """number of checkpoints to keep"""
 

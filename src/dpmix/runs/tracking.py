@@ -5,7 +5,6 @@ drawn; and nothing is sent about the machine, the code or where anything is stor
 """
 
 import time
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -45,9 +44,8 @@ class TensorBoard:
 class WeightsAndBiases:
     """Curves as one run of a project of Weights & Biases; a resumed run continues it.
 
-    Points are sent when the run ends or stops, since wandb notes when each arrives. A killed
-    process has sent none itself. WANDB_MODE=offline keeps them here until `wandb sync`.
-    Its own files in `folder` name paths and the machine; `config` is shown with the curves.
+    Points are sent when the run ends or stops, since wandb notes when each arrives. Its own files
+    in `folder` name paths and the machine; `config` is shown with the curves.
     """
 
     def __init__(self, project: str, run_id: str, folder: Path, config: dict[str, Any]) -> None:
@@ -89,27 +87,10 @@ Tracker = TensorBoard | WeightsAndBiases
 
 
 def open_trackers(config: Config, folder: RunFolder, run_id: str, step: int) -> list[Tracker]:
-    """Start the trackers that the settings ask for, or continue them after `step` steps.
-
-    Raises:
-        DpmixError: a library that is not installed, or can't start.
-    """
+    """Start the trackers that the settings ask for, or continue them after `step` steps."""
     opened: list[Tracker] = []
-    private = config.run.log_private_diagnostics
-    if private and not (config.run.tensorboard or config.run.wandb):
-        raise DpmixError(
-            "log_private_diagnostics adds to curves, and there are none; give --tensorboard or "
-            "--wandb too, or leave it out: diagnostics/steps.jsonl has the same numbers"
-        )
-    if private and config.run.wandb:
-        warnings.warn(
-            "training loss and gradient norms, computed from private images WITHOUT noise, go to "
-            f"the Weights & Biases project '{config.run.wandb}'",
-            stacklevel=2,
-        )
     if config.run.tensorboard:
-        place = folder.diagnostics if private else folder.root
-        opened.append(TensorBoard(place / "tensorboard", step))
+        opened.append(TensorBoard(folder.root / "tensorboard", step))
     if config.run.wandb:
         sections = config.published()  # but no machine or data set
         kept = ("views", "model", "privacy", "optimizer")

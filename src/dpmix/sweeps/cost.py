@@ -17,18 +17,14 @@ from dpmix.runs.folder import RunFolder
 
 @dataclass(frozen=True)
 class ChoosingCost:
-    """The cost of choosing the best of several runs.
+    """The cost of choosing the best of several runs, for an image that occurs once.
 
     Attributes:
         epsilon: target of each run; None for runs of every epsilon, infinite included.
-        delta: of all that follows.
-        runs: number of runs, with all their planned steps, even if they were stopped.
         all_of_them: epsilon of all runs together, spent by choosing after looking at all.
         by_selection: epsilon of a private selection of as many runs on average; None where the
             runs differ in their plans or earlier releases.
-        seeded: whether some have a seed, and so no fresh noise.
-        copies: how often the most frequent training image occurs; the epsilons are for an image
-            that occurs once.
+        copies: how often the most frequent training image occurs.
     """
 
     epsilon: float | None
@@ -46,9 +42,6 @@ def choosing_costs(folder: Path) -> list[ChoosingCost]:
     By PLD, and by Renyi DP for a private selection. Runs on other data count too, and an earlier
     release that several runs count is counted with each: both are upper bounds. With runs without
     privacy among them, all together have infinite epsilon; if all are, there is no cost to state.
-
-    Raises:
-        DpmixError: a run whose files cannot be read.
     """
     folders = [RunFolder(path.parent) for path in sorted(folder.glob("*/privacy.json"))]
     stated = [(Config.load(run.config).privacy.epsilon, read_statement(run.privacy))

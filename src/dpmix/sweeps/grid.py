@@ -1,27 +1,7 @@
-"""A sweep's YAML file, and the runs that it describes.
+"""A sweep's YAML file (docs/sweeps.md), and the runs that it describes.
 
-    title: Self-Aug against DP-Mix_Self
-    base: RECIPE                       # optional: the recipe that every run starts from
-    settings: {data: mnist5k}          # of every run, by the names of the settings
-    rows:                              # what is compared: a name, and the row's own settings
-      self-aug: {method: self-aug}
-      mix-self: {method: mix-self}
-    grid:                              # every combination of these is run for every row
-      epsilon: [1, 2, 4, 8]
-      seed: [0, 1, 2]
-    tune:                              # optional: settings to choose first
-      grid: {learning_rate: [0.5, 1, 2], seed: [100, 101]}
-      validation_fraction: 0.2
-    scales:                            # --scale NAME: what differs there
-      cpu: {settings: {train_images: 2000}, grid: {seed: [0, 1]}}
-
-`base: RECIPE` in a row replaces the sweep's. Later settings win: base, settings, row, grid. A
-scale's `rows` and `tune` replace the sweep's; its other parts are merged into them. A row that
-reads no public pool is run without the settings of one.
-
-With `tune`, every row tries the same values on held-out training images, for each combination of
-the grid (all seeds together); the best by mean accuracy is then run as the grid says. This is for
-research, and needs seeds: the held-out images are looked at without noise, and then trained on.
+Later settings win: base, settings, row, grid. What `tune` chooses is for research, with seeds: the
+held-out images are looked at without noise, and then trained on.
 """
 
 import itertools
@@ -57,11 +37,7 @@ def sweep_names() -> list[str]:
 
 
 def sweep_path(name: str) -> Path:
-    """The file of a sweep, given by its path or by one of `sweep_names`.
-
-    Raises:
-        DpmixError: neither.
-    """
+    """The file of a sweep, given by its path or by one of `sweep_names`."""
     if is_file_name(name):
         return Path(name).expanduser()
     if name not in sweep_names():
@@ -73,14 +49,9 @@ def sweep_path(name: str) -> Path:
 
 @dataclass(frozen=True)
 class SweepRun:
-    """One run of a sweep.
+    """One run of a sweep: a row of the comparison, at what the grid gave it (`swept`).
 
-    Attributes:
-        row: the row of the comparison that it belongs to.
-        swept: the settings that the grid gave it.
-        settings: all settings that differ from the base, by name.
-        base: the recipe it starts from, if any.
-        tuned: those of `settings` that were chosen by tries.
+    `settings` are all that differ from the recipe `base`, `tuned` those of them chosen by tries.
     """
 
     row: str
@@ -91,11 +62,7 @@ class SweepRun:
 
     @cached_property
     def config(self) -> Config:
-        """Its settings, checked.
-
-        Raises:
-            DpmixError: a wrong setting.
-        """
+        """Its settings, checked."""
         try:
             return Config.load(self.base, **self.settings)
         except DpmixError as error:
@@ -115,14 +82,7 @@ class SweepRun:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A title and the runs under it.
-
-    Attributes:
-        title: of the sweep.
-        runs: the runs; if there are `tries`, without the settings that these choose.
-        tries: runs that choose settings.
-        tuned: names of the settings that are chosen.
-    """
+    """Runs; if there are `tries`, without the settings `tuned` that these choose."""
 
     title: str
     runs: tuple[SweepRun, ...]
@@ -169,16 +129,7 @@ class _File(_Part):
 
 
 def load_sweep(path: Path, scale: str | None = None, settings: Settings | None = None) -> Sweep:
-    """Read a sweep.
-
-    Args:
-        path: of the YAML file.
-        scale: name of one of its scales; None for the sweep in full.
-        settings: of every run, instead of the file's own.
-
-    Raises:
-        DpmixError: a file that cannot be read, no such scale, or wrong settings of a run.
-    """
+    """Read a sweep, in full or at one of its scales, with `settings` instead of the file's own."""
     file = _read(path)
     if scale is not None and scale not in file.scales:
         has = nearest(scale, file.scales) if file.scales else "it has none; leave out --scale"

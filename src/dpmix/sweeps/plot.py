@@ -28,16 +28,8 @@ _STYLE: Any = {
 def draw_against(frame: pd.DataFrame, path: Path, x: str | None = None) -> None:
     """Draw accuracy against the setting `x`, a line per row: mean, and one std over seeds.
 
-    Against a number of views the rows are the points of one line.
-
-    Args:
-        frame: of `read_results`.
-        path: of the picture; its suffix names the format, such as .png, .svg or .pdf.
-        x: a setting that the sweep varied, or one of `VIEWS`; None for epsilon, or what it varied
-            instead.
-
-    Raises:
-        DpmixError: an unknown setting or format, or rows with the same number of views.
+    Without `x` that is epsilon, or what the sweep varied instead. Against a number of views the
+    rows are the points of one line.
     """
     known = swept(frame)
     x = x or (known or ["epsilon"])[0]
@@ -69,11 +61,7 @@ def draw_against(frame: pd.DataFrame, path: Path, x: str | None = None) -> None:
 
 
 def draw_classes(frame: pd.DataFrame, path: Path) -> None:
-    """Draw the accuracy of every class, a bar per row, a panel per epsilon: mean and std over runs.
-
-    Raises:
-        DpmixError: an unknown format.
-    """
+    """Draw the accuracy of every class, a bar per row, a panel per epsilon."""
     others = [name for name in swept(frame) if name != "epsilon"]
 
     def draw(axes: Axes, part: pd.DataFrame) -> None:

@@ -9,13 +9,12 @@ import statistics
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 
 from dpmix.errors import DpmixError, one_line, to_install
 from dpmix.files import to_json, write_text
@@ -80,13 +79,7 @@ def row_of(run: SweepRun, facts: RunFacts) -> ResultRow:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended.
-
-    Attributes:
-        run: the run.
-        error: why it failed, if it did.
-        warnings: its warnings.
-    """
+    """How a run ended."""
 
     run: SweepRun
     error: str | None = None
@@ -98,12 +91,6 @@ def finish(run: SweepRun, root: Path, threads: int | None, gpu: int | None) -> O
 
     The GPU is not a setting: a run publishes its settings, and the number could tell which of a
     private selection's runs it was (`tests/sweeps/test_selection.py`).
-
-    Args:
-        run: the run.
-        root: its folder.
-        threads: CPU threads that it may use; None for all.
-        gpu: number of the GPU, where its settings name no device; None for the first.
     """
     if threads is not None:
         torch.set_num_threads(threads)
@@ -138,9 +125,6 @@ def on_this_machine(runs: Jobs, jobs: int | None) -> Iterator[Outcome]:
     """Make `jobs` runs at once, each in its own process with its share of the cores.
 
     The GPUs are dealt out in turn. The default is a run for each GPU, else for every two cores.
-
-    Raises:
-        DpmixError: joblib is not installed, or one of the processes was killed.
     """
     try:
         from joblib import Parallel, delayed
@@ -166,17 +150,7 @@ def on_this_machine(runs: Jobs, jobs: int | None) -> Iterator[Outcome]:
 
 
 def on_cluster(runs: Jobs, cluster: str, logs: Path, options: dict[str, Any]) -> Iterator[Outcome]:
-    """Submit each run as a job.
-
-    Args:
-        runs: to be made.
-        cluster: of submitit: slurm, or local (processes of this machine).
-        logs: folder for the output of the jobs.
-        options: of submitit's executor, such as `timeout_min` or `slurm_partition`.
-
-    Raises:
-        DpmixError: submitit is not installed, or the cluster refuses jobs or these options.
-    """
+    """Submit each run as a job."""
     try:
         import submitit
     except ImportError:
@@ -206,19 +180,8 @@ def make_runs(
 ) -> tuple[Results, list[Outcome]]:  # fmt: skip
     """Make the runs that `folder` lacks, and write the CSV after each.
 
-    Args:
-        runs: of the sweep.
-        folder: of the sweep. Each run is in `runs/`, named by its settings, so that a sweep that
-            was changed keeps the runs that it still has.
-        csv: name of the CSV in `folder`.
-        workers: make the runs.
-        report: called with (runs done, runs in all).
-
     Returns:
         The results, in the order of `runs`, and the outcomes of runs that failed or warned.
-
-    Raises:
-        DpmixError: as `read_facts` and `workers` raise.
     """
     import pandas as pd  # in the extra `sweep`
 
@@ -251,14 +214,6 @@ def tuned_runs(sweep: Sweep, tried: Results) -> tuple[SweepRun, ...]:
     """The sweep's runs, each with the values of the best mean accuracy over its tries' seeds.
 
     The tries are judged on held-out training images, so that the test images are used once.
-
-    Args:
-        sweep: with tries.
-        tried: their results. Of equals the first in the file's order wins; values with a try that
-            diverged lose to all without, since its accuracy means nothing.
-
-    Raises:
-        DpmixError: all tries of a run failed.
     """
     return tuple(_tuned(run, sweep.tuned, tried) for run in sweep.runs)
 
@@ -278,23 +233,3 @@ def _tuned(run: SweepRun, names: tuple[str, ...], tried: Results) -> SweepRun:
 
     best = json.loads(max(scores, key=rank))
     return replace(run, settings=run.settings | best, tuned=best)
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Make a sweep's folder, and keep other sweeps out of it.
-
-    Raises:
-        DpmixError: it cannot be made, or another sweep is running in it.
-    """
-    lock = FileLock(folder / ".lock", timeout=0)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except (OSError, Timeout) as error:
-        why = "is in use by another sweep" if isinstance(error, Timeout) else error.strerror
-        raise DpmixError(f"sweep folder '{folder}': {why}; give another --output") from None
-    try:
-        yield
-    finally:
-        lock.release()

@@ -25,7 +25,7 @@ from dpmix.errors import DpmixError
 from dpmix.files import to_json, write_text
 from dpmix.privacy.selection import check_expected_runs, number_of_runs
 from dpmix.reports.facts import RunFacts
-from dpmix.reports.statement import versions
+from dpmix.reports.guarantee import versions
 from dpmix.runs.folder import RunFolder
 from dpmix.runs.load import read_facts
 from dpmix.sweeps.grid import Sweep, SweepRun
@@ -45,16 +45,7 @@ _NO_TIME = 315532800
 
 
 def candidates(sweep: Sweep, expected_runs: float) -> tuple[SweepRun, ...]:
-    """The sweep's runs as the candidates of a selection, which their settings then state.
-
-    Args:
-        sweep: whose runs are chosen among.
-        expected_runs: mean number of runs.
-
-    Raises:
-        DpmixError: a mean out of range, or runs that could differ in their plan, have a seed, or
-            are not private.
-    """
+    """The sweep's runs as the candidates of a selection, which their settings then state."""
     check_expected_runs(expected_runs)
     if sweep.tries:
         raise DpmixError("a private selection chooses by itself; take `tune` out of the sweep")
@@ -66,13 +57,12 @@ def candidates(sweep: Sweep, expected_runs: float) -> tuple[SweepRun, ...]:
                 "a private selection needs runs that differ neither in privacy nor in data; take "
                 f"what varies of those out of the sweep (row '{run.row}')"
             )
-        if config.run.seed is not None:
-            raise DpmixError("a private selection needs fresh noise; take seed out of the sweep")
-        if config.run.wandb or config.run.tensorboard:
-            raise DpmixError(
-                "a private selection shows only its best run; take wandb and tensorboard out of "
-                "the sweep"
-            )
+        for name in ("seed", "wandb", "tensorboard"):
+            if getattr(config.run, name) not in (None, False):
+                raise DpmixError(
+                    "a private selection needs fresh noise and shows only its best run; take "
+                    f"{name} out of the sweep"
+                )
     batch = first.privacy.expected_batch_size or first.privacy.sampling_rate
     if batch is None or (first.privacy.steps is None and first.privacy.epochs is None):
         raise DpmixError(
@@ -91,16 +81,8 @@ def select(
 ) -> Path:  # fmt: skip
     """Run the selection, or resume the one that was stopped; return the best run's folder.
 
-    Args:
-        among: of `candidates`.
-        expected_runs: mean number of runs.
-        folder: gets `best/`, and meanwhile `selection/`, which is private.
-        workers: make the runs.
-        report: called with (runs done, runs in all), which are both secret.
-
-    Raises:
-        DpmixError: the folder has a best run, another selection was started in it, a run failed, or
-            the runs differ in what they must share.
+    `folder` gets `best/`, and meanwhile `selection/`, which is private. `report` is called with
+    (runs done, runs in all), which are both secret.
     """
     best, hidden = folder / BEST, folder / HIDDEN
     if best.exists() or (hidden / _CHOSEN).exists():

@@ -30,9 +30,6 @@ def read_results(source: Path) -> pd.DataFrame:
     """The rows of a sweep's folder, or of its CSV.
 
     Warns of runs that diverged.
-
-    Raises:
-        DpmixError: there are none, or the file is not of a sweep.
     """
     path = source / RESULTS if source.is_dir() else source
     try:
@@ -84,18 +81,8 @@ def tables(
 ) -> list[pd.DataFrame]:
     """One table for each data set and model, with a line for each row and epsilon.
 
-    Args:
-        frame: of `read_results`.
-        fact: one of `FACTS`.
-        against: the row to compare the others with; None for the first.
-
-    Returns:
-        Tables with the columns `title`, `row`, `epsilon`, `mean`, `std` (n - 1), `runs`,
-        `difference` (of the means over the seeds that both rows have) and `p` (adjusted), in
-        `attrs` the `fact` and the row `against`.
-
-    Raises:
-        DpmixError: an unknown fact or row.
+    `std` is over n - 1, `difference` that of the means over the seeds that a row shares with the
+    row `against` (the first by default), and `p` its adjusted p-value.
     """
     if fact not in FACTS:
         raise DpmixError(f"unknown fact '{fact}': {nearest(fact, FACTS)}")
