@@ -4,10 +4,13 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file
 
 import dpmix
 from dpmix.errors import DpmixError
+from dpmix.reports.verify import verify
+from dpmix.runs.load import load_run
 from pictures import write_class_folders
 
 
@@ -33,18 +36,18 @@ def test_a_run_starts_where_its_pool_ends(settings, tmp_path):
     assert zero.start_accuracy == 0.5
 
 
-def test_no_step_publishes_the_start_with_epsilon_zero(settings, tmp_path, dpmix_command):
+def test_no_step_publishes_the_start_with_epsilon_zero(settings, tmp_path):
     result = dpmix.fit(**settings | {"steps": 0})
     assert result.plan.epsilon == 0 and result.evaluation.accuracy == result.start_accuracy > 0.9
     other = dpmix.fit(**settings | {"output": str(tmp_path / "other")})
     assert other.start_accuracy == result.start_accuracy
-    verify_run(result.folder)
+    verify(result.folder)
     statement = json.loads((result.folder / "privacy.json").read_text())
     assert statement["epsilon"] == statement["steps"] == statement["planned_steps"] == 0
     for name, weight in load_run(result.folder).model.head.state_dict().items():
         assert torch.equal(weight, result.model.head.state_dict()[name])
     with pytest.raises(DpmixError, match="starts untrained"):
-        dpmix.fit(**settings | {"steps": 0, "head_start": "zero", "method": "mix-diff"})
+        dpmix.fit(**settings | {"steps": 0, "head_start": "zero", "pool": None, "output": None})
 
 
 @pytest.mark.parametrize("stopped", [0, 1])
@@ -67,8 +70,6 @@ def test_a_stopped_run_ends_as_it_would_have(settings, tmp_path, stopped):
 def test_the_whole_network_can_train_from_the_start(settings, image_root, tmp_path):
     timm = pytest.importorskip("timm")
     weights = tmp_path / "weights.pth"
-    import torch
-
     torch.manual_seed(0)
     torch.save(timm.create_model("test_vit", num_classes=5).state_dict(), weights)
     result = dpmix.fit(**settings | {

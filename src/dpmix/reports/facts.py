@@ -235,6 +235,7 @@ def model_rows(run: RunFacts) -> list[Row]:
         "backbone": backbone and f"{backbone.name}: {backbone.provenance}; "
             f"{backbone.embedding_size} features at {backbone.input_size} pixels; trained "
             f"privately: {backbone.trained_privately}",
+        "start of the head": backbone and backbone.head_start,
         "licence of the backbone": backbone and backbone.licence,
         **(_pool_rows(pool.model_dump()) if pool else {}),
         "sha256 of the weights": told.weights_sha256,

@@ -38,7 +38,7 @@ def epsilon_curve(statement: Statement) -> Points:
     if not statement.private:
         return []
     last = statement.planned_steps
-    steps = {0, statement.steps, last, *map(int, np.geomspace(1, last, 12))}
+    steps = {0, statement.steps, last, *map(int, np.geomspace(1, last, 12) if last else ())}
     return [
         (float(step), epsilon_stated(statement.sampling_rate, statement.noise_multiplier, step,
                                      statement.delta, statement.expected_runs,

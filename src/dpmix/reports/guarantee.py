@@ -130,6 +130,7 @@ def public_inputs(
             embedding_size=backbone.embedding_size,
             input_size=backbone.module.input_size,
             trained_privately=settings["model"]["trainable"],
+            head_start=settings["model"]["head_start"],
         )
     return PublicInputs(
         pool=pool_input,
@@ -146,6 +147,8 @@ def _guarantee(stated: Statement, seed: int | None) -> str:
         f"The model is ({shown_epsilon(stated.epsilon)}, {stated.delta})-differentially private "
         "with respect to adding or removing one training example."
     ]
+    if stated.planned_steps == 0:
+        sentences.append("No training image was used: it is the start that public inputs gave.")
     if stated.repeats is not None:
         sentences.append(
             f"One image occurs {stated.repeats.most} times in the training set: for the person in "

@@ -38,6 +38,8 @@ def epsilon_prv(
     except ImportError:
         return None
     epsilon = epsilon_pld(sampling_rate, sigma, steps, delta, prior_releases)
+    if epsilon == 0:  # nothing was released
+        return 0.0, 0.0
     error, delta_error = max(_LEAST_ERROR, _ERROR * epsilon), _DELTA_ERROR * delta
     subsampled = sampling_rate < 1
     counts = [steps, *(1 for _ in prior_releases)]

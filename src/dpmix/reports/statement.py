@@ -129,6 +129,7 @@ class BackboneInput(Part):
     embedding_size: int
     input_size: int
     trained_privately: str
+    head_start: str = Field(description="zero, text or pool: from public inputs alone")
 
 
 class PublicInputs(Part):
@@ -169,8 +170,8 @@ class Statement(Part):
     max_grad_norm: float | Infinite = Field(description="C, the clipping norm")
     sensitivity: float | Infinite = Field(description="L2 sensitivity of the released sum")
     noise_std: float = Field(ge=0, description="standard deviation of the noise on each parameter")
-    steps: int = Field(ge=1, le=_MOST_STEPS, description="after which the weights were published")
-    planned_steps: int = Field(ge=1, le=_MOST_STEPS, description="T")
+    steps: int = Field(ge=0, le=_MOST_STEPS, description="after which the weights were published")
+    planned_steps: int = Field(ge=0, le=_MOST_STEPS, description="T")
     complete: bool
     resumed_at: list[int] = Field(description="steps after which the run was stopped and resumed")
     processes: int = Field(ge=1, description="number of processes that trained together")

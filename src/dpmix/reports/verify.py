@@ -95,7 +95,9 @@ def _plan(statement: Statement, settings: Settings) -> PrivacyPlan:
     return PrivacyPlan(
         sampling_rate=rate,
         denominator=privacy["denominator"] or batch,
-        steps=privacy["steps"] or max(1, round(min(privacy["epochs"] / rate, 1e18))),
+        steps=max(1, round(min(privacy["epochs"] / rate, 1e18)))
+        if privacy["steps"] is None
+        else privacy["steps"],
         noise_multiplier=statement.noise_multiplier,
         max_grad_norm=privacy["max_grad_norm"],
         delta=privacy["delta"],
@@ -126,7 +128,8 @@ def _check_rdp(statement: Statement, plan: PrivacyPlan) -> None:
 def _check_fields(statement: Statement, plan: PrivacyPlan, settings: Settings) -> None:
     """State the guarantee again, and refuse every field that differs."""
     target, backbone = plan.target_epsilon, statement.public_inputs.backbone
-    if not target * (1 - _CALIBRATED) <= plan.epsilon <= target * (1 + _SAME):
+    least = target * (1 - _CALIBRATED) if plan.steps else 0.0
+    if not least <= plan.epsilon <= target * (1 + _SAME):
         raise _broken(
             f"the settings ask for epsilon {target:g}, but the statement's sigma, q and "
             f"{plan.steps} steps give {plan.epsilon:.6g}"
