@@ -119,3 +119,17 @@ def test_a_full_disk_does_not_tell_it(train, monkeypatch):
     assert status == 2 and "are free in" in printed
     # Nor by how much more is needed.
     assert set(re.findall(r"[\d.]+ GB", printed)) == {"0.0 GB"}
+
+
+def test_the_search_finds_n():
+    assert told(f"{N} training") == {str(N)} and told(f"of {N:,}, all") == {str(N)}
+    assert told(f"{N * VIEWS:,}/{N * VIEWS:,}") and not told(f"0.{N} a{N} {N}9")
+
+
+def test_a_corrupt_image_does_not_tell_it(train, class_folder):
+    for side in ("train", "test"):
+        root = class_folder(f"broken/{side}", {"cat": 9, "dog": 7}).parent
+    (root / "train" / "cat" / "0.png").write_bytes(b"no image")
+    status, printed = train("--data", root, *SCRATCH)
+    assert status == 2 and "1 image(s) cannot be decoded" in printed
+    assert not re.search(r"\b(16|32|9|7)\b", printed.split("cannot be decoded")[0])

@@ -104,3 +104,15 @@ def test_there_is_one_for_every_cell_and_none_changes_unnoticed():
     }
     digest = sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()
     assert digest == GOLDEN, "a recipe has other settings than those that results were made with"
+
+
+def test_a_file_is_never_hidden_by_a_name(recipe, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recipe("privacy: {epsilon: 7}\n", "convnext-pet-mix-self")
+    assert Config.load("convnext-pet-mix-self").privacy.epsilon == 7
+    with pytest.raises(DpmixError, match=r"did you mean 'vit-b-16-pet-mix-self'"):
+        Config.load("vit-b16-pet-mix-self")
+    with pytest.raises(DpmixError, match=r"no recipe 'zzz': expected one of 45, .* YAML file"):
+        Config.load("zzz")
+    with pytest.raises(DpmixError, match=r"cannot read recipe 'none\.yaml'"):
+        Config.load("none.yaml")

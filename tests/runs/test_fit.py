@@ -237,3 +237,28 @@ def test_a_second_run_embeds_nothing_and_another_backbone_is_refused(fit, tmp_pa
     path.write_text(path.read_text().replace("backbone_size: null", "backbone_size: 24"))
     with pytest.raises(DpmixError, match=r"are not those that the run of '.*' was trained on"):
         load_run(run.folder)
+
+
+def test_an_overwriting_run_that_fails_early_leaves_the_earlier_run(fit, tmp_path):
+    fit()
+    before = published(tmp_path / "run")
+
+    def cut(now):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(report=cut, overwrite=True, eval_every=2)
+    assert published(tmp_path / "run") == before
+    fit(overwrite=True)
+    assert published(tmp_path / "run")["model.safetensors"] != before["model.safetensors"]
+
+
+def test_a_model_that_cannot_be_trained_is_refused_before_its_views_are_embedded(fit, tmp_path):
+    with pytest.raises(DpmixError, match=r"microbatch-mixup joins .*can't be cached"):
+        fit(**HEAD, method="microbatch-mixup")
+    assert not (tmp_path / "features").exists() and not (tmp_path / "run").exists()
+
+
+def test_whitening_takes_its_statistics_from_the_pool(fit, public_root):
+    run = fit(**HEAD, cache_views=6, feature_norm="whiten", pool=str(public_root))
+    assert load_run(run.folder).model.head.scale.std() > 0

@@ -384,3 +384,24 @@ def test_killed_at_random_instants_it_ends_with_the_planned_steps(tmp_path, sett
     assert last.epsilon == pytest.approx(again)
     assert [line["step"] for line in without_time(folder)] == list(range(1, 401))
     assert same(weights(folder), weights(tmp_path / "whole")) == (seed is not None)
+
+
+def test_a_torn_log_line_and_steps_that_were_lost_leave_no_trace(tmp_path, settings):
+    folder = stopped(tmp_path / "run", 5, settings | {"checkpoint_every": None})
+    with (folder / "diagnostics" / "steps.jsonl").open("a") as log:
+        log.write('{"step": 6, "dra')
+    dpmix.fit(resume=folder)
+    assert [line["step"] for line in without_time(folder)] == list(range(1, STEPS + 1))
+
+
+def test_ctrl_c_keeps_the_step_that_it_ends(tmp_path, settings):
+    def press(now):
+        if now.step == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        dpmix.fit(
+            output=str(tmp_path / "run"), report=press,
+            **settings | {"checkpoint_every": None, "eval_every": 6},
+        )  # fmt: skip
+    assert checkpoint_paths(tmp_path / "run")[0].name == "step-00000004.pt"

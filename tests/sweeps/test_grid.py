@@ -134,3 +134,8 @@ def test_the_example_of_the_docs_can_be_run(tmp_path, monkeypatch):
     sweep = load_sweep(tmp_path / "mine.yaml")
     assert (len(sweep.tries), len(sweep.runs)) == (3 * 2 * 3, 3 * 2 * 5)
     assert len(load_sweep(tmp_path / "mine.yaml", "small").runs) == 3 * 2
+
+
+def test_only_a_selection_itself_says_that_a_run_is_one_of_it(tmp_path):
+    with pytest.raises(DpmixError, match="expected_runs is 10, which only dpmix sweep"):
+        load_sweep(written(tmp_path, "title: t\nsettings: {expected_runs: 10}"))

@@ -310,3 +310,25 @@ def test_what_is_published_is_the_same_wherever_the_best_run_stood(
     for other in others:
         assert other == alone
     verify(tmp_path / "0" / "out" / "best")
+
+
+def test_a_run_that_diverged_is_not_chosen_while_another_did_not(protocol):
+    best = protocol(accuracy=float, loss=lambda rate: "nan" if rate == "0.3" else 0.5, runs=60)
+    assert RunFolder(best).config.read_text() == "0.2"
+
+
+def test_a_choice_that_names_no_run_publishes_nothing(protocol, tmp_path):
+    out = tmp_path / "out"
+    (out / "selection" / "run-0").mkdir(parents=True)
+    (out / "selection" / "chosen").touch()
+    with pytest.raises(DpmixError, match="is complete, and its best run was moved"):
+        protocol()
+    assert [*out.iterdir()] == []
+
+
+def test_runs_without_the_draws_they_are_from_are_not_resumed(protocol, tmp_path):
+    stray = tmp_path / "out" / "selection" / "run-0" / "diagnostics" / "stray"
+    stray.mkdir(parents=True)
+    with pytest.raises(KeyboardInterrupt):
+        protocol(stop_after=1)
+    assert stray.parents[1].is_dir() and not stray.exists()

@@ -82,3 +82,10 @@ def test_the_first_ctrl_c_is_noted_and_the_second_interrupts():
         assert interrupted()
         signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_every_step_is_offered_for_a_checkpoint_before_anything_of_it_is_published():
+    _, _, _, events, _ = run(steps=3, eval_every=2)
+    assert events == [
+        ("keep", 1, False), ("keep", 2, True), ("save", 2), ("keep", 3, True), ("save", 3),
+    ]  # fmt: skip
