@@ -35,7 +35,7 @@ from dpmix.runs.config import Config
 from dpmix.runs.estimate import Rows, estimate_rows, run_rows
 from dpmix.runs.fit import smoke_run, train_run
 from dpmix.runs.folder import RunFolder
-from dpmix.runs.recipes import read_recipe, recipe_names
+from dpmix.runs.recipes import TEXT, read_recipe, recipe_names
 from dpmix.runs.resume import is_complete, rebuild_run
 from dpmix.training.distributed import Ranks, shutdown, start
 from dpmix.training.evaluate import Evaluation
@@ -51,7 +51,8 @@ def list_recipes() -> None:
         table.add_column(heading, overflow="fold")
     for name in recipe_names():
         model = read_recipe(name)["model"]
-        table.add_row(name, model.get("backbone") or model["model"])
+        start = ", from the class names (not the paper's)" if f"-{TEXT}-" in name else ""
+        table.add_row(name, f"{model.get('backbone') or model['model']}{start}")
     stdout().print(table)
 
 

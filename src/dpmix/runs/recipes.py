@@ -16,6 +16,7 @@ Tree = dict[str, dict[str, Any]]
 """Section name -> setting name -> value, as given: nothing is checked yet."""
 
 PAPER = Path(__file__).with_name("recipes.yaml")
+TEXT = "text"  # marks the recipes whose heads start at the words of their classes
 
 
 def read_mapping(path: Path, what: str) -> dict[str, Any]:
@@ -38,7 +39,7 @@ def is_file_name(name: str) -> bool:
 
 
 def recipe_names() -> list[str]:
-    """The names of the paper's experiments, sorted: NETWORK-DATA-METHOD."""
+    """The names of the paper's experiments, sorted: NETWORK-DATA-METHOD, or -text-METHOD."""
     return sorted(_paper())
 
 
@@ -69,8 +70,12 @@ def _paper() -> dict[str, Tree]:
         cell = {"data": {"data": data}, "views": {"method": method}}
         for network in networks:
             both = table["pairs"].get(f"{network}-{data}", {})
-            parts = (table["all"], table["networks"][network], both, cell)
+            parts = [table["all"], table["networks"][network], both, cell]
             found[f"{network}-{data}-{method}"] = reduce(merge, parts)
+            if "backbone" in table["networks"][network]["model"]:  # it has a text tower
+                text = table["text"]
+                parts += [text["all"], text.get(data, {})]
+                found[f"{network}-{data}-{TEXT}-{method}"] = reduce(merge, parts)
     return found
 
 
