@@ -211,12 +211,12 @@ def test_the_python_examples_of_the_readme_run(tmp_path, monkeypatch):
 
 
 def test_a_head_on_a_backbone_is_trained_saved_and_rebuilt(fit, tmp_path):
-    run = fit(**HEAD, fresh_views=True, device="cpu", image_size=32)
+    run = fit(**HEAD, fresh_views=True, device="cpu", image_size=16, backbone_size=16)
     assert not (tmp_path / "features").is_dir()
     saved = load_run(run.folder, "cpu")
     names = load_file(run.folder / "model.safetensors").keys()
     assert names == {"head.linear.weight", "head.linear.bias"}
-    test = load_splits(str(run.config.data.data), image_size=32, channels=3).test
+    test = load_splits(str(run.config.data.data), image_size=16, channels=3).test
     again = evaluate(saved.model, test, saved.normalization, torch.device("cpu"))
     one_image = 0.051
     assert again.accuracy == pytest.approx(run.evaluation.accuracy, abs=one_image)

@@ -99,15 +99,17 @@ class RunFolder(RunFiles):
             self._lock.release()
             self._lock = None
 
-    def publish(self, model: bytes, copies: Mapping[Path, str]) -> None:
+    def publish(self, model: bytes, copies: Mapping[Path, str | None]) -> None:
         """Replace `model.safetensors` and all other published files, from their path to their text.
+
+        A file whose text is None goes.
 
         Everything is on the disk before anything is replaced. Then the copies of the older weights
         are removed, the weights are replaced with their guarantee, and the new copies follow.
         """
         staged: dict[Path, Path] = {}
         try:
-            texts = {path: text.encode() for path, text in copies.items()}
+            texts = {path: text.encode() for path, text in copies.items() if text is not None}
             for path, content in {self.model: model, **texts}.items():
                 staged[path] = stage(path, content)
             remove_all(copies)

@@ -107,7 +107,8 @@ class RunRecord:
                 folder.privacy: statement_text(statement),
                 folder.metrics: to_json(measured.model_dump()),
                 folder.card: model_card(facts),
-                folder.report: report_page(facts),
+                # A page takes a second to draw: `dpmix report` draws that of a stopped run.
+                folder.report: report_page(facts) if statement.complete else None,
             },
         )
         point, judged_on = history.points[-1], run.splits.judged_on
