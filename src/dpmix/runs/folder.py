@@ -34,13 +34,22 @@ class RunFolder(RunFiles):
         self._lock: FileLock | None = None
 
     def create(self, overwrite: bool) -> None:
-        """Make the folder and lock it; of an earlier run only the public files stay, for now."""
+        """Make the folder and lock it; what an earlier run published stays, for now."""
         self.refuse_if_taken(overwrite)
         self.reopen()
-        for path in (self.audit, self._tensorboard, *self.diagnostics.glob("[!.]*")):
+        try:
+            self.refuse_if_taken(overwrite)  # another run may have ended meanwhile
+            shutil.rmtree(self._tensorboard, ignore_errors=True)
+        except BaseException:
+            self.close()
+            raise
+
+    def clear_diagnostics(self) -> None:
+        """Remove the private files of an earlier run, but for what it needs to be resumed."""
+        for path in self.diagnostics.glob("[!.]*"):
             if path.is_dir():
                 shutil.rmtree(path)
-            elif path != self.notice:
+            elif path not in (self.notice, self.data_hash):
                 path.unlink(missing_ok=True)
 
     def refuse_if_taken(self, overwrite: bool) -> None:
