@@ -126,7 +126,7 @@ MODES = ("CMYK", "I;16", "F")
 @pytest.mark.parametrize("mode", MODES)
 def test_python_for_pil_images_helps(mode):
     if mode in ("I;16", "F"):
-        ramp = np.linspace(0, 4095, 64).reshape(8, 8)
+        ramp = np.linspace(0, 65535, 64).reshape(8, 8)
         kind = {"I;16": np.uint16, "F": np.float32}[mode]
         image = Image.fromarray(ramp.astype(kind))
     else:

@@ -28,7 +28,12 @@ pytestmark = pytest.mark.usefixtures("unchecked")
 SETTINGS = {"epsilon": 30, "delta": 1e-3, "steps": 2, "k_base": 1, "k_self": 1, "device": "cpu"}
 RUNS = {
     "from-scratch": {"model": "cnn-small", "expected_batch_size": 40},
-    "on-scatternet": {"backbone": "scatternet", "method": "none", "cache_views": 1},
+    "on-scatternet": {
+        "backbone": "scatternet",
+        "backbone_size": 16,
+        "method": "none",
+        "cache_views": 1,
+    },
 }
 STATEMENT, CARD, MODEL = "privacy.json", "MODEL_CARD.md", "model.safetensors"
 

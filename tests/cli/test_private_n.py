@@ -100,6 +100,7 @@ def test_a_run_that_is_resumed_with_half_a_cache_does_not_tell_it(
     assert status == 0 and not told(out + err), out
 
 
+@pytest.mark.slow
 def test_an_audit_does_not_tell_it(train, tmp_path):
     report = tmp_path / "audit.json"
     flags = (*HEAD, "--canaries", 20, "--report", report)

@@ -23,6 +23,7 @@ def script(name, *arguments):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_lightning_trains_saves_and_goes_on(tmp_path):
     size = ("--images", 60, "--steps", 3, "--validate-every", 2, "--folder", tmp_path)
     assert "after 3 steps" in script("lightning_digits.py", *size)
@@ -32,6 +33,7 @@ def test_lightning_trains_saves_and_goes_on(tmp_path):
     assert "after 3 steps" in script("lightning_digits.py", *size, "--resume", early)
 
 
+@pytest.mark.slow
 def test_a_transformers_model_is_saved_and_loaded_as_a_pipeline(tmp_path):
     out = script("hugging_face_vit.py", "--images", 40, "--steps", 2, "--folder", tmp_path)
     assert "of 40 images" in out and "epsilon 3.000, delta 1e-05" in out
@@ -47,6 +49,7 @@ GALLERY = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", GALLERY)
 def test_a_script_of_the_gallery_draws_its_picture(name, tmp_path):
     picture = tmp_path / "picture.png"

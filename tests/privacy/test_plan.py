@@ -73,9 +73,10 @@ def test_sensitivity_2c_doubles_the_noise_and_leaves_sigma():
     assert two.noise_std == 2 * one.noise_std
 
 
-def test_noise_that_is_too_small_for_a_number_is_not_called_noise():
-    with pytest.raises(DpmixError, match="the noise's standard deviation is 0; expected above 0"):
-        dataclasses.replace(calibrated(), max_grad_norm=5e-324, noise_multiplier=0.4)
+@pytest.mark.parametrize("norm", [5e-324, 1e-165, 1e16])
+def test_a_norm_whose_square_is_no_normal_number_is_refused(norm):
+    with pytest.raises(DpmixError, match=r"max_grad_norm is .*; expected 1e-15 to 1e15"):
+        dataclasses.replace(calibrated(), max_grad_norm=norm)
 
 
 def test_a_delta_of_one_over_n_or_more_warns_and_says_why():

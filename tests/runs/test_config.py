@@ -117,3 +117,9 @@ def test_a_file_is_never_hidden_by_a_name(recipe, tmp_path, monkeypatch):
         Config.load("zzz")
     with pytest.raises(DpmixError, match=r"cannot read recipe 'none\.yaml'"):
         Config.load("none.yaml")
+
+
+def test_no_place_can_take_back_a_release_that_another_one_counts(recipe):
+    path = recipe("privacy: {prior_releases: [one.json]}\n")
+    for more in ([], ()):
+        assert Config.load(path, prior_releases=more).privacy.prior_releases == ("one.json",)

@@ -14,6 +14,7 @@ import dpmix
 from dpmix.data import load_splits
 from dpmix.errors import DpmixError
 from dpmix.privacy.accounting import epsilon_gaussian, epsilon_pld
+from dpmix.runs import record
 from dpmix.runs.build import build_run
 from dpmix.runs.config import Config
 from dpmix.runs.fit import train_run
@@ -211,12 +212,12 @@ def test_the_python_examples_of_the_readme_run(tmp_path, monkeypatch):
 
 
 def test_a_head_on_a_backbone_is_trained_saved_and_rebuilt(fit, tmp_path):
-    run = fit(**HEAD, fresh_views=True, device="cpu", image_size=32)
+    run = fit(**HEAD, fresh_views=True, device="cpu", image_size=16, backbone_size=16)
     assert not (tmp_path / "features").is_dir()
     saved = load_run(run.folder, "cpu")
     names = load_file(run.folder / "model.safetensors").keys()
     assert names == {"head.linear.weight", "head.linear.bias"}
-    test = load_splits(str(run.config.data.data), image_size=32, channels=3).test
+    test = load_splits(str(run.config.data.data), image_size=16, channels=3).test
     again = evaluate(saved.model, test, saved.normalization, torch.device("cpu"))
     one_image = 0.051
     assert again.accuracy == pytest.approx(run.evaluation.accuracy, abs=one_image)
@@ -262,3 +263,38 @@ def test_a_model_that_cannot_be_trained_is_refused_before_its_views_are_embedded
 def test_whitening_takes_its_statistics_from_the_pool(fit, public_root):
     run = fit(**HEAD, cache_views=6, feature_norm="whiten", pool=str(public_root))
     assert load_run(run.folder).model.head.scale.std() > 0
+
+
+def test_an_overwriting_run_that_its_tracker_refuses_leaves_all_of_the_earlier_run(
+    fit, tmp_path, monkeypatch
+):
+    run = fit()
+    (run.folder / "audit.json").write_text("{}")
+    (run.folder / "checkpoints").mkdir()
+    (run.folder / "checkpoints" / "step-00000001.pt").touch()
+
+    def files():
+        found = [path for path in run.folder.rglob("*") if path.is_file()]
+        return {path: path.read_bytes() for path in found if path.name != "steps.jsonl"}
+
+    before = files()
+
+    def refuses(*_):
+        raise DpmixError("no key")
+
+    monkeypatch.setattr(record, "open_trackers", refuses)
+    with pytest.raises(DpmixError, match="no key"):
+        fit(overwrite=True)
+    assert files() == before
+
+
+def test_an_audit_goes_with_the_model_that_it_is_of(fit):
+    run = fit()
+    (run.folder / "audit.json").write_text("{}")
+    fit(overwrite=True)
+    assert not (run.folder / "audit.json").exists()
+
+
+def test_a_subset_of_a_stated_size_tells_n(fit):
+    with pytest.raises(DpmixError, match=r"train_images is 30, which .* tells N; leave it out"):
+        fit(train_images=30, sampling_rate=0.1, denominator=9, expected_batch_size=None)

@@ -125,10 +125,13 @@ def test_an_overwrite_keeps_the_other_model_and_nothing_else_of_the_other_run(tm
     folder = trained(tmp_path / "run")
     folder.audit.touch()
     (folder.root / "tensorboard").mkdir()
+    folder.log_private({"theirs": 1})
     second = opened(folder.root)
+    assert folder.audit.exists(), "it says what an audit of the model that is still there found"
+    second.clear_diagnostics()
     second.log_private({"mine": 1})
     assert consistent(second) == "1" and reads(second.private_log) == '{"mine": 1}\n'
-    assert {*folder.root.iterdir()} == {*folder.published, folder.diagnostics}
+    assert {*folder.root.iterdir()} == {*folder.published, folder.diagnostics, folder.audit}
 
 
 @pytest.mark.parametrize(("name", "run"), [("thesis.tex", True), ("diagnostics/scan.png", False)])

@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+import dpmix
 from dpmix.privacy.accounting import epsilon_pld
 from dpmix.privacy.selection import epsilon_selected
 from dpmix.reports.statement import read_statement
@@ -34,3 +35,11 @@ def test_runs_of_unlike_plans_have_no_selection(tmp_path):
     write_run(tmp_path / "b", steps=9)
     (both,) = choosing_costs(tmp_path)
     assert both.runs == 2 and both.by_selection is None
+
+
+def test_a_run_that_was_killed_while_it_published_is_counted(tmp_path, image_root, quick):
+    run = dpmix.fit(data=str(image_root), output=str(tmp_path / "runs" / "a"), **quick)
+    before = choosing_costs(tmp_path / "runs")
+    for name in ("privacy.json", "config.yaml"):
+        (run.folder / name).unlink()
+    assert choosing_costs(tmp_path / "runs") == before and before[0].runs == 1

@@ -52,7 +52,7 @@ def test_a_scale_replaces_rows_and_merges_the_rest(tmp_path):
 @pytest.mark.parametrize(("text", "message"), [
     ("titel: t", "titel: .*not permitted"),
     ("title: t\ngrid: {epsilon: [1, 0]}", "epsilon is 0; expected above 0"),
-    ("title: t\nsettings: {data: scnas}", "unknown data 'scnas'"),
+    ("title: t\nsettings: {data: scnas}", "no folder 'scnas' here"),
     ("title: t\nrows: {a: {epsilonn: 1}}", "row 'a'.*did you mean 'epsilon'"),
     ("title: t\nsettings: {expected_runs: 10}", "expected_runs is 10, which only dpmix sweep"),
     ("title: t\ngrid: {output: [x]}", "output is not for a row or a grid"),
@@ -139,3 +139,19 @@ def test_the_example_of_the_docs_can_be_run(tmp_path, monkeypatch):
 def test_only_a_selection_itself_says_that_a_run_is_one_of_it(tmp_path):
     with pytest.raises(DpmixError, match="expected_runs is 10, which only dpmix sweep"):
         load_sweep(written(tmp_path, "title: t\nsettings: {expected_runs: 10}"))
+
+
+@pytest.mark.parametrize("row", ["[]", "[two.json]"])
+def test_a_release_that_the_sweep_counts_is_counted_by_every_row(tmp_path, row):
+    for name in ("one.json", "two.json"):
+        (tmp_path / name).write_text("{}")
+    path = written(
+        tmp_path,
+        f"""
+title: t
+settings: {{data: mnist5k, prior_releases: [one.json]}}
+rows: {{a: {{prior_releases: {row}}}, b: {{}}}}
+""",
+    )
+    for run in load_sweep(path, settings={"prior_releases": "three.json"}).runs:
+        assert {"one.json", "three.json"} <= {*run.config.privacy.prior_releases}

@@ -175,7 +175,7 @@ def test_a_process_that_torchrun_ends_while_it_fails_still_reports_why(monkeypat
         signal.signal(signal.SIGTERM, before)
 
 
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_process_that_is_killed_ends_all_with_one_message_and_the_run_goes_on(
     victim, command, tmp_path
 ):
@@ -213,6 +213,7 @@ def line_of_the_page(pattern):
     return line.split()
 
 
+@pytest.mark.slow
 def test_the_line_of_the_docs_joins_machines(image_root, tmp_path):
     """Two agents, each as on two machines, train one run of two processes."""
     with socket.socket() as free:

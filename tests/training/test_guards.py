@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from dpmix.clipping.types import soft_cross_entropy
 from dpmix.errors import DpmixError
 from dpmix.training.guards import mark_released, require_released_gradients
 from small_run import plan, trainer
@@ -213,3 +214,35 @@ def test_a_closure_that_makes_gradients_is_refused(by_name):
     with pytest.raises(DpmixError, match="gradients that no private step released"):
         optimizer.step(closure=closure) if by_name else optimizer.step(closure)
     assert torch.equal(weight, torch.ones(2))
+
+
+class Running(nn.Module):
+    """A loss relative to the mean of all that it has seen."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(()))
+
+    def forward(self, logits, labels):
+        loss = soft_cross_entropy(logits, labels)
+        self.mean.lerp_(loss.mean().detach(), 0.5)
+        return loss
+
+
+class Curriculum:
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self, logits, labels):
+        self.calls += 1
+        return soft_cross_entropy(logits, labels) * self.calls
+
+
+@pytest.mark.parametrize("loss", [Running(), Curriculum()])
+def test_a_loss_that_carries_values_from_one_example_to_the_next_is_refused(loss):
+    with pytest.raises(DpmixError, match="use a loss that keeps no state"):
+        trainer(plan(), loss=loss)
+
+
+def test_a_loss_that_draws_at_random_keeps_no_state():
+    trainer(plan(), loss=lambda x, y: soft_cross_entropy(x, y) * torch.rand(()))

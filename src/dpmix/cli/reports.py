@@ -42,7 +42,7 @@ def verify(
         rows.append(repeats_row(stated.repeats.most, float(stated.repeats.epsilon)))
     rows += [
         ("from", f"sigma {stated.noise_multiplier:.6g}, q {stated.sampling_rate:.6g}, "
-         f"{stated.planned_steps} planned steps, of which {stated.steps} were made, and "
+         f"{stated.planned_steps} planned steps (the model is that of step {stated.steps}), and "
          f"{len(stated.spent_before)} earlier release(s) of the data"),
         (f"{stated.accountant} accountant", "gives the same again"),
         ("PRV accountant", _second_opinion(found)),

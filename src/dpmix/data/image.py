@@ -117,7 +117,8 @@ def _check_header(image: Image.Image, name: str) -> None:
     if deep:
         raise DpmixError(
             f"image '{name}' has more than 8 bits a channel (mode {image.mode}); expected "
-            f"8-bit: save Image.fromarray({in_eight_bits('image')}), by a fixed range"
+            f"8-bit: save Image.fromarray({in_eight_bits('image')}), with your "
+            "fixed value of white for 65535"
         )
 
 
@@ -136,7 +137,7 @@ def _unreadable() -> Iterator[None]:
         raise UnreadableImageError(str(error) or type(error).__name__) from error
 
 
-def in_eight_bits(image: str, white: int = 4095) -> str:
+def in_eight_bits(image: str, white: int = 65535) -> str:
     """Return Python, for messages, that turns the deep `image` into 8 bits by a fixed window."""
     return f"np.interp({image}, (0, {white}), (0, 255)).astype(np.uint8)"
 

@@ -129,8 +129,8 @@ def refuse_if_missing(data: str) -> None:
             "archive first, or save arrays with numpy.savez"
         )
     raise DpmixError(
-        f"unknown data '{data}'; expected a folder, an .npz file or a built-in name: "
-        f"{nearest(data, [DIGITS, *TORCHVISION_SETS])}"
+        f"no folder '{data}' here, nor a data set of that name; check the path, or give an .npz "
+        f"file, hf:NAME or a built-in set: {nearest(data, [DIGITS, *TORCHVISION_SETS])}"
     )
 
 

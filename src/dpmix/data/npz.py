@@ -169,7 +169,7 @@ class NpzArchive:
     def _pixels(self, name: str) -> UInt8[Tensor, "N C H W"]:
         value = self._array(name)
         if value.dtype != np.uint8:
-            white = 1 if value.dtype.kind == "f" else 4095
+            white = 1 if value.dtype.kind == "f" else 65535
             scaled = f"such as {in_eight_bits('x', white)} where {white} is white"
             expected = f"uint8 0..255: rescale it by a range that is fixed beforehand, {scaled}"
             raise self._other(name, value, expected)

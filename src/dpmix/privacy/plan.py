@@ -80,7 +80,9 @@ class PrivacyPlan:
         if self.private and math.isinf(self.max_grad_norm):
             raise DpmixError("max_grad_norm is infinite but noise is added; give a finite norm")
         if self.private:
-            _require_positive("the noise's standard deviation", self.noise_std)
+            # Squares of norms near it must be normal numbers.
+            norm = self.max_grad_norm
+            _require(1e-15 <= norm <= 1e15, "max_grad_norm", norm, "1e-15 to 1e15")
 
     @classmethod
     def calibrate(

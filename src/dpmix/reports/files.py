@@ -59,9 +59,8 @@ class RunFiles:
                 f"the run in '{self.root}' was stopped before its first evaluation and has no "
                 f"model yet; resume it: dpmix train --resume {self.root}"
             )
-        raise DpmixError(
-            f"'{self.root}' is no run folder: it has no {needed.name}; give a run's folder"
-        )
+        there = f"it has no {needed.name}" if self.root.exists() else "there is no such folder"
+        raise DpmixError(f"'{self.root}' is no run folder: {there}; give a run's folder")
 
 
 def weights_sha256(weights: Mapping[str, Tensor]) -> str:

@@ -197,7 +197,8 @@ def _check_folder(files: RunFiles, model: ModelFile, plan: PrivacyPlan) -> None:
                 raise _broken(
                     f"'{files.config}' has {name} {found}, and '{model.path.name}' has {value}"
                 )
-    for path in (files.card, files.report):
+    drawn = [files.report] if statement.complete or files.report.exists() else []
+    for path in (files.card, *drawn):
         if statement.guarantee.encode() not in read_file(path):
             raise _broken(f"'{path}' does not hold the statement's guarantee")
     curve = read_metrics(files.metrics).curve

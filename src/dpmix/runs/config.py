@@ -3,6 +3,7 @@
 Every setting is also a command-line flag and a keyword of `dpmix.fit`.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +66,8 @@ class Config(Section):
             if value is not None:
                 given.setdefault(LEAVES[name], {})[name] = value
         before, more = (part.get("privacy", {}).get("prior_releases") for part in (tree, given))
-        if before and more:  # a release that was made stays counted
-            given["privacy"]["prior_releases"] = list(dict.fromkeys([*before, *more]))
+        if before and more is not None:
+            given["privacy"]["prior_releases"] = all_releases(before, more)
         try:
             return cls.model_validate(merge(tree, given))
         except ValidationError as error:
@@ -102,6 +103,11 @@ class Config(Section):
         """All settings, readable by `load`, but not where to write: that would be this run."""
         tree = self.model_dump(mode="json", exclude={"run": {"output", "overwrite"}})
         return yaml.safe_dump(tree, sort_keys=False)
+
+
+def all_releases(*given: Iterable[str]) -> list[str]:
+    """The reports of several places together: a release that was made stays counted."""
+    return list(dict.fromkeys(path for paths in given for path in paths))
 
 
 def _explain(error: ValidationError, where: str) -> str:

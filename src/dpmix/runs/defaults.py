@@ -191,6 +191,11 @@ def _refuse_idle(config: Config) -> None:
 def check_settings(config: Config) -> None:
     """Refuse what the settings and the chosen model alone rule out, before data are read."""
     config.view_spec(flip=False)
+    if config.data.train_images is not None and not config.privacy.n_is_public:
+        raise DpmixError(
+            f"train_images is {config.data.train_images}, which is published with the settings and "
+            "tells N; leave it out, or --sampling-rate and --denominator"
+        )
     refuse_unfit_epsilon(config.privacy.epsilon)
     _check_text_start(config.model)
     views, method = config.views, config.views.method

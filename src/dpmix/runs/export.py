@@ -240,9 +240,11 @@ def _new_folder(output: Path) -> Iterator[Path]:
     try:
         aside.mkdir(parents=True)
         yield aside
+        old = aside.with_suffix(".old")
         if output.exists():
-            shutil.rmtree(output)
+            output.replace(old)
         aside.replace(output)
+        shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         raise DpmixError(
             f"cannot write '{output}': {error.strerror or error}; check the folder and the space, "

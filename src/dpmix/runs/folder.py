@@ -34,13 +34,22 @@ class RunFolder(RunFiles):
         self._lock: FileLock | None = None
 
     def create(self, overwrite: bool) -> None:
-        """Make the folder and lock it; of an earlier run only the public files stay, for now."""
+        """Make the folder and lock it; what an earlier run published stays, for now."""
         self.refuse_if_taken(overwrite)
         self.reopen()
-        for path in (self.audit, self._tensorboard, *self.diagnostics.glob("[!.]*")):
+        try:
+            self.refuse_if_taken(overwrite)  # another run may have ended meanwhile
+            shutil.rmtree(self._tensorboard, ignore_errors=True)
+        except BaseException:
+            self.close()
+            raise
+
+    def clear_diagnostics(self) -> None:
+        """Remove the private files of an earlier run, but for what it needs to be resumed."""
+        for path in self.diagnostics.glob("[!.]*"):
             if path.is_dir():
                 shutil.rmtree(path)
-            elif path != self.notice:
+            elif path not in (self.notice, self.data_hash):
                 path.unlink(missing_ok=True)
 
     def refuse_if_taken(self, overwrite: bool) -> None:
@@ -99,15 +108,17 @@ class RunFolder(RunFiles):
             self._lock.release()
             self._lock = None
 
-    def publish(self, model: bytes, copies: Mapping[Path, str]) -> None:
+    def publish(self, model: bytes, copies: Mapping[Path, str | None]) -> None:
         """Replace `model.safetensors` and all other published files, from their path to their text.
+
+        A file whose text is None goes.
 
         Everything is on the disk before anything is replaced. Then the copies of the older weights
         are removed, the weights are replaced with their guarantee, and the new copies follow.
         """
         staged: dict[Path, Path] = {}
         try:
-            texts = {path: text.encode() for path, text in copies.items()}
+            texts = {path: text.encode() for path, text in copies.items() if text is not None}
             for path, content in {self.model: model, **texts}.items():
                 staged[path] = stage(path, content)
             remove_all(copies)

@@ -1,7 +1,7 @@
 """What a run writes while it trains: checkpoints, the model with its guarantee, and its logs."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from hashlib import sha256
 from typing import Any
 from uuid import uuid4
@@ -36,6 +36,8 @@ class RunRecord:
         self._checkpoints = Checkpoints(self.folder.checkpoints, run.config.run)
         self._run_id = resumed.run_id if resumed else uuid4().hex
         self._trackers: list[Tracker] = []
+        # An audit in the folder is of an earlier run until this one has published a model.
+        self._stale = () if resumed and resumed.history.points else (self.folder.audit,)
         self._resumed_at = (*resumed.resumed_at, resumed.step) if resumed else ()
 
     @contextmanager
@@ -45,7 +47,8 @@ class RunRecord:
             self.folder.reopen()
         else:
             self.folder.create(self._run.config.run.overwrite)
-        try:
+        with ExitStack() as ends:
+            ends.callback(self.folder.close)
             tracked = 0
             if self._resumed:
                 step = self._resumed.step
@@ -54,17 +57,18 @@ class RunRecord:
                 self.folder.cut_log(step)
                 tracked = step - self._resumed.history.holds(step)  # it is published once more
             else:
+                self.folder.clear_diagnostics()
+            # Before the checkpoints of an earlier run go: a tracker may refuse.
+            self._trackers = open_trackers(self._run.config, self.folder, self._run_id, tracked)
+            for tracker in self._trackers:
+                ends.callback(tracker.close)
+            if not self._resumed:
                 self._checkpoints.clear()
                 write_text(self.folder.data_hash, data_hash(self._run.splits))
                 average = Ema(self._run.model, self._run.config.optimizer.ema_decay)
                 self._write_checkpoint(0, average, History())
-            self._trackers = open_trackers(self._run.config, self.folder, self._run_id, tracked)
             yield
             self._checkpoints.clear()
-        finally:
-            for tracker in self._trackers:
-                tracker.close()
-            self.folder.close()
 
     def log(self, record: dict[str, Any]) -> None:
         """Write the private diagnostics of a step."""
@@ -107,9 +111,12 @@ class RunRecord:
                 folder.privacy: statement_text(statement),
                 folder.metrics: to_json(measured.model_dump()),
                 folder.card: model_card(facts),
-                folder.report: report_page(facts),
+                # A page takes a second to draw: `dpmix report` draws that of a stopped run.
+                folder.report: report_page(facts) if statement.complete else None,
+                **dict.fromkeys(self._stale),
             },
         )
+        self._stale = ()
         point, judged_on = history.points[-1], run.splits.judged_on
         assert history.last is not None
         values = {

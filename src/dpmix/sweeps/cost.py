@@ -10,6 +10,7 @@ from pathlib import Path
 
 from dpmix.privacy.accounting import epsilon_together
 from dpmix.privacy.selection import epsilon_selected
+from dpmix.reports.files import ModelFile
 from dpmix.reports.statement import Statement, read_statement
 from dpmix.runs.config import Config
 from dpmix.runs.folder import RunFolder
@@ -43,14 +44,22 @@ def choosing_costs(folder: Path) -> list[ChoosingCost]:
     release that several runs count is counted with each: both are upper bounds. With runs without
     privacy among them, all together have infinite epsilon; if all are, there is no cost to state.
     """
-    folders = [RunFolder(path.parent) for path in sorted(folder.glob("*/privacy.json"))]
-    stated = [(Config.load(run.config).privacy.epsilon, read_statement(run.privacy))
-              for run in folders]  # fmt: skip
+    roots = {path.parent for name in ("privacy.json", "model.safetensors")
+             for path in folder.glob(f"*/{name}")}  # fmt: skip
+    stated = [_stated(RunFolder(root)) for root in sorted(roots)]
     epsilons = sorted({epsilon for epsilon, statement in stated if statement.private})
     costs = [_cost(epsilon, [one for of, one in stated if of == epsilon]) for epsilon in epsilons]
     if epsilons and len({epsilon for epsilon, _ in stated}) > 1:
         costs.append(_cost(None, [statement for _, statement in stated]))
     return costs
+
+
+def _stated(run: RunFolder) -> tuple[float, Statement]:
+    """Target epsilon and statement; a killed run may have its model and no other file."""
+    if run.privacy.exists():
+        return Config.load(run.config).privacy.epsilon, read_statement(run.privacy)
+    model = ModelFile(run.model)
+    return Config.from_tree(model.settings).privacy.epsilon, model.statement
 
 
 def _cost(epsilon: float | None, stated: list[Statement]) -> ChoosingCost:

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from dpmix.data.named import public_name, refuse_if_missing
 from dpmix.errors import DpmixError, nearest
 from dpmix.files import to_json
-from dpmix.runs.config import Config
+from dpmix.runs.config import Config, all_releases
 from dpmix.runs.defaults import check_settings, choose_model, reads_pool
 from dpmix.runs.recipes import is_file_name, read_mapping
 from dpmix.runs.settings import ViewConfig, places
@@ -121,7 +121,7 @@ class _File(_Part):
         base = scale.base if "base" in scale.model_fields_set else self.base
         return _Part(
             base=base,
-            settings=self.settings | scale.settings,
+            settings=_merged(self.settings, scale.settings),
             rows=scale.rows or self.rows,
             grid=self.grid | scale.grid,
             tune=scale.tune or self.tune,
@@ -135,7 +135,7 @@ def load_sweep(path: Path, scale: str | None = None, settings: Settings | None =
         has = nearest(scale, file.scales) if file.scales else "it has none; leave out --scale"
         raise DpmixError(f"sweep '{path}' has no scale '{scale}': {has}")
     part = file if scale is None else file.at(file.scales[scale])
-    part = part.model_copy(update={"settings": part.settings | (settings or {})})
+    part = part.model_copy(update={"settings": _merged(part.settings, settings or {})})
     tuned = tuple(name for name in (part.tune.grid if part.tune else ()) if name != SEED)
     if part.tune and SEED not in part.grid:
         raise DpmixError(
@@ -168,6 +168,13 @@ def _read(path: Path) -> _File:
         raise DpmixError(f"sweep '{path}': {where}: {problem['msg']}; see docs/sweeps.md") from None
 
 
+def _merged(first: Settings, later: Settings) -> Settings:
+    """The settings of `first` where `later` has none; the earlier releases of both."""
+    counted = [part.get("prior_releases") or () for part in (first, later)]
+    paths = all_releases(*([one] if isinstance(one, str) else one for one in counted))
+    return first | later | ({"prior_releases": paths} if paths else {})
+
+
 def _runs(path: Path, part: _Part) -> Iterator[SweepRun]:
     # `data` has its own column in the results, by its public name.
     for name in part.grid.keys() & (places("path") - places("sweep") - {"data"}):
@@ -180,7 +187,7 @@ def _runs(path: Path, part: _Part) -> Iterator[SweepRun]:
             if name in places("sweep"):
                 raise DpmixError(f"sweep '{path}': {name} is not for a row or a grid; leave it out")
         base = own.get("base", part.base)
-        fixed = part.settings | {name: value for name, value in own.items() if name != "base"}
+        fixed = _merged(part.settings, {n: value for n, value in own.items() if n != "base"})
         # A recipe in the sweep's folder, or one of that name or path.
         recipe = path.parent / base if base and (path.parent / base).is_file() else base
         for values in itertools.product(*part.grid.values()):

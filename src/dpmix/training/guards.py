@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dpmix.clipping.model_check import held_tensors
-from dpmix.clipping.types import trainable
+from dpmix.clipping.types import Loss, per_view_loss, soft_cross_entropy, trainable
 from dpmix.errors import DpmixError
 from dpmix.models.finetune import layer_name
+from dpmix.privacy.randomness import torch_seeded
 
 _MARK = "_dpmix_released"
 _HOOKS = ("forward_pre", "forward", "backward_pre", "backward")
@@ -65,6 +66,31 @@ def _check_released(optimizer: Optimizer) -> None:
         raise DpmixError(
             "optimizer.step() was called on gradients that no private step released; leave "
             "loss.backward() and optimizer.step() out of the loop: PrivateTrainer.step() does both"
+        )
+
+
+def require_stateless(loss: Loss, model: nn.Module, view_shape: tuple[int, ...]) -> None:
+    """Refuse a loss that gives other values for the same arguments after another call.
+
+    It would carry one example's values over to the next, whose gradient then depends on both.
+
+    Raises:
+        DpmixError: it does, or a tensor in it changed.
+    """
+    if loss is soft_cross_entropy:
+        return
+    like = next(p for p in model.parameters() if p.is_floating_point())
+    with torch_seeded(0, like.device), torch.no_grad():
+        logits = model(torch.rand((2, *view_shape)).to(like))
+    held = held_tensors(loss) if isinstance(loss, nn.Module) else []
+    found = []
+    for scores in (logits, -3 * logits, logits):
+        with torch_seeded(0, like.device), torch.no_grad():
+            found.append(per_view_loss(loss, scores, logits.softmax(dim=1)))
+    if not torch.equal(found[0], found[2]) or any(one.changed() for one in held):
+        raise DpmixError(
+            "the loss gives other values for the same logits and labels after another call, so "
+            "one example would change the gradient of the next; use a loss that keeps no state"
         )
 
 

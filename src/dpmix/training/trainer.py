@@ -27,7 +27,12 @@ from dpmix.privacy.plan import PrivacyPlan
 from dpmix.privacy.randomness import Randomness, StepRandomness, torch_seeded
 from dpmix.privacy.sampling import PoissonSampler
 from dpmix.training.distributed import ALONE, Ranks
-from dpmix.training.guards import ModelGuard, mark_released, require_released_gradients
+from dpmix.training.guards import (
+    ModelGuard,
+    mark_released,
+    require_released_gradients,
+    require_stateless,
+)
 from dpmix.views.builder import ViewSource
 from dpmix.views.mixup import random_matching
 from dpmix.views.spec import ViewSpec
@@ -117,6 +122,7 @@ class PrivateTrainer:
         view_shape = views.view_shape(data.image_shape)
         views.check_data(data)
         check_private(model, view_shape)
+        require_stateless(loss, model, view_shape)
         self._ranks = ranks
         _refuse_unfit_parts(plan, views.spec, optimizer, self.parameters, ranks)
         ranks.require_equal("plan", plan)
