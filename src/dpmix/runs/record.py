@@ -37,7 +37,7 @@ class RunRecord:
         self._run_id = resumed.run_id if resumed else uuid4().hex
         self._trackers: list[Tracker] = []
         # An audit in the folder is of an earlier run until this one has published a model.
-        self._stale = () if resumed and resumed.history.points else (self.folder.audit,)
+        self._stale = () if resumed and resumed.history.last else (self.folder.audit,)
         self._resumed_at = (*resumed.resumed_at, resumed.step) if resumed else ()
 
     @contextmanager
