@@ -33,7 +33,7 @@ _LITE = {
         "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
     ),
 }  # fmt: skip
-LITE_SIZE = 128  # pixels; docs/defaults.md has the measurements
+LITE_SIZE = 128  # pixels
 
 
 def timm_tower(request: BackboneRequest) -> Backbone:
