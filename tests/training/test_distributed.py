@@ -213,7 +213,6 @@ def line_of_the_page(pattern):
     return line.split()
 
 
-@pytest.mark.slow
 def test_the_line_of_the_docs_joins_machines(image_root, tmp_path):
     """Two agents, each as on two machines, train one run of two processes."""
     with socket.socket() as free:
