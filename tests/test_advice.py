@@ -100,7 +100,7 @@ Y = np.arange(6) % 2
 ARRAYS = {
     "labels from 1": (X, Y + 1, r"save (np.searchsorted\(USED, y\))", "y"),
     "text": (X, np.array(["cat", "dog"])[Y], r"(np\.array\(.*?\]\)), where", "y"),
-    "12 bits": (X.astype(np.uint16) * 16, Y, r"such as (np.*?) where", "x"),
+    "16 bits": (X.astype(np.uint16) * 257, Y, r"such as (np.*?) where", "x"),
     "floats": (X / 255, Y, r"such as (np.*?) where", "x"),
 }
 

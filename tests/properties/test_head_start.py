@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dpmix.clipping.engine import clipped_gradient_sum
-from dpmix.clipping.loss import soft_cross_entropy
+from dpmix.clipping.types import soft_cross_entropy
 from dpmix.models.head import LinearHead
 from dpmix.models.prior import start_from_pool
 from dpmix.runs.build import build_run

@@ -58,7 +58,7 @@ def test_no_field_of_a_plan_can_be_set(field):
     ({"noise_multiplier": 1.0, "max_grad_norm": math.inf}, "max_grad_norm is infinite"),
     ({"sampling_rate": 1.5}, "sampling_rate"),
     ({"denominator": 0.0}, "denominator"),
-    ({"steps": 0}, "steps"),
+    ({"steps": -1}, "steps"),
     ({"noise_multiplier": -1.0}, "noise_multiplier"),
     ({"delta": 0.0}, "delta"),
 ])  # fmt: skip

@@ -123,7 +123,7 @@ def test_settings_of_another_run_are_found(run, settings, fields, said):
 
 
 @pytest.mark.parametrize(("point", "fields", "said"), [
-    (0, {"epsilon": 0.1}, r"epsilon at step 1 in '.*' is 0.1, but 2\.\d+ follows"),
+    (1, {"epsilon": 0.1}, r"epsilon at step 1 in '.*' is 0.1, but 2\.\d+ follows"),
     (1, {"step": 3}, "does not end at step 2"),
     (None, {"curve": []}, "does not end at step 2"),
 ])  # fmt: skip

@@ -61,7 +61,8 @@ def test_it_evaluates_and_saves_at_its_interval_and_at_the_end():
     # What is shown is never less than what has been spent.
     assert [now.epsilon for now in reports] == [plan.epsilon_after(s) for s in (2, 2, 4, 4, 5)]
     assert history.points[-1]["epsilon"] == plan.epsilon
-    assert [point["step"] for point in history.points] == [2, 4, 5]
+    assert [point["step"] for point in history.points] == [0, 2, 4, 5]
+    assert history.points[0]["epsilon"] == 0, "before the first private step"
     assert [now.step for now in reports] == [1, 2, 3, 4, 5]
     assert [now.evaluation is not None for now in reports] == [False, True, False, True, True]
     assert history.last == reports[-1].evaluation
