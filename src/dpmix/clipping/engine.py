@@ -36,7 +36,7 @@ from dpmix.errors import DpmixError, nearest
 from dpmix.models.head import LinearHead
 
 # From this K on, the views of one unit fill the hardware.
-_EXAMPLEWISE_VIEWS = 16
+_EXAMPLEWISE_VIEWS, _GROUPED_EXAMPLEWISE_VIEWS = 16, 5
 # More frozen parameters than this slow `vmap` down.
 _FROZEN_PARAMETERS = 1 << 20
 # From this share of trained parameters in linear layers on, other layers do not matter.
@@ -175,8 +175,8 @@ def engine_by_rule(model: nn.Module, views: int) -> tuple[Engine, str]:
     1. `linear` for a linear head on given features.
     2. `examplewise` for models whose gradients or frozen parameters are too many for `vmap`.
     3. `vectorized` for models made of linear layers (MLPs, transformers), at any K.
-    4. `vectorized` for K = 1, and for K < 16 without grouped convolutions: one `vmap` saves the
-       cost of starting a pass per unit.
+    4. `vectorized` for K < 16, or K < 5 with grouped convolutions: one `vmap` saves the cost of
+       starting a pass per unit.
     5. `examplewise` for the rest: `vmap` turns a convolution's weight gradient into a grouped
        convolution, which is slow once the K views of one unit fill the hardware by themselves.
 
@@ -195,6 +195,6 @@ def engine_by_rule(model: nn.Module, views: int) -> tuple[Engine, str]:
     if sum(p.numel() for p in own) >= _LINEAR_SHARE * size:
         return "vectorized", f"{size:,} parameters, nearly all in linear layers"
     grouped = any(isinstance(m, _ConvNd) and m.groups > 1 for m in model.modules())
-    if views == 1 or (views < _EXAMPLEWISE_VIEWS and not grouped):
+    if views < (_GROUPED_EXAMPLEWISE_VIEWS if grouped else _EXAMPLEWISE_VIEWS):
         return "vectorized", f"K = {views} views leave the hardware idle one unit at a time"
     return "examplewise", f"K = {views} views of one unit fill the hardware"
