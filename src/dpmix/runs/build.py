@@ -35,7 +35,6 @@ from dpmix.runs.defaults import (
     choose_model,
     choose_rate,
     choose_recipe,
-    require_start,
     whitens,
 )
 from dpmix.runs.folder import RunFolder
@@ -45,10 +44,10 @@ from dpmix.runs.network import (
     choose_device,
     constants_of,
     load_backbone_of,
-    start_head,
     whiten,
 )
 from dpmix.runs.settings import InputConfig, PrivacyConfig, places
+from dpmix.runs.start import require_start, start_head
 from dpmix.training.distributed import ALONE, Ranks
 from dpmix.training.feature_cache import FeatureCache
 from dpmix.training.optimizer import build_optimizer, build_schedule

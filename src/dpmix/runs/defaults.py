@@ -5,17 +5,15 @@ is installed on this machine; none reads an image or a label.
 """
 
 import math
-import re
 from typing import Any, TypeVar
 
 from dpmix.data.named import has_sizes_of_its_own
 from dpmix.errors import DpmixError
 from dpmix.models.backbones.load import best_reachable
-from dpmix.models.prior import HeadStart
-from dpmix.pool.prompts import readable, template_text
 from dpmix.privacy.plan import PrivacyPlan, default_delta, refuse_unfit_epsilon
 from dpmix.runs.config import Config
 from dpmix.runs.settings import ModelConfig, Section, ViewConfig
+from dpmix.runs.start import check_text_start, choose_start
 from dpmix.training.feature_cache import CACHE_VIEWS
 from dpmix.views.spec import Method, ViewSpec
 
@@ -49,13 +47,9 @@ VIEWS_OF_A_RUN, MOST_SCRATCH_VIEWS = 200_000, 8
 SCRATCH_WEIGHT_NOISE, LARGEST_SCRATCH_RATE, SCRATCH_RATE_WITHOUT_PRIVACY = 0.15, 10.0, 0.2
 WEIGHT_NOISE, LARGEST_HEAD_RATE, HEAD_RATE_WITHOUT_PRIVACY = 2.0, 64.0, 16.0
 
-OPEN_CLIP = "open_clip:"  # backbones with a text tower
-
 # A start is near the best: what the noise of all steps may leave in a weight is a part of
 # WEIGHT_NOISE that grows with epsilon (docs/defaults.md).
 START_PART, START_POWER = 0.125, 2 / 3
-
-_WORD = re.compile(r"[^\W\d_]{2}")  # two letters of any alphabet
 
 # The settings of model and cache that mean something only for what is trained in this way.
 READ_BY = {
@@ -82,7 +76,7 @@ def choose_model(config: Config) -> Config:
         demo = data.data == DEMO
         model = _set(model, **({"model": "cnn-small"} if demo else {"backbone": best_reachable()}))
     _refuse_idle(_set(config, model=model))
-    model = _choose_start(model, config.views)
+    model = choose_start(model, config.views)
     config = _set(config, model=model, views=_choose_views(config.views, model))
     if model.backbone is None:
         return _set(config, data=_set(data, normalization=data.normalization or "half"))
@@ -92,58 +86,6 @@ def choose_model(config: Config) -> Config:
             "--normalization and --channels"
         )
     return _set(config, data=_set(data, channels=3))
-
-
-def _choose_start(model: ModelConfig, views: ViewConfig) -> ModelConfig:
-    """The best start of a head that these settings offer; `require_start` looks at the rest."""
-    if model.backbone is None or model.head_start is not None:
-        return model
-    start: HeadStart = "zero"
-    if views.pool is not None:
-        start = "pool" if views.pool_role != "pretrain" else "zero"
-    elif model.backbone.startswith(OPEN_CLIP) and model.feature_norm == "unit":
-        start = "text"
-    return _set(model, head_start=start)
-
-
-def require_start(
-    config: Config, given: ModelConfig, class_names: tuple[str, ...], labelled: int
-) -> Config:
-    """Check that the data and the pool offer the head's start; a chosen one becomes `zero`.
-
-    Args:
-        config: as `choose_model` returns it.
-        given: what the user asked for.
-        class_names: of the private data.
-        labelled: number of classes that have an image in the pool.
-
-    Raises:
-        DpmixError: the user asked for a start that is not there.
-    """
-    fault = None
-    if config.model.head_start == "text":
-        numbers = [name for name in class_names if not _WORD.search(readable(name))]
-        if numbers:
-            fault = (
-                f"class '{numbers[0]}' is no word; expected class names that a text model knows: "
-                "rename the folders"
-            )
-    elif config.model.head_start == "pool" and labelled < 2:
-        fault = (
-            f"the pool has labelled images of {labelled} class{'es' * (labelled != 1)}; expected "
-            "two or more: map them with --pool-labels"
-        )
-    if fault is not None:
-        if given.head_start is not None:
-            raise DpmixError(f"head_start {given.head_start}: {fault}, or use --head-start zero")
-        config = _set(config, model=_set(config.model, head_start="zero"))
-    untrained = config.model.head_start in (None, "zero") and config.views.pool_role != "pretrain"
-    if config.privacy.steps == 0 and untrained:
-        raise DpmixError(
-            "steps is 0, which publishes the start of a model, and this one starts untrained; give "
-            "--steps, or a start: --head-start pool or text"
-        )
-    return config
 
 
 def _choose_views(views: ViewConfig, model: ModelConfig) -> ViewConfig:
@@ -197,7 +139,7 @@ def check_settings(config: Config) -> None:
             "tells N; leave it out, or --sampling-rate and --denominator"
         )
     refuse_unfit_epsilon(config.privacy.epsilon)
-    _check_text_start(config.model)
+    check_text_start(config.model)
     views, method = config.views, config.views.method
     if views.pool_role == "pretrain" and method == "mix-diff":
         raise DpmixError(
@@ -225,22 +167,6 @@ def check_settings(config: Config) -> None:
     idle = {"pool_labels", "pool_unmapped", "pool_role"}
     for name, value in views.model_dump(include=idle, exclude_defaults=True).items():
         raise DpmixError(f"{name} is '{value}' but there is no pool; give --pool FOLDER")
-
-
-def _check_text_start(model: ModelConfig) -> None:
-    for template in model.text_templates:
-        template_text(template)
-    if model.head_start == "text":
-        if not (model.backbone or "").startswith(OPEN_CLIP):
-            raise DpmixError(
-                f"head_start text: backbone '{model.backbone}' has no text tower; use an open_clip "
-                "backbone, or --head-start zero"
-            )
-    elif model.text_templates:
-        raise DpmixError(
-            f"text_templates is '{model.text_templates[0]}', which head_start {model.head_start} "
-            "has no use for; leave out one of them"
-        )
 
 
 def reads_pool(config: Config) -> bool:

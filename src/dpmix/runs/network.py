@@ -1,27 +1,22 @@
 """The device and the network that the settings name, and how its images are normalised."""
 
-import warnings
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
-from dpmix.data.image import Progress
 from dpmix.data.normalization import Normalization, normalization
 from dpmix.errors import DpmixError
 from dpmix.models.backbones.backbone import Backbone
 from dpmix.models.backbones.load import load_backbone
 from dpmix.models.finetune import choose_trainable
 from dpmix.models.head import BackboneClassifier, LinearHead
-from dpmix.models.prior import start_from_pool, start_from_text
 from dpmix.models.registry import build_model
 from dpmix.pool.pool import PublicPool
-from dpmix.pool.prompts import PLACEHOLDER, readable, template_text
 from dpmix.runs.config import Config
+from dpmix.runs.start import embedded
 
 WHITENING_IMAGES = 5000
-_BATCH, _LISTED = 64, 3
 
 
 def choose_device(name: str) -> torch.device:
@@ -90,64 +85,8 @@ def constants_of(
     return normalization(config.data.normalization, image_shape[0])
 
 
-def start_head(
-    config: Config,
-    model: nn.Module,
-    backbone: Backbone | None,
-    pool: PublicPool | None,
-    report: Progress,
-) -> None:
-    """Write the start that the settings name into the head, from public inputs alone.
-
-    Args:
-        config: settings, with the classes' names.
-        model: changed in place.
-        backbone: of the model.
-        pool: public images, for `pool`.
-        report: called with (batches embedded, batches in all).
-    """
-    chosen = config.model
-    if backbone is None or chosen.head_start == "zero":
-        return
-    assert isinstance(model, BackboneClassifier) and config.input is not None
-    names = config.input.class_names
-    if chosen.head_start == "text":
-        assert backbone.text is not None  # `check_settings` refuses other backbones
-        tower = backbone.text()
-        templates = [template_text(one) for one in chosen.text_templates or ("photo",)]
-        prompts = [
-            [one.replace(PLACEHOLDER, readable(name)) for one in templates] for name in names
-        ]
-        start_from_text(model.head, prompts, tower.embed, tower.scale)
-        return
-    assert pool is not None
-    fitted = start_from_pool(model.head, _embedded(backbone, model, pool, report), pool.labels)
-    if fitted.without:
-        absent = ", ".join(names[label] for label in fitted.without[:_LISTED])
-        more = len(fitted.without) - _LISTED
-        warnings.warn(
-            f"the pool has no image of {len(fitted.without)} of {len(names)} classes ({absent}"
-            f"{f' and {more} more' if more > 0 else ''}): their weights start at the mean of the "
-            "other classes'",
-            stacklevel=2,
-        )
-
-
-def _embedded(
-    backbone: Backbone, model: nn.Module, pool: PublicPool, report: Progress
-) -> Float[Tensor, "P D"]:
-    device, features = next(model.parameters()).device, []
-    batches = torch.arange(len(pool)).split(_BATCH)
-    for done, batch in enumerate(batches, start=1):
-        features.append(backbone.features(pool.take(batch.to(device))[0]))
-        report(done, len(batches))
-    return torch.cat(features)
-
-
 def whiten(model: nn.Module, backbone: Backbone | None, pool: PublicPool | None) -> None:
     """Whiten by the features of the pool: of public images, never of private ones."""
     assert isinstance(model, BackboneClassifier) and backbone is not None and pool is not None
-    device = next(model.parameters()).device
     chosen = torch.linspace(0, len(pool) - 1, min(len(pool), WHITENING_IMAGES)).long()
-    parts = [backbone.features(pool.take(part.to(device))[0]) for part in chosen.split(_BATCH)]
-    model.head.set_statistics(torch.cat(parts))
+    model.head.set_statistics(embedded(backbone, model, pool, chosen))
