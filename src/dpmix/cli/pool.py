@@ -19,24 +19,28 @@ from dpmix.pool.prompts import as_classes, read_classes, template_text
 from dpmix.reports.summary import two_columns
 from dpmix.runs.network import choose_device
 
+PoolPath = Annotated[Path, typer.Argument(help="a folder of class folders, or an .npz of JPEGs")]
+PoolLabels = Annotated[
+    Path | None, typer.Option(help="CSV of pool_class,class: what each pool class stands for")
+]
+PoolUnmapped = Annotated[
+    str, typer.Option(help="for classes that match none: refuse, leave-out, unlabelled")
+]
+
 pool = typer.Typer(name="pool", help="Look at a public pool.")
 
 
 @pool.command()
 def inspect(
-    path: Annotated[Path, typer.Argument(help="a folder of class folders, or an .npz of JPEGs")],
+    path: PoolPath,
     sheets: Annotated[
         Path | None, typer.Option(help="folder for the contact sheets; default NAME-sheets")
     ] = None,
     data: Annotated[
         str | None, typer.Option(help="a data set whose classes to count; no image is read")
     ] = None,
-    pool_labels: Annotated[
-        Path | None, typer.Option(help="CSV of pool_class,class: what each pool class stands for")
-    ] = None,
-    pool_unmapped: Annotated[
-        str, typer.Option(help="for classes that match none: refuse, leave-out, unlabelled")
-    ] = "refuse",
+    pool_labels: PoolLabels = None,
+    pool_unmapped: PoolUnmapped = "refuse",
 ) -> None:
     """Show what is in a pool: classes, sizes, repeated and corrupt images, which model drew it.
 

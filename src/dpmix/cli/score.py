@@ -9,6 +9,7 @@ import torch
 import typer
 from rich.table import Table
 
+from dpmix.cli.pool import PoolLabels, PoolPath, PoolUnmapped
 from dpmix.cli.progress import counting_bar, decoding_bar, share_bar, stdout
 from dpmix.errors import DpmixError
 from dpmix.files import to_json, write_text
@@ -31,9 +32,7 @@ _SHOWN = 10
 
 
 def score(
-    path: Annotated[
-        Path, typer.Argument(help="the pool: a folder of class folders, or an .npz of JPEGs")
-    ],
+    path: PoolPath,
     data: Annotated[str, typer.Option(help="the private images, as in dpmix train")],
     spend: Annotated[float, typer.Option(help="epsilon of the count")] = 0.1,
     delta: Annotated[
@@ -43,13 +42,8 @@ def score(
         Path | None,
         typer.Option(help="JSON report, for --prior-release; default NAME-score.json"),
     ] = None,
-    pool_labels: Annotated[
-        Path | None,
-        typer.Option(help="CSV of pool_class,class: the class that each pool class stands for"),
-    ] = None,
-    pool_unmapped: Annotated[
-        str, typer.Option(help="for classes that match none: refuse, leave-out, unlabelled")
-    ] = "refuse",
+    pool_labels: PoolLabels = None,
+    pool_unmapped: PoolUnmapped = "refuse",
     backbone: Annotated[
         str | None, typer.Option(help="frozen public features, as in dpmix train")
     ] = None,

@@ -71,7 +71,7 @@ def train(
         str | None, typer.Option(help="recipe: a YAML file, or a name of `dpmix recipes list`")
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="print plan, sizes and estimated time; train nothing")
+        bool, typer.Option("--dry-run", help="print plan, sizes and estimated time, and stop")
     ] = False,
     smoke: Annotated[
         bool, typer.Option("--smoke", help="test the settings: two steps on two images of noise")
