@@ -43,6 +43,8 @@ _ARRANGEMENTS, _OF_LARGE_MODELS, _LARGE = 6, 2, 1 << 21
 _MAKE_NUMBERS = ("empty", "zero", "ones", "full", "fill", "bernoulli", "rand", "normal", "uniform")
 _AS_INTEGERS = {torch.float32: torch.int32, torch.float64: torch.int64}
 _LOW_BITS, _SAMPLE = 0xFF, 4096
+# One number in 256 has no low bits by chance, so fewer than this show nothing by themselves.
+_FEW = 4
 _ODD, _SHIFT = -1640531527, 15
 
 _known: "WeakKeyDictionary[nn.Module, dict[tuple[Any, ...], tuple[Loss, str]]]" = (
@@ -170,14 +172,22 @@ class BitWatch(TorchDispatchMode):
 
     Attributes:
         seen: the name of each operation, and a sum over the hashes of its numbers.
-        hides: whether an operation took numbers with all their bits and returned only rounded
-            numbers, zeros or integers, so that bits can't be seen behind it.
     """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.seen: list[tuple[str, int]] = []
-        self.hides = False
+        self._hides = False
+        self._few: dict[str, bool] = {}
+
+    @property
+    def hides(self) -> bool:
+        """Whether bits can't be seen behind an operation.
+
+        It took numbers with all their bits and returned only rounded numbers, zeros or integers.
+        Where it returns fewer than four numbers, all its calls are judged together.
+        """
+        return self._hides or any(self._few.values())
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -197,7 +207,12 @@ class BitWatch(TorchDispatchMode):
             if one.ndim > 0 and (func._schema.is_mutable or _address(one) not in memory)
         ]
         self.seen += [(name, _hash(one)) for one in fresh if one.dtype in _AS_INTEGERS]
-        self.hides = self.hides or _hides_bits(full, mask, fresh, number=not results)
+        hides = _hides_bits(full, mask, fresh, number=not results)
+        if full and fresh and all(one.numel() < _FEW for one in fresh):
+            call = f"{name} {[tuple(one.shape) for one in (*given, *fresh)]}"
+            self._few[call] = self._few.get(call, True) and hides
+        else:
+            self._hides = self._hides or hides
         return out
 
 
