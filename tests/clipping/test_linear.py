@@ -2,9 +2,12 @@
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 import dpmix.clipping.engine as engines
+from dpmix.clipping import linear
 from dpmix.clipping.engine import (
     choose_engine,
     clipped_gradient_sum,
@@ -119,3 +122,50 @@ def test_auto_computes_every_head_by_its_own_engine(features, classes, views):
     head = LinearHead(features, classes, "unit", 10.0)
     chosen = choose_engine("auto", head, soft_cross_entropy, (features,), views)
     assert chosen.name == "linear"
+
+
+def cancelling(log_length, log_apart, views, seed):
+    """A unit whose views' gradients cancel but for a part of 10^log_apart."""
+    generator = torch.Generator().manual_seed(seed)
+    one = 10.0**log_length * torch.randn(256, generator=generator) / 16
+    apart = 10.0**log_apart * torch.randn(views, 256, generator=generator)
+    signs = torch.tensor([1.0, -1.0]).repeat(views // 2)
+    labels = 1 / 32 + signs[:, None] * 0.1 * torch.randn(32, generator=generator)
+    return (one * (1 + apart))[None], labels[None]
+
+
+def longest(head, views, labels):
+    total = clipped_gradient_sum(head, soft_cross_entropy, views, labels, 1.0, engine="linear")
+    return float(torch.cat([one.flatten() for one in total.gradients]).norm()), total
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.floats(-3, 7), st.floats(-9, 0), st.sampled_from([2, 4, 8]), st.integers(0, 99),
+    st.booleans(),
+)  # fmt: skip
+def test_a_unit_whose_views_cancel_adds_at_most_c(log_length, log_apart, views, seed, bias):
+    """Its norm is a small difference of large numbers, and must not come out too small."""
+    head = nn.Linear(256, 32, bias=bias)
+    for parameter in head.parameters():
+        nn.init.zeros_(parameter)
+    length, total = longest(head, *cancelling(log_length, log_apart, views, seed))
+    assert length <= 1 + 1e-8
+    written = sum_by("examplewise", head, soft_cross_entropy,
+                     *cancelling(log_length, log_apart, views, seed), 1.0)  # fmt: skip
+    assert total.norms[0] >= written.norms[0] * (1 - 1e-5) - 1e-6
+
+
+def test_norms_without_what_rounding_lost_are_caught(monkeypatch):
+    """The property above fails for the norm as it comes out of the products."""
+
+    def bare(residuals, features, bias):
+        inner = [torch.bmm(rows, rows.transpose(1, 2)) for rows in (residuals, features)]
+        return (inner[0] * (inner[1] + bias)).sum(dim=(1, 2)).clamp(min=0).sqrt()
+
+    monkeypatch.setattr(linear, "_longest_norms", bare)
+    head = nn.Linear(256, 32, bias=False)
+    for parameter in head.parameters():
+        nn.init.zeros_(parameter)
+    lengths = [longest(head, *cancelling(9, -7.3, 8, seed))[0] for seed in range(50)]
+    assert max(lengths) > 1.001

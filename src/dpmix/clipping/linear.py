@@ -8,10 +8,13 @@ The logits of several units are one float32 product, whose last bits may depend 
 and on the number of rows. So units are computed R at a time in one buffer, with zeros where there
 are fewer, and rows are padded to whole cache lines; a probe checks the rest (see `place_probe`).
 
-With one view that gradient is never written: its norm is the product of the two vectors' norms
-(ghost clipping: Li et al. 2022, arXiv 2110.05679, section 4). With several views that norm would be
-a sum of products of either sign, which may come out too small, so that too little is clipped: there
-each gradient is computed and measured.
+With few views that gradient is never written. Its squared norm is the sum over pairs of views of
+(r_k . r_j)(x_k . x_j) (ghost clipping: Li et al. 2022, arXiv 2110.05679, section 4), and the sum of
+the clipped gradients is one product over all views of all units. Where the terms cancel, such a
+norm may come out too small, and too little would be clipped. So it is taken in float64, all that
+rounding can have lost is added to it, and it is never below 2^-10 of S, the sum of the views' own
+norms: what is clipped by it is at most C long (`_longest_norms`). With many views, or on a device
+without float64, each gradient is written and measured.
 """
 
 from typing import NamedTuple
@@ -26,11 +29,14 @@ from dpmix.clipping.examplewise import portions
 from dpmix.clipping.types import ClippedSum, Loss, per_view_loss, soft_cross_entropy
 from dpmix.errors import DpmixError
 
-# Most numbers in the per-unit gradients held at once: megabytes on a CPU, more on a device.
+# Most numbers held at once for R units: megabytes on a CPU, more on a device.
 _CPU_NUMBERS, _DEVICE_NUMBERS = 1 << 20, 1 << 25
 # Most units at once: with more, the zeros that fill a small batch would take longer.
 _MOST_UNITS = 64
 _LINE = 16  # numbers in 64 bytes of float32, a cache line
+# Writing a gradient down costs about as much as this many multiplications for each of its numbers.
+_WRITING = 4
+_LEAST_SHARE = 2.0**-10
 
 
 class _Pass(NamedTuple):
@@ -76,15 +82,14 @@ def linear_sum(
     """As `clipped_gradient_sum`, computing R = `units` units at a time."""
     layer = trained_linear(model)
     total = ClippedAccumulator(list(layer.parameters()), max_grad_norm)
-    sums = total.total
+    sums, written = total.total, _written(layer, views)
     norms, losses = [views.new_zeros(0)], [views.new_zeros(0)]
     for some, targets, count in portions(views, labels, units):
         seen = _passed(model, layer, loss, some, targets)
-        if views.shape[1] == 1:
-            features = seen.features[:, 0, : layer.in_features]
-            norms.append(_add_outer(sums, seen.residuals[:, 0], features, max_grad_norm, count))
-        else:
+        if written:
             norms.append(total.add(_gradients(layer, seen), count))
+        else:
+            norms.append(_add_products(layer, sums, seen, max_grad_norm, count))
         losses.append(seen.losses[:count])
     return ClippedSum(sums, torch.cat(norms), torch.cat(losses), engine="linear")
 
@@ -93,8 +98,8 @@ def linear_units(model: nn.Module, views: Float[Tensor, "G K *view"]) -> int:
     """R, the units computed at a time: a function of the model and of the shape of a unit."""
     layer = trained_linear(model)
     numbers = _CPU_NUMBERS if views.device.type == "cpu" else _DEVICE_NUMBERS
-    one_view = views.shape[1] == 1
-    held = layer.in_features if one_view else sum(p.numel() for p in layer.parameters())
+    gradient = sum(p.numel() for p in layer.parameters())
+    held = gradient if _written(layer, views) else views.shape[1] * layer.in_features
     return max(1, min(_MOST_UNITS, numbers // held))
 
 
@@ -108,8 +113,15 @@ def linear_numbers(
     """Every number computed for each unit; there is no dropout, so units are always `alike`."""
     layer = trained_linear(model)
     seen = _passed(model, layer, loss, views, labels)
-    # With one view no gradient is written down.
-    return [*seen, *(_gradients(layer, seen) if views.shape[1] > 1 else ())]
+    return [*seen, *(_gradients(layer, seen) if _written(layer, views) else ())]
+
+
+def _written(layer: nn.Linear, views: Float[Tensor, "G K *view"]) -> bool:
+    """Whether each unit's gradient is written down: by rule, what takes less time."""
+    count, sizes = views.shape[1], (layer.in_features, layer.out_features)
+    if count > 1 and sum_dtype(views.device) != torch.float64:
+        return True
+    return count**2 * sum(sizes) > _WRITING * sizes[0] * sizes[1] and count > 1
 
 
 def _gradients(layer: nn.Linear, seen: _Pass) -> list[Float[Tensor, "R ..."]]:
@@ -117,29 +129,57 @@ def _gradients(layer: nn.Linear, seen: _Pass) -> list[Float[Tensor, "R ..."]]:
     return [weight] if layer.bias is None else [weight, seen.residuals.sum(dim=1)]
 
 
-def _add_outer(
-    total: list[Tensor],
-    residuals: Float[Tensor, "R L"],
-    features: Float[Tensor, "R D"],
-    max_grad_norm: float,
-    count: int,
+def _add_products(
+    layer: nn.Linear, total: list[Tensor], seen: _Pass, max_grad_norm: float, count: int
 ) -> Float[Tensor, " G"]:
-    """Add the first `count` clipped outer products r x^T, and r for a bias; return their norms."""
-    dtype = sum_dtype(features.device)
-    residuals, features = residuals.to(dtype), features.to(dtype)
-    if len(total) == 2:
-        features = F.pad(features, (0, 1), value=1.0)
-    lengths = [torch.linalg.vector_norm(rows, dim=1) for rows in (residuals, features)]
-    norms: Tensor = lengths[0] * lengths[1]
+    """Add the first `count` clipped gradients without writing them; return their norms."""
+    dtype = sum_dtype(seen.features.device)
+    # Whole cache lines here too: a row's norm then does not depend on its address.
+    residuals = F.pad(seen.residuals.to(dtype), (0, -layer.out_features % _LINE))
+    features = seen.features.to(dtype)
+    norms = _longest_norms(residuals, features, len(total) == 2)
     roots = clip_root(norms, max_grad_norm)
     roots[count:] = 0.0
-    root = roots[:, None]
-    left, right = (torch.where(root > 0, rows * root, 0.0) for rows in (residuals, features))
-    clipped = left.T @ right
-    total[0] += clipped[:, : total[0].shape[1]]
+    root = roots[:, None, None]
+    left, right = residuals[..., : layer.out_features] * root, features
+    if dtype == torch.float64:
+        left = left * root
+    else:
+        right = right * root
+    if not bool(roots.all()):
+        # Zero times a number that is not finite is not zero.
+        left, right = (torch.where(root > 0, rows, 0.0) for rows in (left, right))
+    left, right = left.flatten(0, 1), right.flatten(0, 1)
+    total[0] += (left.T @ right)[:, : layer.in_features]
     if len(total) == 2:
-        total[1] += clipped[:, -1]
+        total[1] += (left if dtype == torch.float64 else left * root.flatten(0, 1)).sum(dim=0)
     return norms[:count]
+
+
+def _longest_norms(
+    residuals: Float[Tensor, "R K L"], features: Float[Tensor, "R K D"], bias: bool
+) -> Float[Tensor, " R"]:
+    """Norms of the gradients sum_k r_k x_k^T: at most 1e-12 S too long, and never too short.
+
+    S is the sum of the views' own norms |r_k| |x_k|. In whatever order n numbers are added, the
+    result is off by at most n u / (1 - n u) times the sum of their absolute values, where u is the
+    unit roundoff (Higham 2002, Accuracy and Stability of Numerical Algorithms, section 4.2). Here n
+    is D + L + K^2 and a few, and the absolute values add up to at most S^2. A bias sees a feature
+    of one.
+
+    Where the views cancel to less than 2^-10 S, the norm returned is that: in the clipped sum each
+    view's part is then at most 2^10 C long, and its rounding below 1e-9 C.
+    """
+    apart = [rows.square().sum(dim=2) for rows in (residuals, features)]
+    if residuals.shape[1] > 1:
+        inner = [torch.bmm(rows, rows.transpose(1, 2)) for rows in (residuals, features)]
+        squares = (inner[0] * (inner[1] + bias)).sum(dim=(1, 2))
+    else:
+        squares = (apart[0] * (apart[1] + bias)).sum(dim=1)
+    longest = (apart[0] * (apart[1] + bias)).sqrt().sum(dim=1).square()
+    terms = features.shape[2] + residuals.shape[2] + residuals.shape[1] ** 2 + 8
+    lost = 2 * terms * torch.finfo(residuals.dtype).eps * longest
+    return torch.maximum(squares + lost, _LEAST_SHARE**2 * longest).sqrt()
 
 
 def _passed(
