@@ -33,7 +33,7 @@ _LITE = {
         "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
     ),
 }  # fmt: skip
-LITE_SIZE = 128  # pixels
+LITE_SIZE = 160  # pixels: docs/backbones.md, "The image size"
 
 
 def timm_tower(request: BackboneRequest) -> Backbone:
