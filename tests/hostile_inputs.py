@@ -258,7 +258,7 @@ statement_case("of_huge_numbers", b'{"epsilon": ' + b"9" * 10_000 + b"}")
 @case
 def prior_release_that_is_no_json(root):
     (root / "prior.json").write_bytes(b"{" * 1000)
-    return lambda: read_prior_releases((str(root / "prior.json"),))
+    return lambda: read_prior_releases((str(root / "prior.json"),), "image")
 
 
 def saved(value):

@@ -383,8 +383,8 @@ def test_gradients_that_are_not_finite_count(monkeypatch):
 def test_mixing_with_the_next_example_at_sensitivity_c(monkeypatch, partner):
     sound = ViewBuilder.build
 
-    def across(self, images, labels, draws):
-        made = sound(self, images, labels, draws)
+    def across(self, images, labels, draws, source=None):
+        made = sound(self, images, labels, draws, source)
         mixed = (made.views[:, -1] + made.views[:, -1].roll(1, dims=0)) / 2
         chosen = (labels == labels.roll(1)) | (partner == "any")
         made.views[:, -1] = torch.where(chosen[:, None, None, None], mixed, made.views[:, -1])

@@ -92,7 +92,7 @@ def test_a_delta_of_one_over_n_or_more_warns_and_says_why():
     [
         ({"epsilon": 0.0}, "epsilon is 0; expected above 0"),
         ({"delta": 0.0}, r"delta is 0; expected in \(0, 1\)"),
-        ({"expected_batch_size": 101}, "is 101 but there are only 100 training examples"),
+        ({"expected_batch_size": 101}, "is 101 but there are only 100 training images"),
         ({"expected_batch_size": math.nan}, "expected_batch_size is nan; expected above 0"),
         ({"n": None}, "give n and expected_batch_size"),
         ({"steps": 2.5}, "steps is 2.5; expected a whole number"),

@@ -27,13 +27,16 @@ def report(tmp_path):
 
 def test_noise_multipliers_come_in_the_order_given(report):
     other = {"noise_multiplier": 3.0, "epsilon": epsilon_gaussian(3.0, 1e-6)}
-    assert read_prior_releases((report("b.json", **other), report("a.json"))) == (3.0, 12.5)
-    assert read_prior_releases(()) == ()
+    assert read_prior_releases((report("b.json", **other), report("a.json")), "image") == (
+        3.0,
+        12.5,
+    )
+    assert read_prior_releases((), "image") == ()
 
 
 def test_one_release_counts_once(report):
     with pytest.raises(DpmixError, match=r"copy.json' records a release that is given twice"):
-        read_prior_releases((report(), report("copy.json")))
+        read_prior_releases((report(), report("copy.json")), "image")
 
 
 @pytest.mark.parametrize("edit", [
@@ -42,12 +45,12 @@ def test_one_release_counts_once(report):
 ])  # fmt: skip
 def test_an_impossible_or_edited_record_is_refused(report, edit):
     with pytest.raises(DpmixError, match="records no private release, or was edited"):
-        read_prior_releases((report(**edit),))
+        read_prior_releases((report(**edit),), "image")
 
 
 def test_a_file_without_a_record_and_a_missing_one_are_refused(tmp_path):
     (tmp_path / "count.json").write_text('{"release": null}')
     with pytest.raises(DpmixError, match="or was edited; expected a JSON report"):
-        read_prior_releases((str(tmp_path / "count.json"),))
+        read_prior_releases((str(tmp_path / "count.json"),), "image")
     with pytest.raises(DpmixError, match=r"cannot read .*gone"):
-        read_prior_releases((str(tmp_path / "gone.json"),))
+        read_prior_releases((str(tmp_path / "gone.json"),), "image")

@@ -63,7 +63,7 @@ def test_a_row_holds_the_features_of_the_views_that_the_method_makes(tmp_path, b
     assert torch.allclose(plain, backbone.features(data.pixels), atol=1e-5)
     for i in range(len(data)):
         draws = replace(made, spec=cached.cached).draw_views(
-            1, example_rng(data.pixels[i], data.labels[i], 0)
+            1, example_rng(data.pixels[i][None], data.labels[i][None], 0)
         )
         views = replace(made, spec=cached.cached).build(
             data.pixels[i : i + 1], data.labels[i : i + 1], draws

@@ -115,7 +115,7 @@ MIXING = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.L
 
 
 @pytest.mark.parametrize(("model", "settings", "expected"), [
-    (None, {"run_plan": plan(n=13)}, "the plan is for 13 training examples and the dataset has 12"),
+    (None, {"run_plan": plan(n=13)}, "the plan is for 13 training images and the dataset has 12"),
     (MIXING, {}, "BatchNorm2d.*GroupNorm"),
     (None, {"normalization": "imagenet"}, "is for 3 channels and the images have 1"),
     (None, {"views": dpmix.ViewSpec("microbatch-mixup", crop_padding=1)}, "sensitivity 2C"),

@@ -20,7 +20,7 @@ from dpmix.audit.invariants import DrawChecks, NoiseChecks, exactly
 from dpmix.clipping.accumulator import sum_dtype
 from dpmix.clipping.types import trainable
 from dpmix.data.named import public_name
-from dpmix.data.source import ImageSource
+from dpmix.data.source import ImageSource, unit_labels
 from dpmix.errors import DpmixError, to_install
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.reports.audit_report import AuditFindings, AuditReport, Finding, Kind, read_audit
@@ -60,7 +60,7 @@ def audit_gradients(
     Args:
         make: builds a new trainer, as in `CanaryRun`.
         plan: the plan that every trainer follows.
-        examples: number of training examples.
+        examples: number of training images, or persons.
         parameters: number of trained parameters.
         canaries: number of canaries in a run, M; at most one for each trained parameter.
         runs: number of full training runs.
@@ -118,7 +118,8 @@ class StepChecks:
         sizes = [parameter.numel() for parameter in trainer.parameters]
         rounding = torch.finfo(sum_dtype(trainer.device)).eps
         self._noise = NoiseChecks(plan, sizes, rounding, rng)
-        self._draws = DrawChecks(trainer.data.labels.numpy(), run.members, plan.sampling_rate)
+        labels = unit_labels(trainer.data, plan.unit).numpy()
+        self._draws = DrawChecks(labels, run.members, plan.sampling_rate)
         self._releases = ReleaseChecks(run)
         self._examples = ExampleChecks(run, rng)
         self._examples.clip(compare=True)
@@ -207,7 +208,8 @@ def audit_run(
 
     trained = sum(p.numel() for p in trainable(run.inputs.trained).values())
     return audit_gradients(
-        make, plan=run.plan, examples=len(run.examples), parameters=trained,
+        make, plan=run.plan, examples=len(unit_labels(run.examples, run.plan.unit)),
+        parameters=trained,
         canaries=canaries or min(_MOST_GRADIENTS, trained), runs=runs, confidence=confidence,
         rng=rng, progress=progress,
     )  # fmt: skip

@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 
 from dpmix.audit.bounds import best_one_run_epsilon
 from dpmix.clipping.types import ClippedSum, zero_sum
+from dpmix.data.persons import Persons
 from dpmix.data.source import ImageSource, TensorSource
 from dpmix.errors import DpmixError
 from dpmix.privacy.noise import GaussianNoise
@@ -59,7 +60,7 @@ class CanaryRun:
     Args:
         make: builds the trainer from `sampler`, `noise` and `clipped_sum` of `PrivateTrainer`.
         plan: the plan that the trainer follows.
-        examples: number of training examples, without canaries.
+        examples: number of training images, or persons, without canaries.
         included: [M], which canaries are in.
         places: [M], each canary's parameter, by its number among all of them; all different.
 
@@ -180,6 +181,12 @@ class _WithCanaries:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         return self.base.image_shape
+
+    @property
+    def persons(self) -> Persons | None:
+        """A canary is a person by itself."""
+        known: Persons | None = getattr(self.base, "persons", None)
+        return None if known is None else known.and_others(len(self.added))
 
     def __len__(self) -> int:
         return len(self.base) + len(self.added)

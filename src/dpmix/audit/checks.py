@@ -25,7 +25,7 @@ from torch.optim import Optimizer
 from dpmix.audit.canaries import CanaryRun, flat
 from dpmix.audit.invariants import exactly
 from dpmix.clipping.types import Loss
-from dpmix.data.source import ImageSource
+from dpmix.data.source import ImageSource, unit_labels
 from dpmix.models.finetune import train_mode
 from dpmix.privacy.randomness import Randomness
 from dpmix.reports.audit_report import Finding
@@ -50,7 +50,9 @@ class ExampleChecks:
     def __init__(self, run: CanaryRun, rng: np.random.Generator) -> None:
         self._run, self._trainer, self._rng = run, run.trainer, rng
         self._bound, data = run.plan.max_grad_norm, run.trainer.data
-        chosen = of_every_class(data.labels, len(data.class_names), rng)
+        labels = unit_labels(data, run.plan.unit)
+        self._count = len(labels)
+        chosen = of_every_class(labels, len(data.class_names), rng)
         self._groups = chosen.tensor_split(-(-len(chosen) // _TOGETHER))
         self._failed, self._compared = set[str](), False
         self._louder: dict[float, Loss] = {1.0: run.trainer.loss}
@@ -66,7 +68,7 @@ class ExampleChecks:
 
     def add(self, used: Int64[Tensor, " B"]) -> None:
         """Clip one of the examples that the last step used."""
-        own = used[used < len(self._trainer.data)]
+        own = used[used < self._count]
         if len(own):
             self._clip(own[int(self._rng.integers(len(own)))][None], compare=False)
 
@@ -110,7 +112,7 @@ class ExampleChecks:
 
     def views(self) -> Finding:
         """Whether an example's views stay as they are when its neighbour is exchanged."""
-        failed, name, count = set[str](), "views of one example", len(self._trainer.data)
+        failed, name, count = set[str](), "views of one example", self._count
         if count < 2:
             return Finding(name=name, holds=True, found="there is one example only", tested=False)
         for group in self._groups:

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from dpmix.cli.pool import PoolLabels, PoolPath, PoolUnmapped
 from dpmix.cli.progress import counting_bar, decoding_bar, share_bar, stdout
+from dpmix.data.persons import NEIGHBOURS
 from dpmix.errors import DpmixError
 from dpmix.files import to_json, write_text
 from dpmix.pool.score import (
@@ -21,7 +22,6 @@ from dpmix.pool.score import (
     release_counts,
 )
 from dpmix.privacy.accounting import calibrate_sigma, epsilon_gaussian
-from dpmix.privacy.plan import PrivacyPlan
 from dpmix.privacy.prior_releases import ReleaseRecord
 from dpmix.privacy.randomness import SecureStream
 from dpmix.reports.summary import two_columns
@@ -69,7 +69,7 @@ def score(
         data=data, pool=str(path), pool_labels=pool_labels and str(pool_labels),
         pool_unmapped=pool_unmapped, backbone=backbone, test_fraction=test_fraction,
         skip_corrupt=skip_corrupt, head_start="pool", method="none", cache_views=1,
-        epsilon=spend, delta=delta, steps=1,
+        epsilon=spend, delta=delta, steps=1, unit="image",
     )  # fmt: skip
     with decoding_bar(console) as decoding:
         run = build_run(config, decoding)
@@ -106,7 +106,7 @@ def _report(found: PoolScore, delta: float) -> dict[str, object]:
         noise_multiplier=found.sigma,
         epsilon=epsilon_gaussian(found.sigma, delta),
         delta=delta,
-        neighbouring_relation=PrivacyPlan.neighbouring_relation,
+        neighbouring_relation=NEIGHBOURS["image"],
     )
     return {"release": record.model_dump(), "counts": found.counts.tolist()}
 

@@ -32,7 +32,7 @@ from dpmix.reports.summary import (
 from dpmix.runs.build import Run, build_run
 from dpmix.runs.checkpoint import Checkpoint, newest_step
 from dpmix.runs.config import Config
-from dpmix.runs.estimate import Rows, estimate_rows, run_rows
+from dpmix.runs.estimate import Rows, estimate_rows, pool_use, run_rows
 from dpmix.runs.fit import smoke_run, train_run
 from dpmix.runs.folder import RunFolder
 from dpmix.runs.recipes import TEXT, read_recipe, recipe_names
@@ -172,7 +172,7 @@ def _train(
     return result.evaluation, [
         *evaluation_rows(result.evaluation, judged_on, result.start_accuracy),
         *_plan_rows(run),
-        *pool_rows(run.pool_facts, run.config.views.pool_role),
+        *pool_rows(run.pool_facts, pool_use(run)),
     ]
 
 

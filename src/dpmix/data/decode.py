@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from io import BufferedReader, BytesIO
 from itertools import chain
 from math import prod
@@ -27,6 +28,7 @@ from dpmix.data.image import (
     UnreadableImageError,
     decode_pixels,
 )
+from dpmix.data.persons import Persons
 from dpmix.data.source import ImageSource, TensorSource, check_labels, pixel_digest
 from dpmix.errors import DpmixError
 
@@ -53,6 +55,8 @@ class EncodedImages:
     # a file's path, its bytes, or why the data set lacks an image that it names
     contents: tuple[Path | memoryview | UnreadableImageError, ...] = field(repr=False)
     labels: Int64[Tensor, " N"] = field(repr=False)  # int64 [N] in 0..L-1
+    # the name of each image's person; None: not known
+    owners: tuple[str, ...] | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -76,20 +80,28 @@ class EncodedImages:
         """The images at `indices`, in that order."""
         at = indices.tolist()
         names, contents = (tuple(every[i] for i in at) for every in (self.names, self.contents))
-        return EncodedImages(names, contents, self.labels[indices])
+        owners = None if self.owners is None else tuple(self.owners[i] for i in at)
+        return EncodedImages(names, contents, self.labels[indices], owners)
 
 
 @dataclass(frozen=True, eq=False)
 class EncodedSource(EncodedImages):
     """An `ImageSource` whose images stay encoded; the pixels are those of a `TensorSource`."""
 
-    class_names: tuple[str, ...]  # the L class names
-    options: ReadOptions  # how images are read; each was decoded without error once before
-    image_shape: Shape  # (C, H, W) of every image
-    digests: UInt8[np.ndarray, "N 32"] = field(repr=False)  # uint8 [N, 32], see `image_digests`
+    class_names: tuple[str, ...] = field(kw_only=True)  # the L class names
+    # how images are read; each was decoded without error once before
+    options: ReadOptions = field(kw_only=True)
+    image_shape: Shape = field(kw_only=True)  # (C, H, W) of every image
+    # uint8 [N, 32], see `image_digests`
+    digests: UInt8[np.ndarray, "N 32"] = field(repr=False, kw_only=True)
 
     def __post_init__(self) -> None:
         check_labels(self.labels, len(self), self.class_names)
+
+    @cached_property
+    def persons(self) -> Persons | None:
+        """Who each image belongs to."""
+        return None if self.owners is None else Persons.named(self.owners)
 
     def images(self, indices: Int64[Tensor, " B"]) -> UInt8[Tensor, "B C H W"]:
         """Decode the images at `indices`; a file that has changed since is refused."""
@@ -147,12 +159,18 @@ def decode_sources(
         good = [i for i in range(len(part)) if start + i not in corrupt]
         left = part.take(torch.tensor(good, dtype=torch.int64))
         start, at, rows = start + len(part), at + len(left), kept[at : at + len(left)]
-        names, labels = left.names, left.labels
         if fits:
-            sources.append(TensorSource(torch.from_numpy(rows), labels, class_names, names))
+            persons = None if left.owners is None else Persons.named(left.owners)
+            sources.append(
+                TensorSource(torch.from_numpy(rows), left.labels, class_names, left.names, persons)
+            )
         else:
-            fields = (names, left.contents, labels, class_names, options, shape, rows)
-            sources.append(EncodedSource(*fields))
+            sources.append(
+                EncodedSource(
+                    left.names, left.contents, left.labels, left.owners, class_names=class_names,
+                    options=options, image_shape=shape, digests=rows,
+                )
+            )  # fmt: skip
     return sources, tuple(corrupt)
 
 

@@ -12,6 +12,7 @@ from jaxtyping import Int64, UInt8
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from dpmix.data.persons import Persons
 from dpmix.data.source import ImageSource, Subset, image_digests
 from dpmix.data.splits import Splits
 
@@ -22,12 +23,15 @@ def data_hash(splits: Splits) -> str:
 
 
 def fingerprint(source: ImageSource, digests: UInt8[np.ndarray, "N 32"] | None = None) -> str:
-    """Return the sha256 of the images in order, their labels and the class names.
+    """Return the sha256 of the images in order, their labels, persons and the class names.
 
     `digests` are those of `image_digests`, where they are known already.
     """
     digest = sha256(repr((source.class_names, source.image_shape, len(source))).encode())
     digest.update(source.labels.numpy().tobytes())
+    persons: Persons | None = getattr(source, "persons", None)
+    if persons is not None:
+        digest.update(persons.owner.numpy().tobytes())
     digest.update((image_digests(source) if digests is None else digests).tobytes())
     return digest.hexdigest()
 
@@ -42,7 +46,9 @@ class Repeats:
 
 
 def find_repeats(
-    digests: UInt8[np.ndarray, "N 32"], origins: Int64[np.ndarray, " N"] | None = None
+    digests: UInt8[np.ndarray, "N 32"],
+    origins: Int64[np.ndarray, " N"] | None = None,
+    owners: Int64[np.ndarray, " N"] | None = None,
 ) -> Repeats:
     """Count the images that occur more than once.
 
@@ -50,6 +56,7 @@ def find_repeats(
         digests: of every image, see `image_digests`.
         origins: a number for every image; equal numbers mean one image, even where a random
             transform made the pixels differ.
+        owners: the person of every image, where copies count that belong to different persons.
     """
     rows = np.ascontiguousarray(digests).view(np.dtype((np.void, 32))).ravel()
     _, image = np.unique(rows, return_inverse=True)
@@ -60,8 +67,11 @@ def find_repeats(
         ones = np.ones(len(image))
         links = coo_array((ones, (image, first + origin)), shape=(first + second,) * 2)
         image = connected_components(links, directed=False)[1][image]
-    counts = np.bincount(image)
-    places = np.flatnonzero(image == counts.argmax())
+    at = np.arange(len(image))
+    if owners is not None:  # one copy for each person
+        _, at = np.unique(np.stack([image, owners]), axis=1, return_index=True)
+    counts = np.bincount(image[at])
+    places = np.sort(at[image[at] == counts.argmax()])
     return Repeats(int((counts > 1).sum()), len(places), tuple(places.tolist()))
 
 

@@ -5,15 +5,18 @@ link reaches outside the data's root. The suffix alone says what is an image, an
 the files that are none. The names of class folders count as public.
 """
 
+import re
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from dpmix.data.decode import EncodedImages, decode_sources
 from dpmix.data.image import ReadOptions
+from dpmix.data.person_rule import PersonRule
 from dpmix.data.splits import Splits, hashed_split, judged_side, named_sides, plain_name, side_of
 from dpmix.errors import DpmixError, one_line
 
@@ -22,11 +25,17 @@ SUFFIXES = frozenset({
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".dib", ".webp", ".tif", ".tiff",
     ".gif", ".ppm", ".pgm", ".pbm", ".pnm",
 })  # fmt: skip
+_RUNNING = re.compile(r"(.*[^\W_]\d*)[-_ .]\d+\.\w+", re.DOTALL)  # a stem, a number, a suffix
 LITTER = frozenset({"__macosx", "@eadir", "thumbs.db", "ehthumbs.db", "desktop.ini"})
 """What systems leave among images, in any case of their letters."""
 
 
-def folder_splits(root: Path, options: ReadOptions, test_fraction: float | None) -> Splits:
+def folder_splits(
+    root: Path,
+    options: ReadOptions,
+    test_fraction: float | None,
+    rule: PersonRule | None = None,
+) -> Splits:
     """Read both splits; classes are named and numbered by their sorted folder names.
 
     Args:
@@ -34,6 +43,7 @@ def folder_splits(root: Path, options: ReadOptions, test_fraction: float | None)
         options: how images are read.
         test_fraction: expected share of test files, in (0, 1), see `hashed_split`; None: folders
             called train and test (see `side_of`) are splits, else one file in five is a test file.
+        rule: the person of every file; a drawn split then keeps a person's files together.
 
     Raises:
         DpmixError: a layout that does not fit, a symbolic link that is broken, leaves `root` or
@@ -43,8 +53,10 @@ def folder_splits(root: Path, options: ReadOptions, test_fraction: float | None)
     inner = _inner_folders(root, folders)
     if test_fraction is None and inner:
         names, train, test, held_out = _given_split(root, folders, inner)
+        if rule is not None:
+            train, test = (replace(side, owners=rule.of(side.names)) for side in (train, test))
     else:
-        names, train, test, held_out = _drawn_split(root, inner, test_fraction)
+        names, train, test, held_out = _drawn_split(root, inner, test_fraction, rule)
     ours, others = ({Path.resolve(root / name) for name in one.names} for one in (train, test))
     if both := sorted(ours & others):
         raise DpmixError(
@@ -92,25 +104,51 @@ def _given_split(root: Path, folders: list[str], inner: dict[str, list[str]]) ->
     return names, train_images, test_images, f"the {test} folder"
 
 
-def _drawn_split(root: Path, inner: dict[str, list[str]], test_fraction: float | None) -> _Read:
+def _drawn_split(
+    root: Path,
+    inner: dict[str, list[str]],
+    test_fraction: float | None,
+    rule: PersonRule | None,
+) -> _Read:
     if any(inner.values()):
         raise DpmixError(
             f"--test-fraction {test_fraction} does not apply to data folder '{root}', which holds "
             "splits; leave it out, or give one of its folders as --data"
         )
     names, whole = class_folders(root)
+    owners = None if rule is None else rule.of(whole.names)
+    one, what = ("image", "path") if owners is None else ("person", "name")
     if test_fraction is None:
         test_fraction = TEST_FRACTION
         warnings.warn(
-            f"data folder '{root}' has no train and test folders: one image in five, by the hash "
-            "of its path, is held out for testing, and the guarantee does not cover those; "
+            f"data folder '{root}' has no train and test folders: one {one} in five, by the hash "
+            f"of its {what}, is held out for testing, and the guarantee does not cover those; "
             "--test-fraction sets the share",
             stacklevel=3,
         )
-    is_test = hashed_split(whole.names, test_fraction)
+    if owners is None and (stem := _numbered(whole.names)):
+        warnings.warn(
+            f"files such as '{stem}' look like several images of one person, who may then have "
+            "training and test images, which makes the accuracy look better than it is; name the "
+            "persons with --persons or --person-pattern",
+            stacklevel=3,
+        )
+    is_test = hashed_split(whole.names if owners is None else owners, test_fraction)
+    whole = replace(whole, owners=owners)
     train, test = (whole.take(side.nonzero().flatten()) for side in (~is_test, is_test))
-    held_out = f"{100 * test_fraction:g}% of the files, each by the hash of its path"
+    held_out = f"{100 * test_fraction:g}% of the {one}s, each by the hash of its {what}"
+    if owners is None:
+        held_out = f"{100 * test_fraction:g}% of the files, each by the hash of its path"
     return names, train, test, held_out
+
+
+def _numbered(names: Sequence[str]) -> str | None:
+    """A file of one of many stems that occur with several running numbers, such as p7_2.png."""
+    found = [match for name in names if (match := _RUNNING.fullmatch(name))]
+    stems = Counter(match[1] for match in found)
+    several = [match[0] for match in found if stems[match[1]] > 1]
+    # A set that is only numbered (img_1, img_2, ...) has few stems.
+    return several[0] if len(several) > len(names) / 2 and len(stems) > len(names) / 20 else None
 
 
 def class_folders(root: Path) -> tuple[tuple[str, ...], EncodedImages]:

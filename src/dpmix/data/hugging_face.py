@@ -6,6 +6,7 @@ into the library's memory-mapped files. A row without an image counts as corrupt
 
 import re
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +16,22 @@ from dpmix.data.decode import EncodedImages, decode_sources
 from dpmix.data.folder import local_path
 from dpmix.data.image import ReadOptions, UnreadableImageError
 from dpmix.data.splits import Splits, judged_side, named_sides, plain_name
-from dpmix.errors import DpmixError, one_line, to_install
+from dpmix.errors import DpmixError, nearest, one_line, to_install
 
 PREFIX = "hf:"
 _COPY = "save each split by to_parquet('FOLDER/SPLIT.parquet'), and give hf:./FOLDER"
 
 
-def hugging_face_splits(name: str, options: ReadOptions, download: bool) -> Splits:
+def hugging_face_splits(
+    name: str, options: ReadOptions, download: bool, person_column: str | None = None
+) -> Splits:
     """Load the train and test (or validation) split of the data set `name`.
 
     Args:
         name: on the hub, or a path that `datasets.load_dataset` reads; `:CONFIGURATION` may follow.
         options: how images are read.
         download: fetch what the local cache lacks.
+        person_column: the column that names each image's person.
 
     Raises:
         DpmixError: `datasets` is missing, the set can't be had, it lacks a split or a column, a row
@@ -71,6 +75,9 @@ def hugging_face_splits(name: str, options: ReadOptions, download: bool) -> Spli
         _images(where, side, loaded[side], image, label, len(classes))
         for side in (sides["train"], test)
     ]
+    if person_column is not None:
+        owners = (_owners(where, loaded[side], person_column) for side in (sides["train"], test))
+        parts = [replace(part, owners=own) for part, own in zip(parts, owners, strict=True)]
     (train_source, test_source), _ = decode_sources(parts, classes, options)
     title = Path(place).name + (f" {configuration}" if configuration else "")
     return Splits(title, train_source, test_source, flip=True)
@@ -115,6 +122,19 @@ def _column(where: str, kinds: Any, wanted: str, kind: str) -> str:
         f"{where} has {len(found)} columns of kind datasets.{kind} in: {', '.join(kinds)}; "
         f"expected one, or one called '{wanted}': use cast_column or rename_column, {_COPY}"
     )
+
+
+def _owners(where: str, side: Any, column: str) -> tuple[str, ...]:
+    if column not in side.features:
+        raise DpmixError(f"{where} has no column '{column}': {nearest(column, [*side.features])}")
+    values = side[column][:]
+    names = tuple("" if one is None else plain_name(str(one)).strip() for one in values)
+    if empty := names.count(""):
+        raise DpmixError(
+            f"{where}: column '{column}' names no person in {empty} row(s), such as row "
+            f"{names.index('')}; expected one in every row: use filter, {_COPY}"
+        )
+    return names
 
 
 def _images(

@@ -18,6 +18,7 @@ from dpmix.data.folder import class_folder_names, folder_splits, local_path
 from dpmix.data.hugging_face import PREFIX, hugging_face_splits, is_hub_name
 from dpmix.data.image import Progress, ReadOptions, fit_images
 from dpmix.data.npz import NpzArchive, is_npz, npz_splits
+from dpmix.data.person_rule import person_rule
 from dpmix.data.source import TensorSource
 from dpmix.data.splits import Splits, narrowed, stratified_split
 from dpmix.errors import DpmixError, nearest, one_line
@@ -37,6 +38,9 @@ def load_splits(
     classes: int | None = None,
     validation_fraction: float | None = None,
     train_images: int | None = None,
+    persons: str | None = None,
+    person_pattern: str | None = None,
+    person_column: str | None = None,
 ) -> Splits:
     """Load the data set `data`; a built-in name goes before a file or folder of that name.
 
@@ -54,6 +58,9 @@ def load_splits(
         classes: number of classes to keep; see `narrowed` for the next two.
         validation_fraction: share of the training images to judge on instead of the test images.
         train_images: number of training images to keep.
+        persons: a CSV of the columns file and person, for a folder; see `person_rule`.
+        person_pattern: a regular expression that finds the person in a file's path, for a folder.
+        person_column: the column that names each image's person, for `hf:`.
 
     Raises:
         DpmixError: nothing of that name, data that is not as expected, or an option that does not
@@ -62,8 +69,22 @@ def load_splits(
     refuse_if_missing(data)
     options = ReadOptions(image_size, channels, skip_corrupt, workers, progress)
     path = Path(data).expanduser()
-    if not _is_named(data) and path.is_dir():
-        splits = folder_splits(path, options, test_fraction)
+    folder = not _is_named(data) and path.is_dir()
+    hub = data.startswith(PREFIX)
+    for name, value, applies, kind in (
+        ("persons", persons, folder, "a folder"),
+        ("person_pattern", person_pattern, folder, "a folder"),
+        ("person_column", person_column, hub, f"{PREFIX}NAME"),
+    ):
+        if value is not None and not applies:
+            raise DpmixError(
+                f"{name} '{value}' does not apply to data '{data}'; expected {kind}: an .npz file "
+                "names persons in train_person and test_person"
+            )
+    if folder:
+        listed = Path(persons).expanduser() if persons else None
+        rule = person_rule(listed, person_pattern, path)
+        splits = folder_splits(path, options, test_fraction, rule)
     elif test_fraction is not None:
         raise DpmixError(
             f"--test-fraction {test_fraction} does not apply to data '{data}', which is no folder "
@@ -73,8 +94,8 @@ def load_splits(
         splits = mnist5k(options)
     elif data in TORCHVISION_SETS:
         splits = _torchvision_splits(data, options, Path(data_root).expanduser(), download)
-    elif data.startswith(PREFIX):
-        splits = hugging_face_splits(data.removeprefix(PREFIX), options, download)
+    elif hub:
+        splits = hugging_face_splits(data.removeprefix(PREFIX), options, download, person_column)
     else:
         splits = npz_splits(path, options)
     for name in splits.train.class_names:

@@ -1,6 +1,7 @@
 """`.npz` files: arrays of pixels, or encoded images laid end to end; nothing is ever unpickled."""
 
 import re
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from dpmix.data.decode import EncodedImages, decode_sources
 from dpmix.data.image import ReadOptions, fit_images, in_eight_bits
+from dpmix.data.persons import Persons
 from dpmix.data.source import ImageSource, TensorSource
 from dpmix.data.splits import Side, Splits, judged_side, named_sides, plain_name, side_of
 from dpmix.errors import DpmixError, one_line
@@ -35,6 +37,7 @@ def npz_splits(path: Path, options: ReadOptions) -> Splits:
     with the end of every image as `train_end` and labels as `train_label`. `side_of` says how the
     splits may be called. Images are uint8 [N, H, W], [N, H, W, C] or [N, C, H, W], C in {1, 3}.
     Class names come from `class_names`, `classes` or `names`; without, they are the numbers.
+    Persons come from `train_person, test_person`: a name or a number for every image.
 
     Raises:
         DpmixError: no `.npz`, an array missing or of another kind, two layouts, `skip_corrupt` for
@@ -84,6 +87,8 @@ class NpzArchive:
         if images == _ENCODED:
             parts = [self.encoded(side) for side in sides]
             names = self.class_names(torch.cat([part.labels for part in parts]))
+            owners = self.owners(sides, [len(part) for part in parts])
+            parts = [replace(part, owners=own) for part, own in zip(parts, owners, strict=True)]
             (train, test), _ = decode_sources(parts, names, options)
             return Splits(self.path.stem, train, test, flip=True)
         if options.skip_corrupt:
@@ -95,7 +100,11 @@ class NpzArchive:
         keys = (_LABELS[images].format(side) for side in sides)
         labels = [self._labels(key, len(part)) for key, part in zip(keys, pixels, strict=True)]
         names = self.class_names(torch.cat(labels))
-        train, test = (TensorSource(*part, names) for part in zip(pixels, labels, strict=True))
+        owners = self.owners(sides, [len(part) for part in pixels])
+        train, test = (
+            TensorSource(part, own, names, persons=None if of is None else Persons.named(of))
+            for part, own, of in zip(pixels, labels, owners, strict=True)
+        )
         return Splits(self.path.stem, train, test, flip=True)
 
     def encoded(self, side: str) -> EncodedImages:
@@ -119,6 +128,25 @@ class NpzArchive:
             tuple(data[start:end] for start, end in spans),
             self._labels(f"{side}_label", len(spans)),
         )
+
+    def owners(self, sides: tuple[str, str], counts: list[int]) -> list[tuple[str, ...] | None]:
+        """Return the persons of the images of each side, `{side}_person`; None without both."""
+        keys = [f"{side}_person" for side in sides]
+        if not {*keys} & {*self.names}:
+            return [None, None]
+        found: list[tuple[str, ...] | None] = []
+        for key, count in zip(keys, counts, strict=True):
+            value = self._array(key)
+            if value.dtype.kind not in "iuU" or value.shape != (count,):
+                raise self._other(key, value, f"a name or a number for each of {count} images")
+            names = tuple(plain_name(str(one)).strip() for one in value.tolist())
+            if empty := names.count(""):
+                raise DpmixError(
+                    f"{self.path.name}: '{key}' names no person for {empty} image(s), such as "
+                    f"number {names.index('')}; expected one for every image"
+                )
+            found.append(names)
+        return found
 
     def stored_names(self) -> tuple[str, ...] | None:
         """Return the class names in the file, if there are any; no other array is read."""

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
+from dpmix.data.persons import Persons, Unit
 from dpmix.errors import DpmixError
 
 _BATCH = 1024
@@ -52,6 +53,7 @@ class TensorSource:
     class_names: tuple[str, ...]  # the L class names
     # N image names for error messages; None: numbers
     names: tuple[str, ...] | None = field(default=None, repr=False)
+    persons: Persons | None = field(default=None, repr=False)  # who each image belongs to
 
     def __post_init__(self) -> None:
         shape = tuple(self.pixels.shape)
@@ -107,12 +109,41 @@ class Subset:
         known: np.ndarray[Any, np.dtype[np.uint8]] | None = getattr(self.whole, "digests", None)
         return None if known is None else known[self.indices.numpy()]
 
+    @cached_property
+    def persons(self) -> Persons | None:
+        """Who each image belongs to; None if `whole` does not tell."""
+        known: Persons | None = getattr(self.whole, "persons", None)
+        return None if known is None else known.of_images(self.indices)
+
     def __len__(self) -> int:
         return len(self.indices)
 
     def images(self, indices: Int64[Tensor, " B"]) -> UInt8[Tensor, "B C H W"]:
         """The images at `indices` of the subset."""
         return self.whole.images(self.indices[torch.as_tensor(indices)])
+
+
+def persons_of(source: ImageSource) -> Persons:
+    """Return who each image belongs to.
+
+    Raises:
+        DpmixError: the source does not tell.
+    """
+    persons: Persons | None = getattr(source, "persons", None)
+    if persons is None:
+        raise DpmixError(
+            "the unit of privacy is a person, and the images have no persons; give --persons or "
+            "--person-pattern (make_private: persons=), or --unit image"
+        )
+    return persons
+
+
+def unit_labels(source: ImageSource, unit: Unit) -> Int64[Tensor, " U"]:
+    """Return the class of every unit of privacy: of an image, or of a person's first image."""
+    if unit == "image":
+        return source.labels
+    persons = persons_of(source)
+    return torch.stack([source.labels[persons.images(one)[0]] for one in range(len(persons))])
 
 
 def image_digests(source: ImageSource) -> UInt8[np.ndarray, "N 32"]:

@@ -24,6 +24,7 @@ import torch
 from jaxtyping import Bool, Int64, UInt8
 from torch import Tensor
 
+from dpmix.data.persons import Persons
 from dpmix.data.source import ImageSource, Subset, image_digests
 from dpmix.errors import DpmixError
 
@@ -61,6 +62,13 @@ class Splits:
             )
         if len(names) < 2:
             raise DpmixError(f"{self.name} has one class only, '{names[0]}'; expected at least two")
+        ours, theirs = (_person_names(source) for source in (self.train, self.test))
+        if both := sorted(ours & theirs):
+            raise DpmixError(
+                f"{self.name}: {len(both)} person(s) have train and {self.judged_on} images, such "
+                f"as '{both[0]}'; expected each person on one side: move all images of a person to "
+                "one split"
+            )
         for side, source in (("train", self.train), (self.judged_on, self.test)):
             counts = torch.bincount(source.labels, minlength=len(names)).tolist()
             if 0 in counts:
@@ -76,6 +84,11 @@ class Splits:
         return image_digests(self.train)
 
 
+def _person_names(source: ImageSource) -> set[str]:
+    persons: Persons | None = getattr(source, "persons", None)
+    return set() if persons is None else {*persons.names}
+
+
 def hashed_split(relative_paths: Sequence[str], fraction: float) -> Bool[Tensor, " N"]:
     """Return which files are test files: those with sha256(path) / 2^256 < `fraction`.
 
@@ -85,7 +98,8 @@ def hashed_split(relative_paths: Sequence[str], fraction: float) -> Bool[Tensor,
     carry over to neighbouring folders (`tests/data/test_splits.py`).
 
     Args:
-        relative_paths: posix paths relative to the data's root, which machines agree on.
+        relative_paths: posix paths relative to the data's root, which machines agree on; or each
+            file's person, so that a person's files stay together.
         fraction: expected share of test files, in (0, 1).
     """
     if not 0 < fraction < 1:
@@ -137,6 +151,9 @@ def narrowed(
         classes: number of classes to keep, the first ones, on both sides.
         validation_fraction: expected share of the training images that replaces the test images.
         train_images: number of training images to keep, the first of a fixed order.
+
+    Where images have persons, both go by person: a person's images stay together, and as many
+    persons are kept as have no more than `train_images` images together.
     """
     if classes is not None:
         known = len(splits.train.class_names)
@@ -151,12 +168,14 @@ def narrowed(
         splits = replace(splits, train=next(sides), test=next(sides))
     train = splits.train
     if validation_fraction is not None:
-        held = hashed_split([f"validation:{i}" for i in range(len(train))], validation_fraction)
+        keys = _keys(train)
+        held = hashed_split([f"validation:{key}" for key in keys], validation_fraction)
         rest, validation = (Subset.of(train, side.nonzero().flatten()) for side in (~held, held))
         share = f"{100 * validation_fraction:g}% of the training images"
+        decides = "person" if _person_names(train) else "place"
         splits = replace(
             splits, train=rest, test=validation, judged_on="validation",
-            held_out=f"{share}, each by the hash of its place",
+            held_out=f"{share}, each by the hash of its {decides}",
         )  # fmt: skip
         train = rest
     if train_images is not None:
@@ -166,10 +185,27 @@ def narrowed(
                 f"train_images is {train_images}; expected 1 or more, and no more than there are "
                 "to train on: leave it out to train on all"
             )
-        order = sorted(range(len(train)), key=lambda i: _hash(f"train:{i}"))
-        kept = torch.tensor(sorted(order[:train_images]))
+        keys = _keys(train)
+        # Equal keys, of one person's images, are next to each other.
+        order = sorted(range(len(train)), key=lambda i: _hash(f"train:{keys[i]}"))
+        most = train_images
+        while 0 < most < len(order) and keys[order[most]] == keys[order[most - 1]]:
+            most -= 1
+        if most == 0:
+            raise DpmixError(
+                f"train_images is {train_images}, fewer than the first person has; give more"
+            )
+        kept = torch.tensor(sorted(order[:most]))
         splits = replace(splits, train=Subset.of(train, kept))
     return splits
+
+
+def _keys(source: ImageSource) -> Sequence[str]:
+    """What decides about each image: the name of its person, or its place."""
+    persons: Persons | None = getattr(source, "persons", None)
+    if persons is None:
+        return [str(place) for place in range(len(source))]
+    return [persons.names[owner] for owner in persons.owner.tolist()]
 
 
 def plain_name(name: str) -> str:

@@ -9,9 +9,9 @@ import warnings
 from dataclasses import dataclass, replace
 from decimal import ROUND_DOWN, Context, Decimal
 from functools import cached_property
-from typing import ClassVar
 
-from dpmix.errors import DpmixError
+from dpmix.data.persons import NEIGHBOURS, Neighbours, Unit
+from dpmix.errors import DpmixError, nearest
 from dpmix.privacy.accounting import MIN_DELTA, PriorReleases, calibrate_sigma, epsilon_rdp
 from dpmix.privacy.selection import calibrate_selected, check_expected_runs, epsilon_stated
 
@@ -45,9 +45,9 @@ class PrivacyPlan:
         prior_releases: sigmas of earlier Gaussian releases of the same data; in every epsilon.
         expected_runs: mean number of runs of the private selection that this is a run of. Every
             epsilon then covers the best of them, by RDP, because PLD has no theorem for it.
+        unit: the unit of privacy, which n, sampling_rate and denominator count: an image, or a
+            person with all their images.
     """
-
-    neighbouring_relation: ClassVar[str] = "add or remove one training example"
 
     sampling_rate: float
     denominator: float
@@ -60,6 +60,7 @@ class PrivacyPlan:
     n: int | None = None
     prior_releases: PriorReleases = ()
     expected_runs: float | None = None
+    unit: Unit = "image"
 
     def __post_init__(self) -> None:
         # An iterator would be used up before epsilon is computed.
@@ -100,6 +101,7 @@ class PrivacyPlan:
         sensitivity_multiplier: int = 1,
         prior_releases: PriorReleases = (),
         expected_runs: float | None = None,
+        unit: Unit = "image",
     ) -> "PrivacyPlan":
         """Find the least noise that makes run and prior releases together (epsilon, delta)-DP.
 
@@ -110,8 +112,8 @@ class PrivacyPlan:
         Args:
             epsilon: target; `inf` makes a plan without clipping, noise or guarantee.
             delta: target, well below 1 / n; None takes `default_delta`.
-            n: N, the number of training examples.
-            expected_batch_size: q * N, in examples.
+            n: N, the number of training images, or persons.
+            expected_batch_size: q * N, in images or persons.
             sampling_rate: q, a probability.
             denominator: the constant that the noisy sum is divided by, in examples.
             steps: T; give `steps` or `epochs`. No step at all has epsilon 0.
@@ -121,19 +123,21 @@ class PrivacyPlan:
             prior_releases: sigmas of earlier Gaussian releases of the same data. Their results may
                 choose the method and its public inputs, but none of the numbers above.
             expected_runs: mean number of runs of a private selection, whose best run is covered.
+            unit: what n, batch and rate count: `image` or `person`.
 
         Raises:
             DpmixError: a value is out of range, or the arguments do not fix the sampling or T
                 exactly once.
         """
-        rate, divisor = _sampling(n, expected_batch_size, sampling_rate, denominator)
+        _require_unit(unit)
+        rate, divisor = _sampling(n, expected_batch_size, sampling_rate, denominator, unit)
         total = _steps(steps, epochs, rate)
         refuse_unfit_epsilon(epsilon)
         if delta is None:
             delta = default_delta(n)
         unclipped = cls(
             rate, divisor, total, 0.0, math.inf, delta, sensitivity_multiplier, epsilon, n,
-            prior_releases, expected_runs,
+            prior_releases, expected_runs, unit,
         )  # fmt: skip
         if math.isinf(epsilon):
             return unclipped
@@ -157,6 +161,11 @@ class PrivacyPlan:
         else:
             sigma = calibrate_selected(*target, expected_runs, clipped.prior_releases)
         return replace(clipped, noise_multiplier=sigma)
+
+    @property
+    def neighbouring_relation(self) -> Neighbours:
+        """What the two training sets that the guarantee compares differ by."""
+        return NEIGHBOURS[self.unit]
 
     @property
     def private(self) -> bool:
@@ -213,12 +222,17 @@ def _require(holds: bool, name: str, value: float, expected: str) -> None:
         raise DpmixError(f"{name} is {value:g}; expected {expected}")
 
 
+def _require_unit(unit: str) -> None:
+    if unit not in NEIGHBOURS:
+        raise DpmixError(f"unit is '{unit}': {nearest(unit, NEIGHBOURS)}")
+
+
 def _require_positive(name: str, value: float) -> None:
     _require(0 < value < math.inf, name, value, "above 0 and finite")
 
 
 def _sampling(
-    n: int | None, batch: float | None, rate: float | None, divisor: float | None
+    n: int | None, batch: float | None, rate: float | None, divisor: float | None, unit: Unit
 ) -> tuple[float, float]:
     """The sampling rate and the denominator."""
     if rate is not None and divisor is not None and batch is None:
@@ -232,8 +246,8 @@ def _sampling(
     _require_positive("expected_batch_size", batch)
     if batch > n:
         raise DpmixError(
-            f"expected_batch_size is {batch:g} but there are only {n} training examples; "
-            f"give at most {n}"
+            f"expected_batch_size is {batch:g} but there are only {n} training {unit}s; give at "
+            f"most {n}"
         )
     return batch / n, batch
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from dpmix.data.persons import NEIGHBOURS, Unit
 from dpmix.errors import DpmixError
 from dpmix.privacy.accounting import MIN_SIGMA, epsilon_gaussian
-from dpmix.privacy.plan import PrivacyPlan
 
 
 class ReleaseRecord(BaseModel):
@@ -31,7 +31,7 @@ class ReleaseRecord(BaseModel):
         epsilon = epsilon_gaussian(self.noise_multiplier, self.delta)
         if not math.isclose(epsilon, self.epsilon, rel_tol=1e-3):
             raise ValueError("epsilon is not that of the noise multiplier")
-        if self.neighbouring_relation != PrivacyPlan.neighbouring_relation:
+        if self.neighbouring_relation not in NEIGHBOURS.values():
             raise ValueError("another neighbouring relation")
         return self
 
@@ -40,13 +40,20 @@ class _Report(BaseModel):
     release: ReleaseRecord
 
 
-def read_prior_releases(paths: tuple[str, ...]) -> tuple[float, ...]:
+def read_prior_releases(paths: tuple[str, ...], unit: Unit) -> tuple[float, ...]:
     """Return the noise multipliers of the releases recorded in the reports at `paths`, in order.
 
     Raises:
-        DpmixError: a report is unreadable, records no private release, or is given twice.
+        DpmixError: a report is unreadable, records no private release or one of another unit of
+            privacy than `unit`, or is given twice.
     """
     records = [_read(Path(path).expanduser()) for path in paths]
+    for path, record in zip(paths, records, strict=True):
+        if record.neighbouring_relation != NEIGHBOURS[unit]:
+            raise DpmixError(
+                f"'{path}' records a release with the guarantee '{record.neighbouring_relation}', "
+                f"and the unit of this run is one {unit}; expected the same unit: give --unit"
+            )
     for place, record in enumerate(records):
         if record in records[:place]:
             raise DpmixError(

@@ -43,6 +43,7 @@ _MOST_TERMS = 2_000_000
 _UNLIKELY = 1e-22
 # Next to 1, the library cannot distinguish from 0 a smaller chance that no copy is drawn.
 _NONE_DRAWN, _ROUNDING = 1e-9, 1e-13
+_ALL = 1e-12  # a rate that near to 1 counts as 1, at which the loss is largest
 _NAMED = 3  # images that a message names
 _LARGEST = 700.0  # e to a larger power overflows a float
 
@@ -95,10 +96,22 @@ def refuse_repeats(found: Repeats, source: ImageSource, epsilon_of: Callable[[in
     )
 
 
+def refuse_shared_images(found: Repeats, source: ImageSource) -> None:
+    """Refuse images in `source` that several persons have: one unit does not hold all of them."""
+    if found.most == 1:
+        return
+    names = [image_name(source, place) for place in found.places[:_NAMED]]
+    raise DpmixError(
+        f"{found.images} image(s) belong to two persons or more, such as {' and '.join(names)} "
+        "(equal pixels): the guarantee would not hold for who is in them; remove the copies, or "
+        "give these persons one name"
+    )
+
+
 @lru_cache(maxsize=8)
 def _loss(rate: float, sigma: float, copies: int, grid: float) -> PrivacyLossDistribution:
     """The privacy loss of one step that draws k ~ Binomial(copies, rate) equal images."""
-    if rate == 1:
+    if rate > 1 - _ALL:
         return gaussian_loss(1.0, sigma / copies, grid)
     lowest, weights = _drawn(copies, rate)
     numbers = np.arange(lowest, lowest + len(weights), dtype=np.float64)

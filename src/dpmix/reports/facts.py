@@ -13,6 +13,7 @@ from typing import Any
 from scipy.stats import binomtest
 
 from dpmix.data.named import public_name
+from dpmix.data.persons import Unit
 from dpmix.data.splits import Splits
 from dpmix.reports.audit_report import AuditReport
 from dpmix.reports.metrics import Metrics
@@ -52,13 +53,15 @@ def best_guess(epsilon: float, delta: float) -> float:
     return 1 - (1 - delta) / (1 + math.exp(min(epsilon, 700.0)))
 
 
-def meaning(epsilon: float, delta: float) -> str:
+def meaning(epsilon: float, delta: float, unit: Unit = "image") -> str:
     """The guarantee in one sentence for people who do not know epsilon."""
     rounded_up = math.ceil(best_guess(epsilon, delta) * 10_000) / 100
+    known, among = "every other training image", "one given image was among them"
+    if unit == "person":
+        known, among = "all images of every other person", "one given person was among them"
     return (
-        "Someone who knows this model and every other training image, and guesses at even odds "
-        f"whether one given image was among them, is right at most {rounded_up:g} % of the time; "
-        "blind guessing is right 50 % of the time."
+        f"Someone who knows this model and {known}, and guesses at even odds whether {among}, is "
+        f"right at most {rounded_up:g} % of the time; blind guessing is right 50 % of the time."
     )
 
 
@@ -93,9 +96,10 @@ def audit_verdict(audit: AuditReport) -> str:
 
 def views_in_words(spec: ViewSpec) -> str:
     """Which views of an example are averaged: "16 self-augmentations, 18 mixtures"."""
+    of = "" if spec.unit == "image" else f" of up to {spec.images_per_person} of their images"
     if spec.method == "none":
-        return "the image as it is"
-    words = f"{spec.k_base} self-augmentations"
+        return f"up to {spec.base_views} images as they are" if of else "the image as it is"
+    words = f"{spec.k_base} self-augmentations{of}"
     if spec.extra_augment != "none":
         words += f", each after {spec.extra_augment}"
     if spec.public_views:
@@ -174,13 +178,18 @@ def guarantee_rows(run: RunFacts) -> list[Row]:
             f"best of {number(told.expected_runs)} runs on average, included in epsilon",
         "epsilon of the person in the most frequent image": repeats and
             f"{shown_epsilon(float(repeats.epsilon))} (it occurs {repeats.most} times)",
+        "epsilon of a person with several images (assumed: one, not checked)":
+            told.several_images and "; ".join(
+                f"{m}: {shown_epsilon(float(e))}" for m, e in told.several_images.items()
+            ),
         "delta": str(told.delta),
         "neighbouring data sets": told.neighbouring_relation,
         "mechanism": told.mechanism,
         "noise multiplier sigma": shown_sigma(told.noise_multiplier),
         "sampling rate q": number(told.sampling_rate),
         "steps T": f"{number(told.steps)} of {number(told.planned_steps)}",
-        "training images N": "not stated" if told.examples is None else number(told.examples),
+        "persons N" if told.unit == "person" else "training images N":
+            "not stated" if told.examples is None else number(told.examples),
         "sum divided by": number(told.denominator),
         "clipping norm C": number(told.max_grad_norm),
         "sensitivity of the sum": number(told.sensitivity),
@@ -218,7 +227,8 @@ def model_rows(run: RunFacts) -> list[Row]:
     momentum = optimizer["momentum"]
     return _rows({
         "method": told.method,
-        "views of an example": views_in_words(run.views),
+        f"views of {'a person' if told.unit == 'person' else 'an example'}":
+            views_in_words(run.views),
         "model": f"{found.model}, {number(found.parameters)} trained parameters",
         "data": run.data_name,
         "input": f"uint8 {shape} (C x H x W), normalised by {inputs.normalization}",

@@ -4,6 +4,7 @@ import math
 import platform
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from importlib.metadata import version
 
 from dpmix.errors import DISTRIBUTION
@@ -13,6 +14,7 @@ from dpmix.privacy.plan import PrivacyPlan
 from dpmix.privacy.repeats import epsilon_of_copies
 from dpmix.reports.statement import (
     NOT_PRIVATE,
+    ONE,
     BackboneInput,
     Infinite,
     PoolInput,
@@ -23,6 +25,8 @@ from dpmix.reports.statement import (
     seal,
     shown_epsilon,
 )
+
+SEVERAL_IMAGES = (2, 3, 5, 10)
 
 
 def privacy_statement(
@@ -59,7 +63,7 @@ def privacy_statement(
         if plan.private and steps < plan.steps
         else None,
         delta=plan.delta,
-        neighbouring_relation="add or remove one training example",
+        neighbouring_relation=plan.neighbouring_relation,
         mechanism="Poisson-subsampled Gaussian on the sum of clipped gradients (DP-SGD)"
         if plan.private
         else "none: neither clipping nor noise",
@@ -86,6 +90,7 @@ def privacy_statement(
         )
         if copies > 1
         else None,
+        several_images=epsilon_of_several(plan) if plan.private and plan.unit == "image" else None,
         spent_before=list(plan.prior_releases),
         expected_runs=plan.expected_runs,
         public_inputs=inputs,
@@ -98,6 +103,12 @@ def privacy_statement(
     }
     sealed = seal(statement.model_dump(mode="json") | sentences)
     return statement.model_copy(update=sentences | {"sha256": sealed["sha256"]})
+
+
+@lru_cache(maxsize=4)
+def epsilon_of_several(plan: PrivacyPlan) -> dict[str, float | Infinite]:
+    """Epsilon of a person with several training images, by their number, at the plan's delta."""
+    return {str(m): _json_number(epsilon_of_copies(plan, m, plan.steps)) for m in SEVERAL_IMAGES}
 
 
 def _json_number(value: float) -> float | Infinite:
@@ -145,7 +156,7 @@ def _guarantee(stated: Statement, seed: int | None) -> str:
         return f"{NOT_PRIVATE}: trained without clipping and without noise."
     sentences = [
         f"The model is ({shown_epsilon(stated.epsilon)}, {stated.delta})-differentially private "
-        "with respect to adding or removing one training example."
+        f"with respect to adding or removing one {ONE[stated.unit]}."
     ]
     if stated.planned_steps == 0:
         sentences.append("No training image was used: it is the start that public inputs gave.")
@@ -178,11 +189,18 @@ def _guarantee(stated: Statement, seed: int | None) -> str:
     return " ".join(sentences)
 
 
+def _several(stated: Statement) -> str:
+    """Epsilon of a person with several images: "2 images 6.71, 3 images 10.98"."""
+    several = stated.several_images or {}
+    return ", ".join(f"{m} images {shown_epsilon(float(e))}" for m, e in several.items())
+
+
 def _assumptions(stated: Statement, settings: Settings) -> list[str]:
     """What the guarantee assumes, in sentences; none if the run is not private."""
     if not stated.private:
         return []
     data, selected = settings["data"], stated.expected_runs is not None
+    by_person = stated.unit == "person"
     validates = data["validation_fraction"] is not None
     chosen_by = (
         ", except that the method and the pool may have been chosen by the earlier releases"
@@ -191,7 +209,7 @@ def _assumptions(stated: Statement, settings: Settings) -> list[str]:
     )
     counted = ", except for the private selection" if selected else ""
     lines = [
-        "The number of training examples N is public."
+        f"The number of training {'person' if by_person else 'example'}s N is public."
         if stated.examples is not None
         else "The sampling rate and the denominator were chosen without looking at the data.",
         "The list of classes, the image size and the settings are public and were chosen without "
@@ -201,7 +219,11 @@ def _assumptions(stated: Statement, settings: Settings) -> list[str]:
         f"Each person contributes one training image, which occurs up to {stated.repeats.most} "
         "times. That number was counted in the training images, and is published as it is."
         if stated.repeats
-        else "Each person contributes one training example.",
+        else "The list of persons is right: someone under two names, or who can be seen in an "
+        "image of another person, has a larger epsilon."
+        if by_person
+        else "Each person contributes one training image. That was not checked: for a person with "
+        f"more, epsilon is larger ({_several(stated)}).",
         "The validation images, a fixed share of the training images that was not trained on, are "
         "not protected: what is measured on them is published as measured."
         if validates

@@ -26,7 +26,7 @@ from dpmix.reports.facts import (
     percent,
 )
 from dpmix.reports.metrics import Metrics
-from dpmix.reports.statement import shown_epsilon, shown_sigma
+from dpmix.reports.statement import ONE, shown_epsilon, shown_sigma
 
 CLASSES_SHOWN = 12
 
@@ -54,6 +54,7 @@ def model_card(run: RunFacts) -> str:
         .render(
             run=run,
             statement=run.statement,
+            one=ONE[run.statement.unit],
             metrics=run.metrics,
             rows=accuracy_rows(run) + guarantee_rows(run) + model_rows(run),
         )
@@ -89,7 +90,7 @@ def _page(runs: Sequence[RunFacts], names: Sequence[str], comparison: Comparison
             names=names,
             one=one,
             comparison=comparison,
-            meaning=meaning(float(one.statement.epsilon), one.statement.delta),
+            meaning=meaning(float(one.statement.epsilon), one.statement.delta, one.statement.unit),
             verdict=one.audit and audit_verdict(one.audit),
             guarantee=_side_by_side(runs, guarantee_rows),
             accuracy=_side_by_side(runs, accuracy_rows),

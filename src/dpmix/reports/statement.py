@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from dpmix.data.persons import Neighbours, Unit
 from dpmix.errors import DpmixError
 from dpmix.files import to_json
 from dpmix.privacy.accounting import MIN_SIGMA
@@ -160,7 +161,7 @@ class Statement(Part):
         description="of the first `steps` steps; it holds only if the stop was fixed beforehand"
     )
     delta: float = Field(gt=0, lt=1)
-    neighbouring_relation: Literal["add or remove one training example"]
+    neighbouring_relation: Neighbours
     mechanism: str
     method: str
     accountant: Literal["PLD", "RDP"] = Field(description="of epsilon, by dp-accounting")
@@ -175,7 +176,9 @@ class Statement(Part):
     complete: bool
     resumed_at: list[int] = Field(description="steps after which the run was stopped and resumed")
     processes: int = Field(ge=1, description="number of processes that trained together")
-    examples: int | None = Field(ge=1, le=_MOST_EXAMPLES, description="N, if it is public")
+    examples: int | None = Field(
+        ge=1, le=_MOST_EXAMPLES, description="N, training images or persons, if it is public"
+    )
     weights_sha256: Sha256 = Field(description="of the weights, by `dpmix.reports.files`")
     config_sha256: Sha256 = Field(description="of the settings stored with the weights")
     seeded: bool
@@ -183,9 +186,18 @@ class Statement(Part):
     spent_before: list[Sigma] = Field(max_length=_MOST_SPENT, description="of earlier releases")
     expected_runs: float | None = Field(ge=1, description="of the private selection of this run")
     repeats: RepeatedImage | None = Field(description="if the run was allowed to train on repeats")
+    several_images: dict[str, float | Infinite] | None = Field(
+        description="epsilon, at delta, of a person with 2, 3, 5 or 10 training images; null where "
+        "the unit is a person"
+    )
     public_inputs: PublicInputs
     versions: dict[str, str]
     sha256: Sha256 = Field(description="of all other fields, by `seal`")
+
+    @property
+    def unit(self) -> Unit:
+        """What the guarantee protects."""
+        return "person" if "person" in self.neighbouring_relation else "image"
 
     @model_validator(mode="after")
     def _makes_no_more_steps_than_planned(self) -> "Statement":
@@ -194,6 +206,13 @@ class Statement(Part):
                 f"steps is {self.steps}, more than planned_steps, {self.planned_steps}"
             )
         return self
+
+
+ONE: dict[Unit, str] = {
+    "image": "training example",
+    "person": "person with all their training images",
+}
+"""Unit of privacy -> what is added or removed, in words."""
 
 
 def seal(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from rich.table import Table
 
+from dpmix.data.persons import Unit
 from dpmix.data.splits import JudgedOn
 from dpmix.pool.load import PoolFacts
 from dpmix.privacy.plan import PrivacyPlan
@@ -11,6 +12,11 @@ from dpmix.reports.statement import NOT_PRIVATE, shown_epsilon, shown_sigma
 from dpmix.training.evaluate import Evaluation
 
 Row = tuple[str, str]
+
+
+def add_or_remove(unit: Unit) -> str:
+    """The neighbouring relation in a few words."""
+    return f"add/remove one {'example' if unit == 'image' else 'person'}"
 
 
 def two_columns(rows: list[Row]) -> Table:
@@ -28,7 +34,7 @@ def plan_rows(plan: PrivacyPlan, method: str, seed: int | None, copies: int = 1)
     rows = [("privacy", f"{NOT_PRIVATE}: no clipping, no noise (epsilon inf)")]
     if plan.private:
         epsilon, sigma = shown_epsilon(plan.epsilon), shown_sigma(plan.noise_multiplier)
-        rows = [("privacy", f"epsilon {epsilon}, delta {plan.delta} (add/remove one example)")]
+        rows = [("privacy", f"epsilon {epsilon}, delta {plan.delta} ({add_or_remove(plan.unit)})")]
         if copies > 1:
             rows.append(repeats_row(copies, epsilon_of_copies(plan, copies, plan.steps)))
         rows.append(("noise", f"sigma {sigma}, clipping norm C {plan.max_grad_norm:g}"))
@@ -60,12 +66,12 @@ def repeats_row(copies: int, epsilon: float) -> Row:
     return "repeats", f"one image occurs {copies} times: epsilon {shown} for the person in it"
 
 
-def pool_rows(facts: PoolFacts | None, role: str) -> list[Row]:
-    """The public pool in one line, if one is read."""
+def pool_rows(facts: PoolFacts | None, use: str) -> list[Row]:
+    """The public pool in one line, if one is read; `use` says what for."""
     if facts is None:
         return []
     parts = [
-        f"{facts.name}: {facts.images} images, role {role}",
+        f"{facts.name}: {facts.images} images, {use}",
         f"{facts.left_out} left out" if facts.left_out else "",
         f"{facts.unlabelled} without a label" if facts.unlabelled else "",
         f"none of class {', '.join(facts.classes_without)}" if facts.classes_without else "",

@@ -106,6 +106,7 @@ def _plan(statement: Statement, settings: Settings) -> PrivacyPlan:
         n=n if privacy["sampling_rate"] is None else None,
         prior_releases=tuple(statement.spent_before),
         expected_runs=privacy["expected_runs"],
+        unit=privacy["unit"],
     )
 
 
@@ -162,6 +163,8 @@ def _refuse_other(name: str, stated: object, follows: object) -> None:
 def _same(stated: Any, follows: Any) -> bool:
     if isinstance(stated, BaseModel) and isinstance(follows, BaseModel):
         return all(_same(value, getattr(follows, name)) for name, value in stated)
+    if isinstance(stated, dict) and isinstance(follows, dict):
+        return stated.keys() == follows.keys() and all(_same(stated[k], follows[k]) for k in stated)
     if isinstance(stated, int | float) and isinstance(follows, int | float):
         return math.isclose(stated, follows, rel_tol=_SAME)
     return bool(stated == follows)

@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from dpmix.data.fingerprint import find_repeats, fingerprint
 from dpmix.data.image import Progress, ReadOptions
 from dpmix.data.named import load_splits, public_name
-from dpmix.data.source import ImageSource, Subset
+from dpmix.data.source import ImageSource, Subset, persons_of
 from dpmix.data.splits import Splits
 from dpmix.errors import DpmixError
 from dpmix.models.backbones.backbone import Backbone
@@ -26,7 +26,7 @@ from dpmix.pool.pool import PublicPool
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.privacy.prior_releases import read_prior_releases
 from dpmix.privacy.randomness import Randomness
-from dpmix.privacy.repeats import epsilon_of_copies, refuse_repeats
+from dpmix.privacy.repeats import epsilon_of_copies, refuse_repeats, refuse_shared_images
 from dpmix.runs.config import Config
 from dpmix.runs.defaults import (
     check_settings,
@@ -48,6 +48,7 @@ from dpmix.runs.network import (
 )
 from dpmix.runs.settings import InputConfig, PrivacyConfig, places
 from dpmix.runs.start import require_start, start_head
+from dpmix.runs.unit import choose_unit, warn_of_persons
 from dpmix.training.distributed import ALONE, Ranks
 from dpmix.training.feature_cache import FeatureCache
 from dpmix.training.optimizer import build_optimizer, build_schedule
@@ -95,7 +96,13 @@ class Run:
         train = self.splits.train
         if self.ranks.size == 1:
             return train
-        return Subset.of(train, torch.arange(*self.ranks.bounds(len(train))))
+        if self.plan.unit == "image":
+            return Subset.of(train, torch.arange(*self.ranks.bounds(len(train))))
+        # Whole persons: one whose images lie in two parts would be clipped twice.
+        persons = persons_of(train)
+        first, stop = self.ranks.bounds(len(persons))
+        own = (persons.owner >= first) & (persons.owner < stop)
+        return Subset.of(train, own.nonzero().flatten())
 
     def fixed(self) -> str:
         """What every process must have in common: the training data, and settings but for places.
@@ -155,18 +162,27 @@ def build_run(
     if backbone is not None:
         config = choose_image_size(config, backbone.module.input_size)
     splits = load_splits(progress=progress, **config.data.model_dump(exclude={"normalization"}))
-    n, shape, class_names = len(splits.train), splits.train.image_shape, splits.train.class_names
+    config = choose_unit(config, asked.views, splits)
+    by_person = config.privacy.unit == "person"
+    persons = persons_of(splits.train) if by_person else None
+    n = len(splits.train) if persons is None else len(persons)
+    shape, class_names = splits.train.image_shape, splits.train.class_names
     config = choose_few_views(config, asked.views, n)
     spec = config.view_spec(splits.flip)
     config = choose_recipe(config, n, spec.views)
     plan = resumed or calibrate(config.privacy, n, spec)
     copies = 1  # where nothing is claimed
     if plan.private:
-        repeats = find_repeats(splits.train_digests)
+        owners = None if persons is None else persons.owner.numpy()
+        repeats = find_repeats(splits.train_digests, owners=owners)
         copies = repeats.most
         # A resumed run has the images that it began with, which `resume` compares.
-        if not config.privacy.allow_repeats and resumed is None:
+        if persons is not None:
+            refuse_shared_images(repeats, splits.train)
+        elif not config.privacy.allow_repeats and resumed is None:
             refuse_repeats(repeats, splits.train, lambda m: epsilon_of_copies(plan, m, plan.steps))
+    if not trial and ranks.is_main:
+        warn_of_persons(plan, splits)
     loaded = _read_pool(config, splits, progress)
     pool = loaded.pool if loaded else None
     labelled = len(pool.labels[pool.labels >= 0].unique()) if pool else 0
@@ -228,8 +244,9 @@ def calibrate(privacy: PrivacyConfig, n: int, spec: ViewSpec) -> PrivacyPlan:
     return PrivacyPlan.calibrate(
         n=n if privacy.n_is_public else None,
         sensitivity_multiplier=spec.sensitivity_multiplier,
-        prior_releases=read_prior_releases(privacy.prior_releases),
-        **privacy.model_dump(exclude={"prior_releases", "allow_repeats"}),
+        prior_releases=read_prior_releases(privacy.prior_releases, spec.unit),
+        unit=spec.unit,
+        **privacy.model_dump(exclude={"prior_releases", "allow_repeats", "unit"}),
     )
 
 

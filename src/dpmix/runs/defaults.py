@@ -35,6 +35,7 @@ METHOD_ON: dict[str, Method] = {
 
 MOMENTUM = 0.9
 STEPS, MANY_IMAGES, MORE_STEPS = 50, 25_000, 100  # a head takes more steps on many images
+CACHE_IMAGES = 24  # of a person, for method none: shared evenly by 2, 3, 4, 6 or 8 of them
 FINETUNE_BATCH = 400  # where more of a backbone than its head trains
 
 # From scratch.
@@ -209,7 +210,9 @@ def choose_few_views(config: Config, given: ViewConfig, n: int) -> Config:
         drawn = batch * _first(privacy.steps, scratch_steps(n, privacy.epsilon))
     if not drawn > 0:  # the plan refuses by name what makes it so, NaN included
         return config
-    k_base = min(MOST_SCRATCH_VIEWS, max(1, round(VIEWS_OF_A_RUN / drawn)))
+    # A view or more of each of a person's images.
+    least = config.views.images_per_person or 1
+    k_base = max(least, min(MOST_SCRATCH_VIEWS, max(1, round(VIEWS_OF_A_RUN / drawn))))
     return _set(config, views=_set(config.views, k_base=k_base))
 
 
@@ -222,7 +225,7 @@ def scratch_steps(n: int, epsilon: float) -> int:
 
 
 def choose_recipe(config: Config, n: int, views: int) -> Config:
-    """Choose delta, batch, steps and the size of the cache, for N examples and K views a step."""
+    """Choose delta, batch, steps and the size of the cache, for N units and K views a step."""
     privacy, cache = config.privacy, config.features
     from_scratch = config.model.backbone is None
     head_only = not from_scratch and config.model.trainable == "head"
@@ -241,6 +244,8 @@ def choose_recipe(config: Config, n: int, views: int) -> Config:
     if head_only and not cache.fresh_views:
         few = config.model.backbone == "scatternet" or config.views.method == "none"
         least = views if few else max(CACHE_VIEWS, views)
+        if config.views.images_per_person and config.views.method == "none":
+            least = max(CACHE_IMAGES, views)
         cache = _set(cache, cache_views=_first(cache.cache_views, least))
     return _set(config, privacy=privacy, features=cache)
 

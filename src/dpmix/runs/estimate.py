@@ -35,6 +35,10 @@ def run_rows(run: Run) -> Rows:
     if run.backbone_hint:
         rows.append(("hint", run.backbone_hint))
     count = "training images (N is private)" if run.plan.n is None else f"{run.plan.n} training"
+    if run.plan.unit == "person":
+        count = "training images of persons (their number is private)"
+        if run.plan.n is not None:
+            count = f"{len(splits.train)} training images of {run.plan.n} persons"
     rows += [
         ("data", f"{splits.name}: {count} and {len(splits.test)} {splits.judged_on} images of "
          f"{len(splits.train.class_names)} classes"),
@@ -51,7 +55,7 @@ def estimate_rows(run: Run) -> Rows:
     seconds = seconds_per_step(run, engine)
     views, spec, optimizer = run.views.spec.views, run.views.spec, run.config.optimizer
     groups = run.plan.denominator / spec.examples_per_group
-    rows = [*run_rows(run), *pool_rows(run.pool_facts, run.config.views.pool_role)]
+    rows = [*run_rows(run), *pool_rows(run.pool_facts, pool_use(run))]
     if run.pretraining:
         rows.append(("pretraining", f"{run.pretraining.epochs} epochs, {run.pretraining.steps} "
                      "steps; not in the time below"))  # fmt: skip
@@ -70,6 +74,14 @@ def estimate_rows(run: Run) -> Rows:
         ("engine", f"{engine}: {engine.reason}"),
         ("time", f"about {seconds:.2f} s a step, {time_in_all}"),
     ]  # fmt: skip
+
+
+def pool_use(run: Run) -> str:
+    """What the public pool is for, in words."""
+    uses = ["start of the head"] if run.config.model.head_start == "pool" else []
+    if run.views.spec.method == "mix-diff" or run.pretraining is not None:
+        uses.append(f"role {run.config.views.pool_role}")
+    return " and ".join(uses) or "to whiten features"
 
 
 def seconds_per_step(run: Run, engine: EngineConfig) -> float:

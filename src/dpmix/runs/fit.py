@@ -158,11 +158,12 @@ def smoke_run(config: Config, ranks: Ranks) -> Iterator[Run]:
         _write_noise(folder, SMOKE_SIZE if backbone else SMOKE_SCRATCH_SIZE)
         changes: dict[str, dict[str, Any]] = {
             "views": {"pool": str(folder / "pool") if pooled else None, "pool_labels": None,
-                      "pool_unmapped": "refuse", "pretrain_epochs": 1},
+                      "pool_unmapped": "refuse", "pretrain_epochs": 1, "images_per_person": None},
             "model": {"backbone_weights": None, "backbone_size": SMOKE_SIZE if backbone else None},
             "features": {"cache_dir": str(folder / "features")},
             "privacy": {"steps": 2, "epochs": None, "expected_batch_size": 1.0,
-                        "sampling_rate": None, "denominator": None, "prior_releases": ()},
+                        "sampling_rate": None, "denominator": None, "prior_releases": (),
+                        "unit": None},
             "run": {"output": str(folder / "run"), "eval_every": None, "tensorboard": False,
                     "wandb": None},
         }  # fmt: skip

@@ -10,13 +10,14 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from dpmix.data.folder import TEST_FRACTION
+from dpmix.data.persons import Unit
 from dpmix.data.splits import JudgedOn
 from dpmix.models.finetune import Trainable
 from dpmix.models.head import FeatureNorm
 from dpmix.models.prior import HeadStart
 from dpmix.pool.class_map import Unmapped
 from dpmix.views.extra_augment import ExtraAugment
-from dpmix.views.spec import Average, Method, PoolDraw, ViewSpec
+from dpmix.views.spec import IMAGES_PER_PERSON, Average, Method, PoolDraw, ViewSpec
 
 Place = Literal["path", "resume", "sweep"]
 PATH, RESUME, SWEEP = "path", "resume", "sweep"  # marks of a setting; `places` says what they mean
@@ -54,7 +55,14 @@ class DataConfig(Section):
     """for tuning: hold out this share of the TRAINING images, which are then not protected, and
     evaluate on them instead of the test images"""
     train_images: int | None = None
-    """train on a fixed subset of N images; the guarantee covers that subset"""
+    """train on a fixed subset of N images, of whole persons if there are any; the guarantee covers
+    that subset"""
+    persons: Annotated[str | None, PATH, RESUME] = None
+    """CSV of file,person: who each image of a folder shows"""
+    person_pattern: Annotated[str | None, PATH] = None
+    """regular expression that finds the person in a file's path: 'patient(\\d+)'"""
+    person_column: str | None = None
+    """column of a Hugging Face set that names each image's person"""
     skip_corrupt: bool = False
     """leave out unreadable images and count them"""
     normalization: str | None = None
@@ -107,6 +115,12 @@ class ViewConfig(Section):
     """mix them in, use them as extra views without mixup, or pretrain on them"""
     pretrain_epochs: int = Field(20, ge=1)
     """passes over the pool in pretraining"""
+    images_per_person: int | None = Field(
+        None,
+        ge=1,
+        description="most images of a person in a step, drawn anew each time; default "
+        f"{IMAGES_PER_PERSON}",
+    )
 
 
 class ModelConfig(Section):
@@ -164,9 +178,9 @@ class PrivacyConfig(Section):
     delta: float | None = None
     """delta of the guarantee; default: well below 1/N"""
     max_grad_norm: float = 1.0
-    """C: every example's gradient is clipped to it"""
+    """C: the gradient of every image, or person, is clipped to it"""
     expected_batch_size: float | None = None
-    """q*N, expected number of examples in a step, at most N; default: N for a head"""
+    """q*N, expected number of images, or persons, in a step, at most N; default: N for a head"""
     sampling_rate: float | None = None
     """q itself, with --denominator, when N must not count as public"""
     denominator: float | None = None
@@ -178,6 +192,9 @@ class PrivacyConfig(Section):
     expected_runs: float | None = None
     """mean number of runs of the private selection that this run is part of: epsilon is then
     that of publishing the best (dpmix sweep --private-selection sets it)"""
+    unit: Unit | None = None
+    """what the guarantee protects: a person with all their images (default where images have
+    persons), or one image"""
     allow_repeats: bool = False
     """train although some images occur more than once, and state the larger epsilon of the
     person in the most frequent one as well"""

@@ -57,8 +57,8 @@ class Ranks:
         """Start and stop of this process's examples; the parts differ by at most one in size."""
         if examples < self.size:
             raise DpmixError(
-                f"there are {self.size} processes and fewer training examples; expected at least "
-                "one example for each process: give torchrun a smaller --nproc-per-node"
+                f"there are {self.size} processes and fewer training examples or persons; expected "
+                "at least one for each process: give torchrun a smaller --nproc-per-node"
             )
         return examples * self.rank // self.size, examples * (self.rank + 1) // self.size
 

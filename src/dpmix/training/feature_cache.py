@@ -1,6 +1,8 @@
 """The feature cache: M views of every example embedded once, K of them drawn each step.
 
-Formal guarantee: row i of the cache is a function of example i (its pixels and label), public data
+An example is a unit of privacy: an image, or a person with all their images.
+
+Formal guarantee: row i of the cache is a function of example i (its pixels and labels), public data
 (the backbone, the pool, the view seed) and nothing else: its views are built alone, their draws
 come from a hash of the example and the seed, and they are embedded in a batch of their own, since
 in a batch of several examples the last bits of one's features can depend on the others. So removing
@@ -25,11 +27,13 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from dpmix.data.fingerprint import fingerprint
-from dpmix.data.source import ImageSource
+from dpmix.data.persons import Persons
+from dpmix.data.source import ImageSource, persons_of
 from dpmix.errors import DpmixError
 from dpmix.models.backbones.backbone import Backbone
 from dpmix.training.feature_store import FeatureStore, Layout
 from dpmix.views.builder import ViewBuilder, ViewSet
+from dpmix.views.persons import person_images
 from dpmix.views.spec import ViewSpec, enlarged, kinds
 
 CACHE_VIEWS = 36
@@ -53,7 +57,8 @@ class CachedViews:
         num_classes: number of classes, L.
         features: embedded views, mapped from a file.
         soft_labels: the views' labels; None if they have their example's label.
-        labels: class index of each example.
+        labels: class index of each image.
+        persons: who each image belongs to, where examples are persons.
     """
 
     spec: ViewSpec
@@ -61,15 +66,19 @@ class CachedViews:
     num_classes: int
     features: Float[Tensor, "N M D"]
     soft_labels: Float[Tensor, "N M L"] | None
-    labels: Int64[Tensor, " N"]
+    labels: Int64[Tensor, " I"]
+    persons: Persons | None = None
 
     def view_shape(self, image_shape: tuple[int, int, int]) -> tuple[int, ...]:
         """The shape of one embedded view, [D]."""
         return (self.features.shape[2],)
 
     def check_data(self, data: ImageSource) -> None:
-        """Refuse data with other labels than those of the data that was embedded."""
-        if not torch.equal(data.labels, self.labels):
+        """Refuse data with other labels or persons than those of the data that was embedded."""
+        same = torch.equal(data.labels, self.labels)
+        if self.persons is not None:
+            same = same and torch.equal(persons_of(data).owner, self.persons.owner)
+        if not same:
             raise DpmixError(
                 "the feature cache holds examples with other labels; make it from the same data"
             )
@@ -99,9 +108,14 @@ class CachedViews:
 
     def _chosen(self, count: int, rng: np.random.Generator) -> Int64[Tensor, "B K"]:
         parts, start = [], 0
-        for wanted, there in zip(kinds(self.spec), kinds(self.cached), strict=True):
+        pairs = zip(kinds(self.spec), kinds(self.cached), strict=True)
+        for kind, (wanted, there) in enumerate(pairs):
             order = np.broadcast_to(np.arange(there), (count, there))
-            if wanted < there:
+            if wanted < there and kind == 0 and self.spec.unit == "person":
+                # Neighbours are of different images, so that a person's images share the views.
+                first = rng.integers(0, there, (count, 1))
+                order = (first + np.arange(wanted)) % there
+            elif wanted < there:
                 order = rng.random((count, there)).argpartition(wanted - 1, axis=1)[:, :wanted]
             parts.append(start + order)
             start += there
@@ -141,9 +155,11 @@ class FeatureCache:
 
     def train_layout(self, data: ImageSource, builder: ViewBuilder) -> Layout:
         """The layout of the training examples' store, known before anything is read."""
-        views = enlarged(builder.spec, self.views).views
-        classes = builder.num_classes if builder.pool is not None else 0
-        return Layout(len(data), views, self.backbone.embedding_size, self.dtype, classes)
+        views, by_person = enlarged(builder.spec, self.views).views, builder.spec.unit == "person"
+        # The views of one image have its label, unless public images join.
+        classes = builder.num_classes if builder.pool is not None or by_person else 0
+        rows = len(persons_of(data)) if by_person else len(data)
+        return Layout(rows, views, self.backbone.embedding_size, self.dtype, classes)
 
     def test_layout(self, data: ImageSource) -> Layout:
         """The layout of the test images' store."""
@@ -154,7 +170,8 @@ class FeatureCache:
         image = torch.randint(0, 256, (1, *image_shape), dtype=torch.uint8, device=self.device)
         label = torch.zeros(1, dtype=torch.int64, device=self.device)
         draws = builder.draw_views(1, np.random.default_rng())
-        views = builder.build(image, label, draws).views[0, :_PROBE_VIEWS]
+        source = torch.zeros(1, builder.spec.base_views).long()
+        views = builder.build(image, label, draws, source).views[0, :_PROBE_VIEWS]
         cores = torch.get_num_threads() if self.device.type == "cpu" else 1
         with cpu_parallel_map(self.device) as map_:
             for some in (views[:1], views):  # the first warms up
@@ -180,6 +197,7 @@ class FeatureCache:
         self.check(builder)
         whole = replace(builder, spec=enlarged(builder.spec, self.views))
         spec, pool = whole.spec, builder.pool
+        persons = persons_of(data) if spec.unit == "person" else None
         key = self._key(data, digests) | {
             "spec": asdict(spec),
             "seed": self.seed,
@@ -187,20 +205,35 @@ class FeatureCache:
         }
         store = FeatureStore(self.root, key, self.train_layout(data, builder))
 
-        def row(image: UInt8[Tensor, "C H W"], label: Tensor) -> Row:
-            draws = whole.draw_views(1, example_rng(image, label, self.seed))
-            made = whole.build(image[None].to(self.device), label[None].to(self.device), draws)
-            chunks = made.views[0].split(self.view_chunk or len(made.views[0]))
+        def row(images: UInt8[Tensor, "I C H W"], labels: Int64[Tensor, " I"]) -> Row:
+            draws, source = whole.draw_views(1, example_rng(images, labels, self.seed)), None
+            if persons is not None:
+                own, source = person_images([torch.arange(len(images))], draws, spec)
+                images, labels = images[own], labels[own]
+            made = whole.build(images.to(self.device), labels.to(self.device), draws, source)
+            views = made.views[0]
+            if spec.method == "none":  # without draws, a view of an image is always the same
+                views = views[: len(images)]
+            chunks = views.split(self.view_chunk or len(views))
             features = torch.cat([self._embedded(chunk) for chunk in chunks])
+            if spec.method == "none":
+                features = features[torch.arange(spec.views) % len(images)]
             return features[None], made.labels if store.layout.classes else None
 
         def rows(index: Tensor, map_: Map) -> Iterator[Row]:
-            return map_(row, data.images(index), data.labels[index])
+            places = [torch.tensor([i]) for i in index.tolist()]
+            if persons is not None:
+                places = [persons.images(i) for i in index.tolist()]
+            counts, together = [len(some) for some in places], torch.cat(places)
+            images = data.images(together).split(counts)
+            return map_(row, images, data.labels[together].split(counts))
 
-        self._fill(store, rows, lambda done: report(done * spec.views, len(data) * spec.views))
+        in_all = store.layout.rows * spec.views
+        self._fill(store, rows, lambda done: report(done * spec.views, in_all))
         return CachedViews(
-            builder.spec, spec, builder.num_classes, store.features(), store.labels(), data.labels
-        )
+            builder.spec, spec, builder.num_classes, store.features(), store.labels(), data.labels,
+            persons,
+        )  # fmt: skip
 
     def embed_test(self, data: ImageSource, report: Report) -> Float[Tensor, "N D"]:
         """Features of the images themselves, many at a time: the test split is not protected."""
@@ -248,11 +281,12 @@ class FeatureCache:
 
 
 def example_rng(
-    image: UInt8[Tensor, "C H W"], label: Int64[Tensor, ""], seed: int
+    images: UInt8[Tensor, "I C H W"], labels: Int64[Tensor, " I"], seed: int
 ) -> np.random.Generator:
     """The generator of one example's views: a function of the example and the public seed."""
-    digest = sha256(f"{seed} {int(label)} {list(image.shape)} ".encode())
-    digest.update(image.contiguous().numpy().tobytes())
+    of = " ".join(map(str, labels.tolist()))
+    digest = sha256(f"{seed} {of} {list(images.shape[1:])} ".encode())
+    digest.update(images.contiguous().numpy().tobytes())
     return np.random.default_rng(int.from_bytes(digest.digest(), "big"))
 
 

@@ -5,6 +5,8 @@ private labels hold.
 """
 
 import warnings
+from collections.abc import Sequence
+from dataclasses import replace
 
 from jaxtyping import Int64
 from torch import Tensor, nn
@@ -15,15 +17,16 @@ from dpmix.clipping.types import Engine, Loss, soft_cross_entropy
 from dpmix.data.fingerprint import find_repeats
 from dpmix.data.normalization import Normalization
 from dpmix.data.normalization import normalization as constants
-from dpmix.data.source import ImageSource, TensorSource, image_digests
+from dpmix.data.persons import Persons
+from dpmix.data.source import ImageSource, TensorSource, image_digests, persons_of
 from dpmix.data.torch_dataset import PairDataset, Range, example_origins, read_images
 from dpmix.errors import DpmixError
 from dpmix.pool.pool import PublicPool
 from dpmix.privacy.plan import PrivacyPlan
-from dpmix.privacy.repeats import epsilon_of_copies, refuse_repeats
+from dpmix.privacy.repeats import epsilon_of_copies, refuse_repeats, refuse_shared_images
 from dpmix.training.trainer import PrivateTrainer
 from dpmix.views.builder import ViewBuilder
-from dpmix.views.spec import ViewSpec
+from dpmix.views.spec import IMAGES_PER_PERSON, ViewSpec
 
 
 def make_private(
@@ -41,6 +44,7 @@ def make_private(
     engine: Engine = "auto",
     view_chunk: int | None = None,
     allow_repeats: bool = False,
+    persons: Sequence[object] | None = None,
 ) -> PrivateTrainer:
     """Make the steps of a training loop private.
 
@@ -78,9 +82,13 @@ def make_private(
         allow_repeats: train although some images occur more than once (equal pixels, or one example
             twice in a `Subset` or a `ConcatDataset`), and warn of the larger epsilon of the person
             in the most frequent one.
+        persons: who each image of `dataset` belongs to, such as patient numbers: the unit of
+            privacy is then a person. The plan's n counts persons, and its unit is `person`; up to
+            `views.images_per_person` images of each drawn person enter a step, 8 by default.
 
     Raises:
-        DpmixError: a plan for another number of examples, views by name alone, repeated images,
+        DpmixError: a plan for another number of examples or persons, persons that are not one for
+            each image, an image of two persons, views by name alone, repeated images,
             labels that the model has no output for, or as `read_images`, `ViewBuilder` and
             `PrivateTrainer` raise.
     """
@@ -88,16 +96,31 @@ def make_private(
         raise DpmixError(
             f"views is {views!r}; expected a dpmix.ViewSpec, such as dpmix.ViewSpec('mix-self')"
         )
-    source = _source(model, dataset, value_range)
-    if plan.n not in (None, len(source)):
+    source, views = _source(model, dataset, value_range), views or ViewSpec()
+    owners = None
+    if persons is not None:
+        source = _with_persons(source, persons)
+    count, of = len(source), "n=len(dataset)"
+    if plan.unit == "person":
+        owner = persons_of(source)
+        count, of, owners = len(owner), "n=len(set(persons)), unit='person'", owner.owner.numpy()
+        views = replace(views, images_per_person=views.images_per_person or IMAGES_PER_PERSON)
+    elif persons is not None:
         raise DpmixError(
-            f"the plan is for {plan.n} training examples and the dataset has {len(source)}; give "
-            "PrivacyPlan.calibrate(n=len(dataset))"
+            "persons are given and the plan's unit of privacy is an image; give "
+            "PrivacyPlan.calibrate(n=len(set(persons)), unit='person')"
+        )
+    if plan.n not in (None, count):
+        raise DpmixError(
+            f"the plan is for {plan.n} training {plan.unit}s and the dataset has {count}; give "
+            f"PrivacyPlan.calibrate({of})"
         )
     if plan.private:
         origins = None if isinstance(dataset, ImageSource) else example_origins(dataset)
-        found = find_repeats(image_digests(source), origins)
-        if not allow_repeats:
+        found = find_repeats(image_digests(source), origins, owners)
+        if owners is not None:
+            refuse_shared_images(found, source)
+        elif not allow_repeats:
             refuse_repeats(found, source, lambda m: epsilon_of_copies(plan, m, plan.steps))
         elif found.most > 1:
             copied = epsilon_of_copies(plan, found.most, plan.steps)
@@ -108,11 +131,31 @@ def make_private(
             )
     if isinstance(normalization, str):
         normalization = constants(normalization, source.image_shape[0])
-    builder = ViewBuilder(views or ViewSpec(), len(source.class_names), normalization, pool)
+    builder = ViewBuilder(views, len(source.class_names), normalization, pool)
     return PrivateTrainer(
         model, source, plan=plan, views=builder, optimizer=optimizer, loss=loss, seed=seed,
         engine=engine, view_chunk=view_chunk,
     )  # fmt: skip
+
+
+def _with_persons(source: ImageSource, persons: Sequence[object]) -> ImageSource:
+    """The same images, each with its person."""
+    if len(persons) != len(source):
+        raise DpmixError(
+            f"there are {len(persons)} persons for {len(source)} images; expected one for each"
+        )
+    names = ["" if one is None or one != one else str(one).strip() for one in persons]
+    if empty := names.count(""):
+        raise DpmixError(
+            f"{empty} image(s) have no person, such as image {names.index('')}; expected a name or "
+            "number for each"
+        )
+    if not isinstance(source, TensorSource):
+        raise DpmixError(
+            f"persons of a {type(source).__name__} can't be set; give pairs of an image and a "
+            "label, or a source that has persons"
+        )
+    return replace(source, persons=Persons.named(names))
 
 
 def _source(

@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from dpmix.clipping.engine import choose_engine, clipped_gradient_sum
 from dpmix.clipping.model_check import check_private
 from dpmix.clipping.types import ClippedSum, Engine, Loss, soft_cross_entropy, trainable, zero_sum
-from dpmix.data.source import ImageSource
+from dpmix.data.source import ImageSource, persons_of
 from dpmix.errors import DpmixError, is_out_of_memory
 from dpmix.files import to_json
 from dpmix.models.finetune import frozen_modules, train_mode
@@ -129,7 +129,8 @@ class PrivateTrainer:
         ranks.require_equal("views", views.spec)
         self._frozen = frozen_modules(model)
         self.device = self.parameters[0].device
-        self._sampler = sampler or PoissonSampler(plan, len(data))
+        count = len(persons_of(data)) if plan.unit == "person" else len(data)
+        self._sampler = sampler or PoissonSampler(plan, count)
         self._noise = noise or GaussianNoise(plan)
         self._clip = clipped_sum or PrivateTrainer.clipped_sum
         self._randomness = Randomness(seed, ranks.rank)
@@ -328,6 +329,11 @@ def _refuse_unfit_parts(
     parameters: list[nn.Parameter],
     ranks: Ranks,
 ) -> None:
+    if plan.unit != spec.unit:
+        raise DpmixError(
+            f"the plan's unit of privacy is '{plan.unit}' and the views' is '{spec.unit}'; give "
+            "PrivacyPlan.calibrate(unit='person') and ViewSpec(images_per_person=8), or neither"
+        )
     if plan.sensitivity_multiplier != spec.sensitivity_multiplier:
         raise DpmixError(
             f"method {spec.method} has sensitivity {spec.sensitivity_multiplier}C but the plan was "

@@ -1,5 +1,7 @@
 """Examples -> views: the builder of every method.
 
+An example is a unit of privacy: an image, or a person with all their images.
+
 Guarantee: the views of group g are a function of group g's private image(s), its own draws and
 public data. Nothing else in the batch is read (`tests/properties/test_isolation.py`).
 """
@@ -14,7 +16,7 @@ from jaxtyping import Float, Float32, Int64, UInt8
 from torch import Tensor
 
 from dpmix.data.normalization import Normalization
-from dpmix.data.source import ImageSource
+from dpmix.data.source import ImageSource, persons_of
 from dpmix.errors import DpmixError
 from dpmix.pool.class_map import UNLABELLED
 from dpmix.pool.pool import PublicPool
@@ -22,6 +24,7 @@ from dpmix.views.augment import check_padding, self_augment
 from dpmix.views.draws import ViewDraws, draw_views
 from dpmix.views.extra_augment import extra_augment
 from dpmix.views.mixup import mixup
+from dpmix.views.persons import person_images
 from dpmix.views.spec import ViewSpec
 
 
@@ -111,7 +114,9 @@ class ViewBuilder:
         return image_shape
 
     def check_data(self, data: ImageSource) -> None:
-        """Refuse images that are not larger than `spec.crop_padding`."""
+        """Refuse images that are not larger than `spec.crop_padding`, or that lack persons."""
+        if self.spec.unit == "person":
+            persons_of(data)
         if self.spec.method != "none":
             check_padding(self.spec.crop_padding, *data.image_shape[1:])
 
@@ -123,37 +128,51 @@ class ViewBuilder:
         device: torch.device,
     ) -> ViewSet:
         """Return views of `examples`, on `device`, with fresh random draws from `rng`."""
-        images = data.images(examples).to(device, non_blocking=True)
-        labels = data.labels[examples].to(device, non_blocking=True)
         draws = self.draw_views(len(examples) // self.spec.examples_per_group, rng)
-        return self.build(images, labels, draws)
+        places, source = examples, None
+        if self.spec.unit == "person":
+            of = persons_of(data)
+            places, source = person_images(
+                [of.images(p) for p in examples.tolist()], draws, self.spec
+            )
+        images = data.images(places).to(device, non_blocking=True)
+        labels = data.labels[places].to(device, non_blocking=True)
+        return self.build(images, labels, draws, source)
 
     def draw_views(self, groups: int, rng: np.random.Generator) -> ViewDraws:
         """Make fresh random draws for `groups` view sets."""
         return draw_views(self.spec, groups, rng)
 
     def build(
-        self, images: UInt8[Tensor, "B C H W"], labels: Int64[Tensor, " B"], draws: ViewDraws
+        self,
+        images: UInt8[Tensor, "B C H W"],
+        labels: Int64[Tensor, " B"],
+        draws: ViewDraws,
+        source: Int64[Tensor, "G A"] | None = None,
     ) -> ViewSet:
-        """Build the views of B examples: G = B groups, or B / 2 pairs for `microbatch-mixup`.
+        """Build the views of B images: G = B groups, or B / 2 pairs for `microbatch-mixup`.
 
         Args:
             images: private images, 0..255.
             labels: their classes in [0, L).
             draws: one row per group, from `draw_views`.
+            source: which of the images each base view is cut from, where the unit is a person
+                (`person_images`). None: an image is a unit, and the members of a pair take turns.
 
         Returns:
             Views on the images' device, float32, and soft labels that sum to one. The order is
             base views, public views, mixtures.
         """
         spec, draws, device = self.spec, draws.to(images.device), images.device
-        # Which image each base view is cut from: a pair's members take turns.
-        members = spec.examples_per_group
-        turn = torch.arange(spec.base_views, device=device) % members
-        source = torch.arange(len(draws.top), device=device)[:, None] * members + turn
+        if source is None:
+            members = spec.examples_per_group
+            turn = torch.arange(spec.base_views, device=device) % members
+            source = torch.arange(len(draws.top), device=device)[:, None] * members + turn
+        source = source.to(device)
         classes = labels[source]
         if self.pool is not None:
-            # Which public images join depends on the group's draws and its own class alone.
+            # Which public images join depends on the group's draws and the class of its first
+            # view alone.
             bits, own = (part.to(self.pool.labels.device) for part in (draws.public, classes[:, 0]))
             drawn = self.pool.draw(bits, own, spec.pool_draw).to(device)
             public, public_classes = self.pool.take(drawn)

@@ -21,7 +21,7 @@ PUBLIC_BITS = 1 << 62
 
 @dataclass(frozen=True)
 class ViewDraws:
-    """Draws for G groups: A augmentations (one a view), D public draws, M mixtures."""
+    """Draws for G groups: A augmentations (one a view), D public draws, M mixtures, E units."""
 
     top: Int64[Tensor, "G A"]  # row of the crop in the padded image
     left: Int64[Tensor, "G A"]  # column of the crop in the padded image
@@ -33,6 +33,8 @@ class ViewDraws:
     weight: Float32[Tensor, "G M"]  # lambda of each mixture, in [0, 1]
     # U uniform numbers for the extra augmentation of each view; U is 0 without one
     extra: Float32[Tensor, "G A U"]
+    # seeds that choose among each person's images; without persons E is 0
+    images: Int64[Tensor, "G E"]
 
     def rows(self, index: Int64[Tensor, " R"] | slice) -> "ViewDraws":
         """Return the draws of the chosen groups."""
@@ -48,13 +50,15 @@ def draw_views(spec: ViewSpec, groups: int, rng: np.random.Generator) -> ViewDra
 
     Crop offsets are uniform in [0, 2 * crop_padding], flips fair, public draws uniform in
     [0, PUBLIC_BITS), the entries of a mixture a uniformly random ordered pair of distinct ones, and
-    its weight Beta(alpha, alpha). Extra draws, uniform in [0, 1), come last: the others stay.
+    its weight Beta(alpha, alpha). Extra draws, uniform in [0, 1), and those of persons' images,
+    uniform in [0, PUBLIC_BITS), come last: the others stay.
     """
     augmented = (groups, spec.unmixed_views)
     plain = spec.method == "none"
     offsets = 1 if plain else 2 * spec.crop_padding + 1
     flip = rng.random(augmented) < 0.5 if spec.flip and not plain else np.zeros(augmented, bool)
     extra = DRAWS_PER_VIEW if spec.extra_augment != "none" else 0
+    persons = spec.examples_per_group if spec.unit == "person" else 0
     mixed = (groups, spec.mixed_views)
     first = rng.integers(0, spec.pool_size, mixed)
     # Uniform over the entries other than `first`: a shift by 1 .. P-1 around the ring.
@@ -69,4 +73,5 @@ def draw_views(spec: ViewSpec, groups: int, rng: np.random.Generator) -> ViewDra
         second=torch.from_numpy((first + shift) % spec.pool_size),
         weight=torch.from_numpy(weight.astype(np.float32)),
         extra=torch.from_numpy(rng.random((*augmented, extra), dtype=np.float32)),
+        images=torch.from_numpy(rng.integers(0, PUBLIC_BITS, (groups, persons))),
     )

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from dpmix.data.persons import Unit
 from dpmix.data.splits import shares
 from dpmix.errors import DpmixError, explain, nearest
 from dpmix.views.extra_augment import ExtraAugment
@@ -19,6 +20,8 @@ PoolDraw = Literal["uniform", "same-class", "other-class"]
 PoolRole = Literal["mix", "extra"]
 
 METHODS: tuple[str, ...] = get_args(Method)
+IMAGES_PER_PERSON = 8
+_OF_ALL = ("method", "images_per_person")  # settings that every method reads
 
 
 class _Method(BaseModel):
@@ -97,6 +100,8 @@ class ViewSpec:
         average: `all` views enter the mean gradient, or only the mixtures (`mixed-only`).
         pool_draw: `mix-diff`: any public image (`uniform`), those of the own or the other classes.
         pool_role: `mix-diff`: public images are views and mixed (`mix`), or views only (`extra`).
+        images_per_person: the unit is a person: the K_BASE views are cut from up to this many of
+            the person's images, drawn anew at each step, as evenly as possible. None: an image.
 
     Raises:
         DpmixError: an unknown name, or a value outside the bounds of the method.
@@ -113,6 +118,7 @@ class ViewSpec:
     average: Average = "all"
     pool_draw: PoolDraw = "uniform"
     pool_role: PoolRole = "mix"
+    images_per_person: int | None = None
 
     def __post_init__(self) -> None:
         if self.method not in _KINDS:
@@ -121,6 +127,8 @@ class ViewSpec:
             _KINDS[self.method].model_validate(asdict(self))
         except ValidationError as error:
             raise DpmixError(explain(error, f" with method {self.method}")) from None
+        if self.images_per_person is not None and self.images_per_person < 1:
+            raise DpmixError(f"images_per_person is {self.images_per_person}; expected 1 or more")
 
     @classmethod
     def from_settings(cls, views: Mapping[str, Any], *, flip: bool) -> "ViewSpec":
@@ -142,7 +150,12 @@ class ViewSpec:
         settings = _KINDS[self.method].model_fields
         # A setting with a single choice changes nothing.
         read = {name for name, one in settings.items() if len(get_args(one.annotation)) != 1}
-        return frozenset(field.name for field in fields(self)) - read - {"method"}
+        return frozenset(field.name for field in fields(self)) - read - {*_OF_ALL}
+
+    @property
+    def unit(self) -> Unit:
+        """The unit of privacy that the views are made for."""
+        return "image" if self.images_per_person is None else "person"
 
     @property
     def mixes(self) -> bool:
@@ -152,7 +165,7 @@ class ViewSpec:
     @property
     def base_views(self) -> int:
         """Number of views of private pixels before mixing."""
-        return 1 if self.method == "none" else self.k_base
+        return (self.images_per_person or 1) if self.method == "none" else self.k_base
 
     @property
     def public_views(self) -> int:
@@ -181,16 +194,17 @@ class ViewSpec:
 
     @property
     def examples_per_group(self) -> int:
-        """Private examples behind one clipped gradient: 2 for `microbatch-mixup`, else 1."""
+        """Private units behind one clipped gradient: 2 for `microbatch-mixup`, else 1."""
         return 2 if self.method == "microbatch-mixup" else 1
 
     @property
     def sensitivity_multiplier(self) -> int:
         """Sensitivity of the sum of clipped gradients, in units of C, under add/remove-one.
 
-        1 where a view set reads one private example: adding or removing the example adds or
-        removes one vector of norm at most C. That holds for every `pool_draw`: which public images
-        join depends on the example's own label at most (`pool/pool.py`). 2 for `microbatch-mixup`:
+        1 where a view set reads one private unit, an image or all images of a person: adding or
+        removing the unit adds or removes one vector of norm at most C. That holds for every
+        `pool_draw`: which public images join depends on the unit's own labels at most
+        (`pool/pool.py`). 2 for `microbatch-mixup`:
         `views/mixup.py` proves it.
         """
         return self.examples_per_group
@@ -207,10 +221,13 @@ def enlarged(spec: ViewSpec, views: int) -> ViewSpec:
     """The spec whose K is `views` (M), with the kinds in the proportions of `spec`.
 
     Of each kind there are at least as many views as `spec` has. Mixtures are drawn from the larger
-    pool. Method `none` always has one view. M smaller than the K of `spec` is refused.
+    pool. Method `none` has one view of an image. M smaller than the K of `spec` is refused. The M
+    views of a person are of as many images as there are base views.
     """
     if spec.method == "none":
-        return spec
+        if spec.images_per_person is None:
+            return spec
+        return replace(spec, images_per_person=max(views, spec.images_per_person))
     if views < spec.views:
         raise DpmixError(
             f"cache_views is {views}; a step of {spec.method} averages {spec.views} views: "
@@ -218,9 +235,11 @@ def enlarged(spec: ViewSpec, views: int) -> ViewSpec:
         )
     more = shares(list(kinds(spec)), views)
     # With `mixed-only` the views that are mixed do not enter the average; their number stays.
+    k_base = more[0] or spec.k_base
     return replace(
         spec,
-        k_base=more[0] or spec.k_base,
+        k_base=k_base,
         k_diff=more[1] or spec.k_diff,
         k_self=more[2] if spec.mixes else spec.k_self,
+        images_per_person=spec.images_per_person and max(k_base, spec.images_per_person),
     )

@@ -1,0 +1,147 @@
+"""Where file names lead to persons: a CSV of files and persons, or a pattern on the path."""
+
+import csv
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dpmix.data.splits import plain_name
+from dpmix.errors import DpmixError
+
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class PersonRule:
+    """Where file names lead to persons: a list of files, or a pattern on the path.
+
+    Attributes:
+        listed: a file's path, or its bare name -> its person; None: `pattern` decides.
+        pattern: a regular expression; its groups, or else its match, is the person.
+        source: what error messages call the rule.
+    """
+
+    listed: Mapping[str, str] | None
+    pattern: "re.Pattern[str] | None"
+    source: str
+
+    def of(self, names: Sequence[str]) -> tuple[str, ...]:
+        """The person of every file, given by its path relative to the data folder.
+
+        Raises:
+            DpmixError: files without a person, with their number and examples.
+        """
+        found = [self._person(name) for name in names]
+        missing = [name for name, one in zip(names, found, strict=True) if not one]
+        if missing:
+            raise DpmixError(
+                f"{self.source} gives no person for {len(missing)} image(s): {_few(missing)}; "
+                "expected one for every training and test image"
+            )
+        return tuple(one for one in found if one)
+
+    def _person(self, name: str) -> str | None:
+        if self.listed is not None:
+            name = plain_name(name)
+            return self.listed.get(name) or self.listed.get(name.rpartition("/")[2])
+        assert self.pattern is not None
+        match = self.pattern.search(name)
+        if match is None:
+            return None
+        return "/".join(one or "" for one in match.groups()) if match.groups() else match[0]
+
+
+def person_rule(csv_path: Path | None, pattern: str | None, root: Path) -> PersonRule | None:
+    """The rule that the settings give for the files in the folder `root`; None without one.
+
+    Raises:
+        DpmixError: both are given, a pattern that is none, or a file as `_read_list` refuses.
+    """
+    if csv_path is not None and pattern is not None:
+        raise DpmixError("persons and person_pattern were both given; give one of them")
+    if csv_path is not None:
+        return PersonRule(_read_list(csv_path, root), None, f"'{csv_path}'")
+    if pattern is None:
+        return None
+    try:
+        return PersonRule(None, re.compile(pattern), f"person_pattern '{pattern}'")
+    except re.error as error:
+        raise DpmixError(
+            f"person_pattern '{pattern}' is no regular expression ({error}); expected one such as "
+            r"'patient(\d+)'"
+        ) from None
+
+
+def _read_list(path: Path, root: Path) -> dict[str, str]:
+    """Read a CSV with the columns `file` and `person`.
+
+    A file is a path relative to the data folder or to the list's own folder, an absolute path, or
+    the bare name of a file.
+    """
+    rows = _rows(path)
+    persons: dict[str, str] = {}
+    empty, clash = [], []
+    for file, person in rows:
+        if not person:
+            empty.append(file)
+            continue
+        names = [*_names_of(file, path.resolve().parent, root.resolve())]
+        if any(persons.setdefault(name, person) != person for name in names):
+            clash.append(file)
+    if empty:
+        raise DpmixError(f"'{path}': {len(empty)} file(s) have an empty person: {_few(empty)}; "
+                         "expected a name for each")  # fmt: skip
+    if clash:
+        raise DpmixError(
+            f"'{path}': {len(clash)} file(s) are listed under two persons: {_few(clash)}; expected "
+            "one person for each image: leave images that show two people out, or give both one "
+            "name"
+        )
+    return persons
+
+
+def _rows(path: Path) -> list[tuple[str, str]]:
+    try:
+        # Excel writes a byte order mark; newline="" lets the reader see Windows line ends.
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            reader = csv.DictReader(stream, strict=True)
+            columns = [*(reader.fieldnames or ())]
+            if not {"file", "person"} <= {*columns}:
+                raise DpmixError(
+                    f"'{path}' has the columns {', '.join(columns) or 'of nothing'}; expected file "
+                    "and person, separated by commas"
+                )
+            rows = [((row["file"] or "").strip(), (row["person"] or "").strip()) for row in reader]
+    except OSError as error:
+        raise DpmixError(
+            f"persons '{path}' cannot be read ({error.strerror}); expected a CSV file with the "
+            "columns file and person"
+        ) from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DpmixError(
+            f"persons '{path}' is no CSV file in UTF-8 ({error}); expected the columns file and "
+            "person: save it as UTF-8"
+        ) from None
+    if not rows:
+        raise DpmixError(f"persons '{path}' lists no file; expected one line for each image")
+    return [(file, plain_name(person)) for file, person in rows]
+
+
+def _names_of(file: str, own: Path, root: Path) -> Iterable[str]:
+    """What a listed file may be called in the data folder."""
+    text = plain_name(file.replace("\\", "/"))
+    while text.startswith("./"):
+        text = text[2:]
+    if not text.startswith("/"):
+        yield text
+    resolved = (own / text).resolve()
+    if resolved.is_relative_to(root):
+        relative = plain_name(resolved.relative_to(root).as_posix())
+        if relative != text:
+            yield relative
+
+
+def _few(names: Sequence[str]) -> str:
+    shown = ", ".join(f"'{name}'" for name in names[:_SHOWN])
+    return shown + (", ..." if len(names) > _SHOWN else "")
