@@ -16,6 +16,7 @@ from dpmix.cli.progress import counting_bar, decoding_bar, share_bar, stdout
 from dpmix.errors import DISTRIBUTION, DpmixError, nearest
 from dpmix.files import to_json, write_text
 from dpmix.privacy.plan import PrivacyPlan
+from dpmix.privacy.repeats import epsilon_of_copies
 from dpmix.reports.audit_report import AuditFindings, AuditReport, Kind
 from dpmix.reports.statement import shown_epsilon, shown_sigma
 from dpmix.reports.summary import two_columns
@@ -38,6 +39,14 @@ def calibrate(
     sigma: Annotated[
         list[float] | None, typer.Option(help="noise multiplier to account for; repeatable")
     ] = None,
+    images_per_person: Annotated[
+        list[int] | None,
+        typer.Option(
+            min=2,
+            help="also show epsilon of a person with this many of N images, at the "
+            "same delta; repeatable",
+        ),
+    ] = None,
 ) -> None:
     """Show the noise that an epsilon needs, or the epsilon that a noise gives; reads no data."""
 
@@ -48,15 +57,19 @@ def calibrate(
         )  # fmt: skip
 
     silent, console = plan(inf), stdout()
+    several = sorted({*(images_per_person or ())})
     table = Table(
-        "sigma", "epsilon (PLD)", "epsilon (RDP)",
+        "sigma", "epsilon (PLD)", "epsilon (RDP)", *(f"of a person with {m}" for m in several),
         caption=f"q {silent.sampling_rate:g}, {silent.steps} steps, delta {silent.delta:g}",
     )  # fmt: skip
     with console.status("a few seconds for each row"):
         plans = [plan(target) for target in epsilon or ([] if sigma else [1.0, 2.0, 4.0, 8.0])]
         plans += [replace(silent, noise_multiplier=s, max_grad_norm=1.0) for s in sigma or []]
         for row in sorted(plans, key=lambda plan: -plan.noise_multiplier):
-            epsilons = (shown_epsilon(value, 4) for value in (row.epsilon, row.epsilon_rdp))
+            of_persons = (epsilon_of_copies(row, m, row.steps) for m in several)
+            epsilons = (
+                shown_epsilon(value, 4) for value in (row.epsilon, row.epsilon_rdp, *of_persons)
+            )
             table.add_row(shown_sigma(row.noise_multiplier), *epsilons)
     console.print(table)
 

@@ -25,7 +25,7 @@ SUFFIXES = frozenset({
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".dib", ".webp", ".tif", ".tiff",
     ".gif", ".ppm", ".pgm", ".pbm", ".pnm",
 })  # fmt: skip
-_RUNNING = re.compile(r"(.*[^\W_]\d*)[-_ .]\d+\.\w+", re.DOTALL)  # a stem, a number, a suffix
+_RUNNING = re.compile(r"(.*[^\W_])[-_ .]+\d+\.\w+", re.DOTALL)  # a stem, a number, a suffix
 LITTER = frozenset({"__macosx", "@eadir", "thumbs.db", "ehthumbs.db", "desktop.ini"})
 """What systems leave among images, in any case of their letters."""
 
@@ -143,11 +143,13 @@ def _drawn_split(
 
 
 def _numbered(names: Sequence[str]) -> str | None:
-    """A file of one of many stems that occur with several running numbers, such as p7_2.png."""
-    found = [match for name in names if (match := _RUNNING.fullmatch(name))]
+    """A file of many whose names differ in a running number alone, such as p7_1.png and p7_2.png.
+
+    The class folder does not count. A set that is only numbered has few stems.
+    """
+    found = [match for name in names if (match := _RUNNING.fullmatch(name.rpartition("/")[2]))]
     stems = Counter(match[1] for match in found)
     several = [match[0] for match in found if stems[match[1]] > 1]
-    # A set that is only numbered (img_1, img_2, ...) has few stems.
     return several[0] if len(several) > len(names) / 2 and len(stems) > len(names) / 20 else None
 
 

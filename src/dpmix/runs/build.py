@@ -181,7 +181,7 @@ def build_run(
             refuse_shared_images(repeats, splits.train)
         elif not config.privacy.allow_repeats and resumed is None:
             refuse_repeats(repeats, splits.train, lambda m: epsilon_of_copies(plan, m, plan.steps))
-    if not trial and ranks.is_main:
+    if ranks.is_main:
         warn_of_persons(plan, splits)
     loaded = _read_pool(config, splits, progress)
     pool = loaded.pool if loaded else None
