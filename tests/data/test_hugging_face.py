@@ -119,3 +119,21 @@ def test_a_configuration_is_chosen_by_its_name(tmp_path):
 def test_nothing_is_fetched_unless_asked_for():
     with pytest.raises(DpmixError, match=r"'hf:no-such/set' can't be loaded .*--download"):
         load_splits("hf:no-such/set")
+
+
+def test_a_column_names_the_persons(tmp_path):
+    kinds = KINDS | {"subject": datasets.Value("string")}
+    sides = {
+        side: rows(6, seed) | {"subject": [f"{side}{i // 2}" for i in range(6)]}
+        for seed, side in enumerate(("train", "test"))
+    }
+    data = stored(tmp_path / "set", sides, kinds)
+    splits = load_splits(data, person_column="subject")
+    assert splits.train.persons.owner.tolist() == [0, 0, 1, 1, 2, 2]
+    assert load_splits(data).train.persons is None
+    with pytest.raises(DpmixError, match="has no column 'subjekt': did you mean 'subject'"):
+        load_splits(data, person_column="subjekt")
+    sides["train"]["subject"][3] = None
+    data = stored(tmp_path / "other", sides, kinds)
+    with pytest.raises(DpmixError, match=r"names no person in 1 row.s., such as row 3"):
+        load_splits(data, person_column="subject")

@@ -11,6 +11,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -23,9 +24,12 @@ from dpmix.errors import DpmixError
 from dpmix.privacy.noise import GaussianNoise
 from dpmix.privacy.randomness import Randomness
 from dpmix.privacy.sampling import PoissonSampler
+from dpmix.reports.metrics import read_metrics
 from dpmix.runs.checkpoint import newest_checkpoint
+from dpmix.runs.load import load_run
 from dpmix.training.distributed import ALONE, Ranks, is_first_to_fail, start
 from dpmix.views import ViewSpec
+from pictures import write_class_folders
 from rank_worker import SEED, STEPS, N, data, model, plan, trainer, views
 
 WORKER = Path(rank_worker.__file__)
@@ -243,3 +247,34 @@ def test_the_line_of_the_docs_joins_machines(image_root, tmp_path):
     statement = json.loads((tmp_path / "run" / "privacy.json").read_text())
     assert (statement["processes"], statement["complete"]) == (2, True)
     assert sum("report.html" in one for one in outputs) == 1, outputs  # rank 0 alone prints
+
+
+def test_a_run_of_persons_from_the_pools_start_is_that_of_one_process(tmp_path):
+    """Without noise and with everyone in every step, the number of processes changes nothing."""
+    rng = np.random.default_rng(0)
+    write_class_folders(tmp_path / "pool", 10, rng)
+    write_class_folders(tmp_path / "scans" / "test", 4, rng)
+    write_class_folders(tmp_path / "scans" / "train", 15, rng)
+    for side in ("train", "test"):
+        for file in (tmp_path / "scans" / side).glob("*/*"):
+            person = f"{side}{int(file.stem) % 7}"
+            file.rename(file.with_name(f"{person}_{file.parent.name}{file.name}"))
+    command = [
+        "--data", tmp_path / "scans", "--person-pattern", r"(\w+?)_", "--backbone", "scatternet",
+        "--backbone-size", "16", "--method", "none", "--pool", tmp_path / "pool", "--epsilon",
+        "inf", "--expected-batch-size", "7", "--steps", "3", "--seed", "1", "--cache-dir",
+    ]  # fmt: skip
+    started = []
+    for size in (1, 2):
+        folder = tmp_path / f"run{size}"
+        flags = [*command, tmp_path / f"features{size}", "--output", folder]
+        process = torchrun(size, "-m", "dpmix", "train", *flags)
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+        stated = json.loads((folder / "privacy.json").read_text())
+        assert (stated["examples"], stated["processes"]) == (7, size)
+        started.append(load_run(folder).model.head.state_dict())
+        assert read_metrics(folder / "metrics.json").start_accuracy > 0.8
+    for name, weight in started[0].items():
+        assert torch.allclose(weight, started[1][name], atol=1e-4), name
+        assert weight.abs().max() > 0

@@ -181,6 +181,43 @@ def test_an_example_of_another_dataset_is_no_repeat(recwarn):
     assert not [one for one in recwarn if "times" in str(one.message)]
 
 
+PEOPLE = ["a", "b", "b", "c", "c", "c", "a", "d", "e", "e", "f", "g"]
+
+
+def test_persons_are_the_unit_where_they_are_given():
+    drawn = []
+    run = private(plan(unit="person", n=7), persons=PEOPLE)
+    assert run.views.spec.images_per_person == 8
+    run.views.check_data(run.data)
+    run._clip = lambda self, units, draws: (
+        drawn.append(len(units)) or self.clipped_sum(units, draws)
+    )
+    run.step()
+    assert drawn == [7]
+    numbers = private(plan(unit="person", n=7), persons=[ord(one) for one in PEOPLE])
+    assert len(numbers.data.persons) == 7
+
+
+@pytest.mark.parametrize(("changes", "persons", "expected"), [
+    ({"unit": "person", "n": 12}, PEOPLE, "for 12 training persons and the dataset has 7"),
+    ({"unit": "person"}, PEOPLE[:5], "there are 5 persons for 12 images"),
+    ({"unit": "person"}, [*PEOPLE[:11], None], "1 image.s. have no person, such as image 11"),
+    ({}, PEOPLE, "the plan's unit of privacy is an image; give PrivacyPlan.calibrate"),
+    ({"unit": "person"}, None, r"have no persons; give --persons .*persons="),
+])  # fmt: skip
+def test_persons_that_do_not_fit_are_refused(changes, persons, expected):
+    with pytest.raises(DpmixError, match=expected):
+        private(plan(**changes), persons=persons)
+
+
+def test_an_image_of_two_persons_is_refused():
+    data = source()
+    data.pixels[1] = data.pixels[0]
+    with pytest.raises(DpmixError, match="belong to two persons or more, such as image 0 and"):
+        private(plan(unit="person"), data=data, persons=PEOPLE)
+    private(plan(unit="person"), data=data, persons=["a", "a", *PEOPLE[2:]])
+
+
 def test_the_code_of_the_docs_runs(capsys):
     page = (Path(__file__).parents[2] / "docs/from-opacus.md").read_text()
     begin, evaluation, repeats, weighted = re.findall(

@@ -118,7 +118,7 @@ class ViewConfig(Section):
     images_per_person: int | None = Field(
         None,
         ge=1,
-        description="most images of a person in a step, drawn anew each time; default "
+        description="most images of a person in a step, drawn again each time; default "
         f"{IMAGES_PER_PERSON}",
     )
 

@@ -101,7 +101,7 @@ class ViewSpec:
         pool_draw: `mix-diff`: any public image (`uniform`), those of the own or the other classes.
         pool_role: `mix-diff`: public images are views and mixed (`mix`), or views only (`extra`).
         images_per_person: the unit is a person: the K_BASE views are cut from up to this many of
-            the person's images, drawn anew at each step, as evenly as possible. None: an image.
+            the person's images, drawn again at each step, as evenly as possible. None: an image.
 
     Raises:
         DpmixError: an unknown name, or a value outside the bounds of the method.
