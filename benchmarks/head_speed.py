@@ -19,7 +19,7 @@ import torch
 from dpmix.data import TensorSource
 from dpmix.models.head import LinearHead
 from dpmix.privacy.plan import PrivacyPlan
-from dpmix.training.feature_cache import CachedViews
+from dpmix.training.cached_views import CachedViews
 from dpmix.training.trainer import PrivateTrainer
 from dpmix.views import ViewSpec
 

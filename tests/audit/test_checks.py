@@ -11,7 +11,7 @@ from torch import nn
 
 from audit_subject import linear_model, plan, planted
 from dpmix.audit.checks import ExampleChecks, ReleaseChecks, of_every_class
-from dpmix.training.feature_cache import CachedViews
+from dpmix.training.cached_views import CachedViews
 from dpmix.training.optimizer import OPTIMIZERS, build_optimizer, build_schedule
 from dpmix.views import ViewSpec
 

@@ -16,8 +16,9 @@ from dpmix.data.source import ImageSource
 from dpmix.data.splits import Splits
 from dpmix.errors import DpmixError
 from dpmix.models.head import BackboneClassifier
+from dpmix.training.cached_views import CachedViews
 from dpmix.training.evaluate import Evaluation, evaluate, evaluate_features
-from dpmix.training.feature_cache import CachedViews, FeatureCache
+from dpmix.training.feature_cache import FeatureCache
 from dpmix.views.builder import ViewBuilder, ViewSet, ViewSource
 from dpmix.views.spec import ViewSpec
 

@@ -81,6 +81,6 @@ def warn_of_persons(plan: PrivacyPlan, splits: Splits) -> None:
         warnings.warn(
             f"there are {len(persons)} persons: averaged over all steps, the noise on each weight "
             f"has a standard deviation of {noise / plan.max_grad_norm:.2g} C, and a whole mean "
-            "gradient is at most C long; expect little at this epsilon",
+            "gradient is at most C long; more persons help most, then a head on a backbone",
             stacklevel=2,
         )

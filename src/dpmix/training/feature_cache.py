@@ -4,8 +4,8 @@ An example is a unit of privacy: an image, or a person with all their images.
 
 Formal guarantee: row i of the cache is a function of example i (its pixels and labels), public data
 (the backbone, the pool, the view seed) and nothing else: its views are built alone, their draws
-come from a hash of the example and the seed, and they are embedded in a batch of their own, since
-in a batch of several examples the last bits of one's features can depend on the others. So removing
+come from a hash of the example and the seed, and they share a pass of the backbone with others only
+where a probe saw that this changes no bit (`passes.py`). So removing
 an example removes its row and leaves every other row as it was, to the last bit; and a private step
 on cached views clips one gradient per row. The sensitivity is C, as with fresh views, for any fixed
 views: their seed need not be secret. `tests/properties/test_cache_isolation.py` checks it.
@@ -22,104 +22,28 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from dpmix.data.fingerprint import fingerprint
-from dpmix.data.persons import Persons
 from dpmix.data.source import ImageSource, persons_of
 from dpmix.errors import DpmixError
 from dpmix.models.backbones.backbone import Backbone
+from dpmix.training.cached_views import CachedViews
 from dpmix.training.feature_store import FeatureStore, Layout
-from dpmix.views.builder import ViewBuilder, ViewSet
+from dpmix.training.passes import Passes
+from dpmix.views.builder import ViewBuilder
 from dpmix.views.persons import person_images
-from dpmix.views.spec import ViewSpec, enlarged, kinds
+from dpmix.views.spec import enlarged
 
 CACHE_VIEWS = 36
-# Images read at a time, images of a test batch, and views whose time is measured.
-_READ, _TEST_BATCH, _PROBE_VIEWS = 256, 64, 8
+_READ = 256  # images read at a time
 
 # Called with (views done, views in all).
 Report = Callable[[int, int], None]
 Map = Callable[..., Iterator[Any]]
 # Features and soft labels of R examples.
 Row = tuple[Float[Tensor, "R M D"], Float[Tensor, "R M L"] | None]
-
-
-@dataclass(frozen=True, eq=False)
-class CachedViews:
-    """A `ViewSource` that draws from embedded views.
-
-    Attributes:
-        spec: the method, with K views.
-        cached: the same method with M views.
-        num_classes: number of classes, L.
-        features: embedded views, mapped from a file.
-        soft_labels: the views' labels; None if they have their example's label.
-        labels: class index of each image.
-        persons: who each image belongs to, where examples are persons.
-    """
-
-    spec: ViewSpec
-    cached: ViewSpec
-    num_classes: int
-    features: Float[Tensor, "N M D"]
-    soft_labels: Float[Tensor, "N M L"] | None
-    labels: Int64[Tensor, " I"]
-    persons: Persons | None = None
-
-    def view_shape(self, image_shape: tuple[int, int, int]) -> tuple[int, ...]:
-        """The shape of one embedded view, [D]."""
-        return (self.features.shape[2],)
-
-    def check_data(self, data: ImageSource) -> None:
-        """Refuse data with other labels or persons than those of the data that was embedded."""
-        same = torch.equal(data.labels, self.labels)
-        if self.persons is not None:
-            same = same and torch.equal(persons_of(data).owner, self.persons.owner)
-        if not same:
-            raise DpmixError(
-                "the feature cache holds examples with other labels; make it from the same data"
-            )
-
-    def sample(
-        self,
-        data: ImageSource,
-        examples: Int64[Tensor, " B"],
-        rng: np.random.Generator,
-        device: torch.device,
-    ) -> ViewSet:
-        """Draw K of the M views of each example without replacement, a fixed number of each kind.
-
-        `data` is not read: the features were made from it.
-        """
-        chosen = self._chosen(len(examples), rng)
-        rows = (examples[:, None] * self.features.shape[1] + chosen).flatten()
-        shape = (len(examples), self.spec.views, -1)
-        features = self.features.flatten(0, 1).index_select(0, rows).to(device).float()
-        if self.soft_labels is None:
-            own = F.one_hot(self.labels[examples].to(device), self.num_classes).float()
-            return ViewSet(features.view(shape), own[:, None].expand(-1, self.spec.views, -1))
-        soft = self.soft_labels.flatten(0, 1).index_select(0, rows).to(device).float()
-        # In half precision their sum differs from one by up to a thousandth.
-        soft = soft / soft.sum(dim=1, keepdim=True)
-        return ViewSet(features.view(shape), soft.view(shape))
-
-    def _chosen(self, count: int, rng: np.random.Generator) -> Int64[Tensor, "B K"]:
-        parts, start = [], 0
-        pairs = zip(kinds(self.spec), kinds(self.cached), strict=True)
-        for kind, (wanted, there) in enumerate(pairs):
-            order = np.broadcast_to(np.arange(there), (count, there))
-            if wanted < there and kind == 0 and self.spec.unit == "person":
-                # Neighbours are of different images, so that a person's images share the views.
-                first = rng.integers(0, there, (count, 1))
-                order = (first + np.arange(wanted)) % there
-            elif wanted < there:
-                order = rng.random((count, there)).argpartition(wanted - 1, axis=1)[:, :wanted]
-            parts.append(start + order)
-            start += there
-        return torch.from_numpy(np.concatenate(parts, axis=1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,7 +56,7 @@ class FeatureCache:
         views: number of embedded views per example, M.
         seed: seed of the views' random draws; public.
         dtype: `float16` or `float32`.
-        view_chunk: most views in one pass of the backbone; None: all views of one example.
+        view_chunk: most views in one pass of the backbone; None: a number that is fast.
         device: where to embed.
     """
 
@@ -171,13 +95,15 @@ class FeatureCache:
         label = torch.zeros(1, dtype=torch.int64, device=self.device)
         draws = builder.draw_views(1, np.random.default_rng())
         source = torch.zeros(1, builder.spec.base_views).long()
-        views = builder.build(image, label, draws, source).views[0, :_PROBE_VIEWS]
+        views = builder.build(image, label, draws, source).views[0]
+        passes = self._passes(image_shape, len(views))
+        views = views[:1].repeat(passes.size if passes.shared else len(views), 1, 1, 1)
         cores = torch.get_num_threads() if self.device.type == "cpu" else 1
         with cpu_parallel_map(self.device) as map_:
-            for some in (views[:1], views):  # the first warms up
+            for _ in range(2):  # the first warms up
                 start = time.perf_counter()
                 # Reading a value back waits for the device.
-                list(map_(lambda x: float(self._embedded(x).sum()), [some] * cores))
+                list(map_(lambda x: float(passes.embed(x).sum()), [views] * cores))
         return (time.perf_counter() - start) / (cores * len(views))
 
     def embed_train(
@@ -205,28 +131,40 @@ class FeatureCache:
         }
         store = FeatureStore(self.root, key, self.train_layout(data, builder))
 
-        def row(images: UInt8[Tensor, "I C H W"], labels: Int64[Tensor, " I"]) -> Row:
+        # The views of an example for `none` are its images, which may be fewer.
+        of_one = 1 if spec.method == "none" else spec.views
+        passes = self._passes(data.image_shape, of_one)
+
+        def views_of(
+            images: UInt8[Tensor, "I C H W"], labels: Int64[Tensor, " I"]
+        ) -> tuple[Float[Tensor, "V C H W"], Float[Tensor, "M L"]]:
             draws, source = whole.draw_views(1, example_rng(images, labels, self.seed)), None
             if persons is not None:
                 own, source = person_images([torch.arange(len(images))], draws, spec)
                 images, labels = images[own], labels[own]
             made = whole.build(images.to(self.device), labels.to(self.device), draws, source)
-            views = made.views[0]
-            if spec.method == "none":  # without draws, a view of an image is always the same
-                views = views[: len(images)]
-            chunks = views.split(self.view_chunk or len(views))
-            features = torch.cat([self._embedded(chunk) for chunk in chunks])
-            if spec.method == "none":
-                features = features[torch.arange(spec.views) % len(images)]
-            return features[None], made.labels if store.layout.classes else None
+            # Without draws, a view of an image is always the same: each is embedded once.
+            each = len(images) if spec.method == "none" else spec.views
+            return made.views[0, :each], made.labels[0]
+
+        def row(group: list[tuple[Tensor, Tensor]]) -> Row:
+            made = [views_of(*unit) for unit in group]
+            counts = [len(views) for views, _ in made]
+            features = passes.embed(torch.cat([views for views, _ in made])).split(counts)
+            turns = torch.arange(spec.views)
+            rows = torch.stack([some[turns % len(some)] for some in features])
+            labels = torch.stack([soft for _, soft in made])
+            return rows, labels if store.layout.classes else None
 
         def rows(index: Tensor, map_: Map) -> Iterator[Row]:
             places = [torch.tensor([i]) for i in index.tolist()]
             if persons is not None:
                 places = [persons.images(i) for i in index.tolist()]
             counts, together = [len(some) for some in places], torch.cat(places)
-            images = data.images(together).split(counts)
-            return map_(row, images, data.labels[together].split(counts))
+            images, labels = data.images(together), data.labels[together]
+            examples = list(zip(images.split(counts), labels.split(counts), strict=True))
+            starts = range(0, len(examples), passes.units)
+            return map_(row, [examples[i : i + passes.units] for i in starts])
 
         in_all = store.layout.rows * spec.views
         self._fill(store, rows, lambda done: report(done * spec.views, in_all))
@@ -239,14 +177,23 @@ class FeatureCache:
         """Features of the images themselves, many at a time: the test split is not protected."""
         store = FeatureStore(self.root, self._key(data), self.test_layout(data))
 
+        passes = self._passes(data.image_shape, 1)
+
         def row(images: Tensor) -> Row:
-            return self.backbone.features(images.to(self.device))[:, None], None
+            colours = images.to(self.device).expand(-1, 3, -1, -1)
+            views = self.backbone.normalization(colours)
+            return passes.embed(views)[:, None], None
 
         def rows(index: Tensor, map_: Map) -> Iterator[Row]:
-            return map_(row, data.images(index).split(_TEST_BATCH))
+            return map_(row, data.images(index).split(passes.size))
 
         self._fill(store, rows, lambda done: report(done, len(data)))
         return store.features().flatten(0, 1)
+
+    def _passes(self, image_shape: tuple[int, int, int], views: int) -> Passes:
+        shape = (3, *image_shape[1:])
+        with one_thread(self.device):  # as in `cpu_parallel_map`
+            return Passes(self.backbone.module, shape, self.device, views, self.view_chunk)
 
     def _fill(
         self,
@@ -264,11 +211,6 @@ class FeatureCache:
                     append(features, labels)
                     done += len(features)
                     report(done)
-
-    @torch.inference_mode()
-    def _embedded(self, views: Float[Tensor, "V C H W"]) -> Float[Tensor, "V D"]:
-        features: Tensor = self.backbone.module(views)
-        return features
 
     def _key(
         self, data: ImageSource, digests: UInt8[np.ndarray, "N 32"] | None = None
@@ -292,6 +234,18 @@ def example_rng(
 
 def _sha256(tensor: Tensor) -> str:
     return sha256(tensor.reshape(-1).numpy().data).hexdigest()
+
+
+@contextmanager
+def one_thread(device: torch.device) -> Iterator[None]:
+    """Compute on one thread, where `device` is the CPU."""
+    threads = torch.get_num_threads()
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @contextmanager
