@@ -82,6 +82,14 @@ def test_lists_that_do_not_give_one_person_for_each_image(tmp_path, text, messag
         listed(tmp_path, text).of(NAMES)
 
 
+def test_bare_names_that_two_files_have_are_refused(tmp_path):
+    rule = listed(tmp_path, "file,person\n1.png,x\n")
+    with pytest.raises(DpmixError, match=r"2 image.s. share a name with another: 'a/1.png', 'b/"):
+        rule.of(("a/1.png", "b/1.png"))
+    paths = listed(tmp_path, "file,person\na/1.png,x\nb/1.png,y\n")
+    assert paths.of(("a/1.png", "b/1.png")) == ("x", "y")
+
+
 def test_lists_that_cannot_be_read(tmp_path):
     with pytest.raises(DpmixError, match="is no CSV file in UTF-8"):
         listed(tmp_path, "file,person\nä,x\n", encoding="latin-1")

@@ -2,6 +2,7 @@
 
 import csv
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,13 @@ class PersonRule:
             DpmixError: files without a person, with their number and examples.
         """
         found = [self._person(name) for name in names]
+        bare = Counter(_bare(name) for name in names)
+        alike = [name for name in names if self._by_bare_name(name) and bare[_bare(name)] > 1]
+        if alike:
+            raise DpmixError(
+                f"{self.source} names files without their folders, and {len(alike)} image(s) share "
+                f"a name with another: {_few(alike)}; expected paths relative to the data folder"
+            )
         missing = [name for name, one in zip(names, found, strict=True) if not one]
         if missing:
             raise DpmixError(
@@ -41,10 +49,13 @@ class PersonRule:
             )
         return tuple(one for one in found if one)
 
+    def _by_bare_name(self, name: str) -> bool:
+        listed = self.listed or {}
+        return plain_name(name) not in listed and _bare(name) in listed
+
     def _person(self, name: str) -> str | None:
         if self.listed is not None:
-            name = plain_name(name)
-            return self.listed.get(name) or self.listed.get(name.rpartition("/")[2])
+            return self.listed.get(plain_name(name)) or self.listed.get(_bare(name))
         assert self.pattern is not None
         match = self.pattern.search(name)
         if match is None:
@@ -140,6 +151,10 @@ def _names_of(file: str, own: Path, root: Path) -> Iterable[str]:
         relative = plain_name(resolved.relative_to(root).as_posix())
         if relative != text:
             yield relative
+
+
+def _bare(name: str) -> str:
+    return plain_name(name).rpartition("/")[2]
 
 
 def _few(names: Sequence[str]) -> str:
