@@ -97,6 +97,42 @@ def test_lists_that_cannot_be_read(tmp_path):
         person_rule(tmp_path / "none.csv", None, tmp_path)
 
 
+def test_a_list_inside_the_data_folder_names_its_own_files(tmp_path):
+    root = tmp_path / "data"
+    for name in ("a/1.png", "b/1.png", "b/2.png"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    (root / "a" / "list.csv").write_text("file,person\n1.png,x\n2.png,z\n../b/1.png,y\n")
+    rule = person_rule(root / "a" / "list.csv", None, root)
+    assert rule.of(("a/1.png", "b/1.png")) == ("x", "y")
+    with pytest.raises(DpmixError, match="gives no person for 1 image"):
+        rule.of(("b/2.png",))  # the list means a file of its own folder
+    (root / "all.csv").write_text(f"file,person\n{root}/a/1.png,x\nb/1.png,y\n2.png,z\n")
+    rule = person_rule(root / "all.csv", None, root)
+    assert rule.of(("a/1.png", "b/1.png", "b/2.png")) == ("x", "y", "z")
+
+
+def test_a_path_and_a_bare_name_must_not_name_two_persons(tmp_path):
+    rule = listed(tmp_path, "file,person\ntrain/a/1.png,x\n1.png,y\n")
+    with pytest.raises(DpmixError, match=r"lists 1 file.s. under two persons, once by path"):
+        rule.of(("train/a/1.png",))
+
+
+@pytest.mark.parametrize("file", ["a\0b.png"])
+def test_a_listed_name_that_is_no_path_is_refused(tmp_path, file):
+    with pytest.raises(DpmixError, match="which is no path"):
+        listed(tmp_path, f"file,person\n{file},x\n")
+
+
+def test_a_pattern_with_alternatives_and_unicode_gives_one_name(tmp_path):
+    rule = person_rule(None, r"patient(\d+)|/p(\d+)", tmp_path)
+    assert rule.of(("a/patient17_1.png", "b/p17_2.png")) == ("17", "17")
+    rule = person_rule(None, r"([^/]+)_\d", tmp_path)
+    assert len({*rule.of(("a/Jos\u00e9_1.png", "b/Jose\u0301_2.png"))}) == 1
+    with pytest.raises(DpmixError, match="gives no person for 1 image"):
+        person_rule(None, "(foo)?(bar)?", tmp_path).of(("x.png",))
+
+
 def test_a_pattern_finds_the_person_in_the_path(tmp_path):
     names = ("train/a/patient7_1.png", "train/b/patient7_2.png", "train/a/patient12_1.png")
     assert person_rule(None, r"patient(\d+)", tmp_path).of(names) == ("7", "7", "12")

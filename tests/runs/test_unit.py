@@ -7,13 +7,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dpmix.data.named import load_splits
 from dpmix.data.source import persons_of
 from dpmix.errors import DpmixError
 from dpmix.privacy.accounting import epsilon_gaussian
+from dpmix.reports.compare import compare
 from dpmix.reports.verify import verify
 from dpmix.runs.build import build_run
 from dpmix.runs.config import Config
 from dpmix.runs.fit import fit
+from dpmix.runs.folder import RunFolder
+from dpmix.runs.load import read_facts
 from dpmix.training.distributed import Ranks
 
 PERSONS = 30
@@ -57,6 +61,8 @@ def test_persons_are_the_unit_where_images_have_them(data, tmp_path):
     assert verify(tmp_path / "run").statement.unit == "person"
     page = (tmp_path / "run" / "report.html").read_text()
     assert "views per person" in page and "one given person was among them" in page
+    assert "Draw: each person enters a step" in page and "images of the person" in page
+    assert "any one person with all their training images" in page
 
 
 def test_the_unit_can_be_an_image_and_a_warning_states_what_that_means(data, tmp_path):
@@ -68,7 +74,7 @@ def test_the_unit_can_be_an_image_and_a_warning_states_what_that_means(data, tmp
     assert sorted(several) == [2, 3, 5, 10]
     assert [*several.values()] == sorted(several.values()) and several[2] > stated["epsilon"]
     card = (tmp_path / "run" / "MODEL_CARD.md").read_text()
-    assert "assumed: one, not checked" in card and "That was not checked" in card
+    assert "epsilon of a person with several images" in card and "For a person with more" in card
     verify(tmp_path / "run")
 
 
@@ -114,6 +120,17 @@ def test_persons_that_do_not_fit_are_refused(tmp_path, changes, message):
     path = npz(tmp_path / "bad.npz", counts, **changes)
     with pytest.raises(DpmixError, match=message):
         build_run(Config.load(data=path, **SMALL))
+
+
+def test_arrays_of_persons_with_other_names_are_refused(tmp_path):
+    rng, path = np.random.default_rng(0), tmp_path / "names.npz"
+    arrays = {"x_training": images(rng, 6), "y_training": np.arange(6) % 2,
+              "x_testing": images(rng, 4), "y_testing": np.arange(4) % 2}  # fmt: skip
+    np.savez(path, **arrays, train_person=[0, 0, 1, 1, 2, 2], test_person=[7, 7, 8, 8])
+    assert len(load_splits(str(path)).train.persons) == 3
+    np.savez(path, **arrays, training_persons=[0, 0, 1, 1, 2, 2])
+    with pytest.raises(DpmixError, match="'training_persons', which names no split; expected"):
+        load_splits(str(path))
 
 
 def test_one_image_of_two_persons_is_refused(tmp_path):
@@ -170,6 +187,7 @@ def test_files_that_look_like_several_of_a_person_are_warned_of(tmp_path):
 @pytest.mark.parametrize(("settings", "message"), [
     ({"unit": "person"}, "the images have no persons; give --persons"),
     ({"images_per_person": 4}, "the unit of privacy is an image; give --persons"),
+    ({"persons": ""}, "persons '' does not apply to data 'mnist5k'"),
     ({"persons": "list.csv"}, "persons 'list.csv' does not apply to data 'mnist5k'"),
     ({"person_column": "subject"}, "does not apply to data 'mnist5k'; expected hf:NAME"),
 ])  # fmt: skip
@@ -189,3 +207,12 @@ def test_a_release_of_another_unit_does_not_count(data, tmp_path):
     config = Config.load(data=data, prior_releases=(str(tmp_path / "r.json"),), **SMALL)
     with pytest.raises(DpmixError, match="the unit of this run is one person"):
         build_run(config)
+
+
+@pytest.mark.filterwarnings("ignore:there are", "ignore:the unit of privacy is an image")
+def test_runs_of_two_units_are_not_added_up(data, tmp_path):
+    for unit in ("image", "person"):
+        fit(data=data, output=str(tmp_path / unit), unit=unit, **SMALL)
+    names, folders = ("image", "person"), [RunFolder(tmp_path / one) for one in ("image", "person")]
+    found = compare(names, [read_facts(one) for one in folders], set())
+    assert found.together is None and found.why_not == "some protect an image and some a person"

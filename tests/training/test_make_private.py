@@ -5,6 +5,7 @@ import re
 import textwrap
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -194,15 +195,27 @@ def test_persons_are_the_unit_where_they_are_given():
     )
     run.step()
     assert drawn == [7]
-    numbers = private(plan(unit="person", n=7), persons=[ord(one) for one in PEOPLE])
-    assert len(numbers.data.persons) == 7
+    kinds = (int, float, torch.tensor, np.int64, lambda n: np.array([n]), str)
+    numbers = [kinds[i % 6](ord(one)) for i, one in enumerate(PEOPLE)]
+    assert len(private(plan(unit="person", n=7), persons=numbers).data.persons) == 7
+
+
+def test_a_loop_goes_on_with_the_same_persons_alone():
+    state = private(plan(unit="person"), persons=PEOPLE).state()
+    private(plan(unit="person"), persons=PEOPLE).resume(state)
+    with pytest.raises(DpmixError, match="belong to other persons than in the saved steps"):
+        private(plan(unit="person"), persons=[*PEOPLE[1:], "a"]).resume(state)
 
 
 @pytest.mark.parametrize(("changes", "persons", "expected"), [
     ({"unit": "person", "n": 12}, PEOPLE, "for 12 training persons and the dataset has 7"),
-    ({"unit": "person"}, PEOPLE[:5], "there are 5 persons for 12 images"),
-    ({"unit": "person"}, [*PEOPLE[:11], None], "1 image.s. have no person, such as image 11"),
-    ({}, PEOPLE, "the plan's unit of privacy is an image; give PrivacyPlan.calibrate"),
+    ({"unit": "person"}, PEOPLE[:5], "persons is a list of 5 for 12 images"),
+    ({"unit": "person"}, set(PEOPLE), "persons is a set of 7 for 12 images"),
+    ({"unit": "person"}, dict.fromkeys(range(12)), "persons is a dict of 12 for 12 images"),
+    ({"unit": "person"}, [*PEOPLE[:11], None], "the person of image 11 is None; expected a name"),
+    ({"unit": "person"}, [*PEOPLE[:11], 0.5], "the person of image 11 is 0.5; expected a name"),
+    ({"unit": "person"}, ["a"] * 12, "all images belong to one person"),
+    ({}, PEOPLE, "have persons and the plan's unit of privacy is an image; give Pri"),
     ({"unit": "person"}, None, r"have no persons; give --persons .*persons="),
 ])  # fmt: skip
 def test_persons_that_do_not_fit_are_refused(changes, persons, expected):

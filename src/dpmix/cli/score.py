@@ -57,7 +57,8 @@ def score(
     """Count how many private training images a head that knows the pool alone gets right.
 
     The counts are released with Gaussian noise, which costs --spend. Give the report to dpmix train
-    with --prior-release, so that the guarantee of the run covers both.
+    with --prior-release, so that the guarantee of the run covers both. The unit of privacy is an
+    image, so the report counts in runs with --unit image alone.
     """
     console, report = stdout(), output or Path(f"{path.resolve().stem}-score.json")
     if report.exists():

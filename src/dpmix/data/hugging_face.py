@@ -128,6 +128,12 @@ def _owners(where: str, side: Any, column: str) -> tuple[str, ...]:
     if column not in side.features:
         raise DpmixError(f"{where} has no column '{column}': {nearest(column, [*side.features])}")
     values = side[column][:]
+    other = next((one for one in values if not isinstance(one, str | int | None)), None)
+    if other is not None:
+        raise DpmixError(
+            f"{where}: column '{column}' holds {other!r}; expected names or whole numbers: use "
+            f"cast_column, {_COPY}"
+        )
     names = tuple("" if one is None else plain_name(str(one)).strip() for one in values)
     if empty := names.count(""):
         raise DpmixError(

@@ -82,7 +82,7 @@ def load_splits(
                 "names persons in train_person and test_person"
             )
     if folder:
-        listed = Path(persons).expanduser() if persons else None
+        listed = None if persons is None else Path(persons).expanduser()
         rule = person_rule(listed, person_pattern, path)
         splits = folder_splits(path, options, test_fraction, rule)
     elif test_fraction is not None:

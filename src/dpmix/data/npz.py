@@ -131,7 +131,17 @@ class NpzArchive:
 
     def owners(self, sides: tuple[str, str], counts: list[int]) -> list[tuple[str, ...] | None]:
         """Return the persons of the images of each side, `{side}_person`; None without both."""
-        keys = [f"{side}_person" for side in sides]
+        found_of = {
+            side_of(name.removesuffix("_person")): name
+            for name in self.names
+            if name.endswith("_person")
+        }
+        keys = [found_of.get(side_of(side), f"{side}_person") for side in sides]
+        if others := [n for n in self.names if "person" in n.lower() and n not in keys]:
+            raise DpmixError(
+                f"{self.path.name} has the array '{others[0]}', which names no split; expected "
+                f"persons in '{keys[0]}' and '{keys[1]}': rename it"
+            )
         if not {*keys} & {*self.names}:
             return [None, None]
         found: list[tuple[str, ...] | None] = []

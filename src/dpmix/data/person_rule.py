@@ -3,12 +3,12 @@
 import csv
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from dpmix.data.splits import plain_name
-from dpmix.errors import DpmixError
+from dpmix.errors import DpmixError, one_line
 
 _SHOWN = 3
 
@@ -36,6 +36,17 @@ class PersonRule:
         found = [self._person(name) for name in names]
         bare = Counter(_bare(name) for name in names)
         alike = [name for name in names if self._by_bare_name(name) and bare[_bare(name)] > 1]
+        listed = self.listed or {}
+        twice = [
+            name
+            for name in names
+            if len({listed.get(plain_name(name)), listed.get(_bare(name))} - {None}) > 1
+        ]
+        if twice:
+            raise DpmixError(
+                f"{self.source} lists {len(twice)} file(s) under two persons, once by path and "
+                f"once by bare name: {_few(twice)}; expected one person for each image"
+            )
         if alike:
             raise DpmixError(
                 f"{self.source} names files without their folders, and {len(alike)} image(s) share "
@@ -57,10 +68,12 @@ class PersonRule:
         if self.listed is not None:
             return self.listed.get(plain_name(name)) or self.listed.get(_bare(name))
         assert self.pattern is not None
-        match = self.pattern.search(name)
+        match = self.pattern.search(plain_name(name))
         if match is None:
             return None
-        return "/".join(one or "" for one in match.groups()) if match.groups() else match[0]
+        # Of alternatives, those that did not match have no part.
+        parts = [one.strip() for one in (match.groups() or (match[0],)) if one]
+        return "/".join(filter(None, parts)) or None
 
 
 def person_rule(csv_path: Path | None, pattern: str | None, root: Path) -> PersonRule | None:
@@ -97,8 +110,8 @@ def _read_list(path: Path, root: Path) -> dict[str, str]:
         if not person:
             empty.append(file)
             continue
-        names = [*_names_of(file, path.resolve().parent, root.resolve())]
-        if any(persons.setdefault(name, person) != person for name in names):
+        name = _name_of(file, path.resolve().parent, root.resolve())
+        if persons.setdefault(name, person) != person:
             clash.append(file)
     if empty:
         raise DpmixError(f"'{path}': {len(empty)} file(s) have an empty person: {_few(empty)}; "
@@ -139,18 +152,24 @@ def _rows(path: Path) -> list[tuple[str, str]]:
     return [(file, plain_name(person)) for file, person in rows]
 
 
-def _names_of(file: str, own: Path, root: Path) -> Iterable[str]:
-    """What a listed file may be called in the data folder."""
+def _name_of(file: str, own: Path, root: Path) -> str:
+    """What a listed file is called in the data folder, or its bare name."""
     text = plain_name(file.replace("\\", "/"))
     while text.startswith("./"):
         text = text[2:]
-    if not text.startswith("/"):
-        yield text
-    resolved = (own / text).resolve()
-    if resolved.is_relative_to(root):
-        relative = plain_name(resolved.relative_to(root).as_posix())
-        if relative != text:
-            yield relative
+    try:
+        resolved = (own / text).resolve()
+        at_own = resolved.exists()
+        at_root = not text.startswith("/") and (root / text).exists()
+    except (ValueError, RuntimeError, OSError) as error:
+        raise DpmixError(
+            f"the list of persons names {file!r}, which is no path ({one_line(error)}); expected "
+            "files of the data folder"
+        ) from None
+    if resolved.is_relative_to(root) and (at_own or own != root) and not at_root:
+        # A path from the list's own folder is that one file, and no bare name.
+        return plain_name(resolved.relative_to(root).as_posix())
+    return text
 
 
 def _bare(name: str) -> str:

@@ -63,6 +63,11 @@ class TensorSource:
                 "C 1 or 3: rescale them by a range fixed beforehand"
             )
         check_labels(self.labels, len(self.pixels), self.class_names)
+        if self.persons is not None and len(self.persons.owner) != len(self.pixels):
+            raise DpmixError(
+                f"there are {len(self.persons.owner)} persons for {len(self.pixels)} images; "
+                "expected one for each"
+            )
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -153,8 +153,14 @@ class PrivacyPlan:
             )
         # Every field is checked before the search, which takes seconds.
         clipped = replace(unclipped, max_grad_norm=max_grad_norm)
-        if total == 0:  # nothing of the data is released, so any noise is enough
-            return replace(clipped, noise_multiplier=1.0)
+        if total == 0:  # nothing more is released, so any noise is enough
+            made = replace(clipped, noise_multiplier=1.0)
+            if made.epsilon > epsilon:
+                raise DpmixError(
+                    f"epsilon {epsilon:g} is less than the {made.epsilon:.3g} that the earlier "
+                    "releases spent; give a larger one"
+                )
+            return made
         target = (rate, total, epsilon, delta)
         if expected_runs is None:
             sigma = calibrate_sigma(*target, clipped.prior_releases)

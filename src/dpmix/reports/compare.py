@@ -81,7 +81,8 @@ def _data(runs: Sequence[RunFacts]) -> Differences:
     rows: list[tuple[str, list[Any]]] = [
         ("data set", _data_names(runs)),
         ("classes", [", ".join(run.settings["input"]["class_names"]) for run in runs]),
-        ("training images N", [run.statement.examples for run in runs]),
+        ("unit of privacy", [run.statement.unit for run in runs]),
+        ("training images or persons N", [run.statement.examples for run in runs]),
         ("judged on", [f"{run.metrics.images} {run.metrics.judged_on} images" for run in runs]),
     ]
     # Images that differ can be equal once they are grey, or small.
@@ -140,6 +141,8 @@ def _no_sum(
     ]
     if faults:
         return f"{'; '.join(faults)}: leave such runs out"
+    if len({one.unit for one in released}) > 1:
+        return "some protect an image and some a person"
     return "all are one release: one run, copied" if len(released) < 2 else None
 
 

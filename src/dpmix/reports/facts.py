@@ -178,7 +178,7 @@ def guarantee_rows(run: RunFacts) -> list[Row]:
             f"best of {number(told.expected_runs)} runs on average, included in epsilon",
         "epsilon of the person in the most frequent image": repeats and
             f"{shown_epsilon(float(repeats.epsilon))} (it occurs {repeats.most} times)",
-        "epsilon of a person with several images (assumed: one, not checked)":
+        "epsilon of a person with several images (how many they have is not stated here)":
             told.several_images and "; ".join(
                 f"{m}: {shown_epsilon(float(e))}" for m, e in told.several_images.items()
             ),

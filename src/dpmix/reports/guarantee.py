@@ -222,8 +222,8 @@ def _assumptions(stated: Statement, settings: Settings) -> list[str]:
         else "The list of persons is right: someone under two names, or who can be seen in an "
         "image of another person, has a larger epsilon."
         if by_person
-        else "Each person contributes one training image. That was not checked: for a person with "
-        f"more, epsilon is larger ({_several(stated)}).",
+        else "The guarantee is for one training image. For a person with more, epsilon is larger "
+        f"({_several(stated)}).",
         "The validation images, a fixed share of the training images that was not trained on, are "
         "not protected: what is measured on them is published as measured."
         if validates

@@ -91,6 +91,7 @@ def _page(runs: Sequence[RunFacts], names: Sequence[str], comparison: Comparison
             one=one,
             comparison=comparison,
             meaning=meaning(float(one.statement.epsilon), one.statement.delta, one.statement.unit),
+            unit_in_words=ONE[one.statement.unit],
             verdict=one.audit and audit_verdict(one.audit),
             guarantee=_side_by_side(runs, guarantee_rows),
             accuracy=_side_by_side(runs, accuracy_rows),

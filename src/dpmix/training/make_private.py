@@ -5,9 +5,10 @@ private labels hold.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Set
 from dataclasses import replace
 
+import numpy as np
 from jaxtyping import Int64
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -19,6 +20,7 @@ from dpmix.data.normalization import Normalization
 from dpmix.data.normalization import normalization as constants
 from dpmix.data.persons import Persons
 from dpmix.data.source import ImageSource, TensorSource, image_digests, persons_of
+from dpmix.data.splits import plain_name
 from dpmix.data.torch_dataset import PairDataset, Range, example_origins, read_images
 from dpmix.errors import DpmixError
 from dpmix.pool.pool import PublicPool
@@ -44,7 +46,7 @@ def make_private(
     engine: Engine = "auto",
     view_chunk: int | None = None,
     allow_repeats: bool = False,
-    persons: Sequence[object] | None = None,
+    persons: Collection[object] | None = None,
 ) -> PrivateTrainer:
     """Make the steps of a training loop private.
 
@@ -105,10 +107,10 @@ def make_private(
         owner = persons_of(source)
         count, of, owners = len(owner), "n=len(set(persons)), unit='person'", owner.owner.numpy()
         views = replace(views, images_per_person=views.images_per_person or IMAGES_PER_PERSON)
-    elif persons is not None:
+    elif getattr(source, "persons", None) is not None:
         raise DpmixError(
-            "persons are given and the plan's unit of privacy is an image; give "
-            "PrivacyPlan.calibrate(n=len(set(persons)), unit='person')"
+            "the images have persons and the plan's unit of privacy is an image; give "
+            "PrivacyPlan.calibrate(n=len(set(persons)), unit='person'), or leave the persons out"
         )
     if plan.n not in (None, count):
         raise DpmixError(
@@ -138,24 +140,37 @@ def make_private(
     )  # fmt: skip
 
 
-def _with_persons(source: ImageSource, persons: Sequence[object]) -> ImageSource:
+def _with_persons(source: ImageSource, persons: Collection[object]) -> ImageSource:
     """The same images, each with its person."""
-    if len(persons) != len(source):
+    if isinstance(persons, str | Set | Mapping) or len(persons) != len(source):
         raise DpmixError(
-            f"there are {len(persons)} persons for {len(source)} images; expected one for each"
+            f"persons is a {type(persons).__name__} of {len(persons)} for {len(source)} images; "
+            "expected a list of one for each image, in their order"
         )
-    names = ["" if one is None or one != one else str(one).strip() for one in persons]
-    if empty := names.count(""):
-        raise DpmixError(
-            f"{empty} image(s) have no person, such as image {names.index('')}; expected a name or "
-            "number for each"
-        )
+    names = [_person_name(one, place) for place, one in enumerate(persons)]
+    if len({*names}) == 1:
+        raise DpmixError("all images belong to one person; expected several persons")
     if not isinstance(source, TensorSource):
         raise DpmixError(
             f"persons of a {type(source).__name__} can't be set; give pairs of an image and a "
             "label, or a source that has persons"
         )
     return replace(source, persons=Persons.named(names))
+
+
+def _person_name(person: object, place: int) -> str:
+    """A person's name as text; 7, 7.0 and a tensor of 7 are one person."""
+    value = np.asarray(person) if isinstance(person, Tensor) else person
+    if isinstance(value, np.ndarray | np.generic) and np.size(value) == 1:
+        value = value.item()
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    name = plain_name(str(value)).strip() if isinstance(value, str | int) else ""
+    if not name:
+        raise DpmixError(
+            f"the person of image {place} is {person!r:.40}; expected a name or a whole number"
+        )
+    return name
 
 
 def _source(

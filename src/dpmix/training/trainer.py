@@ -7,6 +7,7 @@ import threading
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from typing import Any, NoReturn
 from weakref import WeakSet
 
@@ -168,7 +169,11 @@ class PrivateTrainer:
 
     def state(self) -> dict[str, Any]:
         """What another trainer needs to `resume` after this step, without the weights."""
-        return {"plan": asdict(self._plan), "steps_done": self._steps_done}
+        state = {"plan": asdict(self._plan), "steps_done": self._steps_done}
+        if self._plan.unit == "person":
+            owner = persons_of(self.data).owner.numpy()
+            state["persons_sha256"] = sha256(owner.tobytes()).hexdigest()
+        return state
 
     def resume(self, state: dict[str, Any]) -> None:
         """Continue after the steps that `state` counts, with the seed's draws or with fresh ones.
@@ -184,6 +189,11 @@ class PrivateTrainer:
         if to_json(state["plan"]) != to_json(asdict(self._plan)):
             raise DpmixError(
                 "the plan differs from that of the saved steps; give PrivacyPlan(**state['plan'])"
+            )
+        of = state.get("persons_sha256")
+        if of is not None and of != self.state()["persons_sha256"]:
+            raise DpmixError(
+                "the images belong to other persons than in the saved steps; give the same persons"
             )
         steps = state["steps_done"]
         if not (isinstance(steps, int) and 0 <= steps <= self._plan.steps):
