@@ -74,7 +74,7 @@ def test_a_list_from_excel_and_unicode(tmp_path):
     ("path,patient\na,b\n", "has the columns path, patient; expected file and person"),
     ("file,person\n", "lists no file"),
     ("file,person\n1.png,\n2.png,x\n", "1 file.s. have an empty person: '1.png'"),
-    ("file,person\n1.png,x\n1.png,y\n", "1 file.s. are listed under two persons: '1.png'"),
+    ("file,person\n1.png,x\n1.png,y\n", "under two persons: 1.png is 'x' and, in line 3, 'y'"),
     ("file,person\n1.png,x\n", "gives no person for 2 image.s.: 'train/a/2.png', 'test/b/3.png'"),
 ])  # fmt: skip
 def test_lists_that_do_not_give_one_person_for_each_image(tmp_path, text, message):

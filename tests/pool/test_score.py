@@ -48,9 +48,9 @@ def test_the_interval_holds_for_nineteen_releases_in_twenty():
 
 
 def test_a_release_that_would_say_nothing_is_refused_before_it_is_made():
-    refuse_uninformative(images=2000, classes=10, sigma=40)
+    refuse_uninformative(images=2000, classes=10, sigma=40, delta=1e-5)
     with pytest.raises(DpmixError, match=r"±25% only \(1000 images, 10 classes\).*--spend"):
-        refuse_uninformative(images=1000, classes=10, sigma=40)
+        refuse_uninformative(images=1000, classes=10, sigma=40, delta=1e-5)
 
 
 def test_classes_without_cover_and_advice():

@@ -37,7 +37,7 @@ def test_it_shows_the_whole_guarantee_and_what_was_measured():
         told.guarantee, shown_epsilon(told.epsilon), shown_epsilon(told.epsilon_rdp), "0.0001",
         shown_sigma(told.noise_multiplier), "sampling rate q 0.5", "clipping norm C 1",
         "steps T 5 of 5", "training images N 100", told.neighbouring_relation, told.mechanism,
-        f"torch {told.versions['torch']}", "7 crops and flips of the image", "9 mixtures of these",
+        f"torch {told.versions['torch']}", "7 self-augmentations", "9 mixtures",
         "K = 16", DIGEST, DIGEST[::-1], told.sha256, *told.assumptions, "dpmix verify RUN",
         f"{100 * run.metrics.accuracy:.2f} %", f"{worst.name}: {100 * worst.accuracy:.2f} %",
         f"{100 * run.metrics.calibration_error:.2f} %", "which the guarantee does not protect",

@@ -61,7 +61,7 @@ def test_persons_are_the_unit_where_images_have_them(data, tmp_path):
     assert verify(tmp_path / "run").statement.unit == "person"
     page = (tmp_path / "run" / "report.html").read_text()
     assert "views per person" in page and "one given person was among them" in page
-    assert "Draw: each person enters a step" in page and "images of the person" in page
+    assert "Draw: each person enters a step" in page and "of their images" in page
     assert "any one person with all their training images" in page
 
 
@@ -97,9 +97,9 @@ def test_a_head_trains_on_cached_views_of_persons(data, tmp_path, method):
 
 
 def test_shards_hold_whole_persons(data):
-    config = Config.load(data=data, **SMALL)
+    run = build_run(Config.load(data=data, **SMALL))
     with pytest.warns(UserWarning, match="there are 30 persons"):
-        run = build_run(config)
+        run.trainer()
     names, places = [], []
     for rank in range(3):
         shard = replace(run, ranks=Ranks(rank, 3)).examples
@@ -111,6 +111,7 @@ def test_shards_hold_whole_persons(data):
 
 @pytest.mark.parametrize(("changes", "message"), [
     ({"train_person": np.zeros(73, int)}, "all training images belong to one person"),
+    ({"train_person": np.arange(73) % 2}, "every class is one person; expected several"),
     ({"test_person": np.arange(8)}, "8 person.s. have train and test images, such as '0'"),
     ({"train_person": np.array(["x"] * 72 + [" "])}, "names no person for 1 image"),
     ({"train_person": np.zeros(5, int)}, "a name or a number for each of 73 images"),
@@ -147,8 +148,7 @@ def test_one_image_of_two_persons_is_refused(tmp_path):
             with pytest.raises(DpmixError, match=r"1 image.s. belong to two persons or more"):
                 build_run(config)
         else:
-            with pytest.warns(UserWarning, match="there are 3 persons"):
-                build_run(config)
+            build_run(config)
 
 
 def folder(root, persons=40):
@@ -169,7 +169,7 @@ def test_a_held_out_share_goes_by_person(tmp_path):
         run = build_run(Config.load(**pattern))
     train, test = (persons_of(side) for side in (run.splits.train, run.splits.test))
     assert not {*train.names} & {*test.names} and (train.counts == 3).all()
-    with pytest.warns(UserWarning, match="there are"):
+    with pytest.warns(UserWarning, match="one person in five"):
         part = build_run(Config.load(**pattern, validation_fraction=0.3, train_images=31))
     sides = [persons_of(side) for side in (part.splits.train, part.splits.test)]
     assert not {*sides[0].names} & {*sides[1].names}
@@ -216,3 +216,29 @@ def test_runs_of_two_units_are_not_added_up(data, tmp_path):
     names, folders = ("image", "person"), [RunFolder(tmp_path / one) for one in ("image", "person")]
     found = compare(names, [read_facts(one) for one in folders], set())
     assert found.together is None and found.why_not == "some protect an image and some a person"
+
+
+@pytest.mark.filterwarnings("ignore:there are")
+def test_mixing_has_to_be_asked_for(data):
+    chosen = {"data": data, "steps": 1, "model": "wrn-16-4"}
+    asked = {"self-aug": {}, "mix-self": {"k_self": 2}}
+    for method, settings in asked.items():
+        run = build_run(Config.load(**chosen, **settings), trial=True)
+        assert run.views.spec.method == run.config.views.method == method
+
+
+def test_a_class_folder_may_hold_a_folder_for_each_person(tmp_path):
+    rng, root = np.random.default_rng(0), tmp_path / "scans"
+    for person in range(20):
+        place = root / "ab"[person % 2] / f"patient {person}"
+        place.mkdir(parents=True)
+        for number in range(1 + person % 3):
+            Image.fromarray(images(rng, 1)[0]).save(place / f"{number}.png")
+    settings = {"data": str(root), "test_fraction": 0.3, **SMALL}
+    with pytest.warns(UserWarning, match="there are"):
+        run = build_run(Config.load(person_pattern="([^/]+)/[^/]+$", **settings))
+        run.trainer()
+    names = {*persons_of(run.splits.train).names, *persons_of(run.splits.test).names}
+    assert names == {f"patient {person}" for person in range(20)}
+    with pytest.raises(DpmixError, match="holds a folder"):
+        build_run(Config.load(**settings))

@@ -28,7 +28,7 @@ KINDS = get_args(Kind)
 
 
 def calibrate(
-    n: Annotated[int, typer.Option(help="number of training examples, N")],
+    n: Annotated[int, typer.Option(help="number of training images, or persons, N")],
     expected_batch_size: Annotated[float, typer.Option(help="examples in a step on average, q*N")],
     steps: Annotated[int | None, typer.Option(help="number of training steps, T")] = None,
     epochs: Annotated[float | None, typer.Option(help="T as expected passes over the data")] = None,

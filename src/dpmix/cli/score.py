@@ -76,7 +76,7 @@ def score(
         run = build_run(config, decoding)
     images, names = len(run.examples), run.splits.train.class_names
     sigma = calibrate_sigma(1.0, 1, spend, run.plan.delta)
-    refuse_uninformative(images, len(names), sigma)
+    refuse_uninformative(images, len(names), sigma, run.plan.delta)
     with (
         counting_bar(console, "reading the public pool", "batches") as public,
         share_bar(console, "embedding images") as embedding,

@@ -52,7 +52,7 @@ def folder_splits(
     folders = _folder_names(root, root)
     inner = _inner_folders(root, folders)
     if test_fraction is None and inner:
-        names, train, test, held_out = _given_split(root, folders, inner)
+        names, train, test, held_out = _given_split(root, folders, inner, rule is not None)
         if rule is not None:
             train, test = (replace(side, owners=rule.of(side.names)) for side in (train, test))
     else:
@@ -81,7 +81,7 @@ def _inner_folders(root: Path, folders: list[str]) -> dict[str, list[str]]:
 _Read = tuple[tuple[str, ...], EncodedImages, EncodedImages, str]  # names, train, test, held_out
 
 
-def _given_split(root: Path, folders: list[str], inner: dict[str, list[str]]) -> _Read:
+def _given_split(root: Path, folders: list[str], inner: dict[str, list[str]], deep: bool) -> _Read:
     where = f"data folder '{root}'"
     sides = named_sides(folders, where)
     train, test = sides.get("train"), judged_side(sides, where)
@@ -93,8 +93,8 @@ def _given_split(root: Path, folders: list[str], inner: dict[str, list[str]]) ->
         )
     if others := [name for name in folders if name not in inner]:
         warnings.warn(f"{where}: no split, so left out: {', '.join(others)}", stacklevel=3)
-    names, train_images, left_out = _class_images(root / train, root)
-    test_names, test_images, more = _class_images(root / test, root)
+    names, train_images, left_out = _class_images(root / train, root, deep)
+    test_names, test_images, more = _class_images(root / test, root, deep)
     if alone := sorted({*names} ^ {*test_names}):
         raise DpmixError(
             f"{where}: class {', '.join(alone)} is in one of '{train}' and '{test}' only; expected "
@@ -115,7 +115,7 @@ def _drawn_split(
             f"--test-fraction {test_fraction} does not apply to data folder '{root}', which holds "
             "splits; leave it out, or give one of its folders as --data"
         )
-    names, whole = class_folders(root)
+    names, whole = class_folders(root, deep=rule is not None)
     owners = None if rule is None else rule.of(whole.names)
     one, what = ("image", "path") if owners is None else ("person", "name")
     if test_fraction is None:
@@ -153,9 +153,12 @@ def _numbered(names: Sequence[str]) -> str | None:
     return several[0] if len(several) > len(names) / 2 and len(stems) > len(names) / 20 else None
 
 
-def class_folders(root: Path) -> tuple[tuple[str, ...], EncodedImages]:
-    """Return the class names and images of `root/<class>/*`, such as a public pool."""
-    names, images, left_out = _class_images(root, root)
+def class_folders(root: Path, *, deep: bool = False) -> tuple[tuple[str, ...], EncodedImages]:
+    """Return the class names and images of `root/<class>/*`, such as a public pool.
+
+    `deep` also takes images in folders of a class folder, such as one for each person.
+    """
+    names, images, left_out = _class_images(root, root, deep)
     warn_of_left_out(left_out)
     return names, images
 
@@ -208,7 +211,9 @@ def _sorted_by_suffix(files: Iterable[Path]) -> tuple[list[Path], list[Path]]:
     return found
 
 
-def _class_images(folder: Path, root: Path) -> tuple[tuple[str, ...], EncodedImages, list[Path]]:
+def _class_images(
+    folder: Path, root: Path, deep: bool
+) -> tuple[tuple[str, ...], EncodedImages, list[Path]]:
     """Return class names, images named by their path relative to `root`, and other files."""
     folders, files = _entries(folder, root)
     classes: dict[str, Path] = {}
@@ -225,7 +230,7 @@ def _class_images(folder: Path, root: Path) -> tuple[tuple[str, ...], EncodedIma
     if loose := _sorted_by_suffix(files)[0]:
         text = f"{len(loose)} image(s) lie in no class folder and are left out, such as"
         warnings.warn(f"{text} '{loose[0]}'", stacklevel=2)
-    listed = [_images_of_class(classes[name], root) for name in sorted(classes)]
+    listed = [_images_of_class(classes[name], root, deep) for name in sorted(classes)]
     paths = tuple(path for images, _ in listed for path in images)
     names = tuple(path.relative_to(root).as_posix() for path in paths)
     labels = torch.tensor([label for label, (images, _) in enumerate(listed) for _ in images])
@@ -233,8 +238,10 @@ def _class_images(folder: Path, root: Path) -> tuple[tuple[str, ...], EncodedIma
     return tuple(sorted(classes)), EncodedImages(names, paths, labels), others
 
 
-def _images_of_class(folder: Path, root: Path) -> tuple[list[Path], list[Path]]:
+def _images_of_class(folder: Path, root: Path, deep: bool) -> tuple[list[Path], list[Path]]:
     folders, files = _entries(folder, root)
+    if deep:
+        folders, files = [], sorted(_below(folder, root, (folder.resolve(),)))
     images, others = _sorted_by_suffix(files)
     if folders or not images:
         found = f"a folder, '{folders[0].name}'" if folders else "no images"

@@ -56,7 +56,7 @@ class PersonRule:
         if missing:
             raise DpmixError(
                 f"{self.source} gives no person for {len(missing)} image(s): {_few(missing)}; "
-                "expected one for every training and test image"
+                "expected one for every training and test image: name them, or move the images out"
             )
         return tuple(one for one in found if one)
 
@@ -106,21 +106,21 @@ def _read_list(path: Path, root: Path) -> dict[str, str]:
     rows = _rows(path)
     persons: dict[str, str] = {}
     empty, clash = [], []
-    for file, person in rows:
+    for line, (file, person) in enumerate(rows, start=2):
         if not person:
             empty.append(file)
             continue
         name = _name_of(file, path.resolve().parent, root.resolve())
-        if persons.setdefault(name, person) != person:
-            clash.append(file)
+        if (other := persons.setdefault(name, person)) != person:
+            clash.append(f"{file} is '{other}' and, in line {line}, '{person}'")
     if empty:
         raise DpmixError(f"'{path}': {len(empty)} file(s) have an empty person: {_few(empty)}; "
                          "expected a name for each")  # fmt: skip
     if clash:
         raise DpmixError(
-            f"'{path}': {len(clash)} file(s) are listed under two persons: {_few(clash)}; expected "
-            "one person for each image: leave images that show two people out, or give both one "
-            "name"
+            f"'{path}': {len(clash)} file(s) are listed under two persons: {clash[0]}; expected "
+            "one person for each image: delete the wrong row, or, if an image shows both, remove "
+            "the image with its rows, or give both one name in all of their rows"
         )
     return persons
 

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
 from dpmix.errors import DpmixError
+from dpmix.privacy.accounting import epsilon_gaussian
 from dpmix.privacy.noise import with_noise
 from dpmix.privacy.randomness import Stream
 
@@ -44,22 +45,25 @@ def release_counts(counts: Float64[Tensor, "L 2"], sigma: float, rng: Stream) ->
     return PoolScore(noisy, sigma)
 
 
-def refuse_uninformative(images: int, classes: int, sigma: float) -> None:
+def refuse_uninformative(images: int, classes: int, sigma: float, delta: float) -> None:
     """Refuse a release whose interval would say nothing, before anything is spent.
 
     Args:
         images: N, the number of private training images, which counts as public.
         classes: L.
         sigma: of the noise.
+        delta: of the release.
 
     Raises:
         DpmixError: the interval would be wider than `WIDEST` on either side.
     """
     half = _QUANTILE * sigma * math.sqrt(classes) / images
     if half > WIDEST:
+        needed = epsilon_gaussian(sigma * WIDEST / half, delta)
+        least = math.ceil(100 * needed) / 100
         raise DpmixError(
             f"the accuracy of the pool would be known to ±{half:.0%} only ({images} images, "
-            f"{classes} classes); expected ±{WIDEST:.0%} or better: give a larger --spend"
+            f"{classes} classes); expected ±{WIDEST:.0%} or better: give --spend {least:g}"
         )
 
 

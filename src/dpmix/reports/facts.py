@@ -110,12 +110,12 @@ def views_in_words(spec: ViewSpec) -> str:
 
 
 def below_start(accuracy: float, start: float) -> str | None:
-    """What to do where private training ended below its own start."""
-    if accuracy >= start:
+    """What to do where private training did not end above its own start."""
+    if accuracy > start:
         return None
     return (
-        f"private training ended below its start ({percent(start)}): publish the start (--steps "
-        "0), or give a larger --epsilon or a lower --learning-rate"
+        f"private training did not end above its start ({percent(start)}): publish the start "
+        "(--steps 0) if it comes from public images or words, or give a larger --epsilon"
     )
 
 
@@ -208,8 +208,11 @@ def accuracy_rows(run: RunFacts) -> list[Row]:
     return _rows({
         "accuracy": f"{failed}{percent(found.accuracy)} ({percent(low, 1)} to {percent(high, 1)})",
         "before any private image (epsilon 0)": percent(found.start_accuracy),
-        "below the start": below_start(found.accuracy, found.start_accuracy),
-        "measured on": f"{number(found.images)} {found.judged_on} images",
+        "no gain": below_start(found.accuracy, found.start_accuracy)
+            if run.statement.planned_steps else None,
+        "measured on": f"{number(found.images)} {found.judged_on} images"
+            + (", those of one person counted as independent"
+               if run.statement.unit == "person" else ""),
         "worst class": f"{found.worst_class.name}: {percent(found.worst_class.accuracy)}",
         "calibration error (mean gap of confidence and accuracy)": percent(found.calibration_error),
         "loss": number(found.evaluation_loss),

@@ -24,6 +24,7 @@ from dpmix.reports.facts import (
     model_rows,
     number,
     percent,
+    views_in_words,
 )
 from dpmix.reports.metrics import Metrics
 from dpmix.reports.statement import ONE, shown_epsilon, shown_sigma
@@ -91,6 +92,7 @@ def _page(runs: Sequence[RunFacts], names: Sequence[str], comparison: Comparison
             one=one,
             comparison=comparison,
             meaning=meaning(float(one.statement.epsilon), one.statement.delta, one.statement.unit),
+            views_in_words=views_in_words(one.views),
             unit_in_words=ONE[one.statement.unit],
             verdict=one.audit and audit_verdict(one.audit),
             guarantee=_side_by_side(runs, guarantee_rows),

@@ -38,6 +38,9 @@ def plan_rows(plan: PrivacyPlan, method: str, seed: int | None, copies: int = 1)
         if copies > 1:
             rows.append(repeats_row(copies, epsilon_of_copies(plan, copies, plan.steps)))
         rows.append(("noise", f"sigma {sigma}, clipping norm C {plan.max_grad_norm:g}"))
+    if plan.private and plan.steps == 0:
+        none = "0: the start is published, and no training image was used"
+        return [*rows[:-1], ("steps", none), *_prior_rows(plan)]
     batch, divisor = plan.expected_batch_size, f"{plan.denominator:g}"
     known = [] if batch is None else [f"expected batch {batch:g}"]
     if batch is None or f"{batch:g}" != divisor:
@@ -50,14 +53,19 @@ def plan_rows(plan: PrivacyPlan, method: str, seed: int | None, copies: int = 1)
     if plan.private and plan.sensitivity_multiplier > 1:
         times = plan.sensitivity_multiplier
         rows.append(("sensitivity", f"{times}C (the noise is multiplied by it)"))
-    if plan.private and plan.prior_releases:
-        rows.append(("prior releases", f"{len(plan.prior_releases)}, included in epsilon"))
+    rows += _prior_rows(plan)
     if plan.private and plan.expected_runs is not None:
         runs = f"best of {plan.expected_runs:g} runs on average, included in epsilon"
         rows.append(("selection", runs))
     if seed is not None:
         rows.append(("seed", f"{seed}: a RESEARCH run, its noise can be recomputed from the seed"))
     return rows
+
+
+def _prior_rows(plan: PrivacyPlan) -> list[Row]:
+    if not (plan.private and plan.prior_releases):
+        return []
+    return [("prior releases", f"{len(plan.prior_releases)}, included in epsilon")]
 
 
 def repeats_row(copies: int, epsilon: float) -> Row:
@@ -104,7 +112,7 @@ def evaluation_rows(
     if start is not None:
         before = [("before any private image", f"{start:.2%} (epsilon 0)")]
         if below := below_start(evaluation.accuracy, start):
-            before.append(("below the start", below))
+            before.append(("no gain", below))
     name, accuracy = evaluation.worst_class
     return [
         *([(FAILED, divergence(evaluation.loss, judged_on))] if evaluation.diverged else []),

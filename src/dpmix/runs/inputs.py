@@ -135,9 +135,9 @@ class CachedFeatures(FreshViews):
         if not n_is_public:
             return f"{train.views} views of each training image and {judged}, {where} (private)"
         size = (train.bytes + test.bytes) / 1e9
-        return f"{train.rows * train.views:,} views and {judged}, {size:.2f} GB {where} (private)"
+        views = self.cache.train_views(self.splits.train, self.builder)
+        return f"{views:,} views and {judged}, {size:.2f} GB {where} (private)"
 
     def seconds_to_embed(self) -> float:  # noqa: D102
-        train = self.cache.train_layout(self.splits.train, self.builder)
-        views = train.rows * train.views + len(self.splits.test)
+        views = self.cache.train_views(self.splits.train, self.builder) + len(self.splits.test)
         return views * self.cache.seconds_per_view(self.splits.train.image_shape, self.builder)

@@ -4,8 +4,9 @@ Guarantee: it reads who each image belongs to, for messages on this machine alon
 depends on the settings and on N.
 """
 
-import math
 import warnings
+
+import torch
 
 from dpmix.data.persons import Persons
 from dpmix.data.source import persons_of
@@ -17,9 +18,6 @@ from dpmix.reports.statement import shown_epsilon
 from dpmix.runs.config import Config
 from dpmix.runs.settings import ViewConfig
 from dpmix.views.spec import IMAGES_PER_PERSON
-
-_FEW = 100  # persons, below which the noise is told before training
-_LARGE_EPSILON = 8.0
 
 
 def choose_unit(config: Config, given: ViewConfig, splits: Splits) -> Config:
@@ -47,6 +45,13 @@ def choose_unit(config: Config, given: ViewConfig, splits: Splits) -> Config:
             )
         return config
     persons = persons_of(splits.train)
+    classes = len(splits.train.class_names)
+    pairs = torch.stack([persons.owner, splits.train.labels]).unique(dim=1)
+    if len(persons) == classes == pairs.shape[1]:
+        raise DpmixError(
+            "every class is one person; expected several persons in a class: check "
+            "--person-pattern, whose match may be the class folder"
+        )
     if len(persons) < 2:
         raise DpmixError(
             "all training images belong to one person; expected several persons: check --persons "
@@ -56,31 +61,24 @@ def choose_unit(config: Config, given: ViewConfig, splits: Splits) -> Config:
     k_base = views.k_base
     if given.k_base is None and k_base is not None:
         k_base = max(k_base, most)
-    views = views.model_copy(update={"images_per_person": most, "k_base": k_base})
+    method = views.method
+    if given.method is None and given.k_self is None and method == "mix-self":
+        method = "self-aug"  # mixtures take the places of images (docs/results/persons.md)
+    views = views.model_copy(update={"method": method, "images_per_person": most, "k_base": k_base})
     return config.model_copy(update={"views": views})
 
 
 def warn_of_persons(plan: PrivacyPlan, splits: Splits) -> None:
-    """Say, before training, what a plan promises or costs where images have persons."""
+    """Say, before training, what a plan for images promises to the person with the most of them."""
     persons: Persons | None = getattr(splits.train, "persons", None)
-    if persons is None or not plan.private:
+    if persons is None or not plan.private or plan.unit == "person":
         return
-    if plan.unit == "image":
-        most = int(persons.counts.max())
-        if most > 1:
-            epsilon = shown_epsilon(epsilon_of_copies(plan, most, plan.steps))
-            warnings.warn(
-                f"the unit of privacy is an image, and one person has {most} training images: for "
-                f"that person epsilon is {epsilon}, not {shown_epsilon(plan.epsilon)}; --unit "
-                "person protects every person alike",
-                stacklevel=2,
-            )
-    elif len(persons) < _FEW and plan.target_epsilon <= _LARGE_EPSILON and plan.n is not None:
-        # What the noise of all steps leaves, next to gradients of at most C.
-        noise = plan.noise_std / plan.denominator / math.sqrt(plan.steps or 1)
+    most = int(persons.counts.max())
+    if most > 1:
+        epsilon = shown_epsilon(epsilon_of_copies(plan, most, plan.steps))
         warnings.warn(
-            f"there are {len(persons)} persons: averaged over all steps, the noise on each weight "
-            f"has a standard deviation of {noise / plan.max_grad_norm:.2g} C, and a whole mean "
-            "gradient is at most C long; more persons help most, then a head on a backbone",
+            f"the unit of privacy is an image, and one person has {most} training images: for that "
+            f"person epsilon is {epsilon}, not {shown_epsilon(plan.epsilon)}; --unit person "
+            "protects every person alike",
             stacklevel=2,
         )

@@ -85,6 +85,13 @@ class FeatureCache:
         rows = len(persons_of(data)) if by_person else len(data)
         return Layout(rows, views, self.backbone.embedding_size, self.dtype, classes)
 
+    def train_views(self, data: ImageSource, builder: ViewBuilder) -> int:
+        """How many views of the training examples are embedded."""
+        layout = self.train_layout(data, builder)
+        if builder.spec.method == "none" and builder.spec.unit == "person":
+            return int(persons_of(data).counts.clamp(max=layout.views).sum())
+        return layout.rows * layout.views
+
     def test_layout(self, data: ImageSource) -> Layout:
         """The layout of the test images' store."""
         return Layout(len(data), 1, self.backbone.embedding_size, self.dtype)

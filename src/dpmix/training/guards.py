@@ -9,7 +9,9 @@ value, to the bit, or the state dict another entry or extra state. The values ar
 other step is taken. The test is `tests/training/test_guards.py`.
 """
 
+import math
 import pickle
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -22,12 +24,35 @@ from dpmix.clipping.model_check import held_tensors
 from dpmix.clipping.types import Loss, per_view_loss, soft_cross_entropy, trainable
 from dpmix.errors import DpmixError
 from dpmix.models.finetune import layer_name
+from dpmix.privacy.plan import PrivacyPlan
 from dpmix.privacy.randomness import torch_seeded
 
 _MARK = "_dpmix_released"
+_FEW, _LARGE_EPSILON = 100, 8.0  # persons, and up to which epsilon they are few
 _HOOKS = ("forward_pre", "forward", "backward_pre", "backward")
 # Where a hook is, its kind, and torch's number for it.
 Hook = tuple[str, str, int]
+
+
+def warn_of_few_persons(plan: PrivacyPlan, weights: int) -> None:
+    """Say, before training, how much noise a plan for few persons means.
+
+    Args:
+        plan: of the run.
+        weights: number of trained weights.
+    """
+    if plan.unit == "image" or plan.n is None or plan.n >= _FEW or not plan.private:
+        return
+    if plan.steps and plan.target_epsilon <= _LARGE_EPSILON:
+        # Of the mean over all steps, next to gradients of at most C.
+        noise = plan.noise_std / plan.denominator * math.sqrt(weights / plan.steps)
+        warnings.warn(
+            f"there are {plan.n} persons: averaged over all steps, the noise on the "
+            f"{weights:,} trained weights is {noise / plan.max_grad_norm:.2g} times as long as the "
+            "longest mean gradient can be, so accuracy varies between runs; more persons help "
+            "most, then fewer weights",
+            stacklevel=3,
+        )
 
 
 def mark_released(gradients: Iterable[Tensor]) -> None:

@@ -33,6 +33,7 @@ from dpmix.training.guards import (
     mark_released,
     require_released_gradients,
     require_stateless,
+    warn_of_few_persons,
 )
 from dpmix.views.builder import ViewSource
 from dpmix.views.mixup import random_matching
@@ -128,6 +129,7 @@ class PrivateTrainer:
         _refuse_unfit_parts(plan, views.spec, optimizer, self.parameters, ranks)
         ranks.require_equal("plan", plan)
         ranks.require_equal("views", views.spec)
+        warn_of_few_persons(plan, sum(p.numel() for p in self.parameters))
         self._frozen = frozen_modules(model)
         self.device = self.parameters[0].device
         count = len(persons_of(data)) if plan.unit == "person" else len(data)
