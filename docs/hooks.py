@@ -8,7 +8,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 import typer
 
-from dpmix.cli.app import app
+from dpmix.cli.app import COMMANDS, application
 
 PLACE = "<!-- settings -->"
 PANEL = "Settings: "
@@ -21,7 +21,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 def reference() -> str:
     """Every setting by section, then every command with its other flags, as Markdown."""
-    commands = dict(every_command(typer.main.get_command(app)))
+    commands = dict(every_command(typer.main.get_command(application(COMMANDS))))
     settings: dict[str, list[Any]] = {}
     for parameter in commands["dpmix train"].params:
         if (panel := _panel(parameter)).startswith(PANEL):

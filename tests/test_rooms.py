@@ -8,7 +8,11 @@ ORDER = (
     "errors", "files", "data", "privacy", "models", "clipping", "pool", "views", "training",
     "reports", "runs", "audit", "sweeps", "cli",
 )  # fmt: skip
-OPTIONAL = {"dpmix.sweeps.table", "dpmix.sweeps.plot"}  # they need packages of the extra `sweep`
+OPTIONAL = {
+    "dpmix.sweeps.table",
+    "dpmix.sweeps.plot",
+    "dpmix.training.distributed",
+}  # they need packages of the extra `sweep`
 
 
 def imports(tree):

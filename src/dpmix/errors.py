@@ -8,7 +8,6 @@ import re
 import textwrap
 from collections.abc import Iterable
 
-import torch
 from pydantic import ValidationError
 
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
@@ -63,6 +62,8 @@ def to_install(extra: str) -> str:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether `error` is a failed allocation, on the CPU or on any other device."""
+    import torch  # here: it takes a second to load, and many commands do without
+
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     text = str(error).lower()

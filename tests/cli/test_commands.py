@@ -128,7 +128,10 @@ MISTAKES = [
     (["train", "--device", "tpu9"], "device 'tpu9' cannot be used"),
     (["train", "--optimizer-options", "nesterov"], "optimizer_options"),
     (["trian"], "No such command 'trian'. Did you mean 'train'?"),
-    (["train", "--epsilonn", "3"], "No such option: --epsilonn (Possible options: --epsilon)"),
+    (
+        ["train", "--epsilonn", "3"],
+        "No such option: --epsilonn (Possible options: --epsilon, --persons)",
+    ),
     (["train", "--data", r"no/a:x:b/\[/c]/d"], r"no folder or .npz file 'no/a:x:b/\[/c]/d'"),
     (["predict", "nowhere", "x.png"], "is no run folder"),
     (["predict", "nowhere", "x.png", "--output", "p.txt"], "ending in .csv or .json"),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from dpmix.cli.app import app
+from dpmix.cli.app import COMMANDS, application
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *ROOT.glob("docs/**/*.md")]
@@ -32,7 +32,7 @@ def test_the_reference_has_every_flag_of_train(hooks, dpmix):
 def test_every_flag_that_a_page_gives_a_command_exists(hooks, page):
     known = {
         name: {"--help"}.union(*([*one.opts, *one.secondary_opts] for one in command.params))
-        for name, command in hooks.every_command(typer.main.get_command(app))
+        for name, command in hooks.every_command(typer.main.get_command(application(COMMANDS)))
     }
     text = page.read_text(encoding="utf-8").replace("\\\n", " ")
     for name, rest in re.findall(r"\b(dpmix (?:pool |recipes )?\w+)([^\n`#]*)", text):

@@ -8,7 +8,7 @@ import time
 import pytest
 
 import dpmix
-from dpmix.cli.app import app
+from dpmix.cli.app import application
 from dpmix.errors import DpmixError
 from dpmix.privacy.accounting import epsilon_pld
 from dpmix.reports.prv import epsilon_prv
@@ -39,7 +39,7 @@ def run(made, tmp_path):
 
 
 def shown(run, capsys):
-    app(["verify", str(run)], standalone_mode=False)
+    application(["verify"])(["verify", str(run)], standalone_mode=False)
     return " ".join(capsys.readouterr().out.split())
 
 

@@ -1,36 +1,67 @@
 """The `dpmix` command, its subcommands, and what every error looks like."""
 
+import os
 import sys
 import warnings
-from importlib import metadata
+from collections.abc import Collection
+from importlib import import_module, metadata
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
-from dpmix.cli.pool import pool, synthesize
-from dpmix.cli.privacy import audit, calibrate
-from dpmix.cli.progress import USER_ERROR
-from dpmix.cli.reports import compare, report, verify
-from dpmix.cli.score import score
-from dpmix.cli.sweep import plot, sweep, table
-from dpmix.cli.train import recipes, train
-from dpmix.cli.use import evaluate, export, predict
+from dpmix.cli.console import USER_ERROR
 from dpmix.errors import DISTRIBUTION, DpmixError, without_controls
-from dpmix.training.distributed import is_first_to_fail
 
 INTERRUPTED = 130
 
 # What a misspelt command, flag or value raises; typer names only its subclass.
 _UsageError: Any = typer.BadParameter.__base__
 
-app = typer.Typer(
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
-    help="Train image classifiers on private images, with a differential-privacy guarantee.",
-)
+# Command -> the module that has it, and the first line of its help. torch takes seconds to load, so
+# only the module of the command that was asked for is imported.
+COMMANDS = {
+    "train": ("train", "Train a private image classifier."),
+    "evaluate": ("use", "Measure the accuracy of a trained model on test images."),
+    "predict": (
+        "use",
+        "Classify images: one row per image, with its class and the probability of every class.",
+    ),
+    "report": ("reports", "Write a run's page, report.html, again from the files of its folder."),
+    "compare": ("reports", "Show runs side by side, on a page and in a short table."),
+    "verify": (
+        "reports",
+        "Check a trained model against its privacy statement, and its epsilon by other "
+        "accountants.",
+    ),
+    "audit": (
+        "privacy",
+        "Attack a run's privacy: train it with canaries, and bound its epsilon from below.",
+    ),
+    "export": (
+        "use", "Write a trained model, with its backbone, in a form that other programs load.",
+    ),
+    "calibrate": (
+        "privacy",
+        "Show the noise that an epsilon needs, or the epsilon that a noise gives; reads no data.",
+    ),
+    "synthesize": ("pool", "Draw a public pool with a diffusion model, from class names alone."),
+    "sweep": (
+        "sweep",
+        "Run every combination of a sweep, in parallel, and collect the results in one CSV.",
+    ),
+    "table": (
+        "sweep",
+        "Print a sweep's results as the paper lays them out: mean and std, with paired tests.",
+    ),
+    "plot": (
+        "sweep",
+        "Draw a sweep's results: means, with bands or bars of one standard deviation over seeds.",
+    ),
+    "pool": ("score", "Look at a public pool."),
+    "recipes": ("recipes", "Show the recipes of the paper's experiments."),
+}  # fmt: skip
 
 
 def _print_version(wanted: bool) -> None:
@@ -39,7 +70,6 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _options(
     version: Annotated[
         bool,
@@ -48,14 +78,36 @@ def _options(
 ) -> None: ...
 
 
-for _command in (
-    train, evaluate, predict, report, compare, verify, audit, export, calibrate, synthesize, sweep,
-    table, plot,
-):  # fmt: skip
-    app.command()(_command)
-pool.command()(score)
-app.add_typer(pool)
-app.add_typer(recipes)
+def application(wanted: Collection[str]) -> typer.Typer:
+    """The command line, in which the commands `wanted` can run and the others show their help."""
+    app = typer.Typer(
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="markdown",
+        help="Train image classifiers on private images, with a differential-privacy guarantee.",
+    )
+    app.callback()(_options)
+    for name, (module, text) in COMMANDS.items():
+        if name not in wanted:
+            app.command(name=name, help=text)(_nothing)
+            continue
+        found = getattr(import_module(f"dpmix.cli.{module}"), name)
+        if isinstance(found, typer.Typer):
+            app.add_typer(found, name=name)
+        else:
+            app.command(name=name)(found)
+    return app
+
+
+def _nothing() -> None: ...
+
+
+def _is_first_to_fail() -> bool:
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        return True
+    from dpmix.training.distributed import is_first_to_fail
+
+    return is_first_to_fail()
 
 
 def main() -> None:
@@ -70,10 +122,11 @@ def main() -> None:
         say("warning", "bold yellow", str(message))
 
     warnings.showwarning = warn
+    args = sys.argv[1:] or ["--help"]
     try:
-        status = app(args=sys.argv[1:] or ["--help"], standalone_mode=False)
+        status = application(args)(args=args, standalone_mode=False)
     except (DpmixError, _UsageError) as error:
-        if is_first_to_fail():
+        if _is_first_to_fail():
             text = str(error)
             if not isinstance(error, DpmixError):
                 text = f"{error.format_message().rstrip('.')}; see --help"

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from dpmix.cli.progress import counting_bar, decoding_bar, stdout
+from dpmix.cli.console import stdout
+from dpmix.cli.progress import counting_bar, decoding_bar
 from dpmix.data.named import class_list
 from dpmix.errors import DpmixError, nearest
 from dpmix.pool.class_map import class_map

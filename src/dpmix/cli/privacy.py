@@ -11,8 +11,9 @@ import typer
 from rich.table import Table
 
 from dpmix.audit.audit import audit_run, refuse_unfit
+from dpmix.cli.console import stdout
 from dpmix.cli.flags import setting_flags_but
-from dpmix.cli.progress import counting_bar, decoding_bar, share_bar, stdout
+from dpmix.cli.progress import counting_bar, decoding_bar, share_bar
 from dpmix.errors import DISTRIBUTION, DpmixError, nearest
 from dpmix.files import to_json, write_text
 from dpmix.privacy.plan import PrivacyPlan

@@ -1,4 +1,4 @@
-"""What commands print on: standard output, and progress bars with rate and time left.
+"""Progress bars with rate and time left.
 
 Bars are silent where the output is no terminal. Guarantee: no bar of work on private images shows
 how many there are.
@@ -26,25 +26,11 @@ from dpmix.privacy.plan import PrivacyPlan
 from dpmix.reports.statement import shown_epsilon
 from dpmix.training.loop import Progress as TrainingProgress
 
-USER_ERROR = 2  # exit status
-NEVER_FOLDED = 10_000  # columns
-
 Bar = AbstractContextManager[Callable[[int, int], None]]
 """Yields a callback (done, total)."""
 
 # A column that never breaks over two lines; the bar gives way instead.
 _LINE = Column(no_wrap=True)
-
-
-def stdout(quiet: bool = False) -> Console:
-    """Prints text as it is: a class or a folder may be named like markup.
-
-    Lines are folded only on a terminal: in a file or a pipe a path stays in one piece.
-    """
-    console = Console(markup=False, emoji=False, highlight=False, quiet=quiet)
-    if not console.is_terminal:
-        console.width = NEVER_FOLDED
-    return console
 
 
 def decoding_bar(console: Console) -> Bar:

@@ -7,7 +7,7 @@ import typer
 from rich.table import Table
 
 from dpmix.audit.audit import audited_facts
-from dpmix.cli.progress import stdout
+from dpmix.cli.console import stdout
 from dpmix.errors import DpmixError, to_install
 from dpmix.files import write_text
 from dpmix.reports.compare import Comparison

@@ -9,8 +9,9 @@ import torch
 import typer
 from rich.table import Table
 
-from dpmix.cli.pool import PoolLabels, PoolPath, PoolUnmapped
-from dpmix.cli.progress import counting_bar, decoding_bar, share_bar, stdout
+from dpmix.cli.console import stdout
+from dpmix.cli.pool import PoolLabels, PoolPath, PoolUnmapped, pool
+from dpmix.cli.progress import counting_bar, decoding_bar, share_bar
 from dpmix.data.persons import NEIGHBOURS
 from dpmix.errors import DpmixError
 from dpmix.files import to_json, write_text
@@ -31,6 +32,7 @@ from dpmix.runs.config import Config
 _SHOWN = 10
 
 
+@pool.command()
 def score(
     path: PoolPath,
     data: Annotated[str, typer.Option(help="the private images, as in dpmix train")],

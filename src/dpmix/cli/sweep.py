@@ -11,7 +11,8 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from dpmix.cli.progress import counting_bar, stdout
+from dpmix.cli.console import stdout
+from dpmix.cli.progress import counting_bar
 from dpmix.errors import DpmixError, without_controls
 from dpmix.files import lock
 from dpmix.reports.statement import read_statement, shown_epsilon

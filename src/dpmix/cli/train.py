@@ -1,22 +1,14 @@
-"""`dpmix train`, and `dpmix recipes`: the settings of the paper's experiments."""
+"""`dpmix train`."""
 
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 from rich.console import Console
-from rich.table import Table
 
+from dpmix.cli.console import USER_ERROR, stdout
 from dpmix.cli.flags import setting_flags_but
-from dpmix.cli.progress import (
-    USER_ERROR,
-    counting_bar,
-    decoding_bar,
-    share_bar,
-    stdout,
-    training_bar,
-)
+from dpmix.cli.progress import counting_bar, decoding_bar, share_bar, training_bar
 from dpmix.errors import DpmixError
 from dpmix.files import InUseError
 from dpmix.reports.metrics import read_metrics
@@ -35,33 +27,9 @@ from dpmix.runs.config import Config
 from dpmix.runs.estimate import Rows, estimate_rows, pool_use, run_rows
 from dpmix.runs.fit import smoke_run, train_run
 from dpmix.runs.folder import RunFolder
-from dpmix.runs.recipes import TEXT, read_recipe, recipe_names
 from dpmix.runs.resume import is_complete, rebuild_run
 from dpmix.training.distributed import Ranks, shutdown, start
 from dpmix.training.evaluate import Evaluation
-
-recipes = typer.Typer(name="recipes", help="Show the recipes of the paper's experiments.")
-
-
-@recipes.command(name="list")
-def list_recipes() -> None:
-    """List them; `dpmix train --config NAME --epsilon 1` runs one."""
-    table = Table(box=None, pad_edge=False)
-    for heading in ("recipe: network, data, method", "trains"):
-        table.add_column(heading, overflow="fold")
-    for name in recipe_names():
-        model = read_recipe(name)["model"]
-        start = ", from the class names (not the paper's)" if f"-{TEXT}-" in name else ""
-        table.add_row(name, f"{model.get('backbone') or model['model']}{start}")
-    stdout().print(table)
-
-
-@recipes.command()
-def show(
-    name: Annotated[str, typer.Argument(help="a name of `dpmix recipes list`, or a YAML file")],
-) -> None:
-    """Print every setting of a recipe."""
-    stdout().print(yaml.safe_dump(read_recipe(name), sort_keys=False).rstrip())
 
 
 @setting_flags_but("expected_runs")

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from dpmix.cli.progress import USER_ERROR, decoding_bar, stdout
+from dpmix.cli.console import USER_ERROR, stdout
+from dpmix.cli.progress import decoding_bar
 from dpmix.data.decode import counted, nothing_left
 from dpmix.files import to_json, write_text
 from dpmix.reports.summary import evaluation_rows, two_columns
