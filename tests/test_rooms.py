@@ -8,11 +8,8 @@ ORDER = (
     "errors", "files", "data", "privacy", "models", "clipping", "pool", "views", "training",
     "reports", "runs", "audit", "sweeps", "cli",
 )  # fmt: skip
-OPTIONAL = {
-    "dpmix.sweeps.table",
-    "dpmix.sweeps.plot",
-    "dpmix.training.distributed",
-}  # they need packages of the extra `sweep`
+# They need packages of the extra `sweep`, or take seconds to load for an error under torchrun.
+OPTIONAL = {"dpmix.sweeps.table", "dpmix.sweeps.plot", "dpmix.training.distributed"}
 
 
 def imports(tree):
