@@ -15,7 +15,7 @@ from dpmix.clipping.engine import sum_by
 from dpmix.clipping.types import soft_cross_entropy
 from dpmix.data.normalization import normalization
 from dpmix.data.persons import Persons
-from dpmix.data.source import TensorSource
+from dpmix.data.source import Subset, TensorSource
 from dpmix.errors import DpmixError
 from dpmix.models.backbones import load_backbone
 from dpmix.pool.pool import PublicPool
@@ -227,3 +227,60 @@ def test_planted_bugs_move_the_sum_by_more_than_c(monkeypatch, planted):
             sums.append(summed(views, "examplewise"))
         worst = max(worst, float((sums[0] - sums[1]).norm()))
     assert worst > C * 1.2
+
+
+def moved_by_removing_d(sum_of):
+    """The largest change over some draws when a person with six images goes."""
+    data = source_of(PEOPLE | {"d": [7, 8, 9, 10, 11, 12]})
+    kept = data.persons.owner != data.persons.names.index("d")
+    fewer = Subset.of(data, kept.nonzero().flatten())
+    return max(float((sum_of(data, seed) - sum_of(fewer, seed)).norm()) for seed in range(10))
+
+
+def sum_of_shards(data, seed, shards):
+    """The sum over processes, each of which owns some of the images."""
+    total = torch.zeros(36 * L + L, dtype=torch.float64)
+    for places in shards(data):
+        part, rng = Subset.of(data, places), np.random.default_rng(seed)
+        units = torch.arange(len(part.persons))
+        views = builder_of(SPEC).sample(part, units, rng, torch.device("cpu"))
+        total += summed(views, "examplewise")
+    return total
+
+
+def by_persons(data):
+    owner = data.persons.owner
+    return [(owner < 2).nonzero().flatten(), (owner >= 2).nonzero().flatten()]
+
+
+def by_images(data):
+    """Planted: a person whose images lie in two parts is clipped in each of them."""
+    return torch.arange(len(data)).chunk(2)
+
+
+def test_a_person_on_two_processes_would_add_more_than_c():
+    assert moved_by_removing_d(lambda data, seed: sum_of_shards(data, seed, by_persons)) <= C + 1e-9
+    assert moved_by_removing_d(lambda data, seed: sum_of_shards(data, seed, by_images)) > 1.2 * C
+
+
+def rows_without_b(persons):
+    before = cached(SPEC_OF_ROWS, source_of(persons, (3, 12, 12)))
+    fewer = {name: images for name, images in persons.items() if name != "b"}
+    after = cached(SPEC_OF_ROWS, source_of(fewer, (3, 12, 12)))
+    return [torch.equal(before[name][0], after[name][0]) for name in fewer]
+
+
+SPEC_OF_ROWS = ViewSpec("self-aug", k_base=3, images_per_person=2)
+
+
+def test_rows_that_two_persons_share_are_caught(monkeypatch):
+    persons = {"a": [1], "b": [2], "c": [3]}
+    assert all(rows_without_b(persons))
+    counted = iter(range(100))
+
+    def by_place(images, labels, seed):
+        """Planted: draws that depend on how many persons were embedded before."""
+        return np.random.default_rng(next(counted) % 5)
+
+    monkeypatch.setattr("dpmix.training.feature_cache.example_rng", by_place)
+    assert not all(rows_without_b(persons))
