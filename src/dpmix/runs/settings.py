@@ -89,7 +89,7 @@ class ViewConfig(Section):
         None, description=f"K_SELF: mixups of one image's views; default {ViewSpec.k_self} or fewer"
     )
     k_diff: int = ViewSpec.k_diff
-    """K_DIFF: public images mixed in (mix-diff)"""
+    """K_DIFF: public images mixed in (mix-diff); a pool gains more as the start of a head"""
     mixup_alpha: float = ViewSpec.mixup_alpha
     """alpha of Beta(alpha, alpha), the mixing weight"""
     crop_padding: int | None = Field(
