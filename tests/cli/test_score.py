@@ -32,7 +32,7 @@ def test_a_score_is_reported_with_its_cost_and_counted_by_a_run(dpmix, call, pub
 
 def test_nothing_is_spent_on_a_score_that_would_say_nothing(dpmix, call, public_root, tmp_path):
     status, _, err = dpmix("pool", "score", public_root, *call)
-    assert status == 2 and "80 images, 2 classes" in err and "give a larger --spend" in err
+    assert status == 2 and "80 images, 2 classes" in err and "give --spend 0." in err
     assert not (tmp_path / "public-score.json").exists()
 
 

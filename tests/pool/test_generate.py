@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import threading
 import time
 import warnings
 from dataclasses import replace
@@ -11,6 +12,7 @@ import pytest
 import torch
 from filelock import FileLock
 from PIL import Image
+from tqdm import tqdm
 
 from dpmix.errors import DpmixError
 from dpmix.pool.diffusion_model import DiffusionModel
@@ -145,6 +147,8 @@ def test_a_process_that_is_killed_resumes_where_it_stopped(tmp_path, model):
     if not child:
         try:
             torch.set_num_threads(1)
+            # tqdm's own is shared by processes: a child that is killed would keep it for ever.
+            tqdm.set_lock(threading.RLock())
             run(root, model, count=1000, batch=1)
         finally:
             os._exit(0)
