@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache, partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int64, UInt8
-from torch import Tensor
+from torch import Tensor, nn
 
 from dpmix.data.fingerprint import fingerprint
 from dpmix.data.source import ImageSource, persons_of
@@ -140,7 +141,6 @@ class FeatureCache:
 
         # The views of an example for `none` are its images, which may be fewer.
         of_one = 1 if spec.method == "none" else spec.views
-        passes = self._passes(data.image_shape, of_one)
 
         def views_of(
             images: UInt8[Tensor, "I C H W"], labels: Int64[Tensor, " I"]
@@ -154,7 +154,7 @@ class FeatureCache:
             each = len(images) if spec.method == "none" else spec.views
             return made.views[0, :each], made.labels[0]
 
-        def row(group: list[tuple[Tensor, Tensor]]) -> Row:
+        def row(passes: Passes, group: list[tuple[Tensor, Tensor]]) -> Row:
             made = [views_of(*unit) for unit in group]
             counts = [len(views) for views, _ in made]
             features = passes.embed(torch.cat([views for views, _ in made])).split(counts)
@@ -170,8 +170,9 @@ class FeatureCache:
             counts, together = [len(some) for some in places], torch.cat(places)
             images, labels = data.images(together), data.labels[together]
             examples = list(zip(images.split(counts), labels.split(counts), strict=True))
+            passes = self._passes(data.image_shape, of_one)
             starts = range(0, len(examples), passes.units)
-            return map_(row, [examples[i : i + passes.units] for i in starts])
+            return map_(partial(row, passes), [examples[i : i + passes.units] for i in starts])
 
         in_all = store.layout.rows * spec.views
         self._fill(store, rows, lambda done: report(done * spec.views, in_all))
@@ -184,23 +185,21 @@ class FeatureCache:
         """Features of the images themselves, many at a time: the test split is not protected."""
         store = FeatureStore(self.root, self._key(data), self.test_layout(data))
 
-        passes = self._passes(data.image_shape, 1)
-
-        def row(images: Tensor) -> Row:
+        def row(passes: Passes, images: Tensor) -> Row:
             colours = images.to(self.device).expand(-1, 3, -1, -1)
             views = self.backbone.normalization(colours)
             return passes.embed(views)[:, None], None
 
         def rows(index: Tensor, map_: Map) -> Iterator[Row]:
-            return map_(row, data.images(index).split(passes.size))
+            passes = self._passes(data.image_shape, 1)
+            return map_(partial(row, passes), data.images(index).split(passes.size))
 
         self._fill(store, rows, lambda done: report(done, len(data)))
         return store.features().flatten(0, 1)
 
     def _passes(self, image_shape: tuple[int, int, int], views: int) -> Passes:
         shape = (3, *image_shape[1:])
-        with one_thread(self.device):  # as in `cpu_parallel_map`
-            return Passes(self.backbone.module, shape, self.device, views, self.view_chunk)
+        return _probed(self.backbone.module, shape, self.device, views, self.view_chunk)
 
     def _fill(
         self,
@@ -227,6 +226,14 @@ class FeatureCache:
             "backbone": self.backbone.name,
             "weights": self.backbone.weights_sha256,
         }
+
+
+@lru_cache(maxsize=4)
+def _probed(
+    module: nn.Module, shape: tuple[int, ...], device: torch.device, views: int, most: int | None
+) -> Passes:
+    with one_thread(device):  # as in `cpu_parallel_map`
+        return Passes(module, shape, device, views, most)
 
 
 def example_rng(
