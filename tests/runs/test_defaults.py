@@ -130,7 +130,7 @@ def test_a_heads_rate_leaves_noise_of_two_in_unit_weights_and_is_bounded(length)
             | settings
         )
         config = chosen(backbone="timm:resnet18", feature_length=length)
-        return choose_rate(config, plan).optimizer.learning_rate, plan
+        return choose_rate(config, plan, 10).optimizer.learning_rate, plan
 
     got, plan = rate()
     noise = got / (1 - 0.9) * plan.noise_std * 50**0.5 / 1000
@@ -151,7 +151,7 @@ def test_from_scratch_the_rate_is_near_those_that_were_published(sigma, steps, p
             sampling_rate=4096 / 50_000, denominator=4096, noise_multiplier=noise, steps=steps,
             delta=1e-5, max_grad_norm=1, sensitivity_multiplier=1, target_epsilon=1,
         )  # fmt: skip
-        return choose_rate(chosen(model="cnn-small", **settings), plan).optimizer
+        return choose_rate(chosen(model="cnn-small", **settings), plan, 10).optimizer
 
     def rate(noise, **settings):
         return settled(noise, **settings).learning_rate
@@ -164,3 +164,22 @@ def test_from_scratch_the_rate_is_near_those_that_were_published(sigma, steps, p
     assert settled(optimizer_options={"momentum": 0.3}).momentum is None
     assert rate(0.01) == 1 and rate(0.01, momentum=0) == 10
     assert rate(0) == 0.02 and rate(0, momentum=0) == 0.2  # nothing is clipped
+
+
+def test_a_start_is_left_the_faster_the_more_private_images_a_class_has():
+    def part(n, epsilon, classes):
+        plan = PrivacyPlan.calibrate(
+            n=n, expected_batch_size=n, steps=50, epsilon=epsilon, delta=1e-5
+        )
+        rates = [
+            choose_rate(chosen(backbone="timm:resnet18", **start), plan, classes).optimizer
+            for start in ({"head_start": "pool", "pool": "p"}, {"head_start": "zero"})
+        ]
+        return rates[0].learning_rate / rates[1].learning_rate
+
+    # Measured on Tiny-ImageNet: 38 images a class (docs/defaults.md).
+    assert part(7600, 1, 200) == pytest.approx(1 / 8, rel=0.02)
+    assert part(7600, 3, 200) == pytest.approx(0.26, rel=0.02)
+    assert part(7600, 8, 200) == pytest.approx(1 / 2, rel=0.02)
+    assert part(5000, 1, 10) == pytest.approx(0.7, rel=0.02)
+    assert part(5000, 8, 10) == part(50_000, 1, 10) == 1

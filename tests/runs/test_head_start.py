@@ -10,7 +10,10 @@ from safetensors.torch import load_file
 import dpmix
 from dpmix.errors import DpmixError
 from dpmix.reports.verify import verify
+from dpmix.runs.config import Config
 from dpmix.runs.load import load_run
+from dpmix.runs.settings import ModelConfig
+from dpmix.runs.start import require_start
 from pictures import write_class_folders
 
 
@@ -106,3 +109,14 @@ def test_a_pool_without_some_classes_is_said(settings, tmp_path):
         dpmix.fit(**settings | {"head_start": "pool"})
     result = dpmix.fit(**settings | {"method": "mix-diff", "k_self": 2, "cache_views": None})
     assert result.config.model.head_start == "zero"
+
+
+def test_a_pool_that_lacks_a_class_is_the_start_only_if_asked_for():
+    """From such a start training ended below one from zero (docs/results/starts.md)."""
+    names, chosen = ("ant", "bee", "cow"), ModelConfig(backbone="scatternet", head_start="pool")
+    config = Config(model=chosen)
+    with pytest.warns(UserWarning, match="no image of 1 of 3 classes, so the head starts at zero"):
+        found = require_start(config, ModelConfig(), names, labelled=2)
+    assert found.model.head_start == "zero"
+    assert require_start(config, chosen, names, labelled=2).model.head_start == "pool"
+    assert require_start(config, ModelConfig(), names, labelled=3).model.head_start == "pool"

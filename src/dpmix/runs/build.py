@@ -187,7 +187,7 @@ def build_run(
     pool = loaded.pool if loaded else None
     labelled = len(pool.labels[pool.labels >= 0].unique()) if pool else 0
     config = require_start(config, asked.model, class_names, labelled)
-    config = choose_rate(config, plan)
+    config = choose_rate(config, plan, len(class_names))
     views = ViewBuilder(
         spec,
         len(class_names),

@@ -48,9 +48,10 @@ VIEWS_OF_A_RUN, MOST_SCRATCH_VIEWS = 200_000, 8
 SCRATCH_WEIGHT_NOISE, LARGEST_SCRATCH_RATE, SCRATCH_RATE_WITHOUT_PRIVACY = 0.15, 10.0, 0.2
 WEIGHT_NOISE, LARGEST_HEAD_RATE, HEAD_RATE_WITHOUT_PRIVACY = 2.0, 64.0, 16.0
 
-# A start is near the best: what the noise of all steps may leave in a weight is a part of
-# WEIGHT_NOISE that grows with epsilon (docs/defaults.md).
-START_PART, START_POWER = 0.125, 2 / 3
+# What the noise of all steps may leave in a weight of a head that has a start: a part of
+# WEIGHT_NOISE. It grows with N epsilon / L, what private images can tell of a class, and is whole
+# from this value on (docs/defaults.md).
+WHOLE_START, START_POWER = 860.0, 2 / 3
 
 # The settings of model and cache that mean something only for what is trained in this way.
 READ_BY = {
@@ -250,7 +251,7 @@ def choose_recipe(config: Config, n: int, views: int) -> Config:
     return _set(config, privacy=privacy, features=cache)
 
 
-def choose_rate(config: Config, plan: PrivacyPlan) -> Config:
+def choose_rate(config: Config, plan: PrivacyPlan, classes: int) -> Config:
     """Choose SGD's momentum and the learning rate: as large as the noise of the run allows."""
     optimizer = config.optimizer
     if optimizer.optimizer.lower() == "sgd" and "momentum" not in optimizer.optimizer_options:
@@ -258,7 +259,7 @@ def choose_rate(config: Config, plan: PrivacyPlan) -> Config:
     if optimizer.learning_rate is None:
         still = 1 - _first(optimizer.momentum, MOMENTUM)
         head = config.model.backbone is not None
-        rate = _head_rate(plan, still, config.model) if head else _rate(plan, still)
+        rate = _head_rate(plan, still, config.model, classes) if head else _rate(plan, still)
         optimizer = _set(optimizer, learning_rate=float(f"{rate:.3g}"))
     return _set(config, optimizer=optimizer)
 
@@ -271,13 +272,14 @@ def _rate(plan: PrivacyPlan, still: float) -> float:
     return min(largest, SCRATCH_WEIGHT_NOISE * _rate_for_unit_noise(plan, still))
 
 
-def _head_rate(plan: PrivacyPlan, still: float, model: ModelConfig) -> float:
+def _head_rate(plan: PrivacyPlan, still: float, model: ModelConfig, classes: int) -> float:
     """Of a head: features of length F need weights F times smaller, without clipping F squared."""
     length, part = model.feature_length, 1.0
     if not plan.private:
         return HEAD_RATE_WITHOUT_PRIVACY / length**2
     if model.head_start != "zero":
-        part = min(1.0, START_PART * plan.target_epsilon**START_POWER)
+        known = plan.denominator / plan.sampling_rate * plan.target_epsilon / classes
+        part = min(1.0, (known / WHOLE_START) ** START_POWER)
     largest = LARGEST_HEAD_RATE / plan.max_grad_norm
     return part * min(largest, WEIGHT_NOISE * _rate_for_unit_noise(plan, still)) / length
 

@@ -64,6 +64,19 @@ def require_start(
             f"the pool has labelled images of {labelled} class{'es' * (labelled != 1)}; expected "
             "two or more: map them with --pool-labels"
         )
+    elif (
+        config.model.head_start == "pool"
+        and given.head_start is None
+        and labelled < len(class_names)
+    ):
+        # Such a start measured worse than none (docs/results/starts.md).
+        absent = len(class_names) - labelled
+        fault = f"the pool has no image of {absent} of {len(class_names)} classes"
+        warnings.warn(
+            f"{fault}, so the head starts at zero; to start from the pool all the same, give "
+            "--head-start pool",
+            stacklevel=2,
+        )
     if fault is not None:
         if given.head_start is not None:
             raise DpmixError(f"head_start {given.head_start}: {fault}, or use --head-start zero")
