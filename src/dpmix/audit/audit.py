@@ -20,7 +20,7 @@ from dpmix.audit.invariants import DrawChecks, NoiseChecks, exactly
 from dpmix.clipping.accumulator import sum_dtype
 from dpmix.clipping.types import trainable
 from dpmix.data.named import public_name
-from dpmix.data.source import ImageSource, unit_labels
+from dpmix.data.source import ImageSource, unit_count, unit_labels
 from dpmix.errors import DpmixError, to_install
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.reports.audit_report import AuditFindings, AuditReport, Finding, Kind, read_audit
@@ -208,7 +208,7 @@ def audit_run(
 
     trained = sum(p.numel() for p in trainable(run.inputs.trained).values())
     return audit_gradients(
-        make, plan=run.plan, examples=len(unit_labels(run.examples, run.plan.unit)),
+        make, plan=run.plan, examples=unit_count(run.examples, run.plan.unit),
         parameters=trained,
         canaries=canaries or min(_MOST_GRADIENTS, trained), runs=runs, confidence=confidence,
         rng=rng, progress=progress,

@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 from dpmix.audit.bounds import best_one_run_epsilon
 from dpmix.clipping.types import ClippedSum, zero_sum
 from dpmix.data.persons import Persons
-from dpmix.data.source import ImageSource, TensorSource
+from dpmix.data.source import ImageSource, TensorSource, known_persons
 from dpmix.errors import DpmixError
 from dpmix.privacy.noise import GaussianNoise
 from dpmix.privacy.plan import PrivacyPlan
@@ -185,7 +185,7 @@ class _WithCanaries:
     @property
     def persons(self) -> Persons | None:
         """A canary is a person by itself."""
-        known: Persons | None = getattr(self.base, "persons", None)
+        known = known_persons(self.base)
         return None if known is None else known.and_others(len(self.added))
 
     def __len__(self) -> int:

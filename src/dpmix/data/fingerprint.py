@@ -12,8 +12,7 @@ from jaxtyping import Int64, UInt8
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from dpmix.data.persons import Persons
-from dpmix.data.source import ImageSource, Subset, image_digests
+from dpmix.data.source import ImageSource, Subset, image_digests, known_persons
 from dpmix.data.splits import Splits
 
 
@@ -29,7 +28,7 @@ def fingerprint(source: ImageSource, digests: UInt8[np.ndarray, "N 32"] | None =
     """
     digest = sha256(repr((source.class_names, source.image_shape, len(source))).encode())
     digest.update(source.labels.numpy().tobytes())
-    persons: Persons | None = getattr(source, "persons", None)
+    persons = known_persons(source)
     if persons is not None:
         digest.update(persons.owner.numpy().tobytes())
     digest.update((image_digests(source) if digests is None else digests).tobytes())

@@ -117,7 +117,7 @@ class Subset:
     @cached_property
     def persons(self) -> Persons | None:
         """Who each image belongs to; None if `whole` does not tell."""
-        known: Persons | None = getattr(self.whole, "persons", None)
+        known = known_persons(self.whole)
         return None if known is None else known.of_images(self.indices)
 
     def __len__(self) -> int:
@@ -128,19 +128,30 @@ class Subset:
         return self.whole.images(self.indices[torch.as_tensor(indices)])
 
 
+def known_persons(source: ImageSource) -> Persons | None:
+    """Return who each image belongs to; None if the source does not tell."""
+    persons: Persons | None = getattr(source, "persons", None)
+    return persons
+
+
 def persons_of(source: ImageSource) -> Persons:
     """Return who each image belongs to.
 
     Raises:
         DpmixError: the source does not tell.
     """
-    persons: Persons | None = getattr(source, "persons", None)
+    persons = known_persons(source)
     if persons is None:
         raise DpmixError(
             "the unit of privacy is a person, and the images have no persons; give --persons or "
             "--person-pattern (make_private: persons=), or --unit image"
         )
     return persons
+
+
+def unit_count(source: ImageSource, unit: Unit) -> int:
+    """Return how many units of privacy there are: images or persons."""
+    return len(source) if unit == "image" else len(persons_of(source))
 
 
 def unit_labels(source: ImageSource, unit: Unit) -> Int64[Tensor, " U"]:

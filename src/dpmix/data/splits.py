@@ -24,8 +24,7 @@ import torch
 from jaxtyping import Bool, Int64, UInt8
 from torch import Tensor
 
-from dpmix.data.persons import Persons
-from dpmix.data.source import ImageSource, Subset, image_digests
+from dpmix.data.source import ImageSource, Subset, image_digests, known_persons
 from dpmix.errors import DpmixError
 
 JudgedOn = Literal["test", "validation"]
@@ -85,7 +84,7 @@ class Splits:
 
 
 def _person_names(source: ImageSource) -> set[str]:
-    persons: Persons | None = getattr(source, "persons", None)
+    persons = known_persons(source)
     return set() if persons is None else {*persons.names}
 
 
@@ -202,7 +201,7 @@ def narrowed(
 
 def _keys(source: ImageSource) -> Sequence[str]:
     """What decides about each image: the name of its person, or its place."""
-    persons: Persons | None = getattr(source, "persons", None)
+    persons = known_persons(source)
     if persons is None:
         return [str(place) for place in range(len(source))]
     return [persons.names[owner] for owner in persons.owner.tolist()]

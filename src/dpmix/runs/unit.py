@@ -8,8 +8,7 @@ import warnings
 
 import torch
 
-from dpmix.data.persons import Persons
-from dpmix.data.source import persons_of
+from dpmix.data.source import known_persons, persons_of
 from dpmix.data.splits import Splits
 from dpmix.errors import DpmixError
 from dpmix.privacy.plan import PrivacyPlan
@@ -32,7 +31,7 @@ def choose_unit(config: Config, given: ViewConfig, splits: Splits) -> Config:
         DpmixError: a person is asked for and the images have none, there is one person alone, or
             `images_per_person` is given and the unit is an image.
     """
-    persons: Persons | None = getattr(splits.train, "persons", None)
+    persons = known_persons(splits.train)
     unit = config.privacy.unit or ("image" if persons is None else "person")
     privacy = config.privacy.model_copy(update={"unit": unit})
     config = config.model_copy(update={"privacy": privacy})
@@ -70,7 +69,7 @@ def choose_unit(config: Config, given: ViewConfig, splits: Splits) -> Config:
 
 def warn_of_persons(plan: PrivacyPlan, splits: Splits) -> None:
     """Say, before training, what a plan for images promises to the person with the most of them."""
-    persons: Persons | None = getattr(splits.train, "persons", None)
+    persons = known_persons(splits.train)
     if persons is None or not plan.private or plan.unit == "person":
         return
     most = int(persons.counts.max())

@@ -27,7 +27,7 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
 from dpmix.data.fingerprint import fingerprint
-from dpmix.data.source import ImageSource, persons_of
+from dpmix.data.source import ImageSource, persons_of, unit_count
 from dpmix.errors import DpmixError
 from dpmix.models.backbones.backbone import Backbone
 from dpmix.training.cached_views import CachedViews
@@ -83,7 +83,7 @@ class FeatureCache:
         views, by_person = enlarged(builder.spec, self.views).views, builder.spec.unit == "person"
         # The views of one image have its label, unless public images join.
         classes = builder.num_classes if builder.pool is not None or by_person else 0
-        rows = len(persons_of(data)) if by_person else len(data)
+        rows = unit_count(data, builder.spec.unit)
         return Layout(rows, views, self.backbone.embedding_size, self.dtype, classes)
 
     def train_views(self, data: ImageSource, builder: ViewBuilder) -> int:

@@ -19,7 +19,13 @@ from dpmix.data.fingerprint import find_repeats
 from dpmix.data.normalization import Normalization
 from dpmix.data.normalization import normalization as constants
 from dpmix.data.persons import Persons
-from dpmix.data.source import ImageSource, TensorSource, image_digests, persons_of
+from dpmix.data.source import (
+    ImageSource,
+    TensorSource,
+    image_digests,
+    known_persons,
+    persons_of,
+)
 from dpmix.data.splits import plain_name
 from dpmix.data.torch_dataset import PairDataset, Range, example_origins, read_images
 from dpmix.errors import DpmixError
@@ -107,7 +113,7 @@ def make_private(
         owner = persons_of(source)
         count, of, owners = len(owner), "n=len(set(persons)), unit='person'", owner.owner.numpy()
         views = replace(views, images_per_person=views.images_per_person or IMAGES_PER_PERSON)
-    elif getattr(source, "persons", None) is not None:
+    elif known_persons(source) is not None:
         raise DpmixError(
             "the images have persons and the plan's unit of privacy is an image; give "
             "PrivacyPlan.calibrate(n=len(set(persons)), unit='person'), or leave the persons out"

@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from dpmix.clipping.engine import choose_engine, clipped_gradient_sum
 from dpmix.clipping.model_check import check_private
 from dpmix.clipping.types import ClippedSum, Engine, Loss, soft_cross_entropy, trainable, zero_sum
-from dpmix.data.source import ImageSource, persons_of
+from dpmix.data.source import ImageSource, persons_of, unit_count
 from dpmix.errors import DpmixError, is_out_of_memory
 from dpmix.files import to_json
 from dpmix.models.finetune import frozen_modules, train_mode
@@ -132,8 +132,7 @@ class PrivateTrainer:
         warn_of_few_persons(plan, sum(p.numel() for p in self.parameters))
         self._frozen = frozen_modules(model)
         self.device = self.parameters[0].device
-        count = len(persons_of(data)) if plan.unit == "person" else len(data)
-        self._sampler = sampler or PoissonSampler(plan, count)
+        self._sampler = sampler or PoissonSampler(plan, unit_count(data, plan.unit))
         self._noise = noise or GaussianNoise(plan)
         self._clip = clipped_sum or PrivateTrainer.clipped_sum
         self._randomness = Randomness(seed, ranks.rank)
