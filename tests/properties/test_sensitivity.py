@@ -206,7 +206,8 @@ def test_an_example_whose_gradient_is_not_finite_moves_nothing_and_is_counted(en
     without = total(net, build.build(images[kept], labels[kept], draws.rows(kept)), 1.0, engine)
     assert with_it.norms.isfinite().tolist() == [True, False, True]
     assert flat(without).norm() > 0
-    assert torch.equal(flat(with_it), flat(without))
+    # A matrix product may add the same rows in another order beside rows of zeros.
+    torch.testing.assert_close(flat(with_it), flat(without), rtol=0, atol=1e-14)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
