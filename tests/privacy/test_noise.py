@@ -1,7 +1,6 @@
 """The noise that is added: its law, its independence, and the division."""
 
 import math
-from functools import partial
 
 import numpy as np
 import pytest
@@ -10,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from dpmix.privacy import randomness
 from dpmix.privacy.noise import GaussianNoise, _grid, _whole_noise, with_noise
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.privacy.randomness import SecureStream
@@ -29,7 +29,8 @@ STD = 1.5 * 0.25 * 2
 
 def noise(plan=PLAN, seed=0):
     """Releases, step after step, from one stream."""
-    return partial(GaussianNoise(plan).release, rng=np.random.default_rng(seed))
+    made, rng = GaussianNoise(plan), np.random.default_rng(seed)
+    return lambda sums: made.release(sums, made.draw(sums, rng))
 
 
 def test_the_law_is_normal_with_sigma_times_c_times_the_multiplier():
@@ -65,8 +66,8 @@ def test_every_release_lies_on_a_grid_that_does_not_depend_on_the_sum(c, sigma, 
     """So its last bits say nothing: plain sum + noise takes values of the sum's own."""
     sums = c * batch * torch.tensor(total, dtype=torch.float64)
     grid = _grid(c, sigma * c, batch)
-    (noisy,) = with_noise([sums], sigma * c, c, batch, np.random.default_rng(seed))
-    (alone,) = with_noise([0 * sums], sigma * c, c, batch, np.random.default_rng(seed))
+    noisy = with_noise(sums, sigma * c, c, batch, np.random.default_rng(seed))
+    alone = with_noise(0 * sums, sigma * c, c, batch, np.random.default_rng(seed))
     steps = noisy / grid
     assert (steps == steps.round()).all() and steps.abs().max() < 2**53
     # Exact: the same whole numbers were added, and the sum's own rounding is a step at most.
@@ -75,48 +76,78 @@ def test_every_release_lies_on_a_grid_that_does_not_depend_on_the_sum(c, sigma, 
     assert grid <= c * 2**-13 and math.log2(grid) % 1 == 0
 
 
-def test_in_the_tails_too_no_whole_number_is_left_out():
+@pytest.mark.parametrize("smaller", [23, 0])
+def test_no_whole_number_is_left_out(monkeypatch, smaller):
     """An example's release shifts the numbers: one that can't occur would exclude its absence.
 
-    Normal numbers of 53 bits lie further apart than the grid beyond 5.6 standard deviations.
+    Normal numbers of 53 bits lie further apart than the grid beyond 5.6 standard deviations. Here
+    all points are that far out, their number being 2^23 times smaller than drawn, or none.
     """
-    std = 2.0**30
+    std, drawn = 2.0**40, randomness._words
 
-    calls = []
+    def words(count):
+        made = drawn(count).view(3, -1)
+        made[0] = (made[0] & randomness._LOW) >> smaller
+        return made.flatten()
 
-    class Tail(SecureStream):
-        """The coarse part, drawn first, beyond 5.6 only."""
-
-        def standard_normal(self, size):
-            calls.append(size)
-            if len(calls) > 1:
-                return super().standard_normal(size)
-            return stats.norm.isf(stats.norm.sf(5.6) * self.random(size))
-
-    drawn = _whole_noise(400_000, std, Tail()).numpy()
-    assert drawn.min() > 5.5 * std and len(calls) == 2
-    within = (drawn % 2**17 // 2**7).astype(int)  # within a step of the coarse part
-    assert stats.chisquare(np.bincount(within, minlength=2**10)).pvalue > 1e-6
+    monkeypatch.setattr(randomness, "_words", words)
+    found = _whole_noise(400_000, std, SecureStream())
+    assert found.abs().max() > 5.6 * std or not smaller
+    for step in (2**10, 2**17):  # every number of a stretch, and within a step of the coarse part
+        within = (found % step / step * 2**10).long()
+        assert stats.chisquare(np.bincount(within, minlength=2**10)).pvalue > 1e-6
 
 
-def test_secure_numbers_in_the_tail_lie_closer_than_53_bits_would_have_it(monkeypatch):
-    words = np.arange(1, 4001, dtype=np.int64)  # the smallest halves: 53 bits would be these alone
-    source = iter([words, *(torch.randint(0, 2**62, (4000,)).numpy() for _ in range(1))])
-    monkeypatch.setattr("os.urandom", lambda _: next(source).tobytes())
-    drawn = SecureStream().standard_normal(4000)
-    coarse = stats.norm.ppf((words + 0.5) * 2.0**-54)
-    assert abs(drawn - coarse).max() > 1e-6 and drawn.max() < -6.9
-    assert (np.diff(drawn) >= 0).all()  # the further word moves a number by less than a step
+def test_the_two_parts_of_a_number_and_its_neighbours_are_independent():
+    one, other = SecureStream().normal_pairs(400_000).numpy()
+    for a, b in [(one, other), (one**2, other**2), (abs(one), other), (one[1:], other[:-1])]:
+        assert abs(np.corrcoef(a, b)[0, 1]) < 5 / math.sqrt(len(one))
+
+
+@pytest.mark.parametrize("smallest", [True, False])
+def test_radii_lie_closer_than_53_bits_would_have_it(monkeypatch, smallest):
+    words = torch.arange(4000) if smallest else 2**53 - 1 - torch.arange(4000)
+    more = torch.randint(0, 2**53, (4000,))
+    monkeypatch.setattr(randomness, "_words", lambda count: torch.cat([words, more, 0 * more]))
+    radius, _ = SecureStream().normal_pairs(4000)
+    exact = [
+        math.sqrt(-2 * math.log(w + m * 2.0**-53) + 106 * math.log(2))
+        if smallest
+        else math.sqrt(2 * (2**53 - w - m * 2.0**-53) * 2.0**-53)
+        for w, m in zip(words.tolist(), more.tolist(), strict=True)
+    ]
+    if smallest:
+        np.testing.assert_allclose(radius, exact, rtol=1e-12)
+    else:
+        # Near one, a part more is added as itself, not taken away: the law is the same.
+        law = np.sqrt(2 * (np.arange(1, 4001) + 0.5) * 2.0**-53)
+        np.testing.assert_allclose(radius, law, rtol=1)
+    assert len(radius.unique()) == 4000
 
 
 def test_the_noise_makes_up_for_what_rounding_adds_to_the_sensitivity(monkeypatch):
-    monkeypatch.setattr(SecureStream, "standard_normal", lambda _, size: np.ones(size))
+    monkeypatch.setattr(SecureStream, "normal_pairs", lambda _, size: torch.ones(2, size).double())
     # A grid as coarse as can be had, by noise of a million times the sensitivity.
     std, count = 2.0**20, 10_000
     grid = _grid(1.0, std, 1.0)
-    (noisy,) = with_noise([torch.zeros(count)], std, 1.0, 1.0, SecureStream())
+    noisy = with_noise(torch.zeros(count), std, 1.0, 1.0, SecureStream())
     # Of two parts, each one standard deviation off, which add up to more than one of the whole.
     assert noisy[0] >= std * (1 + grid * math.sqrt(count)) * (1 - 1e-6)
+
+
+def test_noise_is_handed_over_once_and_drawn_while_others_compute():
+    made, zeros = GaussianNoise(PLAN), [torch.zeros(100_000), torch.zeros(3)]
+    drawn = made.draw(zeros, SecureStream())
+    assert [len(one) for one in made.release(zeros, drawn)] == [100_000, 3]
+    with pytest.raises(AssertionError):
+        made.release(zeros, drawn)
+
+
+def test_an_error_in_the_background_reaches_the_release(monkeypatch):
+    monkeypatch.setattr("os.urandom", lambda count: 1 / 0)
+    made = GaussianNoise(PLAN)
+    with pytest.raises(ZeroDivisionError):
+        made.release([torch.zeros(3)], made.draw([torch.zeros(3)], SecureStream()))
 
 
 def test_float64_draws_are_rounded_once():

@@ -79,7 +79,8 @@ def alone(size):
                     network, soft_cross_entropy, made.views, made.labels, plan().max_grad_norm
                 )
                 torch._foreach_add_(total, part.gradients)
-        noisy = GaussianNoise(plan()).release(total, Randomness(SEED, 0).step(step).noise)
+        made = GaussianNoise(plan())
+        noisy = made.release(total, made.draw(total, Randomness(SEED, 0).step(step).noise))
         for parameter, gradient in zip(network.parameters(), noisy, strict=True):
             parameter.grad = gradient.float()
         optimizer.step()

@@ -23,9 +23,9 @@ from dpmix.clipping.types import ClippedSum, zero_sum
 from dpmix.data.persons import Persons
 from dpmix.data.source import ImageSource, TensorSource, known_persons
 from dpmix.errors import DpmixError
-from dpmix.privacy.noise import GaussianNoise
+from dpmix.privacy.noise import DrawnNoise, GaussianNoise
 from dpmix.privacy.plan import PrivacyPlan
-from dpmix.privacy.randomness import StepRandomness, Stream
+from dpmix.privacy.randomness import StepRandomness
 from dpmix.privacy.sampling import PoissonSampler
 from dpmix.reports.audit_report import AuditFindings
 from dpmix.training.trainer import PrivateTrainer
@@ -44,10 +44,10 @@ class RecordedNoise(GaussianNoise):
         super().__init__(plan)
         self._scale, self.releases = plan.denominator, 0
 
-    def release(self, clipped_sum: list[Tensor], rng: Stream) -> list[Tensor]:
+    def release(self, clipped_sum: list[Tensor], drawn: DrawnNoise) -> list[Tensor]:
         """Add noise as `GaussianNoise` does, and record it."""
         self.given = flat(clipped_sum)
-        released = super().release(clipped_sum, rng)
+        released = super().release(clipped_sum, drawn)
         self.released = [one.clone() for one in released]
         self.noise = flat(released) * self._scale - self.given
         self.releases += 1

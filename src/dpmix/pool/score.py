@@ -41,7 +41,7 @@ def release_counts(counts: Float64[Tensor, "L 2"], sigma: float, rng: Stream) ->
         sigma: standard deviation of the noise: of the sensitivity, which is one.
         rng: stream of the noise.
     """
-    (noisy,) = with_noise([counts], sigma, 1.0, _MOST_IMAGES, rng)
+    noisy = with_noise(counts, sigma, 1.0, _MOST_IMAGES, rng)
     return PoolScore(noisy, sigma)
 
 

@@ -8,9 +8,11 @@ m is added before rounding. Both are post-processing. Rounding moves the distanc
 neighbours' sums by at most g sqrt(P) for P coordinates, and the noise is enlarged for that.
 
 Two parts are needed because float64 has too few normal numbers to hit every multiple of a fine grid
-evenly: an attacker who knows the missed ones could exclude a sum for certain. Each part is so
-coarse that one step of it holds hundreds of numbers in the tails and millions in the middle, and
-each part fills the other's gaps.
+evenly: an attacker who knows the missed ones could exclude a sum for certain. The parts of one
+number are the coordinates of one random point in the plane (`SecureStream.normal_pairs`), whose
+radius has a relative resolution of 2^-50 everywhere and whose angle has 53 bits. A pair of steps is
+a rectangle of at least 2^-27 by 2^-20 standard deviations, so that it holds more than 2^40 points,
+in the tails too. Different numbers are made from different points.
 
 All values are whole numbers below 2^53, and g is a power of two, so float64 adds and scales them
 exactly. A plain sum of floating-point numbers takes values that depend on the summands, so its last
@@ -19,7 +21,10 @@ privacy"; Haney et al. 2022, arXiv 2207.13793, for Gaussian noise on vectors).
 """
 
 import math
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
+import numpy as np
 import torch
 from jaxtyping import Float64
 from torch import Tensor
@@ -30,6 +35,23 @@ from dpmix.privacy.randomness import Stream
 # The grid is 2^-30 of the sensitivity, or coarser where noise (2^44 grid steps for one standard
 # deviation) or sum (2^48 for its expected size) would not fit into the 53 bits of a float64.
 _BITS, _NOISE_BITS, _SUM_BITS = 30, 44, 48
+# Numbers drawn together: they stay in the processor's cache, and torch computes them on one thread.
+_AT_ONCE = 1 << 15
+
+
+class DrawnNoise:
+    """Noise of one release, in steps of the grid, which is being drawn in the background."""
+
+    def __init__(self, draw: Callable[[], list[Tensor]]) -> None:
+        background = ThreadPoolExecutor(1)
+        self._drawing: Future[list[Tensor]] | None = background.submit(draw)
+        background.shutdown(wait=False)
+
+    def take(self) -> list[Float64[Tensor, " count"]]:
+        """Wait for the noise and hand it over, once: two releases never share it."""
+        assert self._drawing is not None
+        drawing, self._drawing = self._drawing, None
+        return drawing.result()
 
 
 class GaussianNoise:
@@ -40,44 +62,59 @@ class GaussianNoise:
         self.denominator = plan.denominator
         self.sensitivity = plan.max_grad_norm * plan.sensitivity_multiplier
 
-    def release(self, clipped_sum: list[Tensor], rng: Stream) -> list[Tensor]:
+    def draw(self, like: Sequence[Tensor], rng: Stream) -> DrawnNoise:
+        """Begin to draw the noise for tensors of the shapes of `like`, while the sum is computed.
+
+        It depends on shapes and plan alone. Without privacy (std 0) there is none.
+        """
+        sizes = [one.numel() for one in like] if self.std else []
+        steps = self.std and _std_in_steps(sizes, self.std, self.sensitivity, self.denominator)
+        return DrawnNoise(lambda: [_whole_noise(size, steps, rng) for size in sizes])
+
+    def release(self, clipped_sum: list[Tensor], drawn: DrawnNoise) -> list[Tensor]:
         """Return (sum + N(0, noise_std^2 I)) / denominator, tensor by tensor, in the same dtypes.
 
-        Called for every step, also for an empty batch, whose sum is zero. Without privacy (std 0)
-        the sum is only divided.
+        Called for every step, also for an empty batch, whose sum is zero. Without privacy the sum
+        is only divided. `drawn` is what `draw` returned for tensors of these shapes.
         """
+        noise = drawn.take()
         if self.std == 0:
             return [total / self.denominator for total in clipped_sum]
-        noisy = with_noise(clipped_sum, self.std, self.sensitivity, self.denominator, rng)
+        grid = _grid(self.sensitivity, self.std, self.denominator)
         return [
-            some.div_(self.denominator).to(total.device, total.dtype)
-            for some, total in zip(noisy, clipped_sum, strict=True)
+            _added(total, some, grid).div_(self.denominator).to(total.device, total.dtype)
+            for total, some in zip(clipped_sum, noise, strict=True)
         ]
 
 
 def with_noise(
-    sums: list[Tensor], std: float, sensitivity: float, addends: float, rng: Stream
-) -> list[Tensor]:
-    """Return sums + N(0, std^2 I) on a grid, drawn and added in float64 on the CPU.
+    total: Tensor, std: float, sensitivity: float, addends: float, rng: Stream
+) -> Tensor:
+    """Return total + N(0, std^2 I) on a grid, drawn and added in float64 on the CPU.
 
     Args:
-        sums: all tensors that are released together.
+        total: a sum, all of which is released.
         std: standard deviation of the noise on every coordinate.
-        sensitivity: L2 sensitivity of all the tensors together.
+        sensitivity: L2 sensitivity of the sum.
         addends: public estimate of the number of terms in the sum, each at most `sensitivity` long.
             A sum of more than 32 times as many may not fit the grid; it is then rounded like any
             float64.
         rng: stream that the noise is drawn from.
     """
+    steps = _std_in_steps([total.numel()], std, sensitivity, addends)
+    noise = _whole_noise(total.numel(), steps, rng)
+    return _added(total, noise, _grid(sensitivity, std, addends))
+
+
+def _added(total: Tensor, noise: Float64[Tensor, " count"], grid: float) -> Tensor:
+    whole = total.cpu().double().div(grid).round_()
+    return noise.view(total.shape).add_(whole).mul_(grid)
+
+
+def _std_in_steps(sizes: list[int], std: float, sensitivity: float, addends: float) -> float:
+    """The noise's standard deviation in steps of the grid, with what rounding a sum asks for."""
     grid = _grid(sensitivity, std, addends)
-    coordinates = sum(total.numel() for total in sums)
-    steps = (1 + grid * math.sqrt(coordinates) / sensitivity) * std / grid
-    noisy = []
-    for total in sums:
-        whole = total.cpu().double().div(grid).round_()
-        noise = _whole_noise(total.numel(), steps, rng).view(total.shape)
-        noisy.append(noise.add_(whole).mul_(grid))
-    return noisy
+    return (1 + grid * math.sqrt(sum(sizes)) / sensitivity) * std / grid
 
 
 def _whole_noise(count: int, std: float, rng: Stream) -> Float64[Tensor, " count"]:
@@ -85,8 +122,16 @@ def _whole_noise(count: int, std: float, rng: Stream) -> Float64[Tensor, " count
     fine = min(2.0**20, std / 2)
     step = max(1.0, 2.0 ** math.floor(math.log2(fine / 8)))
     coarse = math.sqrt(std**2 - fine**2)
-    one = torch.from_numpy(rng.standard_normal(count)).mul_(coarse / step).round_().mul_(step)
-    return one.add_(torch.from_numpy(rng.standard_normal(count)).mul_(fine).round_())
+
+    def whole(one: Tensor, other: Tensor) -> Tensor:
+        return one.mul_(coarse / step).round_().mul_(step).add_(other.mul_(fine).round_())
+
+    if isinstance(rng, np.random.Generator):  # its numbers come one after another
+        return whole(*(torch.from_numpy(rng.standard_normal(count)) for _ in range(2)))
+    parts = [min(_AT_ONCE, count - start) for start in range(0, count, _AT_ONCE)]
+    with ThreadPoolExecutor(torch.get_num_threads()) as cores:
+        made = list(cores.map(lambda part: whole(*rng.normal_pairs(part)), parts))
+    return torch.cat(made) if made else torch.empty(0, dtype=torch.float64)
 
 
 def _grid(sensitivity: float, std: float, addends: float) -> float:

@@ -1,15 +1,17 @@
 """Where a run's random draws come from: the operating system, unless a seed is given.
 
 Every step has its own streams, one for each use, so drawing more views never moves the noise, and
-no generator state is ever saved. Sampling and noise, on which the guarantee rests, use the
-operating system's cryptographic generator: an ordinary one has a state that a release might reveal,
-and with it every later draw. All other streams, and all of a seeded run, are numpy's with 128 bits:
-torch's CPU generator keeps 32 bits of its seed, few enough to try them all on a released model.
+no generator state is ever saved. Sampling and noise, on which the guarantee rests, use a
+cryptographic stream with keys from the operating system: an ordinary one has a state that a release
+might reveal, and with it every later draw. All other streams, and all of a seeded run, are numpy's
+with 128 bits: torch's CPU generator keeps 32 bits of its seed, few enough to try them all on a
+released model.
 
 Anyone who knows the seed can recompute the noise. A seeded run therefore has no privacy against
 them, and every output of it says so.
 """
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,47 +19,50 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-# Words at a time, so that the numbers made from them stay in the processor's cache.
-_AT_ONCE = 1 << 17
-
 _PUBLIC, _STEP = 0, 1
+_LOW = (1 << 53) - 1  # the lower 53 bits of a word
 
 
 class SecureStream:
-    """The part of `numpy.random.Generator` that private draws need, on fresh system entropy."""
+    """Uniform and normal numbers for private draws, from fresh system entropy.
+
+    Each call takes a key of 256 bits from the operating system, and expands it by AES in counter
+    mode: a quarter of the time that the operating system takes for as many bits. Whoever can't
+    tell AES from random functions can't tell these bits from random ones.
+    """
 
     def random(self, size: int) -> Float64[np.ndarray, " size"]:
         """Uniform numbers in [0, 1), with 53 bits."""
-        return (_words(size).numpy().view(np.uint64) >> np.uint64(11)) * 2.0**-53
+        return (_words(size) & _LOW).double().mul_(2.0**-53).numpy()
 
-    def standard_normal(self, size: int) -> Float64[np.ndarray, " size"]:
-        """Normal numbers: a random sign, times the inverse CDF at a uniform number below 1/2.
+    def normal_pairs(self, size: int) -> Float64[Tensor, "2 size"]:
+        """Pairs of independent normal numbers: a point of random angle and squared radius.
 
-        That number has 53 bits, and 53 more where it is small. Without them, numbers in the tails
-        would lie so far apart that some places between them would never be hit.
+        Half of the squared radius is exponential (Box and Muller 1958, Annals of Mathematical
+        Statistics 29:610): minus the logarithm of a uniform number. That number has 53 bits, and 53
+        more where it is small; where it is near one, they are added to the logarithm. Without them
+        points would lie so far apart, in the tails and at zero, that some places were never hit.
         """
-        drawn = torch.empty(size, dtype=torch.float64)
-        for part in drawn.split(_AT_ONCE):
-            words = _words(len(part))
-            # The lower half of the distribution: near 1 the 53 bits could not tell numbers from 1.
-            half = (words & (1 << 53) - 1).double()
-            small = torch.nonzero(half < 2.0**32).flatten()
-            half.add_(0.5)
-            half[small] += torch.from_numpy(self.random(len(small))) - 0.5
-            below_half = half.clamp_(min=2.0**-53).mul_(2.0**-54)
-            sign = (words >> 63).double().mul_(2.0).add_(1.0)  # -1 where the sign bit is set
-            torch.mul(torch.special.ndtri(below_half), sign, out=part)
-        return drawn.numpy()
+        words = _words(3 * size).view(3, size)
+        uniform, more = (words[:2] & _LOW).double().mul_(2.0**-53)
+        more.mul_(2.0**-53)
+        half = more - uniform.add_(more).clamp_(min=2.0**-107).log_()
+        radius = half.mul_(2.0).sqrt_()
+        angle = words[2].double().mul_(math.pi * 2.0**-63)
+        return torch.stack((angle.cos(), angle.sin())).mul_(radius)
 
 
 def _words(count: int) -> Int64[Tensor, " count"]:
-    """Words of 64 random bits from the operating system."""
-    if count == 0:
-        return torch.empty(0, dtype=torch.int64)
-    return torch.frombuffer(bytearray(os.urandom(8 * count)), dtype=torch.int64)
+    """Words of 64 random bits."""
+    # Older releases of the library want room for one block more than they write.
+    words = torch.empty(count + 2, dtype=torch.int64)
+    stream = Cipher(algorithms.AES(os.urandom(32)), modes.CTR(bytes(16))).encryptor()
+    stream.update_into(bytes(8 * count), words.numpy().data.cast("B"))
+    return words[:count]
 
 
 Stream = np.random.Generator | SecureStream

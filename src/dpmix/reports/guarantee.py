@@ -232,8 +232,8 @@ def _assumptions(stated: Statement, settings: Settings) -> list[str]:
         "The files in diagnostics/ are not covered and stay where they are.",
         "Nobody knows the seed."
         if stated.seeded
-        else "Draws and noise come from the operating system's cryptographic generator, and the "
-        "noise is added exactly, on a grid.",
+        else "Draws and noise come from a cryptographic stream (AES-256) with keys from the "
+        "operating system, and the noise is added exactly, on a grid.",
     ]
     if validates or data["train_images"] is not None:
         lines.append(

@@ -242,13 +242,14 @@ class PrivateTrainer:
         # At every step: a caller's own model.train() would wake frozen BatchNorm layers.
         train_mode(self.model, self._frozen)
         draws = self._randomness.step(self._steps_done)
+        # The noise is rank 0's: the others' sums, without it, go no further.
+        noise = self._noise.draw(self.parameters, draws.noise) if self._ranks.is_main else None
         with self._guard.watching():
             total, diagnostics = self._summed(draws)
         self._ranks.reduce(total)
         # Counted before the release: a step that fails half-way is never forgotten.
         self._steps_done += 1
-        # The noise is rank 0's: the others' sums, without it, go no further.
-        noisy = self._noise.release(total, draws.noise) if self._ranks.is_main else total
+        noisy = self._noise.release(total, noise) if noise is not None else total
         released = [g.to(p.dtype) for p, g in zip(self.parameters, noisy, strict=True)]
         self._ranks.broadcast(released)
         for parameter, gradient in zip(self.parameters, released, strict=True):
