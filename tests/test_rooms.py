@@ -5,7 +5,7 @@ from pathlib import Path
 
 SRC = Path(__file__).parents[1] / "src" / "dpmix"
 ORDER = (
-    "errors", "files", "data", "privacy", "models", "clipping", "pool", "views", "training",
+    "errors", "files", "privacy", "data", "models", "clipping", "pool", "views", "training",
     "reports", "runs", "audit", "sweeps", "cli",
 )  # fmt: skip
 # They need packages of the extra `sweep`, or take seconds to load for an error under torchrun.

@@ -11,11 +11,12 @@ from PIL import Image
 from torch.utils.data import ConcatDataset, Subset, TensorDataset
 
 from dpmix.data import TensorSource, decode, load_splits
-from dpmix.data.fingerprint import Repeats, find_repeats, fingerprint
+from dpmix.data.fingerprint import Repeats, find_repeats, fingerprint, refuse_repeats
 from dpmix.data.source import Subset as Part
 from dpmix.data.source import image_digests
 from dpmix.data.splits import narrowed
 from dpmix.data.torch_dataset import example_origins, read_images
+from dpmix.errors import DpmixError
 
 PIXELS = np.random.default_rng(3).integers(0, 256, (8, 3, 6, 6), dtype=np.uint8)
 CHOSEN = st.lists(st.integers(0, 7), min_size=2, max_size=20)
@@ -130,3 +131,18 @@ def test_an_image_is_one_by_its_pixels_or_by_its_place():
     assert find_repeats(digests, np.array([5, 5, 6, 7])) == Repeats(1, 3, (0, 1, 2))
     assert find_repeats(digests, np.array([5, 8, 6, 7])) == Repeats(1, 2, (1, 2))
     assert find_repeats(digests) == Repeats(1, 2, (1, 2))
+
+
+def test_the_refusal_has_the_numbers_the_images_and_the_remedy():
+    pixels = torch.arange(6, dtype=torch.uint8).reshape(6, 1, 1, 1)
+    source = TensorSource(pixels, torch.tensor([0, 1] * 3), ("a", "b"), tuple("abcdef"))
+    message = (
+        r"^4 images occur .* the most frequent one 5 times \('a', 'b', 'c', \.\.\.\): .* "
+        r"epsilon is 15\.000, not 3\.000\. .*--allow-repeats \(allow_repeats=True\)"
+    )
+    with pytest.raises(DpmixError, match=message):
+        refuse_repeats(Repeats(4, 5, (0, 1, 2, 3, 5)), source, lambda copies: 3.0 * copies)
+    part = Part.of(source, torch.tensor([5, 4, 3]))
+    with pytest.raises(DpmixError, match=r"^1 image occurs .* \('f', 'd'\)"):
+        refuse_repeats(Repeats(1, 2, (0, 2)), part, float)
+    refuse_repeats(Repeats(0, 1, (0,)), source, float)

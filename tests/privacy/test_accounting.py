@@ -43,7 +43,8 @@ def test_sigma_and_epsilon_agree_with_opacus_and_with_dp_accounting(
     ours = epsilon_pld(q, sigma, steps, delta)
     assert 0.995 * epsilon < ours <= epsilon
     direct, prv = by_others(q, sigma, steps, delta)
-    assert ours == pytest.approx(direct)
+    # Rounded up to a coarser grid of losses.
+    assert direct - 1e-9 <= ours <= direct * (1 + 2e-4)
     assert ours == pytest.approx(prv, rel=0.01)
     assert epsilon_pld(q, sigma * (1 - 5e-4), steps, delta) > epsilon
     assert ours < epsilon_rdp(q, sigma, steps, delta) < 1.3 * epsilon

@@ -5,24 +5,18 @@ import math
 import dp_accounting.dp_event
 import numpy as np
 import pytest
-import torch
 from dp_accounting import NeighboringRelation
 from dp_accounting.pld import PLDAccountant
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom, norm
 
-from dpmix.data import TensorSource
-from dpmix.data.fingerprint import Repeats
-from dpmix.data.source import Subset
-from dpmix.errors import DpmixError
 from dpmix.privacy.accounting import epsilon_gaussian, epsilon_together
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.privacy.repeats import (
     _drawn,
     epsilon_of_copies,
     epsilon_of_copies_together,
-    refuse_repeats,
 )
 from dpmix.privacy.selection import epsilon_selected
 
@@ -142,18 +136,3 @@ def test_a_private_selection_counts_them_by_group_privacy():
     assert epsilon_selected(*given) <= half <= epsilon_selected(*given) * 1.01
     assert found > 2 * selection.epsilon
     assert epsilon_of_copies(selection, 500, 20) == math.inf
-
-
-def test_the_refusal_has_the_numbers_the_images_and_the_remedy():
-    pixels = torch.arange(6, dtype=torch.uint8).reshape(6, 1, 1, 1)
-    source = TensorSource(pixels, torch.tensor([0, 1] * 3), ("a", "b"), tuple("abcdef"))
-    message = (
-        r"^4 images occur .* the most frequent one 5 times \('a', 'b', 'c', \.\.\.\): .* "
-        r"epsilon is 15\.000, not 3\.000\. .*--allow-repeats \(allow_repeats=True\)"
-    )
-    with pytest.raises(DpmixError, match=message):
-        refuse_repeats(Repeats(4, 5, (0, 1, 2, 3, 5)), source, lambda copies: 3.0 * copies)
-    part = Subset.of(source, torch.tensor([5, 4, 3]))
-    with pytest.raises(DpmixError, match=r"^1 image occurs .* \('f', 'd'\)"):
-        refuse_repeats(Repeats(1, 2, (0, 2)), part, float)
-    refuse_repeats(Repeats(0, 1, (0,)), source, float)

@@ -36,14 +36,14 @@ COMMANDS = {
         "accountants.",
     ),
     "audit": (
-        "privacy",
+        "audit",
         "Attack a run's privacy: train it with canaries, and bound its epsilon from below.",
     ),
     "export": (
         "use", "Write a trained model, with its backbone, in a form that other programs load.",
     ),
     "calibrate": (
-        "privacy",
+        "calibrate",
         "Show the noise that an epsilon needs, or the epsilon that a noise gives; reads no data.",
     ),
     "synthesize": ("pool", "Draw a public pool with a diffusion model, from class names alone."),

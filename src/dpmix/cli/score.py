@@ -12,7 +12,6 @@ from rich.table import Table
 from dpmix.cli.console import stdout
 from dpmix.cli.pool import PoolLabels, PoolPath, PoolUnmapped, pool
 from dpmix.cli.progress import counting_bar, decoding_bar, share_bar
-from dpmix.data.persons import NEIGHBOURS
 from dpmix.errors import DpmixError
 from dpmix.files import to_json, write_text
 from dpmix.pool.score import (
@@ -25,6 +24,7 @@ from dpmix.pool.score import (
 from dpmix.privacy.accounting import calibrate_sigma, epsilon_gaussian
 from dpmix.privacy.prior_releases import ReleaseRecord
 from dpmix.privacy.randomness import SecureStream
+from dpmix.privacy.unit import NEIGHBOURS
 from dpmix.reports.summary import two_columns
 from dpmix.runs.build import Run, build_run
 from dpmix.runs.config import Config

@@ -4,6 +4,7 @@ It is computed from private images, so it is never published. Every copy counts 
 last pixel, whatever its label, name or file format.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -14,6 +15,9 @@ from scipy.sparse.csgraph import connected_components
 
 from dpmix.data.source import ImageSource, Subset, image_digests, known_persons
 from dpmix.data.splits import Splits
+from dpmix.errors import DpmixError
+
+_NAMED = 3  # images that a message names
 
 
 def data_hash(splits: Splits) -> str:
@@ -80,3 +84,34 @@ def image_name(source: ImageSource, place: int) -> str:
         return image_name(source.whole, int(source.indices[place]))
     names: tuple[str, ...] | None = getattr(source, "names", None)
     return f"image {place}" if names is None else f"'{names[place]}'"
+
+
+def refuse_repeats(found: Repeats, source: ImageSource, epsilon_of: Callable[[int], float]) -> None:
+    """Refuse the private images in `source` if some occur more than once (`found`).
+
+    `epsilon_of` maps a number of equal images to the epsilon of the person in them.
+    """
+    if found.most == 1:
+        return
+    names = [image_name(source, place) for place in found.places[:_NAMED]]
+    more = ", ..." if found.most > _NAMED else ""
+    many = "1 image occurs" if found.images == 1 else f"{found.images} images occur"
+    raise DpmixError(
+        f"{many} more than once in the training set, the most frequent one {found.most} times "
+        f"({', '.join(names)}{more}): for the person in it epsilon is "
+        f"{epsilon_of(found.most):.3f}, not {epsilon_of(1):.3f}. Remove the copies, or train on "
+        "them and state both with --allow-repeats (allow_repeats=True). Equal images can also be "
+        "blank ones of different people"
+    )
+
+
+def refuse_shared_images(found: Repeats, source: ImageSource) -> None:
+    """Refuse images in `source` that several persons have: one unit does not hold all of them."""
+    if found.most == 1:
+        return
+    names = [image_name(source, place) for place in found.places[:_NAMED]]
+    raise DpmixError(
+        f"{found.images} image(s) belong to two persons or more, such as {' and '.join(names)} "
+        "(equal pixels): the guarantee would not hold for who is in them; remove the copies, or "
+        "give these persons one name"
+    )

@@ -7,23 +7,10 @@ alone: adding or removing a person moves no other person's images.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
 
 import torch
 from jaxtyping import Int64
 from torch import Tensor
-
-Unit = Literal["image", "person"]
-"""The unit of privacy: what is added or removed between neighbouring training sets."""
-Neighbours = Literal[
-    "add or remove one training example",
-    "add or remove one person with all their training images",
-]
-NEIGHBOURS: dict[Unit, Neighbours] = {
-    "image": "add or remove one training example",
-    "person": "add or remove one person with all their training images",
-}
-"""Unit -> what the two training sets that the guarantee compares differ by."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,8 +14,9 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from dpmix.data.persons import Persons, Unit
+from dpmix.data.persons import Persons
 from dpmix.errors import DpmixError
+from dpmix.privacy.unit import Unit
 
 _BATCH = 1024
 

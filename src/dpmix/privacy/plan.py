@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from decimal import ROUND_DOWN, Context, Decimal
 from functools import cached_property
 
-from dpmix.data.persons import NEIGHBOURS, Neighbours, Unit
 from dpmix.errors import DpmixError, nearest
 from dpmix.privacy.accounting import MIN_DELTA, PriorReleases, calibrate_sigma, epsilon_rdp
 from dpmix.privacy.selection import calibrate_selected, check_expected_runs, epsilon_stated
+from dpmix.privacy.unit import NEIGHBOURS, Neighbours, Unit
 
 LARGEST_DELTA = 1e-5
 

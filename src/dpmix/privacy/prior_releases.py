@@ -9,9 +9,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from dpmix.data.persons import NEIGHBOURS, Unit
 from dpmix.errors import DpmixError
 from dpmix.privacy.accounting import MIN_SIGMA, epsilon_gaussian
+from dpmix.privacy.unit import NEIGHBOURS, Unit
 
 
 class ReleaseRecord(BaseModel):

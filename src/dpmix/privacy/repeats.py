@@ -9,7 +9,6 @@ computes. A prior release without sampling moves by m (`tests/privacy/test_repea
 """
 
 import math
-from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -20,12 +19,8 @@ from dp_accounting.pld.privacy_loss_distribution import (
 from jaxtyping import Float64
 from scipy.stats import binom
 
-from dpmix.data.fingerprint import Repeats, image_name
-from dpmix.data.source import ImageSource
-from dpmix.errors import DpmixError
 from dpmix.privacy.accounting import (
-    LOSS_GRID,
-    PART_OF_LOSS,
+    FINEST_GRID,
     PriorReleases,
     Training,
     epsilon_composed,
@@ -43,8 +38,8 @@ _MOST_TERMS = 2_000_000
 _UNLIKELY = 1e-22
 # Next to 1, the library cannot distinguish from 0 a smaller chance that no copy is drawn.
 _NONE_DRAWN, _ROUNDING = 1e-9, 1e-13
+_PART_OF_LOSS = 0.05  # the grid of losses, as a part of their least spread
 _ALL = 1e-12  # a rate that near to 1 counts as 1, at which the loss is largest
-_NAMED = 3  # images that a message names
 _LARGEST = 700.0  # e to a larger power overflows a float
 
 
@@ -75,37 +70,6 @@ def epsilon_of_copies_together(
         _loss(rate, sigma, copies, grid).self_compose(int(steps)) for rate, sigma, steps in releases
     ]
     return epsilon_composed(losses, delta)
-
-
-def refuse_repeats(found: Repeats, source: ImageSource, epsilon_of: Callable[[int], float]) -> None:
-    """Refuse the private images in `source` if some occur more than once (`found`).
-
-    `epsilon_of` maps a number of equal images to the epsilon of the person in them.
-    """
-    if found.most == 1:
-        return
-    names = [image_name(source, place) for place in found.places[:_NAMED]]
-    more = ", ..." if found.most > _NAMED else ""
-    many = "1 image occurs" if found.images == 1 else f"{found.images} images occur"
-    raise DpmixError(
-        f"{many} more than once in the training set, the most frequent one {found.most} times "
-        f"({', '.join(names)}{more}): for the person in it epsilon is "
-        f"{epsilon_of(found.most):.3f}, not {epsilon_of(1):.3f}. Remove the copies, or train on "
-        "them and state both with --allow-repeats (allow_repeats=True). Equal images can also be "
-        "blank ones of different people"
-    )
-
-
-def refuse_shared_images(found: Repeats, source: ImageSource) -> None:
-    """Refuse images in `source` that several persons have: one unit does not hold all of them."""
-    if found.most == 1:
-        return
-    names = [image_name(source, place) for place in found.places[:_NAMED]]
-    raise DpmixError(
-        f"{found.images} image(s) belong to two persons or more, such as {' and '.join(names)} "
-        "(equal pixels): the guarantee would not hold for who is in them; remove the copies, or "
-        "give these persons one name"
-    )
 
 
 @lru_cache(maxsize=8)
@@ -147,7 +111,7 @@ def _grid(releases: list[Training], copies: int) -> float:
         # The loss 10 standard deviations out, of a Gaussian moved by `most`.
         largest = most**2 / 2 + 10 * most
         coarsest = max(coarsest, largest * (len(weights) + 100) / _MOST_TERMS)
-    return max(LOSS_GRID, min(PART_OF_LOSS * spread, 1.0), coarsest)
+    return max(FINEST_GRID, min(_PART_OF_LOSS * spread, 1.0), coarsest)
 
 
 def _by_group_privacy(plan: PrivacyPlan, copies: int, steps: int) -> float:

@@ -13,8 +13,8 @@ from typing import Any
 from scipy.stats import binomtest
 
 from dpmix.data.named import public_name
-from dpmix.data.persons import Unit
 from dpmix.data.splits import Splits
+from dpmix.privacy.unit import Unit
 from dpmix.reports.audit_report import AuditReport
 from dpmix.reports.metrics import Metrics
 from dpmix.reports.statement import NOT_PRIVATE, Settings, Statement, shown_epsilon, shown_sigma

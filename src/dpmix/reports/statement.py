@@ -18,10 +18,10 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from dpmix.data.persons import Neighbours, Unit
 from dpmix.errors import DpmixError
 from dpmix.files import to_json
 from dpmix.privacy.accounting import MIN_SIGMA
+from dpmix.privacy.unit import Neighbours, Unit
 
 Settings = Mapping[str, Any]
 """The sections of a run's settings, each a mapping of its settings, as `config.yaml` holds them."""

@@ -2,11 +2,11 @@
 
 from rich.table import Table
 
-from dpmix.data.persons import Unit
 from dpmix.data.splits import JudgedOn
 from dpmix.pool.load import PoolFacts
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.privacy.repeats import epsilon_of_copies
+from dpmix.privacy.unit import Unit
 from dpmix.reports.facts import below_start
 from dpmix.reports.statement import NOT_PRIVATE, shown_epsilon, shown_sigma
 from dpmix.training.evaluate import Evaluation

@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from dpmix.data.fingerprint import find_repeats, fingerprint
+from dpmix.data.fingerprint import find_repeats, fingerprint, refuse_repeats, refuse_shared_images
 from dpmix.data.image import Progress, ReadOptions
 from dpmix.data.named import load_splits, public_name
 from dpmix.data.source import ImageSource, Subset, persons_of
@@ -26,7 +26,7 @@ from dpmix.pool.pool import PublicPool
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.privacy.prior_releases import read_prior_releases
 from dpmix.privacy.randomness import Randomness
-from dpmix.privacy.repeats import epsilon_of_copies, refuse_repeats, refuse_shared_images
+from dpmix.privacy.repeats import epsilon_of_copies
 from dpmix.runs.config import Config
 from dpmix.runs.defaults import (
     check_settings,

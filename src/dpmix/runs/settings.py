@@ -10,12 +10,12 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from dpmix.data.folder import TEST_FRACTION
-from dpmix.data.persons import Unit
 from dpmix.data.splits import JudgedOn
 from dpmix.models.finetune import Trainable
 from dpmix.models.head import FeatureNorm
 from dpmix.models.prior import HeadStart
 from dpmix.pool.class_map import Unmapped
+from dpmix.privacy.unit import Unit
 from dpmix.views.extra_augment import ExtraAugment
 from dpmix.views.spec import IMAGES_PER_PERSON, Average, Method, PoolDraw, ViewSpec
 

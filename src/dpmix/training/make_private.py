@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from dpmix.clipping.model_check import check_private, number_of_classes
 from dpmix.clipping.types import Engine, Loss, soft_cross_entropy
-from dpmix.data.fingerprint import find_repeats
+from dpmix.data.fingerprint import find_repeats, refuse_repeats, refuse_shared_images
 from dpmix.data.normalization import Normalization
 from dpmix.data.normalization import normalization as constants
 from dpmix.data.persons import Persons
@@ -31,7 +31,7 @@ from dpmix.data.torch_dataset import PairDataset, Range, example_origins, read_i
 from dpmix.errors import DpmixError
 from dpmix.pool.pool import PublicPool
 from dpmix.privacy.plan import PrivacyPlan
-from dpmix.privacy.repeats import epsilon_of_copies, refuse_repeats, refuse_shared_images
+from dpmix.privacy.repeats import epsilon_of_copies
 from dpmix.training.trainer import PrivateTrainer
 from dpmix.views.builder import ViewBuilder
 from dpmix.views.spec import IMAGES_PER_PERSON, ViewSpec

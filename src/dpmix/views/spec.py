@@ -9,9 +9,9 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from dpmix.data.persons import Unit
 from dpmix.data.splits import shares
 from dpmix.errors import DpmixError, explain, nearest
+from dpmix.privacy.unit import Unit
 from dpmix.views.extra_augment import ExtraAugment
 
 Method = Literal["none", "self-aug", "mix-self", "mix-diff", "microbatch-mixup"]

@@ -1,14 +1,12 @@
-"""`dpmix calibrate` and `dpmix audit`."""
+"""`dpmix audit`."""
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib import metadata
-from math import inf
 from pathlib import Path
 from typing import Annotated, Any, cast, get_args
 
 import typer
-from rich.table import Table
 
 from dpmix.audit.audit import audit_run, refuse_unfit
 from dpmix.cli.console import stdout
@@ -16,63 +14,14 @@ from dpmix.cli.flags import setting_flags_but
 from dpmix.cli.progress import counting_bar, decoding_bar, share_bar
 from dpmix.errors import DISTRIBUTION, DpmixError, nearest
 from dpmix.files import to_json, write_text
-from dpmix.privacy.plan import PrivacyPlan
-from dpmix.privacy.repeats import epsilon_of_copies
 from dpmix.reports.audit_report import AuditFindings, AuditReport, Kind
-from dpmix.reports.statement import shown_epsilon, shown_sigma
+from dpmix.reports.statement import shown_epsilon
 from dpmix.reports.summary import two_columns
 from dpmix.runs.build import build_run
 from dpmix.runs.config import Config
 
 REFUTED = 1
 KINDS = get_args(Kind)
-
-
-def calibrate(
-    n: Annotated[int, typer.Option(help="number of training images, or persons, N")],
-    expected_batch_size: Annotated[float, typer.Option(help="examples in a step on average, q*N")],
-    steps: Annotated[int | None, typer.Option(help="number of training steps, T")] = None,
-    epochs: Annotated[float | None, typer.Option(help="T as expected passes over the data")] = None,
-    delta: Annotated[float | None, typer.Option(help="delta, by default well below 1/N")] = None,
-    epsilon: Annotated[
-        list[float] | None, typer.Option(help="target epsilon; repeatable; default: 1 2 4 8")
-    ] = None,
-    sigma: Annotated[
-        list[float] | None, typer.Option(help="noise multiplier to account for; repeatable")
-    ] = None,
-    images_per_person: Annotated[
-        list[int] | None,
-        typer.Option(
-            min=2,
-            help="also show epsilon of a person with this many of N images, at the "
-            "same delta; repeatable",
-        ),
-    ] = None,
-) -> None:
-    """Show the noise that an epsilon needs, or the epsilon that a noise gives; reads no data."""
-
-    def plan(target: float) -> PrivacyPlan:
-        return PrivacyPlan.calibrate(
-            n=n, expected_batch_size=expected_batch_size, steps=steps, epochs=epochs,
-            epsilon=target, delta=delta,
-        )  # fmt: skip
-
-    silent, console = plan(inf), stdout()
-    several = sorted({*(images_per_person or ())})
-    table = Table(
-        "sigma", "epsilon (PLD)", "epsilon (RDP)", *(f"of a person with {m}" for m in several),
-        caption=f"q {silent.sampling_rate:g}, {silent.steps} steps, delta {silent.delta:g}",
-    )  # fmt: skip
-    with console.status("a few seconds for each row"):
-        plans = [plan(target) for target in epsilon or ([] if sigma else [1.0, 2.0, 4.0, 8.0])]
-        plans += [replace(silent, noise_multiplier=s, max_grad_norm=1.0) for s in sigma or []]
-        for row in sorted(plans, key=lambda plan: -plan.noise_multiplier):
-            of_persons = (epsilon_of_copies(row, m, row.steps) for m in several)
-            epsilons = (
-                shown_epsilon(value, 4) for value in (row.epsilon, row.epsilon_rdp, *of_persons)
-            )
-            table.add_row(shown_sigma(row.noise_multiplier), *epsilons)
-    console.print(table)
 
 
 @setting_flags_but(
