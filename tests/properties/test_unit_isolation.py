@@ -23,7 +23,7 @@ from dpmix.clipping.vectorized import vectorized_numbers
 from dpmix.models.head import LinearHead
 
 UNITS = 100
-ENGINES = ("examplewise", "vectorized", "linear")
+ENGINES = ("examplewise", "vectorized", "linear", "bookkeeping")
 pytestmark = pytest.mark.filterwarnings("ignore:engine .* is not used")
 
 
@@ -88,7 +88,7 @@ def refuse_any_move(net, views, classes, engine, **chunks):
 
 @pytest.mark.parametrize("count", [1, 2, 16])
 @pytest.mark.parametrize(("width", "views", "hidden"), [(49, 1, 1), (49, 3, 10), (64, 1, 10)])
-@pytest.mark.parametrize("engine", ["auto", "examplewise"])
+@pytest.mark.parametrize("engine", ["auto", "examplewise", "bookkeeping"])
 def test_no_unit_moves_another_through_a_kink(engine, hidden, width, views, count):
     images = permuted(width, views)
     with threads(count):
@@ -96,12 +96,12 @@ def test_no_unit_moves_another_through_a_kink(engine, hidden, width, views, coun
 
 
 @pytest.mark.parametrize("chunk", [1, 7])
-@pytest.mark.parametrize("engine", ["vectorized", "linear"])
+@pytest.mark.parametrize("engine", ["vectorized", "linear", "bookkeeping"])
 def test_nor_in_portions_of_another_size(monkeypatch, engine, chunk):
     summed, _, numbers = engines._PORTIONED[engine]
     monkeypatch.setitem(engines._PORTIONED, engine, (summed, lambda *_: chunk, numbers))
     images = permuted(49)
-    net = at_a_kink(images) if engine == "vectorized" else head_at_a_tie(images, 2)
+    net = head_at_a_tie(images, 2) if engine == "linear" else at_a_kink(images)
     refuse_any_move(net, images, 2, engine)
 
 

@@ -13,7 +13,7 @@ With few views that gradient is never written. Its squared norm is the sum over 
 the clipped gradients is one product over all views of all units. Where the terms cancel, such a
 norm may come out too small, and too little would be clipped. So it is taken in float64, all that
 rounding can have lost is added to it, and it is never below 2^-10 of S, the sum of the views' own
-norms: what is clipped by it is at most C long (`_longest_norms`). With many views, or on a device
+norms: what is clipped by it is at most C long (`longest_norms`). With many views, or on a device
 without float64, each gradient is written and measured.
 """
 
@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from dpmix.clipping.accumulator import ClippedAccumulator, clip_root, sum_dtype
 from dpmix.clipping.examplewise import portions
-from dpmix.clipping.types import ClippedSum, Loss, per_view_loss, soft_cross_entropy
+from dpmix.clipping.types import ClippedSum, Loss, unit_losses
 from dpmix.errors import DpmixError
 
 # Most numbers held at once for R units: megabytes on a CPU, more on a device.
@@ -137,7 +137,7 @@ def _add_products(
     # Whole cache lines here too: a row's norm then does not depend on its address.
     residuals = F.pad(seen.residuals.to(dtype), (0, -layer.out_features % _LINE))
     features = seen.features.to(dtype)
-    norms = _longest_norms(residuals, features, len(total) == 2)
+    norms = longest_norms(residuals, features, len(total) == 2)
     roots = clip_root(norms, max_grad_norm)
     roots[count:] = 0.0
     root = roots[:, None, None]
@@ -156,7 +156,7 @@ def _add_products(
     return norms[:count]
 
 
-def _longest_norms(
+def longest_norms(
     residuals: Float[Tensor, "R K L"], features: Float[Tensor, "R K D"], bias: bool
 ) -> Float[Tensor, " R"]:
     """Norms of the gradients sum_k r_k x_k^T: at most 1e-12 S too long, and never too short.
@@ -170,11 +170,12 @@ def _longest_norms(
     Where the views cancel to less than 2^-10 S, the norm returned is that: in the clipped sum each
     view's part is then at most 2^10 C long, and its rounding below 1e-9 C.
     """
-    apart = [rows.square().sum(dim=2) for rows in (residuals, features)]
     if residuals.shape[1] > 1:
         inner = [torch.bmm(rows, rows.transpose(1, 2)) for rows in (residuals, features)]
         squares = (inner[0] * (inner[1] + bias)).sum(dim=(1, 2))
+        apart = [products.diagonal(dim1=1, dim2=2).contiguous() for products in inner]
     else:
+        apart = [rows.square().sum(dim=2) for rows in (residuals, features)]
         squares = (apart[0] * (apart[1] + bias)).sum(dim=1)
     longest = (apart[0] * (apart[1] + bias)).sqrt().sum(dim=1).square()
     terms = features.shape[2] + residuals.shape[2] + residuals.shape[1] ** 2 + 8
@@ -192,30 +193,13 @@ def _passed(
     shape = (*views.shape[:2], -1)
     features, logits = _forward(model, layer, views.flatten(0, 1))
     logits.requires_grad_(True)
-    per_view = _losses(loss, logits.view(shape), labels)
+    per_view = unit_losses(loss, logits.view(shape), labels)
     (residuals,) = torch.autograd.grad(per_view.sum(), logits)
     return _Pass(
         features=features.view(shape),
         logits=logits.detach().view(shape),
         residuals=residuals.view(shape) / views.shape[1],
         losses=per_view.detach().mean(dim=1),
-    )
-
-
-def _losses(
-    loss: Loss, logits: Float[Tensor, "R K L"], labels: Float[Tensor, "R K L"]
-) -> Float[Tensor, "R K"]:
-    """Each view's loss. A custom loss gets one unit at a time.
-
-    It may look at all its rows, such as for the frequencies of labels: they are then one unit's.
-    The rows are cloned so that their address does not depend on the unit's place.
-    """
-    if loss is soft_cross_entropy:
-        together = per_view_loss(loss, logits.flatten(0, 1), labels.flatten(0, 1))
-        return together.view(logits.shape[:2])
-    pairs = zip(logits, labels, strict=True)
-    return torch.stack(
-        [per_view_loss(loss, row.clone(), its_labels.clone()) for row, its_labels in pairs]
     )
 
 

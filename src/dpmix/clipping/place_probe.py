@@ -104,7 +104,7 @@ def _is_apart(
         tries = _OF_LARGE_MODELS if held > _LARGE else _ARRANGEMENTS
         numbers(subject, loss, noise.zero_(), soft, False)  # does it run as in training?
         for place in range(tries if units > 1 else 0):  # one unit has one place
-            _draw_weights(subject, generator)
+            draw_weights(subject, generator)
             one = loss if place % 2 else _linear_loss
             if not _same_elsewhere(numbers, subject, one, noise, soft, generator):
                 return False
@@ -154,7 +154,7 @@ def _linear_loss(
 
 
 @torch.no_grad()
-def _draw_weights(model: nn.Module, generator: torch.Generator) -> None:
+def draw_weights(model: nn.Module, generator: torch.Generator) -> None:
     """Public random weights of a usual size."""
     for parameter in model.parameters():
         if parameter.is_floating_point():
@@ -207,7 +207,9 @@ class BitWatch(TorchDispatchMode):
             if one.ndim > 0 and (func._schema.is_mutable or _address(one) not in memory)
         ]
         self.seen += [(name, _hash(one)) for one in fresh if one.dtype in _AS_INTEGERS]
-        hides = _hides_bits(full, mask, fresh, number=not results)
+        # A wider type holds all bits, before zeros.
+        widened = name.startswith("_to_copy") and all(o.dtype == torch.float64 for o in fresh)
+        hides = not widened and _hides_bits(full, mask, fresh, number=not results)
         if full and fresh and all(one.numel() < _FEW for one in fresh):
             call = f"{name} {[tuple(one.shape) for one in (*given, *fresh)]}"
             self._few[call] = self._few.get(call, True) and hides

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dpmix.clipping.accumulator import sum_dtype
 from dpmix.errors import DpmixError
 
-Engine = Literal["auto", "examplewise", "vectorized", "linear"]
+Engine = Literal["auto", "examplewise", "vectorized", "linear", "bookkeeping"]
 ENGINES: tuple[str, ...] = get_args(Engine)
 # Maps logits [K, L] and soft labels [K, L] to one loss per view, [K].
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -27,7 +27,7 @@ class EngineConfig:
     """How a run computes its clipped sums; the choice changes them by rounding only.
 
     Attributes:
-        name: `examplewise`, `vectorized` or `linear`.
+        name: `examplewise`, `vectorized`, `linear` or `bookkeeping`.
         view_chunk: most views in one forward pass of `examplewise`; None: all K views of a unit.
         reason: why this engine, in a few words.
     """
@@ -87,3 +87,20 @@ def per_view_loss(
             "value per view: use reduction='none'"
         )
     return values
+
+
+def unit_losses(
+    loss: Loss, logits: Float[Tensor, "R K L"], labels: Float[Tensor, "R K L"]
+) -> Float[Tensor, "R K"]:
+    """Each view's loss. A custom loss gets one unit at a time.
+
+    It may look at all its rows, such as for the frequencies of labels: they are then one unit's.
+    The rows are cloned so that their address does not depend on the unit's place.
+    """
+    if loss is soft_cross_entropy:
+        together = per_view_loss(loss, logits.flatten(0, 1), labels.flatten(0, 1))
+        return together.view(logits.shape[:2])
+    pairs = zip(logits, labels, strict=True)
+    return torch.stack(
+        [per_view_loss(loss, row.clone(), its_labels.clone()) for row, its_labels in pairs]
+    )

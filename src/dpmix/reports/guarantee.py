@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from importlib.metadata import version
 
+from dpmix.clipping.vectorized import MAX_CPU_VIEWS, MAX_DEVICE_VIEWS
 from dpmix.errors import DISTRIBUTION
 from dpmix.models.backbones.backbone import Backbone
 from dpmix.pool.load import PoolFacts
@@ -235,6 +236,12 @@ def _assumptions(stated: Statement, settings: Settings) -> list[str]:
         else "Draws and noise come from a cryptographic stream (AES-256) with keys from the "
         "operating system, and the noise is added exactly, on a grid.",
     ]
+    if settings["run"]["engine"] == "bookkeeping":
+        lines.append(
+            f"Clipped gradients were added in float32, those of up to {MAX_CPU_VIEWS} views at a "
+            f"time ({MAX_DEVICE_VIEWS:,} on a GPU): rounding can add to the sensitivity (engine "
+            "bookkeeping)."
+        )
     if validates or data["train_images"] is not None:
         lines.append(
             "The training examples are those that were trained on, a part of the data set that was "

@@ -76,7 +76,9 @@ def _published(folder: RunFolder) -> Statement | None:
 def _refuse_changed_settings(before: Config, now: Config) -> None:
     for leaf, section in LEAVES.items():
         new, old = (getattr(getattr(config, section), leaf) for config in (now, before))
-        if new != old and leaf not in places("resume"):
+        # The statement says of all steps how they were added up.
+        adds_otherwise = leaf == "engine" and "bookkeeping" in (new, old)
+        if new != old and (adds_otherwise or leaf not in places("resume")):
             raise _changed(leaf, new, old)
 
 

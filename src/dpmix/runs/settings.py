@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from dpmix.clipping.types import Engine
 from dpmix.data.folder import TEST_FRACTION
 from dpmix.data.splits import JudgedOn
 from dpmix.models.finetune import Trainable
@@ -241,8 +242,9 @@ class RunConfig(Section):
     """repeatable RESEARCH run: anyone who knows it can remove the noise"""
     device: Annotated[str, RESUME, SWEEP] = "auto"
     """auto, cpu, cuda, cuda:1, mps"""
-    engine: Annotated[Literal["auto", "examplewise", "vectorized", "linear"], RESUME] = "auto"
-    """how per-example gradients are computed; auto chooses by a rule of model and K"""
+    engine: Annotated[Engine, RESUME] = "auto"
+    """how per-example gradients are computed; auto chooses by a rule of model and K; bookkeeping
+    can be faster for few views, and adds in float32"""
     view_chunk: Annotated[int | None, RESUME] = Field(None, ge=1)
     """views per forward pass, to bound memory; exact"""
     eval_every: int | None = Field(None, ge=1)
