@@ -123,15 +123,20 @@ def _whole_noise(count: int, std: float, rng: Stream) -> Float64[Tensor, " count
     step = max(1.0, 2.0 ** math.floor(math.log2(fine / 8)))
     coarse = math.sqrt(std**2 - fine**2)
 
-    def whole(one: Tensor, other: Tensor) -> Tensor:
-        return one.mul_(coarse / step).round_().mul_(step).add_(other.mul_(fine).round_())
+    def fill(part: Tensor, one: Tensor, other: Tensor) -> None:
+        one.mul_(coarse / step).round_().mul_(step)
+        torch.add(one, other.mul_(fine).round_(), out=part)
 
+    noise = torch.empty(count, dtype=torch.float64)
     if isinstance(rng, np.random.Generator):  # its numbers come one after another
-        return whole(*(torch.from_numpy(rng.standard_normal(count)) for _ in range(2)))
-    parts = [min(_AT_ONCE, count - start) for start in range(0, count, _AT_ONCE)]
-    with ThreadPoolExecutor(torch.get_num_threads()) as cores:
-        made = list(cores.map(lambda part: whole(*rng.normal_pairs(part)), parts))
-    return torch.cat(made) if made else torch.empty(0, dtype=torch.float64)
+        fill(noise, *(torch.from_numpy(rng.standard_normal(count)) for _ in range(2)))
+    elif count <= _AT_ONCE:
+        fill(noise, *rng.normal_pairs(count))
+    else:
+        with ThreadPoolExecutor(torch.get_num_threads()) as cores:
+            list(cores.map(lambda part: fill(part, *rng.normal_pairs(len(part))),
+                           noise.split(_AT_ONCE)))  # fmt: skip
+    return noise
 
 
 def _grid(sensitivity: float, std: float, addends: float) -> float:

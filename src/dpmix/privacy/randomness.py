@@ -25,6 +25,7 @@ from torch import Tensor
 
 _PUBLIC, _STEP = 0, 1
 _LOW = (1 << 53) - 1  # the lower 53 bits of a word
+_ZEROS = bytes(1 << 20)  # what a key stream is added to
 
 
 class SecureStream:
@@ -39,7 +40,7 @@ class SecureStream:
         """Uniform numbers in [0, 1), with 53 bits."""
         return (_words(size) & _LOW).double().mul_(2.0**-53).numpy()
 
-    def normal_pairs(self, size: int) -> Float64[Tensor, "2 size"]:
+    def normal_pairs(self, size: int) -> tuple[Float64[Tensor, " size"], Float64[Tensor, " size"]]:
         """Pairs of independent normal numbers: a point of random angle and squared radius.
 
         Half of the squared radius is exponential (Box and Muller 1958, Annals of Mathematical
@@ -48,20 +49,23 @@ class SecureStream:
         points would lie so far apart, in the tails and at zero, that some places were never hit.
         """
         words = _words(3 * size).view(3, size)
-        uniform, more = (words[:2] & _LOW).double().mul_(2.0**-53)
-        more.mul_(2.0**-53)
+        # Row by row: torch computes as few numbers on one thread, and this one is not alone.
+        uniform = (words[0] & _LOW).double().mul_(2.0**-53)
+        more = (words[1] & _LOW).double().mul_(2.0**-106)
         half = more - uniform.add_(more).clamp_(min=2.0**-107).log_()
         radius = half.mul_(2.0).sqrt_()
         angle = words[2].double().mul_(math.pi * 2.0**-63)
-        return torch.stack((angle.cos(), angle.sin())).mul_(radius)
+        return angle.cos().mul_(radius), angle.sin_().mul_(radius)
 
 
 def _words(count: int) -> Int64[Tensor, " count"]:
     """Words of 64 random bits."""
+    if 8 * count > len(_ZEROS):
+        return torch.cat([_words(count // 2), _words(count - count // 2)])
     # Older releases of the library want room for one block more than they write.
     words = torch.empty(count + 2, dtype=torch.int64)
     stream = Cipher(algorithms.AES(os.urandom(32)), modes.CTR(bytes(16))).encryptor()
-    stream.update_into(bytes(8 * count), words.numpy().data.cast("B"))
+    stream.update_into(memoryview(_ZEROS)[: 8 * count], words.numpy().data.cast("B"))
     return words[:count]
 
 
