@@ -32,7 +32,7 @@ from dpmix.errors import DpmixError
 # Most numbers held at once for R units: megabytes on a CPU, more on a device.
 _CPU_NUMBERS, _DEVICE_NUMBERS = 1 << 20, 1 << 25
 # Most units at once: with more, the zeros that fill a small batch would take longer.
-_MOST_UNITS = 64
+_MOST_UNITS = 256
 _LINE = 16  # numbers in 64 bytes of float32, a cache line
 # Writing a gradient down costs about as much as this many multiplications for each of its numbers.
 _WRITING = 4
