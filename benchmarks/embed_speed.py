@@ -11,6 +11,7 @@ import argparse
 import copy
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -71,8 +72,8 @@ def main() -> None:
         layouts = {"": module, ", channels last": copy.deepcopy(module).to(
             memory_format=torch.channels_last)}  # fmt: skip
         ways: dict[str, Callable[[], None]] = {
-            f"dpmix, passes of {passes.size}": lambda passes=passes: a_batch_a_core(
-                passes.embed, images, passes.size
+            f"dpmix, passes of {passes.size}": partial(
+                a_batch_a_core, passes.embed, images, passes.size
             )
         }
         for layout, net in layouts.items():
@@ -81,13 +82,13 @@ def main() -> None:
             )
             for batch in BATCHES:
                 for how in (a_batch_a_core, all_cores):
-                    ways[f"torch, {how.__name__}, {batch}{layout}"] = (
-                        lambda how=how, net=net, given=given, batch=batch: how(net, given, batch)
+                    ways[f"torch, {how.__name__}, {batch}{layout}"] = partial(
+                        how, net, given, batch
                     )
         try:
             compiled = torch.compile(module)
             all_cores(compiled, images, 64)
-            ways["torch.compile, 64"] = lambda compiled=compiled: all_cores(compiled, images, 64)
+            ways["torch.compile, 64"] = partial(all_cores, compiled, images, 64)
         except Exception as error:
             print(f"torch.compile cannot: {type(error).__name__}: {str(error)[:80]}")
         ways |= by_onnxruntime(module, images)

@@ -17,6 +17,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import timm
@@ -90,11 +91,9 @@ def add_steps(table: Table, name: str, model: nn.Module, pixels: int, k: int, to
         compiled = torch.compile(subject, mode="reduce-overhead")
         for batch in {min(batch, examples * k) for batch in BATCHES}:
             given = (views, labels, batch)
-            ways[f"non-private {batch}"] = lambda given=given: non_private(subject, *given)
+            ways[f"non-private {batch}"] = partial(non_private, subject, *given)
             if table.device.type == "cuda":
-                ways[f"non-private, compiled {batch}"] = lambda given=given: non_private(
-                    compiled, *given
-                )
+                ways[f"non-private, compiled {batch}"] = partial(non_private, compiled, *given)
         for way in WAYS:
             # Of standardised weights, opacus computes something else.
             if not (way == "opacus" and name == "wrn-16-4"):
