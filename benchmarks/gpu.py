@@ -25,6 +25,7 @@ import torch
 from torch import nn
 
 from contenders import CLASSES, non_private, plain_wide_resnet, private_way, wide_resnet
+from dpmix.models import build_model
 from dpmix.models.backbones.load import load_backbone
 from dpmix.privacy.noise import GaussianNoise
 from dpmix.privacy.plan import PrivacyPlan
@@ -37,9 +38,11 @@ WAYS = ("dpmix examplewise", "dpmix vectorized", "dpmix bookkeeping", "opacus")
 BATCHES = (64, 256, 1024)
 
 
-def vit_small(pixels: int) -> nn.Module:
+def vit_small(pixels: int, **smaller: int) -> nn.Module:
     """ViT-S/16, all of it trained."""
-    return timm.create_model("vit_small_patch16_224", img_size=pixels, num_classes=CLASSES)
+    return timm.create_model(
+        "vit_small_patch16_224", img_size=pixels, num_classes=CLASSES, **smaller
+    )
 
 
 class Table:
@@ -153,15 +156,22 @@ def main() -> None:
     args = parser.parse_args()
     table = Table(torch.device(args.device), args.seconds)
     print("| what | way | seconds | a second | over the limit | |\n|---|---|---|---|---|---|")
-    total, pixels = (4, 32) if args.mini else (1024, 224)
-    for k in (1, 4) if args.mini else (1, 4, 16, 34):
-        add_steps(table, "wrn-16-4-plain", plain_wide_resnet(), 32, k, total)
-        add_steps(table, "wrn-16-4", wide_resnet(), 32, k, total)
-    for k in (1,) if args.mini else (1, 8):
-        add_steps(table, "vit-small", vit_small(pixels), pixels, k, total if args.mini else 256)
-    add_embedding(table, 64 if args.mini else 160, 8 if args.mini else 2048)
-    for numbers in (10_000,) if args.mini else (2_750_000, 86_000_000):
-        add_noise(table, numbers, wide_resnet(), 32)
+    if args.mini:
+        small = build_model("cnn-small", in_channels=3, num_classes=CLASSES)
+        add_steps(table, "cnn-small", small, 16, 2, 4)
+        vit = vit_small(32, depth=1, embed_dim=32, num_heads=2)
+        add_steps(table, "a small vit", vit, 32, 2, 4)
+        add_embedding(table, 32, 8)
+        add_noise(table, 10_000, small, 16)
+    else:
+        for k in (1, 4, 16, 34):
+            add_steps(table, "wrn-16-4-plain", plain_wide_resnet(), 32, k, 1024)
+            add_steps(table, "wrn-16-4", wide_resnet(), 32, k, 1024)
+        for k in (1, 8):
+            add_steps(table, "vit-small", vit_small(224), 224, k, 256)
+        add_embedding(table, 160, 2048)
+        for numbers in (2_750_000, 86_000_000):
+            add_noise(table, numbers, wide_resnet(), 32)
     for one in table.left_out:
         print(f"left out for want of time: {one}")
     machine = torch.cuda.get_device_name() if args.device == "cuda" else platform.machine()

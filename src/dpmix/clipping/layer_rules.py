@@ -19,6 +19,7 @@ from timm.layers.norm import LayerNorm
 from torch import Tensor, nn
 
 from dpmix.clipping.linear import longest_norms
+from dpmix.models.wide_resnet import EPS, WSConv2d
 
 # float32 numbers that are squared and added before float64 takes over: off by 1e-6 at most.
 _BLOCK = 4096
@@ -103,6 +104,27 @@ class ConvRule(LayerRule):
         }
 
 
+class StandardizedConvRule(ConvRule):
+    """`WSConv2d`: a convolution by gain * u, where u is the weight less its mean, over its norm."""
+
+    def written(self, layer: nn.Conv2d, inputs: Tensor, grads: Tensor, units: int) -> Written:
+        """Weight, gain and bias, from the gradient by the standardised weight."""
+        assert isinstance(layer, WSConv2d)
+        made = super().written(layer, inputs, grads, units)
+        rows = made["weight"].flatten(2)
+        centred = layer.weight.flatten(1)
+        centred = centred - centred.mean(dim=1, keepdim=True)
+        norm = torch.linalg.vector_norm(centred, dim=1)
+        floor = norm.clamp(min=EPS**0.5)
+        u = centred / floor[:, None]
+        made["gain"] = torch.einsum("rof,of->ro", rows, u)
+        # A norm at its floor is a constant.
+        along = made["gain"] * (norm >= floor)
+        rows.sub_(rows.mean(dim=2, keepdim=True)).addcmul_(along[:, :, None], u, value=-1)
+        rows.mul_((layer.gain / floor)[:, None])
+        return made
+
+
 class LayerNormRule(LayerRule):
     """`nn.LayerNorm` on [V, ..., normalized_shape]."""
 
@@ -161,6 +183,7 @@ PRODUCT = LinearRule()
 RULES: dict[type[nn.Module], LayerRule] = {
     nn.Linear: PRODUCT,
     nn.Conv2d: ConvRule(),
+    WSConv2d: StandardizedConvRule(),
     nn.LayerNorm: LayerNormRule(),
     LayerNorm: LayerNormRule(),
     nn.GroupNorm: GroupNormRule(),

@@ -25,7 +25,7 @@ _GROUPS, _STEM = 16, 16
 # Standard deviation of a unit normal that is truncated at two standard deviations.
 _TRUNCATED_STD = 0.87962566103423978
 
-_EPS = 1e-4  # De et al.'s released code; the floor of var * fan_in
+EPS = 1e-4  # De et al.'s released code; the floor of var * fan_in
 
 
 def fan_in_normal_(weight: Tensor) -> None:
@@ -67,7 +67,7 @@ class WSConv2d(nn.Conv2d):
         # In two passes: `torch.var_mean` takes several times as long on a CPU.
         centred = self.weight - self.weight.mean(dim=fan, keepdim=True)
         # var * fan_in is the squared norm of the centred weight.
-        norm = torch.linalg.vector_norm(centred, dim=fan, keepdim=True).clamp(min=_EPS**0.5)
+        norm = torch.linalg.vector_norm(centred, dim=fan, keepdim=True).clamp(min=EPS**0.5)
         weight: Tensor = centred * (self.gain.view(-1, 1, 1, 1) / norm)
         return weight
 
