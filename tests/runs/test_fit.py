@@ -298,3 +298,12 @@ def test_an_audit_goes_with_the_model_that_it_is_of(fit):
 def test_a_subset_of_a_stated_size_tells_n(fit):
     with pytest.raises(DpmixError, match=r"train_images is 30, which .* tells N; leave it out"):
         fit(train_images=30, sampling_rate=0.1, denominator=9, expected_batch_size=None)
+
+
+def test_a_run_whose_sums_are_float32_says_so_everywhere(fit):
+    plain, run = fit("plain"), fit(engine="bookkeeping")
+    said = "Clipped gradients were added in float32"
+    assert any(said in line for line in statement_of(run)["assumptions"])
+    assert all(said in (run.folder / name).read_text() for name in ("MODEL_CARD.md", "report.html"))
+    assert not any(said in line for line in statement_of(plain)["assumptions"])
+    assert json.loads((run.folder / "metrics.json").read_text())["engine"] == "bookkeeping"

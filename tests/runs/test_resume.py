@@ -300,6 +300,7 @@ def test_changed_settings_and_inputs_are_refused_by_name(
         ({"epsilon": 8.0}, "its epsilon is 8.0 and was 2.0"),
         ({"seed": 8}, "its seed is 8 and was 7"),
         ({"train_images": 60}, "its train_images is 60 and was not given"),
+        ({"engine": "bookkeeping"}, "its engine is bookkeeping and was auto"),
     ):
         with pytest.raises(DpmixError, match=said):
             dpmix.fit(resume=folder, **changes)
