@@ -143,9 +143,11 @@ def test_inner_products_and_written_gradients_have_the_same_norm(monkeypatch):
     assert torch.allclose(*found, rtol=1e-5)
 
 
-def test_it_runs_where_it_was_asked_for_and_auto_never_chooses_it():
+@pytest.mark.parametrize("views", [1, 2, 5, 8])
+def test_it_runs_where_it_was_asked_for_and_auto_never_chooses_it(views):
+    """With five views and more, the norms of a layer are written one by one."""
     model = built("vit", torch.float32)
-    given = batch(torch.float32)
+    given = batch(torch.float32, views=views)
     assert engine_that_runs("bookkeeping", model, soft_cross_entropy, *given)[0] == "bookkeeping"
     for views in (1, 4, 16, 64):
         assert choose_engine("auto", model, soft_cross_entropy, (3, 8, 8), views).name != (

@@ -15,12 +15,13 @@ That a layer's rule is right for a model is checked on noise, against `examplewi
 """
 
 from functools import reduce
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.func import functional_call
 from torch.nn.modules.dropout import _DropoutNd
 
@@ -201,6 +202,8 @@ def _passed(
     labels: Float[Tensor, "R K L"],
 ) -> _Pass:
     units, count = views.shape[:2]
+    if sum_dtype(views.device) != torch.float64:
+        raise CannotRunError(f"bookkeeping needs float64, which {views.device} lacks")
     layers, tokens = _trained_layers(model)
     # A copy for each view, so that each has a gradient of its own.
     copies = {
@@ -208,7 +211,9 @@ def _passed(
         for name, p in tokens.items()
     }
     inputs: dict[nn.Module, Tensor] = {}
-    outputs: dict[nn.Module, Tensor] = {}
+    shapes: list[torch.Size] = []
+    # Of the outputs as they are now: a later layer may change them in place.
+    outputs: dict[nn.Module, GradientEdge] = {}
 
     def note(layer: nn.Module, given: tuple[Tensor, ...], made: Tensor) -> None:
         if layer in outputs or len(given) != 1 or {len(given[0]), len(made)} != {units * count}:
@@ -216,7 +221,8 @@ def _passed(
                 f"bookkeeping knows no layer that is used twice, or not on all views: "
                 f"{layer_name(layers[layer], layer)}"
             )
-        inputs[layer], outputs[layer] = given[0].detach(), made
+        inputs[layer], outputs[layer] = given[0].detach(), get_gradient_edge(made)
+        shapes.append(made.shape)
 
     handles = [layer.register_forward_hook(note) for layer in layers]
     try:
@@ -227,11 +233,14 @@ def _passed(
             handle.remove()
     logits = logits.view(units, count, -1)
     losses = unit_losses(loss, logits, labels).mean(dim=1)
-    # A layer that this pass did not use has gradient zero.
-    grads = torch.autograd.grad(
-        losses.sum(), [*outputs.values(), *copies.values()],
-        allow_unused=True, materialize_grads=True,
-    )  # fmt: skip
+    wanted: list[Any] = [*outputs.values(), *copies.values()]
+    found = torch.autograd.grad(losses.sum(), wanted, allow_unused=True)
+    shapes += [one.shape for one in copies.values()]
+    # What the loss does not depend on has gradient zero.
+    grads = [
+        losses.new_zeros(shape) if grad is None else grad
+        for grad, shape in zip(found, shapes, strict=True)
+    ]
     with torch.no_grad():
         rows = {layer: (inputs[layer], g) for layer, g in zip(outputs, grads, strict=False)}
         of_copies = dict(zip(copies, grads[len(outputs) :], strict=True))

@@ -5,8 +5,8 @@ gradients g. The gradient of a unit is the product g^T x over all its views and 
 layer or a convolution, and a sum of rows for a bias or a scale.
 
 Gradients are written for each unit, but for the weights of linear layers: of these only the norm is
-computed, from inner products of the rows (`longest_norms`), or where that takes longer by writing a
-few units' gradients into the processor's cache and forgetting them.
+computed, from inner products of the rows (`longest_norms`), or where that takes longer by writing
+one unit's gradient at a time into the processor's cache and forgetting it.
 """
 
 from typing import Any
@@ -23,8 +23,6 @@ from dpmix.models.wide_resnet import EPS, WSConv2d
 
 # float32 numbers that are squared and added before float64 takes over: off by 1e-6 at most.
 _BLOCK = 4096
-# Numbers of a gradient that is written for its norm alone (1 MiB).
-_CACHED = 1 << 18
 # Inner products are float64, and widening the rows takes time too; writing a gradient takes as long
 # as this many products for each number.
 _WIDE, _WRITING = 4, 4
@@ -68,11 +66,8 @@ class LinearRule(LayerRule):
         if _WIDE * count**2 * sum(sizes) <= (count + _WRITING) * sizes[0] * sizes[1]:
             squares = longest_norms(g.double(), x.double(), bias=False).square()
             return torch.maximum(squares, least)
-        most = max(1, _CACHED // (sizes[0] * sizes[1]))
-        # Parts of equal length: in a shorter one a unit could be rounded otherwise.
-        some = max(size for size in range(1, most + 1) if units % size == 0)
-        pairs = zip(g.transpose(1, 2).split(some), x.split(some), strict=True)
-        parts = [squares_of_written(torch.bmm(one, other)) for one, other in pairs]
+        # One by one: each fits into the cache, and no unit depends on its place.
+        parts = [squares_of_written((one.T @ other)[None]) for one, other in zip(g, x, strict=True)]
         return torch.maximum(torch.cat(parts), least)
 
     def summed(self, layer: nn.Linear, inputs: Tensor, grads: Tensor) -> Float[Tensor, "O I"]:
