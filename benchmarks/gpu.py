@@ -8,7 +8,8 @@ without privacy over the same views, plain or compiled with CUDA graphs, in floa
 Embedding: images a second of the default backbone, in the passes that dpmix takes and in the best
 batch. Noise: seconds to draw it on the host, and what a step takes longer for it.
 
-Each figure is the median of interleaved rounds. What the time did not suffice for is listed.
+Each figure is the median of interleaved rounds. What the time did not suffice for is listed. Engines
+fill portions up: of 4 views as in --mini, their figures mean nothing.
 """
 
 import argparse
@@ -16,8 +17,10 @@ import json
 import platform
 import statistics
 import time
+import warnings
 from collections.abc import Callable
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
 import timm
@@ -25,6 +28,7 @@ import torch
 from torch import nn
 
 from contenders import CLASSES, non_private, plain_wide_resnet, private_way, wide_resnet
+from dpmix.errors import DISTRIBUTION
 from dpmix.models import build_model
 from dpmix.models.backbones.load import load_backbone
 from dpmix.privacy.noise import GaussianNoise
@@ -54,23 +58,29 @@ class Table:
         self.left_out: list[str] = []
 
     def add(self, what: str, ways: dict[str, Callable[[], object]], unit: float) -> None:
-        """Time `ways` in turns; a figure is `unit` over its seconds, in brackets to the best."""
+        """Time `ways` in turns; `unit` is the number of views, images or numbers of each."""
         times: dict[str, list[float]] = {name: [] for name in ways}
-        notes = {}
+        cannot: dict[str, str] = {}
+        notes: dict[str, str] = {}
         for turn in range(ROUNDS + 1):
-            for name in [name for name in ways if name not in notes]:
+            for name in [name for name in ways if name not in cannot]:
                 if time.monotonic() > self._end:
                     self.left_out.append(f"{what}: {name}, round {turn}")
                     continue
                 try:
-                    taken = waiting(ways[name], self.device)
+                    with warnings.catch_warnings(record=True) as caught:
+                        warnings.simplefilter("always")
+                        taken = waiting(ways[name], self.device)
                 except Exception as error:
-                    notes[name] = f"cannot: {type(error).__name__}: {str(error)[:80]}"
+                    cannot[name] = f"cannot: {type(error).__name__}: {str(error)[:80]}"
                     continue
+                if any("is not used" in str(one.message) for one in caught):
+                    notes[name] = "not used: examplewise took its place"
                 if turn:
                     times[name].append(taken)
         medians = {name: statistics.median(some) for name, some in times.items() if some}
         limits = [medians[name] for name in medians if name.startswith("non-private")]
+        notes |= cannot
         for name in ways:
             taken = medians.get(name)
             ratio = taken / min(limits) if taken and limits else None
@@ -155,7 +165,8 @@ def main() -> None:
     parser.add_argument("--mini", action="store_true", help="sizes that a CPU takes seconds for")
     args = parser.parse_args()
     table = Table(torch.device(args.device), args.seconds)
-    print("| what | way | seconds | a second | over the limit | |\n|---|---|---|---|---|---|")
+    print("| what | way | seconds | views or numbers a second | over the limit | note |\n"
+          "|---|---|---|---|---|---|")  # fmt: skip
     if args.mini:
         small = build_model("cnn-small", in_channels=3, num_classes=CLASSES)
         add_steps(table, "cnn-small", small, 16, 2, 4)
@@ -176,7 +187,7 @@ def main() -> None:
         print(f"left out for want of time: {one}")
     machine = torch.cuda.get_device_name() if args.device == "cuda" else platform.machine()
     args.json.write_text(json.dumps(
-        {"device": machine, "torch": torch.__version__, "threads": torch.get_num_threads(),
+        {"device": machine, "torch": torch.__version__, "dpmix": version(DISTRIBUTION), "threads": torch.get_num_threads(),
          "left_out": table.left_out, "rows": table.rows}, indent=1))  # fmt: skip
 
 

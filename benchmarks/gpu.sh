@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Everything that wants a GPU, in under 9 minutes: the tests that need CUDA, then one table of
 # figures, and the same as JSON. `benchmarks/gpu.sh OUTPUT_FOLDER [cuda|cpu [--mini]]`
-# On a CPU with --mini it tests itself, in seconds (`tests/test_benchmarks.py`).
+# It needs `pip install -e '.[bench,test]'`. On a CPU with --mini it tests itself, in a quarter of a
+# minute on an idle machine (`tests/test_benchmarks.py`).
 set -euo pipefail
 output="${1:?give a folder for the results}" device="${2:-cuda}" mini="${3:-}"
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -32,8 +32,8 @@ class SecureStream:
     """Uniform and normal numbers for private draws, from fresh system entropy.
 
     Each call takes a key of 256 bits from the operating system, and expands it by AES in counter
-    mode: a quarter of the time that the operating system takes for as many bits. Whoever can't
-    tell AES from random functions can't tell these bits from random ones.
+    mode: a quarter of the time that the operating system takes for as many bits. To tell
+    them from random bits is to tell AES from a random function.
     """
 
     def random(self, size: int) -> Float64[np.ndarray, " size"]:

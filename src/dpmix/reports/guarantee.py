@@ -85,6 +85,7 @@ def privacy_statement(
         weights_sha256=weights_sha256,
         config_sha256=config_sha256,
         seeded=seed is not None,
+        float32_sums=settings["run"]["engine"] == "bookkeeping",
         assumptions=[],
         repeats=RepeatedImage(
             most=copies, epsilon=_json_number(epsilon_of_copies(plan, copies, plan.steps))
@@ -236,7 +237,7 @@ def _assumptions(stated: Statement, settings: Settings) -> list[str]:
         else "Draws and noise come from a cryptographic stream (AES-256) with keys from the "
         "operating system, and the noise is added exactly, on a grid.",
     ]
-    if settings["run"]["engine"] == "bookkeeping":
+    if stated.float32_sums:
         lines.append(
             f"Clipped gradients were added in float32, those of up to {MAX_CPU_VIEWS} views at a "
             f"time ({MAX_DEVICE_VIEWS:,} on a GPU): rounding can add to the sensitivity (engine "

@@ -182,6 +182,7 @@ class Statement(Part):
     weights_sha256: Sha256 = Field(description="of the weights, by `dpmix.reports.files`")
     config_sha256: Sha256 = Field(description="of the settings stored with the weights")
     seeded: bool
+    float32_sums: bool = Field(description="clipped gradients were added in float32")
     assumptions: list[str]
     spent_before: list[Sigma] = Field(max_length=_MOST_SPENT, description="of earlier releases")
     expected_runs: float | None = Field(ge=1, description="of the private selection of this run")

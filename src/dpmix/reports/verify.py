@@ -135,8 +135,10 @@ def _check_fields(statement: Statement, plan: PrivacyPlan, settings: Settings) -
             f"the settings ask for epsilon {target:g}, but the statement's sigma, q and "
             f"{plan.steps} steps give {plan.epsilon:.6g}"
         )
+    # The settings of a run folder do not name its engine.
+    engine = "bookkeeping" if statement.float32_sums else "auto"
     again = privacy_statement(
-        settings,
+        {**settings, "run": {**settings["run"], "engine": engine}},
         plan,
         statement.public_inputs,
         steps=statement.steps,
