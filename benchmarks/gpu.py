@@ -8,8 +8,8 @@ without privacy over the same views, plain or compiled with CUDA graphs, in floa
 Embedding: images a second of the default backbone, in the passes that dpmix takes and in the best
 batch. Noise: seconds to draw it on the host, and what a step takes longer for it.
 
-Each figure is the median of interleaved rounds. What the time did not suffice for is listed. Engines
-fill portions up: of 4 views as in --mini, their figures mean nothing.
+Each figure is the median of interleaved rounds. What the time did not suffice for is listed.
+Engines fill portions up: of 4 views, as in --mini, their figures mean nothing.
 """
 
 import argparse
@@ -187,7 +187,8 @@ def main() -> None:
         print(f"left out for want of time: {one}")
     machine = torch.cuda.get_device_name() if args.device == "cuda" else platform.machine()
     args.json.write_text(json.dumps(
-        {"device": machine, "torch": torch.__version__, "dpmix": version(DISTRIBUTION), "threads": torch.get_num_threads(),
+        {"device": machine, "torch": torch.__version__, "dpmix": version(DISTRIBUTION),
+         "threads": torch.get_num_threads(),
          "left_out": table.left_out, "rows": table.rows}, indent=1))  # fmt: skip
 
 
