@@ -268,8 +268,69 @@ def test_a_unit_whose_views_cancel_adds_at_most_c(views, apart, seed):
     assert flat(total).norm() <= 1 + 1e-4
 
 
+class Mirrored(nn.Module):
+    """A head that reads one feature of the mean over tokens."""
+
+    def __init__(self, width=64):
+        super().__init__()
+        self.layer, self.head = nn.Linear(width, width), nn.Linear(width, L, bias=False)
+        nn.init.zeros_(self.head.weight)
+        self.head.weight.data[:, 0] = torch.tensor([1.0, -1.0, 0.5, 0.2]) * 30
+        self.head.weight.requires_grad_(False)
+
+    def forward(self, x):
+        return self.head(nn.functional.gelu(self.layer(x)).mean(1))
+
+
+@pytest.mark.parametrize(("views", "tokens", "groups"), [(1, 196, 16), (8, 128, 4), (16, 256, 3)])
+def test_units_of_many_rows_that_cancel_move_the_sum_by_at_most_c(views, tokens, groups):
+    """The second half of a unit's tokens nearly cancels the first."""
+    torch.manual_seed(0)
+    model, worst = Mirrored(), 0.0
+    half = torch.randn(groups, views, tokens // 2, 64)
+    x = torch.cat([half, -half * (1 + 1e-3 * torch.randn_like(half))], dim=2)
+    labels = torch.rand(groups, views, L).softmax(-1)
+    for c in (1e-4, 1e-2):
+        whole, rest = (
+            flat(sum_by("bookkeeping", model, soft_cross_entropy, x[k:], labels[k:], c))
+            for k in (0, 1)
+        )
+        worst = max(worst, float((whole - rest).norm()) / c)
+    assert worst <= 1 + 1e-4
+
+
+def test_half_precision_and_compiled_parts_are_refused():
+    model, given = nn.Sequential(nn.Flatten(), nn.Linear(192, L)), batch(torch.bfloat16, views=130)
+    with pytest.raises(CannotRunError, match="half precision"):
+        clipped_gradient_sum(
+            model.bfloat16(), soft_cross_entropy, *given, 1.0, engine="bookkeeping"
+        )
+    model[1].compile(backend="eager")
+    with pytest.raises(CannotRunError, match="compiled"):
+        require_equal(model.float(), soft_cross_entropy, *batch(torch.float32))
+
+
+def test_a_model_that_changed_is_compared_again():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.head = nn.Linear(192, 192), nn.Linear(192, L)
+
+        def forward(self, x):
+            x = self.layer(x.flatten(1))
+            return self.head(x @ self.layer.weight if self.layer.weight.requires_grad else x)
+
+    model = Tied().requires_grad_(requires_grad=False)
+    model.head.requires_grad_(requires_grad=True)
+    require_equal(model, soft_cross_entropy, *batch())
+    model.requires_grad_(requires_grad=True)
+    with pytest.raises(CannotRunError, match="does not compute"):
+        require_equal(model, soft_cross_entropy, *batch())
+
+
 def test_without_its_least_share_rounding_would_add_more_than_c(monkeypatch):
-    monkeypatch.setattr(layer_rules, "_LEAST_SHARE", 0.0)
+    monkeypatch.setattr(layer_rules, "_LEAST_OF_SQUARES", 0.0)
+    monkeypatch.setattr(layer_rules, "_LEAST_OF_SUM", 0.0)
     monkeypatch.setattr(layer_rules, "_WIDE", 1e9)
     lengths = [
         flat(sum_by("bookkeeping", zero_head(), soft_cross_entropy, *cancelling(64, 1e-8, s), 1.0))

@@ -10,7 +10,13 @@ from opacus.accountants import PRVAccountant
 from scipy import stats
 
 from dpmix.errors import DpmixError
-from dpmix.privacy.accounting import calibrate_sigma, epsilon_gaussian, epsilon_pld, epsilon_rdp
+from dpmix.privacy.accounting import (
+    MIN_DELTA,
+    calibrate_sigma,
+    epsilon_gaussian,
+    epsilon_pld,
+    epsilon_rdp,
+)
 
 # (N, expected batch, steps, delta, epsilon); the first two are WRN-16-4 on CIFAR-10 from scratch.
 SETTINGS = [
@@ -119,3 +125,13 @@ def test_no_calibrated_noise_is_less_than_can_be_counted():
     assert 0.1 <= calibrate_sigma(1.0, 1, 0.97 * least, 1e-5) < 0.11
     with pytest.raises(DpmixError, match="almost no noise"):
         calibrate_sigma(1.0, 1, 1.03 * least, 1e-5)
+
+
+@pytest.mark.parametrize("delta", [MIN_DELTA, 1e-8, 1e-5])
+@pytest.mark.parametrize(("sigma", "steps"), [(5, 50), (5, 1000), (20, 1), (50, 3000), (200, 1000)])
+def test_epsilon_is_never_below_that_of_the_exact_gaussian(sigma, steps, delta):
+    """T full-batch releases are one of sensitivity sqrt(T): Balle and Wang 2018, Theorem 8."""
+    mu, epsilon = math.sqrt(steps) / sigma, epsilon_pld(1.0, sigma, steps, delta)
+    below = stats.norm.logcdf(-epsilon / mu - mu / 2)
+    exact = stats.norm.cdf(mu / 2 - epsilon / mu) - math.exp(epsilon + below)
+    assert exact <= delta * (1 + 1e-6)

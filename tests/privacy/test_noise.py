@@ -1,6 +1,7 @@
 """The noise that is added: its law, its independence, and the division."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from dpmix.errors import DpmixError
 from dpmix.privacy import randomness
 from dpmix.privacy.noise import GaussianNoise, _grid, _whole_noise, with_noise
 from dpmix.privacy.plan import PrivacyPlan
@@ -176,3 +178,9 @@ def test_the_noise_of_a_seed_is_the_same_on_cuda():
     (host,) = noise()([torch.zeros(10)])
     (device,) = noise()([torch.zeros(10, device="cuda")])
     assert torch.equal(host, device.cpu())
+
+
+@pytest.mark.parametrize("denominator", [1e14, 1e30])
+def test_a_denominator_that_leaves_no_bits_for_the_noise_is_refused(denominator):
+    with pytest.raises(DpmixError, match="denominator 1e"):
+        GaussianNoise(replace(PLAN, denominator=denominator))

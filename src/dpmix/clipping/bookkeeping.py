@@ -44,6 +44,7 @@ from dpmix.models.finetune import layer_name
 # Most numbers written for the gradients of all units (128 MiB of float32).
 _NUMBERS = 1 << 25
 _SMALL_ROOT = 1e-18  # its square is still a normal number in float32
+_EXACT = (torch.float32, torch.float64)
 # Units that are compared with `examplewise`, and the relative distance that rounding explains.
 _UNITS, _TOLERANCE = 3, 1e-4
 # Parameters of a transformer that no layer owns: [1, T, D], added or put before each view's tokens.
@@ -167,9 +168,14 @@ def require_equal(
     Raises:
         CannotRunError: they differ.
     """
-    key = (loss, views.shape[1:], labels.shape[1:], views.device)
+    key = (
+        loss, views.shape[1:], labels.shape[1:], views.device,
+        *((p.shape, p.requires_grad) for p in model.parameters()),
+        *((m.training, *m._forward_hooks, *m._forward_pre_hooks) for m in model.modules()),
+    )  # fmt: skip
     if key in _equal.setdefault(model, set()):
         return
+    _trained_layers(model)  # a copy would not be compiled
     generator, state = torch.Generator().manual_seed(0), RandomState(model)
     try:
         subject = copy_of(model)
@@ -204,6 +210,8 @@ def _passed(
     units, count = views.shape[:2]
     if sum_dtype(views.device) != torch.float64:
         raise CannotRunError(f"bookkeeping needs float64, which {views.device} lacks")
+    if views.dtype not in _EXACT or torch.is_autocast_enabled(views.device.type):
+        raise CannotRunError("bookkeeping can't bound what half precision rounds away")
     layers, tokens = _trained_layers(model)
     # A copy for each view, so that each has a gradient of its own.
     copies = {
@@ -276,6 +284,10 @@ def _trained_layers(
     layers, tokens = dict[nn.Module, str](), dict[str, nn.Parameter]()
     named = trainable(model).keys()
     for path, module in model.named_modules():
+        if getattr(module, "_compiled_call_impl", None) is not None:
+            raise CannotRunError(
+                f"bookkeeping can't look into {layer_name(path, module)}, which is compiled"
+            )
         if isinstance(module, _DropoutNd) and module.training and module.p:
             raise CannotRunError(
                 f"bookkeeping draws no dropout unit by unit: {layer_name(path, module)}"

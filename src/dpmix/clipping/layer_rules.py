@@ -26,7 +26,7 @@ _BLOCK = 4096
 # Inner products are float64, and widening the rows takes time too; writing a gradient takes as long
 # as this many products for each number.
 _WIDE, _WRITING = 4, 4
-_LEAST_SHARE = 2.0**-12
+_LEAST_OF_SQUARES, _LEAST_OF_SUM = 2.0**-12, 2.0**-14
 
 Written = dict[str, Float[Tensor, "R ..."]]
 """Each unit's gradient, by the parameter's name in the layer."""
@@ -54,14 +54,19 @@ class LinearRule(LayerRule):
     def squares(
         self, layer: nn.Linear, inputs: Tensor, grads: Tensor, units: int
     ) -> Float64[Tensor, " R"]:
-        """Squared norms of the weight's gradient, never below 2^-12 of the sum of its rows' own.
+        """Squared norms of the weight's gradient, or more where its rows cancel.
 
-        Where rows cancel to less, the product of float32 numbers over all units would be mostly
-        rounding, scaled up by the clipping factor.
+        The gradient is a sum over rows. Where they cancel, the product of float32 numbers over all
+        units is rounding to a good part, scaled up by the clipping factor. So a norm counts as at
+        least 1/64 of the root of the sum of its rows' squared norms, and at least 1/128 of the sum
+        of their norms, whatever the number of rows.
         """
         g, x = (one.reshape(units, -1, one.shape[-1]) for one in (grads, inputs))
         of_rows = [torch.linalg.vector_norm(rows, dim=2).double().square() for rows in (g, x)]
-        least = _LEAST_SHARE * (of_rows[0] * of_rows[1]).sum(dim=1)
+        products = of_rows[0] * of_rows[1]
+        least = torch.maximum(
+            _LEAST_OF_SQUARES * products.sum(dim=1), _LEAST_OF_SUM * products.sqrt().sum(dim=1) ** 2
+        )
         sizes, count = (layer.out_features, layer.in_features), x.shape[1]
         if _WIDE * count**2 * sum(sizes) <= (count + _WRITING) * sizes[0] * sizes[1]:
             squares = longest_norms(g.double(), x.double(), bias=False).square()

@@ -29,6 +29,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from dpmix.errors import DpmixError
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.privacy.randomness import Stream
 
@@ -37,6 +38,8 @@ from dpmix.privacy.randomness import Stream
 _BITS, _NOISE_BITS, _SUM_BITS = 30, 44, 48
 # Numbers drawn together: they stay in the processor's cache, and torch computes them on one thread.
 _AT_ONCE = 1 << 15
+# Fewest steps of the grid in a standard deviation: with few, rounding would change the law.
+_FEWEST = 1 << 10
 
 
 class DrawnNoise:
@@ -61,6 +64,11 @@ class GaussianNoise:
         self.std = plan.noise_std
         self.denominator = plan.denominator
         self.sensitivity = plan.max_grad_norm * plan.sensitivity_multiplier
+        if self.std and self.std / _grid(self.sensitivity, self.std, plan.denominator) < _FEWEST:
+            raise DpmixError(
+                f"denominator {plan.denominator:g} is too large: the sum's expected size leaves no "
+                "bits for the noise; give the expected number of examples in a step"
+            )
 
     def draw(self, like: Sequence[Tensor], rng: Stream) -> DrawnNoise:
         """Begin to draw the noise for tensors of the shapes of `like`, while the sum is computed.
