@@ -64,7 +64,9 @@ class GaussianNoise:
         self.std = plan.noise_std
         self.denominator = plan.denominator
         self.sensitivity = plan.max_grad_norm * plan.sensitivity_multiplier
-        if self.std and self.std / _grid(self.sensitivity, self.std, plan.denominator) < _FEWEST:
+        grid = _grid(self.sensitivity, self.std, plan.denominator) if self.std else 0.0
+        # Next to no noise, as in a test, has few steps of the finest grid too.
+        if self.std < _FEWEST * grid and grid > self.sensitivity * 2.0 ** (1 - _BITS):
             raise DpmixError(
                 f"denominator {plan.denominator:g} is too large: the sum's expected size leaves no "
                 "bits for the noise; give the expected number of examples in a step"
