@@ -3,7 +3,7 @@
     python benchmarks/gpu.py --device cuda --json gpu.json
     python benchmarks/gpu.py --device cpu --mini --json mini.json
 
-Steps: the clipped sum of `--total` views by every engine and by opacus, against the best pass
+Steps: the clipped sum of 256 or 1,024 views by every engine and by opacus, against the best pass
 without privacy over the same views, plain or compiled with CUDA graphs, in float32 and bfloat16.
 Embedding: images a second of the default backbone, in the passes that dpmix takes and in the best
 batch. Noise: seconds to draw it on the host, and what a step takes longer for it.

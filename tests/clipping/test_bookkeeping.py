@@ -78,8 +78,26 @@ def standardized():
     return model
 
 
+class InPlace(nn.Module):
+    """Activations and sums that change a layer's output, and a layer that nothing depends on."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Conv2d(3, 5, 3), nn.Conv2d(5, 5, 3, padding=1)
+        self.dead, self.head = nn.Linear(5, 5), nn.Linear(5, L)
+
+    def forward(self, x):
+        x = self.one(x).relu_()
+        y = self.two(x)
+        y += x
+        pooled = nn.functional.relu_(y).mean(dim=(2, 3))
+        self.dead(pooled)
+        return self.head(pooled)
+
+
 MODELS = {
     "standardized": standardized,
+    "in place": InPlace,
     "vit": vit,
     "convolutions": convolutions,
     "embedded": Embedded,

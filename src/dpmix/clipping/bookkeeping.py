@@ -213,7 +213,7 @@ def _passed(
     if views.dtype not in _EXACT or torch.is_autocast_enabled(views.device.type):
         raise CannotRunError("bookkeeping can't bound what half precision rounds away")
     layers, tokens = _trained_layers(model)
-    # A copy for each view, so that each has a gradient of its own.
+    # A copy for each view, so that views have separate gradients.
     copies = {
         name: p.detach().expand(units * count, *p.shape[1:]).requires_grad_()
         for name, p in tokens.items()
