@@ -137,3 +137,24 @@ def test_a_column_names_the_persons(tmp_path):
     data = stored(tmp_path / "other", sides, kinds)
     with pytest.raises(DpmixError, match=r"names no person in 1 row.s., such as row 3"):
         load_splits(data, person_column="subject")
+
+
+def test_several_labels_as_a_list_of_classes_or_as_columns(tmp_path):
+    several = {"train": 4, "test": 4}
+    lists = [[0], [1], [0, 1], []]
+    tables = {side: rows(count) | {"labels": lists} for side, count in several.items()}
+    kinds = {"image": IMAGE, "labels": datasets.Sequence(LABEL)}
+    splits = load_splits(stored(tmp_path / "lists", tables, kinds), task="multi-label")
+    assert splits.train.class_names == ("ant", "bee")
+    assert splits.train.labels.tolist() == [[1, 0], [0, 1], [1, 1], [0, 0]]
+    columns = {"cough": [1, 0, None, -1], "fever": [0, 1, 1, 0]}
+    kinds = {"image": IMAGE} | dict.fromkeys(columns, datasets.Value("int8"))
+    data = stored(tmp_path / "columns", {s: rows(4) | columns for s in several}, kinds)
+    splits = load_splits(data, task="multi-label", label_columns=("fever", "cough"))
+    assert splits.test.labels.tolist() == [[0, 1], [1, 0], [1, -1], [0, -1]]
+    with pytest.raises(DpmixError, match="has 0 columns with lists of classes in: image, cough"):
+        load_splits(data, task="multi-label")
+    with pytest.raises(DpmixError, match="has no label 'rash'"):
+        load_splits(data, task="multi-label", label_columns=("rash",))
+    with pytest.raises(DpmixError, match=r"column 'image' holds .* in row 0 of 'train'; expec"):
+        load_splits(data, task="multi-label", label_columns=("image",))

@@ -32,6 +32,7 @@ from dpmix.runs.load import read_facts
 from dpmix.runs.settings import LEAVES, places
 from dpmix.training.evaluate import logits
 from dpmix.training.trainer import PrivateTrainer
+from dpmix.views.labels import soft_labels
 
 Progress = Callable[[int, int], None]
 _MOST_GRADIENTS, _MOST_IMAGES = 10_000, 1000
@@ -232,7 +233,7 @@ def _trained_on(
 
     def losses(model: nn.Module, images: ImageSource) -> Float64[np.ndarray, " M"]:
         found = logits(model, images, run.views.normalization, run.device)
-        values = nn.functional.cross_entropy(found, images.labels, reduction="none")
+        values = run.loss(found, soft_labels(images.labels, len(images.class_names)))
         # A model that came to nothing tells nobody apart.
         return values.double().nan_to_num(0.0).numpy()
 

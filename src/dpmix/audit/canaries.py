@@ -175,7 +175,7 @@ class _WithCanaries:
         return self.base.class_names
 
     @property
-    def labels(self) -> Int64[Tensor, " N"]:
+    def labels(self) -> Int64[Tensor, "N *L"]:
         return torch.cat([self.base.labels, self.added.labels])
 
     @property
@@ -204,8 +204,9 @@ def make_patterns(like: ImageSource, count: int, rng: np.random.Generator) -> Te
     channels, height, width = like.image_shape
     cells = torch.from_numpy(rng.random((count, channels, _CELLS, _CELLS)))
     pixels = (nn.functional.interpolate(cells, (height, width)) * 255).to(torch.uint8)
-    labels = torch.from_numpy(rng.integers(0, len(like.class_names), count))
-    return TensorSource(pixels, labels, like.class_names)
+    names = like.class_names
+    high, size = (len(names), (count,)) if like.labels.ndim == 1 else (2, (count, len(names)))
+    return TensorSource(pixels, torch.from_numpy(rng.integers(0, high, size)), names)
 
 
 def audit_images(

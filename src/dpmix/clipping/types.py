@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dpmix.clipping.accumulator import sum_dtype
+from dpmix.data.source import Task
 from dpmix.errors import DpmixError
 
 Engine = Literal["auto", "examplewise", "vectorized", "linear", "bookkeeping"]
@@ -76,6 +77,23 @@ def soft_cross_entropy(
     return F.cross_entropy(logits, labels, reduction="none")
 
 
+def multi_label_loss(
+    logits: Float[Tensor, "K L"], labels: Float[Tensor, "K L"]
+) -> Float[Tensor, " K"]:
+    """Mean binary cross-entropy over a view's known labels; NaN marks the others.
+
+    Labels lie in [0, 1], as mixup makes them. A view without any known label has loss 0. An unknown
+    label enters neither the loss nor its gradient, whatever its logit.
+    """
+    known = ~labels.isnan()
+    each = F.binary_cross_entropy_with_logits(logits, labels.nan_to_num(0.0), reduction="none")
+    return (each * known).sum(dim=-1) / known.sum(dim=-1).clamp(min=1)
+
+
+LOSSES: dict[Task, Loss] = {"single-label": soft_cross_entropy, "multi-label": multi_label_loss}
+"""The losses of the package: each view's is a function of its own logits and labels alone."""
+
+
 def per_view_loss(
     loss: Loss, logits: Float[Tensor, "K L"], labels: Float[Tensor, "K L"]
 ) -> Float[Tensor, " K"]:
@@ -97,7 +115,7 @@ def unit_losses(
     It may look at all its rows, such as for the frequencies of labels: they are then one unit's.
     The rows are cloned so that their address does not depend on the unit's place.
     """
-    if loss is soft_cross_entropy:
+    if loss in LOSSES.values():
         together = per_view_loss(loss, logits.flatten(0, 1), labels.flatten(0, 1))
         return together.view(logits.shape[:2])
     pairs = zip(logits, labels, strict=True)

@@ -54,7 +54,7 @@ class EncodedImages:
     names: tuple[str, ...] = field(repr=False)
     # a file's path, its bytes, or why the data set lacks an image that it names
     contents: tuple[Path | memoryview | UnreadableImageError, ...] = field(repr=False)
-    labels: Int64[Tensor, " N"] = field(repr=False)  # int64 [N] in 0..L-1
+    labels: Int64[Tensor, "N *L"] = field(repr=False)  # int64 [N] in 0..L-1, or [N, L] in -1..1
     # the name of each image's person; None: not known
     owners: tuple[str, ...] | None = field(default=None, repr=False)
 

@@ -49,27 +49,38 @@ def folder_splits(
         DpmixError: a layout that does not fit, a symbolic link that is broken, leaves `root` or
             puts a file into both splits, and as `decode_sources` raises.
     """
-    folders = _folder_names(root, root)
+    folders = folder_names(root)
     inner = _inner_folders(root, folders)
     if test_fraction is None and inner:
         names, train, test, held_out = _given_split(root, folders, inner, rule is not None)
         if rule is not None:
             train, test = (replace(side, owners=rule.of(side.names)) for side in (train, test))
     else:
-        names, train, test, held_out = _drawn_split(root, inner, test_fraction, rule)
+        if any(inner.values()):
+            raise DpmixError(
+                f"--test-fraction {test_fraction} does not apply to data folder '{root}', which "
+                "holds splits; leave it out, or give one of its folders as --data"
+            )
+        names, whole = class_folders(root, deep=rule is not None)
+        train, test, held_out = drawn_split(root, whole, test_fraction, rule)
+    refuse_linked_twice(root, train, test)
+    (train_source, test_source), _ = decode_sources([train, test], names, options)
+    return Splits(root.resolve().name, train_source, test_source, flip=True, held_out=held_out)
+
+
+def refuse_linked_twice(root: Path, train: EncodedImages, test: EncodedImages) -> None:
+    """Refuse a file that a symbolic link puts into both splits."""
     ours, others = ({Path.resolve(root / name) for name in one.names} for one in (train, test))
     if both := sorted(ours & others):
         raise DpmixError(
             f"data folder '{root}': '{both[0]}' is a training and a test image, by a link; "
             "expected splits that share no file: remove the link"
         )
-    (train_source, test_source), _ = decode_sources([train, test], names, options)
-    return Splits(root.resolve().name, train_source, test_source, flip=True, held_out=held_out)
 
 
 def _inner_folders(root: Path, folders: list[str]) -> dict[str, list[str]]:
     """Return the folders in each of `folders` that is named as a split; some must hold classes."""
-    inner = {name: _folder_names(root / name, root) for name in folders if side_of(name)}
+    inner = {name: folder_names(root / name, root) for name in folders if side_of(name)}
     if inner and len(inner) == len(folders) and not any(inner.values()):
         raise DpmixError(
             f"data folder '{root}' has splits without class folders: {', '.join(folders)}; "
@@ -104,18 +115,10 @@ def _given_split(root: Path, folders: list[str], inner: dict[str, list[str]], de
     return names, train_images, test_images, f"the {test} folder"
 
 
-def _drawn_split(
-    root: Path,
-    inner: dict[str, list[str]],
-    test_fraction: float | None,
-    rule: PersonRule | None,
-) -> _Read:
-    if any(inner.values()):
-        raise DpmixError(
-            f"--test-fraction {test_fraction} does not apply to data folder '{root}', which holds "
-            "splits; leave it out, or give one of its folders as --data"
-        )
-    names, whole = class_folders(root, deep=rule is not None)
+def drawn_split(
+    root: Path, whole: EncodedImages, test_fraction: float | None, rule: PersonRule | None
+) -> tuple[EncodedImages, EncodedImages, str]:
+    """Draw the test images of `whole` by hashes; return train, test, and how, in words."""
     owners = None if rule is None else rule.of(whole.names)
     one, what = ("image", "path") if owners is None else ("person", "name")
     if test_fraction is None:
@@ -139,7 +142,7 @@ def _drawn_split(
     held_out = f"{100 * test_fraction:g}% of the {one}s, each by the hash of its {what}"
     if owners is None:
         held_out = f"{100 * test_fraction:g}% of the files, each by the hash of its path"
-    return names, train, test, held_out
+    return train, test, held_out
 
 
 def _numbered(names: Sequence[str]) -> str | None:
@@ -165,7 +168,7 @@ def class_folders(root: Path, *, deep: bool = False) -> tuple[tuple[str, ...], E
 
 def class_folder_names(root: Path) -> tuple[str, ...]:
     """Return the class names of `root/{train,test}/<class>` or `root/<class>`; no file is read."""
-    folders = _folder_names(root, root)
+    folders = folder_names(root)
     named_sides(folders, f"data folder '{root}'")
     names = next(filter(None, _inner_folders(root, folders).values()), folders)
     if not names:
@@ -267,8 +270,9 @@ def _below(folder: Path, root: Path, around: tuple[Path, ...]) -> Iterator[Path]
         yield from _below(entry, root, (*around, target))
 
 
-def _folder_names(folder: Path, root: Path) -> list[str]:
-    return [entry.name for entry in _entries(folder, root)[0]]
+def folder_names(folder: Path, root: Path | None = None) -> list[str]:
+    """The folders in `folder`, which lies in the data folder `root`, sorted."""
+    return [entry.name for entry in _entries(folder, root or folder)[0]]
 
 
 def _entries(folder: Path, root: Path) -> tuple[list[Path], list[Path]]:

@@ -11,10 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Int64
+from torch import Tensor
 
 from dpmix.data.decode import EncodedImages, decode_sources
 from dpmix.data.folder import local_path
+from dpmix.data.hugging_face_labels import LabelColumns
 from dpmix.data.image import ReadOptions, UnreadableImageError
+from dpmix.data.source import Task
 from dpmix.data.splits import Splits, judged_side, named_sides, plain_name
 from dpmix.errors import DpmixError, nearest, one_line, to_install
 
@@ -23,7 +27,12 @@ _COPY = "save each split by to_parquet('FOLDER/SPLIT.parquet'), and give hf:./FO
 
 
 def hugging_face_splits(
-    name: str, options: ReadOptions, download: bool, person_column: str | None = None
+    name: str,
+    options: ReadOptions,
+    download: bool,
+    person_column: str | None = None,
+    task: Task = "single-label",
+    label_columns: tuple[str, ...] = (),
 ) -> Splits:
     """Load the train and test (or validation) split of the data set `name`.
 
@@ -32,6 +41,9 @@ def hugging_face_splits(
         options: how images are read.
         download: fetch what the local cache lacks.
         person_column: the column that names each image's person.
+        task: whether an image has one class, or several labels.
+        label_columns: of several labels, the columns that hold them: one with a list of classes,
+            or one for each label.
 
     Raises:
         DpmixError: `datasets` is missing, the set can't be had, it lacks a split or a column, a row
@@ -61,9 +73,14 @@ def hugging_face_splits(
         )
     kinds = loaded[sides["train"]].features
     image = _column(where, kinds, "image", "Image")
-    label = _column(where, kinds, "label", "ClassLabel")
-    classes = tuple(plain_name(one) for one in kinds[label].names)
-    if "test" in sides and "val" in sides:
+    several = None
+    if task == "multi-label":
+        several = LabelColumns.of(where, kinds, label_columns)
+        classes, label = several.names, ""
+    else:
+        label = _column(where, kinds, "label", "ClassLabel")
+        classes = tuple(plain_name(one) for one in kinds[label].names)
+    if several is None and "test" in sides and "val" in sides:
         labels = loaded[sides["test"]][label][:]
         if labels and all(value is None or value < 0 for value in labels):
             # As in competitions: the labels of the test split are not published.
@@ -71,10 +88,14 @@ def hugging_face_splits(
             del sides["test"]
     test = judged_side(sides, where)
     assert test is not None
-    parts = [
-        _images(where, side, loaded[side], image, label, len(classes))
-        for side in (sides["train"], test)
-    ]
+    parts = []
+    for side in (sides["train"], test):
+        rows = loaded[side]
+        if several is None:
+            truth = _classes(where, side, rows, label, len(classes))
+        else:
+            truth = several.labels(where, side, rows)
+        parts.append(_images(side, rows, image, truth))
     if person_column is not None:
         owners = (_owners(where, loaded[side], person_column) for side in (sides["train"], test))
         parts = [replace(part, owners=own) for part, own in zip(parts, owners, strict=True)]
@@ -143,11 +164,7 @@ def _owners(where: str, side: Any, column: str) -> tuple[str, ...]:
     return names
 
 
-def _images(
-    where: str, name: str, side: Any, image: str, label: str, classes: int
-) -> EncodedImages:
-    import datasets
-
+def _classes(where: str, name: str, side: Any, label: str, classes: int) -> Int64[Tensor, " N"]:
     labels = side[label][:]
     for row, value in enumerate(labels):
         if value is None or not 0 <= value < classes:
@@ -155,6 +172,12 @@ def _images(
                 f"{where}: split '{name}' has the label {value} in row {row}; expected a class, "
                 f"0..{classes - 1}, in every row: use filter, {_COPY}"
             )
+    return torch.tensor(labels, dtype=torch.int64)
+
+
+def _images(name: str, side: Any, image: str, labels: Int64[Tensor, "N *L"]) -> EncodedImages:
+    import datasets
+
     encoded = side.cast_column(image, datasets.Image(decode=False)).with_format("arrow")
     contents: list[Path | memoryview | UnreadableImageError] = []
     for chunk in encoded.data.column(image).chunks:
@@ -170,4 +193,4 @@ def _images(
             else:
                 contents.append(Path(path.as_py()))
     names = tuple(f"{name}[{i}]" for i in range(len(contents)))
-    return EncodedImages(names, tuple(contents), torch.tensor(labels, dtype=torch.int64))
+    return EncodedImages(names, tuple(contents), labels)

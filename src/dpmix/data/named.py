@@ -17,9 +17,10 @@ from dpmix.data.decode import EncodedImages, decode_sources
 from dpmix.data.folder import class_folder_names, folder_splits, local_path
 from dpmix.data.hugging_face import PREFIX, hugging_face_splits, is_hub_name
 from dpmix.data.image import Progress, ReadOptions, fit_images
+from dpmix.data.label_list import listed_splits
 from dpmix.data.npz import NpzArchive, is_npz, npz_splits
 from dpmix.data.person_rule import person_rule
-from dpmix.data.source import TensorSource
+from dpmix.data.source import Task, TensorSource
 from dpmix.data.splits import Splits, narrowed, stratified_split
 from dpmix.errors import DpmixError, nearest, one_line
 
@@ -41,6 +42,9 @@ def load_splits(
     persons: str | None = None,
     person_pattern: str | None = None,
     person_column: str | None = None,
+    task: Task = "single-label",
+    labels: str | None = None,
+    label_columns: tuple[str, ...] = (),
 ) -> Splits:
     """Load the data set `data`; a built-in name goes before a file or folder of that name.
 
@@ -61,6 +65,9 @@ def load_splits(
         persons: a CSV of the columns file and person, for a folder; see `person_rule`.
         person_pattern: a regular expression that finds the person in a file's path, for a folder.
         person_column: the column that names each image's person, for `hf:`.
+        task: whether an image has one class, or several labels.
+        labels: a CSV of files and their labels, for a folder; see `label_list`.
+        label_columns: the labels to take, by name; for `hf:` the columns that hold them.
 
     Raises:
         DpmixError: nothing of that name, data that is not as expected, or an option that does not
@@ -75,16 +82,22 @@ def load_splits(
         ("persons", persons, folder, "a folder"),
         ("person_pattern", person_pattern, folder, "a folder"),
         ("person_column", person_column, hub, f"{PREFIX}NAME"),
+        ("labels", labels, folder, "a folder"),
     ):
         if value is not None and not applies:
             raise DpmixError(
                 f"{name} '{value}' does not apply to data '{data}'; expected {kind}: an .npz file "
-                "names persons in train_person and test_person"
+                "has persons in train_person and test_person, and labels in train_labels"
             )
+    _check_task(data, task, labels, label_columns, folder)
     if folder:
         listed = None if persons is None else Path(persons).expanduser()
         rule = person_rule(listed, person_pattern, path)
-        splits = folder_splits(path, options, test_fraction, rule)
+        if labels is None:
+            splits = folder_splits(path, options, test_fraction, rule)
+        else:
+            csv = Path(labels).expanduser()
+            splits = listed_splits(path, csv, label_columns, options, test_fraction, rule)
     elif test_fraction is not None:
         raise DpmixError(
             f"--test-fraction {test_fraction} does not apply to data '{data}', which is no folder "
@@ -95,9 +108,11 @@ def load_splits(
     elif data in TORCHVISION_SETS:
         splits = _torchvision_splits(data, options, Path(data_root).expanduser(), download)
     elif hub:
-        splits = hugging_face_splits(data.removeprefix(PREFIX), options, download, person_column)
+        splits = hugging_face_splits(
+            data.removeprefix(PREFIX), options, download, person_column, task, label_columns
+        )
     else:
-        splits = npz_splits(path, options)
+        splits = npz_splits(path, options, task, label_columns)
     for name in splits.train.class_names:
         if not name.isprintable():
             raise DpmixError(
@@ -105,6 +120,29 @@ def load_splits(
                 "terminal may obey; rename it"
             )
     return narrowed(splits, classes, validation_fraction, train_images)
+
+
+def _check_task(
+    data: str, task: Task, labels: str | None, columns: tuple[str, ...], folder: bool
+) -> None:
+    """Refuse settings of several labels that don't fit the task, or the task for these data."""
+    given = {"labels": labels, "label_columns": ", ".join(columns)}
+    if task == "single-label":
+        for name, value in given.items():
+            if value:
+                raise DpmixError(
+                    f"{name} is '{value}', and the task is single-label; give --task multi-label"
+                )
+    elif folder and labels is None:
+        raise DpmixError(
+            f"task multi-label needs the labels of the images in '{data}'; give --labels FILE.csv "
+            "with the column file and one column for each label"
+        )
+    elif data == DIGITS or data in TORCHVISION_SETS:
+        raise DpmixError(
+            f"task multi-label does not apply to data '{data}', whose images have one class; leave "
+            "it out"
+        )
 
 
 def class_list(data: str) -> tuple[str, ...]:

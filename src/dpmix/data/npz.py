@@ -13,8 +13,9 @@ from torch import Tensor
 
 from dpmix.data.decode import EncodedImages, decode_sources
 from dpmix.data.image import ReadOptions, fit_images, in_eight_bits
+from dpmix.data.label_values import chosen_columns, label_matrix
 from dpmix.data.persons import Persons
-from dpmix.data.source import ImageSource, TensorSource
+from dpmix.data.source import ImageSource, Task, TensorSource
 from dpmix.data.splits import Side, Splits, judged_side, named_sides, plain_name, side_of
 from dpmix.errors import DpmixError, one_line
 
@@ -30,14 +31,21 @@ def is_npz(path: Path) -> bool:
     return path.suffix.lower() == ".npz"
 
 
-def npz_splits(path: Path, options: ReadOptions) -> Splits:
+def npz_splits(
+    path: Path,
+    options: ReadOptions,
+    task: Task = "single-label",
+    columns: tuple[str, ...] = (),
+) -> Splits:
     """Load `x_train, y_train, x_test, y_test`, or the same in one of these layouts.
 
     MedMNIST's `train_images, train_labels`; or JPEG or PNG bytes laid end to end as `train_jpeg`,
     with the end of every image as `train_end` and labels as `train_label`. `side_of` says how the
     splits may be called. Images are uint8 [N, H, W], [N, H, W, C] or [N, C, H, W], C in {1, 3}.
     Class names come from `class_names`, `classes` or `names`; without, they are the numbers.
-    Persons come from `train_person, test_person`: a name or a number for every image.
+    Persons come from `train_person, test_person`: a name or a number for every image. With several
+    labels an image, labels are [N, L]: 1, 0, and -1 or NaN where unknown. `columns` names those to
+    take; empty: all.
 
     Raises:
         DpmixError: no `.npz`, an array missing or of another kind, two layouts, `skip_corrupt` for
@@ -62,7 +70,7 @@ def npz_splits(path: Path, options: ReadOptions) -> Splits:
             f"{path.name} has '{images.format(sides['train'])}' but no '{images.format('test')}'; "
             "expected a test split in the same layout: add one"
         )
-    return archive.splits(images, (sides["train"], test), options)
+    return archive.splits(images, (sides["train"], test), options, task, columns)
 
 
 class NpzArchive:
@@ -80,13 +88,22 @@ class NpzArchive:
                 "one, written by numpy.savez: check the path"
             ) from error
 
-    def splits(self, images: str, sides: tuple[str, str], options: ReadOptions) -> Splits:
+    def splits(
+        self,
+        images: str,
+        sides: tuple[str, str],
+        options: ReadOptions,
+        task: Task,
+        columns: tuple[str, ...],
+    ) -> Splits:
         """Read the splits `sides`, to train on and to judge on, in the layout `images`."""
+        several = task == "multi-label"
         train: ImageSource
         test: ImageSource
         if images == _ENCODED:
-            parts = [self.encoded(side) for side in sides]
-            names = self.class_names(torch.cat([part.labels for part in parts]))
+            parts = [self.encoded(side, several) for side in sides]
+            names, labels = self._named([part.labels for part in parts], several, columns)
+            parts = [replace(part, labels=own) for part, own in zip(parts, labels, strict=True)]
             owners = self.owners(sides, [len(part) for part in parts])
             parts = [replace(part, owners=own) for part, own in zip(parts, owners, strict=True)]
             (train, test), _ = decode_sources(parts, names, options)
@@ -98,8 +115,10 @@ class NpzArchive:
             )
         pixels = [fit_images(self._pixels(images.format(side)), options) for side in sides]
         keys = (_LABELS[images].format(side) for side in sides)
-        labels = [self._labels(key, len(part)) for key, part in zip(keys, pixels, strict=True)]
-        names = self.class_names(torch.cat(labels))
+        found = [
+            self._labels(key, len(part), several) for key, part in zip(keys, pixels, strict=True)
+        ]
+        names, labels = self._named(found, several, columns)
         owners = self.owners(sides, [len(part) for part in pixels])
         train, test = (
             TensorSource(part, own, names, persons=None if of is None else Persons.named(of))
@@ -107,7 +126,7 @@ class NpzArchive:
         )
         return Splits(self.path.stem, train, test, flip=True)
 
-    def encoded(self, side: str) -> EncodedImages:
+    def encoded(self, side: str, several: bool = False) -> EncodedImages:
         """Return the encoded images `{side}_jpeg` and their labels."""
         key = _ENCODED.format(side)
         blob, ends = self._array(key), self._array(f"{side}_end")
@@ -126,8 +145,25 @@ class NpzArchive:
         return EncodedImages(
             tuple(f"{key}[{i}]" for i in range(len(spans))),
             tuple(data[start:end] for start, end in spans),
-            self._labels(f"{side}_label", len(spans)),
+            self._labels(f"{side}_label", len(spans), several),
         )
+
+    def _named(
+        self, labels: list[Int64[Tensor, "_ *L"]], several: bool, columns: tuple[str, ...]
+    ) -> tuple[tuple[str, ...], list[Int64[Tensor, "_ *T"]]]:
+        """The names of the classes, or of the labels that are taken, and the labels."""
+        if not several:
+            return self.class_names(torch.cat(labels)), labels
+        count = labels[0].shape[1]
+        names = self.stored_names() or tuple(map(str, range(count)))
+        if {one.shape[1] for one in labels} != {len(names)}:
+            raise DpmixError(
+                f"{self.path.name}: images have {' and '.join(str(one.shape[1]) for one in labels)}"
+                f" labels and there are {len(names)} names; expected one name for each label"
+            )
+        chosen = chosen_columns(names, columns, self.path.name)
+        places = [names.index(one) for one in chosen]
+        return tuple(chosen), [one[:, places] for one in labels]
 
     def owners(self, sides: tuple[str, str], counts: list[int]) -> list[tuple[str, ...] | None]:
         """Return the persons of the images of each side, `{side}_person`; None without both."""
@@ -219,16 +255,22 @@ class NpzArchive:
         value = value if first else value.transpose(0, 3, 1, 2)
         return torch.from_numpy(np.ascontiguousarray(value))
 
-    def _labels(self, name: str, count: int) -> Int64[Tensor, " N"]:
-        """Read the labels of `count` images: whole numbers from 0, [N] or [N, 1]."""
+    def _labels(self, name: str, count: int, several: bool) -> Int64[Tensor, "N *L"]:
+        """Read the labels of `count` images: whole numbers from 0, [N] or [N, 1]; or [N, L]."""
         value = self._array(name)
+        if several:
+            if value.ndim != 2 or len(value) != count:
+                raise self._other(name, value, f"[{count}, L], one column for each label")
+            columns = [str(column) for column in range(value.shape[1])]
+            where = f"{self.path.name}: '{name}'"
+            return label_matrix(value, columns, where, lambda row: f"in row {row}")
         if value.ndim == 2 and value.shape[1] == 1:
             value = value[:, 0]
         if value.dtype.kind not in "iufb" or value.shape != (count,):
             expected = (
                 f"one whole number from 0 for each of {count} images: of text "
                 "np.array([CLASSES.index(name) for name in y]), where CLASSES is fixed beforehand; "
-                "of one-hot rows y.argmax(axis=1)"
+                "of one-hot rows y.argmax(axis=1); of several labels an image --task multi-label"
             )
             raise self._other(name, value, expected)
         if value.dtype.kind == "f":

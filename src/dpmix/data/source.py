@@ -1,13 +1,14 @@
 """Labelled images behind one small protocol: held in memory, or a part of another source.
 
-Pixels are uint8 [C, H, W] of one shape, and every label indexes `class_names`, whose names differ.
+Pixels are uint8 [C, H, W] of one shape. An image has one label, which indexes `class_names`; or,
+for the task multi-label, one for each of the L names: 1, 0, or -1 where it is unknown.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -18,6 +19,8 @@ from dpmix.data.persons import Persons
 from dpmix.errors import DpmixError
 from dpmix.privacy.unit import Unit
 
+Task = Literal["single-label", "multi-label"]
+UNKNOWN = -1  # a label that nobody has looked for
 _BATCH = 1024
 
 
@@ -31,8 +34,8 @@ class ImageSource(Protocol):
         """One name per class, in label order."""
 
     @property
-    def labels(self) -> Int64[Tensor, " N"]:
-        """The class of every image, on the CPU."""
+    def labels(self) -> Int64[Tensor, "N *L"]:
+        """The class of every image, [N], or its labels, [N, L]; on the CPU."""
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -50,7 +53,7 @@ class TensorSource:
 
     # Not in the repr: a private image does not belong in a log or a traceback.
     pixels: UInt8[Tensor, "N C H W"] = field(repr=False)  # uint8 [N, C, H, W], C in {1, 3}
-    labels: Int64[Tensor, " N"] = field(repr=False)  # int64 [N] in 0..L-1
+    labels: Int64[Tensor, "N *L"] = field(repr=False)  # int64 [N] in 0..L-1, or [N, L] in -1..1
     class_names: tuple[str, ...]  # the L class names
     # N image names for error messages; None: numbers
     names: tuple[str, ...] | None = field(default=None, repr=False)
@@ -100,8 +103,8 @@ class Subset:
         return cls(source, indices, source.class_names)
 
     @cached_property
-    def labels(self) -> Int64[Tensor, " N"]:
-        """The class of every image, on the CPU."""
+    def labels(self) -> Int64[Tensor, "N *L"]:
+        """The class of every image, or its labels, on the CPU."""
         return self.whole.labels[self.indices]
 
     @property
@@ -127,6 +130,11 @@ class Subset:
     def images(self, indices: Int64[Tensor, " B"]) -> UInt8[Tensor, "B C H W"]:
         """The images at `indices` of the subset."""
         return self.whole.images(self.indices[torch.as_tensor(indices)])
+
+
+def task_of(labels: Int64[Tensor, "N *L"]) -> Task:
+    """Whether an image has one class or several labels, by the shape of the labels."""
+    return "single-label" if labels.ndim == 1 else "multi-label"
 
 
 def known_persons(source: ImageSource) -> Persons | None:
@@ -156,7 +164,12 @@ def unit_count(source: ImageSource, unit: Unit) -> int:
 
 
 def unit_labels(source: ImageSource, unit: Unit) -> Int64[Tensor, " U"]:
-    """Return the class of every unit of privacy: of an image, or of a person's first image."""
+    """Return the class of every unit of privacy: of an image, or of a person's first image.
+
+    With several labels an image there are no classes, and all are 0.
+    """
+    if task_of(source.labels) == "multi-label":
+        return torch.zeros(unit_count(source, unit), dtype=torch.int64)
     if unit == "image":
         return source.labels
     persons = persons_of(source)
@@ -183,17 +196,20 @@ def pixel_digest(image: UInt8[np.ndarray, "C H W"]) -> bytes:
 
 
 def check_labels(labels: Tensor, count: int, class_names: Sequence[str]) -> None:
-    """Refuse `labels` that are not int64 [count], count > 0, or don't index `class_names`."""
-    if labels.dtype != torch.int64 or tuple(labels.shape) != (count,) or count == 0:
+    """Refuse labels that are not int64, of no image, or fit neither of the two tasks.
+
+    They index `class_names`, [count]; or there is one for each name, [count, L], in -1..1.
+    """
+    shapes = ((count,), (count, len(class_names)))
+    if labels.dtype != torch.int64 or tuple(labels.shape) not in shapes or count == 0:
         raise DpmixError(
             f"labels are {labels.dtype} of shape {tuple(labels.shape)} for {count} images; "
             "expected int64, one for each image, and an image or more"
         )
     low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= len(class_names):
-        raise DpmixError(
-            f"labels are {low}..{high}; expected 0..{len(class_names) - 1}, a class each"
-        )
+    least, most = (0, len(class_names) - 1) if labels.ndim == 1 else (UNKNOWN, 1)
+    if low < least or high > most:
+        raise DpmixError(f"labels are {low}..{high}; expected {least}..{most}")
     for name in class_names:
         if class_names.count(name) > 1:
             raise DpmixError(f"class name '{name}' is given twice; expected one name per class")

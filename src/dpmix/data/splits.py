@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Bool, Int64, UInt8
 from torch import Tensor
 
-from dpmix.data.source import ImageSource, Subset, image_digests, known_persons
+from dpmix.data.source import ImageSource, Subset, image_digests, known_persons, task_of
 from dpmix.errors import DpmixError
 
 JudgedOn = Literal["test", "validation"]
@@ -59,7 +59,8 @@ class Splits:
                 f"{self.name}: train and test images differ: {' and '.join(kinds)} (C, H, W); "
                 "expected the same classes, and one shape: give --image-size and --channels"
             )
-        if len(names) < 2:
+        task = task_of(self.train.labels)
+        if len(names) < 2 and task == "single-label":
             raise DpmixError(f"{self.name} has one class only, '{names[0]}'; expected at least two")
         ours, theirs = (_person_names(source) for source in (self.train, self.test))
         if both := sorted(ours & theirs):
@@ -69,6 +70,9 @@ class Splits:
                 "one split"
             )
         for side, source in (("train", self.train), (self.judged_on, self.test)):
+            if task == "multi-label":
+                _refuse_constant(self.name, side, source)
+                continue
             counts = torch.bincount(source.labels, minlength=len(names)).tolist()
             if 0 in counts:
                 absent = [name for name, count in zip(names, counts, strict=True) if count == 0]
@@ -81,6 +85,22 @@ class Splits:
     def train_digests(self) -> UInt8[np.ndarray, "N 32"]:
         """The digest of every training image, see `image_digests`."""
         return image_digests(self.train)
+
+
+def _refuse_constant(name: str, side: str, source: ImageSource) -> None:
+    """Refuse labels that are not 1 for some image and 0 for another."""
+    found = {value: (source.labels == value).any(dim=0).tolist() for value in (0, 1)}
+    faults = []
+    for label, no, yes in zip(source.class_names, found[0], found[1], strict=True):
+        if not (no and yes):
+            fault = "always 1" if yes else "always 0" if no else "never known"
+            faults.append(f"'{label}' is {fault}")
+    if faults:
+        more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
+        raise DpmixError(
+            f"{name}: among the {side} images label {', '.join(faults[:3])}{more}; expected both 1 "
+            "and 0: leave it out by naming the others with --label-columns, or choose another split"
+        )
 
 
 def _person_names(source: ImageSource) -> set[str]:
@@ -155,6 +175,11 @@ def narrowed(
     persons are kept as have no more than `train_images` images together.
     """
     if classes is not None:
+        if task_of(splits.train.labels) == "multi-label":
+            raise DpmixError(
+                f"classes is {classes}, and each image has several labels; choose them with "
+                "--label-columns"
+            )
         known = len(splits.train.class_names)
         if not 2 <= classes <= known:
             raise DpmixError(

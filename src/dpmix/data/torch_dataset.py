@@ -1,4 +1,4 @@
-"""A `torch.utils.data.Dataset` of (image, label) pairs as pixels and labels.
+"""A `torch.utils.data.Dataset` of (image, label) or (image, labels) pairs as pixels and labels.
 
 An example depends on its own pair alone: no range, mean or size is taken from other images.
 """
@@ -8,7 +8,7 @@ import random
 import secrets
 import warnings
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
@@ -20,6 +20,8 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, Subset
 
 from dpmix.data.image import in_eight_bits, in_form, plain_channels, upright
+from dpmix.data.label_values import label_matrix
+from dpmix.data.source import Task
 from dpmix.errors import DpmixError
 
 Range = tuple[float, float]
@@ -36,8 +38,8 @@ class PairDataset(Protocol):
 
 
 def read_images(
-    dataset: PairDataset, value_range: Range | None = None
-) -> tuple[UInt8[Tensor, "N C H W"], Int64[Tensor, " N"]]:
+    dataset: PairDataset, value_range: Range | None = None, task: Task = "single-label"
+) -> tuple[UInt8[Tensor, "N C H W"], Int64[Tensor, "N *L"]]:
     """Read every pair of `dataset` into memory, as 8-bit pixels and labels.
 
     The dataset's own random transforms are applied once, each with fresh random draws from the
@@ -47,6 +49,8 @@ def read_images(
     Args:
         dataset: pairs of a PIL image (grey or RGB) or a tensor [C, H, W], and a whole number.
         value_range: the values of black and white in tensors of floats; None refuses floats.
+        task: `multi-label` expects L labels instead of the number: 1, 0, and -1 or NaN where
+            unknown.
 
     Raises:
         DpmixError: no length or no example; an item that is no such pair; images of several sizes;
@@ -57,16 +61,22 @@ def read_images(
             f"dataset {type(dataset).__name__} is empty, or has no length or no items by number; "
             "expected a map-style torch.utils.data.Dataset of (image, label) pairs"
         )
-    first = _pair(dataset, 0, value_range)[0]
-    labels = torch.empty(len(dataset), dtype=torch.int64)
+    read = _class if task == "single-label" else _labels
+    first, label = _pair(dataset, 0, value_range, read)
+    labels = torch.empty((len(dataset), *label.shape), dtype=torch.int64)
     pixels = torch.empty((len(dataset), *first.shape), dtype=torch.uint8)
     for index in range(len(dataset)):
-        image, label = _pair(dataset, index, value_range)
+        image, label = _pair(dataset, index, value_range, read)
         if image.shape != first.shape:
             raise DpmixError(
                 f"image {index} of the dataset is {list(image.shape)} and image 0 "
                 f"{list(first.shape)} [C, H, W]; expected one size: resize, crop and convert them "
                 "in its transform"
+            )
+        if label.shape != labels.shape[1:]:
+            raise DpmixError(
+                f"image {index} of the dataset has {len(label)} labels and image 0 "
+                f"{labels.shape[1]}; expected the same ones for each image"
             )
         pixels[index], labels[index] = image, label
     if not torch.equal(pixels[0], first):
@@ -120,8 +130,8 @@ def _fresh_draws() -> Iterator[None]:
 
 
 def _pair(
-    dataset: PairDataset, index: int, value_range: Range | None
-) -> tuple[UInt8[Tensor, "C H W"], int]:
+    dataset: PairDataset, index: int, value_range: Range | None, read: Callable[..., Tensor]
+) -> tuple[UInt8[Tensor, "C H W"], Int64[Tensor, "*L"]]:
     with _fresh_draws():
         item = dataset[index]
     name = f"image {index} of the dataset"
@@ -140,7 +150,7 @@ def _pair(
             f"{name} is a {type(image).__name__}; expected a PIL image or a tensor [C, H, W]: an "
             "array [H, W] or [H, W, 3] of uint8 becomes one by Image.fromarray(image)"
         )
-    return pixels, _class(label, f"label {index} of the dataset")
+    return pixels, read(label, f"label {index} of the dataset")
 
 
 def _from_pil(image: Image.Image, name: str) -> UInt8[Tensor, "C H W"]:
@@ -179,16 +189,32 @@ def _from_tensor(
     return ((image.double() - low) / (high - low) * 255).round().to(torch.uint8)
 
 
-def _class(label: object, name: str) -> int:
+def _class(label: object, name: str) -> Int64[Tensor, ""]:
     value = label  # MedMNIST gives arrays of one element
     if isinstance(value, Tensor | np.ndarray) and value.shape in ((), (1,)):
         value = value.item()
     if isinstance(value, float | np.floating) and value.is_integer():
         value = int(value)
     try:
-        return operator.index(value)  # type: ignore[arg-type]
+        return torch.tensor(operator.index(value))  # type: ignore[arg-type]
     except TypeError:
         raise DpmixError(
-            f"{name} is {label!r:.40}; expected one integer class: of text, "
-            "CLASSES.index(label) with CLASSES fixed beforehand; of a one-hot row, label.argmax()"
+            f"{name} is {label!r:.40}; expected one integer class: of text, CLASSES.index(label) "
+            "with CLASSES fixed beforehand; of a one-hot row, label.argmax(); of several labels, "
+            "give task='multi-label'"
         ) from None
+
+
+def _labels(labels: object, name: str) -> Int64[Tensor, " L"]:
+    try:
+        # Half precision of torch is unknown to numpy.
+        row = labels.double().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
+        if row.ndim != 1 or not len(row):
+            raise ValueError
+    except (TypeError, ValueError, RuntimeError):
+        raise DpmixError(
+            f"{name} is {labels!r:.40}; expected a row of labels: 1, 0, and -1 or NaN where "
+            "unknown; of one class, leave task='multi-label' out"
+        ) from None
+    names = [str(place) for place in range(len(row))]
+    return label_matrix(row[None], names, name, lambda _: "there")[0]

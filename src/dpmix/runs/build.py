@@ -12,6 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from dpmix.clipping.types import LOSSES, Loss
 from dpmix.data.fingerprint import find_repeats, fingerprint, refuse_repeats, refuse_shared_images
 from dpmix.data.image import Progress, ReadOptions
 from dpmix.data.named import load_splits, public_name
@@ -90,6 +91,11 @@ class Run:
         """Identifies the images and labels of the public pool, if one is read."""
         return self.pool_facts.contents_sha256 if self.pool_facts else None
 
+    @property
+    def loss(self) -> Loss:
+        """The loss of a view."""
+        return LOSSES[self.config.data.task]
+
     @cached_property
     def examples(self) -> ImageSource:
         """The training examples of this process."""
@@ -130,6 +136,7 @@ class Run:
             plan=self.plan,
             views=self.inputs.views,
             optimizer=self.optimizer,
+            loss=self.loss,
             seed=run.seed,
             engine=run.engine,
             view_chunk=run.view_chunk,

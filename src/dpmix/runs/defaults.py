@@ -78,7 +78,7 @@ def choose_model(config: Config) -> Config:
         demo = data.data == DEMO
         model = _set(model, **({"model": "cnn-small"} if demo else {"backbone": best_reachable()}))
     _refuse_idle(_set(config, model=model))
-    model = choose_start(model, config.views)
+    model = choose_start(model, config.views, data.task)
     config = _set(config, model=model, views=_choose_views(config.views, model))
     if model.backbone is None:
         return _set(config, data=_set(data, normalization=data.normalization or "half"))
@@ -143,6 +143,11 @@ def check_settings(config: Config) -> None:
     refuse_unfit_epsilon(config.privacy.epsilon)
     check_text_start(config.model)
     views, method = config.views, config.views.method
+    if views.pool_role == "pretrain" and config.data.task == "multi-label":
+        raise DpmixError(
+            "pool_role pretrain trains a network that chooses one class an image; with --task "
+            "multi-label use --method mix-diff, or no pool"
+        )
     if views.pool_role == "pretrain" and method == "mix-diff":
         raise DpmixError(
             "pool_role pretrain trains on the pool first and then without it, so method mix-diff "

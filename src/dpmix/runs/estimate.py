@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from dpmix.clipping.engine import choose_engine, clipped_gradient_sum, units_at_once
-from dpmix.clipping.types import CannotRunError, EngineConfig, soft_cross_entropy
+from dpmix.clipping.types import CannotRunError, EngineConfig
 from dpmix.models.finetune import train_mode
 from dpmix.models.registry import parameter_count
 from dpmix.reports.facts import pictures_in_words, views_in_words
@@ -116,7 +116,7 @@ def seconds_per_step(run: Run, engine: EngineConfig) -> float:
         made = run.inputs.random_views(groups, rng)
         part = clipped_gradient_sum(
             run.inputs.trained,
-            soft_cross_entropy,
+            run.loss,
             made.views,
             made.labels,
             run.plan.max_grad_norm,

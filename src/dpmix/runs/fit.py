@@ -14,6 +14,7 @@ from torch import nn
 
 from dpmix.data.image import Progress as Counted
 from dpmix.errors import DpmixError
+from dpmix.files import write_text
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.reports.summary import divergence
 from dpmix.runs.build import Run, build_run
@@ -171,20 +172,25 @@ def smoke_run(config: Config, ranks: Ranks) -> Iterator[Run]:
             name: getattr(config, name).model_copy(update=values)
             for name, values in changes.items()
         }
+        several = config.data.task == "multi-label"
         data = DataConfig(
             data=str(folder / "data"),
             channels=config.data.channels,
             normalization=config.data.normalization,
+            task=config.data.task,
+            labels=str(folder / "labels.csv") if several else None,
         )
         config = config.model_copy(update=changed | {"data": data})
         yield build_run(config, trial=True, ranks=ranks)
 
 
 def _write_noise(folder: Path, size: int) -> None:
-    """One image of noise for each of two classes, for training, test and pool."""
+    """One image of noise for each of two classes, for training, test and pool; and their labels."""
     rng = np.random.default_rng()
     for name in ("data/train", "data/test", "pool"):
         for label in ("a", "b"):
             (folder / name / label).mkdir(parents=True)
             pixels = rng.integers(0, 256, (size, size, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(folder / name / label / "noise.png")
+    rows = [f"{side}/a/noise.png,1,0\n{side}/b/noise.png,0,1" for side in ("train", "test")]
+    write_text(folder / "labels.csv", "\n".join(["file,a,b", *rows]))

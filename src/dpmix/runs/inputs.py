@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Int64
 from torch import Tensor, nn
 
@@ -20,6 +19,7 @@ from dpmix.training.cached_views import CachedViews
 from dpmix.training.evaluate import Evaluation, evaluate, evaluate_features
 from dpmix.training.feature_cache import FeatureCache
 from dpmix.views.builder import ViewBuilder, ViewSet, ViewSource
+from dpmix.views.labels import soft_labels
 from dpmix.views.spec import ViewSpec
 
 
@@ -49,8 +49,12 @@ class FreshViews:
         examples = groups * self.builder.spec.examples_per_group
         shape = (examples, *self.splits.train.image_shape)
         images = torch.randint(0, 256, shape, dtype=torch.uint8, device=self.device)
-        labels = torch.randint(0, self.builder.num_classes, (examples,), device=self.device)
+        labels = self._random_labels(examples)
         return self.builder.build(images, labels, self.builder.draw_views(groups, rng))
+
+    def _random_labels(self, count: int) -> Int64[Tensor, "B *L"]:
+        classes, of = self.builder.num_classes, self.splits.train.labels.shape[1:]
+        return torch.randint(0, 2 if of else classes, (count, *of), device=self.device)
 
     def require_images(self) -> None:
         """Refuse an audit whose canaries are images, where features are cached."""
@@ -116,9 +120,8 @@ class CachedFeatures(FreshViews):
         return lambda _: evaluate_features(self.trained, features, test, self.device)
 
     def random_views(self, groups: int, rng: np.random.Generator) -> ViewSet:  # noqa: D102
-        views, classes = self.spec.views, self.builder.num_classes
-        labels = torch.randint(0, classes, (groups,), device=self.device)
-        soft = F.one_hot(labels, classes).float()[:, None].expand(-1, views, -1)
+        views, labels = self.spec.views, self._random_labels(groups)
+        soft = soft_labels(labels, self.builder.num_classes)[:, None].expand(-1, views, -1)
         shape = (groups, views, self.cache.backbone.embedding_size)
         return ViewSet(torch.rand(shape, device=self.device), soft)
 

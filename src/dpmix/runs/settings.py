@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from dpmix.clipping.types import Engine
 from dpmix.data.folder import TEST_FRACTION
+from dpmix.data.source import Task
 from dpmix.data.splits import JudgedOn
 from dpmix.models.finetune import Trainable
 from dpmix.models.head import FeatureNorm
@@ -64,6 +65,12 @@ class DataConfig(Section):
     """regular expression that finds the person in a file's path: 'patient(\\d+)'"""
     person_column: str | None = None
     """column of a Hugging Face set that names each image's person"""
+    task: Task = "single-label"
+    """whether an image has one class, or several labels of which some may be unknown"""
+    labels: Annotated[str | None, PATH, RESUME] = None
+    """several labels: CSV of file and one column for each label (1, 0; -1 or nothing: unknown)"""
+    label_columns: tuple[str, ...] = ()
+    """several labels: those to take, by name; repeatable; default: all"""
     skip_corrupt: bool = False
     """leave out unreadable images and count them"""
     normalization: str | None = None

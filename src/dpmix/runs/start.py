@@ -11,6 +11,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from dpmix.data.image import Progress
+from dpmix.data.source import Task
 from dpmix.errors import DpmixError
 from dpmix.models.backbones.backbone import Backbone
 from dpmix.models.head import BackboneClassifier
@@ -25,12 +26,19 @@ _WORD = re.compile(r"[^\W\d_]{2}")  # two letters of any alphabet
 _BATCH, _LISTED = 64, 3
 
 
-def choose_start(model: ModelConfig, views: ViewConfig) -> ModelConfig:
+def choose_start(model: ModelConfig, views: ViewConfig, task: Task) -> ModelConfig:
     """The best start of a head that these settings offer; `require_start` looks at the rest."""
+    if task == "multi-label" and model.head_start not in (None, "zero"):
+        raise DpmixError(
+            f"head_start {model.head_start} makes a head that chooses one class an image; with "
+            "--task multi-label use --head-start zero"
+        )
     if model.backbone is None or model.head_start is not None:
         return model
     start: HeadStart = "zero"
-    if views.pool is not None:
+    if task == "multi-label":
+        pass
+    elif views.pool is not None:
         start = "pool" if views.pool_role != "pretrain" else "zero"
     elif model.backbone.startswith(OPEN_CLIP) and model.feature_norm == "unit":
         start = "text"

@@ -8,7 +8,7 @@ import warnings
 
 import torch
 
-from dpmix.data.source import known_persons, persons_of
+from dpmix.data.source import known_persons, persons_of, unit_labels
 from dpmix.data.splits import Splits
 from dpmix.errors import DpmixError
 from dpmix.privacy.plan import PrivacyPlan
@@ -45,7 +45,7 @@ def choose_unit(config: Config, given: ViewConfig, splits: Splits) -> Config:
         return config
     persons = persons_of(splits.train)
     classes = len(splits.train.class_names)
-    pairs = torch.stack([persons.owner, splits.train.labels]).unique(dim=1)
+    pairs = torch.stack([persons.owner, unit_labels(splits.train, "image")]).unique(dim=1)
     if len(persons) == classes == pairs.shape[1]:
         raise DpmixError(
             "every class is one person; expected several persons in a class: check "

@@ -4,14 +4,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from dpmix.data.persons import Persons
-from dpmix.data.source import ImageSource, persons_of
+from dpmix.data.source import ImageSource, persons_of, task_of
 from dpmix.errors import DpmixError
 from dpmix.views.builder import ViewSet
+from dpmix.views.labels import soft_labels
 from dpmix.views.spec import ViewSpec, kinds
 
 
@@ -25,7 +25,7 @@ class CachedViews:
         num_classes: number of classes, L.
         features: embedded views, mapped from a file.
         soft_labels: the views' labels; None if they have their example's label.
-        labels: class index of each image.
+        labels: class index of each image, or its labels.
         persons: who each image belongs to, where examples are persons.
     """
 
@@ -34,7 +34,7 @@ class CachedViews:
     num_classes: int
     features: Float[Tensor, "N M D"]
     soft_labels: Float[Tensor, "N M L"] | None
-    labels: Int64[Tensor, " I"]
+    labels: Int64[Tensor, "I *L"]
     persons: Persons | None = None
 
     def view_shape(self, image_shape: tuple[int, int, int]) -> tuple[int, ...]:
@@ -67,11 +67,12 @@ class CachedViews:
         shape = (len(examples), self.spec.views, -1)
         features = self.features.flatten(0, 1).index_select(0, rows).to(device).float()
         if self.soft_labels is None:
-            own = F.one_hot(self.labels[examples].to(device), self.num_classes).float()
+            own = soft_labels(self.labels[examples].to(device), self.num_classes)
             return ViewSet(features.view(shape), own[:, None].expand(-1, self.spec.views, -1))
         soft = self.soft_labels.flatten(0, 1).index_select(0, rows).to(device).float()
-        # In half precision their sum differs from one by up to a thousandth.
-        soft = soft / soft.sum(dim=1, keepdim=True)
+        if task_of(self.labels) == "single-label":
+            # In half precision their sum differs from one by up to a thousandth.
+            soft = soft / soft.sum(dim=1, keepdim=True)
         return ViewSet(features.view(shape), soft.view(shape))
 
     def _chosen(self, count: int, rng: np.random.Generator) -> Int64[Tensor, "B K"]:

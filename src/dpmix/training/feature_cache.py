@@ -143,7 +143,7 @@ class FeatureCache:
         of_one = 1 if spec.method == "none" else spec.views
 
         def views_of(
-            images: UInt8[Tensor, "I C H W"], labels: Int64[Tensor, " I"]
+            images: UInt8[Tensor, "I C H W"], labels: Int64[Tensor, "I *L"]
         ) -> tuple[Float[Tensor, "V C H W"], Float[Tensor, "M L"]]:
             draws, source = whole.draw_views(1, example_rng(images, labels, self.seed)), None
             if persons is not None:
@@ -237,7 +237,7 @@ def _probed(
 
 
 def example_rng(
-    images: UInt8[Tensor, "I C H W"], labels: Int64[Tensor, " I"], seed: int
+    images: UInt8[Tensor, "I C H W"], labels: Int64[Tensor, "I *L"], seed: int
 ) -> np.random.Generator:
     """The generator of one example's views: a function of the example and the public seed."""
     of = " ".join(map(str, labels.tolist()))

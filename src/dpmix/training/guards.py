@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dpmix.clipping.model_check import held_tensors
-from dpmix.clipping.types import Loss, per_view_loss, soft_cross_entropy, trainable
+from dpmix.clipping.types import LOSSES, Loss, per_view_loss, trainable
 from dpmix.errors import DpmixError
 from dpmix.models.finetune import layer_name
 from dpmix.privacy.plan import PrivacyPlan
@@ -102,7 +102,7 @@ def require_stateless(loss: Loss, model: nn.Module, view_shape: tuple[int, ...])
     Raises:
         DpmixError: it does, or a tensor in it changed.
     """
-    if loss is soft_cross_entropy:
+    if loss in LOSSES.values():
         return
     like = next(p for p in model.parameters() if p.is_floating_point())
     with torch_seeded(0, like.device), torch.no_grad():

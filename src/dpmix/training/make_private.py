@@ -14,17 +14,19 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dpmix.clipping.model_check import check_private, number_of_classes
-from dpmix.clipping.types import Engine, Loss, soft_cross_entropy
+from dpmix.clipping.types import LOSSES, Engine, Loss
 from dpmix.data.fingerprint import find_repeats, refuse_repeats, refuse_shared_images
 from dpmix.data.normalization import Normalization
 from dpmix.data.normalization import normalization as constants
 from dpmix.data.persons import Persons
 from dpmix.data.source import (
     ImageSource,
+    Task,
     TensorSource,
     image_digests,
     known_persons,
     persons_of,
+    task_of,
 )
 from dpmix.data.splits import plain_name
 from dpmix.data.torch_dataset import PairDataset, Range, example_origins, read_images
@@ -47,7 +49,8 @@ def make_private(
     normalization: Normalization | str = "half",
     pool: PublicPool | None = None,
     value_range: Range | None = None,
-    loss: Loss = soft_cross_entropy,
+    task: Task = "single-label",
+    loss: Loss | None = None,
     seed: int | None = None,
     engine: Engine = "auto",
     view_chunk: int | None = None,
@@ -83,7 +86,10 @@ def make_private(
         normalization: public pixel constants, or their name: `unit`, `half`, `imagenet`.
         pool: public images, for `mix-diff`.
         value_range: the range of images that are floats, as in `read_images`.
-        loss: maps logits [K, L] and soft labels [K, L] to losses [K], and keeps no state.
+        task: `multi-label`: each image has L labels, one for each of the model's outputs: 1, 0, and
+            -1 or NaN where unknown.
+        loss: maps logits [K, L] and soft labels [K, L], NaN where unknown, to losses [K], and keeps
+            no state; None: cross-entropy, or `multi_label_loss`.
         seed: makes a run repeatable, and its noise recomputable.
         engine: how gradients are computed, as in `clipped_gradient_sum`.
         view_chunk: most views per forward pass, as in `clipped_gradient_sum`.
@@ -104,7 +110,7 @@ def make_private(
         raise DpmixError(
             f"views is {views!r}; expected a dpmix.ViewSpec, such as dpmix.ViewSpec('mix-self')"
         )
-    source, views = _source(model, dataset, value_range), views or ViewSpec()
+    source, views = _source(model, dataset, value_range, task), views or ViewSpec()
     owners = None
     if persons is not None:
         source = _with_persons(source, persons)
@@ -141,7 +147,8 @@ def make_private(
         normalization = constants(normalization, source.image_shape[0])
     builder = ViewBuilder(views, len(source.class_names), normalization, pool)
     return PrivateTrainer(
-        model, source, plan=plan, views=builder, optimizer=optimizer, loss=loss, seed=seed,
+        model, source, plan=plan, views=builder, optimizer=optimizer,
+        loss=loss or LOSSES[task_of(source.labels)], seed=seed,
         engine=engine, view_chunk=view_chunk,
     )  # fmt: skip
 
@@ -180,11 +187,11 @@ def _person_name(person: object, place: int) -> str:
 
 
 def _source(
-    model: nn.Module, dataset: PairDataset | ImageSource, value_range: Range | None
+    model: nn.Module, dataset: PairDataset | ImageSource, value_range: Range | None, task: Task
 ) -> ImageSource:
     """The dataset as a source with one class for each of the model's outputs."""
     if not isinstance(dataset, ImageSource):
-        pixels, labels = read_images(dataset, value_range)
+        pixels, labels = read_images(dataset, value_range, task)
         outputs = _outputs(model, tuple(pixels.shape[1:]), labels)
         return TensorSource(pixels, labels, tuple(str(label) for label in range(outputs)))
     outputs, classes = _outputs(model, dataset.image_shape, dataset.labels), dataset.class_names
@@ -196,10 +203,17 @@ def _source(
     return dataset
 
 
-def _outputs(model: nn.Module, image_shape: tuple[int, ...], labels: Int64[Tensor, " N"]) -> int:
+def _outputs(model: nn.Module, image_shape: tuple[int, ...], labels: Int64[Tensor, "N *L"]) -> int:
     """How many outputs the model has; labels without one are refused."""
     check_private(model)  # by the types of its layers, before it runs
     outputs = number_of_classes(model, image_shape)
+    if task_of(labels) == "multi-label":
+        if labels.shape[1] != outputs:
+            raise DpmixError(
+                f"the model has {outputs} outputs and each image has {labels.shape[1]} labels; "
+                f"expected one output for each label (nn.Linear(D, {labels.shape[1]}))"
+            )
+        return outputs
     low, high = int(labels.min()), int(labels.max())
     if low < 0:
         raise DpmixError(

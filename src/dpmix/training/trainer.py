@@ -102,7 +102,8 @@ class PrivateTrainer:
                 (`CachedViews`), for which `model` is the head.
             optimizer: any `torch.optim` optimizer over the model's trainable parameters; from now
                 on it refuses to step on gradients that no private step released.
-            loss: maps logits [K, L] and soft labels [K, L] to losses [K], and keeps no state.
+            loss: maps logits [K, L] and soft labels [K, L] to losses [K], and keeps no state;
+                `multi_label_loss` for several labels an image.
             seed: makes draws and noise repeatable, so the noise can be recomputed; None uses the
                 operating system's entropy.
             engine: how gradients are computed, as in `clipped_gradient_sum`.

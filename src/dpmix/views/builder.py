@@ -11,18 +11,18 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812
-from jaxtyping import Float, Float32, Int64, UInt8
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from dpmix.data.normalization import Normalization
-from dpmix.data.source import ImageSource, persons_of
+from dpmix.data.source import ImageSource, persons_of, task_of
 from dpmix.errors import DpmixError
 from dpmix.pool.class_map import UNLABELLED
 from dpmix.pool.pool import PublicPool
 from dpmix.views.augment import check_padding, self_augment
 from dpmix.views.draws import ViewDraws, draw_views
 from dpmix.views.extra_augment import extra_augment
+from dpmix.views.labels import soft_labels, soft_labels_of_pool
 from dpmix.views.mixup import mixup
 from dpmix.views.persons import person_images
 from dpmix.views.spec import ViewSpec
@@ -114,9 +114,18 @@ class ViewBuilder:
         return image_shape
 
     def check_data(self, data: ImageSource) -> None:
-        """Refuse images that are not larger than `spec.crop_padding`, or that lack persons."""
+        """Refuse images too small for `spec.crop_padding`, or without persons or classes."""
         if self.spec.unit == "person":
             persons_of(data)
+        if (
+            self.pool
+            and self.spec.pool_draw != "uniform"
+            and task_of(data.labels) != "single-label"
+        ):
+            raise DpmixError(
+                f"pool_draw {self.spec.pool_draw} needs one class an image, and these have several "
+                "labels; use --pool-draw uniform"
+            )
         if self.spec.method != "none":
             check_padding(self.spec.crop_padding, *data.image_shape[1:])
 
@@ -146,7 +155,7 @@ class ViewBuilder:
     def build(
         self,
         images: UInt8[Tensor, "B C H W"],
-        labels: Int64[Tensor, " B"],
+        labels: Int64[Tensor, "B *L"],
         draws: ViewDraws,
         source: Int64[Tensor, "G A"] | None = None,
     ) -> ViewSet:
@@ -154,13 +163,13 @@ class ViewBuilder:
 
         Args:
             images: private images, 0..255.
-            labels: their classes in [0, L).
+            labels: their classes in [0, L), or their L labels.
             draws: one row per group, from `draw_views`.
             source: which of the images each base view is cut from, where the unit is a person
                 (`person_images`). None: an image is a unit, and the members of a pair take turns.
 
         Returns:
-            Views on the images' device, float32, and soft labels that sum to one. The order is
+            Views on the images' device, float32, and soft labels (`views/labels.py`). The order is
             base views, public views, mixtures.
         """
         spec, draws, device = self.spec, draws.to(images.device), images.device
@@ -169,24 +178,25 @@ class ViewBuilder:
             turn = torch.arange(spec.base_views, device=device) % members
             source = torch.arange(len(draws.top), device=device)[:, None] * members + turn
         source = source.to(device)
-        classes = labels[source]
+        soft = soft_labels(labels, self.num_classes)[source]
         if self.pool is not None:
             # Which public images join depends on the group's draws and the class of its first
-            # view alone.
-            bits, own = (part.to(self.pool.labels.device) for part in (draws.public, classes[:, 0]))
+            # view alone. Of several labels none is read: the draw is uniform (`check_data`).
+            first = labels[source[:, 0]] if labels.ndim == 1 else source[:, 0]
+            bits, own = (part.to(self.pool.labels.device) for part in (draws.public, first))
             drawn = self.pool.draw(bits, own, spec.pool_draw).to(device)
-            public, public_classes = self.pool.take(drawn)
-            place = torch.arange(public_classes.numel(), device=device).view_as(public_classes)
+            public, folders = self.pool.take(drawn)
+            place = torch.arange(folders.numel(), device=device).view_as(folders)
             source = torch.cat([source, len(images) + place], dim=1)
             images = torch.cat([images, public.flatten(0, 1)])
-            classes = torch.cat([classes, public_classes], dim=1)
+            of_pool = soft_labels_of_pool(folders, self.num_classes, task_of(labels))
+            soft = torch.cat([soft, of_pool], dim=1)
         padding = 0 if spec.method == "none" else spec.crop_padding
         pixels = self_augment(images, source, draws.top, draws.left, draws.flip, padding)
         kind = spec.extra_augment
         views = self.normalization(
             pixels if kind == "none" else extra_augment(pixels, draws.extra, kind)
         )
-        soft = self._soft_labels(classes)
         if not spec.mixes:
             return ViewSet(views, soft)
         chosen, mixing = (draws.first, draws.second, draws.weight), slice(0, spec.pool_size)
@@ -194,7 +204,3 @@ class ViewBuilder:
         if spec.average == "mixed-only":
             return ViewSet(mixed, mixed_soft)
         return ViewSet(torch.cat([views, mixed], dim=1), torch.cat([soft, mixed_soft], dim=1))
-
-    def _soft_labels(self, classes: Int64[Tensor, "G A"]) -> Float32[Tensor, "G A L"]:
-        labels = F.one_hot(classes.clamp(min=0), self.num_classes).float()
-        return labels.where((classes != UNLABELLED)[..., None], 1 / self.num_classes)
