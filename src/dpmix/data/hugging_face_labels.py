@@ -76,7 +76,7 @@ class LabelColumns:
                         f"{where}: column '{column}' holds {cell!r:.40} in row {row} of '{side}'; "
                         "expected 1, 0, or -1 (or nothing) where it is unknown"
                     ) from None
-        return label_matrix(values, self.names, where, lambda row: f"in row {row} of '{side}'")
+        return label_matrix(values, self.names, where, lambda row: f" in row {row} of '{side}'")
 
     def _of_lists(self, where: str, side: str, found: list[Any]) -> Int64[Tensor, "N L"]:
         matrix = torch.zeros(len(found), len(self.names), dtype=torch.int64)

@@ -95,7 +95,7 @@ def read_labels(
                     "-1 (or nothing) where it is unknown: choose the label columns with "
                     "--label-columns"
                 ) from None
-    known = label_matrix(values, names, where, lambda at: f"in line {rows[at].line}").tolist()
+    known = label_matrix(values, names, where, lambda at: f" in line {rows[at].line}").tolist()
     labels: dict[str, tuple[int, ...]] = {}
     clash = [
         f"{row.file}, in line {row.line}"

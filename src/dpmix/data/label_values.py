@@ -24,7 +24,7 @@ def label_matrix(
         values: of any kind of number.
         names: of the L labels.
         where: what messages call their source.
-        place: what messages call an image, by its number.
+        place: where an image is, for messages, by its number: `" in row 3"`.
 
     Raises:
         DpmixError: another value, with the image and the label.
@@ -39,7 +39,7 @@ def label_matrix(
         row, column = (int(one) for one in np.argwhere(bad)[0])
         more = f", and {int(bad.sum()) - 1} more" if bad.sum() > 1 else ""
         raise DpmixError(
-            f"{where}: label '{names[column]}' is {values[row, column]} {place(row)}{more}; "
+            f"{where}: label '{names[column]}' is {values[row, column]:g}{place(row)}{more}; "
             "expected 1, 0, or -1 (or nothing) where it is unknown"
         )
     return torch.from_numpy(filled.astype(np.int64))

@@ -263,7 +263,7 @@ class NpzArchive:
                 raise self._other(name, value, f"[{count}, L], one column for each label")
             columns = [str(column) for column in range(value.shape[1])]
             where = f"{self.path.name}: '{name}'"
-            return label_matrix(value, columns, where, lambda row: f"in row {row}")
+            return label_matrix(value, columns, where, lambda row: f" in row {row}")
         if value.ndim == 2 and value.shape[1] == 1:
             value = value[:, 0]
         if value.dtype.kind not in "iufb" or value.shape != (count,):

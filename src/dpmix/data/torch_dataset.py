@@ -150,7 +150,8 @@ def _pair(
             f"{name} is a {type(image).__name__}; expected a PIL image or a tensor [C, H, W]: an "
             "array [H, W] or [H, W, 3] of uint8 becomes one by Image.fromarray(image)"
         )
-    return pixels, read(label, f"label {index} of the dataset")
+    what = "label" if read is _class else "labels"
+    return pixels, read(label, f"{what} {index} of the dataset")
 
 
 def _from_pil(image: Image.Image, name: str) -> UInt8[Tensor, "C H W"]:
@@ -217,4 +218,4 @@ def _labels(labels: object, name: str) -> Int64[Tensor, " L"]:
             "unknown; of one class, leave task='multi-label' out"
         ) from None
     names = [str(place) for place in range(len(row))]
-    return label_matrix(row[None], names, name, lambda _: "there")[0]
+    return label_matrix(row[None], names, name, lambda _: "")[0]
