@@ -99,7 +99,7 @@ def test_the_same_line_twice_is_one(scans):
 @pytest.mark.parametrize(("options", "message"), [
     ({"labels": None}, "task multi-label needs the labels of the images .* give --labels FILE"),
     ({"task": "single-label"}, "labels is '.*', and the task is single-label; give --task multi"),
-    ({"classes": 2}, "classes is 2, and each image has several labels; .* --label-columns"),
+    ({"classes": 2}, "classes is 2, and each image has several labels; .* --label-column"),
 ])  # fmt: skip
 def test_settings_that_do_not_fit_are_refused(scans, options, message):
     with pytest.raises(DpmixError, match=message):

@@ -44,7 +44,7 @@ class LabelColumns:
         if not wanted and len(lists) != 1:
             raise DpmixError(
                 f"{where} has {len(lists)} columns with lists of classes in: {', '.join(kinds)}; "
-                "name the columns of the labels with --label-columns"
+                "name the columns of the labels with --label-column"
             )
         columns = tuple(chosen_columns([*kinds], wanted or lists, where))
         if len(columns) == 1 and columns[0] in lists:
@@ -54,7 +54,7 @@ class LabelColumns:
             if name in lists:
                 raise DpmixError(
                     f"{where}: column '{name}' is a list of classes; expected it alone, or columns "
-                    "with one label each in --label-columns"
+                    "with one label each in --label-column"
                 )
         return cls(columns, columns, lists=False)
 

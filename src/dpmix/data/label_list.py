@@ -93,7 +93,7 @@ def read_labels(
                 raise DpmixError(
                     f"{where}, line {row.line}: '{name}' is '{row.cells[name]}'; expected 1, 0, or "
                     "-1 (or nothing) where it is unknown: choose the label columns with "
-                    "--label-columns"
+                    "--label-column"
                 ) from None
     known = label_matrix(values, names, where, lambda at: f" in line {rows[at].line}").tolist()
     labels: dict[str, tuple[int, ...]] = {}

@@ -99,7 +99,7 @@ def _refuse_constant(name: str, side: str, source: ImageSource) -> None:
         more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
         raise DpmixError(
             f"{name}: among the {side} images label {', '.join(faults[:3])}{more}; expected both 1 "
-            "and 0: leave it out by naming the others with --label-columns, or choose another split"
+            "and 0: leave it out by naming the others with --label-column, or choose another split"
         )
 
 
@@ -178,7 +178,7 @@ def narrowed(
         if task_of(splits.train.labels) == "multi-label":
             raise DpmixError(
                 f"classes is {classes}, and each image has several labels; choose them with "
-                "--label-columns"
+                "--label-column"
             )
         known = len(splits.train.class_names)
         if not 2 <= classes <= known:
