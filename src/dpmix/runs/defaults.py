@@ -264,7 +264,7 @@ def choose_rate(config: Config, plan: PrivacyPlan, classes: int) -> Config:
     if optimizer.learning_rate is None:
         still = 1 - _first(optimizer.momentum, MOMENTUM)
         head = config.model.backbone is not None
-        rate = _head_rate(plan, still, config.model, classes) if head else _rate(plan, still)
+        rate = _head_rate(plan, still, config, classes) if head else _rate(plan, still)
         optimizer = _set(optimizer, learning_rate=float(f"{rate:.3g}"))
     return _set(config, optimizer=optimizer)
 
@@ -277,11 +277,14 @@ def _rate(plan: PrivacyPlan, still: float) -> float:
     return min(largest, SCRATCH_WEIGHT_NOISE * _rate_for_unit_noise(plan, still))
 
 
-def _head_rate(plan: PrivacyPlan, still: float, model: ModelConfig, classes: int) -> float:
+def _head_rate(plan: PrivacyPlan, still: float, config: Config, classes: int) -> float:
     """Of a head: features of length F need weights F times smaller, without clipping F squared."""
-    length, part = model.feature_length, 1.0
+    model, part = config.model, 1.0
+    length = model.feature_length
     if not plan.private:
-        return HEAD_RATE_WITHOUT_PRIVACY / length**2
+        # A mean over L labels has L times smaller gradients, which clipping would hide.
+        labels = classes if config.data.task == "multi-label" else 1
+        return labels * HEAD_RATE_WITHOUT_PRIVACY / length**2
     if model.head_start != "zero":
         known = plan.denominator / plan.sampling_rate * plan.target_epsilon / classes
         part = min(1.0, (known / WHOLE_START) ** START_POWER)
