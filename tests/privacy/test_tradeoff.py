@@ -73,7 +73,9 @@ def test_many_steps_bound_the_simulated_likelihood_ratio_test_closely():
     assert right == pytest.approx(bound.best_guess, abs=0.003)
 
 
-@pytest.mark.parametrize(("epsilon", "delta"), [(0.0, 0.0), (0.5, 1e-5), (3.0, 1e-2), (8.0, 1e-6)])
+@pytest.mark.parametrize(("epsilon", "delta"), [
+    (0.0, 0.0), (0.0, 0.02), (0.5, 1e-5), (3.0, 1e-2), (8.0, 1e-6),
+])  # fmt: skip
 def test_epsilon_and_delta_alone_allow_what_brute_force_finds(epsilon, delta):
     grown, shares = math.exp(epsilon), np.linspace(0, 1, 2001)
     tpr, fpr = np.meshgrid(shares, shares)
@@ -88,7 +90,7 @@ def test_epsilon_and_delta_alone_allow_what_brute_force_finds(epsilon, delta):
     assert guess - 1e-12 <= curve.best_guess <= guess + 1e-3
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     q=st.floats(0.01, 1), sigma=st.floats(0.6, 8), steps=st.integers(1, 60),
     delta=st.sampled_from([1e-7, 1e-5, 1e-3]), prior=st.sampled_from([(), (2.0,)]),

@@ -35,7 +35,7 @@ def test_there_is_no_curve_without_privacy():
 
 
 def test_the_trade_off_curve_is_drawn_at_the_stated_shares():
-    told = facts(steps=50).statement
+    told = facts(steps=50, done=20).statement
     drawn = re.findall(
         r'd="(M [^"]*)" clip-path="[^"]*" style="fill: none; st', tradeoff_figure(told)
     )

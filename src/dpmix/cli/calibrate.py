@@ -45,11 +45,12 @@ def calibrate(
     silent, console = plan(inf), stdout()
     several = sorted({*(images_per_person or ())})
     table = Table(
-        "sigma", "epsilon (PLD)", "epsilon (RDP)", "found at 1 %", "at 0.1 %", "mu",
+        "sigma", "epsilon (PLD)", "epsilon (RDP)", "best guess", "found at 1 %", "at 0.1 %", "mu",
         *(f"epsilon of a person with {m}" for m in several),
-        caption=f"q {silent.sampling_rate:g}, {silent.steps} steps, delta {silent.delta:g}; found: "
-        "the most that any test of whether one example took part finds, at 1 % and 0.1 % false "
-        "positives; mu: of the nearest Gaussian mechanism, '-' where none is near",
+        caption=f"q {silent.sampling_rate:g}, {silent.steps} steps, delta {silent.delta:g}; best "
+        "guess: right guesses at most, at even odds, whether one example took part; found: the "
+        "most that any test of that finds, at 1 % and 0.1 % false positives; mu: of the nearest "
+        "Gaussian mechanism, '-' where none is near",
     )  # fmt: skip
     with console.status("a few seconds for each row"):
         plans = [plan(target) for target in epsilon or ([] if sigma else [1.0, 2.0, 4.0, 8.0])]
@@ -63,8 +64,9 @@ def calibrate(
     console.print(table)
 
 
-def _found(plan: PrivacyPlan) -> tuple[str, str, str]:
-    """What any test of membership finds at 1 % and 0.1 % false positives, and mu."""
-    often, seldom = (shown_share(plan.tradeoff.most_found_at(fpr)) for fpr in (0.01, 0.001))
-    gaussian = plan.tradeoff.gaussian(plan.delta)
-    return often, seldom, "-" if gaussian is None else shown_epsilon(gaussian.mu)
+def _found(plan: PrivacyPlan) -> tuple[str, str, str, str]:
+    """The best guess of membership, what tests find at 1 % and 0.1 % false positives, and mu."""
+    curve, gaussian = plan.tradeoff, plan.tradeoff.gaussian(plan.delta)
+    often, seldom = (shown_share(curve.most_found_at(fpr)) for fpr in (0.01, 0.001))
+    mu = "-" if gaussian is None else shown_epsilon(gaussian.mu)
+    return shown_share(curve.best_guess), often, seldom, mu
