@@ -17,10 +17,10 @@ real e, where delta(e) is the hockey-stick divergence at e. So every e gives a l
 A negative e is the bound on the other error: put the complement of S into the inequality with D and
 D' exchanged, 1 - FPR <= e^a (1 - TPR) + delta(a), and solve for the TPR. That is the line at e = -a
 with delta(-a) = 1 - e^-a (1 - delta(a)). The minimum over all e is the trade-off function itself
-(Kairouz, Oh, Viswanath 2015, arXiv 1311.0776; Dong, Roth, Su 2022, arXiv 1905.02383, Proposition
-2.13). Over some e it is larger, and so is it with a larger delta(e), as the accountant's is. The
-privacy losses of the subsampled Gaussian, which it composes, dominate at every real e (Zhu, Dong,
-Wang 2022, arXiv 2106.08567, Theorems 10 and 11).
+(Kairouz, Oh, Viswanath 2015, arXiv 1311.0776; Dong, Roth, Su 2022, arXiv 1905.02383). Over some e
+it is larger, and so is it with a larger delta(e), as the accountant's is. The privacy losses of the
+subsampled Gaussian, which it composes, dominate at every real e, and so do compositions (Zhu, Dong,
+Wang 2022, arXiv 2106.08567).
 """
 
 import math
