@@ -49,6 +49,17 @@ def test_train_ends_with_the_table(trained):
     assert "\x1b" not in out, "no bar and no colour where the output is no terminal"
 
 
+def test_calibrate_shows_what_a_test_can_find(dpmix):
+    flags = ("--n", 4000, "--expected-batch-size", 400, "--steps", 50, "--epsilon", 3)
+    status, out, err = dpmix("calibrate", *flags, "--sigma", 3.3, "--images-per-person", 2)
+    assert status == 0, err
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines()]
+    mu, some = [row for row in rows if len(row) == 8]
+    # As docs/choosing.md and docs/limits.md state them.
+    assert some[0] == "1.3505" and some[3:7] == ["61.25 %", "4.56 %", "0.77 %", "-"]
+    assert mu[0] == "3.3000" and 0.2 < float(mu[6]) < 0.3 and float(mu[7]) > float(mu[1])
+
+
 def test_dry_run_prints_plan_size_and_time_and_writes_nothing(dpmix, image_root, tmp_path, flags):
     status, out, err = dpmix("train", "--data", image_root, "--output", tmp_path / "r", *flags,
                              "--dry-run")  # fmt: skip

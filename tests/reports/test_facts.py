@@ -5,31 +5,26 @@ import re
 
 import pytest
 
-from dpmix.reports.facts import (
-    best_guess,
-    meaning,
-    pictures_in_words,
-)
+from dpmix.reports.facts import found_in_words, meaning, pictures_in_words
+from dpmix.reports.statement import Membership
 from dpmix.runs.build import build_run
 from dpmix.runs.config import Config
 
-
-@pytest.mark.parametrize(("epsilon", "delta"), [(0.0, 0.0), (0.5, 1e-5), (3.0, 1e-2), (8.0, 1e-6)])
-def test_no_pair_of_error_rates_that_the_guarantee_allows_is_better(epsilon, delta):
-    grown = math.exp(epsilon)
-    allowed = [
-        1 - (fpr + max(1 - delta - grown * fpr, (1 - delta - fpr) / grown, 0)) / 2
-        for fpr in (index / 2000 for index in range(2001))
-    ]
-    assert max(allowed) <= best_guess(epsilon, delta) + 1e-12
-    assert max(allowed) == pytest.approx(best_guess(epsilon, delta), abs=1e-3)
+FOUND = Membership(
+    found_at_1_percent=0.045501, found_at_0_1_percent=0.0076, best_guess=0.612401, mu=None,
+    mu_gap=None,
+)  # fmt: skip
 
 
-@pytest.mark.parametrize(("epsilon", "share"), [
-    (3.0, "95.26"), (1.0, "73.11"), (8.0, "99.97"), (math.inf, "100"),  # 73.106..., 99.966...
+@pytest.mark.parametrize(("unit", "named"), [
+    ("image", "every other training image, and guesses at even odds whether one given image"),
+    ("person", "all images of every other person, and guesses at even odds whether one given pers"),
 ])  # fmt: skip
-def test_the_sentence_rounds_up(epsilon, share):
-    assert f"at most {share} %" in meaning(epsilon, 1e-5)
+def test_the_sentences_round_up_and_name_the_unit(unit, named):
+    told = meaning(FOUND, unit)
+    assert named in told and "right at most 61.25 % of" in told
+    assert "in at most 4.56 % of those" in told
+    assert found_in_words(FOUND) == "4.56 % at 1 % false positives, 0.76 % at 0.1 %"
 
 
 HASHED = "each by the hash of its"

@@ -37,6 +37,17 @@ def stated(plan=PLAN, *, steps=4, facts=None, **settings):
     )  # fmt: skip
 
 
+def test_what_a_test_can_find_is_that_of_all_planned_steps():
+    found = stated(steps=2).membership
+    assert found == stated().membership
+    assert found.found_at_1_percent == PLAN.tradeoff.most_found_at(0.01)
+    assert found.found_at_0_1_percent == PLAN.tradeoff.most_found_at(0.001)
+    assert 0.5 < found.best_guess == PLAN.tradeoff.best_guess < 1
+    nearest = PLAN.tradeoff.gaussian(PLAN.delta)
+    assert (found.mu, found.mu_gap) == (nearest and nearest.mu, nearest and nearest.gap)
+    assert stated(OPEN).membership is None
+
+
 def test_every_number_is_the_plans_whatever_the_settings_say():
     found = stated(epsilon=0.1, delta=1e-9, max_grad_norm=77, expected_batch_size=1)
     assert (found.epsilon, found.epsilon_rdp) == (PLAN.epsilon, PLAN.epsilon_rdp)

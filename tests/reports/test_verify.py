@@ -84,6 +84,9 @@ def test_one_changed_byte_is_found(run):
     ({"weights_sha256": "0" * 64}, "the weights of .* have sha256"),
     ({"config_sha256": "0" * 64}, "the settings of .* have sha256"),
     ({"expected_runs": 2.0}, "expected_runs|epsilon_rdp"),
+    ({"membership": None}, "membership"),
+    ({"membership": {"found_at_1_percent": 0.02, "found_at_0_1_percent": 0.002, "best_guess": 0.6,
+      "mu": 0.3, "mu_gap": 0.001}}, "membership"),
 ])  # fmt: skip
 def test_a_field_that_contradicts_the_rest_is_found_though_it_was_sealed(run, fields, said):
     path = forge(run, **fields)

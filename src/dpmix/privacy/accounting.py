@@ -61,10 +61,21 @@ def epsilon_together(
     """Epsilon at `delta` (PLD) of several trainings on the same data, if all are released.
 
     Raises:
-        DpmixError: a sigma is below `MIN_SIGMA`, so that its losses would fill the memory.
+        DpmixError: as of `losses_together`.
     """
     if any(steps and sigma == 0 for _, sigma, steps in trainings):
         return math.inf
+    return epsilon_composed(losses_together(trainings, prior_releases), delta)
+
+
+def losses_together(
+    trainings: tuple[Training, ...], prior_releases: PriorReleases = ()
+) -> list[PrivacyLossDistribution]:
+    """The privacy losses of several trainings and of the prior releases, all on one grid.
+
+    Raises:
+        DpmixError: a sigma is below `MIN_SIGMA`, so that its losses would fill the memory.
+    """
     sigmas = (*(sigma for _, sigma, steps in trainings if steps), *prior_releases)
     if min(sigmas, default=math.inf) < MIN_SIGMA:
         raise DpmixError(
@@ -74,18 +85,19 @@ def epsilon_together(
     releases = [one for one in trainings if one[2]] + [(1.0, other, 1) for other in prior_releases]
     narrowest = min((rate / sigma for rate, sigma, _ in releases), default=0.0)
     grid = max(FINEST_GRID, min(_COARSEST_GRID, _PART_OF_LOSS * narrowest))
-    losses = [
+    return [
         gaussian_loss(rate, sigma, grid).self_compose(int(steps)) for rate, sigma, steps in releases
     ]
-    return epsilon_composed(losses, delta)
 
 
 def epsilon_composed(losses: list[PrivacyLossDistribution], delta: float) -> float:
     """Epsilon at `delta` of releases with these privacy losses, all on one grid."""
-    if not losses:
-        return 0.0
-    whole = reduce(lambda one, other: one.compose(other), losses)
-    return float(whole.get_epsilon_for_delta(delta))
+    return float(composed(losses).get_epsilon_for_delta(delta)) if losses else 0.0
+
+
+def composed(losses: list[PrivacyLossDistribution]) -> PrivacyLossDistribution:
+    """The privacy loss of one or more releases together, all on one grid."""
+    return reduce(lambda one, other: one.compose(other), losses)
 
 
 # A run asks for its epsilon after many numbers of steps; their common step is what takes time.

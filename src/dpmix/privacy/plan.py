@@ -13,6 +13,7 @@ from functools import cached_property
 from dpmix.errors import DpmixError, nearest
 from dpmix.privacy.accounting import MIN_DELTA, PriorReleases, calibrate_sigma, epsilon_rdp
 from dpmix.privacy.selection import calibrate_selected, check_expected_runs, epsilon_stated
+from dpmix.privacy.tradeoff import TradeOff, tradeoff_stated
 from dpmix.privacy.unit import NEIGHBOURS, Neighbours, Unit
 
 LARGEST_DELTA = 1e-5
@@ -199,6 +200,13 @@ class PrivacyPlan:
     def epsilon_rdp(self) -> float:
         """Epsilon of the whole run by Renyi DP."""
         return self.epsilon_rdp_after(self.steps)
+
+    @cached_property
+    def tradeoff(self) -> TradeOff:
+        """What a test of membership can find at most, of the whole run; it needs noise."""
+        return tradeoff_stated(
+            *self._mechanism(self.steps), self.expected_runs, self.prior_releases
+        )
 
     def epsilon_after(self, steps: int) -> float:
         """Epsilon at `delta` of the first `steps` steps: by PLD, or by RDP in a private selection.

@@ -5,7 +5,6 @@ The model card, the page of one run and the comparison of several show the same 
 Guarantee: no path is in them, and nothing that was computed from private images without noise.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +16,15 @@ from dpmix.data.splits import Splits
 from dpmix.privacy.unit import Unit
 from dpmix.reports.audit_report import AuditReport
 from dpmix.reports.metrics import Metrics
-from dpmix.reports.statement import NOT_PRIVATE, Settings, Statement, shown_epsilon, shown_sigma
+from dpmix.reports.statement import (
+    NOT_PRIVATE,
+    Membership,
+    Settings,
+    Statement,
+    shown_epsilon,
+    shown_share,
+    shown_sigma,
+)
 from dpmix.views.spec import ViewSpec
 
 Row = tuple[str, str]
@@ -43,26 +50,30 @@ class RunFacts:
         return ViewSpec.from_settings(self.settings["views"], flip=False)
 
 
-def best_guess(epsilon: float, delta: float) -> float:
-    """The largest share of right guesses whether an example was in the data, at even odds.
-
-    Under (epsilon, delta)-DP the two error rates of a test obey fpr + e^epsilon fnr >= 1 - delta
-    and the same with the two exchanged (Kairouz, Oh, Viswanath 2015), so their mean is at least
-    (1 - delta) / (1 + e^epsilon).
-    """
-    return 1 - (1 - delta) / (1 + math.exp(min(epsilon, 700.0)))
-
-
-def meaning(epsilon: float, delta: float, unit: Unit = "image") -> str:
-    """The guarantee in one sentence for people who do not know epsilon."""
-    rounded_up = math.ceil(best_guess(epsilon, delta) * 10_000) / 100
+def meaning(found: Membership, unit: Unit) -> str:
+    """The guarantee in two sentences for people who do not know epsilon."""
     known, among = "every other training image", "one given image was among them"
     if unit == "person":
         known, among = "all images of every other person", "one given person was among them"
     return (
         f"Someone who knows this model and {known}, and guesses at even odds whether {among}, is "
-        f"right at most {rounded_up:g} % of the time; blind guessing is right 50 % of the time."
+        f"right at most {shown_share(found.best_guess)} of the time; blind guessing is right 50 % "
+        "of the time. If they may say yes in only 1 % of the cases where the answer is no, they "
+        f"say yes in at most {shown_share(found.found_at_1_percent)} of those where it is yes."
     )
+
+
+def found_in_words(found: Membership) -> str:
+    """The bounds on the true-positive rate: "4.56 % at 1 % false positives, 0.77 % at 0.1 %"."""
+    often, seldom = map(shown_share, (found.found_at_1_percent, found.found_at_0_1_percent))
+    return f"{often} at 1 % false positives, {seldom} at 0.1 %"
+
+
+def _nearest(found: Membership) -> str | None:
+    if found.mu is None or found.mu_gap is None:
+        return None
+    off = shown_epsilon(found.mu_gap)
+    return f"mu {shown_epsilon(found.mu)}; the error rates of its tests are off by at most {off}"
 
 
 def claimed_epsilon(statement: Statement) -> str:
@@ -169,7 +180,8 @@ def guarantee_rows(run: RunFacts) -> list[Row]:
             "sampling rate q": number(told.sampling_rate),
             "steps T": f"{number(told.steps)} of {number(told.planned_steps)}",
         })  # fmt: skip
-    name, repeats = told.accountant, told.repeats
+    name, repeats, found = told.accountant, told.repeats, told.membership
+    once = " that occurs once" if repeats else ""
     return _rows({
         f"epsilon ({name} accounting)": claimed_epsilon(told),
         "epsilon (RDP accounting), looser":
@@ -183,6 +195,9 @@ def guarantee_rows(run: RunFacts) -> list[Row]:
                 f"{m}: {shown_epsilon(float(e))}" for m, e in told.several_images.items()
             ),
         "delta": str(told.delta),
+        f"most that any test of whether one {told.unit}{once} took part finds":
+            found and found_in_words(found),
+        "nearest Gaussian mechanism (GDP), up to delta": found and _nearest(found),
         "neighbouring data sets": told.neighbouring_relation,
         "mechanism": told.mechanism,
         "noise multiplier sigma": shown_sigma(told.noise_multiplier),

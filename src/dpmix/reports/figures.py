@@ -13,6 +13,7 @@ import numpy as np
 from markupsafe import Markup
 
 from dpmix.privacy.selection import epsilon_stated
+from dpmix.privacy.tradeoff import tradeoff_stated
 from dpmix.reports.metrics import Metrics
 from dpmix.reports.statement import Statement
 
@@ -60,6 +61,30 @@ def epsilon_figure(statements: Sequence[Statement]) -> Markup | None:
         axes.set(xlabel="steps", ylabel="epsilon", xlim=(0, None), ylim=(0, None))
 
     return _svg(draw, "Epsilon against steps") if any(curves) else None
+
+
+def tradeoff_figure(run: Statement) -> Markup | None:
+    """The most that a test of membership finds against its false positives; None without privacy.
+
+    Like epsilon, it is of all planned steps and a function of the plan.
+    """
+    if not run.private:
+        return None
+    curve = tradeoff_stated(
+        run.sampling_rate, run.noise_multiplier, run.planned_steps, run.delta, run.expected_runs,
+        tuple(run.spent_before),
+    )  # fmt: skip
+    percent = np.geomspace(0.01, 100, 200)
+
+    def draw(axes: Any) -> None:
+        axes.plot(percent, percent, "--", color=_INK, alpha=0.5, linewidth=1)
+        axes.plot(percent, 100 * curve.most_found(percent / 100), color=colour(0))
+        ticks = ["0.01", "0.1", "1", "10", "100"]
+        axes.set(xlabel="false positives (%)", ylabel="found at most (%)", xscale="log",
+                 xlim=(0.01, 100), ylim=(0, 102))  # fmt: skip
+        axes.set_xticks([float(one) for one in ticks], ticks)
+
+    return _svg(draw, "Found at most against false positives")
 
 
 def accuracy_figure(runs: Sequence[Metrics]) -> Markup:

@@ -83,6 +83,7 @@ def _environment(*, escape: bool) -> Environment:
 
 def _page(runs: Sequence[RunFacts], names: Sequence[str], comparison: Comparison | None) -> str:
     one, metrics = runs[0], [run.metrics for run in runs]
+    found = one.statement.membership
     return (
         _environment(escape=True)
         .get_template("page.html.j2")
@@ -91,7 +92,7 @@ def _page(runs: Sequence[RunFacts], names: Sequence[str], comparison: Comparison
             names=names,
             one=one,
             comparison=comparison,
-            meaning=meaning(float(one.statement.epsilon), one.statement.delta, one.statement.unit),
+            meaning=found and meaning(found, one.statement.unit),
             views_in_words=views_in_words(one.views),
             unit_in_words=ONE[one.statement.unit],
             verdict=one.audit and audit_verdict(one.audit),
@@ -102,6 +103,7 @@ def _page(runs: Sequence[RunFacts], names: Sequence[str], comparison: Comparison
             classes_shown=CLASSES_SHOWN,
             colour=figures.colour,
             epsilon_figure=figures.epsilon_figure([run.statement for run in runs]),
+            tradeoff_figure=None if comparison else figures.tradeoff_figure(one.statement),
             accuracy_figure=figures.accuracy_figure(metrics),
             reliability_figure=figures.reliability_figure(metrics),
             confusion_figure=None if comparison else figures.confusion_figure(one.metrics),

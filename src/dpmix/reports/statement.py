@@ -44,6 +44,11 @@ def shown_epsilon(epsilon: float | str, digits: int = 3) -> str:
     return _rounded(float(epsilon), digits, ROUND_CEILING)
 
 
+def shown_share(share: float) -> str:
+    """A share as a percentage with two decimals, rounded up like `shown_epsilon`."""
+    return f"{_rounded(100 * share, 2, ROUND_CEILING)} %"
+
+
 def shown_sigma(sigma: float, digits: int = 4) -> str:
     """`sigma` with `digits` decimals, rounded down so that no larger noise is printed."""
     return _rounded(sigma, digits, ROUND_FLOOR)
@@ -148,6 +153,16 @@ class RepeatedImage(Part):
     epsilon: float | Infinite = Field(description="for the person in it, at delta")
 
 
+class Membership(Part):
+    """What any test of whether someone took part can find, at most (`dpmix.privacy.tradeoff`)."""
+
+    found_at_1_percent: Share = Field(description="true-positive rate at false-positive rate 0.01")
+    found_at_0_1_percent: Share = Field(description="the same at 0.001")
+    best_guess: Share = Field(description="share of right guesses at even odds")
+    mu: float | None = Field(ge=0, description="of the nearest Gaussian mechanism, if it is near")
+    mu_gap: float | None = Field(ge=0, description="how far its curve is off, at most")
+
+
 class Statement(Part):
     """The guarantee of a run."""
 
@@ -161,6 +176,7 @@ class Statement(Part):
         description="of the first `steps` steps; it holds only if the stop was fixed beforehand"
     )
     delta: float = Field(gt=0, lt=1)
+    membership: Membership | None = Field(description="of all planned steps, if it is private")
     neighbouring_relation: Neighbours
     mechanism: str
     method: str

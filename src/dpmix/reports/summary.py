@@ -7,7 +7,8 @@ from dpmix.pool.load import PoolFacts
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.privacy.repeats import epsilon_of_copies
 from dpmix.privacy.unit import Unit
-from dpmix.reports.facts import below_start
+from dpmix.reports.facts import below_start, found_in_words
+from dpmix.reports.guarantee import membership
 from dpmix.reports.statement import NOT_PRIVATE, shown_epsilon, shown_sigma
 from dpmix.training.evaluate import Evaluation
 
@@ -35,6 +36,8 @@ def plan_rows(plan: PrivacyPlan, method: str, seed: int | None, copies: int = 1)
     if plan.private:
         epsilon, sigma = shown_epsilon(plan.epsilon), shown_sigma(plan.noise_multiplier)
         rows = [("privacy", f"epsilon {epsilon}, delta {plan.delta} ({add_or_remove(plan.unit)})")]
+        found = found_in_words(membership(plan))
+        rows.append(("any test", f"of whether one {plan.unit} took part finds at most {found}"))
         if copies > 1:
             rows.append(repeats_row(copies, epsilon_of_copies(plan, copies, plan.steps)))
         rows.append(("noise", f"sigma {sigma}, clipping norm C {plan.max_grad_norm:g}"))
