@@ -21,6 +21,7 @@ from dpmix.data.npz import NpzArchive, is_npz, npz_splits
 from dpmix.data.person_rule import person_rule
 from dpmix.data.source import TensorSource
 from dpmix.data.splits import Splits, narrowed, stratified_split
+from dpmix.data.window import parse_window
 from dpmix.errors import DpmixError, nearest, one_line
 
 
@@ -41,6 +42,7 @@ def load_splits(
     persons: str | None = None,
     person_pattern: str | None = None,
     person_column: str | None = None,
+    window: str | None = None,
 ) -> Splits:
     """Load the data set `data`; a built-in name goes before a file or folder of that name.
 
@@ -61,13 +63,17 @@ def load_splits(
         persons: a CSV of the columns file and person, for a folder; see `person_rule`.
         person_pattern: a regular expression that finds the person in a file's path, for a folder.
         person_column: the column that names each image's person, for `hf:`.
+        window: what makes deep and DICOM images 8-bit: `CENTER,WIDTH` or `dicom`, as in
+            `parse_window`. Ordinary 8-bit images are read as they are.
 
     Raises:
         DpmixError: nothing of that name, data that is not as expected, or an option that does not
             apply to this kind of data.
     """
     refuse_if_missing(data)
-    options = ReadOptions(image_size, channels, skip_corrupt, workers, progress)
+    options = ReadOptions(
+        image_size, channels, skip_corrupt, workers, progress, parse_window(window)
+    )
     path = Path(data).expanduser()
     folder = not _is_named(data) and path.is_dir()
     hub = data.startswith(PREFIX)
