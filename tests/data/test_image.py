@@ -118,21 +118,6 @@ def test_an_array_comes_out_as_the_same_picture_in_a_file(channels, to, height, 
         assert np.array_equal(got, decode(stored(picture), options))
 
 
-@pytest.mark.parametrize("mode", ["I;16", "I", "F"])
-def test_deep_images_are_refused_even_when_converting(picture, mode):
-    with pytest.raises(DpmixError, match=r"more than 8 bits.*save Image\.fromarray\(np\.interp"):
-        decode(stored(picture(mode), "TIFF"), CONVERT)
-
-
-@pytest.mark.parametrize(
-    "data", [raw_png(2, 1, 16, 2, b"\0" + bytes(12)), b"P6 1 1 65535\n" + bytes(6)]
-)
-def test_sixteen_bit_rgb_is_refused_though_pillow_calls_it_rgb(data):
-    assert Image.open(io.BytesIO(data)).mode == "RGB"
-    with pytest.raises(DpmixError, match="more than 8 bits"):
-        decode(data)
-
-
 def test_a_bomb_is_refused_before_it_is_decoded(monkeypatch, recwarn):
     monkeypatch.setattr(Image.Image, "load", lambda *_: pytest.fail("decoded"))
     with pytest.raises(UnreadableImageError, match="over the bound of 67,108,864"):

@@ -55,6 +55,9 @@ def score(
     skip_corrupt: Annotated[
         bool, typer.Option("--skip-corrupt", help="leave out unreadable images and count them")
     ] = False,
+    window: Annotated[
+        str | None, typer.Option(help="of 16-bit and DICOM images, as in dpmix train")
+    ] = None,
 ) -> None:
     """Count how many private training images a head that knows the pool alone gets right.
 
@@ -71,7 +74,7 @@ def score(
     config = Config.load(
         data=data, pool=str(path), pool_labels=pool_labels and str(pool_labels),
         pool_unmapped=pool_unmapped, backbone=backbone, test_fraction=test_fraction,
-        skip_corrupt=skip_corrupt, head_start="pool", method="none", cache_views=1,
+        skip_corrupt=skip_corrupt, window=window, head_start="pool", method="none", cache_views=1,
         epsilon=spend, delta=delta, steps=1, unit="image",
     )  # fmt: skip
     with decoding_bar(console) as decoding:

@@ -30,6 +30,7 @@ from dpmix.data.image import (
 )
 from dpmix.data.persons import Persons
 from dpmix.data.source import ImageSource, TensorSource, check_labels, pixel_digest
+from dpmix.data.window import parse_window
 from dpmix.errors import DpmixError
 
 MAX_BYTES_IN_MEMORY = 4 * 2**30
@@ -125,8 +126,8 @@ def decode_sources(
         The sources, and the places of corrupt images, counted over all parts.
 
     Raises:
-        DpmixError: corrupt images without `skip_corrupt`; images of several shapes; more than 8
-            bits a channel; a part left without images.
+        DpmixError: corrupt images without `skip_corrupt`; images of several shapes; what else
+            `decode_pixels` refuses; a part left without images.
     """
     images = EncodedImages(
         tuple(chain.from_iterable(part.names for part in parts)),
@@ -192,6 +193,7 @@ def decode_files(
     workers: int | None = None,
     *,
     skipped: dict[Path, str] | None = None,
+    window: str | None = None,
 ) -> Iterator[UInt8[Tensor, "B C H W"]]:
     """Yield the images at `paths` in bounded batches, upright and fitted to `shape`, in order.
 
@@ -200,13 +202,14 @@ def decode_files(
         shape: the model's (C, H, W).
         workers: decoding threads; None: one per core.
         skipped: gets the files that cannot be read, each with the reason.
+        window: the model's `--window`: `CENTER,WIDTH` or `dicom`, see `parse_window`.
 
     Raises:
         DpmixError: names all files that cannot be read, unless `skipped` is given.
     """
     unlabelled = torch.zeros(len(paths), dtype=torch.int64)
     images = EncodedImages(tuple(map(str, paths)), tuple(paths), unlabelled)
-    options = ReadOptions(shape[1:], shape[0], workers=workers)
+    options = ReadOptions(shape[1:], shape[0], workers=workers, window=parse_window(window))
     bad: dict[Path, str] = {} if skipped is None else skipped
     size = max(1, min(_MAX_BATCH, _MAX_BATCH_BYTES // prod(shape)))
     for start in range(0, len(images), size):

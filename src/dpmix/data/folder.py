@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from dpmix.data.decode import EncodedImages, decode_sources
+from dpmix.data.dicom import is_dicom
 from dpmix.data.image import ReadOptions
 from dpmix.data.person_rule import PersonRule
 from dpmix.data.splits import Splits, hashed_split, judged_side, named_sides, plain_name, side_of
@@ -23,11 +24,12 @@ from dpmix.errors import DpmixError, one_line
 TEST_FRACTION = 0.2
 SUFFIXES = frozenset({
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".dib", ".webp", ".tif", ".tiff",
-    ".gif", ".ppm", ".pgm", ".pbm", ".pnm",
+    ".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".dcm", ".dicom",
 })  # fmt: skip
 _RUNNING = re.compile(r"(.*[^\W_])[-_ .]+\d+\.\w+", re.DOTALL)  # a stem, a number, a suffix
-LITTER = frozenset({"__macosx", "@eadir", "thumbs.db", "ehthumbs.db", "desktop.ini"})
+LITTER = frozenset({"__macosx", "@eadir", "thumbs.db", "ehthumbs.db", "desktop.ini", "dicomdir"})
 """What systems leave among images, in any case of their letters."""
+_TO_RENAME = "DICOM files whose names do not end in .dcm"
 
 
 def folder_splits(
@@ -184,13 +186,26 @@ def list_images(root: Path) -> tuple[list[Path], list[Path]]:
 def warn_of_left_out(files: Sequence[Path]) -> None:
     """Warn once of files that are no images by their suffix."""
     if files:
-        counts = Counter(file.suffix.lower() or "no suffix" for file in files)
+        counts = Counter(_kind(file) for file in files)
         kinds = ", ".join(f"{kind}: {count}" for kind, count in sorted(counts.items()))
+        dicom = _TO_RENAME in counts
+        convert = "rename DICOM files to NAME.dcm, and convert others" if dicom else "convert them"
         warnings.warn(
             f"{len(files)} file(s) are left out ({kinds}), such as '{files[0]}'; to use them, "
-            f"convert them to one of {', '.join(sorted(SUFFIXES))}",
+            f"{convert} to one of {', '.join(sorted(SUFFIXES))}",
             stacklevel=2,
         )
+
+
+def _kind(file: Path) -> str:
+    """What a file that is left out is: DICOM files are often named by numbers alone."""
+    try:
+        with file.open("rb") as stream:
+            if is_dicom(stream):
+                return _TO_RENAME
+    except OSError:  # it is left out, and need not be readable
+        pass
+    return file.suffix.lower() or "no suffix"
 
 
 def local_path(text: str) -> Path:
@@ -247,6 +262,11 @@ def _images_of_class(folder: Path, root: Path, deep: bool) -> tuple[list[Path], 
         folders, files = [], sorted(_below(folder, root, (folder.resolve(),)))
     images, others = _sorted_by_suffix(files)
     if folders or not images:
+        if to_rename := [file for file in others if not folders and _kind(file) == _TO_RENAME]:
+            raise DpmixError(
+                f"class folder '{folder}' holds no images but {len(to_rename)} {_TO_RENAME}, such "
+                f"as '{to_rename[0].name}'; rename them to NAME.dcm"
+            )
         found = f"a folder, '{folders[0].name}'" if folders else "no images"
         raise DpmixError(
             f"class folder '{folder}' holds {found}; expected image files only, as in "

@@ -1,8 +1,9 @@
 """One encoded image to uint8 pixels, or the reason why not.
 
-An image is judged by its header before a pixel is decoded. How it is turned and fitted follows from
-its own tag and size, never from another image. Of several frames the first is read; colour profiles
-are ignored. An array is fitted exactly as the same picture in a lossless file.
+A DICOM file is known by its first bytes; Pillow opens all others. An image is judged by its header
+before a pixel is decoded. How it is turned and fitted follows from its own tag and size, never from
+another image. Of several frames the first is read; colour profiles are ignored. An array is fitted
+exactly as the same picture in a lossless file.
 """
 
 import warnings
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader, BytesIO
 from threading import Lock, Semaphore
+from typing import Literal
 
 import numpy as np
 import torch
@@ -18,6 +20,9 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from dpmix.data.deep import deep_window, in_grey, is_inverted
+from dpmix.data.dicom import DicomHeader, is_dicom
+from dpmix.data.window import Window
 from dpmix.errors import DpmixError
 
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
@@ -27,7 +32,8 @@ MAX_BYTES_IN_FLIGHT = 512 * 2**20
 _TOO_LARGE = "its pixels are over the bound"
 _SLOT_COUNT = 16
 _SLOTS, _TAKING = Semaphore(_SLOT_COUNT), Lock()
-_BYTES_PER_PIXEL = 20  # decoded, turned, converted and composited copies may exist together
+# Decoded, turned, converted and composited copies may exist together.
+_BYTES_PER_PIXEL, _BYTES_PER_DEEP_PIXEL = 20, 32
 Progress = Callable[[int, int], None]
 """Called with (images done, images in all) during a long decode."""
 
@@ -66,6 +72,8 @@ class ReadOptions:
     skip_corrupt: bool = False  # leave out images that cannot be decoded
     workers: int | None = None  # decoding threads; None: one per core, 16 at most
     progress: Progress | None = None  # called during a long decode
+    # makes grey values of more than 8 bits 8-bit; `dicom`: each DICOM file's own
+    window: Window | Literal["dicom"] | None = None
 
     def __post_init__(self) -> None:
         if self.channels not in (None, 1, 3):
@@ -87,46 +95,53 @@ def decode_pixels(
 
     Raises:
         UnreadableImageError: the image is corrupt, no image, or too large.
-        DpmixError: more than 8 bits a channel, or colours that need `channels`.
+        DpmixError: more than 8 bits a channel without a window, colours that need `channels`, or a
+            DICOM file of another kind than `DicomHeader.read` takes.
     """
+    if is_dicom(stream):
+        return _decode_dicom(stream, name, options)
     with _unreadable():
         image = Image.open(stream, formats=FORMATS)
     with image:
-        _check_header(image, name)
-        channels = options.channels or plain_channels(image)
+        _check_size(image.width, image.height)
+        window = deep_window(image, name, options.window)
+        channels = options.channels or (plain_channels(image) if window is None else 1)
         if channels is None:
             transparent = " with transparency" if image.has_transparency_data else ""
             raise DpmixError(
                 f"image '{name}' is {image.mode}{transparent}; expected plain grey or RGB: "
                 "give --channels 3 (or 1) to convert every image"
             )
-        with hold_memory(image.width * image.height * _BYTES_PER_PIXEL), _unreadable():
+        size = _BYTES_PER_PIXEL if window is None else _BYTES_PER_DEEP_PIXEL
+        with hold_memory(image.width * image.height * size), _unreadable():
             turned = upright(image)
+            if window is not None:
+                turned = in_grey(turned, window, is_inverted(image))
             return in_form(turned, options.shape(channels, turned.height, turned.width))
 
 
-def _check_header(image: Image.Image, name: str) -> None:
-    if image.width * image.height > MAX_PIXELS:
+def _decode_dicom(
+    stream: BufferedReader | BytesIO, name: str, options: ReadOptions
+) -> UInt8[np.ndarray, "C H W"]:
+    with _unreadable():
+        header = DicomHeader.read(stream, name)
+    _check_size(header.width, header.height)
+    with hold_memory(header.width * header.height * _BYTES_PER_DEEP_PIXEL), _unreadable():
+        image = header.picture(stream, options.window)
+        channels = 1 if image.mode == "L" else 3
+        return in_form(image, options.shape(channels, image.height, image.width))
+
+
+def _check_size(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
         raise UnreadableImageError(f"{_TOO_LARGE} of {MAX_PIXELS:,}")
-    # A 16-bit RGB file opens as mode RGB: only the raw mode (`RGB;16B`) or PPM's maximum tells.
-    deep = image.mode in ("I", "F") or image.mode.startswith("I;")
-    for codec, _, _, arguments in getattr(image, "tile", []):
-        for value in arguments if isinstance(arguments, tuple) else (arguments,):
-            deep |= isinstance(value, str) and ";16" in value
-            deep |= codec.startswith("ppm") and isinstance(value, int) and value > 255
-    if deep:
-        raise DpmixError(
-            f"image '{name}' has more than 8 bits a channel (mode {image.mode}); expected "
-            f"8-bit: save Image.fromarray({in_eight_bits('image')}), with your "
-            "fixed value of white for 65535"
-        )
 
 
 @contextmanager
 def _unreadable() -> Iterator[None]:
     try:
         yield
-    except (MemoryError, UserWarning):
+    except (MemoryError, UserWarning, DpmixError):
         raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise UnreadableImageError(f"{_TOO_LARGE} of {MAX_PIXELS:,}") from error
@@ -135,11 +150,6 @@ def _unreadable() -> Iterator[None]:
     # Malformed files make Pillow's plugins raise nearly anything: SyntaxError, struct.error, ...
     except Exception as error:
         raise UnreadableImageError(str(error) or type(error).__name__) from error
-
-
-def in_eight_bits(image: str, white: int = 65535) -> str:
-    """Return Python, for messages, that turns the deep `image` into 8 bits by a fixed window."""
-    return f"np.interp({image}, (0, {white}), (0, 255)).astype(np.uint8)"
 
 
 def plain_channels(image: Image.Image) -> int | None:

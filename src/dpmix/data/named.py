@@ -22,6 +22,7 @@ from dpmix.data.npz import NpzArchive, is_npz, npz_splits
 from dpmix.data.person_rule import person_rule
 from dpmix.data.source import Task, TensorSource
 from dpmix.data.splits import Splits, narrowed, stratified_split
+from dpmix.data.window import parse_window
 from dpmix.errors import DpmixError, nearest, one_line
 
 
@@ -45,6 +46,7 @@ def load_splits(
     task: Task = "single-label",
     labels: str | None = None,
     label_columns: tuple[str, ...] = (),
+    window: str | None = None,
 ) -> Splits:
     """Load the data set `data`; a built-in name goes before a file or folder of that name.
 
@@ -68,13 +70,17 @@ def load_splits(
         task: whether an image has one class, or several labels.
         labels: a CSV of files and their labels, for a folder; see `label_list`.
         label_columns: the labels to take, by name; for `hf:` the columns that hold them.
+        window: what makes deep and DICOM images 8-bit: `CENTER,WIDTH` or `dicom`, as in
+            `parse_window`. Ordinary 8-bit images are read as they are.
 
     Raises:
         DpmixError: nothing of that name, data that is not as expected, or an option that does not
             apply to this kind of data.
     """
     refuse_if_missing(data)
-    options = ReadOptions(image_size, channels, skip_corrupt, workers, progress)
+    options = ReadOptions(
+        image_size, channels, skip_corrupt, workers, progress, parse_window(window)
+    )
     path = Path(data).expanduser()
     folder = not _is_named(data) and path.is_dir()
     hub = data.startswith(PREFIX)

@@ -12,11 +12,12 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from dpmix.data.decode import EncodedImages, decode_sources
-from dpmix.data.image import ReadOptions, fit_images, in_eight_bits
+from dpmix.data.image import ReadOptions, fit_images
 from dpmix.data.label_values import chosen_columns, label_matrix
 from dpmix.data.persons import Persons
 from dpmix.data.source import ImageSource, Task, TensorSource
 from dpmix.data.splits import Side, Splits, judged_side, named_sides, plain_name, side_of
+from dpmix.data.window import Window, in_eight_bits
 from dpmix.errors import DpmixError, one_line
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -41,7 +42,8 @@ def npz_splits(
 
     MedMNIST's `train_images, train_labels`; or JPEG or PNG bytes laid end to end as `train_jpeg`,
     with the end of every image as `train_end` and labels as `train_label`. `side_of` says how the
-    splits may be called. Images are uint8 [N, H, W], [N, H, W, C] or [N, C, H, W], C in {1, 3}.
+    splits may be called. Images are uint8 [N, H, W], [N, H, W, C] or [N, C, H, W], C in {1, 3};
+    a fixed window of `options` maps other integers, of C 1, to 8 bits.
     Class names come from `class_names`, `classes` or `names`; without, they are the numbers.
     Persons come from `train_person, test_person`: a name or a number for every image. With several
     labels an image, labels are [N, L]: 1, 0, and -1 or NaN where unknown. `columns` names those to
@@ -113,7 +115,7 @@ class NpzArchive:
                 f"--skip-corrupt does not apply to {self.path.name}: its pixels are not encoded; "
                 "leave it out"
             )
-        pixels = [fit_images(self._pixels(images.format(side)), options) for side in sides]
+        pixels = [fit_images(self._pixels(images.format(side), options), options) for side in sides]
         keys = (_LABELS[images].format(side) for side in sides)
         found = [
             self._labels(key, len(part), several) for key, part in zip(keys, pixels, strict=True)
@@ -240,9 +242,10 @@ class NpzArchive:
         kind = f"{value.dtype} {list(value.shape)}"
         return DpmixError(f"{self.path.name}: '{name}' is {kind}; expected {expected}")
 
-    def _pixels(self, name: str) -> UInt8[Tensor, "N C H W"]:
-        value = self._array(name)
-        if value.dtype != np.uint8:
+    def _pixels(self, name: str, options: ReadOptions) -> UInt8[Tensor, "N C H W"]:
+        value, window = self._array(name), options.window
+        mapped = isinstance(window, Window) and value.dtype.kind in "iu"
+        if value.dtype != np.uint8 and not mapped:
             white = 1 if value.dtype.kind == "f" else 65535
             scaled = f"such as {in_eight_bits('x', white)} where {white} is white"
             expected = f"uint8 0..255: rescale it by a range that is fixed beforehand, {scaled}"
@@ -253,6 +256,11 @@ class NpzArchive:
             layouts = "[N, H, W], [N, H, W, C] or [N, C, H, W], not empty, where C alone is 1 or 3"
             raise self._other(name, value, layouts)
         value = value if first else value.transpose(0, 3, 1, 2)
+        if value.dtype != np.uint8:
+            assert isinstance(window, Window)
+            if value.shape[1] != 1:
+                raise self._other(name, value, "grey images, or colours of uint8: convert them")
+            value = np.stack([window.apply(image.astype(np.float64)) for image in value])
         return torch.from_numpy(np.ascontiguousarray(value))
 
     def _labels(self, name: str, count: int, several: bool) -> Int64[Tensor, "N *L"]:

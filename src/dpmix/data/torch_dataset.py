@@ -19,9 +19,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Subset
 
-from dpmix.data.image import in_eight_bits, in_form, plain_channels, upright
+from dpmix.data.image import in_form, plain_channels, upright
 from dpmix.data.label_values import label_matrix
 from dpmix.data.source import Task
+from dpmix.data.window import in_eight_bits
 from dpmix.errors import DpmixError
 
 Range = tuple[float, float]

@@ -136,12 +136,13 @@ _FIT = "padded with their own border where a cut would lose more than a tenth"
 def pictures_in_words(settings: Settings, splits: Splits, spec: ViewSpec) -> str:
     """Size, fit, colours and mirroring of the images, and which ones are held out."""
     data, (channels, height, width) = settings["data"], splits.train.image_shape
-    colours = "grey" if channels == 1 else "RGB"
+    colours, window = "grey" if channels == 1 else "RGB", data["window"]
     words = [
         f"{height}x{width} as stored"
         if data["image_size"] is None
         else f"resized to {height}x{width} ({_FIT})",
         f"{colours} as stored" if data["channels"] is None else f"converted to {colours}",
+        *([] if window is None else [f"grey ones of more than 8 bits through the window {window}"]),
         "mirrored at random (--no-flip turns that off)"
         if spec.flip and spec.method != "none"
         else "not mirrored",
@@ -250,6 +251,7 @@ def model_rows(run: RunFacts) -> list[Row]:
         "model": f"{found.model}, {number(found.parameters)} trained parameters",
         "data": run.data_name,
         "input": f"uint8 {shape} (C x H x W), normalised by {inputs.normalization}",
+        "window of grey values over 8 bits": settings["data"]["window"],
         "classes": number(len(settings["input"]["class_names"])),
         "weights": found.weights,
         "optimizer": f"{optimizer['optimizer']}, rate {optimizer['learning_rate']}, "

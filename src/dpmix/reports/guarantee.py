@@ -8,6 +8,7 @@ from functools import lru_cache
 from importlib.metadata import version
 
 from dpmix.clipping.vectorized import MAX_CPU_VIEWS, MAX_DEVICE_VIEWS
+from dpmix.data.window import OWN
 from dpmix.errors import DISTRIBUTION
 from dpmix.models.backbones.backbone import Backbone
 from dpmix.pool.load import PoolFacts
@@ -281,6 +282,8 @@ def _assumptions(stated: Statement, settings: Settings) -> list[str]:
         lines.append("Nobody listened to what the processes of the run sent each other.")
     if stated.public_inputs.pool is not None:
         lines.append("The public pool was made without any of the private images.")
+    if settings["data"]["window"] not in (None, OWN):
+        lines.append("The intensity window was chosen without looking at the private images.")
     if settings["model"]["backbone"] is not None:
         lines.append("The backbone was made without any of the private images.")
     return lines

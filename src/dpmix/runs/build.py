@@ -18,6 +18,7 @@ from dpmix.data.image import Progress, ReadOptions
 from dpmix.data.named import load_splits, public_name
 from dpmix.data.source import ImageSource, Subset, persons_of
 from dpmix.data.splits import Splits
+from dpmix.data.window import parse_window
 from dpmix.errors import DpmixError
 from dpmix.models.backbones.backbone import Backbone
 from dpmix.models.backbones.load import other_backbones
@@ -269,7 +270,10 @@ def _read_pool(config: Config, splits: Splits, progress: Progress | None) -> Loa
         labels_csv=Path(views.pool_labels).expanduser() if views.pool_labels else None,
         unmapped=views.pool_unmapped,
         options=ReadOptions(
-            skip_corrupt=data.skip_corrupt, workers=data.workers, progress=progress
+            skip_corrupt=data.skip_corrupt,
+            workers=data.workers,
+            progress=progress,
+            window=parse_window(data.window),
         ),
     )
     without = loaded.facts.classes_without

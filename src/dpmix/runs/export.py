@@ -56,7 +56,7 @@ from dpmix.runs.export import HubClassifier
 
 model = HubClassifier.from_pretrained("NAME_OR_FOLDER")
 files = [Path("photo.png")]
-for images in decode_files(files, model.image_shape):  # pictures, as in training
+for images in decode_files(files, model.image_shape, window=model.window):  # as in training
     with torch.inference_mode():
         logits = model(images)
     print([model.class_names[i] for i in logits.argmax(dim=1)])
@@ -70,7 +70,8 @@ for images in decode_files(files, model.image_shape):  # pictures, as in trainin
 class HubClassifier(nn.Module):
     """A trained classifier: uint8 images [B, C, H, W] to logits [B, L]; `class_names` names them.
 
-    `dpmix.data.decode_files(paths, model.image_shape)` reads files as in training.
+    `dpmix.data.decode_files(paths, model.image_shape, window=model.window)` reads files as in
+    training.
     """
 
     def __init__(self, saved: SavedRun) -> None:
@@ -78,6 +79,7 @@ class HubClassifier(nn.Module):
         self.network = saved.model
         self.normalization = saved.normalization
         self.image_shape = saved.input.image_shape
+        self.window = saved.config.data.window
         self.class_names = saved.input.class_names
         self.eval()
 
@@ -159,6 +161,8 @@ def _described(model: HubClassifier) -> dict[str, str]:
     """What the network takes and gives, for people."""
     channels, height, width = model.image_shape
     fit = _FIT.format(size=f"{height} x {width}")
+    if model.window is not None:
+        fit = f"grey values of more than 8 bits pass the intensity window {model.window}; {fit}"
     return {
         "class_names": to_json(list(model.class_names), indent=None),
         "input": f"images: uint8 [batch, {channels}, {height}, {width}], "

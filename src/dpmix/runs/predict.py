@@ -74,7 +74,8 @@ def predictions(
 ) -> Iterator[Prediction]:
     """Classify `files` in order, one batch at a time."""
     names, position = saved.input.class_names, 0
-    for pixels in decode_files(files, saved.input.image_shape, skipped=skipped):
+    shape, window = saved.input.image_shape, saved.config.data.window
+    for pixels in decode_files(files, shape, skipped=skipped, window=window):
         with torch.inference_mode():
             scores = saved.model(saved.normalization(pixels.to(device))).float().softmax(dim=1)
         for row in scores.cpu().tolist():

@@ -7,12 +7,13 @@ says of a place stands in its own metadata, which `places` reads.
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from dpmix.clipping.types import Engine
 from dpmix.data.folder import TEST_FRACTION
 from dpmix.data.source import Task
 from dpmix.data.splits import JudgedOn
+from dpmix.data.window import parse_window
 from dpmix.models.finetune import Trainable
 from dpmix.models.head import FeatureNorm
 from dpmix.models.prior import HeadStart
@@ -73,6 +74,10 @@ class DataConfig(Section):
     """several labels: those to take, by name; repeatable; default: all"""
     skip_corrupt: bool = False
     """leave out unreadable images and count them"""
+    window: Annotated[str | None, AfterValidator(lambda text: parse_window(text) and text)] = None
+    """CENTER,WIDTH of the grey values that 8 bits keep of 16-bit and DICOM images, such as 40,400;
+    or dicom: the window in each DICOM file. It counts as public: do not choose it by looking at the
+    images"""
     normalization: str | None = None
     """public pixel constants: unit, half or imagenet; not with --backbone"""
     workers: Annotated[int | None, RESUME] = None
