@@ -70,8 +70,8 @@ def test_a_list_from_excel_and_unicode(tmp_path):
 
 
 @pytest.mark.parametrize(("text", "message"), [
-    ("", "has the columns of nothing; expected file, person"),
-    ("path,patient\na,b\n", "has the columns path, patient; expected file, person"),
+    ("", "has the columns of nothing; expected file and person"),
+    ("path,patient\na,b\n", "has the columns path, patient; expected file and person"),
     ("file,person\n", "lists no file"),
     ("file,person\n1.png,\n2.png,x\n", "1 file.s. have an empty person: '1.png'"),
     ("file,person\n1.png,x\n1.png,y\n", "under two persons: 1.png is 'x' and, in line 3, 'y'"),
@@ -114,7 +114,7 @@ def test_a_list_inside_the_data_folder_names_its_own_files(tmp_path):
 
 def test_a_path_and_a_bare_name_must_not_name_two_persons(tmp_path):
     rule = listed(tmp_path, "file,person\ntrain/a/1.png,x\n1.png,y\n")
-    with pytest.raises(DpmixError, match=r"lists 1 file.s. twice and differently, once by path"):
+    with pytest.raises(DpmixError, match=r"lists 1 file.s. under two persons, once by path"):
         rule.of(("train/a/1.png",))
 
 

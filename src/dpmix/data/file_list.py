@@ -1,126 +1,91 @@
-"""CSV files that say something of each file of a data folder: who it shows, or its labels.
+"""A CSV that says something of every file: a column `file`, and others.
 
-A file is listed as a path relative to the data folder or to the list's own folder, as an absolute
-path, or by its bare name.
+Guarantee: each row is about one file of the data folder, or about the files of one bare name, and
+which it is does not depend on any other row.
 """
 
 import csv
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
 
 from dpmix.data.splits import plain_name
 from dpmix.errors import DpmixError, one_line
 
-T = TypeVar("T")
-FILE = "file"  # the column that names files
+_SHOWN = 3
 
 
 @dataclass(frozen=True)
 class FileRow:
-    """One line of a list: its number, the file as written and as found, and the other cells."""
+    """One row of a list.
+
+    Attributes:
+        line: its line in the file, from 2.
+        file: the file as the list writes it.
+        name: its path relative to the data folder, or its bare name.
+        values: the text in the other columns, in Unicode's form NFC.
+    """
 
     line: int
-    file: str = field(repr=False)
-    name: str = field(repr=False)
-    cells: Mapping[str, str] = field(repr=False)
-
-
-@dataclass(frozen=True)
-class FileList(Generic[T]):
-    """What a list says of each file, by path or bare name; `source` is what messages call it."""
-
-    by_name: Mapping[str, T] = field(repr=False)
-    source: str
-
-    def find(self, names: Sequence[str]) -> list[T | None]:
-        """What is listed for every file, given by its path relative to the data folder.
-
-        Raises:
-            DpmixError: a file is listed twice with different values, by path and by bare name; or
-                a bare name fits several files.
-        """
-        bare, listed = Counter(bare_name(name) for name in names), self.by_name
-        twice = [
-            name
-            for name in names
-            if {plain_name(name), bare_name(name)} <= listed.keys()
-            and listed[plain_name(name)] != listed[bare_name(name)]
-        ]
-        if twice:
-            raise DpmixError(
-                f"{self.source} lists {len(twice)} file(s) twice and differently, once by path and "
-                f"once by bare name: {few(twice)}; expected one line for each"
-            )
-        by_bare_name = [n for n in names if plain_name(n) not in listed and bare_name(n) in listed]
-        if alike := [name for name in by_bare_name if bare[bare_name(name)] > 1]:
-            raise DpmixError(
-                f"{self.source} names files without their folders, and {len(alike)} image(s) share "
-                f"a name with another: {few(alike)}; expected paths relative to the data folder"
-            )
-        return [listed.get(plain_name(name), listed.get(bare_name(name))) for name in names]
-
-    def absent(self, names: Sequence[str]) -> list[str]:
-        """The listed files that are none of `names`."""
-        known = {plain_name(name) for name in names} | {bare_name(name) for name in names}
-        return [name for name in self.by_name if name not in known]
+    file: str
+    name: str
+    values: Mapping[str, str]
 
 
 def read_file_list(
-    path: Path, root: Path, what: str, others: Sequence[str] = ()
-) -> tuple[tuple[str, ...], list[FileRow]]:
-    """Read a CSV with the column `file` and further ones.
+    path: Path, root: Path, what: str, columns: Sequence[str] | None = None
+) -> list[FileRow]:
+    """Read a CSV with the column `file` and others.
+
+    A file is a path relative to the data folder or to the list's own folder, an absolute path, or
+    the bare name of a file.
 
     Args:
-        path: the file.
+        path: the list.
         root: the data folder.
-        what: what messages call the file: `persons`.
-        others: columns that must be there; empty: any, and one or more.
-
-    Returns:
-        The names of the other columns in their order, and the rows.
+        what: what error messages call the list, such as `persons`.
+        columns: the other columns to read; None: all that are there, and at least one.
 
     Raises:
-        DpmixError: the file cannot be read, is no CSV in UTF-8, lacks a column, or lists no file.
+        DpmixError: a list that cannot be read, lacks a column or a row, or names no path.
     """
-    wanted = ", ".join([FILE, *others] if others else [FILE, "others"])
+    expected = f"file and {' and '.join(columns) if columns else 'one or more others'}"
     try:
         # Excel writes a byte order mark; newline="" lets the reader see Windows line ends.
         with path.open(encoding="utf-8-sig", newline="") as stream:
             reader = csv.DictReader(stream, strict=True)
-            columns = [plain_name(one.strip()) for one in reader.fieldnames or ()]
-            reader.fieldnames = columns
-            if not {FILE, *others} <= {*columns} or len(columns) < 2:
+            header = [*(reader.fieldnames or ())]
+            # A spreadsheet can leave an empty column behind.
+            others = [one for one in header if one.strip() and one != "file"]
+            read = others if columns is None else [*columns]
+            if not read or not {"file", *read} <= {*header}:
                 raise DpmixError(
-                    f"{what} '{path}' has the columns {', '.join(columns) or 'of nothing'}; "
-                    f"expected {wanted}, separated by commas"
+                    f"'{path}' has the columns {', '.join(header) or 'of nothing'}; expected "
+                    f"{expected}, separated by commas"
                 )
-            if twice := [name for name, count in Counter(columns).items() if count > 1]:
-                raise DpmixError(
-                    f"{what} '{path}' has the column '{twice[0]}' twice; expected one of each name"
-                )
-            rows = [(reader.line_num, row) for row in reader]
+            rows = [
+                ((row["file"] or "").strip(), {one: (row[one] or "").strip() for one in read})
+                for row in reader
+            ]
     except OSError as error:
         raise DpmixError(
             f"{what} '{path}' cannot be read ({error.strerror}); expected a CSV file with the "
-            f"columns {wanted}"
+            f"columns {expected}"
         ) from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise DpmixError(
-            f"{what} '{path}' is no CSV file in UTF-8 ({error}); expected the columns {wanted}: "
+            f"{what} '{path}' is no CSV file in UTF-8 ({error}); expected the columns {expected}: "
             "save it as UTF-8"
         ) from None
     if not rows:
         raise DpmixError(f"{what} '{path}' lists no file; expected one line for each image")
-    own, whole = path.resolve().parent, root.resolve()
-    found = []
-    for line, row in rows:
-        cells = {key: (value or "").strip() for key, value in row.items() if isinstance(key, str)}
-        file = cells.pop(FILE)
-        found.append(FileRow(line, file, _name_of(file, own, whole, what), cells))
-    return tuple(one for one in columns if one != FILE), found
+    own, root = path.resolve().parent, root.resolve()
+    return [
+        FileRow(line, file, _name_of(file, own, root, what),
+                {one: plain_name(text) for one, text in values.items()})
+        for line, (file, values) in enumerate(rows, start=2)
+    ]  # fmt: skip
 
 
 def _name_of(file: str, own: Path, root: Path, what: str) -> str:
@@ -143,12 +108,46 @@ def _name_of(file: str, own: Path, root: Path, what: str) -> str:
     return text
 
 
+def rows_of(rows: Sequence[FileRow], names: Sequence[str], what: str) -> list[FileRow | None]:
+    """The row of every file in `names`, given by paths relative to the data folder; None without.
+
+    Raises:
+        DpmixError: two rows say different things of one file, or a bare name is that of several.
+    """
+    of_name: dict[str, FileRow] = {}
+    for row in rows:
+        other = of_name.setdefault(row.name, row)
+        _refuse_clash(other, row, what)
+    found: list[FileRow | None] = []
+    bare = Counter(bare_name(name) for name in names)
+    for name in names:
+        by_path, by_bare = of_name.get(plain_name(name)), of_name.get(bare_name(name))
+        if by_path is not None and by_bare is not None:
+            _refuse_clash(by_path, by_bare, what)
+        if by_path is None and by_bare is not None and bare[bare_name(name)] > 1:
+            raise DpmixError(
+                f"{what}: line {by_bare.line} names '{by_bare.file}' without its folder, and "
+                f"{bare[bare_name(name)]} images have that name; expected a path relative to the "
+                "data folder"
+            )
+        found.append(by_path or by_bare)
+    return found
+
+
+def _refuse_clash(one: FileRow, other: FileRow, what: str) -> None:
+    if one.values != other.values:
+        raise DpmixError(
+            f"{what}: lines {one.line} and {other.line} say different things of '{other.file}'; "
+            "expected one row for each image: delete the wrong one"
+        )
+
+
 def bare_name(name: str) -> str:
-    """The last part of a path."""
+    """The name of a file without its folders."""
     return plain_name(name).rpartition("/")[2]
 
 
-def few(names: Sequence[str], most: int = 3) -> str:
-    """The first few names, for messages."""
-    shown = ", ".join(f"'{name}'" for name in names[:most])
-    return shown + (", ..." if len(names) > most else "")
+def few(names: Sequence[str]) -> str:
+    """The first few of `names`, for an error message."""
+    shown = ", ".join(f"'{name}'" for name in names[:_SHOWN])
+    return shown + (", ..." if len(names) > _SHOWN else "")

@@ -10,7 +10,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from dpmix.data.decode import EncodedImages, decode_sources
-from dpmix.data.file_list import FileList, few, read_file_list
+from dpmix.data.file_list import FileRow, bare_name, read_file_list, rows_of
 from dpmix.data.folder import (
     drawn_split,
     folder_names,
@@ -21,7 +21,7 @@ from dpmix.data.folder import (
 from dpmix.data.image import ReadOptions
 from dpmix.data.label_values import chosen_columns, label_matrix, label_number
 from dpmix.data.person_rule import PersonRule
-from dpmix.data.splits import Splits, judged_side, named_sides
+from dpmix.data.splits import Splits, judged_side, named_sides, plain_name
 from dpmix.errors import DpmixError
 
 _NAMED = 5  # absent files that a message names
@@ -51,8 +51,8 @@ def listed_splits(
         DpmixError: a file that is not there, listed twice with other labels, a value that is no
             label, no listed image, and as `folder_splits` and `read_file_list` raise.
     """
-    names, listed = read_labels(csv_path, columns, root)
-    whole = _listed_images(root, csv_path, listed)
+    names, rows, labels = read_labels(csv_path, columns, root)
+    whole = _listed_images(root, csv_path, rows, labels)
     sides = named_sides(folder_names(root), f"data folder '{root}'")
     test = judged_side(sides, f"data folder '{root}'")
     if test_fraction is None and "train" in sides and test is not None:
@@ -79,57 +79,57 @@ def listed_splits(
 
 def read_labels(
     path: Path, columns: tuple[str, ...], root: Path
-) -> tuple[tuple[str, ...], FileList[tuple[int, ...]]]:
-    """Read the names of the labels, and each listed file's labels; errors as of `listed_splits`."""
-    there, rows = read_file_list(path, root, "labels")
-    where = f"labels '{path}'"
-    names = chosen_columns(there, columns, where)
+) -> tuple[tuple[str, ...], list[FileRow], Int64[Tensor, "R L"]]:
+    """Read the names of the labels, the rows, and each row's labels; errors as `listed_splits`."""
+    rows, where = read_file_list(path, root, "labels"), f"labels '{path}'"
+    names = chosen_columns([*rows[0].values], columns, where)
     values = np.empty((len(rows), len(names)))
     for at, row in enumerate(rows):
         for column, name in enumerate(names):
             try:
-                values[at, column] = label_number(row.cells[name])
+                values[at, column] = label_number(row.values[name])
             except ValueError:
                 raise DpmixError(
-                    f"{where}, line {row.line}: '{name}' is '{row.cells[name]}'; expected 1, 0, or "
-                    "-1 (or nothing) where it is unknown: choose the label columns with "
+                    f"{where}, line {row.line}: '{name}' is '{row.values[name]}'; expected 1, 0, "
+                    "or -1 (or nothing) where it is unknown: choose the label columns with "
                     "--label-column"
                 ) from None
-    known = label_matrix(values, names, where, lambda at: f" in line {rows[at].line}").tolist()
-    labels: dict[str, tuple[int, ...]] = {}
-    clash = [
-        f"{row.file}, in line {row.line}"
-        for row, own in zip(rows, map(tuple, known), strict=True)
-        if labels.setdefault(row.name, own) != own
+    labels = label_matrix(values, names, where, lambda at: f" in line {rows[at].line}")
+    # Of the labels alone: two rows of one file may differ elsewhere.
+    rows = [
+        replace(row, values={name: str(one) for name, one in zip(names, own, strict=True)})
+        for row, own in zip(rows, labels.tolist(), strict=True)
     ]
-    if clash:
-        raise DpmixError(
-            f"{where}: {len(clash)} file(s) are listed twice with other labels, such as "
-            f"{clash[0]}; expected one line for each image: delete the wrong one"
-        )
-    return tuple(names), FileList(labels, where)
+    return tuple(names), rows, labels
 
 
-def _listed_images(root: Path, csv_path: Path, listed: FileList[tuple[int, ...]]) -> EncodedImages:
+def _listed_images(
+    root: Path, csv_path: Path, rows: list[FileRow], labels: Int64[Tensor, "R L"]
+) -> EncodedImages:
+    where = f"labels '{csv_path}'"
     paths, others = list_images(root)
     warn_of_left_out([path for path in others if path.resolve() != csv_path.resolve()])
     names = [path.relative_to(root).as_posix() for path in paths]
-    found = listed.find(names)
-    if absent := listed.absent(names):
+    found = rows_of(rows, names, where)
+    known = {plain_name(name) for name in names} | {bare_name(name) for name in names}
+    if absent := [row.file for row in rows if row.name not in known]:
+        more = ", ..." if len(absent) > _NAMED else ""
         raise DpmixError(
-            f"{listed.source} name {len(absent)} file(s) that are no images in '{root}': "
-            f"{few(absent, _NAMED)}; expected paths relative to that folder: correct them, or "
-            "delete their lines"
+            f"{where} name {len(absent)} file(s) that are no images in '{root}': "
+            f"{', '.join(absent[:_NAMED])}{more}; expected paths relative to that folder: correct "
+            "them, or delete their lines"
         )
-    kept = [i for i, labels in enumerate(found) if labels is not None]
-    if left_out := len(names) - len(kept):
-        example = next(n for n, labels in zip(names, found, strict=True) if labels is None)
+    kept = [i for i, row in enumerate(found) if row is not None]
+    if len(kept) < len(names):
+        example = next(n for n, row in zip(names, found, strict=True) if row is None)
         warnings.warn(
-            f"{left_out} image(s) are not in {listed.source} and are left out, such as '{example}'",
+            f"{len(names) - len(kept)} image(s) are not in {where} and are left out, such as "
+            f"'{example}'",
             stacklevel=3,
         )
-    labels: Int64[Tensor, "N L"] = torch.tensor([found[i] for i in kept])
-    return EncodedImages(tuple(names[i] for i in kept), tuple(paths[i] for i in kept), labels)
+    place = {row.line: at for at, row in enumerate(rows)}
+    at = torch.tensor([place[row.line] for row in found if row is not None], dtype=torch.int64)
+    return EncodedImages(tuple(names[i] for i in kept), tuple(paths[i] for i in kept), labels[at])
 
 
 def _below(images: EncodedImages, folder: str) -> EncodedImages:
