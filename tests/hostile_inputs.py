@@ -57,6 +57,12 @@ def picture(form="PNG", mode="L", size=(8, 8)):
     return stream.getvalue()
 
 
+def raw_deflate(size):
+    """Zeros, as DICOM's deflated transfer syntax packs them."""
+    packer, part = zlib.compressobj(wbits=-15), bytes(1_000_000)
+    return b"".join(packer.compress(part) for _ in range(size // len(part))) + packer.flush()
+
+
 def folder(root, bad, name="bad.png", classes=("a", "b"), size=(8, 8)):
     """Two classes of five good images, and a bad one in the first."""
     for label in classes:
@@ -91,6 +97,13 @@ image_case("png_bomb_in_a_comment",
            raw_png(more=chunk(b"zTXt", b"x\0\0" + zlib.compress(b"\0" * 200_000_000))))  # fmt: skip
 image_case("tiff_that_points_at_itself",
            b"II*\0\x08\0\0\0\0\0" + struct.pack("<I", 8), "bad.tiff")  # fmt: skip
+# Refused with pydicom and without it.
+image_case("dicom_of_junk", bytes(128) + b"DICM" + b"junk" * 50, "bad.dcm")
+image_case("dicom_that_is_cut", bytes(128) + b"DICM", "bad.dcm")
+image_case("dicom_that_inflates_to_a_gigabyte",
+           bytes(128) + b"DICM\x02\0\x10\0UI\x16\x001.2.840.10008.1.2.1.99"
+           + raw_deflate(1_000_000_000), "bad.dcm")  # fmt: skip
+image_case("text_named_dcm", b"no DICOM file", "bad.dcm")
 image_case("named_with_a_newline", b"no image", "one\ntwo.png")
 image_case("named_as_markup", b"no image", "[bold red]x.png")
 image_case("named_with_an_escape", b"no image", "\x1b[31mred.png")

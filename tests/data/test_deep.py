@@ -1,6 +1,7 @@
 """Grey files of 16 bits: against numpy, from every format that Pillow reads them from."""
 
 import io
+import re
 import struct
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image
 
 from dpmix.data.decode import EncodedImages, decode_files, decode_sources
 from dpmix.data.image import ReadOptions, decode_pixels
-from dpmix.data.window import Window
+from dpmix.data.window import Window, parse_window
 from dpmix.errors import DpmixError
 from pictures import chunk, noise_picture, raw_png
 
@@ -97,14 +98,15 @@ def test_a_deep_picture_is_turned_as_a_shallow_one_is(tag):
 
 @pytest.mark.parametrize("window", [None, "dicom"])
 def test_without_a_fixed_window_it_is_refused_by_name(window):
-    with pytest.raises(
-        DpmixError, match=r"^image 'it' has more than 8 bits.*--window CENTER,WIDTH"
-    ):
+    with pytest.raises(DpmixError, match=r"^image 'it' has more than 8 bits.*--window") as refused:
         decode(FILES["png"](), window)
+    advised = parse_window(re.search(r"such as ([\d,]+)", str(refused.value))[1])
+    ramp = np.arange(0, 65536, 257, np.uint16)[None]
+    assert np.array_equal(decode(stored(Image.fromarray(ramp), "PNG"), advised)[0, 0], range(256))
 
 
 @pytest.mark.parametrize("data", [
-    raw_png(2, 1, 16, 2, b"\0" + bytes(12)), b"P6 1 1 65535\n" + bytes(6),
+    raw_png(2, 1, 16, 2, b"\0" + bytes(12)), b"P6 1 1 65535\n" + bytes(6),  # both open as RGB
     raw_png(2, 1, 16, 4, b"\0" + bytes(8)), stored(noise_picture("F", 4, 4, 0), "TIFF"),
     raw_png(2, 1, 16, 0, b"\0" + bytes(4), chunk(b"tRNS", b"\0\0")),
     stored(Image.fromarray(DEEP.astype(np.int32)), "TIFF"),

@@ -179,6 +179,28 @@ def test_files_that_are_no_images_are_counted_once_for_both_splits(given, unchec
     assert "3 file(s) are left out (.heic: 2, no suffix: 1), such as '" in str(one.message)
 
 
+def test_dicom_files_named_by_numbers_are_counted_with_a_remedy(given, unchecked):
+    """The suffix decides; scanners write names such as IM0001 and 1.2.840.113619.2.55."""
+    start = bytes(128) + b"DICM"
+    for place in ("train/cat/IM0001", "train/cat/1.2.840.113", "train/dog/1.2.840.114"):
+        (given / place).write_bytes(start)
+    (given / "test/dog/DICOMDIR").write_bytes(start)  # an index, as litter
+    (given / "test/dog/note.txt").write_bytes(b"-")
+    with pytest.warns() as seen:
+        folder_splits(given, PLAIN, None)
+    (one,) = seen
+    assert "4 file(s) are left out (.txt: 1, DICOM files whose names do not end in .dcm: 3)" in (
+        text := str(one.message)
+    )
+    assert "rename DICOM files to NAME.dcm, and convert others to one of" in text
+    for file in (given / "train/cat").glob("*.png"):
+        file.unlink()
+    with pytest.raises(
+        DpmixError, match=r"holds no images but 2 DICOM .*; rename them to NAME.dcm"
+    ):
+        folder_splits(given, PLAIN, None)
+
+
 @pytest.mark.parametrize(("link", "to", "fraction"), [
     ("test/b/9.png", "../../train/b/0.png", None), ("b/linked-{}.png", "0.png", 0.5),
 ])  # fmt: skip

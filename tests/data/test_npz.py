@@ -5,6 +5,7 @@ import torch
 from dpmix.data.image import ReadOptions
 from dpmix.data.named import load_splits, public_name
 from dpmix.data.npz import npz_splits
+from dpmix.data.window import Window
 from dpmix.errors import DpmixError
 
 PLAIN = ReadOptions()
@@ -55,6 +56,21 @@ def test_every_layout_becomes_channels_first(save, shape, order):
     assert npz_splits(path, ReadOptions(3, 3)).train.image_shape == (3, 3, 3)
     with pytest.raises(DpmixError, match="--skip-corrupt does not apply"):
         npz_splits(path, ReadOptions(skip_corrupt=True))
+
+
+def test_a_fixed_window_maps_deep_grey_arrays(save):
+    deep = {"x_train": np.arange(96, dtype=np.int16).reshape(4, 4, 6) * 10 - 480}
+    path = save(**arrays((4, 6)) | deep)
+    window = Window(0, 511)  # black at -255.5, white at 254.5
+    seen = npz_splits(path, ReadOptions(window=window)).train.images(FOUR)
+    expected = np.floor(np.interp(deep["x_train"], (-255.5, 254.5), (0, 255)) + 0.5)
+    assert np.array_equal(seen[:, 0], expected)
+    for options in (PLAIN, ReadOptions(window="dicom")):
+        with pytest.raises(DpmixError, match=r"'x_train' is int16 .*expected uint8"):
+            npz_splits(path, options)
+    colours = save(**arrays((4, 6, 3)) | {"x_train": np.zeros((4, 4, 6, 3), np.uint16)})
+    with pytest.raises(DpmixError, match="grey images, or colours of uint8"):
+        npz_splits(colours, ReadOptions(window=window))
 
 
 @pytest.mark.parametrize("key", ["class_names", "classes"])
