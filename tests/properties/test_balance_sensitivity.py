@@ -61,7 +61,8 @@ def test_a_persons_weight_ignores_all_other_persons(prevalences, seed):
     for person in range(4):
         own = data.labels[owner == person].tolist()
         by_hand = np.mean([rarest / prevalences[label] for label in own])
-        assert float(weights[person]) == pytest.approx(by_hand)
+        exact = len({*own}) == 1  # else in steps of an eighth of an octave
+        assert float(weights[person]) == pytest.approx(by_hand, rel=1e-9 if exact else 0.045)
         left = Subset.of(whole, (owner != person).nonzero().flatten())
         rest = torch.cat([weights[:person], weights[person + 1 :]])
         assert torch.equal(unit_weights(class_shares(left, "person"), prevalences), rest)

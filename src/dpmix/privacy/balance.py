@@ -1,8 +1,8 @@
 """Unequal classes: what the images of a class count, by prevalences that are public or paid for.
 
 Class c has the weight w_c = min_j p_j / p_c: 1 for the rarest class, less for the others. A unit's
-weight is the mean of its images' weights. So it is a number in (0, 1] that depends on that unit and
-on the prevalences p alone.
+weight is the mean of its images' weights, rounded for a person of several classes. So it is a
+number in (0, 1] that depends on that unit and on the prevalences p alone.
 
 Formal guarantees.
 
@@ -32,6 +32,7 @@ from dpmix.privacy.randomness import Stream
 Balance = Literal["none", "weights", "sampling"]
 
 _MOST_UNITS = 1e7  # that the grid of the noise is made for
+_PER_OCTAVE = 8  # weights of persons with images of several classes: steps of 9 %
 
 
 def class_weights(prevalences: Sequence[float]) -> tuple[float, ...]:
@@ -55,7 +56,10 @@ def unit_weights(
         prevalences: of the L classes.
     """
     weights = torch.tensor(class_weights(prevalences), dtype=torch.float64)
-    return (shares @ weights).clamp(max=1.0)
+    mean = (shares @ weights).clamp(max=1.0)
+    # Units of one weight are clipped together, so those of several classes have few weights.
+    rounded = (mean.log2() * _PER_OCTAVE).round().div(_PER_OCTAVE).exp2()
+    return torch.where(shares.amax(dim=1) < 1, rounded, mean)
 
 
 def release_prevalences(
