@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
-from torch.utils.data import IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, WeightedRandomSampler
 from torchvision.transforms import functional as transforms
 
 from dpmix.data.torch_dataset import read_images
@@ -54,6 +54,14 @@ def test_every_example_is_read_by_itself():
     changed[1:] = 0
     (one, _), (two, _) = (read_images(pairs(i), (0, 1)) for i in (PIXELS.float() / 255, changed))
     assert torch.equal(one[0], two[0])
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_loader_draws_by_a_rule_that_no_plan_counts():
+    sampler = WeightedRandomSampler([0.1, 0.9, 0.1, 0.1, 0.1], 5)
+    loader = DataLoader(pairs(list(PIXELS)), sampler=sampler)
+    with pytest.raises(DpmixError, match=r"draws of its WeightedRandomSampler; .* loader\.dataset"):
+        read_images(loader)
 
 
 class Stream(IterableDataset):

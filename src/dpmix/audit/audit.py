@@ -181,6 +181,16 @@ def refuse_unfit(run: Run) -> None:
         raise DpmixError("an audit runs in one process; leave out torchrun")
     if run.pretraining is not None:
         raise DpmixError("an audit is of the private steps; leave out pool_role pretrain")
+    privacy = run.config.privacy
+    if privacy.balance == "sampling":
+        raise DpmixError(
+            "balance is 'sampling', and an audit counts draws at one rate; audit --balance weights"
+        )
+    if privacy.spend is not None:
+        raise DpmixError(
+            "class_prevalence is 'private', which an audit would count again; give the numbers of "
+            "the run as --class-prevalence FILE"
+        )
 
 
 def audit_run(

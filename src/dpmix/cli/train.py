@@ -21,6 +21,7 @@ from dpmix.reports.summary import (
     pool_rows,
     two_columns,
 )
+from dpmix.runs.balance import balance_rows
 from dpmix.runs.build import Run, build_run
 from dpmix.runs.checkpoint import Checkpoint, newest_step
 from dpmix.runs.config import Config
@@ -72,7 +73,8 @@ def train(
         with decoding_bar(console) as decoding:
             run = build_run(chosen, decoding, trial=dry_run, ranks=ranks)
         if dry_run:
-            console.print(two_columns([*_plan_rows(run), *estimate_rows(run)]))
+            balance = balance_rows(run.config, trial=True)
+            console.print(two_columns([*_plan_rows(run), *balance, *estimate_rows(run)]))
             return
         _finish(run, console)
     finally:
@@ -142,6 +144,7 @@ def _train(
             result.evaluation, judged_on, result.start_accuracy if run.plan.steps else None
         ),
         *_plan_rows(run),
+        *balance_rows(run.config),  # at the end: a private count is first written
         *pool_rows(run.pool_facts, pool_use(run)),
     ]
 

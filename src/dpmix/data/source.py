@@ -12,7 +12,8 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Int64, UInt8
+import torch.nn.functional as F  # noqa: N812
+from jaxtyping import Float64, Int64, UInt8
 from torch import Tensor
 
 from dpmix.data.persons import Persons
@@ -174,6 +175,16 @@ def unit_labels(source: ImageSource, unit: Unit) -> Int64[Tensor, " U"]:
         return source.labels
     persons = persons_of(source)
     return torch.stack([source.labels[persons.images(one)[0]] for one in range(len(persons))])
+
+
+def class_shares(source: ImageSource, unit: Unit) -> Float64[Tensor, "U L"]:
+    """Return the share of each class among the images of every unit; a row sums to one."""
+    own = F.one_hot(source.labels, len(source.class_names)).double()
+    if unit == "image":
+        return own
+    persons = persons_of(source)
+    shares = torch.zeros(len(persons), own.shape[1], dtype=torch.float64)
+    return shares.index_add_(0, persons.owner, own).div_(persons.counts[:, None])
 
 
 def image_digests(source: ImageSource) -> UInt8[np.ndarray, "N 32"]:

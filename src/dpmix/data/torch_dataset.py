@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Int64, Shaped, UInt8
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import ConcatDataset, Subset
+from torch.utils.data import ConcatDataset, DataLoader, Subset
 
 from dpmix.data.image import in_form, plain_channels, upright
 from dpmix.data.label_values import label_matrix
@@ -54,9 +54,15 @@ def read_images(
             unknown.
 
     Raises:
-        DpmixError: no length or no example; an item that is no such pair; images of several sizes;
-            floats without a range, or outside of it.
+        DpmixError: a `DataLoader`; no length or no example; an item that is no such pair; images of
+            several sizes; floats without a range, or outside of it.
     """
+    if isinstance(dataset, DataLoader):
+        raise DpmixError(
+            "dataset is a DataLoader, and no plan counts the draws of its "
+            f"{type(dataset.sampler).__name__}; give loader.dataset, which is drawn by the plan's "
+            "rate: unequal classes take weights (docs/unequal-classes.md)"
+        )
     if not isinstance(dataset, PairDataset) or len(dataset) == 0:
         raise DpmixError(
             f"dataset {type(dataset).__name__} is empty, or has no length or no items by number; "

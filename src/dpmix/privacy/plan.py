@@ -122,7 +122,8 @@ class PrivacyPlan:
             max_grad_norm: C, the L2 norm that gradients are clipped to.
             sensitivity_multiplier: `ViewSpec.sensitivity_multiplier` of the views.
             prior_releases: sigmas of earlier Gaussian releases of the same data. Their results may
-                choose the method and its public inputs, but none of the numbers above.
+                choose the method, its public inputs and, since it divides what is released, the
+                denominator, but none of the other numbers above.
             expected_runs: mean number of runs of a private selection, whose best run is covered.
             unit: what n, batch and rate count: `image` or `person`.
 

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-_PUBLIC, _STEP = 0, 1
+_PUBLIC, _STEP, _COUNT = 0, 1, 2
 _LOW = (1 << 53) - 1  # the lower 53 bits of a word
 _ZEROS = bytes(1 << 20)  # what a key stream is added to
 
@@ -100,6 +100,7 @@ class Randomness:
         seeded: whether a seed was given.
         model: seed of the initial weights, which are public.
         public: stream for draws that read public images only.
+        count: stream of the noise on the counts of the classes.
     """
 
     def __init__(self, seed: int | None, rank: int = 0) -> None:
@@ -108,6 +109,7 @@ class Randomness:
         model, public = self._spawned((_PUBLIC,), 2)
         self.model = _as_seed(model)
         self.public = np.random.default_rng(public)
+        self.count = self._private(self._spawned((_COUNT,), 1)[0])
 
     def step(self, step: int) -> StepRandomness:
         """The streams of step `step`, counted from 0."""

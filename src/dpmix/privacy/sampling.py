@@ -1,12 +1,13 @@
 """Poisson sampling: each example enters a step independently with probability q.
 
 The accountant assumes exactly this. A shuffled pass or a batch of fixed size is not Poisson
-sampling, and an empty batch is a step like any other.
+sampling, and an empty batch is a step like any other. Units may have smaller rates than q, each
+chosen by that unit alone (`privacy/balance.py` proves that q covers them).
 """
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from dpmix.privacy.plan import PrivacyPlan
@@ -22,17 +23,22 @@ class PoissonSampler:
     Args:
         plan: its `sampling_rate` is q.
         examples: the number of examples to draw from.
+        weights: in (0, 1]: example i is drawn at rate weights[i] q. None: all at rate q.
     """
 
-    def __init__(self, plan: PrivacyPlan, examples: int) -> None:
+    def __init__(
+        self, plan: PrivacyPlan, examples: int, weights: Float64[Tensor, " N"] | None = None
+    ) -> None:
         self.rate = plan.sampling_rate
         self.examples = examples
+        # Broadcast: the rates of a billion examples would fill as much.
+        own = np.ones(1) if weights is None else weights.numpy()
+        self._rates = np.broadcast_to(self.rate * own, (examples,))
 
     def draw(self, rng: Stream) -> Int64[Tensor, " B"]:
         """Return the indices of the drawn examples, ascending; B varies by step and may be 0."""
-        starts = range(0, self.examples, _AT_ONCE)
-        drawn = [
-            start + np.flatnonzero(rng.random(min(_AT_ONCE, self.examples - start)) < self.rate)
-            for start in starts
-        ]
+        drawn = []
+        for start in range(0, self.examples, _AT_ONCE):
+            rates = self._rates[start : start + _AT_ONCE]
+            drawn.append(start + np.flatnonzero(rng.random(len(rates)) < rates))
         return torch.from_numpy(np.concatenate([np.empty(0, np.int64), *drawn]))

@@ -246,6 +246,7 @@ def model_rows(run: RunFacts) -> list[Row]:
     momentum = optimizer["momentum"]
     return _rows({
         "method": told.method,
+        "balance of the classes": _balance(settings),
         f"views of {'a person' if told.unit == 'person' else 'an example'}":
             views_in_words(run.views),
         "model": f"{found.model}, {number(found.parameters)} trained parameters",
@@ -274,6 +275,17 @@ def model_rows(run: RunFacts) -> list[Row]:
         "sha256 of the backbone's weights": backbone and backbone.weights_sha256,
         "sha256 of the pool's images": pool and pool.contents_sha256,
     })  # fmt: skip
+
+
+def _balance(settings: Settings) -> str | None:
+    """What frequent classes count less by, if they do."""
+    found = settings["input"].get("prevalences")
+    if not found:
+        return None
+    spend, names = settings["privacy"]["spend"], settings["input"]["class_names"]
+    source = f"a count that cost epsilon {spend:g}" if spend is not None else "public numbers"
+    shares = ", ".join(f"{name} {share:.1%}" for name, share in zip(names, found, strict=True))
+    return f"{settings['privacy']['balance']} by prevalences from {source}: {shares}"
 
 
 def _pool_rows(pool: Mapping[str, Any]) -> dict[str, str]:

@@ -103,7 +103,7 @@ def privacy_statement(
         sha256="0" * 64,
     )
     sentences = {
-        "guarantee": _guarantee(statement, seed),
+        "guarantee": _guarantee(statement, settings),
         "assumptions": _assumptions(statement, settings),
     }
     sealed = seal(statement.model_dump(mode="json") | sentences)
@@ -168,10 +168,11 @@ def public_inputs(
     )
 
 
-def _guarantee(stated: Statement, seed: int | None) -> str:
+def _guarantee(stated: Statement, settings: Settings) -> str:
     """The guarantee in a few sentences, or that there is none."""
     if not stated.private:
         return f"{NOT_PRIVATE}: trained without clipping and without noise."
+    seed, spend = settings["run"]["seed"], settings["privacy"].get("spend")
     sentences = [
         f"The model is ({shown_epsilon(stated.epsilon)}, {stated.delta})-differentially private "
         f"with respect to adding or removing one {ONE[stated.unit]}."
@@ -183,9 +184,13 @@ def _guarantee(stated: Statement, seed: int | None) -> str:
             f"One image occurs {stated.repeats.most} times in the training set: for the person in "
             f"it, epsilon is {shown_epsilon(stated.repeats.epsilon)}."
         )
-    if stated.spent_before:
+    earlier = len(stated.spent_before) - (spend is not None)
+    if earlier:
+        sentences.append(f"That includes {earlier} earlier release(s) of the same data.")
+    if spend is not None:
         sentences.append(
-            f"That includes {len(stated.spent_before)} earlier release(s) of the same data."
+            f"That includes a noisy count of the {stated.unit}s of each class (epsilon "
+            f"{shown_epsilon(spend)} alone), by which the classes are weighed."
         )
     if stated.expected_runs is not None:
         sentences.append(
@@ -222,7 +227,7 @@ def _assumptions(stated: Statement, settings: Settings) -> list[str]:
     validates = data["validation_fraction"] is not None
     chosen_by = (
         ", except that the method and the pool may have been chosen by the earlier releases"
-        if stated.spent_before
+        if len(stated.spent_before) > (settings["privacy"].get("spend") is not None)
         else ""
     )
     counted = ", except for the private selection" if selected else ""
@@ -253,6 +258,12 @@ def _assumptions(stated: Statement, settings: Settings) -> list[str]:
         else "Draws and noise come from a cryptographic stream (AES-256) with keys from the "
         "operating system, and the noise is added exactly, on a grid.",
     ]
+    prevalences = (settings["input"] or {}).get("prevalences")
+    if prevalences and settings["privacy"]["spend"] is None:
+        lines.append(
+            "The prevalences of the classes are public numbers: nobody counted the training images "
+            "for them."
+        )
     if stated.float32_sums:
         lines.append(
             f"Clipped gradients were added in float32, those of up to {MAX_CPU_VIEWS} views at a "

@@ -7,6 +7,7 @@ reads no private image, and it can't know whether the training did what the stat
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from pydantic import BaseModel
 
 from dpmix.data.named import public_name
 from dpmix.errors import DpmixError
+from dpmix.privacy.accounting import epsilon_gaussian
+from dpmix.privacy.balance import mean_weight
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.reports.audit_report import read_audit
 from dpmix.reports.files import ModelFile, RunFiles, parse_settings
@@ -67,6 +70,7 @@ def verify(path: Path) -> Verified:
         raise DpmixError(f"'{path}' is NOT PRIVATE and says so: there is no guarantee to verify")
     try:
         plan = _plan(statement, model.settings)
+        _check_count(statement, model.settings["privacy"])
         _check_rdp(statement, plan)
         _check_fields(statement, plan, model.settings)
         prv = _check_prv("epsilon", float(statement.epsilon), plan, plan.steps)
@@ -92,6 +96,8 @@ def _plan(statement: Statement, settings: Settings) -> PrivacyPlan:
     rate, batch = privacy["sampling_rate"], privacy["expected_batch_size"]
     if rate is None:
         rate = batch / n
+        if found := settings["input"].get("prevalences"):
+            batch *= mean_weight(found)
     return PrivacyPlan(
         sampling_rate=rate,
         denominator=privacy["denominator"] or batch,
@@ -123,6 +129,17 @@ def _check_rdp(statement: Statement, plan: PrivacyPlan) -> None:
         raise DpmixError(
             f"epsilon_rdp of the whole run is {plan.epsilon_rdp:.6g}, which promises nothing; "
             f"verify computes up to {_MOST_EPSILON:g}: do not rely on this run"
+        )
+
+
+def _check_count(statement: Statement, privacy: Mapping[str, Any]) -> None:
+    """Check that a private count of the classes is among the earlier releases."""
+    spend = privacy.get("spend")
+    costs = [epsilon_gaussian(sigma, statement.delta) for sigma in statement.spent_before[-1:]]
+    if spend is not None and not any(math.isclose(c, spend, rel_tol=_CALIBRATED) for c in costs):
+        raise _broken(
+            f"the settings pay epsilon {spend:g} for a count of the classes, and the statement's "
+            f"spent_before is {statement.spent_before}"
         )
 
 

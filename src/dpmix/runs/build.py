@@ -16,7 +16,7 @@ from dpmix.clipping.types import LOSSES, Loss
 from dpmix.data.fingerprint import find_repeats, fingerprint, refuse_repeats, refuse_shared_images
 from dpmix.data.image import Progress, ReadOptions
 from dpmix.data.named import load_splits, public_name
-from dpmix.data.source import ImageSource, Subset, persons_of
+from dpmix.data.source import ImageSource, Subset, class_shares, persons_of, unit_count
 from dpmix.data.splits import Splits
 from dpmix.data.window import parse_window
 from dpmix.errors import DpmixError
@@ -25,10 +25,13 @@ from dpmix.models.backbones.load import other_backbones
 from dpmix.models.head import BackboneClassifier
 from dpmix.pool.load import LoadedPool, PoolFacts, load_pool_for
 from dpmix.pool.pool import PublicPool
+from dpmix.privacy.balance import unit_weights
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.privacy.prior_releases import read_prior_releases
 from dpmix.privacy.randomness import Randomness
 from dpmix.privacy.repeats import epsilon_of_copies
+from dpmix.privacy.sampling import PoissonSampler
+from dpmix.runs.balance import choose_balance, count_sigma, find_prevalences, with_balance
 from dpmix.runs.config import Config
 from dpmix.runs.defaults import (
     check_settings,
@@ -131,6 +134,7 @@ class Run:
     def trainer(self, **recorded: Any) -> PrivateTrainer:
         """A trainer of this run, which checks it; `recorded` are further arguments, for audits."""
         run = self.config.run
+        recorded = self._balance() | recorded
         return PrivateTrainer(
             self.inputs.trained,
             self.examples,
@@ -144,6 +148,17 @@ class Run:
             ranks=self.ranks,
             **recorded,
         )
+
+    def _balance(self) -> dict[str, Any]:
+        """What makes the units of this process count by their classes."""
+        assert self.config.input is not None
+        prevalences, unit = self.config.input.prevalences, self.plan.unit
+        if prevalences is None:
+            return {}
+        weights = unit_weights(class_shares(self.examples, unit), prevalences)
+        if self.config.privacy.balance == "weights":
+            return {"weights": weights}
+        return {"sampler": PoissonSampler(self.plan, unit_count(self.examples, unit), weights)}
 
 
 def build_run(
@@ -165,6 +180,7 @@ def build_run(
     device = choose_device(config.run.device)
     asked, config = config, choose_model(config)
     check_settings(config)
+    config = choose_balance(config)
     pretrained = not trial or config.model.backbone_weights is not None
     backbone = load_backbone_of(config, device, pretrained=pretrained)
     if backbone is not None:
@@ -178,7 +194,8 @@ def build_run(
     config = choose_few_views(config, asked.views, n)
     spec = config.view_spec(splits.flip)
     config = choose_recipe(config, n, spec.views)
-    plan = resumed or calibrate(config.privacy, n, spec)
+    prevalences = find_prevalences(config, splits, ranks, trial=trial, resumed=resumed is not None)
+    plan = resumed or with_balance(calibrate(config.privacy, n, spec), prevalences)
     copies = 1  # where nothing is claimed
     if plan.private:
         owners = None if persons is None else persons.owner.numpy()
@@ -222,6 +239,7 @@ def build_run(
                 image_shape=shape,
                 class_names=class_names,
                 backbone_sha256=backbone.weights_sha256 if backbone is not None else None,
+                prevalences=prevalences,
             ),
         }
     )
@@ -249,12 +267,24 @@ def build_run(
 
 def calibrate(privacy: PrivacyConfig, n: int, spec: ViewSpec) -> PrivacyPlan:
     """The plan that the settings ask for on `n` training examples."""
+    spent = read_prior_releases(privacy.prior_releases, spec.unit)
+    if privacy.spend is not None:
+        spent = (*spent, count_sigma(privacy))
     return PrivacyPlan.calibrate(
         n=n if privacy.n_is_public else None,
         sensitivity_multiplier=spec.sensitivity_multiplier,
-        prior_releases=read_prior_releases(privacy.prior_releases, spec.unit),
+        prior_releases=spent,
         unit=spec.unit,
-        **privacy.model_dump(exclude={"prior_releases", "allow_repeats", "unit"}),
+        **privacy.model_dump(
+            exclude={
+                "prior_releases",
+                "allow_repeats",
+                "unit",
+                "balance",
+                "class_prevalence",
+                "spend",
+            }
+        ),
     )
 
 

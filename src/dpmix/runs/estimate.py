@@ -56,7 +56,7 @@ def estimate_rows(run: Run) -> Rows:
     engine = trainer.engine
     seconds = seconds_per_step(run, engine)
     views, spec, optimizer = run.views.spec.views, run.views.spec, run.config.optimizer
-    groups = run.plan.denominator / spec.examples_per_group
+    groups = _drawn(run) / spec.examples_per_group
     rows = [*run_rows(run), *pool_rows(run.pool_facts, pool_use(run))]
     if run.pretraining:
         rows.append(("pretraining", f"{run.pretraining.epochs} epochs, {run.pretraining.steps} "
@@ -135,7 +135,14 @@ def seconds_per_step(run: Run, engine: EngineConfig) -> float:
     elif warm_up > LONG_PASS:
         groups, repeats = 1, 1
     each = sorted(passed(groups) for _ in range(repeats))[repeats // 2] / groups
-    return each * run.plan.denominator / run.views.spec.examples_per_group
+    return each * _drawn(run) / run.views.spec.examples_per_group
+
+
+def _drawn(run: Run) -> float:
+    """How many units a step draws on average, as far as that is public."""
+    by_weight = run.config.privacy.balance == "sampling"
+    batch = run.plan.expected_batch_size
+    return run.plan.denominator if batch is None or by_weight else batch
 
 
 def _duration(seconds: float) -> str:

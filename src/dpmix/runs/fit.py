@@ -164,7 +164,7 @@ def smoke_run(config: Config, ranks: Ranks) -> Iterator[Run]:
             "features": {"cache_dir": str(folder / "features")},
             "privacy": {"steps": 2, "epochs": None, "expected_batch_size": 1.0,
                         "sampling_rate": None, "denominator": None, "prior_releases": (),
-                        "unit": None},
+                        "unit": None, "balance": None, "class_prevalence": None, "spend": None},
             "run": {"output": str(folder / "run"), "eval_every": None, "tensorboard": False,
                     "wandb": None},
         }  # fmt: skip

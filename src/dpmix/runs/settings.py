@@ -18,6 +18,7 @@ from dpmix.models.finetune import Trainable
 from dpmix.models.head import FeatureNorm
 from dpmix.models.prior import HeadStart
 from dpmix.pool.class_map import Unmapped
+from dpmix.privacy.balance import Balance
 from dpmix.privacy.unit import Unit
 from dpmix.views.extra_augment import ExtraAugment
 from dpmix.views.spec import IMAGES_PER_PERSON, Average, Method, PoolDraw, ViewSpec
@@ -208,6 +209,15 @@ class PrivacyConfig(Section):
     unit: Unit | None = None
     """what the guarantee protects: a person with all their images (default where images have
     persons), or one image"""
+    balance: Balance | None = None
+    """how frequent classes count less: clipped gradients are multiplied by their class's weight,
+    or fewer of its images are drawn; default: weights with --class-prevalence, else none"""
+    class_prevalence: Annotated[str | None, PATH] = None
+    """share of each class: a CSV file of class,prevalence with public numbers, or private, which
+    counts the training images with noise and pays --spend"""
+    spend: float | None = None
+    """epsilon of the private count, part of --epsilon; default with --class-prevalence private:
+    0.05"""
     allow_repeats: bool = False
     """train although some images occur more than once, and state the larger epsilon of the
     person in the most frequent one as well"""
@@ -280,6 +290,7 @@ class InputConfig(Section):
     image_shape: tuple[int, int, int]
     class_names: tuple[str, ...]
     backbone_sha256: str | None = None
+    prevalences: tuple[float, ...] | None = None
 
 
 SECTIONS: dict[str, type[Section]] = {

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from weakref import WeakSet
 
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float64, Int64
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -35,7 +35,8 @@ from dpmix.training.guards import (
     require_stateless,
     warn_of_few_persons,
 )
-from dpmix.views.builder import ViewSource
+from dpmix.training.weighted import check_weights, weighted_sum
+from dpmix.views.builder import ViewSet, ViewSource
 from dpmix.views.mixup import random_matching
 from dpmix.views.spec import ViewSpec
 
@@ -88,6 +89,7 @@ class PrivateTrainer:
         engine: Engine = "auto",
         view_chunk: int | None = None,
         ranks: Ranks = ALONE,
+        weights: Float64[Tensor, " U"] | None = None,
         sampler: PoissonSampler | None = None,
         noise: GaussianNoise | None = None,
         clipped_sum: ClipFunction | None = None,
@@ -109,13 +111,16 @@ class PrivateTrainer:
             engine: how gradients are computed, as in `clipped_gradient_sum`.
             view_chunk: most views per forward pass, as in `clipped_gradient_sum`.
             ranks: the processes that train together, each with this same plan and its own data.
-            sampler: for audits: draws the examples of a step.
+            weights: what the clipped gradient of each unit of `data` is multiplied by, in (0, 1],
+                each a function of that unit alone (`privacy/balance.py`); None: 1.
+            sampler: draws the units of a step, none at a rate above the plan's; None: all at it.
             noise: for audits: releases a clipped sum.
             clipped_sum: for audits: replaces the method `clipped_sum`, and may call it.
 
         Raises:
             DpmixError: a model that can't be trained privately, data that the views do not belong
-                to, a plan for another sensitivity, or an optimizer over other parameters.
+                to, a plan for another sensitivity, weights that are not one in (0, 1] for each
+                unit, or an optimizer over other parameters.
         """
         self.model, self.data = model, data
         self._plan, self._views, self._process = plan, views, os.getpid()
@@ -128,6 +133,9 @@ class PrivateTrainer:
         require_stateless(loss, model, view_shape)
         self._ranks = ranks
         _refuse_unfit_parts(plan, views.spec, optimizer, self.parameters, ranks)
+        if weights is not None:
+            check_weights(weights, data, views.spec)
+        self._weights = weights
         ranks.require_equal("plan", plan)
         ranks.require_equal("views", views.spec)
         warn_of_few_persons(plan, sum(p.numel() for p in self.parameters))
@@ -324,15 +332,21 @@ class PrivateTrainer:
         """
         made = (views or self.views).sample(self.data, examples, draws.views, self.device)
         like = next(p for p in self.model.parameters() if p.is_floating_point())
-        return clipped_gradient_sum(
-            self.model,
-            loss or self.loss,
-            made.views.to(like.dtype),  # half precision and float64 alike
-            made.labels,
-            self.plan.max_grad_norm,
-            engine=self.engine.name,
-            view_chunk=self.engine.view_chunk,
-        )
+
+        def clipped(some: ViewSet) -> ClippedSum:
+            return clipped_gradient_sum(
+                self.model,
+                loss or self.loss,
+                some.views.to(like.dtype),  # half precision and float64 alike
+                some.labels,
+                self.plan.max_grad_norm,
+                engine=self.engine.name,
+                view_chunk=self.engine.view_chunk,
+            )
+
+        if self._weights is None:
+            return clipped(made)
+        return weighted_sum(clipped, made, self._weights[examples])
 
 
 def _refuse_unfit_parts(
