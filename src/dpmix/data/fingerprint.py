@@ -82,8 +82,18 @@ def image_name(source: ImageSource, place: int) -> str:
     """Return what error messages call the image at `place`: its file, or its number from 0."""
     if isinstance(source, Subset):
         return image_name(source.whole, int(source.indices[place]))
-    names: tuple[str, ...] | None = getattr(source, "names", None)
+    names = file_names(source)
     return f"image {place}" if names is None else f"'{names[place]}'"
+
+
+def file_names(source: ImageSource) -> tuple[str, ...] | None:
+    """Return the name of every image's file; None if the source does not tell."""
+    names: tuple[str, ...] | None
+    if isinstance(source, Subset):
+        names = file_names(source.whole)
+        return None if names is None else tuple(names[place] for place in source.indices.tolist())
+    names = getattr(source, "names", None)
+    return names
 
 
 def refuse_repeats(found: Repeats, source: ImageSource, epsilon_of: Callable[[int], float]) -> None:
