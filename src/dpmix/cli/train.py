@@ -139,7 +139,7 @@ def _train(
         result = train_run(run, report, public, embedding, checkpoint)
     return result.evaluation, [
         *evaluation_rows(
-            result.evaluation, judged_on, result.start_accuracy if run.plan.steps else None
+            result.evaluation, judged_on, result.start_score if run.plan.steps else None
         ),
         *_plan_rows(run),
         *pool_rows(run.pool_facts, pool_use(run)),

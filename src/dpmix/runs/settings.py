@@ -64,6 +64,9 @@ class DataConfig(Section):
     """regular expression that finds the person in a file's path: 'patient(\\d+)'"""
     person_column: str | None = None
     """column of a Hugging Face set that names each image's person"""
+    subgroups: Annotated[str | None, PATH, RESUME] = None
+    """CSV of file and one or more columns such as sex or scanner: measure every group of the
+    evaluated images of a folder; no part of the training"""
     skip_corrupt: bool = False
     """leave out unreadable images and count them"""
     normalization: str | None = None
@@ -75,6 +78,10 @@ class DataConfig(Section):
     def judged_on(self) -> JudgedOn:
         """What the model is evaluated on."""
         return "test" if self.validation_fraction is None else "validation"
+
+    def reading(self) -> dict[str, Any]:
+        """The arguments of `load_splits`."""
+        return self.model_dump(exclude={"normalization", "subgroups"})
 
 
 class ViewConfig(Section):
@@ -268,6 +275,9 @@ class InputConfig(Section):
     image_shape: tuple[int, int, int]
     class_names: tuple[str, ...]
     backbone_sha256: str | None = None
+    thresholds: tuple[float, ...] | None = None
+    """on the probability of the second of two classes, or of each label; chosen on validation
+    images"""
 
 
 SECTIONS: dict[str, type[Section]] = {
