@@ -31,7 +31,10 @@ def evaluation(names=("cat", "dog", "eel"), images=20, errors=0):
     accuracy = {name: confusion[name].get(name, 0) / images for name in names}
     whole = sum(accuracy.values()) / len(names)
     bins = [{"images": images * len(names), "confidence": whole / 2, "accuracy": whole}]
-    return Evaluation(whole, accuracy, 0.6, images * len(names), whole / 2, confusion, bins)
+    return Evaluation(
+        "accuracy", whole, accuracy, whole, dict.fromkeys(names, images), 0.6, images * len(names),
+        whole / 2, confusion, bins,
+    )  # fmt: skip
 
 
 @cache
@@ -55,7 +58,7 @@ def facts(names=("cat", "dog", "eel"), *, epsilon=2.0, steps=5, done=None, error
         update={"input": InputConfig(image_shape=shape, class_names=tuple(names))}
     )  # fmt: skip
     given, done = config.model_dump(mode="json"), done or steps
-    points = [{"step": done, "epsilon": plan.epsilon_after(done), "accuracy": 0.5}]
+    points = [{"step": done, "epsilon": plan.epsilon_after(done), "score": 0.5}]
     history = History(points, evaluation(names, errors=errors))
     statement = privacy_statement(
         given, plan, public_inputs(given, pool, None), steps=done, weights_sha256=weights,

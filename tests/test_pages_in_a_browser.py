@@ -10,6 +10,8 @@ import pytest
 from dpmix.reports.compare import compare
 from dpmix.reports.page import compare_page, report_page
 from example_facts import facts, not_private
+from several_labels import groups, judged
+from several_labels import several as several_labels
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 MANY = [f"a class with a rather long name, number {place}" for place in range(400)]
@@ -43,6 +45,7 @@ def test_pages_are_self_contained_quiet_and_fit_a_phone(browser, tmp_path, schem
         "one": report_page(facts(("w" * 90, "b"))),
         "many": report_page(facts(MANY, method="mix-diff")),
         "several": several(),
+        "labels": report_page(judged(*several_labels(), groups(120, "F" * 80, "M"))),
     }
     said, asked = [], []
     page = browser.new_context(color_scheme=scheme).new_page()

@@ -21,7 +21,9 @@ def drawn(terminal, private=True):
     )
     with training_bar(console, plan, 0, "test") as update:
         update(Progress(1, 4, 1.2412, None))
-        update(Progress(2, 4, 1.2412, Evaluation(0.625, {"a": 1.0}, 0.1, 8, 0.0, {}, [])))
+        scores, images = {"a": 1.0}, {"a": 8}
+        found = Evaluation("accuracy", 0.625, scores, 0.625, images, 0.1, 8, 0.0, {}, [])
+        update(Progress(2, 4, 1.2412, found))
     with decoding_bar(console) as decoded:
         decoded(50, 100)
     return text.getvalue()

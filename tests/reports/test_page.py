@@ -39,7 +39,7 @@ def test_it_shows_the_whole_guarantee_and_what_was_measured():
         "steps T 5 of 5", "training images N 100", told.neighbouring_relation, told.mechanism,
         f"torch {told.versions['torch']}", "7 self-augmentations", "9 mixtures",
         "K = 16", DIGEST, DIGEST[::-1], told.sha256, *told.assumptions, "dpmix verify RUN",
-        f"{100 * run.metrics.accuracy:.2f} %", f"{worst.name}: {100 * worst.accuracy:.2f} %",
+        f"{100 * run.metrics.accuracy:.2f} %", f"{worst.name}: {100 * worst.score:.2f} %",
         f"{100 * run.metrics.calibration_error:.2f} %", "which the guarantee does not protect",
     ):  # fmt: skip
         assert shown in text_of(page), shown
@@ -111,7 +111,7 @@ def test_several_runs_are_shown_and_marked_by_name():
     page = comparison_of(*runs)
     text = text_of(page)
     for run in runs:
-        for share in (run.metrics.accuracy, *run.metrics.class_accuracy.values()):
+        for share in (run.metrics.accuracy, *run.metrics.class_scores.values()):
             assert f"{100 * share:.2f} %" in text
     assert "<strong>NOT PRIVATE: run-1</strong>" in page
     assert "<strong>SEEDED RUN: run-2</strong>" in page and page.count("<strong>") == 2

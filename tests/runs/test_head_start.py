@@ -30,20 +30,20 @@ def settings(image_root, tmp_path):
 def test_a_run_starts_where_its_pool_ends(settings, tmp_path):
     result = dpmix.fit(**settings)
     curve = json.loads((tmp_path / "run/metrics.json").read_text())["curve"]
-    assert result.config.model.head_start == "pool" and result.start_accuracy > 0.9
-    assert curve[0] == {"step": 0, "epsilon": 0.0, "accuracy": result.start_accuracy}
+    assert result.config.model.head_start == "pool" and result.start_score > 0.9
+    assert curve[0] == {"step": 0, "epsilon": 0.0, "score": result.start_score}
     zero = dpmix.fit(**settings | {
         "head_start": "zero", "output": str(tmp_path / "zero"), "method": "mix-diff", "k_self": 2,
         "cache_views": None,
     })  # fmt: skip
-    assert zero.start_accuracy == 0.5
+    assert zero.start_score == 0.5
 
 
 def test_no_step_publishes_the_start_with_epsilon_zero(settings, tmp_path):
     result = dpmix.fit(**settings | {"steps": 0})
-    assert result.plan.epsilon == 0 and result.evaluation.accuracy == result.start_accuracy > 0.9
+    assert result.plan.epsilon == 0 and result.evaluation.accuracy == result.start_score > 0.9
     other = dpmix.fit(**settings | {"output": str(tmp_path / "other")})
-    assert other.start_accuracy == result.start_accuracy
+    assert other.start_score == result.start_score
     verify(result.folder)
     statement = json.loads((result.folder / "privacy.json").read_text())
     assert statement["epsilon"] == statement["steps"] == statement["planned_steps"] == 0
@@ -67,7 +67,7 @@ def test_a_stopped_run_ends_as_it_would_have(settings, tmp_path, stopped):
     resumed = dpmix.fit(resume=other)
     ends = [load_file(folder / "model.safetensors") for folder in (whole.folder, other)]
     assert all((ends[0][name] == ends[1][name]).all() for name in ends[0])
-    assert resumed.start_accuracy == whole.start_accuracy
+    assert resumed.start_score == whole.start_score
 
 
 def test_the_whole_network_can_train_from_the_start(settings, image_root, tmp_path):
@@ -79,7 +79,7 @@ def test_the_whole_network_can_train_from_the_start(settings, image_root, tmp_pa
         "backbone": "timm:test_vit", "backbone_weights": str(weights), "backbone_size": 32,
         "trainable": "norm-and-bias", "cache_views": None, "expected_batch_size": 8,
     })  # fmt: skip
-    assert result.start_accuracy > 0.8 and result.config.model.head_start == "pool"
+    assert result.start_score > 0.8 and result.config.model.head_start == "pool"
 
 
 @pytest.mark.parametrize(("change", "message"), [

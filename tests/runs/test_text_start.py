@@ -38,8 +38,8 @@ def write_digits(path, names):
 def test_a_trained_text_tower_knows_the_classes_before_any_private_image(settings, tmp_path):
     tiny_clip.train_and_save(tmp_path, *write_digits(tmp_path / "digits.npz", tiny_clip.WORDS))
     result = dpmix.fit(**settings)
-    assert result.config.model.head_start == "text" and result.start_accuracy > 0.6
-    assert abs(result.evaluation.accuracy - result.start_accuracy) < 0.2
+    assert result.config.model.head_start == "text" and result.start_score > 0.6
+    assert abs(result.evaluation.accuracy - result.start_score) < 0.2
 
 
 def test_the_start_is_the_cosine_of_image_and_words_at_the_towers_own_scale(settings, tmp_path):

@@ -72,7 +72,7 @@ def protocol(tmp_path, monkeypatch):
 
         def read(folder):
             rate = folder.config.read_text()
-            measured = {"accuracy": accuracy(rate), "evaluation_loss": loss(rate)}
+            measured = {"score": accuracy(rate), "evaluation_loss": loss(rate)}
             return replace(
                 run, metrics=run.metrics.model_copy(update=measured),
                 statement=run.statement.model_copy(update=statement(folder.root)),

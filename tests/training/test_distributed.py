@@ -275,7 +275,7 @@ def test_a_run_of_persons_from_the_pools_start_is_that_of_one_process(tmp_path):
         stated = json.loads((folder / "privacy.json").read_text())
         assert (stated["examples"], stated["processes"]) == (7, size)
         started.append(load_run(folder).model.head.state_dict())
-        assert read_metrics(folder / "metrics.json").start_accuracy > 0.8
+        assert read_metrics(folder / "metrics.json").start_score > 0.8
     for name, weight in started[0].items():
         assert torch.allclose(weight, started[1][name], atol=1e-4), name
         assert weight.abs().max() > 0

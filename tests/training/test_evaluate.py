@@ -1,11 +1,16 @@
 """Accuracy on a split."""
 
+from dataclasses import asdict
+
 import pytest
 import torch
 from torch import nn
 
 from dpmix.data import Normalization, TensorSource
-from dpmix.training.evaluate import evaluate, evaluate_logits
+from dpmix.errors import DpmixError
+from dpmix.training.evaluate import InFull, evaluate, evaluate_logits
+from dpmix.training.loop import History
+from several_labels import LABELS, Labelled, groups, several
 
 
 class Brightness(nn.Module):
@@ -70,3 +75,52 @@ def test_a_model_that_diverged_is_judged_all_the_same():
                           ("a", "b"))  # fmt: skip
     found = evaluate_logits(torch.full((4, 2), torch.nan), source)
     assert found.images == 4 and found.calibration_error == pytest.approx(0.0, abs=1e-6)
+
+
+def test_several_labels_are_scored_by_auroc_and_unknown_ones_do_not_count():
+    source, scores = several()
+    found = evaluate_logits(scores, source)
+    assert (found.measure, found.accuracy, found.confusion) == ("mean AUROC", None, {})
+
+    def pairs(place):
+        """The share of pairs of an image with the label and one without that are in order."""
+        truth = source.labels[:, place]
+        gaps = scores[truth == 1, place][:, None] - scores[truth == 0, place][None]
+        return float(((gaps > 0).float() + (gaps == 0).float() / 2).mean())
+
+    expected = {name: pairs(place) for place, name in enumerate(LABELS)}
+    assert found.class_scores == pytest.approx(expected, abs=1e-5)
+    assert found.score == pytest.approx(sum(expected.values()) / 3, abs=1e-5)
+    known = source.labels >= 0
+    sure, truth = scores.sigmoid()[known], source.labels[known]
+    loss = -(truth * sure.log() + (1 - truth) * (1 - sure).log()).mean()
+    assert found.loss == pytest.approx(float(loss), abs=1e-5)
+    assert sum(one["images"] for one in found.reliability) == int(known.sum())
+    source.labels.fill_(-1)
+    with pytest.raises(DpmixError, match="none of the labels Cardiomegaly, Effusion, Pneumonia"):
+        evaluate_logits(scores, source)
+
+
+def test_measures_thresholds_and_groups_are_of_the_evaluation_in_full_alone():
+    source, scores = several()
+    short = evaluate_logits(scores, source)
+    assert (short.measures, short.decisions, short.subgroups) == (None, None, {})
+    listed = groups(len(source), "F", "M", None)
+    found = evaluate_logits(scores, source, InFull(groups=listed))
+    assert found.decisions is None, "only validation images choose thresholds"
+    women = Labelled(source.labels[0::3], LABELS)
+    alone = asdict(evaluate_logits(scores[0::3], women, InFull()).measures)["overall"]
+    group = asdict(found.subgroups["sex"].groups["F"])["overall"]
+    assert {**group} == {name: pytest.approx(one, abs=1e-6) for name, one in alone.items()}
+    assert evaluate_logits(scores, source, InFull(chosen_here=True)).decisions.chosen_here
+    given = evaluate_logits(scores, source, InFull(thresholds=(0.2, 0.5, 0.9))).decisions
+    assert given.thresholds == [0.2, 0.5, 0.9] and not given.chosen_here
+
+
+def test_an_evaluation_survives_a_checkpoint():
+    source, scores = several()
+    found = evaluate_logits(
+        scores, source, InFull(chosen_here=True, groups=groups(len(source), "F", "M"))
+    )
+    history = History([{"step": 1, "epsilon": 1.0, "score": found.score}], found)
+    assert History.of(asdict(history)) == history

@@ -47,7 +47,7 @@ def run(steps, eval_every):
         trainer,
         schedule=torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0),
         ema=Ema(model, 0.9),
-        evaluate=lambda averaged: evaluate(averaged, data, constants, torch.device("cpu")),
+        evaluate=lambda averaged, last: evaluate(averaged, data, constants, torch.device("cpu")),
         eval_every=eval_every,
         history=History(),
         log=log,
@@ -66,7 +66,7 @@ def test_it_evaluates_and_saves_at_its_interval_and_at_the_end():
     assert [now.step for now in reports] == [1, 2, 3, 4, 5]
     assert [now.evaluation is not None for now in reports] == [False, True, False, True, True]
     assert history.last == reports[-1].evaluation
-    assert history.points[-1]["accuracy"] == history.last.accuracy
+    assert history.points[-1]["score"] == history.last.score
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5]
     # Each step is offered for a checkpoint before anything of it is published.
     assert events == [

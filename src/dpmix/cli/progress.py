@@ -55,20 +55,18 @@ def share_bar(console: Console, what: str) -> Bar:
 def training_bar(
     console: Console, plan: PrivacyPlan, done: int, judged_on: JudgedOn
 ) -> Iterator[Callable[[TrainingProgress], None]]:
-    """A bar for training after `done` steps, with epsilon and the held-out accuracy."""
+    """A bar for training after `done` steps, with epsilon and the held-out score."""
     whole = shown_epsilon(plan.epsilon, 2)
     spent = f"epsilon {{task.fields[epsilon]}} of {whole}" if plan.private else "NOT PRIVATE"
-    shown = (TextColumn(text, table_column=_LINE) for text in (spent, "{task.fields[accuracy]}"))
+    shown = (TextColumn(text, table_column=_LINE) for text in (spent, "{task.fields[score]}"))
     with _bar(console, *_counted("steps"), *shown) as bar:
         epsilon = shown_epsilon(plan.epsilon_after(done) if done else 0.0, 2)
-        task = bar.add_task(
-            "training", total=plan.steps, completed=done, epsilon=epsilon, accuracy=""
-        )
+        task = bar.add_task("training", total=plan.steps, completed=done, epsilon=epsilon, score="")
 
         def update(now: TrainingProgress) -> None:
             bar.update(task, completed=now.step, epsilon=shown_epsilon(now.epsilon, 2))
             if now.evaluation:
-                bar.update(task, accuracy=f"{judged_on} {now.evaluation.accuracy:.1%}")
+                bar.update(task, score=f"{judged_on} {now.evaluation.score:.1%}")
 
         yield update
 

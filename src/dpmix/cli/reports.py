@@ -12,7 +12,8 @@ from dpmix.errors import DpmixError, to_install
 from dpmix.files import write_text
 from dpmix.reports.compare import Comparison
 from dpmix.reports.compare import compare as compare_runs
-from dpmix.reports.facts import audit_verdict, claimed_epsilon, percent
+from dpmix.reports.facts import audit_verdict, claimed_epsilon, percent, score_text
+from dpmix.reports.measured import baseline
 from dpmix.reports.page import compare_page, report_page
 from dpmix.reports.statement import NOT_PRIVATE, shown_epsilon
 from dpmix.reports.summary import Row, repeats_row, two_columns
@@ -106,7 +107,8 @@ def compare(
 
 
 def _table(found: Comparison) -> Table:
-    table = Table("run", "method", "epsilon", "accuracy", "worst class", "calibration error",
+    measures = " or ".join(dict.fromkeys(run.metrics.measure for run in found.runs))
+    table = Table("run", "method", "epsilon", measures, "worst class", "calibration error",
                   box=None, pad_edge=False)  # fmt: skip
     for column in table.columns:
         column.overflow = "fold"
@@ -116,8 +118,9 @@ def _table(found: Comparison) -> Table:
             name,
             stated.method,
             claimed_epsilon(stated) if stated.private else NOT_PRIVATE,
-            f"{'FAILED, diverged: ' if measured.diverged else ''}{percent(measured.accuracy)}",
-            f"{measured.worst_class.name}: {percent(measured.worst_class.accuracy)}",
+            f"{'FAILED, diverged: ' if measured.diverged else ''}{score_text(measured)}"
+            f"{'' if measured.accuracy is None else '; ' + ' '.join(baseline(measured, percent))}",
+            f"{measured.worst_class.name}: {percent(measured.worst_class.score)}",
             percent(measured.calibration_error),
         )
     return table

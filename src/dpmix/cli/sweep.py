@@ -40,7 +40,9 @@ from dpmix.sweeps.selection import HIDDEN, candidates, select
 def table(
     results: Annotated[Path, typer.Argument(help="folder of a `dpmix sweep`, or its CSV")],
     *,
-    fact: Annotated[str, typer.Option(help=f"what to show: {', '.join(FACTS)}")] = FACTS[0],
+    fact: Annotated[
+        str | None, typer.Option(help=f"what to show: {', '.join(FACTS)}; default: the score")
+    ] = None,
     against: Annotated[
         str | None, typer.Option(help="row to compare the others with; default: the first")
     ] = None,

@@ -141,7 +141,7 @@ def _train(
         result = train_run(run, report, public, embedding, checkpoint)
     return result.evaluation, [
         *evaluation_rows(
-            result.evaluation, judged_on, result.start_accuracy if run.plan.steps else None
+            result.evaluation, judged_on, result.start_score if run.plan.steps else None
         ),
         *_plan_rows(run),
         *balance_rows(run.config),  # at the end: a private count is first written

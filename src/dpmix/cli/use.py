@@ -11,9 +11,10 @@ from dpmix.cli.console import USER_ERROR, stdout
 from dpmix.cli.progress import decoding_bar
 from dpmix.data.decode import counted, nothing_left
 from dpmix.files import to_json, write_text
-from dpmix.reports.summary import evaluation_rows, two_columns
+from dpmix.reports.measured import group_tables
+from dpmix.reports.summary import evaluation_rows, rows_under, terminal_percent, two_columns
 from dpmix.runs.export import FORMATS, export_run
-from dpmix.runs.load import evaluation_images, load_run
+from dpmix.runs.load import evaluation_images, evaluation_in_full, load_run
 from dpmix.runs.network import choose_device
 from dpmix.runs.predict import as_csv, as_json, check_output, image_files, predictions
 from dpmix.training.evaluate import evaluate as measure
@@ -28,10 +29,13 @@ def evaluate(
         float | None, typer.Option(help="share of test images, for a folder without splits")
     ] = None,
     skip_corrupt: Annotated[bool, typer.Option("--skip-corrupt", help=_SKIP)] = False,
+    subgroups: Annotated[
+        str | None, typer.Option(help="CSV of file and columns of groups; default: the run's own")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="print JSON instead of a table")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps")] = "auto",
 ) -> None:
-    """Measure the accuracy of a trained model on test images.
+    """Measure the accuracy of a trained model on test images, and other measures with intervals.
 
     A run with --validation-fraction is measured on its validation images; for its test accuracy,
     give its data again as --data.
@@ -40,13 +44,16 @@ def evaluate(
     saved = load_run(run, device)
     with decoding_bar(console) as decoding:
         source = evaluation_images(saved, data, test_fraction, skip_corrupt, decoding)
-    evaluation = measure(saved.model, source, saved.normalization, choose_device(device))
+    in_full = evaluation_in_full(saved, data, subgroups, source)
+    evaluation = measure(saved.model, source, saved.normalization, choose_device(device), in_full)
     if json:
         typer.echo(to_json(asdict(evaluation)))
         return
-    classes = [(name, f"{share:.2%}") for name, share in evaluation.class_accuracy.items()]
+    classes = [(name, f"{share:.2%}") for name, share in evaluation.class_scores.items()]
     judged_on = saved.config.data.judged_on if data is None else "test"
     console.print(two_columns([*evaluation_rows(evaluation, judged_on), *classes]))
+    for table in group_tables(evaluation, terminal_percent):
+        console.print(rows_under(table.header, table.rows))
     if evaluation.diverged:
         raise typer.Exit(USER_ERROR)
 
@@ -56,18 +63,27 @@ def predict(
     images: Annotated[list[Path], typer.Argument(help="image files, or folders of them")],
     output: Annotated[Path | None, typer.Option(help="file.csv or .json; default: print")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace the output file")] = False,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            help="probability from which the second class, or a label, is predicted; "
+            "default: what the run chose on validation images, else 0.5"
+        ),
+    ] = None,
     skip_corrupt: Annotated[bool, typer.Option("--skip-corrupt", help=_SKIP)] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps")] = "auto",
 ) -> None:
     """Classify images: one row per image, with its class and the probability of every class.
 
-    A file name that is not plain text is written as a file: URI.
+    Where an image can have several labels, they are joined by ";". A file name that is not plain
+    text is written as a file: URI.
     """
     if output is not None:
         check_output(output, overwrite)
     saved = load_run(run, device)
     skipped: dict[Path, str] | None = {} if skip_corrupt else None
-    rows = list(predictions(saved, image_files(images), choose_device(device), skipped))
+    files, where = image_files(images), choose_device(device)
+    rows = list(predictions(saved, files, where, skipped, threshold))
     if skipped:
         reasons = {str(path): reason for path, reason in skipped.items()}
         if not rows:

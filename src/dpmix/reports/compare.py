@@ -89,7 +89,7 @@ def _data(runs: Sequence[RunFacts]) -> Differences:
     if len({_shape(run) for run in runs}) == 1:
         rows.append(("most frequent image", [_times(run.statement) for run in runs]))
     # These tell apart data that look the same otherwise.
-    per_class = [[sum(row.values()) for row in run.metrics.confusion.values()] for run in runs]
+    per_class = [[*run.metrics.class_images.values()] for run in runs]
     return _differing(rows) or _differing([("images by class", per_class)])
 
 

@@ -9,12 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from scipy.stats import binomtest
-
 from dpmix.data.named import public_name
 from dpmix.data.splits import Splits
 from dpmix.privacy.unit import Unit
 from dpmix.reports.audit_report import AuditReport
+from dpmix.reports.measured import estimate, headline, measured_rows
 from dpmix.reports.metrics import Metrics
 from dpmix.reports.statement import (
     NOT_PRIVATE,
@@ -25,6 +24,7 @@ from dpmix.reports.statement import (
     shown_share,
     shown_sigma,
 )
+from dpmix.training.measures import Estimate, share_interval
 from dpmix.views.spec import ViewSpec
 
 Row = tuple[str, str]
@@ -120,9 +120,9 @@ def views_in_words(spec: ViewSpec) -> str:
     return words if spec.average == "all" else f"{words}; only the mixtures are averaged"
 
 
-def below_start(accuracy: float, start: float) -> str | None:
+def below_start(score: float, start: float) -> str | None:
     """What to do where private training did not end above its own start."""
-    if accuracy > start:
+    if score > start:
         return None
     return (
         f"private training did not end above its start ({percent(start)}): publish the start "
@@ -148,12 +148,6 @@ def pictures_in_words(settings: Settings, splits: Splits, spec: ViewSpec) -> str
         else "not mirrored",
     ]
     return f"{', '.join(words)}; {splits.judged_on} images: {splits.held_out}"
-
-
-def interval(right: int, images: int) -> tuple[float, float]:
-    """The 95 % interval of a share of images, by Clopper and Pearson (1934)."""
-    found = binomtest(right, images).proportion_ci(0.95, "exact")
-    return float(found.low), float(found.high)
 
 
 def percent(share: float, digits: int = 2) -> str:
@@ -219,22 +213,34 @@ def guarantee_rows(run: RunFacts) -> list[Row]:
 def accuracy_rows(run: RunFacts) -> list[Row]:
     """What was measured on images that the guarantee does not protect."""
     found, audit = run.metrics, run.audit
-    low, high = interval(round(found.accuracy * found.images), found.images)
     failed = "FAILED, diverged: " if found.diverged else ""
-    return _rows({
-        "accuracy": f"{failed}{percent(found.accuracy)} ({percent(low, 1)} to {percent(high, 1)})",
-        "before any private image (epsilon 0)": percent(found.start_accuracy),
-        "no gain": below_start(found.accuracy, found.start_accuracy)
-            if run.statement.planned_steps else None,
+    start = [("before any private image (epsilon 0)", percent(found.start_score))]
+    below = below_start(found.score, found.start_score)
+    if below and run.statement.planned_steps:
+        start.append(("no gain", below))
+    first = found.measure, f"{failed}{score_text(found)}"
+    persons = run.statement.unit == "person" and found.measures is None
+    error = percent(found.calibration_error)
+    if found.measures is not None:
+        error = estimate(found.measures.overall["calibration_error"], percent)
+    return measured_rows(found, first, start, percent) + _rows({
         "measured on": f"{number(found.images)} {found.judged_on} images"
-            + (", those of one person counted as independent"
-               if run.statement.unit == "person" else ""),
-        "worst class": f"{found.worst_class.name}: {percent(found.worst_class.accuracy)}",
-        "calibration error (mean gap of confidence and accuracy)": percent(found.calibration_error),
+            + (", those of one person counted as independent" if persons else ""),
+        "calibration error (mean gap of confidence and accuracy)": error,
         "loss": number(found.evaluation_loss),
         "audit": audit and f"{'REFUTED' if audit.refuted else 'not refuted'}: epsilon is at least "
             f"{audit.lower_bound:.3f}",
     })  # fmt: skip
+
+
+def score_text(found: Metrics) -> str:
+    """The score with its 95 % interval, where that is known."""
+    if (whole := headline(found)) is not None:
+        return estimate(whole, percent)
+    if found.accuracy is None:
+        return percent(found.score)
+    low, high = share_interval(round(found.accuracy * found.images), found.images)
+    return estimate(Estimate(found.accuracy, low, high), percent)
 
 
 def model_rows(run: RunFacts) -> list[Row]:

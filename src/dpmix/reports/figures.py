@@ -87,35 +87,45 @@ def tradeoff_figure(run: Statement) -> Markup | None:
     return _svg(draw, "Found at most against false positives")
 
 
-def accuracy_figure(runs: Sequence[Metrics]) -> Markup:
-    """Accuracy against steps, a line per run."""
+def score_figure(runs: Sequence[Metrics]) -> Markup:
+    """Accuracy or mean AUROC against steps, a line per run."""
+    measures = " or ".join(dict.fromkeys(run.measure for run in runs))
 
     def draw(axes: Any) -> None:
         for index, run in enumerate(runs):
-            points = np.array([(one.step, 100 * one.accuracy) for one in run.curve])
+            points = np.array([(one.step, 100 * one.score) for one in run.curve])
             axes.plot(*points.T, "o-", color=colour(index), markersize=4)
-        axes.set(xlabel="steps", ylabel="accuracy (%)", xlim=(0, None), ylim=(0, 102))
+        axes.set(xlabel="steps", ylabel=f"{measures} (%)", xlim=(0, None), ylim=(0, 102))
 
-    return _svg(draw, "Accuracy against steps")
+    return _svg(draw, f"{measures} against steps")
 
 
 def reliability_figure(runs: Sequence[Metrics]) -> Markup:
-    """Accuracy against confidence; the area of a circle is its share of the images."""
+    """Accuracy against confidence; the area of a circle is its share of the answers."""
+    across, up = "confidence", "accuracy"
+    if all(run.accuracy is None for run in runs):
+        across, up = "probability", "labels present"
 
     def draw(axes: Any) -> None:
         axes.plot([0, 100], [0, 100], "--", color=_INK, alpha=0.5, linewidth=1)
         for index, run in enumerate(runs):
-            bins = [(100 * one.confidence, 100 * one.accuracy, 300 * one.images / run.images)
+            answers = sum(one.images for one in run.reliability)  # of several labels to an image
+            bins = [(100 * one.confidence, 100 * one.accuracy, 300 * one.images / answers)
                     for one in run.reliability]  # fmt: skip
             axes.scatter(*np.reshape(bins, (-1, 3)).T, color=colour(index), alpha=0.7)
-        axes.set(xlabel="confidence (%)", ylabel="accuracy (%)", xlim=(0, 102), ylim=(0, 102))
+        axes.set(xlabel=f"{across} (%)", ylabel=f"{up} (%)", xlim=(0, 102), ylim=(0, 102))
 
-    return _svg(draw, "Accuracy against confidence")
+    return _svg(draw, f"{up} against {across}")
 
 
-def confusion_figure(run: Metrics) -> Markup:
-    """The confusion matrix: blue is right, orange wrong, stronger for more of the true class."""
-    names = [*run.class_accuracy]
+def confusion_figure(run: Metrics) -> Markup | None:
+    """The confusion matrix: blue is right, orange wrong, stronger for more of the true class.
+
+    None where an image can have several labels.
+    """
+    if run.accuracy is None:
+        return None
+    names = [*run.class_images]
     counts = np.array([[run.confusion[true].get(other, 0) for other in names] for true in names])
     blue, orange = ([int(one[i : i + 2], 16) / 255 for i in (1, 3, 5)] for one in COLOURS[:2])
     hues = np.where(np.eye(len(names), dtype=bool)[..., None], blue, orange)

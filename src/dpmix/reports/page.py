@@ -19,20 +19,21 @@ from dpmix.reports.facts import (
     accuracy_rows,
     audit_verdict,
     guarantee_rows,
-    interval,
     meaning,
     model_rows,
     number,
     percent,
     views_in_words,
 )
+from dpmix.reports.measured import balanced_accuracy, baseline, estimate, group_tables, unequal
 from dpmix.reports.metrics import Metrics
 from dpmix.reports.statement import ONE, shown_epsilon, shown_sigma
+from dpmix.training.measures import RANKING, share_interval
 
 CLASSES_SHOWN = 12
 
-ClassAccuracy = tuple[float, float, float, int]
-"""Accuracy on one class, its 95 % interval, and its number of images."""
+ClassScore = tuple[float, str, int]
+"""Score of one class or label, its 95 % interval in words, and its number of images."""
 
 
 def report_page(run: RunFacts) -> str:
@@ -58,6 +59,7 @@ def model_card(run: RunFacts) -> str:
             one=ONE[run.statement.unit],
             metrics=run.metrics,
             rows=accuracy_rows(run) + guarantee_rows(run) + model_rows(run),
+            groups=group_tables(run.metrics, percent),
         )
     )
 
@@ -100,11 +102,16 @@ def _page(runs: Sequence[RunFacts], names: Sequence[str], comparison: Comparison
             accuracy=_side_by_side(runs, accuracy_rows),
             model=_side_by_side(runs, model_rows),
             classes=class_rows(metrics),
+            class_measures=([], {}) if comparison else class_measures(one.metrics),
+            groups=[] if comparison else group_tables(one.metrics, percent),
+            unequal=unequal(one.metrics),
+            majority=baseline(one.metrics, percent)[1].split(",")[0],
+            balanced=None if one.metrics.accuracy is None else balanced_accuracy(one.metrics),
             classes_shown=CLASSES_SHOWN,
             colour=figures.colour,
             epsilon_figure=figures.epsilon_figure([run.statement for run in runs]),
             tradeoff_figure=None if comparison else figures.tradeoff_figure(one.statement),
-            accuracy_figure=figures.accuracy_figure(metrics),
+            score_figure=figures.score_figure(metrics),
             reliability_figure=figures.reliability_figure(metrics),
             confusion_figure=None if comparison else figures.confusion_figure(one.metrics),
         )
@@ -120,19 +127,38 @@ def _side_by_side(
     return [(name, [values.get(name, "-") for values in found]) for name in names]
 
 
-def class_rows(metrics: Sequence[Metrics]) -> list[tuple[str, list[ClassAccuracy | None]]]:
-    """Each class in every run: where runs differ most first, then the lowest accuracy."""
+def class_rows(metrics: Sequence[Metrics]) -> list[tuple[str, list[ClassScore | None]]]:
+    """Each class in every run: where runs differ most first, then the lowest score."""
 
-    def of(run: Metrics, name: str) -> ClassAccuracy | None:
-        if name not in run.class_accuracy:
-            return None
-        images = sum(run.confusion[name].values())
-        bounds = interval(run.confusion[name].get(name, 0), images)
-        return run.class_accuracy[name], *bounds, images
-
-    def order(row: tuple[str, list[ClassAccuracy | None]]) -> tuple[float, float]:
-        shares = [one[0] for one in row[1] if one]
+    def order(row: tuple[str, list[ClassScore | None]]) -> tuple[float, float]:
+        shares = [one[0] for one in row[1] if one] or [1.0]
         return min(shares) - max(shares), min(shares)
 
-    names = dict.fromkeys(name for run in metrics for name in run.class_accuracy)
-    return sorted(((name, [of(run, name) for run in metrics]) for name in names), key=order)
+    names = dict.fromkeys(name for run in metrics for name in run.class_images)
+    rows = [(name, [_class_score(run, name) for run in metrics]) for name in names]
+    return sorted(rows, key=order)
+
+
+def _class_score(run: Metrics, name: str) -> ClassScore | None:
+    if name not in run.class_scores:
+        return None
+    score, images, bounds = run.class_scores[name], run.class_images[name], None
+    by_class = {} if run.measures is None else run.measures.by_class[name]
+    if (found := by_class.get("auroc" if run.accuracy is None else "recall")) is not None:
+        bounds = found.low, found.high
+    elif run.accuracy is not None and images:
+        bounds = share_interval(round(score * images), images)
+    words = "" if bounds is None else f"{percent(bounds[0], 1)} to {percent(bounds[1], 1)}, "
+    return score, words, images
+
+
+def class_measures(run: Metrics) -> tuple[list[str], dict[str, list[str]]]:
+    """Names of further measures of each class or label, and each one's values as text."""
+    if run.measures is None:
+        return [], {name: [] for name in run.class_images}
+    shown = [one for one in RANKING if run.accuracy is not None or one != "auroc"]
+    values = {
+        name: [estimate(found[one], percent) if one in found else "-" for one in shown]
+        for name, found in run.measures.by_class.items()
+    }
+    return [RANKING[one] for one in shown], values

@@ -9,6 +9,7 @@ from dpmix.privacy.repeats import epsilon_of_copies
 from dpmix.privacy.unit import Unit
 from dpmix.reports.facts import below_start, found_in_words
 from dpmix.reports.guarantee import membership
+from dpmix.reports.measured import estimate, headline, measured_rows, worst_groups
 from dpmix.reports.statement import NOT_PRIVATE, shown_epsilon, shown_sigma
 from dpmix.training.evaluate import Evaluation
 
@@ -25,6 +26,14 @@ def two_columns(rows: list[Row]) -> Table:
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def rows_under(header: list[str], rows: list[list[str]]) -> Table:
+    """A borderless table of rows under their names."""
+    table = Table(*header, box=None, pad_edge=False)
     for row in rows:
         table.add_row(*row)
     return table
@@ -104,26 +113,32 @@ def divergence(loss: float, judged_on: JudgedOn) -> str:
 def evaluation_rows(
     evaluation: Evaluation, judged_on: JudgedOn, start: float | None = None
 ) -> list[Row]:
-    """Accuracy on the test or validation images.
+    """What was measured on the test or validation images.
 
     Args:
         evaluation: of the trained model.
         judged_on: which images.
-        start: accuracy before the first private step.
+        start: score before the first private step.
     """
     before = []
     if start is not None:
         before = [("before any private image", f"{start:.2%} (epsilon 0)")]
-        if below := below_start(evaluation.accuracy, start):
+        if below := below_start(evaluation.score, start):
             before.append(("no gain", below))
-    name, accuracy = evaluation.worst_class
+    whole, found = f"{evaluation.score:.2%} of {evaluation.images} images (EMA weights)", evaluation
+    if (interval := headline(found)) is not None:
+        whole += f", {interval.low:.1%} to {interval.high:.1%}"
+    error = f"{found.calibration_error:.2%}"
+    if found.measures is not None:
+        error = estimate(found.measures.overall["calibration_error"], terminal_percent)
     return [
-        *([(FAILED, divergence(evaluation.loss, judged_on))] if evaluation.diverged else []),
-        (
-            f"{judged_on} accuracy",
-            f"{evaluation.accuracy:.2%} of {evaluation.images} images (EMA weights)",
-        ),
-        *before,
-        ("worst class", f"{name}: {accuracy:.2%}"),
-        ("calibration", f"confidence is off by {evaluation.calibration_error:.2%} on average"),
+        *([(FAILED, divergence(found.loss, judged_on))] if found.diverged else []),
+        *measured_rows(found, (f"{judged_on} {found.measure}", whole), before, terminal_percent),
+        ("calibration", f"confidence is off by {error} on average"),
+        *worst_groups(found, terminal_percent),
     ]
+
+
+def terminal_percent(share: float, digits: int) -> str:
+    """A share as the terminal shows it."""
+    return f"{share:.{digits}%}"

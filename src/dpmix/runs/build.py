@@ -18,6 +18,7 @@ from dpmix.data.image import Progress, ReadOptions
 from dpmix.data.named import load_splits, public_name
 from dpmix.data.source import ImageSource, Subset, class_shares, persons_of, unit_count
 from dpmix.data.splits import Splits
+from dpmix.data.subgroups import load_subgroups
 from dpmix.data.window import parse_window
 from dpmix.errors import DpmixError
 from dpmix.models.backbones.backbone import Backbone
@@ -55,6 +56,7 @@ from dpmix.runs.settings import InputConfig, PrivacyConfig, places
 from dpmix.runs.start import require_start, start_head
 from dpmix.runs.unit import choose_unit, warn_of_persons
 from dpmix.training.distributed import ALONE, Ranks
+from dpmix.training.evaluate import InFull
 from dpmix.training.feature_cache import FeatureCache
 from dpmix.training.optimizer import build_optimizer, build_schedule
 from dpmix.training.pretrain import Pretraining
@@ -83,6 +85,7 @@ class Run:
     ranks: Ranks
     backbone_hint: str | None
     copies: int
+    in_full: InFull
 
     @property
     def folder(self) -> Path:
@@ -185,7 +188,7 @@ def build_run(
     backbone = load_backbone_of(config, device, pretrained=pretrained)
     if backbone is not None:
         config = choose_image_size(config, backbone.module.input_size)
-    splits = load_splits(progress=progress, **config.data.model_dump(exclude={"normalization"}))
+    splits = load_splits(progress=progress, **config.data.reading())
     config = choose_unit(config, asked.views, splits)
     by_person = config.privacy.unit == "person"
     persons = persons_of(splits.train) if by_person else None
@@ -262,7 +265,19 @@ def build_run(
         if backbone and asked.model.backbone is None
         else None,
         copies=copies,
+        in_full=_in_full(config, splits),
     )
+
+
+def _in_full(config: Config, splits: Splits) -> InFull:
+    """What the run measures at its end.
+
+    The runs of a private selection choose no thresholds: their settings, which must not tell them
+    apart, would contain them.
+    """
+    chosen_here = splits.judged_on == "validation" and config.privacy.expected_runs is None
+    groups = load_subgroups(config.data.subgroups, config.data.data, splits.test)
+    return InFull(chosen_here, groups=groups)
 
 
 def calibrate(privacy: PrivacyConfig, n: int, spec: ViewSpec) -> PrivacyPlan:

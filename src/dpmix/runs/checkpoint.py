@@ -21,7 +21,7 @@ from dpmix.privacy.plan import PrivacyPlan
 from dpmix.runs.settings import RunConfig
 from dpmix.training.loop import History
 
-_FORMAT = 3
+_FORMAT = 4
 _STAGED = ".step-*.part"
 _DIGEST_SIZE = sha256().digest_size
 _UNREADABLE = (

@@ -70,6 +70,8 @@ for images in decode_files(files, model.image_shape, window=model.window):  # as
 class HubClassifier(nn.Module):
     """A trained classifier: uint8 images [B, C, H, W] to logits [B, L]; `class_names` names them.
 
+    `thresholds`, of a run that chose any, are those of `InputConfig`.
+
     `dpmix.data.decode_files(paths, model.image_shape, window=model.window)` reads files as in
     training.
     """
@@ -81,6 +83,7 @@ class HubClassifier(nn.Module):
         self.image_shape = saved.input.image_shape
         self.window = saved.config.data.window
         self.class_names = saved.input.class_names
+        self.thresholds = saved.input.thresholds
         self.eval()
 
     def forward(self, images: UInt8[Tensor, "B C H W"]) -> Float[Tensor, "B L"]:
@@ -168,7 +171,9 @@ def _described(model: HubClassifier) -> dict[str, str]:
         "input": f"images: uint8 [batch, {channels}, {height}, {width}], "
         f"{'grey' if channels == 1 else 'RGB'}, 0..255, not normalised; {fit}",
         "output": f"logits: float32 [batch, {len(model.class_names)}], in the order of the class "
-        "names; no softmax",
+        "names; no softmax or sigmoid",
+        # Text, as all metadata of a graph; "null" where the run chose none.
+        "thresholds": to_json(model.thresholds, indent=None),
     }
 
 

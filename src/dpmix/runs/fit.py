@@ -43,7 +43,7 @@ class RunResult:
         model: with the averaged weights, in eval mode.
         plan: the guarantee that ran.
         evaluation: of `model` on the test split, or on the validation images.
-        start_accuracy: on the same images, before the first private step (epsilon 0).
+        start_score: on the same images, before the first private step (epsilon 0).
         folder: the run folder.
         config: the settings, with every default filled in.
     """
@@ -51,7 +51,7 @@ class RunResult:
     model: nn.Module
     plan: PrivacyPlan
     evaluation: Evaluation
-    start_accuracy: float
+    start_score: float
     folder: Path
     config: Config
 
@@ -115,7 +115,7 @@ def train_run(
             trainer,
             schedule=run.schedule,
             ema=ema,
-            evaluate=run.inputs.judge(embedding) if ranks.is_main else None,
+            evaluate=run.inputs.judge(embedding, run.in_full) if ranks.is_main else None,
             eval_every=run.config.run.eval_every or max(1, run.plan.steps // EVALUATIONS),
             history=history,
             log=record if ranks.is_main else None,
@@ -123,9 +123,7 @@ def train_run(
         )
         last, points = ranks.broadcast_object((history.last, history.points))
     run.model.load_state_dict(ema.weights())
-    return RunResult(
-        run.model.eval(), run.plan, last, points[0]["accuracy"], run.folder, run.config
-    )
+    return RunResult(run.model.eval(), run.plan, last, points[0]["score"], run.folder, run.config)
 
 
 def _start(

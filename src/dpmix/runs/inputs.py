@@ -16,11 +16,14 @@ from dpmix.data.splits import Splits
 from dpmix.errors import DpmixError
 from dpmix.models.head import BackboneClassifier
 from dpmix.training.cached_views import CachedViews
-from dpmix.training.evaluate import Evaluation, evaluate, evaluate_features
+from dpmix.training.evaluate import Evaluation, InFull, evaluate, evaluate_features
 from dpmix.training.feature_cache import FeatureCache
 from dpmix.views.builder import ViewBuilder, ViewSet, ViewSource
 from dpmix.views.labels import soft_labels
 from dpmix.views.spec import ViewSpec
+
+Judge = Callable[[nn.Module, bool], Evaluation]
+"""Evaluates a model, in full if it is the last one."""
 
 
 class FreshViews:
@@ -39,10 +42,12 @@ class FreshViews:
     def embed(self, examples: ImageSource, report: Progress) -> None:
         """Embed the views of this process's training images that a cache lacks, before a step."""
 
-    def judge(self, report: Progress) -> Callable[[nn.Module], Evaluation]:
+    def judge(self, report: Progress, in_full: InFull) -> Judge:
         """Evaluates a model on the test or validation images, which may be embedded first."""
         test, constants = self.splits.test, self.builder.normalization
-        return lambda model: evaluate(model, test, constants, self.device)
+        return lambda model, last: evaluate(
+            model, test, constants, self.device, in_full if last else None
+        )
 
     def random_views(self, groups: int, rng: np.random.Generator) -> ViewSet:
         """`groups` view sets of public random images, or random features like the cached ones."""
@@ -114,10 +119,12 @@ class CachedFeatures(FreshViews):
         self._embedded = self.cache.embed_train(examples, self.builder, report, digests)
         self._embedded.check_data(examples)
 
-    def judge(self, report: Progress) -> Callable[[nn.Module], Evaluation]:  # noqa: D102
+    def judge(self, report: Progress, in_full: InFull) -> Judge:  # noqa: D102
         test = self.splits.test
         features = self.cache.embed_test(test, report)
-        return lambda _: evaluate_features(self.trained, features, test, self.device)
+        return lambda _, last: evaluate_features(
+            self.trained, features, test, self.device, in_full if last else None
+        )
 
     def random_views(self, groups: int, rng: np.random.Generator) -> ViewSet:  # noqa: D102
         views, labels = self.spec.views, self._random_labels(groups)

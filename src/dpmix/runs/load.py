@@ -12,6 +12,7 @@ from dpmix.data.image import Progress
 from dpmix.data.named import load_splits
 from dpmix.data.normalization import Normalization
 from dpmix.data.source import ImageSource
+from dpmix.data.subgroups import load_subgroups
 from dpmix.errors import DpmixError
 from dpmix.models.head import public_names
 from dpmix.reports.facts import RunFacts
@@ -21,6 +22,7 @@ from dpmix.reports.statement import read_statement
 from dpmix.runs.config import Config
 from dpmix.runs.network import build_network, choose_device, constants_of, load_backbone_of
 from dpmix.runs.settings import InputConfig
+from dpmix.training.evaluate import InFull
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,11 @@ class SavedRun:
     config: Config
     input: InputConfig
     normalization: Normalization
+
+    @property
+    def several_labels(self) -> bool:
+        """Whether an image can have several labels, each with its own probability."""
+        return getattr(self.config.data, "task", None) == "multi-label"
 
 
 def load_run(path: Path, device: str = "auto", **settings: Any) -> SavedRun:
@@ -111,7 +118,7 @@ def evaluation_images(
 
     Of other `data` the test split; of the run's own, the split that the run was evaluated on.
     """
-    settings = saved.config.data.model_dump(exclude={"normalization"})
+    settings = saved.config.data.reading()
     if data is not None:
         channels, height, width = saved.input.image_shape
         settings |= {
@@ -135,3 +142,21 @@ def evaluation_images(
             f"{', '.join(saved.input.class_names)}; expected the same"
         )
     return source
+
+
+def evaluation_in_full(
+    saved: SavedRun, data: str | None, subgroups: str | None, source: ImageSource
+) -> InFull:
+    """What to measure on the `source` that `evaluation_images` gave for `data`.
+
+    Decisions are measured at the thresholds of the run, if it has any; the groups are those of
+    `subgroups`, or of the run's own list where the data are its own.
+    """
+    own = saved.config.data
+    listed = own.subgroups if data is None and subgroups is None else subgroups
+    thresholds = saved.input.thresholds
+    return InFull(
+        chosen_here=thresholds is not None and data is None and own.judged_on == "validation",
+        thresholds=thresholds,
+        groups=load_subgroups(listed, data or own.data, source),
+    )

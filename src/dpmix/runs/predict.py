@@ -16,6 +16,7 @@ from dpmix.data.folder import SUFFIXES, list_images, local_path, warn_of_left_ou
 from dpmix.errors import DpmixError
 from dpmix.files import to_json
 from dpmix.runs.load import SavedRun
+from dpmix.training.answers import HALF, decide, probabilities
 
 # Control characters, and what Python puts into a name for bytes that are not UTF-8.
 _NOT_PLAIN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -23,7 +24,7 @@ _NOT_PLAIN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 @dataclass(frozen=True)
 class Prediction:
-    """The predicted class of one image, and its probabilities in class order."""
+    """The predicted class of one image, or its labels, and all probabilities in their order."""
 
     image: str
     prediction: str
@@ -71,14 +72,21 @@ def predictions(
     files: Sequence[Path],
     device: torch.device,
     skipped: dict[Path, str] | None = None,
+    threshold: float | None = None,
 ) -> Iterator[Prediction]:
-    """Classify `files` in order, one batch at a time."""
+    """Classify `files` in order, one batch at a time.
+
+    A threshold, that of the run or the one given here, decides for the second of two classes or for
+    each of several labels, which are joined by ";".
+    """
     names, position = saved.input.class_names, 0
     shape, window = saved.input.image_shape, saved.config.data.window
+    thresholds, several = thresholds_for(saved, threshold), saved.several_labels
     for pixels in decode_files(files, shape, skipped=skipped, window=window):
         with torch.inference_mode():
-            scores = saved.model(saved.normalization(pixels.to(device))).float().softmax(dim=1)
-        for row in scores.cpu().tolist():
+            scores = saved.model(saved.normalization(pixels.to(device))).float().cpu()
+        sure = probabilities(scores, several=several)
+        for row, chosen in zip(sure.tolist(), decide(sure, thresholds), strict=True):
             while skipped and files[position] in skipped:
                 position += 1
             if not all(map(math.isfinite, row)):
@@ -86,9 +94,29 @@ def predictions(
                     f"the model's probabilities of '{files[position]}' are not finite: its "
                     "training diverged; train again with a lower --learning-rate"
                 )
-            best = max(range(len(row)), key=row.__getitem__)
-            yield Prediction(_written_path(files[position]), names[best], tuple(row))
+            answer = ";".join(names[place] for place in chosen.nonzero().flatten().tolist())
+            yield Prediction(_written_path(files[position]), answer, tuple(row))
             position += 1
+
+
+def thresholds_for(saved: SavedRun, given: float | None) -> tuple[float, ...] | None:
+    """The thresholds to decide by: the one given for all, or the run's; None: no threshold.
+
+    Raises:
+        DpmixError: a threshold that is no probability, or for a model that has no use for it.
+    """
+    names = saved.input.class_names
+    count = len(names) if saved.several_labels else 1
+    if given is None:
+        return saved.input.thresholds or ((HALF,) * count if saved.several_labels else None)
+    if not 0 <= given <= 1:
+        raise DpmixError(f"threshold is {given}; expected a probability, 0 to 1")
+    if not saved.several_labels and len(names) > 2:
+        raise DpmixError(
+            f"threshold is {given}, but the model has {len(names)} classes, of which the most "
+            "probable one is predicted; expected two classes or several labels: leave it out"
+        )
+    return (given,) * count
 
 
 def _written_path(path: Path) -> str:

@@ -21,9 +21,11 @@ from dpmix.reports.page import model_card, report_page
 from dpmix.reports.statement import statement_text
 from dpmix.runs.build import Run
 from dpmix.runs.checkpoint import Checkpoint, Checkpoints, newest_checkpoint
+from dpmix.runs.config import Config
 from dpmix.runs.folder import RunFolder
 from dpmix.runs.tracking import Tracker, open_trackers
 from dpmix.training.ema import Ema
+from dpmix.training.evaluate import Evaluation
 from dpmix.training.loop import History
 
 
@@ -85,7 +87,9 @@ class RunRecord:
 
     def save(self, ema: Ema, history: History, engine: str) -> None:
         """Publish the model of the last evaluation with its guarantee."""
-        run, folder, config = self._run, self.folder, self._run.config
+        run, folder, last = self._run, self.folder, history.last
+        assert last is not None
+        config = _with_thresholds(run.config, last)
         weights = trained_state(run.model, ema.weights())
         settings = config.model_dump(mode="json")
         published = config.published() | {"run": {"seed": config.run.seed}}
@@ -118,11 +122,10 @@ class RunRecord:
         )
         self._stale = ()
         point, judged_on = history.points[-1], run.splits.judged_on
-        assert history.last is not None
         values = {
             "epsilon": point["epsilon"],
-            f"{judged_on}_accuracy": point["accuracy"],
-            f"{judged_on}_loss": history.last.loss,
+            f"{judged_on}_{last.measure.replace(' ', '_')}": point["score"],
+            f"{judged_on}_loss": last.loss,
         }
         for tracker in self._trackers:
             tracker.log(point["step"], values)
@@ -156,3 +159,11 @@ class RunRecord:
                 history=history,
             )
         )
+
+
+def _with_thresholds(config: Config, last: Evaluation) -> Config:
+    """The settings with the thresholds that were chosen on validation images, if any were."""
+    if config.input is None or last.decisions is None or not last.decisions.chosen_here:
+        return config
+    chosen = {"thresholds": tuple(last.decisions.thresholds)}
+    return config.model_copy(update={"input": config.input.model_copy(update=chosen)})

@@ -73,6 +73,9 @@ class DataConfig(Section):
     """several labels: CSV of file and one column for each label (1, 0; -1 or nothing: unknown)"""
     label_columns: tuple[str, ...] = ()
     """several labels: those to take, by name; repeatable; default: all"""
+    subgroups: Annotated[str | None, PATH, RESUME] = None
+    """CSV of file and one or more columns such as sex or scanner: measure every group of the
+    evaluated images of a folder; no part of the training"""
     skip_corrupt: bool = False
     """leave out unreadable images and count them"""
     window: Annotated[str | None, AfterValidator(lambda text: parse_window(text) and text)] = None
@@ -88,6 +91,10 @@ class DataConfig(Section):
     def judged_on(self) -> JudgedOn:
         """What the model is evaluated on."""
         return "test" if self.validation_fraction is None else "validation"
+
+    def reading(self) -> dict[str, Any]:
+        """The arguments of `load_splits`."""
+        return self.model_dump(exclude={"normalization", "subgroups"})
 
 
 class ViewConfig(Section):
@@ -291,6 +298,9 @@ class InputConfig(Section):
     class_names: tuple[str, ...]
     backbone_sha256: str | None = None
     prevalences: tuple[float, ...] | None = None
+    thresholds: tuple[float, ...] | None = None
+    """on the probability of the second of two classes, or of each label; chosen on validation
+    images"""
 
 
 SECTIONS: dict[str, type[Section]] = {

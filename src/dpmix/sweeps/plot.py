@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dpmix.errors import DpmixError, nearest
-from dpmix.sweeps.run import VIEWS
+from dpmix.sweeps.run import VIEWS, score_of
 from dpmix.sweeps.table import label, pd, short, swept
 
 # Colours that differ for all kinds of colour vision (Okabe & Ito); markers and dashes for more.
@@ -26,7 +26,7 @@ _STYLE: Any = {
 
 
 def draw_against(frame: pd.DataFrame, path: Path, x: str | None = None) -> None:
-    """Draw accuracy against the setting `x`, a line per row: mean, and one std over seeds.
+    """Draw the score against the setting `x`, a line per row: mean, and one std over seeds.
 
     Without `x` that is epsilon, or what the sweep varied instead. Against a number of views the
     rows are the points of one line.
@@ -40,11 +40,11 @@ def draw_against(frame: pd.DataFrame, path: Path, x: str | None = None) -> None:
         if frame.groupby(x)["row"].nunique().max() > 1:
             raise DpmixError(f"{x} does not tell the rows apart; leave out --x for a line per row")
         frame = frame.assign(row="")
-    others = [name for name in known if name != x]
+    others, score = [name for name in known if name != x], score_of(frame)
 
     def draw(axes: Axes, part: pd.DataFrame) -> None:
         for name, runs in _groups(part, others):
-            points = runs.groupby(x)["accuracy"]
+            points = runs.groupby(x)[score]
             mean, std = 100 * points.mean(), 100 * points.std().fillna(0)
             (line,) = axes.plot(mean.index, mean, label=name, markersize=5)
             axes.fill_between(
@@ -53,7 +53,7 @@ def draw_against(frame: pd.DataFrame, path: Path, x: str | None = None) -> None:
         values = sorted(part[x].unique())
         if x == "epsilon":
             axes.set_xscale("log")
-        axes.set(xlabel=x, ylabel="accuracy (%)")
+        axes.set(xlabel=x, ylabel=f"{score.replace('_', ' ')} (%)")
         axes.set_xticks(values, [short(value) for value in values], minor=False)
         axes.minorticks_off()
 
@@ -61,18 +61,20 @@ def draw_against(frame: pd.DataFrame, path: Path, x: str | None = None) -> None:
 
 
 def draw_classes(frame: pd.DataFrame, path: Path) -> None:
-    """Draw the accuracy of every class, a bar per row, a panel per epsilon."""
+    """Draw the score of every class or label, a bar per row, a panel per epsilon."""
     others = [name for name in swept(frame) if name != "epsilon"]
+    column = "class_accuracy" if "class_accuracy" in frame else "class_scores"
 
     def draw(axes: Axes, part: pd.DataFrame) -> None:
         means, stds = {}, {}
         for name, line in _groups(part, others):
-            classes = 100 * pd.DataFrame([json.loads(text) for text in line["class_accuracy"]])
+            classes = 100 * pd.DataFrame([json.loads(text) for text in line[column]])
             means[name], stds[name] = classes.mean(), classes.std().fillna(0)
         pd.DataFrame(means).plot.bar(
             ax=axes, yerr=pd.DataFrame(stds), legend=False, width=0.8, color=_COLOURS
         )
-        axes.set(ylabel="accuracy (%)", xlabel="class", ylim=(0, 100))
+        shown = "accuracy" if column == "class_accuracy" else "AUROC"
+        axes.set(ylabel=f"{shown} (%)", xlabel="class", ylim=(0, 100))
 
     _save(frame, path, draw, "epsilon")
 

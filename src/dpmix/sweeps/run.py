@@ -8,7 +8,7 @@ import os
 import statistics
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,8 +29,10 @@ from dpmix.runs.resume import is_complete
 from dpmix.sweeps.grid import Sweep, SweepRun
 
 ResultRow = dict[str, Any]
-FACTS = ("accuracy", "worst_class_accuracy", "calibration_error")
-"""Measured numbers that a table or a plot can show."""
+SCORES = ("accuracy", "mean_AUROC")
+"""The score of a run: of images with one class, or with several labels."""
+FACTS = (*SCORES, "worst_class_accuracy", "worst_label_AUROC", "calibration_error")
+"""Measured numbers that a table or a plot can show, where the runs have them."""
 VIEWS = ("base_views", "mixed_views", "public_views")
 """Numbers of views of an example, by kind."""
 
@@ -42,6 +44,8 @@ that a private selection published."""
 def row_of(run: SweepRun, facts: RunFacts) -> ResultRow:
     """The results of a complete run, in the order of the CSV's columns."""
     told, measured, views = facts.statement, facts.metrics, facts.views
+    several = measured.accuracy is None
+    score, worst = SCORES[several], FACTS[len(SCORES) + several]
     return {
         "row": run.row,
         "data": None,
@@ -52,8 +56,8 @@ def row_of(run: SweepRun, facts: RunFacts) -> ResultRow:
         **run.swept,
     } | {
         "data": facts.data_name,  # instead of what was swept, which can be a path
-        "accuracy": measured.accuracy,
-        "worst_class_accuracy": measured.worst_class.accuracy,
+        score: measured.score,
+        worst: measured.worst_class.score,
         "calibration_error": measured.calibration_error,
         "worst_class": measured.worst_class.name,
         **{name: getattr(views, name) for name in VIEWS},
@@ -63,9 +67,9 @@ def row_of(run: SweepRun, facts: RunFacts) -> ResultRow:
         "sampling_rate": told.sampling_rate,
         "steps": told.steps,
         "examples": told.examples,
-        "class_accuracy": json.dumps(measured.class_accuracy),
+        "class_scores" if several else "class_accuracy": json.dumps(measured.class_scores),
         "tuned": json.dumps(run.tuned),
-        "curve": json.dumps([[point.step, point.accuracy] for point in measured.curve]),
+        "curve": json.dumps([[point.step, point.score] for point in measured.curve]),
         "diverged": measured.diverged,
         "private": told.private,
         "engine": measured.engine,
@@ -75,6 +79,11 @@ def row_of(run: SweepRun, facts: RunFacts) -> ResultRow:
         "config": run.name,
         "weights_sha256": told.weights_sha256,
     }  # fmt: skip
+
+
+def score_of(columns: Iterable[str]) -> str:
+    """Which of `SCORES` is among the columns."""
+    return next(name for name in SCORES if name in columns)
 
 
 @dataclass(frozen=True)
@@ -211,7 +220,7 @@ def make_runs(
 
 
 def tuned_runs(sweep: Sweep, tried: Results) -> tuple[SweepRun, ...]:
-    """The sweep's runs, each with the values of the best mean accuracy over its tries' seeds.
+    """The sweep's runs, each with the values of the best mean score over its tries' seeds.
 
     The tries are judged on held-out training images, so that the test images are used once.
     """
@@ -229,7 +238,7 @@ def _tuned(run: SweepRun, names: tuple[str, ...], tried: Results) -> SweepRun:
     def rank(values: str) -> tuple[bool, float]:
         rows = scores[values]
         diverged = any(row["diverged"] for row in rows)
-        return not diverged, statistics.mean(row["accuracy"] for row in rows)
+        return not diverged, statistics.mean(row[score_of(row)] for row in rows)
 
     best = json.loads(max(scores, key=rank))
     return replace(run, settings=run.settings | best, tuned=best)

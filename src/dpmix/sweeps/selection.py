@@ -104,9 +104,9 @@ def select(
         report(done, len(runs))
     facts = [read_facts(RunFolder(root)) for _, root in runs]
     _refuse_differences([run for run, _ in runs], facts, [root for _, root in runs])
-    # The accuracy of a run that diverged means nothing.
+    # The score of a run that diverged means nothing.
     scores = [
-        (not one.metrics.diverged, one.metrics.accuracy, tie)
+        (not one.metrics.diverged, one.metrics.score, tie)
         for one, (_, tie) in zip(facts, drawn, strict=True)
     ]
     # From here on no other run is ever published, whatever stops this.

@@ -12,7 +12,7 @@ from pathlib import Path
 from scipy.stats import false_discovery_control, ttest_rel
 
 from dpmix.errors import DpmixError, nearest, one_line, to_install
-from dpmix.sweeps.run import FACTS, RESULTS, VIEWS
+from dpmix.sweeps.run import FACTS, RESULTS, VIEWS, score_of
 
 try:
     import pandas as pd
@@ -34,15 +34,15 @@ def read_results(source: Path) -> pd.DataFrame:
     path = source / RESULTS if source.is_dir() else source
     try:
         frame = pd.read_csv(path)
-        frame[["row", "data", "model", "epsilon", "seed", *FACTS]]
-    except (OSError, ValueError, KeyError) as error:
+        frame[["row", "data", "model", "epsilon", "seed", score_of(frame), "calibration_error"]]
+    except (OSError, ValueError, KeyError, StopIteration) as error:
         raise DpmixError(
             f"'{path}' holds no results of a sweep ({one_line(error)}); give the folder of a "
             "`dpmix sweep`, or its CSV"
         ) from None
     if count := int(frame.get("diverged", pd.Series([0])).sum()):
         warnings.warn(
-            f"{count} run(s) DIVERGED, so their accuracy means nothing: lower their learning rate, "
+            f"{count} run(s) DIVERGED, so their score means nothing: lower their learning rate, "
             "or leave them out",
             stacklevel=2,
         )
@@ -55,7 +55,7 @@ def swept(frame: pd.DataFrame) -> list[str]:
     And those of `_ALSO_SWEPT` in which runs differ that are otherwise alike but for their seeds.
     """
     names = list(frame.columns)
-    grid = ["epsilon", *names[names.index("seed") + 1 : names.index(FACTS[0])]]
+    grid = ["epsilon", *names[names.index("seed") + 1 : names.index(score_of(frame))]]
     varying = [name for name in grid if frame[name].nunique(dropna=False) > 1]
     for name in _ALSO_SWEPT:
         if name in frame and name not in varying:
@@ -77,15 +77,17 @@ def short(value: object) -> str:
 
 
 def tables(
-    frame: pd.DataFrame, *, fact: str = FACTS[0], against: str | None = None
+    frame: pd.DataFrame, *, fact: str | None = None, against: str | None = None
 ) -> list[pd.DataFrame]:
     """One table for each data set and model, with a line for each row and epsilon.
 
     `std` is over n - 1, `difference` that of the means over the seeds that a row shares with the
     row `against` (the first by default), and `p` its adjusted p-value.
     """
-    if fact not in FACTS:
-        raise DpmixError(f"unknown fact '{fact}': {nearest(fact, FACTS)}")
+    there = [name for name in FACTS if name in frame]
+    fact = fact or score_of(there)
+    if fact not in there:
+        raise DpmixError(f"unknown fact '{fact}': {nearest(fact, there)}")
     others = [name for name in swept(frame) if name != "epsilon"]
     named = frame.assign(label=[label(row, others) for row in frame.to_dict("records")])
     return [

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
+from pydantic import TypeAdapter
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -35,7 +36,7 @@ class Progress:
 
 @dataclass
 class History:
-    """Step, epsilon and accuracy of each evaluation of the averaged weights; the last in full.
+    """Step, epsilon and score of each evaluation of the averaged weights; the last as a whole.
 
     The first point is of the model before its first private step.
     """
@@ -47,7 +48,7 @@ class History:
     def of(cls, state: dict[str, Any]) -> "History":
         """The history from which `asdict` made `state`."""
         last = state["last"]
-        return cls(state["points"], last and Evaluation(**last))
+        return cls(state["points"], last and TypeAdapter(Evaluation).validate_python(last))
 
     def holds(self, step: int) -> bool:
         """Whether the latest evaluation was made after `step` steps."""
@@ -75,7 +76,7 @@ def train(
     *,
     schedule: LRScheduler,
     ema: Ema,
-    evaluate: Callable[[nn.Module], Evaluation] | None,
+    evaluate: Callable[[nn.Module, bool], Evaluation] | None,
     eval_every: int,
     history: History,
     log: RunLog | None,
@@ -91,7 +92,8 @@ def train(
         trainer: holds the plan, the model and the data.
         schedule: schedule of the learning rate.
         ema: moving average of the trainer's model.
-        evaluate: evaluates the averaged model on held-out images; None in processes without `log`.
+        evaluate: evaluates the averaged model on held-out images, in full if that is asked for, as
+            it is of the last step; None in processes without `log`.
         eval_every: number of steps between evaluations; the last step is always evaluated.
         history: evaluations of the steps that are done.
         log: writes the run's files; None in other processes than the one that writes.
@@ -102,9 +104,9 @@ def train(
     """
     total, due, epsilon = trainer.plan.steps, 0, 0.0
     if log is not None and evaluate is not None and not history.points:
-        start = evaluate(trainer.model)
+        start = evaluate(trainer.model, not total)
         spent = trainer.plan.epsilon_after(0)  # 0, or that of earlier releases
-        history.points.append({"step": 0, "epsilon": spent, "accuracy": start.accuracy})
+        history.points.append({"step": 0, "epsilon": spent, "score": start.score})
         history.last = None if total else start
     if log is not None and history.holds(trainer.steps_done) and history.last is not None:
         log.save(ema, history, str(trainer.engine))  # the run may have been stopped just before
@@ -124,8 +126,8 @@ def train(
                 log.log({"step": step, **asdict(diagnostics), "seconds": seconds})
                 if step == due and evaluate is not None:
                     with ema.applied() as averaged:
-                        evaluation = evaluate(averaged)
-                    point = {"step": step, "epsilon": epsilon, "accuracy": evaluation.accuracy}
+                        evaluation = evaluate(averaged, step == total)
+                    point = {"step": step, "epsilon": epsilon, "score": evaluation.score}
                     history.points.append(point)
                     history.last = evaluation
                 log.keep(step, ema, history, evaluation is not None, interrupted())
