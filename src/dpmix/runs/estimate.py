@@ -40,9 +40,14 @@ def run_rows(run: Run) -> Rows:
         count = "training images of persons (their number is private)"
         if run.plan.n is not None:
             count = f"{len(splits.train)} training images of {run.plan.n} persons"
+    kinds = f"of {len(splits.train.class_names)} classes"
+    if run.config.data.task == "multi-label":
+        kinds = f"with {len(splits.train.class_names)} labels each"
     rows += [
-        ("data", f"{splits.name}: {count} and {len(splits.test)} {splits.judged_on} images of "
-         f"{len(splits.train.class_names)} classes"),
+        (
+            "data",
+            f"{splits.name}: {count} and {len(splits.test)} {splits.judged_on} images {kinds}",
+        ),
         ("pictures", pictures_in_words(run.config.model_dump(mode="json"), splits, spec)),
     ]  # fmt: skip
     if cached := run.inputs.cache_size(n_is_public=run.plan.n is not None):

@@ -23,6 +23,7 @@ from dpmix.reports.facts import claimed_epsilon
 from dpmix.reports.files import ModelFile, RunFiles
 from dpmix.reports.statement import read_file
 from dpmix.runs.load import SavedRun, load_run
+from dpmix.training.answers import probabilities
 
 STATEMENT, CARD = "privacy.json", "MODEL_CARD.md"
 FORMATS = {
@@ -58,8 +59,8 @@ model = HubClassifier.from_pretrained("NAME_OR_FOLDER")
 files = [Path("photo.png")]
 for images in decode_files(files, model.image_shape, window=model.window):  # as in training
     with torch.inference_mode():
-        logits = model(images)
-    print([model.class_names[i] for i in logits.argmax(dim=1)])
+        found = model.probabilities(images)
+    print([dict(zip(model.class_names, row)) for row in found.tolist()])
 ```
 
 - {input}
@@ -84,12 +85,17 @@ class HubClassifier(nn.Module):
         self.window = saved.config.data.window
         self.class_names = saved.input.class_names
         self.thresholds = saved.input.thresholds
+        self.several_labels = saved.several_labels
         self.eval()
 
     def forward(self, images: UInt8[Tensor, "B C H W"]) -> Float[Tensor, "B L"]:
         """Return the logits."""
         logits: Tensor = self.network(self.normalization(images))
         return logits
+
+    def probabilities(self, images: UInt8[Tensor, "B C H W"]) -> Float[Tensor, "B L"]:
+        """Return the probability of each class, or of each of several labels."""
+        return probabilities(self(images), several=self.several_labels)
 
     @classmethod
     def from_pretrained(

@@ -30,7 +30,8 @@ def rankings(answers: Answers, *only: str) -> dict[str, Float[Tensor, " C"]]:
         if 0 < truth.sum() < len(truth):
             for row, name in zip(found, only or RANKINGS, strict=True):
                 row[place] = measure[name](score, truth)
-    return dict(zip(only or RANKINGS, found, strict=True))
+    # An area is a sum in float32, which can pass 1 by a last digit.
+    return dict(zip(only or RANKINGS, found.clamp(0, 1), strict=True))
 
 
 def decision_values(
