@@ -30,8 +30,7 @@ Prevalences = tuple[float, ...]
 
 def choose_balance(config: Config) -> Config:
     """Choose balance and spend from the other settings; refuse those that do not fit together."""
-    privacy, views = config.privacy, config.views
-    given, paid = privacy.class_prevalence, privacy.class_prevalence == PRIVATE
+    privacy, given = config.privacy, config.privacy.class_prevalence
     balance = privacy.balance or ("none" if given is None else "weights")
     if given is None and balance != "none":
         raise DpmixError(
@@ -44,18 +43,22 @@ def choose_balance(config: Config) -> Config:
         raise DpmixError(
             f"class_prevalence is '{given}', which {idle} has no use for; leave out one of them"
         )
-    if balance != "none" and views.method == "microbatch-mixup":
+    if balance != "none" and config.views.method == "microbatch-mixup":
         raise DpmixError(
             f"balance {balance} weighs every image by its class, and method microbatch-mixup mixes "
             "images of two classes; use --method mix-self, or --balance none"
         )
-    if privacy.spend is not None and not paid:
-        raise DpmixError(
-            f"spend is {privacy.spend:g} but nothing is counted; give --class-prevalence private, "
-            "or leave it out"
-        )
-    if not paid:
-        return _with(config, balance=balance)
+    return _with(config, balance=balance, spend=_spend(privacy))
+
+
+def _spend(privacy: PrivacyConfig) -> float | None:
+    if privacy.class_prevalence != PRIVATE:
+        if privacy.spend is not None:
+            raise DpmixError(
+                f"spend is {privacy.spend:g} but nothing is counted; give --class-prevalence "
+                "private, or leave it out"
+            )
+        return None
     spend = SPEND if privacy.spend is None else privacy.spend
     if not 0 < spend < privacy.epsilon:
         raise DpmixError(
@@ -67,7 +70,7 @@ def choose_balance(config: Config) -> Config:
             "class_prevalence is 'private', which every run of a private selection would count "
             "again; give --class-prevalence FILE"
         )
-    return _with(config, balance=balance, spend=spend)
+    return spend
 
 
 def find_prevalences(
