@@ -226,6 +226,8 @@ DAMAGED = {
     "of junk in JPEG 2000": dicom_bytes(TWELVE, 12, syntax=JPEG2000Lossless, encoded=b"junk"),
     "of a slope that is no number": dicom_bytes(TWELVE, 12, RescaleSlope="1").replace(
         b"DS\x02\x001 ", b"DS\x02\x00na"),
+    "of a patient for a slope": dicom_bytes(TWELVE, 12, RescaleSlope="1.2345").replace(
+        b"1.2345", b"Nobody"),
     "that is text": b"no DICOM file",
     "that is text of another kind": b"x" * 128 + b"DICM" + b"no DICOM file" * 20,
 }  # fmt: skip

@@ -180,12 +180,11 @@ class DicomHeader:
         try:
             stored: np.ndarray[Any, np.dtype[Any]] = pixel_array(stream, index=0)
             samples = (3,) if self.kind in _COLOURS else ()
-            unused = 8 * stored.itemsize - self.bits
             expected = (self.height, self.width, *samples)
-            if stored.shape != expected or unused < 0 or self.tags.HighBit != self.bits - 1:
+            # pydicom clears the bits above these, which hold an overlay in old files.
+            if stored.shape != expected or self.tags.HighBit != self.bits - 1:
                 raise ValueError
-            # In old files the bits that are not used may hold an overlay.
-            return (stored << unused) >> unused
+            return stored
         except MemoryError:
             raise
         except Exception:
