@@ -141,13 +141,13 @@ class HeldTensor:
         now = self.store.get(self.name)
         if not isinstance(now, Tensor) or self.value is None:
             return now is not self.value
-        return not _same_bits(now, self.value)
+        return not same_bits(now, self.value)
 
     def restore(self) -> None:
         """Put back both the tensor object and its value."""
         tensor, value = self.tensor, self.value
         # Writing an unchanged value would break a graph that the caller still needs.
-        if tensor is not None and value is not None and not _same_bits(tensor, value):
+        if tensor is not None and value is not None and not same_bits(tensor, value):
             with torch.no_grad():
                 tensor.copy_(value)
         self.store[self.name] = self.tensor
@@ -172,7 +172,7 @@ def held_tensors(model: nn.Module) -> list[HeldTensor]:
     return found
 
 
-def _same_bits(a: Tensor, b: Tensor) -> bool:
+def same_bits(a: Tensor, b: Tensor) -> bool:
     """Compare types, shapes and bits: a NaN can carry a number, and a zero a sign."""
     a = a.detach()
     if (a.shape, a.dtype, a.device) != (b.shape, b.dtype, b.device):
