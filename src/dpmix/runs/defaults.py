@@ -82,10 +82,11 @@ def choose_model(config: Config) -> Config:
     config = _set(config, model=model, views=_choose_views(config.views, model))
     if model.backbone is None:
         return _set(config, data=_set(data, normalization=data.normalization or "half"))
-    if data.normalization is not None or data.channels == 1:
+    own = data.normalization is not None and model.backbone_weights is None
+    if own or data.channels == 1:
         raise DpmixError(
             f"backbone '{model.backbone}' takes RGB images with its own constants; leave out "
-            "--normalization and --channels"
+            "--normalization and --channels, or give --backbone-weights of other constants"
         )
     return _set(config, data=_set(data, channels=3))
 

@@ -174,7 +174,7 @@ def smoke_run(config: Config, ranks: Ranks) -> Iterator[Run]:
         data = DataConfig(
             data=str(folder / "data"),
             channels=config.data.channels,
-            normalization=config.data.normalization,
+            normalization=None if backbone else config.data.normalization,
         )
         config = config.model_copy(update=changed | {"data": data})
         yield build_run(config, trial=True, ranks=ranks)

@@ -67,7 +67,8 @@ class DataConfig(Section):
     skip_corrupt: bool = False
     """leave out unreadable images and count them"""
     normalization: str | None = None
-    """public pixel constants: unit, half or imagenet; not with --backbone"""
+    """public pixel constants: unit, half or imagenet; with --backbone, those that
+    --backbone-weights were trained with"""
     workers: Annotated[int | None, RESUME] = None
     """number of decoding threads; default: one per core"""
 
