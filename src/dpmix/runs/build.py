@@ -31,6 +31,7 @@ from dpmix.runs.config import Config
 from dpmix.runs.defaults import (
     check_settings,
     choose_few_views,
+    choose_head_steps,
     choose_image_size,
     choose_model,
     choose_rate,
@@ -52,6 +53,7 @@ from dpmix.runs.unit import choose_unit, warn_of_persons
 from dpmix.training.distributed import ALONE, Ranks
 from dpmix.training.feature_cache import FeatureCache
 from dpmix.training.optimizer import build_optimizer, build_schedule
+from dpmix.training.phases import HeadFirst
 from dpmix.training.pretrain import Pretraining
 from dpmix.training.trainer import PrivateTrainer
 from dpmix.views.builder import ViewBuilder
@@ -123,7 +125,9 @@ class Run:
 
     def trainer(self, **recorded: Any) -> PrivateTrainer:
         """A trainer of this run, which checks it; `recorded` are further arguments, for audits."""
-        run = self.config.run
+        run, early, head_first = self.config.run, self.config.model.head_steps, None
+        if early is not None and isinstance(self.model, BackboneClassifier):
+            head_first = HeadFirst(self.model.head, early)
         return PrivateTrainer(
             self.inputs.trained,
             self.examples,
@@ -134,6 +138,7 @@ class Run:
             engine=run.engine,
             view_chunk=run.view_chunk,
             ranks=self.ranks,
+            head_first=head_first,
             **recorded,
         )
 
@@ -187,6 +192,7 @@ def build_run(
     pool = loaded.pool if loaded else None
     labelled = len(pool.labels[pool.labels >= 0].unique()) if pool else 0
     config = require_start(config, asked.model, class_names, labelled)
+    config = choose_head_steps(config, plan)
     config = choose_rate(config, plan, len(class_names))
     views = ViewBuilder(
         spec,

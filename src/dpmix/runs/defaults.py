@@ -59,6 +59,7 @@ READ_BY = {
     "head": {"cache_views"},
     "last-blocks": {"last_blocks"},
     "lora": {"lora_rank"},
+    "head-then-all": {"head_steps"},
 }
 OF_A_BACKBONE = {
     "backbone_weights", "backbone_size", "feature_norm", "feature_length", "trainable",
@@ -250,6 +251,14 @@ def choose_recipe(config: Config, n: int, views: int) -> Config:
             least = max(CACHE_IMAGES, views)
         cache = _set(cache, cache_views=_first(cache.cache_views, least))
     return _set(config, privacy=privacy, features=cache)
+
+
+def choose_head_steps(config: Config, plan: PrivacyPlan) -> Config:
+    """Choose how many of the plan's steps train the head alone, where all weights follow."""
+    model = config.model
+    if model.trainable != "head-then-all":
+        return config
+    return _set(config, model=_set(model, head_steps=_first(model.head_steps, plan.steps // 2)))
 
 
 def choose_rate(config: Config, plan: PrivacyPlan, classes: int) -> Config:

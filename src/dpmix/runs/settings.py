@@ -154,7 +154,9 @@ class ModelConfig(Section):
     lora_rank: int = Field(8, ge=1)
     """rank of the updates, for lora"""
     trainable: Trainable = "head"
-    """what to train of a backbone classifier"""
+    """what to train of a backbone classifier; head-then-all trains the head first"""
+    head_steps: int | None = Field(None, ge=0)
+    """number of first steps that train the head alone, for head-then-all; default: half of T"""
 
 
 class CacheConfig(Section):
