@@ -189,11 +189,21 @@ def test_auto_is_the_rule_for_a_sum_and_for_a_run():
     model = built("mlp")
     result = clipped_gradient_sum(model, soft_cross_entropy, *batch(torch.float32), 1.0)
     assert result.engine == "vectorized"
-    run = choose_engine("auto", model, soft_cross_entropy, (3, 8, 8), K, 2)
-    assert (run.name, run.view_chunk) == ("vectorized", 2) and "linear layers" in run.reason
+    run = choose_engine("auto", model, soft_cross_entropy, (3, 8, 8), K)
+    assert (run.name, run.view_chunk) == ("vectorized", None) and "linear layers" in run.reason
+    # No other engine takes a unit's views in parts.
+    bounded = choose_engine("auto", model, soft_cross_entropy, (3, 8, 8), K, 2)
+    assert (bounded.name, bounded.view_chunk) == ("examplewise", 2)
     asked = choose_engine("examplewise", model, soft_cross_entropy, (3, 8, 8), K, 2)
     assert asked == EngineConfig("examplewise", 2, "as requested")
     assert str(asked) == "examplewise, 2 views at a time"
+
+
+@pytest.mark.parametrize(("views", "engine"), [(13, "vectorized"), (14, "examplewise")])
+def test_auto_holds_the_activations_of_one_unit_where_its_views_are_large(views, engine):
+    model = nn.Sequential(nn.AvgPool2d(56), nn.Flatten(), nn.Linear(48, 3))
+    run = choose_engine("auto", model, soft_cross_entropy, (3, 224, 224), views)
+    assert run.name == engine
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -170,8 +170,8 @@ def refuse_unfit(run: Run) -> None:
     """Refuse settings under which an audit would say nothing.
 
     Raises:
-        DpmixError: a run without privacy, with a seed, of several processes, or with a pool that it
-            trains on first.
+        DpmixError: a run without privacy, with a seed, of several processes, with a pool that it
+            trains on first, or with a head that is trained first.
     """
     if not run.plan.private:
         raise DpmixError("epsilon is infinite: there is no claim to audit; give a finite epsilon")
@@ -179,6 +179,11 @@ def refuse_unfit(run: Run) -> None:
         raise DpmixError("an audit needs fresh random draws in every run; leave out seed")
     if run.ranks.size > 1:
         raise DpmixError("an audit runs in one process; leave out torchrun")
+    if run.config.model.head_steps is not None:
+        raise DpmixError(
+            "an audit follows one set of weights, and head-then-all trains two; audit --trainable "
+            "head and --trainable all, which take the same steps"
+        )
     if run.pretraining is not None:
         raise DpmixError("an audit is of the private steps; leave out pool_role pretrain")
     privacy = run.config.privacy

@@ -48,6 +48,10 @@ _FROZEN_PARAMETERS = 1 << 20
 # From this share of trained parameters in linear layers on, other layers do not matter.
 _LINEAR_SHARE = 0.9
 
+# From this many numbers in the views of one unit on (14 views at 224 pixels), the activations of
+# several units take gigabytes (docs/performance.md).
+_LARGE_VIEWS = 1 << 21
+
 # The engines that compute several units at once: the sum, units at a time, numbers to compare.
 _PORTIONED = {
     "vectorized": (vectorized_sum, vectorized_units, vectorized_numbers),
@@ -144,6 +148,8 @@ def choose_engine(
     noise = like.new_zeros(1, views, *view_shape)
     labels = torch.zeros(1, views, number_of_classes(model, view_shape), device=like.device)
     runs, reason = engine_that_runs(engine, model, loss, noise, labels)
+    if engine == "auto" and runs == "vectorized" and view_chunk is not None:
+        runs, reason = "examplewise", f"{view_chunk} views at a time bound memory"
     return EngineConfig(runs, view_chunk, reason)
 
 
@@ -164,6 +170,8 @@ def engine_that_runs(
     chosen, reason = engine, "as requested"
     if engine == "auto":
         chosen, reason = engine_by_rule(model, views.shape[1])
+        if chosen == "vectorized" and views[0].numel() > _LARGE_VIEWS:
+            chosen, reason = "examplewise", "the views of one unit are large: several fill memory"
     if chosen not in _PORTIONED:
         return chosen, reason
     units, numbers = units_at_once(chosen, model, views), _PORTIONED[chosen][2]

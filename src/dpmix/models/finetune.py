@@ -18,7 +18,7 @@ from dpmix.errors import DpmixError, to_install
 from dpmix.models.backbones.backbone import ChannelAffine
 from dpmix.models.head import BackboneClassifier
 
-Trainable = Literal["head", "norm-and-bias", "lora", "last-blocks", "all"]
+Trainable = Literal["head", "norm-and-bias", "lora", "last-blocks", "all", "head-then-all"]
 
 _NORMS: tuple[type[nn.Module], ...] = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, ChannelAffine)
 
@@ -64,7 +64,7 @@ def choose_trainable(
     Args:
         model: backbone and head.
         what: with the head: nothing; norm layers and biases; low-rank updates of attention and
-            MLP layers; the last blocks and what follows them; or all.
+            MLP layers; the last blocks and what follows them; or all, be it after the head alone.
         last_blocks: number of blocks.
         lora_rank: rank of each low-rank update.
 
@@ -79,7 +79,7 @@ def choose_trainable(
         raise DpmixError(
             f"trainable {what}: this backbone has no weights to train; use --trainable head"
         )
-    if what == "all":
+    if what in ("all", "head-then-all"):
         backbone.requires_grad_(True)
     elif what == "norm-and-bias":
         for part in backbone.modules():

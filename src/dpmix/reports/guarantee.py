@@ -158,7 +158,7 @@ def public_inputs(
             weights_sha256=settings["input"]["backbone_sha256"],
             embedding_size=backbone.embedding_size,
             input_size=backbone.module.input_size,
-            trained_privately=settings["model"]["trainable"],
+            trained_privately=_trained(settings["model"]),
             head_start=settings["model"]["head_start"],
         )
     return PublicInputs(
@@ -166,6 +166,11 @@ def public_inputs(
         normalization=settings["data"]["normalization"] or "the backbone's own",
         backbone=backbone_input,
     )
+
+
+def _trained(model: Settings) -> str:
+    steps = model.get("head_steps")
+    return str(model["trainable"]) if steps is None else f"head for {steps} steps, then all"
 
 
 def _guarantee(stated: Statement, settings: Settings) -> str:

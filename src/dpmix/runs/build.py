@@ -37,6 +37,7 @@ from dpmix.runs.config import Config
 from dpmix.runs.defaults import (
     check_settings,
     choose_few_views,
+    choose_head_steps,
     choose_image_size,
     choose_model,
     choose_rate,
@@ -59,6 +60,7 @@ from dpmix.training.distributed import ALONE, Ranks
 from dpmix.training.evaluate import InFull
 from dpmix.training.feature_cache import FeatureCache
 from dpmix.training.optimizer import build_optimizer, build_schedule
+from dpmix.training.phases import HeadFirst
 from dpmix.training.pretrain import Pretraining
 from dpmix.training.trainer import PrivateTrainer
 from dpmix.views.builder import ViewBuilder
@@ -136,8 +138,10 @@ class Run:
 
     def trainer(self, **recorded: Any) -> PrivateTrainer:
         """A trainer of this run, which checks it; `recorded` are further arguments, for audits."""
-        run = self.config.run
         recorded = self._balance() | recorded
+        run, early, head_first = self.config.run, self.config.model.head_steps, None
+        if early is not None and isinstance(self.model, BackboneClassifier):
+            head_first = HeadFirst(self.model.head, early)
         return PrivateTrainer(
             self.inputs.trained,
             self.examples,
@@ -149,6 +153,7 @@ class Run:
             engine=run.engine,
             view_chunk=run.view_chunk,
             ranks=self.ranks,
+            head_first=head_first,
             **recorded,
         )
 
@@ -215,6 +220,7 @@ def build_run(
     pool = loaded.pool if loaded else None
     labelled = len(pool.labels[pool.labels >= 0].unique()) if pool else 0
     config = require_start(config, asked.model, class_names, labelled)
+    config = choose_head_steps(config, plan)
     config = choose_rate(config, plan, len(class_names))
     views = ViewBuilder(
         spec,

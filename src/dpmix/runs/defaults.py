@@ -59,6 +59,7 @@ READ_BY = {
     "head": {"cache_views"},
     "last-blocks": {"last_blocks"},
     "lora": {"lora_rank"},
+    "head-then-all": {"head_steps"},
 }
 OF_A_BACKBONE = {
     "backbone_weights", "backbone_size", "feature_norm", "feature_length", "trainable",
@@ -82,10 +83,11 @@ def choose_model(config: Config) -> Config:
     config = _set(config, model=model, views=_choose_views(config.views, model))
     if model.backbone is None:
         return _set(config, data=_set(data, normalization=data.normalization or "half"))
-    if data.normalization is not None or data.channels == 1:
+    own = data.normalization is not None and model.backbone_weights is None
+    if own or data.channels == 1:
         raise DpmixError(
             f"backbone '{model.backbone}' takes RGB images with its own constants; leave out "
-            "--normalization and --channels"
+            "--normalization and --channels, or give --backbone-weights of other constants"
         )
     return _set(config, data=_set(data, channels=3))
 
@@ -254,6 +256,14 @@ def choose_recipe(config: Config, n: int, views: int) -> Config:
             least = max(CACHE_IMAGES, views)
         cache = _set(cache, cache_views=_first(cache.cache_views, least))
     return _set(config, privacy=privacy, features=cache)
+
+
+def choose_head_steps(config: Config, plan: PrivacyPlan) -> Config:
+    """Choose how many of the plan's steps train the head alone, where all weights follow."""
+    model = config.model
+    if model.trainable != "head-then-all":
+        return config
+    return _set(config, model=_set(model, head_steps=_first(model.head_steps, plan.steps // 2)))
 
 
 def choose_rate(config: Config, plan: PrivacyPlan, classes: int) -> Config:

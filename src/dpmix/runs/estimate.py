@@ -12,6 +12,7 @@ from dpmix.models.registry import parameter_count
 from dpmix.reports.facts import pictures_in_words, views_in_words
 from dpmix.reports.summary import pool_rows
 from dpmix.runs.build import Run
+from dpmix.training.phases import Phase, training_only
 from dpmix.training.trainer import PrivateTrainer
 
 REPEATS = 3
@@ -58,8 +59,9 @@ def run_rows(run: Run) -> Rows:
 def estimate_rows(run: Run) -> Rows:
     """`run_rows`, the cost of a step and an estimate of the time."""
     trainer = run.trainer()
-    engine = trainer.engine
-    seconds = seconds_per_step(run, engine)
+    costs = [(phase.steps, _cost(run, phase)) for phase in trainer.phases]
+    whole, seconds = sum(steps * cost for steps, cost in costs), costs[-1][1]
+    engine = trainer.phases[-1].engine
     views, spec, optimizer = run.views.spec.views, run.views.spec, run.config.optimizer
     groups = _drawn(run) / spec.examples_per_group
     rows = [*run_rows(run), *pool_rows(run.pool_facts, pool_use(run))]
@@ -68,7 +70,10 @@ def estimate_rows(run: Run) -> Rows:
                      "steps; not in the time below"))  # fmt: skip
     padding = "" if spec.method == "none" else f"; crop padding {spec.crop_padding}"
     momentum = "" if optimizer.momentum is None else f", momentum {optimizer.momentum:g}"
-    time_in_all = f"{_duration(seconds * run.plan.steps)} in all on {run.device}"
+    each = f"{seconds:.2f} s a step"
+    if len(costs) > 1:
+        each = f"{costs[0][1]:.2f} s a step for {costs[0][0]} steps, then {each}"
+    time_in_all = f"{_duration(whole)} in all on {run.device}"
     if run.plan.n is not None and (embedding := run.inputs.seconds_to_embed()):  # it would tell N
         time_in_all += f"; about {_duration(embedding)} to embed the views, once"
     return [
@@ -79,13 +84,18 @@ def estimate_rows(run: Run) -> Rows:
         ("cost of a step", f"{groups:g} clipped gradients x {views} views = "
          f"{groups * views:g} forward and backward passes"),
         ("engine", f"{engine}: {engine.reason}{_faster(run, trainer, seconds)}"),
-        ("time", f"about {seconds:.2f} s a step, {time_in_all}"),
+        ("time", f"about {each}, {time_in_all}"),
     ]  # fmt: skip
+
+
+def _cost(run: Run, phase: Phase) -> float:
+    with training_only(run.inputs.trained, phase.part):
+        return seconds_per_step(run, phase.engine)
 
 
 def _faster(run: Run, trainer: PrivateTrainer, seconds: float) -> str:
     """What `bookkeeping` would gain, which has to be asked for."""
-    if trainer.engine.name not in ("vectorized", "examplewise"):
+    if trainer.phases[-1].engine.name not in ("vectorized", "examplewise"):
         return ""
     shape = run.inputs.views.view_shape(run.splits.train.image_shape)
     try:

@@ -158,7 +158,8 @@ def smoke_run(config: Config, ranks: Ranks) -> Iterator[Run]:
         changes: dict[str, dict[str, Any]] = {
             "views": {"pool": str(folder / "pool") if pooled else None, "pool_labels": None,
                       "pool_unmapped": "refuse", "pretrain_epochs": 1, "images_per_person": None},
-            "model": {"backbone_weights": None, "backbone_size": SMOKE_SIZE if backbone else None},
+            "model": {"backbone_weights": None, "backbone_size": SMOKE_SIZE if backbone else None,
+                      "head_steps": None},
             "features": {"cache_dir": str(folder / "features")},
             "privacy": {"steps": 2, "epochs": None, "expected_batch_size": 1.0,
                         "sampling_rate": None, "denominator": None, "prior_releases": (),
@@ -174,7 +175,7 @@ def smoke_run(config: Config, ranks: Ranks) -> Iterator[Run]:
         data = DataConfig(
             data=str(folder / "data"),
             channels=config.data.channels,
-            normalization=config.data.normalization,
+            normalization=None if backbone else config.data.normalization,
             task=config.data.task,
             labels=str(folder / "labels.csv") if several else None,
         )

@@ -1,5 +1,6 @@
 """The device and the network that the settings name, and how its images are normalised."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -42,7 +43,7 @@ def load_backbone_of(
     chosen = config.model
     if chosen.backbone is None:
         return None
-    return load_backbone(
+    backbone = load_backbone(
         chosen.backbone,
         device,
         weights=Path(chosen.backbone_weights).expanduser() if chosen.backbone_weights else None,
@@ -50,6 +51,10 @@ def load_backbone_of(
         download=config.data.download,
         input_size=chosen.backbone_size,
     )
+    if config.data.normalization is None:
+        return backbone
+    constants = normalization(config.data.normalization, 3)
+    return replace(backbone, normalization=constants)
 
 
 def build_network(

@@ -92,7 +92,7 @@ def merge(tree: Tree, later: Tree) -> Tree:
         ({"epochs"}, {"steps"}),
         (batch, rate),
         (rate, batch),
-        ({"trainable"}, {"cache_views", "last_blocks", "lora_rank"}),
+        ({"trainable"}, {"cache_views", "last_blocks", "lora_rank", "head_steps"}),
         ({"fresh_views"}, {"cache_views"}),
     ):
         if given & these:

@@ -83,7 +83,8 @@ class DataConfig(Section):
     or dicom: the window in each DICOM file. It counts as public: do not choose it by looking at the
     images"""
     normalization: str | None = None
-    """public pixel constants: unit, half or imagenet; not with --backbone"""
+    """public pixel constants: unit, half or imagenet; with --backbone, those that
+    --backbone-weights were trained with"""
     workers: Annotated[int | None, RESUME] = None
     """number of decoding threads; default: one per core"""
 
@@ -173,7 +174,9 @@ class ModelConfig(Section):
     lora_rank: int = Field(8, ge=1)
     """rank of the updates, for lora"""
     trainable: Trainable = "head"
-    """what to train of a backbone classifier"""
+    """what to train of a backbone classifier; head-then-all trains the head first"""
+    head_steps: int | None = Field(None, ge=0)
+    """number of first steps that train the head alone, for head-then-all; default: half of T"""
 
 
 class CacheConfig(Section):

@@ -18,11 +18,19 @@ from torch.optim import Optimizer
 
 from dpmix.clipping.engine import choose_engine, clipped_gradient_sum
 from dpmix.clipping.model_check import check_private
-from dpmix.clipping.types import ClippedSum, Engine, Loss, soft_cross_entropy, trainable, zero_sum
+from dpmix.clipping.types import (
+    ClippedSum,
+    Engine,
+    EngineConfig,
+    Loss,
+    soft_cross_entropy,
+    trainable,
+    zero_sum,
+)
 from dpmix.data.source import ImageSource, persons_of, unit_count
 from dpmix.errors import DpmixError, is_out_of_memory
 from dpmix.files import to_json
-from dpmix.models.finetune import frozen_modules, train_mode
+from dpmix.models.finetune import train_mode
 from dpmix.privacy.noise import GaussianNoise
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.privacy.randomness import Randomness, StepRandomness, torch_seeded
@@ -35,6 +43,7 @@ from dpmix.training.guards import (
     require_stateless,
     warn_of_few_persons,
 )
+from dpmix.training.phases import HeadFirst, Phase, phases_of, training_only
 from dpmix.training.weighted import check_weights, weighted_sum
 from dpmix.views.builder import ViewSet, ViewSource
 from dpmix.views.mixup import random_matching
@@ -90,6 +99,7 @@ class PrivateTrainer:
         view_chunk: int | None = None,
         ranks: Ranks = ALONE,
         weights: Float64[Tensor, " U"] | None = None,
+        head_first: HeadFirst | None = None,
         sampler: PoissonSampler | None = None,
         noise: GaussianNoise | None = None,
         clipped_sum: ClipFunction | None = None,
@@ -113,6 +123,7 @@ class PrivateTrainer:
             ranks: the processes that train together, each with this same plan and its own data.
             weights: what the clipped gradient of each unit of `data` is multiplied by, in (0, 1],
                 each a function of that unit alone (`privacy/balance.py`); None: 1.
+            head_first: a part of `model`, and how many of the plan's first steps train it alone.
             sampler: draws the units of a step, none at a rate above the plan's; None: all at it.
             noise: for audits: releases a clipped sum.
             clipped_sum: for audits: replaces the method `clipped_sum`, and may call it.
@@ -126,26 +137,32 @@ class PrivateTrainer:
         self._plan, self._views, self._process = plan, views, os.getpid()
         self._optimizer, self.loss = optimizer, loss
         self._steps_done, self._stepping = 0, threading.Lock()
-        self.parameters = list(trainable(model).values())
+        parameters = list(trainable(model).values())
         view_shape = views.view_shape(data.image_shape)
         views.check_data(data)
         check_private(model, view_shape)
         require_stateless(loss, model, view_shape)
         self._ranks = ranks
-        _refuse_unfit_parts(plan, views.spec, optimizer, self.parameters, ranks)
+        _refuse_unfit_parts(plan, views.spec, optimizer, parameters, ranks)
         if weights is not None:
             check_weights(weights, data, views.spec)
         self._weights = weights
         ranks.require_equal("plan", plan)
         ranks.require_equal("views", views.spec)
-        warn_of_few_persons(plan, sum(p.numel() for p in self.parameters))
-        self._frozen = frozen_modules(model)
-        self.device = self.parameters[0].device
+        warn_of_few_persons(plan, sum(p.numel() for p in parameters))
+        self.device = parameters[0].device
         self._sampler = sampler or PoissonSampler(plan, unit_count(data, plan.unit))
         self._noise = noise or GaussianNoise(plan)
         self._clip = clipped_sum or PrivateTrainer.clipped_sum
         self._randomness = Randomness(seed, ranks.rank)
-        self.engine = choose_engine(engine, model, loss, view_shape, views.spec.views, view_chunk)
+        ranks.require_equal("head_first", head_first and head_first.steps)
+
+        def checked() -> EngineConfig:
+            if len(trainable(model)) < len(parameters):
+                check_private(model, view_shape)
+            return choose_engine(engine, model, loss, view_shape, views.spec.views, view_chunk)
+
+        self.phases = phases_of(model, plan.steps, head_first, checked)
         self.broadcast_weights()
         self._guard = ModelGuard(model, optimizer)
         require_released_gradients(optimizer)
@@ -156,6 +173,22 @@ class PrivateTrainer:
                 stacklevel=2,
             )
         _USED.update((model, optimizer))
+
+    @property
+    def phase(self) -> Phase:
+        """What the next step trains."""
+        first = self.phases[0]
+        return first if self._steps_done < first.steps else self.phases[-1]
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """The weights that the next step trains."""
+        return self.phase.parameters
+
+    @property
+    def engine(self) -> EngineConfig:
+        """How the next step computes gradients."""
+        return self.phase.engine
 
     @property
     def plan(self) -> PrivacyPlan:
@@ -248,26 +281,27 @@ class PrivateTrainer:
                 "make it after the fork"
             )
         self._require_steps_left()
+        parameters = self.parameters  # those of the next step may be others
         # At every step: a caller's own model.train() would wake frozen BatchNorm layers.
-        train_mode(self.model, self._frozen)
+        train_mode(self.model, self.phase.frozen)
         draws = self._randomness.step(self._steps_done)
         # The noise is rank 0's: the others' sums, without it, go no further.
-        noise = self._noise.draw(self.parameters, draws.noise) if self._ranks.is_main else None
+        noise = self._noise.draw(parameters, draws.noise) if self._ranks.is_main else None
         with self._guard.watching():
             total, diagnostics = self._summed(draws)
         self._ranks.reduce(total)
         # Counted before the release: a step that fails half-way is never forgotten.
         self._steps_done += 1
         noisy = self._noise.release(total, noise) if noise is not None else total
-        released = [g.to(p.dtype) for p, g in zip(self.parameters, noisy, strict=True)]
+        released = [g.to(p.dtype) for p, g in zip(parameters, noisy, strict=True)]
         self._ranks.broadcast(released)
-        for parameter, gradient in zip(self.parameters, released, strict=True):
+        for parameter, gradient in zip(parameters, released, strict=True):
             parameter.grad = gradient
         mark_released(released)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         if self._steps_done % STEPS_BETWEEN_COMPARISONS == 0 or self._steps_done == self.plan.steps:
-            self._ranks.require_equal_weights(self.parameters)
+            self._ranks.require_equal_weights(parameters)
         return diagnostics
 
     def _require_steps_left(self) -> None:
@@ -344,9 +378,10 @@ class PrivateTrainer:
                 view_chunk=self.engine.view_chunk,
             )
 
-        if self._weights is None:
-            return clipped(made)
-        return weighted_sum(clipped, made, self._weights[examples])
+        with training_only(self.model, self.phase.part):
+            if self._weights is None:
+                return clipped(made)
+            return weighted_sum(clipped, made, self._weights[examples])
 
 
 def _refuse_unfit_parts(

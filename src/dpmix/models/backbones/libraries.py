@@ -6,6 +6,7 @@ network or weights are missing, or if the weights do not fit.
 """
 
 import logging
+from collections.abc import Callable
 from functools import partial
 from hashlib import sha256
 from importlib import import_module
@@ -20,7 +21,8 @@ from torch import Tensor, nn
 from dpmix.data.normalization import Normalization
 from dpmix.errors import DpmixError, nearest, to_install
 from dpmix.models.backbones.backbone import Backbone, BackboneRequest, Embedder, TextTower
-from dpmix.models.backbones.weights_file import NAMES, find_weights, load_filled, read_state_dict
+from dpmix.models.backbones.network_tensors import network_tensors, read_state_dict
+from dpmix.models.backbones.weights_file import NAMES, find_weights, load_filled
 
 # Name -> the package with its weights, the file in it, and the file's SHA-256.
 _LITE = {
@@ -50,14 +52,20 @@ def timm_tower(request: BackboneRequest) -> Backbone:
         files = [config.hf_hub_filename] if config.hf_hub_filename else NAMES
         where = {"repository": config.hf_hub_id, "files": files, "url": config.url}
         path = find_weights(f"timm:{name}", request, **where)
-        options |= {"pretrained": True, "pretrained_cfg_overlay": {"file": str(path)}}
+        overlay: dict[str, Any] = {"file": str(path)}
+        read: Callable[[], Any] = partial(timm.models.load_state_dict, str(path))
+        if request.weights is not None:
+            own = timm.create_model(name, **options).state_dict()
+            if (given := network_tensors(path, f"timm:{name}", own)) is not None:
+                overlay, read = {"state_dict": given}, lambda: given
+        options |= {"pretrained": True, "pretrained_cfg_overlay": overlay}
         # A classifier is one layer or several, some with a norm layer inside.
         named = config.classifier or ()
         layers = (named,) if isinstance(named, str) else named
         head = tuple(f"{layer.partition('.')[0]}." for layer in layers)
         build = partial(timm.create_model, name, **options)
-        read = partial(timm.models.load_state_dict, str(path))
         model = load_filled(path, f"timm:{name}", request, build, read, head=head)
+        model.pretrained_cfg.pop("state_dict", None)  # a second copy of the weights
     else:
         model = timm.create_model(name, **options)
     return Backbone(
@@ -172,7 +180,8 @@ def torchvision_tower(request: BackboneRequest) -> Backbone:
     setattr(model.get_submodule(parent), last, nn.Identity())
     if request.pretrained:
         path = find_weights(f"torchvision:{name}", request, url=best.url)
-        state = read_state_dict(path)
+        given = network_tensors(path, f"torchvision:{name}", model.state_dict())
+        state = read_state_dict(path) if given is None else given
 
         def fill() -> nn.Module:
             model.load_state_dict(state)

@@ -1,23 +1,29 @@
 """A backbone's weights file: where it lies, how it is read, and that it fills the network.
 
-Nothing is downloaded unless asked for, and no weights file can run code. A backbone from a file
-holds no tensor that the file did not give, and takes all but the classifier's. Libraries leave
-missing tensors at random: features would then be noise, and different in every run.
+Nothing is downloaded unless asked for. A backbone from a file holds no tensor that the file did not
+give, and takes all of its network but the heads, which are counted. Libraries leave missing tensors
+at random: features would then be noise, and different in every run.
 """
 
+import re
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dpmix.errors import DpmixError, hub_error, one_line
 from dpmix.models.backbones.backbone import BackboneRequest
 
 _SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
+# Heads of classifiers and of pretraining, which no network needs for its features.
+_OF_TRAINING = re.compile(
+    r"(head|heads|\w+_head|fc|classifier|last_linear|projector|projection\w*|predictor\w*|"
+    r"decoder\w*|mask_token|prototypes|queue\w*|logit_scale)(\.|$)"
+)
 # Names of weights files on a hub, best first.
 NAMES = (
     "model.safetensors",
@@ -112,20 +118,6 @@ def _from_url(name: str, url: str, *, download: bool) -> Path:
     return path
 
 
-def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a weights file, in safetensors or torch's own format."""
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    # Torch's unpickler raises nearly anything for a file that is no checkpoint.
-    except Exception as error:
-        raise _unfit(path, _reason(error)) from error
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise _unfit(path, "no mapping of names to tensors")
-    return state
-
-
 def load_filled(
     path: Path,
     network: str,
@@ -155,10 +147,10 @@ def load_filled(
         calls += 1
         gaps = plain(self, state, strict=False, assign=assign)
         if gaps.missing_keys:
-            raise _unfit(path, f"{network} has {_few(gaps.missing_keys)} that the file lacks")
+            raise unfit(path, f"{network} has {few(gaps.missing_keys)} that the file lacks")
         unexpected = [key for key in gaps.unexpected_keys if not key.startswith(head)]
-        if unexpected and request.weights is not None:
-            raise _unfit(path, f"it has {_few(unexpected)} that {network} lacks")
+        if request.weights is not None:
+            _refuse_more(path, network, unexpected)
         return gaps
 
     nn.Module.load_state_dict = watched  # type: ignore[method-assign, assignment]
@@ -169,11 +161,11 @@ def load_filled(
         raise
     # Libraries raise nearly anything for the file of another network.
     except Exception as error:
-        raise _unfit(path, _reason(error)) from error
+        raise unfit(path, why_unread(error)) from error
     finally:
         nn.Module.load_state_dict = plain  # type: ignore[method-assign]
     if not calls:
-        raise _unfit(path, f"nothing of it was loaded into {network}")
+        raise unfit(path, f"nothing of it was loaded into {network}")
     own = model.state_dict()
     # Libraries resample what they can: positions may be, for the image size that was asked for.
     resampled = request.input_size or request.weights is None
@@ -183,22 +175,34 @@ def load_filled(
         if given[name].numel() != own[name].numel() and not (resampled and "pos" in name)
     ]
     if other:
-        raise _unfit(path, f"other shapes, perhaps of another --backbone-size: {_few(other)}")
+        raise unfit(path, f"other shapes, perhaps of another --backbone-size: {few(other)}")
     return model
 
 
-def _few(names: Sequence[str]) -> str:
+def _refuse_more(path: Path, network: str, unexpected: Sequence[str]) -> None:
+    """Refuse tensors of a larger network; those that serve training alone are left out."""
+    more = [key for key in unexpected if not _OF_TRAINING.match(key)]
+    if more:
+        raise unfit(path, f"it has {few(more)} that {network} lacks")
+    if unexpected:
+        warnings.warn(f"weights '{path}': {few(unexpected)} left out", stacklevel=4)
+
+
+def few(names: Sequence[str]) -> str:
+    """How many tensors, and the first names."""
     more = ", ..." if len(names) > 3 else ""
     return f"{len(names)} tensor(s) ({', '.join(names[:3])}{more})"
 
 
-def _reason(error: BaseException) -> str:
+def why_unread(error: BaseException) -> str:
+    """Why a file could not be read, in one line."""
     # Torch's own message advises to run the code.
     unread = "Weights only load failed" in str(error) or isinstance(error, UnpicklingError)
     return "more than tensors in it, or no weights at all" if unread else one_line(error)
 
 
-def _unfit(path: Path, reason: str) -> DpmixError:
+def unfit(path: Path, reason: str) -> DpmixError:
+    """The refusal of a weights file."""
     return DpmixError(
         f"weights '{path}' can't be used ({reason}); expected a whole file of this very network's "
         "state_dict, such as torch.save(model.state_dict(), FILE) writes"
