@@ -70,7 +70,7 @@ def measured_rows(found: Measured, first: Row, start: Sequence[Row], form: Form)
     rest = _overall(found, ["macro_f1", *RANKING], form) + _others(found, form)
     if unequal(found):
         return [*balanced, worst, *whole, *rest]
-    return [*whole, *balanced, *rest, worst]
+    return [*whole, *balanced, worst, *rest]
 
 
 def balanced_accuracy(found: Measured) -> float:
