@@ -108,8 +108,7 @@ def test_subgroups_of_pixels_are_refused_before_anything_is_written(
 
 
 def saved(names, task="single-label", thresholds=None):
-    config = Config.load(model="cnn-small")
-    object.__setattr__(config.data, "task", task)  # a setting that comes with such data
+    config = Config.load(model="cnn-small", task=task)
     given = InputConfig(image_shape=(1, 8, 8), class_names=names, thresholds=thresholds)
     return SavedRun(torch.nn.Identity(), config, given, None)
 

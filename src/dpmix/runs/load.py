@@ -37,7 +37,7 @@ class SavedRun:
     @property
     def several_labels(self) -> bool:
         """Whether an image can have several labels, each with its own probability."""
-        return getattr(self.config.data, "task", None) == "multi-label"
+        return self.config.data.task == "multi-label"
 
 
 def load_run(path: Path, device: str = "auto", **settings: Any) -> SavedRun:
