@@ -46,7 +46,6 @@ Counts = dict[tuple[int, ...], int]  # classes of CIFAR-10 that make one class -
 TASKS: dict[str, Counts] = {
     "1:9": {COMMON: MOST, RARE: MOST // 9}, "1:50": {COMMON: MOST, RARE: MOST // 50},
     "10 classes, 900 to 18": {(c,): round(900 * 0.02 ** (c / 9)) for c in range(10)},
-    "1:3": {COMMON: MOST, RARE: MOST // 3}, "1:1": {COMMON: MOST, RARE: MOST},
 }  # fmt: skip
 
 
@@ -151,17 +150,16 @@ def rows(found: dict[str, Tensor], counts: Counts, epsilon: float, seed: int) ->
     fewer = task(found, dict.fromkeys(counts, min(counts.values())))
     none = train(of, epsilon, seed)
     yield "none", figures(none, of)
-    if min(counts.values()) < MOST:  # else these are `none`
-        yield "logit adjustment", figures(none, of, torch.tensor(of.prevalences).log())
-        yield "weights above the clip", figures(train(of, epsilon, seed, "above"), of)
-        yield "weights", figures(train(of, epsilon, seed, "weights"), of)
-        least = 20 * len(counts) / (epsilon * len(of.y))  # the rule of runs/balance.py
-        if least > min(of.prevalences):
-            raised = [max(share, least) for share in of.prevalences]
-            raised = [share / sum(raised) for share in raised]
-            yield "weights, raised", figures(train(of, epsilon, seed, "weights", raised), of)
-        yield "sampling", figures(train(of, epsilon, seed, "sampling"), of)
-        yield "subsampling", figures(train(fewer, epsilon, seed), of)
+    yield "logit adjustment", figures(none, of, torch.tensor(of.prevalences).log())
+    yield "weights above the clip", figures(train(of, epsilon, seed, "above"), of)
+    yield "weights", figures(train(of, epsilon, seed, "weights"), of)
+    least = 20 * len(counts) / (epsilon * len(of.y))  # the rule of runs/balance.py
+    if least > min(of.prevalences):
+        raised = [max(share, least) for share in of.prevalences]
+        raised = [share / sum(raised) for share in raised]
+        yield "weights, raised", figures(train(of, epsilon, seed, "weights", raised), of)
+    yield "sampling", figures(train(of, epsilon, seed, "sampling"), of)
+    yield "subsampling", figures(train(fewer, epsilon, seed), of)
     sigma, noise = calibrate_sigma(1.0, 1, SPEND, DELTA), Randomness(seed).count
     shares = nn.functional.one_hot(of.y, len(of.prevalences)).double()
     paid = balance.release_prevalences(shares, sigma, noise)
