@@ -7,7 +7,8 @@ default rule, on 10,000 images of CIFAR-10: in two groups of four classes, and i
 long tail. `logit adjustment` subtracts the logarithms of the prevalences from the logits of `none`
 (Menon et al. 2021, arXiv 2007.07314). `weights above the clip` scales the loss. `subsampling`
 leaves out images of all classes but the rarest. `weights, paid` counts the classes with noise, for
-epsilon 0.05 of the epsilon of its row. FEATURES.pt holds the features, and is made on first use.
+epsilon 0.05 of the epsilon of its row; the other weights are those of the prevalences, as they are,
+or raised where small, as `dpmix train` does. FEATURES.pt holds the features; first use makes it.
 Accuracy is at the prevalences of the training images; there are 4,000 test images. In %.
 """
 
@@ -45,7 +46,6 @@ Counts = dict[tuple[int, ...], int]  # classes of CIFAR-10 that make one class -
 TASKS: dict[str, Counts] = {
     "1:9": {COMMON: MOST, RARE: MOST // 9}, "1:50": {COMMON: MOST, RARE: MOST // 50},
     "10 classes, 900 to 18": {(c,): round(900 * 0.02 ** (c / 9)) for c in range(10)},
-    "1:3": {COMMON: MOST, RARE: MOST // 3}, "1:1": {COMMON: MOST, RARE: MOST},
 }  # fmt: skip
 
 
@@ -116,8 +116,8 @@ def train(of: Task, epsilon: float, seed: int, how="none", prevalences=None, pri
     rate = min(64.0, 0.2 * plan.denominator / (plan.noise_std * math.sqrt(STEPS))) / 10
     views = CachedViews(spec, spec, len(of.prevalences), of.x[:, None], None, of.y)
     optimizer = torch.optim.SGD(head.parameters(), lr=rate, momentum=0.9)
-    parts = {"plan": plan, "views": views, "optimizer": optimizer, "seed": seed}
-    trainer = PrivateTrainer(head, data, **parts, **more)
+    more |= {"plan": plan, "views": views, "optimizer": optimizer, "seed": seed}
+    trainer = PrivateTrainer(head, data, **more)
     average = Ema(head, 0.99)
     for _ in range(STEPS):
         trainer.step()
@@ -150,12 +150,16 @@ def rows(found: dict[str, Tensor], counts: Counts, epsilon: float, seed: int) ->
     fewer = task(found, dict.fromkeys(counts, min(counts.values())))
     none = train(of, epsilon, seed)
     yield "none", figures(none, of)
-    if min(counts.values()) < MOST:  # else these are `none`
-        yield "logit adjustment", figures(none, of, torch.tensor(of.prevalences).log())
-        yield "weights above the clip", figures(train(of, epsilon, seed, "above"), of)
-        yield "weights", figures(train(of, epsilon, seed, "weights"), of)
-        yield "sampling", figures(train(of, epsilon, seed, "sampling"), of)
-        yield "subsampling", figures(train(fewer, epsilon, seed), of)
+    yield "logit adjustment", figures(none, of, torch.tensor(of.prevalences).log())
+    yield "weights above the clip", figures(train(of, epsilon, seed, "above"), of)
+    yield "weights", figures(train(of, epsilon, seed, "weights"), of)
+    least = 20 * len(counts) / (epsilon * len(of.y))  # the rule of runs/balance.py
+    if least > min(of.prevalences):
+        raised = [max(share, least) for share in of.prevalences]
+        raised = [share / sum(raised) for share in raised]
+        yield "weights, raised", figures(train(of, epsilon, seed, "weights", raised), of)
+    yield "sampling", figures(train(of, epsilon, seed, "sampling"), of)
+    yield "subsampling", figures(train(fewer, epsilon, seed), of)
     sigma, noise = calibrate_sigma(1.0, 1, SPEND, DELTA), Randomness(seed).count
     shares = nn.functional.one_hot(of.y, len(of.prevalences)).double()
     paid = balance.release_prevalences(shares, sigma, noise)

@@ -25,6 +25,13 @@ pytestmark = pytest.mark.usefixtures("plain_pages")
 PAID = {"class_prevalence": "private", "spend": 0.5}
 
 
+@pytest.fixture(autouse=True)
+def nothing_is_raised(request, monkeypatch):
+    """These runs have few images, so that every class would count as rare."""
+    if "raised" not in request.node.name:
+        monkeypatch.setattr("dpmix.runs.balance.LEAST", 0.0)
+
+
 @pytest.fixture
 def prevalence(tmp_path):
     """Public prevalences of the classes `disc` and `stripes`: 4 to 1."""
@@ -68,6 +75,18 @@ def test_sampling_draws_a_class_less_often(build, prevalence):
 def test_a_private_n_leaves_the_denominator_as_it_is_given(build, prevalence):
     private = {"expected_batch_size": None, "sampling_rate": 0.1, "denominator": 8.0}
     assert build(class_prevalence=prevalence, **private).plan.denominator == 8.0
+
+
+@pytest.mark.parametrize(("changes", "least"), [
+    ({}, 20 * 2 / (2 * 80)),
+    ({"epsilon": 8.0}, 0.0),
+    ({"epsilon": 1.0}, 0.5),  # all classes alike, so that nothing is weighed
+    ({"expected_batch_size": None, "sampling_rate": 0.1, "denominator": 9.0}, 20 * 2 / (2 * 90)),
+])  # fmt: skip
+def test_a_small_share_is_raised_by_public_numbers(build, prevalence, changes, least):
+    found = build(class_prevalence=prevalence, **changes).config.input.prevalences
+    raised = np.maximum([0.8, 0.2], least)
+    assert found == pytest.approx(raised / raised.sum())
 
 
 def test_no_balance_changes_nothing(build):

@@ -23,6 +23,9 @@ from dpmix.runs.settings import PrivacyConfig
 from dpmix.training.distributed import Ranks
 
 PRIVATE, SPEND = "private", 0.05
+# Images of a class, times epsilon and over L, that its weighted gradients need to stand out of the
+# noise; rarer classes count as if they had as many (docs/unequal-classes.md).
+LEAST = 20.0
 _SHOWN = 10
 
 Prevalences = tuple[float, ...]
@@ -74,12 +77,13 @@ def _spend(privacy: PrivacyConfig) -> float | None:
 
 
 def find_prevalences(
-    config: Config, splits: Splits, ranks: Ranks, *, trial: bool, resumed: bool
+    config: Config, splits: Splits, n: int, ranks: Ranks, *, trial: bool, resumed: bool
 ) -> Prevalences | None:
     """The classes' shares of the training images, or None where no balance is asked for.
 
     A `trial` counts nothing: it takes all classes as equally frequent, as `balance_rows` says. A
-    `resumed` run takes those in its settings. With several processes, rank 0 draws the noise.
+    `resumed` run takes those in its settings. With several processes, rank 0 draws the noise. `n`
+    is N. Small shares are raised (`LEAST`), by public numbers alone.
     """
     privacy, train = config.privacy, splits.train
     if privacy.class_prevalence is None:
@@ -93,15 +97,25 @@ def find_prevalences(
         assert config.input is not None
         return config.input.prevalences
     if privacy.class_prevalence != PRIVATE:
-        return read_prevalences(Path(privacy.class_prevalence).expanduser(), train.class_names)
+        path = Path(privacy.class_prevalence).expanduser()
+        return _raised(read_prevalences(path, train.class_names), privacy, n)
     if trial:
         return (1 / len(train.class_names),) * len(train.class_names)
     drawn = None
     if ranks.is_main:
         shares = class_shares(train, privacy.unit or "image")
         drawn = release_prevalences(shares, count_sigma(privacy), Randomness(config.run.seed).count)
-    found: Prevalences = ranks.broadcast_object(drawn)
-    return found
+    return _raised(ranks.broadcast_object(drawn), privacy, n)
+
+
+def _raised(shares: Prevalences, privacy: PrivacyConfig, n: int) -> Prevalences:
+    """Raise small shares: with a tiny one, the weights of all other classes would be tiny too."""
+    size, classes = float(n), len(shares)
+    if privacy.sampling_rate is not None and privacy.denominator is not None:  # N is private
+        size = privacy.denominator / privacy.sampling_rate
+    least = min(1 / classes, LEAST * classes / (privacy.epsilon * size))
+    raised = [max(share, least) for share in shares]
+    return tuple(share / sum(raised) for share in raised)
 
 
 def count_sigma(privacy: PrivacyConfig) -> float:

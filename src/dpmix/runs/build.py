@@ -202,7 +202,9 @@ def build_run(
     config = choose_few_views(config, asked.views, n)
     spec = config.view_spec(splits.flip)
     config = choose_recipe(config, n, spec.views)
-    prevalences = find_prevalences(config, splits, ranks, trial=trial, resumed=resumed is not None)
+    prevalences = find_prevalences(
+        config, splits, n, ranks, trial=trial, resumed=resumed is not None
+    )
     plan = resumed or with_balance(calibrate(config.privacy, n, spec), prevalences)
     copies = 1  # where nothing is claimed
     if plan.private:
