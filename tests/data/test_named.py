@@ -10,7 +10,8 @@ import torch
 from torchvision import datasets
 
 from dpmix.data import load_splits
-from dpmix.data.named import DIGITS, TORCHVISION_SETS, class_list
+from dpmix.data.named import DIGITS, class_list
+from dpmix.data.torchvision_sets import TORCHVISION_SETS
 from dpmix.errors import DpmixError
 from pictures import noise_picture
 

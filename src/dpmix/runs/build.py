@@ -1,6 +1,5 @@
 """`build_run`: from settings to a `Run`, whose data, plan, views, model and optimiser fit."""
 
-import warnings
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -14,17 +13,15 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from dpmix.clipping.types import LOSSES, Loss
 from dpmix.data.fingerprint import find_repeats, fingerprint, refuse_repeats, refuse_shared_images
-from dpmix.data.image import Progress, ReadOptions
+from dpmix.data.image import Progress
 from dpmix.data.named import load_splits, public_name
 from dpmix.data.source import ImageSource, Subset, class_shares, persons_of, unit_count
 from dpmix.data.splits import Splits
 from dpmix.data.subgroups import load_subgroups
-from dpmix.data.window import parse_window
-from dpmix.errors import DpmixError
 from dpmix.models.backbones.backbone import Backbone
 from dpmix.models.backbones.load import other_backbones
 from dpmix.models.head import BackboneClassifier
-from dpmix.pool.load import LoadedPool, PoolFacts, load_pool_for
+from dpmix.pool.load import PoolFacts
 from dpmix.pool.pool import PublicPool
 from dpmix.privacy.balance import unit_weights
 from dpmix.privacy.plan import PrivacyPlan
@@ -53,6 +50,7 @@ from dpmix.runs.network import (
     load_backbone_of,
     whiten,
 )
+from dpmix.runs.pool import read_pool
 from dpmix.runs.settings import InputConfig, PrivacyConfig, places
 from dpmix.runs.start import require_start, start_head
 from dpmix.runs.unit import choose_unit, warn_of_persons
@@ -218,7 +216,7 @@ def build_run(
             refuse_repeats(repeats, splits.train, lambda m: epsilon_of_copies(plan, m, plan.steps))
     if ranks.is_main:
         warn_of_persons(plan, splits)
-    loaded = _read_pool(config, splits, progress)
+    loaded = read_pool(config, splits, progress)
     pool = loaded.pool if loaded else None
     labelled = len(pool.labels[pool.labels >= 0].unique()) if pool else 0
     config = require_start(config, asked.model, class_names, labelled)
@@ -309,43 +307,6 @@ def calibrate(privacy: PrivacyConfig, n: int, spec: ViewSpec) -> PrivacyPlan:
             }
         ),
     )
-
-
-def _read_pool(config: Config, splits: Splits, progress: Progress | None) -> LoadedPool | None:
-    views, data = config.views, config.data
-    if views.pool is None:
-        return None
-    path = Path(views.pool).expanduser()
-    loaded = load_pool_for(
-        data.data,
-        splits,
-        path,
-        labels_csv=Path(views.pool_labels).expanduser() if views.pool_labels else None,
-        unmapped=views.pool_unmapped,
-        options=ReadOptions(
-            skip_corrupt=data.skip_corrupt,
-            workers=data.workers,
-            progress=progress,
-            window=parse_window(data.window),
-        ),
-    )
-    without = loaded.facts.classes_without
-    if views.method != "mix-diff" or not without:
-        return loaded
-    names = ", ".join(without)
-    if views.pool_draw == "same-class":
-        raise DpmixError(
-            f"pool_draw same-class: the public pool '{path}' has no image of class {names}; "
-            "expected one or more of each: add some, or use --pool-draw uniform"
-        )
-    if len(without) < len(splits.train.class_names):  # one without any label favours no class
-        warnings.warn(
-            f"the public pool '{path}' has images of some classes and none of class {names}, which "
-            "will be recognised less often for that (docs/public-pool.md); add some, or use "
-            "another --method",
-            stacklevel=1,
-        )
-    return loaded
 
 
 def _inputs(

@@ -1,6 +1,5 @@
 """One private training step, whole on one screen: draw, view, clip, sum, add noise, update."""
 
-import inspect
 import math
 import os
 import threading
@@ -36,6 +35,7 @@ from dpmix.privacy.plan import PrivacyPlan
 from dpmix.privacy.randomness import Randomness, StepRandomness, torch_seeded
 from dpmix.privacy.sampling import PoissonSampler
 from dpmix.training.distributed import ALONE, Ranks
+from dpmix.training.fitting_parts import refuse_unfit_parts
 from dpmix.training.guards import (
     ModelGuard,
     mark_released,
@@ -47,7 +47,6 @@ from dpmix.training.phases import HeadFirst, Phase, phases_of, training_only
 from dpmix.training.weighted import check_weights, weighted_sum
 from dpmix.views.builder import ViewSet, ViewSource
 from dpmix.views.mixup import random_matching
-from dpmix.views.spec import ViewSpec
 
 # Views are built for as many examples at a time as fit in here: in the cache, not in memory.
 VIEW_BYTES = 16 * 2**20
@@ -143,7 +142,7 @@ class PrivateTrainer:
         check_private(model, view_shape)
         require_stateless(loss, model, view_shape)
         self._ranks = ranks
-        _refuse_unfit_parts(plan, views.spec, optimizer, parameters, ranks)
+        refuse_unfit_parts(plan, views.spec, optimizer, parameters, ranks)
         if weights is not None:
             check_weights(weights, data, views.spec)
         self._weights = weights
@@ -382,42 +381,3 @@ class PrivateTrainer:
             if self._weights is None:
                 return clipped(made)
             return weighted_sum(clipped, made, self._weights[examples])
-
-
-def _refuse_unfit_parts(
-    plan: PrivacyPlan,
-    spec: ViewSpec,
-    optimizer: Optimizer,
-    parameters: list[nn.Parameter],
-    ranks: Ranks,
-) -> None:
-    if plan.unit != spec.unit:
-        raise DpmixError(
-            f"the plan's unit of privacy is '{plan.unit}' and the views' is '{spec.unit}'; give "
-            "PrivacyPlan.calibrate(unit='person') and ViewSpec(images_per_person=8), or neither"
-        )
-    if plan.sensitivity_multiplier != spec.sensitivity_multiplier:
-        raise DpmixError(
-            f"method {spec.method} has sensitivity {spec.sensitivity_multiplier}C but the plan was "
-            f"calibrated for {plan.sensitivity_multiplier}C; give "
-            "PrivacyPlan.calibrate(sensitivity_multiplier=spec.sensitivity_multiplier)"
-        )
-    if ranks.size > 1 and spec.examples_per_group > 1:
-        # A shard's bounds move with N, so one more example could rematch every pair.
-        raise DpmixError(
-            f"method {spec.method} joins examples, which is only proven private in one process; "
-            "train it without torchrun"
-        )
-    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    if held != {id(p) for p in parameters}:
-        raise DpmixError(
-            "the optimizer holds other parameters than the model's trainable ones; build it over "
-            "[p for p in model.parameters() if p.requires_grad]"
-        )
-    closure = inspect.signature(type(optimizer).step).parameters.get("closure")
-    if closure is not None and closure.default is inspect.Parameter.empty:
-        raise DpmixError(
-            f"optimizer {type(optimizer).__name__} evaluates the loss itself, several times a "
-            "step, which no plan counts; use one that takes one gradient a step, such as "
-            "torch.optim.SGD or Adam"
-        )
