@@ -36,7 +36,7 @@ def test_a_run_is_judged_and_predicted_with_as_it_was_trained(photos, quick, tmp
     saved = load_run(tmp_path / "run", "cpu")
     expected = load_splits(str(photos), image_size=12).test.pixels
     for data in (None, str(photos)):
-        source = evaluation_images(saved, data, None, False)
+        source = evaluation_images(saved, data, None, None, False)
         assert torch.equal(source.pixels, expected)
         again = evaluate(saved.model, source, saved.normalization, torch.device("cpu"))
         assert again.loss == pytest.approx(result.evaluation.loss)

@@ -59,6 +59,11 @@ def test_a_run_from_its_files_to_its_answers(dpmix, scans, tmp_path, more):
 
     status, out, _ = dpmix("evaluate", run, "--json")
     assert json.loads(out)["score"] == pytest.approx(measured["score"], abs=0.02)
+    moved = (scans.parent / "labels.csv").rename(tmp_path / "moved.csv")
+    status, _, err = dpmix("evaluate", run)
+    assert status == 2 and "cannot be read" in err
+    other = dpmix("evaluate", run, "--data", scans, "--labels", moved, "--json")
+    assert (other[0], json.loads(other[1])["score"]) == (0, json.loads(out)["score"])
     files = [scans / "test" / f"{i}.png" for i in range(4)]
     rows = list(csv.DictReader(io.StringIO(dpmix("predict", run, *files)[1])))
     assert [*rows[0]] == ["image", "prediction", "p(left)", "p(right)"]

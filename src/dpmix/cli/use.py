@@ -28,6 +28,9 @@ def evaluate(
     test_fraction: Annotated[
         float | None, typer.Option(help="share of test images, for a folder without splits")
     ] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="CSV of several labels for each file; default: the run's own")
+    ] = None,
     skip_corrupt: Annotated[bool, typer.Option("--skip-corrupt", help=_SKIP)] = False,
     subgroups: Annotated[
         str | None, typer.Option(help="CSV of file and columns of groups; default: the run's own")
@@ -43,7 +46,7 @@ def evaluate(
     console = stdout()
     saved = load_run(run, device)
     with decoding_bar(console) as decoding:
-        source = evaluation_images(saved, data, test_fraction, skip_corrupt, decoding)
+        source = evaluation_images(saved, data, test_fraction, labels, skip_corrupt, decoding)
     in_full = evaluation_in_full(saved, data, subgroups, source)
     evaluation = measure(saved.model, source, saved.normalization, choose_device(device), in_full)
     if json:

@@ -111,6 +111,7 @@ def evaluation_images(
     saved: SavedRun,
     data: str | None,
     test_fraction: float | None,
+    labels: str | None,
     skip_corrupt: bool,
     progress: Progress | None = None,
 ) -> ImageSource:
@@ -129,6 +130,7 @@ def evaluation_images(
             "validation_fraction": None,
             "train_images": None,
         }
+    settings["labels"] = labels or settings["labels"]
     settings["skip_corrupt"] = skip_corrupt or (data is None and settings["skip_corrupt"])
     try:
         source = load_splits(progress=progress, **settings).test
