@@ -44,6 +44,7 @@ MOST, SPEND, DELTA, STEPS, EPSILONS = 3900, 0.05, 1e-5, 50, (1.0, 3.0, 8.0)
 COMMON, RARE = (2, 3, 4, 6), (1, 5, 7, 9)  # bird, cat, deer, frog; automobile, dog, horse, truck
 Counts = dict[tuple[int, ...], int]  # classes of CIFAR-10 that make one class -> training images
 TASKS: dict[str, Counts] = {
+    "1:1": {COMMON: MOST, RARE: MOST}, "1:3": {COMMON: MOST, RARE: MOST // 3},
     "1:9": {COMMON: MOST, RARE: MOST // 9}, "1:50": {COMMON: MOST, RARE: MOST // 50},
     "10 classes, 900 to 18": {(c,): round(900 * 0.02 ** (c / 9)) for c in range(10)},
 }  # fmt: skip

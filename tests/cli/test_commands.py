@@ -37,7 +37,12 @@ def test_the_help_names_every_command_and_setting(dpmix):
         assert name in out
     _, out, _ = dpmix("train", "--help")
     for setting in LEAVES.keys() - {"expected_runs"}:  # a selection's own
-        flag = setting.replace("_", "-").replace("releases", "release").replace("lates", "late")
+        flag = (
+            setting.replace("_", "-")
+            .replace("releases", "release")
+            .replace("lates", "late")
+            .replace("columns", "column")
+        )
         assert f"--{flag} " in out
 
 

@@ -32,7 +32,10 @@ def test_every_public_name_is_known_here():
 
 def test_the_plan_alone_carries_what_must_agree():
     assert not parameters(PrivateTrainer.__init__) & WIRED
-    assert parameters(PoissonSampler.__init__) == {"self", "plan", "examples"}
+    # Weights are at most 1: they can only lower the plan's rate.
+    assert parameters(PoissonSampler.__init__) == {"self", "plan", "examples", "weights"}
+    with pytest.raises(DpmixError, match="1 to 2; expected numbers above 0 and at most 1"):
+        PoissonSampler(plan(), 2, torch.tensor([1.0, 2.0]).double())
     assert parameters(GaussianNoise.__init__) == {"self", "plan"}
     # It has no noise, no draw and no epsilon: what it returns is a private sum.
     assert parameters(dpmix.clipped_gradient_sum) & WIRED == {"max_grad_norm"}

@@ -19,7 +19,7 @@ from dpmix.runs.build import build_run
 from dpmix.runs.config import Config
 from dpmix.runs.fit import train_run
 from dpmix.runs.load import load_run
-from dpmix.training.evaluate import evaluate
+from dpmix.training.evaluate import InFull, evaluate
 
 HEAD = {"backbone": "scatternet", "model": None, "steps": 3, "expected_batch_size": None}
 
@@ -63,7 +63,8 @@ def test_the_folder_holds_the_model_the_settings_and_the_statement(fit):
     saved = load_run(run.folder, "cpu")
     assert saved.input.class_names == ("disc", "stripes")
     test = load_splits(str(run.config.data.data)).test
-    assert evaluate(saved.model, test, saved.normalization, torch.device("cpu")) == run.evaluation
+    found = evaluate(saved.model, test, saved.normalization, torch.device("cpu"), InFull())
+    assert found == run.evaluation
     assert set(load_file(run.folder / "model.safetensors")) == set(run.model.state_dict())
     for name, value in run.model.state_dict().items():
         assert torch.equal(value, saved.model.state_dict()[name])

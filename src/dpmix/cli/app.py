@@ -23,7 +23,7 @@ _UsageError: Any = typer.BadParameter.__base__
 # only the module of the command that was asked for is imported.
 COMMANDS = {
     "train": ("train", "Train a private image classifier."),
-    "evaluate": ("use", "Measure the accuracy of a trained model on test images."),
+    "evaluate": ("use", "Measure a trained model on test images, with intervals."),
     "predict": (
         "use",
         "Classify images: one row per image, with its class and the probability of every class.",

@@ -38,7 +38,7 @@ def evaluate(
     json: Annotated[bool, typer.Option("--json", help="print JSON instead of a table")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps")] = "auto",
 ) -> None:
-    """Measure the accuracy of a trained model on test images, and other measures with intervals.
+    """Measure a trained model on test images, with intervals.
 
     A run with --validation-fraction is measured on its validation images; for its test accuracy,
     give its data again as --data.

@@ -91,7 +91,7 @@ def multi_label_loss(
 
 
 LOSSES: dict[Task, Loss] = {"single-label": soft_cross_entropy, "multi-label": multi_label_loss}
-"""The losses of the package: each view's is a function of its own logits and labels alone."""
+"""The losses of the package: that of a view is a function of its logits and labels alone."""
 
 
 def per_view_loss(

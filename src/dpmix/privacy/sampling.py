@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
+from dpmix.errors import DpmixError
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.privacy.randomness import Stream
 
@@ -24,6 +25,9 @@ class PoissonSampler:
         plan: its `sampling_rate` is q.
         examples: the number of examples to draw from.
         weights: in (0, 1]: example i is drawn at rate weights[i] q. None: all at rate q.
+
+    Raises:
+        DpmixError: a weight outside (0, 1].
     """
 
     def __init__(
@@ -31,6 +35,12 @@ class PoissonSampler:
     ) -> None:
         self.rate = plan.sampling_rate
         self.examples = examples
+        if weights is not None and not bool(((weights > 0) & (weights <= 1)).all()):
+            raise DpmixError(
+                f"sampling weights are {float(weights.min()):g} to {float(weights.max()):g}; "
+                "expected numbers above 0 and at most 1: a larger one would draw above the plan's "
+                "rate"
+            )
         # Broadcast: the rates of a billion examples would fill as much.
         own = np.ones(1) if weights is None else weights.numpy()
         self._rates = np.broadcast_to(self.rate * own, (examples,))

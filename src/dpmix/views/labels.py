@@ -19,7 +19,7 @@ def soft_labels(labels: Int64[Tensor, "B *L"], classes: int) -> Float32[Tensor, 
     """One row for each image: one-hot where it has a class, or its L labels, NaN if unknown."""
     if task_of(labels) == "multi-label":
         return labels.float().where(labels != UNKNOWN, torch.nan)
-    return F.one_hot(labels, classes).float()
+    return soft_labels_of_pool(labels, classes, "single-label")
 
 
 def soft_labels_of_pool(
