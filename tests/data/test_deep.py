@@ -76,6 +76,16 @@ def test_signed_values_keep_their_sign(order):
     assert np.array_equal(found[0], grey(DEEP))
 
 
+def test_signed_values_of_8_bits_are_refused():
+    values = np.array([[-1, 0], [1, 2]], np.int8)
+    wide = tiff(values.astype(np.int16), signed=True)
+    eight = wide.replace(
+        struct.pack("<HHIHxx", 258, 3, 1, 16), struct.pack("<HHIHxx", 258, 3, 1, 8)
+    )
+    with pytest.raises(DpmixError, match="signed values of 8 bits"):
+        decode(eight)
+
+
 def test_a_tiff_whose_white_is_zero_is_turned_round():
     assert np.array_equal(decode(tiff(DEEP, photometric=0))[0], 255 - grey(DEEP))
 

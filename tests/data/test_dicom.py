@@ -218,6 +218,9 @@ DAMAGED = {
     "cut in its pixels": WHOLE[:-10],
     "cut in its tags": WHOLE[:300],
     "cut after its start": WHOLE[:132],
+    "of a patient in its syntax": WHOLE.replace(
+        b"\x10\x00UI\x14\x00", b"\x10\x00UI\xe4\x00", 1),
+    "of slope 0": dicom_bytes(TWELVE, 12, RescaleSlope=0),
     "of no rows": dicom_bytes(TWELVE, 12, Rows=0),
     "of more rows": dicom_bytes(TWELVE, 12, Rows=60000),
     "of no pixels": WHOLE[: WHOLE.index(b"\xe0\x7f\x10\x00")],

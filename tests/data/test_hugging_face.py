@@ -158,3 +158,24 @@ def test_several_labels_as_a_list_of_classes_or_as_columns(tmp_path):
         load_splits(data, task="multi-label", label_columns=("rash",))
     with pytest.raises(DpmixError, match=r"column 'image' holds .* in row 0 of 'train'; expec"):
         load_splits(data, task="multi-label", label_columns=("image",))
+
+
+def test_a_column_of_other_answers_than_no_and_yes_is_refused(tmp_path):
+    answers = {"cough": [0, 1, 1, 0]}
+    for number, (names, fits) in enumerate(
+        (
+            (["no", "yes"], True),
+            (["yes", "no"], False),
+            (["cough", "rash"], False),
+            (["0", "1"], True),
+        )
+    ):
+        kinds = {"image": IMAGE, "cough": datasets.ClassLabel(names=names)}
+        sides = {side: rows(4) | answers for side in ("train", "test")}
+        data = stored(tmp_path / f"set{number}", sides, kinds)
+        options = {"task": "multi-label", "label_columns": ("cough",)}
+        if fits:
+            assert load_splits(data, **options).train.labels[:, 0].tolist() == answers["cough"]
+            continue
+        with pytest.raises(DpmixError, match=f"and 1 stands for '{names[1]}'; expected a label"):
+            load_splits(data, **options)

@@ -35,6 +35,7 @@ def test_numbers_of_any_scale_become_shares_in_the_order_of_the_classes(tmp_path
     ("class,prevalence\ncat,-1\ndog,2\n", "'-1'; expected a number above 0"),
     ("class,prevalence\ncat,nan\ndog,2\n", "'nan'; expected a number above 0"),
     ("class,prevalence\ncat,inf\ndog,2\n", "'inf'; expected a number above 0"),
+    ("class,prevalence\ncat,1e300\ndog,2\n", "'1e300'; expected a number above 0, 1e-12 to 1e.12"),
     ("class,prevalence\ncat,many\ndog,2\n", "'many'; expected a number above 0"),
     ("class,prevalence\ncat,1,2\ndog,2\n", "row 2: 3 cells; expected 2"),
     ("class,prevalence\ncat\ndog,2\n", "row 2: 1 cells; expected 2"),

@@ -1,5 +1,7 @@
 """Lists of files and columns, and the groups of images that they make."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -62,6 +64,9 @@ def test_groups_are_those_of_the_evaluated_images_and_the_others_are_counted(lis
     ("file\n1.png\n", "has the columns file; expected file and one or more others"),
     ("name,sex\n1.png,F\n", "has the columns name, sex; expected file and one or more"),
     ("file,sex\n", "lists no file"),
+    ("file,sex,sex\n1.png,F,M\n", "has the column 'sex' twice; expected one of each name"),
+    ("file,sex\n1.png\n", "line 2 has another number of cells than the 2 columns"),
+    ("file,sex\n1.png,F,old\n", "line 2 has another number of cells than the 2 columns"),
     ("file,sex\n9.png,F\n", "lists none of the 4 images to evaluate on, such as 'test/a/1.png'"),
     ("file,sex\n1.png,F\n1.png,M\n", "lines 2 and 3 say different things of '1.png'"),
     ("file,sex\n1.png,F\ntest/a/1.png,M\n", "lines 3 and 2 say different things of '1.png'"),
@@ -84,6 +89,14 @@ def test_a_column_of_measurements_and_images_without_names_are_refused(listed):
         load_subgroups(path, root, source)
     with pytest.raises(DpmixError, match="images have no file names; expected a folder of images"):
         load_subgroups(path, root, images(None))
+
+
+def test_a_group_without_a_known_label_is_refused(listed):
+    path, root = listed("file,sex\n1.png,F\n2.png,M\n")
+    labels = torch.tensor([[1, 0], [-1, -1], [0, 1], [1, 1]])
+    known = replace(images(), labels=labels)
+    with pytest.raises(DpmixError, match="no label is known of the evaluated images of sex 'M'"):
+        load_subgroups(path, root, known)
 
 
 def test_a_bare_name_of_several_images_is_refused(listed):

@@ -11,10 +11,13 @@ from dpmix.errors import DpmixError
 from dpmix.privacy.accounting import epsilon_gaussian, epsilon_pld
 from dpmix.reports.files import ModelFile
 from dpmix.reports.verify import verify
+from dpmix.runs import tracking
 from dpmix.runs.balance import balance_rows
 from dpmix.runs.build import build_run
 from dpmix.runs.config import Config
 from dpmix.runs.fit import smoke_run
+from dpmix.runs.folder import RunFolder
+from dpmix.runs.record import RunRecord
 from dpmix.runs.resume import rebuild_run
 from dpmix.training.distributed import ALONE, Ranks
 from forged_run import forge
@@ -230,3 +233,28 @@ def test_a_person_counts_once_with_all_their_images(tmp_path, settings):
     # Everyone has two images of each class: all have the mean of the two weights.
     assert len(weights) == 6 and weights.tolist() == pytest.approx([float(weights[0])] * 6)
     run.trainer().step()
+
+
+def test_a_run_that_was_stopped_before_its_first_step_has_spent_its_count(
+    build, settings, tmp_path
+):
+    run = build(**PAID, output=str(tmp_path / "run"))
+    with pytest.raises(KeyboardInterrupt), RunRecord(run, None).open():
+        raise KeyboardInterrupt
+    with pytest.raises(DpmixError, match=r"is not empty; give another .* or --resume it"):
+        build(**PAID, output=str(tmp_path / "run"))
+    again, checkpoint = rebuild_run(tmp_path / "run")
+    assert checkpoint.step == 0
+    assert again.config.input.prevalences == run.config.input.prevalences
+
+
+def test_a_tracker_gets_no_rate_that_follows_from_the_count(
+    build, tmp_path, monkeypatch, unchecked
+):
+    shown = []
+    monkeypatch.setattr(tracking, "WeightsAndBiases", lambda *args: shown.append(args[-1]))
+    for name, more in (("paid", PAID), ("none", {})):
+        run = build(**more, output=str(tmp_path / name), wandb="study")
+        tracking.open_trackers(run.config, RunFolder(run.folder), "a-run", 0)
+    assert "learning_rate" not in shown[0] and shown[0]["spend"] == 0.5
+    assert shown[1]["learning_rate"] == run.config.optimizer.learning_rate

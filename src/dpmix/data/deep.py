@@ -14,6 +14,7 @@ from dpmix.data.window import OWN, Window
 from dpmix.errors import DpmixError
 
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # a TIFF's tag and its value
+_SAMPLE_FORMAT, _SIGNED = 339, 2
 
 
 def deep_window(
@@ -24,6 +25,12 @@ def deep_window(
     Raises:
         DpmixError: more than 8 bits a channel without a fixed window, or in other than 16-bit grey.
     """
+    tags = getattr(image, "tag_v2", {})
+    if image.mode == "L" and tags.get(_SAMPLE_FORMAT) in (_SIGNED, (_SIGNED,)):
+        raise DpmixError(
+            f"image '{name}' holds signed values of 8 bits, which Pillow reads as others; expected "
+            "values from 0: save it with 16 bits, and give --window"
+        )
     sixteen = _holds_sixteen_bits(image)
     if not (sixteen or image.mode in ("I", "F") or image.mode.startswith("I;")):
         return None

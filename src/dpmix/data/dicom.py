@@ -5,6 +5,7 @@ among them, so none can get into a picture, a message or a log. pydicom's own er
 file, so fixed words stand for them. Overlays are not drawn (`tests/data/test_dicom.py`).
 """
 
+import re
 from dataclasses import dataclass
 from io import BufferedReader, BytesIO
 from typing import Any, Literal
@@ -17,6 +18,7 @@ from dpmix.data.window import MOST, OWN, Window
 from dpmix.errors import DpmixError, to_install
 
 _START = 132
+_UID = re.compile(r"[0-9.]{1,64}")
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _GREY = ("MONOCHROME1", "MONOCHROME2")
 _COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
@@ -69,7 +71,8 @@ class DicomHeader:
             size, bits = (int(tags.Rows), int(tags.Columns)), int(tags.BitsStored)
             rescale = (_number(tags, "RescaleSlope", 1), _number(tags, "RescaleIntercept", 0))
             frames = _number(tags, "NumberOfFrames", 1)
-            if min(size) < 1 or not all(abs(one) <= MOST for one in rescale):  # no NaN is
+            # No NaN is at most anything; a slope of 0 would make every picture black.
+            if min(size) < 1 or not all(abs(one) <= MOST for one in rescale) or not rescale[0]:
                 raise ValueError
             header = cls(name, tags, syntax, kind, *size, bits, rescale)
         except (MemoryError, DpmixError):
@@ -205,7 +208,10 @@ def _parsed(stream: BufferedReader | BytesIO, name: str) -> tuple[Any, Any]:
     meta = read_dataset(
         stream, False, True, stop_when=lambda tag, *_: tag >> 16 != 2, specific_tags=[0x00020010]
     )
-    syntax = UID(_text(meta, "TransferSyntaxUID"))
+    text = _text(meta, "TransferSyntaxUID")
+    if not _UID.fullmatch(text):  # pydicom would quote it in a warning
+        raise ValueError
+    syntax = UID(text)
     if syntax == _DEFLATED:  # pydicom would inflate all of it, and a few bytes can be gigabytes
         raise DpmixError(
             f"image '{name}' is a DICOM file that is deflated as a whole; expected another "

@@ -64,10 +64,18 @@ def read_file_list(
                     f"'{path}' has the columns {', '.join(header) or 'of nothing'}; expected "
                     f"{expected}, separated by commas"
                 )
-            rows = [
-                ((row["file"] or "").strip(), {one: (row[one] or "").strip() for one in read})
-                for row in reader
-            ]
+            if twice := [one for one in ("file", *read) if header.count(one) > 1]:
+                raise DpmixError(
+                    f"{what} '{path}' has the column '{twice[0]}' twice; expected one of each name"
+                )
+            rows = []
+            for line, row in enumerate(reader, start=2):
+                if None in row or None in row.values():
+                    raise DpmixError(
+                        f"{what} '{path}': line {line} has another number of cells than the "
+                        f"{len(header)} columns; expected one for each: check its commas"
+                    )
+                rows.append((row["file"].strip(), {one: row[one].strip() for one in read}))
     except OSError as error:
         raise DpmixError(
             f"{what} '{path}' cannot be read ({error.strerror}); expected a CSV file with the "

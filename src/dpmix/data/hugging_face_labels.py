@@ -12,6 +12,12 @@ from dpmix.data.label_values import chosen_columns, label_matrix, label_number
 from dpmix.data.splits import plain_name
 from dpmix.errors import DpmixError
 
+# Names of a column's two classes, of which the second one means that the label is present.
+_ANSWERS = (
+    ("0", "1"), ("no", "yes"), ("false", "true"), ("absent", "present"), ("negative", "positive"),
+)  # fmt: skip
+_NO_AND_YES = "the classes no and yes in this order"
+
 
 @dataclass(frozen=True)
 class LabelColumns:
@@ -55,6 +61,13 @@ class LabelColumns:
                 raise DpmixError(
                     f"{where}: column '{name}' is a list of classes; expected it alone, or columns "
                     "with one label each in --label-column"
+                )
+            answers = tuple(str(one).lower() for one in getattr(kinds[name], "names", _ANSWERS[0]))
+            if answers not in _ANSWERS:
+                raise DpmixError(
+                    f"{where}: column '{name}' has the classes {', '.join(answers)}, and 1 stands "
+                    f"for '{answers[-1]}'; expected a label that is 0 or 1, or {_NO_AND_YES}: cast "
+                    "it to datasets.Value('int8')"
                 )
         return cls(columns, columns, lists=False)
 

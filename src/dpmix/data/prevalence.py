@@ -8,6 +8,7 @@ from dpmix.data.splits import plain_name
 from dpmix.errors import DpmixError, nearest
 
 _HEADER = ("class", "prevalence")
+_MOST = 1e12
 
 
 def read_prevalences(path: Path, class_names: tuple[str, ...]) -> tuple[float, ...]:
@@ -45,8 +46,11 @@ def read_prevalences(path: Path, class_names: tuple[str, ...]) -> tuple[float, .
             fault = f"the private data have no class '{name}': {nearest(name, class_names)}"
         elif name in found:
             fault = f"class '{name}' is given twice; expected one row"
-        elif not 0 < share < math.inf:
-            fault = f"the prevalence of class '{name}' is '{value}'; expected a number above 0"
+        elif not 1 / _MOST <= share <= _MOST:
+            fault = (
+                f"the prevalence of class '{name}' is '{value}'; expected a number above 0, "
+                f"{1 / _MOST:g} to {_MOST:g}"
+            )
         if fault:
             raise DpmixError(f"class prevalences '{path}', row {number}: {fault}")
         found[name] = share

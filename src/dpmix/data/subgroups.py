@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dpmix.data.file_list import read_file_list, rows_of
 from dpmix.data.fingerprint import file_names
-from dpmix.data.source import ImageSource
+from dpmix.data.source import ImageSource, task_of
 from dpmix.errors import DpmixError
 
 _MOST = 50  # values of a column; more are numbers of some kind, such as ages in days
@@ -75,9 +75,16 @@ def load_subgroups(path: str | None, data: str, source: ImageSource) -> Subgroup
         column: tuple(None if row is None else row.values[column] or _EMPTY for row in found)
         for column in listed[0].values
     }
+    groups = Subgroups(columns, len(names) - len(listed))
     for column, values in columns.items():
         _check(what, column, values)
-    return Subgroups(columns, len(names) - len(listed))
+        for group, at in groups.rows(column).items():
+            if task_of(source.labels) == "multi-label" and not (source.labels[at] >= 0).any():
+                raise DpmixError(
+                    f"{what}: no label is known of the evaluated images of {column} '{group}'; "
+                    "join it with another group, or delete its lines"
+                )
+    return groups
 
 
 def _check(what: str, column: str, values: Sequence[str | None]) -> None:

@@ -60,6 +60,9 @@ class RunRecord:
                 tracked = step - self._resumed.history.holds(step)  # it is published once more
             else:
                 self.folder.clear_diagnostics()
+                if self._run.config.privacy.spend is not None:
+                    # The classes are counted: a run that starts here again would count twice.
+                    self.folder.private_log.touch()
             # Before the checkpoints of an earlier run go: a tracker may refuse.
             self._trackers = open_trackers(self._run.config, self.folder, self._run_id, tracked)
             for tracker in self._trackers:

@@ -95,5 +95,8 @@ def open_trackers(config: Config, folder: RunFolder, run_id: str, step: int) -> 
         sections = config.published()  # but no machine or data set
         kept = ("views", "model", "privacy", "optimizer")
         shown = {leaf: value for name in kept for leaf, value in sections[name].items()}
+        if config.privacy.spend is not None:
+            # It may follow from the private count, which leaves with the model and its statement.
+            del shown["learning_rate"]
         opened.append(WeightsAndBiases(config.run.wandb, run_id, folder.diagnostics, shown))
     return opened

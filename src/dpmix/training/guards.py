@@ -45,7 +45,9 @@ def warn_of_few_persons(plan: PrivacyPlan, weights: int) -> None:
         return
     if plan.steps and plan.target_epsilon <= _LARGE_EPSILON:
         # Of the mean over all steps, next to gradients of at most C.
-        noise = plan.noise_std / plan.denominator * math.sqrt(weights / plan.steps)
+        # By N alone: the denominator may follow from a private count, which is not shown yet.
+        batch = plan.sampling_rate * plan.n
+        noise = plan.noise_std / batch * math.sqrt(weights / plan.steps)
         warnings.warn(
             f"there are {plan.n} persons: averaged over all steps, the noise on the "
             f"{weights:,} trained weights is {noise / plan.max_grad_norm:.2g} times as long as the "

@@ -119,6 +119,12 @@ def test_a_network_that_is_in_a_file_twice_is_refused(tmp_path):
         loaded("test_vit", twice, tmp_path)
 
 
+def test_a_checkpoint_that_holds_itself_is_read(tmp_path):
+    held = {"model": plain("test_vit")}
+    held["again"] = held
+    require_features_of(loaded("test_vit", held, tmp_path), "test_vit")
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_network_for_grey_images_gives_its_features_for_grey_in_three_channels(name, tmp_path):
     backbone = loaded(name, {"model": plain(name, channels=1)}, tmp_path)

@@ -84,15 +84,15 @@ def network_tensors(path: Path, network: str, own: State) -> State | None:
     return {key: _rgb(value, own.get(key)) for key, value in taken.items()}
 
 
-def _parts(held: Any, place: str = "") -> Iterator[tuple[str, State]]:
-    """Every mapping of names to tensors, at any depth, and its place."""
-    if not isinstance(held, dict):
+def _parts(held: Any, place: str = "", around: tuple[int, ...] = ()) -> Iterator[tuple[str, State]]:
+    """Every mapping of names to tensors, at any depth, and its place; none inside itself."""
+    if not isinstance(held, dict) or id(held) in around:
         return
     named = {key: value for key, value in held.items() if isinstance(key, str)}
     if tensors := {key: value for key, value in named.items() if isinstance(value, Tensor)}:
         yield place, tensors
     for key, value in named.items():
-        yield from _parts(value, f"{place}{key}.")
+        yield from _parts(value, f"{place}{key}.", (*around, id(held)))
 
 
 def _prefixes(part: State, own: State) -> Counter[str]:
