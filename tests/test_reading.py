@@ -47,3 +47,28 @@ def test_a_run_is_judged_and_predicted_with_as_it_was_trained(photos, quick, tmp
         scores = saved.model(saved.normalization(pixels)).softmax(dim=1)
     given = [one.probabilities for one in predictions(saved, files, torch.device("cpu"))]
     np.testing.assert_allclose(given, scores, atol=1e-6)
+
+
+def test_other_folders_without_training_images_are_measured_whole(photos, quick, tmp_path):
+    run = tmp_path / "run"
+    dpmix.fit(data=str(photos), image_size=12, device="cpu", output=str(run), **quick)
+    saved, expected = load_run(run, "cpu"), 6 * len(CLASSES)
+    lone = tmp_path / "lone"
+    (photos / "test").rename(lone)
+    assert len(evaluation_images(saved, str(lone), None, None, False)) == expected
+    (tmp_path / "around").mkdir()
+    lone.rename(tmp_path / "around" / "test")
+    assert len(evaluation_images(saved, str(tmp_path / "around"), None, None, False)) == expected
+
+
+@pytest.mark.filterwarnings("ignore:.*look like several images")
+def test_the_own_data_again_are_split_as_in_the_training(photos, quick, tmp_path):
+    run, whole = tmp_path / "run", photos / "train"
+    dpmix.fit(
+        data=str(whole), test_fraction=0.6, image_size=12, device="cpu", output=str(run), **quick
+    )
+    saved = load_run(run, "cpu")
+    own = evaluation_images(saved, None, None, None, False)
+    again = evaluation_images(saved, f"{whole}/", None, None, False)
+    assert own.names == again.names
+    assert len(own) < 12 * len(CLASSES)

@@ -62,6 +62,8 @@ def test_a_run_from_its_files_to_its_answers(dpmix, scans, tmp_path, more):
     moved = (scans.parent / "labels.csv").rename(tmp_path / "moved.csv")
     status, _, err = dpmix("evaluate", run)
     assert status == 2 and "cannot be read" in err
+    status, _, _ = dpmix("evaluate", run, "--data", scans / "test", "--labels", moved)
+    assert status == 2  # the list names training images, which are not there
     other = dpmix("evaluate", run, "--data", scans, "--labels", moved, "--json")
     assert (other[0], json.loads(other[1])["score"]) == (0, json.loads(out)["score"])
     files = [scans / "test" / f"{i}.png" for i in range(4)]

@@ -162,7 +162,7 @@ def test_npz_arrays_of_labels(tmp_path):
     ):
         with pytest.raises(DpmixError, match=message):
             npz(tmp_path / "c.npz", labels)
-    with pytest.raises(DpmixError, match="images have 2 and 2 labels and there are 1 names"):
+    with pytest.raises(DpmixError, match="images have 2 labels, test images 2, and there are 1 na"):
         npz(tmp_path / "d.npz", missing, class_names=np.array(["cough"]))
     with pytest.raises(DpmixError, match="of several labels an image --task multi-label"):
         load_splits(str(tmp_path / "b.npz"))

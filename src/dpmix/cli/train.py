@@ -143,10 +143,19 @@ def _train(
         *evaluation_rows(
             result.evaluation, judged_on, result.start_score if run.plan.steps else None
         ),
+        *_test_row(run),
         *_plan_rows(run),
         *balance_rows(run.config),  # at the end: a private count is first written
         *pool_rows(run.pool_facts, pool_use(run)),
     ]
+
+
+def _test_row(run: Run) -> Rows:
+    """How to measure on the test images, where validation images took their place."""
+    if run.splits.judged_on == "test":
+        return []
+    command = f"dpmix evaluate {run.folder} --data {run.config.data.data}"
+    return [("test images", f"not looked at; to measure on them: {command}")]
 
 
 def _plan_rows(run: Run) -> Rows:

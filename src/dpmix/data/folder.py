@@ -18,6 +18,7 @@ from dpmix.data.decode import EncodedImages, decode_sources
 from dpmix.data.dicom import is_dicom
 from dpmix.data.image import ReadOptions
 from dpmix.data.person_rule import PersonRule
+from dpmix.data.source import ImageSource
 from dpmix.data.splits import Splits, hashed_split, judged_side, named_sides, plain_name, side_of
 from dpmix.errors import DpmixError, one_line
 
@@ -68,6 +69,24 @@ def folder_splits(
     refuse_linked_twice(root, train, test)
     (train_source, test_source), _ = decode_sources([train, test], names, options)
     return Splits(root.resolve().name, train_source, test_source, flip=True, held_out=held_out)
+
+
+def holds_training_images(root: Path) -> bool:
+    """Whether `root` has a folder that is called train."""
+    return "train" in named_sides(folder_names(root), f"data folder '{root}'")
+
+
+def folder_images(root: Path, options: ReadOptions) -> ImageSource:
+    """All images of a folder without a training split, to evaluate on.
+
+    Raises:
+        DpmixError: as `folder_splits`.
+    """
+    side = judged_side(named_sides(folder_names(root), f"data folder '{root}'"), f"'{root}'")
+    names, images, left_out = _class_images(root / side if side else root, root, False)
+    warn_of_left_out(left_out)
+    (source,), _ = decode_sources([images], names, options)
+    return source
 
 
 def refuse_linked_twice(root: Path, train: EncodedImages, test: EncodedImages) -> None:

@@ -21,9 +21,11 @@ from dpmix.data.folder import (
 from dpmix.data.image import ReadOptions
 from dpmix.data.label_values import chosen_columns, label_matrix, label_number
 from dpmix.data.person_rule import PersonRule
+from dpmix.data.source import ImageSource
 from dpmix.data.splits import Splits, judged_side, named_sides, plain_name
 from dpmix.errors import DpmixError
 
+_REMEDY = ": correct it, or name the columns that are labels with --label-column"
 _NAMED = 5  # absent files that a message names
 
 
@@ -77,6 +79,18 @@ def listed_splits(
     return Splits(root.resolve().name, train, judged, flip=True, held_out=held_out)
 
 
+def listed_images(
+    root: Path, csv_path: Path, columns: tuple[str, ...], options: ReadOptions
+) -> ImageSource:
+    """All listed images of a folder, to evaluate on; errors as of `listed_splits`."""
+    names, rows, labels = read_labels(csv_path, columns, root)
+    images = _listed_images(root, csv_path, rows, labels)
+    if not len(images):
+        raise DpmixError(f"labels '{csv_path}' list no image of '{root}'; expected some: list them")
+    (source,), _ = decode_sources([images], names, options)
+    return source
+
+
 def read_labels(
     path: Path, columns: tuple[str, ...], root: Path
 ) -> tuple[tuple[str, ...], list[FileRow], Int64[Tensor, "R L"]]:
@@ -90,11 +104,10 @@ def read_labels(
                 values[at, column] = label_number(row.values[name])
             except ValueError:
                 raise DpmixError(
-                    f"{where}, line {row.line}: '{name}' is '{row.values[name]}'; expected 1, 0, "
-                    "or -1 (or nothing) where it is unknown: choose the label columns with "
-                    "--label-column"
+                    f"{where}, line {row.line}: '{name}' is {row.values[name]!r}; expected 1, 0, "
+                    f"or -1 (or nothing) where it is unknown{_REMEDY}"
                 ) from None
-    labels = label_matrix(values, names, where, lambda at: f" in line {rows[at].line}")
+    labels = label_matrix(values, names, where, lambda at: f" in line {rows[at].line}", _REMEDY)
     # Of the labels alone: two rows of one file may differ elsewhere.
     rows = [
         replace(row, values={name: str(one) for name, one in zip(names, own, strict=True)})

@@ -17,6 +17,7 @@ def label_matrix(
     names: Sequence[str],
     where: str,
     place: Callable[[int], str],
+    remedy: str = "",
 ) -> Int64[Tensor, "N L"]:
     """Check and convert labels: NaN is unknown too.
 
@@ -25,6 +26,7 @@ def label_matrix(
         names: of the L labels.
         where: what messages call their source.
         place: where an image is, for messages, by its number: `" in row 3"`.
+        remedy: the end of the message.
 
     Raises:
         DpmixError: another value, with the image and the label.
@@ -40,7 +42,7 @@ def label_matrix(
         more = f", and {int(bad.sum()) - 1} more" if bad.sum() > 1 else ""
         raise DpmixError(
             f"{where}: label '{names[column]}' is {values[row, column]:g}{place(row)}{more}; "
-            "expected 1, 0, or -1 (or nothing) where it is unknown"
+            f"expected 1, 0, or -1 (or nothing) where it is unknown{remedy}"
         )
     return torch.from_numpy(filled.astype(np.int64))
 

@@ -7,13 +7,19 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dpmix.data.folder import class_folder_names, folder_splits, local_path
+from dpmix.data.folder import (
+    class_folder_names,
+    folder_images,
+    folder_splits,
+    holds_training_images,
+    local_path,
+)
 from dpmix.data.hugging_face import PREFIX, hugging_face_splits, is_hub_name
 from dpmix.data.image import Progress, ReadOptions, fit_images
-from dpmix.data.label_list import listed_splits
+from dpmix.data.label_list import listed_images, listed_splits
 from dpmix.data.npz import NpzArchive, is_npz, npz_splits
 from dpmix.data.person_rule import person_rule
-from dpmix.data.source import Task, TensorSource
+from dpmix.data.source import ImageSource, Task, TensorSource
 from dpmix.data.splits import Splits, narrowed, stratified_split
 from dpmix.data.torchvision_sets import TORCHVISION_SETS, refuse_skipping, torchvision_splits
 from dpmix.data.window import parse_window
@@ -120,6 +126,32 @@ def load_splits(
                 "terminal may obey; rename it"
             )
     return narrowed(splits, classes, validation_fraction, train_images)
+
+
+def load_images(
+    data: str,
+    *,
+    labels: str | None,
+    label_columns: tuple[str, ...],
+    window: str | None,
+    image_size: int | None,
+    channels: int | None,
+    skip_corrupt: bool,
+    workers: int | None,
+    progress: Progress | None,
+) -> ImageSource | None:
+    """All images of a folder without a training split, to evaluate on; None for other data.
+
+    Arguments are those of `load_splits`.
+    """
+    path = local_path(data)
+    if _is_named(data) or not path.is_dir() or holds_training_images(path):
+        return None
+    fixed = parse_window(window)
+    options = ReadOptions(image_size, channels, skip_corrupt, workers, progress, fixed)
+    if labels is None:
+        return folder_images(path, options)
+    return listed_images(path, Path(labels).expanduser(), label_columns, options)
 
 
 def _check_task(

@@ -160,8 +160,8 @@ class NpzArchive:
         names = self.stored_names() or tuple(map(str, range(count)))
         if {one.shape[1] for one in labels} != {len(names)}:
             raise DpmixError(
-                f"{self.path.name}: images have {' and '.join(str(one.shape[1]) for one in labels)}"
-                f" labels and there are {len(names)} names; expected one name for each label"
+                f"{self.path.name}: training images have {labels[0].shape[1]} labels, test images "
+                f"{labels[1].shape[1]}, and there are {len(names)} names; expected the same number"
             )
         chosen = chosen_columns(names, columns, self.path.name)
         places = [names.index(one) for one in chosen]

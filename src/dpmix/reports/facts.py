@@ -13,7 +13,7 @@ from dpmix.data.named import public_name
 from dpmix.data.splits import Splits
 from dpmix.privacy.unit import Unit
 from dpmix.reports.audit_report import AuditReport
-from dpmix.reports.measured import estimate, headline, measured_rows
+from dpmix.reports.measured import below_start, estimate, headline, measured_rows
 from dpmix.reports.metrics import Metrics
 from dpmix.reports.statement import (
     NOT_PRIVATE,
@@ -120,16 +120,6 @@ def views_in_words(spec: ViewSpec) -> str:
     return words if spec.average == "all" else f"{words}; only the mixtures are averaged"
 
 
-def below_start(score: float, start: float) -> str | None:
-    """What to do where private training did not end above its own start."""
-    if score > start:
-        return None
-    return (
-        f"private training did not end above its start ({percent(start)}): publish the start "
-        "(--steps 0) if it comes from public images or words, or give a larger --epsilon"
-    )
-
-
 _FIT = "padded with their own border where a cut would lose more than a tenth"
 
 
@@ -215,7 +205,7 @@ def accuracy_rows(run: RunFacts) -> list[Row]:
     found, audit = run.metrics, run.audit
     failed = "FAILED, diverged: " if found.diverged else ""
     start = [("before any private image (epsilon 0)", percent(found.start_score))]
-    below = below_start(found.score, found.start_score)
+    below = below_start(found, found.start_score, percent)
     if below and run.statement.planned_steps:
         start.append(("no gain", below))
     first = found.measure, f"{failed}{score_text(found)}"
@@ -259,7 +249,8 @@ def model_rows(run: RunFacts) -> list[Row]:
         "data": run.data_name,
         "input": f"uint8 {shape} (C x H x W), normalised by {inputs.normalization}",
         "window of grey values over 8 bits": settings["data"]["window"],
-        "classes": number(len(settings["input"]["class_names"])),
+        "labels" if found.accuracy is None else "classes":
+            number(len(settings["input"]["class_names"])),
         "weights": found.weights,
         "optimizer": f"{optimizer['optimizer']}, rate {optimizer['learning_rate']}, "
             f"{'' if momentum is None else f'momentum {momentum}, '}{optimizer['schedule']}",
@@ -267,7 +258,7 @@ def model_rows(run: RunFacts) -> list[Row]:
         "machine": found.machine
             + (f", {told.processes} processes" if told.processes > 1 else ""),
         "versions": ", ".join(f"{name} {one}" for name, one in told.versions.items()),
-        "pretrained weights":
+        "pretraining on the pool":
             "on the public pool alone" if pool and pool.role == "pretrain" else "none",
         "backbone": backbone and f"{backbone.name}: {backbone.provenance}; "
             f"{backbone.embedding_size} features at {backbone.input_size} pixels; trained "

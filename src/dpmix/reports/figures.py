@@ -140,7 +140,7 @@ def confusion_figure(run: Metrics) -> Markup | None:
         if len(names) <= _MOST_LABELLED:
             axes.set_xticks(range(len(names)), short, rotation=45, ha="right")
             axes.set_yticks(range(len(names)), short)
-            for row, column in zip(*counts.nonzero(), strict=True):
+            for row, column in np.ndindex(*counts.shape):
                 axes.text(column, row, counts[row, column], ha="center", va="center", fontsize=8)
 
     return _svg(draw, "Confusion matrix", 4.5)

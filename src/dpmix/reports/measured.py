@@ -58,19 +58,47 @@ def measured_rows(found: Measured, first: Row, start: Sequence[Row], form: Form)
         start: rows that compare it with the model before its training.
         form: how shares are written.
     """
+    first_rows = [*one_answer(found), first]
     name, score = min(found.class_scores.items(), key=lambda item: item[1])
     of_label = "AUROC " if found.accuracy is None else ""
     worst = (f"worst {'label' if of_label else 'class'}", f"{name}: {of_label}{form(score, 2)}")
     if found.accuracy is None:
-        return [first, *start, *_overall(found, RANKING, form), *_others(found, form), worst]
+        return [*first_rows, *start, *_overall(found, RANKING, form), *_others(found, form), worst]
     balanced = _overall(found, ["balanced_accuracy"], form) or [
         ("balanced accuracy", form(balanced_accuracy(found), 2))
     ]
-    whole = [first, baseline(found, form), *start]
+    whole = [*first_rows, baseline(found, form), *start]
     rest = _overall(found, ["macro_f1", *RANKING], form) + _others(found, form)
     if unequal(found):
         return [*balanced, worst, *whole, *rest]
     return [*whole, *balanced, worst, *rest]
+
+
+def one_answer(found: Measured) -> list[Row]:
+    """What to do where the model gives one answer to every image."""
+    given = {name for row in found.confusion.values() for name in row}
+    if len(given) != 1:
+        return []
+    text = f"every image is called {given.pop()}; AUROC shows what the model knows"
+    if len(found.class_images) == 2:
+        text += ", and a threshold from validation images (--validation-fraction) uses it"
+    return [("one answer", text)]
+
+
+def below_start(found: Measured, start: float, form: Form) -> str | None:
+    """What to do where private training did not end above its start."""
+    if found.score > start:
+        return None
+    counts = found.class_images.values()
+    if found.accuracy is not None and start <= max(counts) / found.images:
+        return (
+            "accuracy did not rise above that of one answer to every image: look at AUROC and "
+            "balanced accuracy, or give a larger --epsilon"
+        )
+    return (
+        f"private training did not end above its start ({form(start, 2)}): publish the start "
+        "(--steps 0) if it comes from public images or words, or give a larger --epsilon"
+    )
 
 
 def balanced_accuracy(found: Measured) -> float:

@@ -7,9 +7,9 @@ from dpmix.pool.load import PoolFacts
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.privacy.repeats import epsilon_of_copies
 from dpmix.privacy.unit import Unit
-from dpmix.reports.facts import below_start, found_in_words
+from dpmix.reports.facts import found_in_words
 from dpmix.reports.guarantee import membership
-from dpmix.reports.measured import estimate, headline, measured_rows, worst_groups
+from dpmix.reports.measured import below_start, estimate, headline, measured_rows, worst_groups
 from dpmix.reports.statement import NOT_PRIVATE, shown_epsilon, shown_sigma
 from dpmix.training.evaluate import Evaluation
 
@@ -123,7 +123,7 @@ def evaluation_rows(
     before = []
     if start is not None:
         before = [("before any private image", f"{start:.2%} (epsilon 0)")]
-        if below := below_start(evaluation.score, start):
+        if below := below_start(evaluation, start, terminal_percent):
             before.append(("no gain", below))
     whole, found = f"{evaluation.score:.2%} of {evaluation.images} images (EMA weights)", evaluation
     if (interval := headline(found)) is not None:

@@ -1,6 +1,7 @@
 """What a run will cost, measured on public random images of the right shape."""
 
 import time
+import warnings
 
 import numpy as np
 import torch
@@ -99,9 +100,10 @@ def _faster(run: Run, trainer: PrivateTrainer, seconds: float) -> str:
         return ""
     shape = run.inputs.views.view_shape(run.splits.train.image_shape)
     try:
-        other = choose_engine(
-            "bookkeeping", trainer.model, trainer.loss, shape, run.views.spec.views
-        )
+        with warnings.catch_warnings(action="ignore"):  # nobody asked for it
+            other = choose_engine(
+                "bookkeeping", trainer.model, trainer.loss, shape, run.views.spec.views
+            )
     except CannotRunError:
         return ""
     times = seconds / seconds_per_step(run, other) if other.name == "bookkeeping" else 0.0

@@ -65,6 +65,8 @@ for images in decode_files(files, model.image_shape, window=model.window):  # as
 
 - {input}
 - {output}
+- `model.thresholds`: {thresholds}, the probability from which the second of two classes, or each
+  label, is answered; null where none was chosen on validation images
 """
 
 

@@ -1,5 +1,6 @@
 """Load a trained model from its run, and the images to evaluate it on."""
 
+import inspect
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from dpmix.data.folder import local_path
 from dpmix.data.image import Progress
-from dpmix.data.named import load_splits
+from dpmix.data.named import load_images, load_splits
 from dpmix.data.normalization import Normalization
 from dpmix.data.source import ImageSource
 from dpmix.data.subgroups import load_subgroups
@@ -117,23 +119,32 @@ def evaluation_images(
 ) -> ImageSource:
     """The images to evaluate a model on, read as in its training.
 
-    Of other `data` the test split; of the run's own, the split that the run was evaluated on.
+    Of the run's own data, the split that the run was evaluated on; where they are given again, the
+    test split. Of other `data` the test split, or all images of a folder without training images.
     """
-    settings = saved.config.data.reading()
+    own, settings = saved.config.data, saved.config.data.reading()
     if data is not None:
         channels, height, width = saved.input.image_shape
+        again = _is_same(data, own.data)  # its training images are not to be measured on
         settings |= {
             "data": data,
-            "test_fraction": test_fraction,
+            "test_fraction": test_fraction or (own.test_fraction if again else None),
             "image_size": height if height == width else None,
             "channels": channels,
             "validation_fraction": None,
             "train_images": None,
         }
+        if not again:
+            settings |= {"persons": None}
     settings["labels"] = labels or settings["labels"]
     settings["skip_corrupt"] = skip_corrupt or (data is None and settings["skip_corrupt"])
+    settings["progress"] = progress
     try:
-        source = load_splits(progress=progress, **settings).test
+        source = None
+        if data is not None and not again and test_fraction is None:
+            names = inspect.signature(load_images).parameters
+            source = load_images(**{name: settings[name] for name in names})
+        source = load_splits(**settings).test if source is None else source
     except DpmixError as error:
         if data is not None:
             raise
@@ -144,6 +155,14 @@ def evaluation_images(
             f"{', '.join(saved.input.class_names)}; expected the same"
         )
     return source
+
+
+def _is_same(data: str, own: str) -> bool:
+    """Whether two settings name the same data."""
+    if data == own:
+        return True
+    one, other = local_path(data), local_path(own)
+    return one.exists() and other.exists() and one.samefile(other)
 
 
 def evaluation_in_full(
