@@ -47,6 +47,17 @@ def test_the_baseline_stands_next_to_the_accuracy_and_comes_later_where_classes_
     assert not unequal(evaluate_logits(*reversed(two_classes((30, 10)))))
 
 
+def test_one_answer_for_every_image_is_said_with_what_helps():
+    source, scores = two_classes((40, 10))
+    same = torch.tensor([[3.0, 0.0]]).repeat(50, 1)
+    found = dict(evaluation_rows(evaluate_logits(same, source, InFull()), "test", 0.8))
+    assert found["one answer"].startswith("every image is called benign; AUROC shows")
+    assert "--validation-fraction" in found["one answer"]
+    assert found["no gain"].startswith("accuracy did not rise above that of one answer")
+    rows = dict(evaluation_rows(evaluate_logits(scores, source, InFull()), "test", 0.95))
+    assert "one answer" not in rows and "publish the start" in rows["no gain"]
+
+
 def test_card_and_page_say_where_a_threshold_comes_from_and_show_it_and_one_half():
     run = judged(*two_classes((40, 10)), groups(50, "old", "new", column="scanner"))
     rows = dict(accuracy_rows(run))
