@@ -125,7 +125,8 @@ def evaluation_rows(
         before = [("before any private image", f"{start:.2%} (epsilon 0)")]
         if below := below_start(evaluation, start, terminal_percent):
             before.append(("no gain", below))
-    whole, found = f"{evaluation.score:.2%} of {evaluation.images} images (EMA weights)", evaluation
+    found, share = evaluation, "of" if evaluation.accuracy is not None else "on"
+    whole = f"{found.score:.2%} {share} {found.images} images (EMA weights)"
     if (interval := headline(found)) is not None:
         whole += f", {interval.low:.1%} to {interval.high:.1%}"
     error = f"{found.calibration_error:.2%}"
