@@ -150,7 +150,7 @@ def test_pretraining_on_the_pool_comes_before_the_private_steps(fit, public_root
     assert run.evaluation.accuracy > 0.9
     assert statement_of(run)["public_inputs"]["pool"]["role"] == "pretrain"
     card = (run.folder / "MODEL_CARD.md").read_text()
-    assert "| pretrained weights | on the public pool alone |" in card
+    assert "| pretraining | on the public pool alone |" in card
     assert fit("fresh", **still).evaluation.accuracy < 0.9
 
 

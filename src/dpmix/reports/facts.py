@@ -258,7 +258,7 @@ def model_rows(run: RunFacts) -> list[Row]:
         "machine": found.machine
             + (f", {told.processes} processes" if told.processes > 1 else ""),
         "versions": ", ".join(f"{name} {one}" for name, one in told.versions.items()),
-        "pretraining on the pool":
+        "pretraining":
             "on the public pool alone" if pool and pool.role == "pretrain" else "none",
         "backbone": backbone and f"{backbone.name}: {backbone.provenance}; "
             f"{backbone.embedding_size} features at {backbone.input_size} pixels; trained "
