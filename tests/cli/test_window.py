@@ -36,7 +36,8 @@ def ours(rows):
 
 # Each maps the deep values back to those of `image_root`.
 @pytest.mark.parametrize(("convert", "window"), [
-    (deep_png, "17750.5,25501"), (dicom, "-872,256"), (dicom, "dicom"),
+    (deep_png, "17750.5,25501"), (dicom, "dicom"),
+    pytest.param(dicom, "-872,256", marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_a_run_through_a_window_is_that_on_the_8_bit_pictures(
     dpmix, flags, image_root, tmp_path, convert, window

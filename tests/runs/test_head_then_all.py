@@ -77,7 +77,7 @@ def test_the_guarantee_is_that_of_the_steps_and_says_how_they_were_split(setting
     assert all(torch.equal(saved[name], value) for name, value in result.model.state_dict().items())
 
 
-@pytest.mark.parametrize(("optimizer", "step"), [("SGD", 1), ("SGD", 2), ("Adam", 2), ("SGD", 3)])
+@pytest.mark.parametrize(("optimizer", "step"), [("SGD", 1), ("Adam", 2), ("SGD", 3)])
 def test_a_run_that_was_stopped_in_either_phase_ends_bit_identical(
     settings, tmp_path, step, optimizer
 ):
