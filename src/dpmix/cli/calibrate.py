@@ -10,7 +10,7 @@ from rich.table import Table
 from dpmix.cli.console import stdout
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.privacy.repeats import epsilon_of_copies
-from dpmix.reports.statement import shown_epsilon, shown_share, shown_sigma
+from dpmix.reports.statement import Membership, shown_epsilon, shown_share, shown_sigma
 
 
 def calibrate(
@@ -66,7 +66,9 @@ def calibrate(
 
 def _found(plan: PrivacyPlan) -> tuple[str, str, str, str]:
     """The best guess of membership, what tests find at 1 % and 0.1 % false positives, and mu."""
-    curve, gaussian = plan.tradeoff, plan.tradeoff.gaussian(plan.delta)
-    often, seldom = (shown_share(curve.most_found_at(fpr)) for fpr in (0.01, 0.001))
-    mu = "-" if gaussian is None else shown_epsilon(gaussian.mu)
-    return shown_share(curve.best_guess), often, seldom, mu
+    found = Membership.of(plan)
+    guess, often, seldom = (
+        shown_share(one)
+        for one in (found.best_guess, found.found_at_1_percent, found.found_at_0_1_percent)
+    )
+    return guess, often, seldom, "-" if found.mu is None else shown_epsilon(found.mu)

@@ -129,26 +129,22 @@ def load_splits(
 
 
 def load_images(
-    data: str,
-    *,
-    labels: str | None,
-    label_columns: tuple[str, ...],
-    window: str | None,
-    image_size: int | None,
-    channels: int | None,
-    skip_corrupt: bool,
-    workers: int | None,
-    progress: Progress | None,
+    data: str, options: ReadOptions, labels: str | None, label_columns: tuple[str, ...]
 ) -> ImageSource | None:
     """All images of a folder without a training split, to evaluate on; None for other data.
 
-    Arguments are those of `load_splits`.
+    Args:
+        data: as of `load_splits`.
+        options: how images are read.
+        labels: as of `load_splits`; None: an image has one class, that of its folder.
+        label_columns: as of `load_splits`.
+
+    Raises:
+        DpmixError: as `folder_images` or `listed_images`.
     """
     path = local_path(data)
     if _is_named(data) or not path.is_dir() or holds_training_images(path):
         return None
-    fixed = parse_window(window)
-    options = ReadOptions(image_size, channels, skip_corrupt, workers, progress, fixed)
     if labels is None:
         return folder_images(path, options)
     return listed_images(path, Path(labels).expanduser(), label_columns, options)

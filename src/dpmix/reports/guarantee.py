@@ -66,7 +66,7 @@ def privacy_statement(
         if plan.private and steps < plan.steps
         else None,
         delta=plan.delta,
-        membership=membership(plan) if plan.private else None,
+        membership=Membership.of(plan) if plan.private else None,
         neighbouring_relation=plan.neighbouring_relation,
         mechanism="Poisson-subsampled Gaussian on the sum of clipped gradients (DP-SGD)"
         if plan.private
@@ -114,19 +114,6 @@ def privacy_statement(
 def epsilon_of_several(plan: PrivacyPlan) -> dict[str, float | Infinite]:
     """Epsilon of a person with several training images, by their number, at the plan's delta."""
     return {str(m): _json_number(epsilon_of_copies(plan, m, plan.steps)) for m in SEVERAL_IMAGES}
-
-
-def membership(plan: PrivacyPlan) -> Membership:
-    """What any test of membership can find in what a private plan releases."""
-    curve = plan.tradeoff
-    gaussian = curve.gaussian(plan.delta)
-    return Membership(
-        found_at_1_percent=curve.most_found_at(0.01),
-        found_at_0_1_percent=curve.most_found_at(0.001),
-        best_guess=curve.best_guess,
-        mu=gaussian.mu if gaussian else None,
-        mu_gap=gaussian.gap if gaussian else None,
-    )
 
 
 def _json_number(value: float) -> float | Infinite:

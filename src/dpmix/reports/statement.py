@@ -21,6 +21,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from dpmix.errors import DpmixError
 from dpmix.files import to_json
 from dpmix.privacy.accounting import MIN_SIGMA
+from dpmix.privacy.plan import PrivacyPlan
 from dpmix.privacy.unit import Neighbours, Unit
 
 Settings = Mapping[str, Any]
@@ -161,6 +162,19 @@ class Membership(Part):
     best_guess: Share = Field(description="share of right guesses at even odds")
     mu: float | None = Field(ge=0, description="of the nearest Gaussian mechanism, if it is near")
     mu_gap: float | None = Field(ge=0, description="how far its curve is off, at most")
+
+    @classmethod
+    def of(cls, plan: PrivacyPlan) -> "Membership":
+        """What any test can find in what a private plan releases."""
+        curve = plan.tradeoff
+        gaussian = curve.gaussian(plan.delta)
+        return cls(
+            found_at_1_percent=curve.most_found_at(0.01),
+            found_at_0_1_percent=curve.most_found_at(0.001),
+            best_guess=curve.best_guess,
+            mu=gaussian.mu if gaussian else None,
+            mu_gap=gaussian.gap if gaussian else None,
+        )
 
 
 class Statement(Part):

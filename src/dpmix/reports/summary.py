@@ -8,9 +8,8 @@ from dpmix.privacy.plan import PrivacyPlan
 from dpmix.privacy.repeats import epsilon_of_copies
 from dpmix.privacy.unit import Unit
 from dpmix.reports.facts import found_in_words
-from dpmix.reports.guarantee import membership
 from dpmix.reports.measured import below_start, estimate, headline, measured_rows, worst_groups
-from dpmix.reports.statement import NOT_PRIVATE, shown_epsilon, shown_sigma
+from dpmix.reports.statement import NOT_PRIVATE, Membership, shown_epsilon, shown_sigma
 from dpmix.training.evaluate import Evaluation
 
 Row = tuple[str, str]
@@ -45,7 +44,7 @@ def plan_rows(plan: PrivacyPlan, method: str, seed: int | None, copies: int = 1)
     if plan.private:
         epsilon, sigma = shown_epsilon(plan.epsilon), shown_sigma(plan.noise_multiplier)
         rows = [("privacy", f"epsilon {epsilon}, delta {plan.delta} ({add_or_remove(plan.unit)})")]
-        found = found_in_words(membership(plan))
+        found = found_in_words(Membership.of(plan))
         rows.append(("any test", f"of whether one {plan.unit} took part finds at most {found}"))
         if copies > 1:
             rows.append(repeats_row(copies, epsilon_of_copies(plan, copies, plan.steps)))

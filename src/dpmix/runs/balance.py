@@ -115,7 +115,8 @@ def _raised(shares: Prevalences, privacy: PrivacyConfig, n: int) -> Prevalences:
         size = privacy.denominator / privacy.sampling_rate
     least = min(1 / classes, LEAST * classes / (privacy.epsilon * size))
     raised = [max(share, least) for share in shares]
-    return tuple(share / sum(raised) for share in raised)
+    whole = sum(raised)
+    return tuple(share / whole for share in raised)
 
 
 def count_sigma(privacy: PrivacyConfig) -> float:

@@ -1,6 +1,5 @@
 """Load a trained model from its run, and the images to evaluate it on."""
 
-import inspect
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,12 @@ from safetensors.torch import load_file
 from torch import nn
 
 from dpmix.data.folder import local_path
-from dpmix.data.image import Progress
+from dpmix.data.image import Progress, ReadOptions
 from dpmix.data.named import load_images, load_splits
 from dpmix.data.normalization import Normalization
 from dpmix.data.source import ImageSource
 from dpmix.data.subgroups import load_subgroups
+from dpmix.data.window import parse_window
 from dpmix.errors import DpmixError
 from dpmix.models.head import public_names
 from dpmix.reports.facts import RunFacts
@@ -138,13 +138,15 @@ def evaluation_images(
             settings |= {"persons": None}
     settings["labels"] = labels or settings["labels"]
     settings["skip_corrupt"] = skip_corrupt or (data is None and settings["skip_corrupt"])
-    settings["progress"] = progress
     try:
         source = None
         if data is not None and not again and test_fraction is None:
-            names = inspect.signature(load_images).parameters
-            source = load_images(**{name: settings[name] for name in names})
-        source = load_splits(**settings).test if source is None else source
+            options = ReadOptions(
+                settings["image_size"], settings["channels"], settings["skip_corrupt"],
+                settings["workers"], progress, parse_window(own.window),
+            )  # fmt: skip
+            source = load_images(data, options, settings["labels"], own.label_columns)
+        source = load_splits(progress=progress, **settings).test if source is None else source
     except DpmixError as error:
         if data is not None:
             raise

@@ -36,11 +36,10 @@ def choose_start(model: ModelConfig, views: ViewConfig, task: Task) -> ModelConf
     if model.backbone is None or model.head_start is not None:
         return model
     start: HeadStart = "zero"
-    if task == "multi-label":
-        pass
-    elif views.pool is not None:
+    words = model.backbone.startswith(OPEN_CLIP) and model.feature_norm == "unit"
+    if task == "single-label" and views.pool is not None:
         start = "pool" if views.pool_role != "pretrain" else "zero"
-    elif model.backbone.startswith(OPEN_CLIP) and model.feature_norm == "unit":
+    elif task == "single-label" and words:
         start = "text"
     return model.model_copy(update={"head_start": start})
 
