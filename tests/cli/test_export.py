@@ -35,13 +35,14 @@ RUNS = {
         "method": "none",
         "cache_views": 1,
     },
+    "on-maps": {"model": "scatter-cnn", "method": "none", "cache_views": 1},
 }
 STATEMENT, CARD, MODEL = "privacy.json", "MODEL_CARD.md", "model.safetensors"
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Two complete runs on the built-in digits, in a folder with a name to look for."""
+    """A complete run of each kind on the built-in digits, in a folder with a name to look for."""
     root = tmp_path_factory.mktemp("place-of-a-study")
     digits = load_splits("mnist5k")
     sides = {"train": (digits.train, 20), "test": (digits.test, 10)}
@@ -70,8 +71,10 @@ def loaded(folder, form):
 
 
 @pytest.mark.parametrize(
-    ("run", "form"), [("from-scratch", "hub"), ("from-scratch", "onnx"), ("on-scatternet", "onnx")]
-)
+    ("run", "form"),
+    [("from-scratch", "hub"), ("from-scratch", "onnx"), ("on-scatternet", "onnx"),
+     ("on-maps", "hub"), ("on-maps", "onnx")],
+)  # fmt: skip
 def test_it_answers_as_predict_does_and_names_no_place(dpmix, runs, tmp_path, run, form):
     for index, pixels in enumerate(load_splits("mnist5k").test.pixels[::50]):
         (tmp_path / "digits").mkdir(exist_ok=True)

@@ -45,6 +45,8 @@ def settings(scans):
     ("--model", "cnn-small", "--epsilon", 200, "--steps", 30, "--k-base", 2, "--no-flip"),
     ("--backbone", "scatternet", "--backbone-size", 16, "--method", "mix-self", "--no-flip",
      "--k-base", 2, "--k-self", 2, "--epsilon", 100, "--steps", 20),
+    ("--no-public-weights", "--backbone-size", 16, "--no-flip", "--k-base", 2, "--epsilon", 200,
+     "--steps", 30),
 ])  # fmt: skip
 def test_a_run_from_its_files_to_its_answers(dpmix, scans, tmp_path, more):
     run, options = tmp_path / "run", settings(scans)

@@ -21,6 +21,7 @@ from dpmix.views.extra_augment import ExtraAugment
 
 CPU = torch.device("cpu")
 BACKBONE = load_backbone("scatternet", CPU, input_size=16)
+MAPS = load_backbone("scattering-map", CPU, input_size=16)
 NAMES = ("a", "b", "c")
 SPECS = st.sampled_from([
     ViewSpec("self-aug", k_base=2),
@@ -38,11 +39,11 @@ def pictures(count, seed):
     return torch.from_numpy(rng.integers(0, 256, (count, 3, 12, 12), dtype=np.uint8))
 
 
-def embedded(spec, pixels, labels):
+def embedded(spec, pixels, labels, backbone=BACKBONE):
     pool = PublicPool(pictures(6, 77), torch.arange(6) % 3) if spec.public_views else None
-    builder = ViewBuilder(spec, 3, BACKBONE.normalization, pool)
+    builder = ViewBuilder(spec, 3, backbone.normalization, pool)
     with tempfile.TemporaryDirectory() as folder:
-        cache = FeatureCache(Path(folder), BACKBONE, spec.views + 2, 0, "float32", None, CPU)
+        cache = FeatureCache(Path(folder), backbone, spec.views + 2, 0, "float32", None, CPU)
         data = TensorSource(pixels, labels, NAMES)
         cached = cache.embed_train(data, builder, lambda done, total: None)
         soft = cached.soft_labels
@@ -51,13 +52,15 @@ def embedded(spec, pixels, labels):
 
 
 @settings(max_examples=15, deadline=None)
-@given(SPECS, st.integers(2, 6), st.data())
-def test_removing_an_example_removes_its_row_and_leaves_the_others_to_the_bit(spec, count, data):
+@given(SPECS, st.sampled_from([BACKBONE, MAPS]), st.integers(2, 6), st.data())
+def test_removing_an_example_removes_its_row_and_leaves_the_others_to_the_bit(
+    spec, backbone, count, data
+):
     pixels, labels = pictures(count, data.draw(st.integers(0, 99))), torch.arange(count) % 3
     gone = data.draw(st.integers(0, count - 1))
     rest = torch.tensor([i for i in range(count) if i != gone])
-    features, soft = embedded(spec, pixels, labels)
-    fewer, fewer_soft = embedded(spec, pixels[rest], labels[rest])
+    features, soft = embedded(spec, pixels, labels, backbone)
+    fewer, fewer_soft = embedded(spec, pixels[rest], labels[rest], backbone)
     assert torch.equal(features[rest], fewer)
     if soft is not None:
         assert torch.equal(soft[rest], fewer_soft)

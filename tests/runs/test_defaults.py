@@ -23,6 +23,11 @@ def test_the_demo_trains_the_small_network_and_other_data_a_backbone():
     assert (demo.model.model, demo.views.crop_padding) == ("cnn-small", 1)
     assert other.model.model is None and other.model.backbone is not None
     assert chosen(data="photos", model="wrn-16-4").model.backbone is None
+    without = chosen(data="photos", public_weights=False).model
+    assert (without.model, without.backbone) == ("scatter-cnn", "scattering-map")
+    assert chosen(public_weights=False).model.model == "cnn-small"
+    head = chosen(data="photos", public_weights=False, backbone="scatternet")
+    assert head.model.model is None
 
 
 def test_the_method_is_the_one_that_measured_best_or_else_the_papers():
@@ -34,7 +39,8 @@ def test_the_method_is_the_one_that_measured_best_or_else_the_papers():
         crops = "mix-self" if method == "mix-self" else "self-aug"
         assert chosen(backbone=backbone, k_base=3).views.method == crops
         assert chosen(backbone=backbone, method="mix-diff").views.method == "mix-diff"
-    for model, method in {"cnn-small": "self-aug", "wrn-16-4": "mix-self"}.items():
+    of_models = {"cnn-small": "self-aug", "scatter-cnn": "self-aug", "wrn-16-4": "mix-self"}
+    for model, method in of_models.items():
         assert chosen(model=model).views.method == method
         assert chosen(model=model, k_self=3).views.method == "mix-self"
 
@@ -47,6 +53,10 @@ BACKBONE = {"backbone": "timm:resnet18"}
     [
         ({"model": "cnn-small", "backbone": "scatternet"}, "give one of --model and --backbone"),
         ({"model": "cnn-small", "trainable": "lora"}, "trainable is 'lora', which --model cnn-sm"),
+        ({"model": "scatter-cnn", "backbone": "timm:resnet18"}, "give one of --model and"),
+        ({"model": "scatter-cnn", "trainable": "all"}, "trainable is 'all', which --model scatter"),
+        ({"model": "scatter-cnn", "head_start": "text"}, "head_start is 'text', which --model sca"),
+        (BACKBONE | {"public_weights": False}, "leave out one of --backbone and --no-public-weig"),
         (BACKBONE | {"shortcut": "conv"}, "shortcut is 'conv', which --trainable head has no use"),
         (BACKBONE | {"trainable": "lora", "last_blocks": 2}, "last_blocks is 2, which --trainab"),
         (BACKBONE | {"trainable": "all", "cache_views": 9}, "cache_views is 9, which --trainable"),
@@ -98,6 +108,26 @@ def test_views_from_scratch_follow_what_was_given():
     assert k_base(sampling_rate=0.1, denominator=9) == 8, "it would tell N"
     scratch = choose_recipe(chosen(model="wrn-16-4", sampling_rate=0.1, denominator=9), 50_000, 34)
     assert scratch.privacy.steps == 50, "it would tell N"
+
+
+def test_scatter_cnn_is_a_network_on_cached_maps():
+    config = chosen(model="scatter-cnn", data="photos", epsilon=1)
+    assert (config.model.backbone, config.data.channels) == ("scattering-map", 3)
+    assert choose_model(config) == config, "a resumed run has the settings that it began with"
+    recipe = choose_recipe(config, 50_000, 4)
+    assert (recipe.privacy.expected_batch_size, recipe.privacy.steps) == (8192, 50)
+    assert recipe.features.cache_views == 4
+    assert choose_recipe(chosen(model="scatter-cnn"), 50_000, 4).privacy.steps == 150
+
+    def k_base(n, **given):
+        asked = Config.load(model="scatter-cnn", **given)
+        return choose_few_views(choose_model(asked), asked.views, n).views.k_base
+
+    assert [k_base(n) for n in (500, 25_000, 50_000, 10**6)] == [8, 8, 4, 1]
+    assert k_base(50_000, k_base=16) == 16
+    assert k_base(50_000, sampling_rate=0.1, denominator=9) == 8, "it would tell N"
+    fresh = choose_recipe(chosen(model="scatter-cnn", fresh_views=True), 500, 4)
+    assert (fresh.privacy.expected_batch_size, fresh.features.cache_views) == (500, None)
 
 
 def test_the_batch_of_a_head_is_everything():

@@ -85,6 +85,7 @@ def damage(path):
     (5, {"optimizer": "Adam", "learning_rate": 0.01, "schedule": "cosine"}),
     (3, {"method": "microbatch-mixup"}),
     (3, {"model": None, "backbone": "scatternet", "backbone_size": 16}),  # on cached features
+    (3, {"model": "scatter-cnn", "backbone_size": 16}),  # on cached maps
 ])  # fmt: skip
 def test_a_seeded_run_that_was_stopped_ends_bit_identical(tmp_path, settings, step, changes):
     settings |= changes

@@ -1,4 +1,4 @@
-"""A public backbone with a private linear head, and which of their weights a run's file holds.
+"""A public backbone with a private head, and which of their weights a run's file holds.
 
 A run's file holds every weight that private training changed and no frozen weight of the backbone.
 Those are public, large, and known by their hash.
@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dpmix.models.backbones.backbone import Embedder
+from dpmix.models.scatter_cnn import ScatterCNN
 
 FeatureNorm = Literal["none", "unit", "whiten"]
 
@@ -74,7 +75,7 @@ class LinearHead(nn.Module):
 class BackboneClassifier(nn.Module):
     """Normalised images [B, 3, H, W] to logits [B, L]."""
 
-    def __init__(self, backbone: Embedder, head: LinearHead) -> None:
+    def __init__(self, backbone: Embedder, head: LinearHead | ScatterCNN) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head

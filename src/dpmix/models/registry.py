@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dpmix.errors import DpmixError, nearest
+from dpmix.models.scatter_cnn import SCATTER_CNN
 from dpmix.models.wide_resnet import WideResNet, WSConv2d
 
 _GROUPS, _GRID = 4, 4  # the pooled map is 4x4 for every image size
@@ -60,7 +61,8 @@ def build_model(
         shortcut: for wide ResNets, one of `wide_resnet.SHORTCUTS`; None takes the model's own.
     """
     if name not in _MODELS:
-        raise DpmixError(f"unknown model '{name}': {nearest(name, _MODELS)}")
+        known = [SCATTER_CNN, *_MODELS]  # a backbone and a head: `runs/network.py` builds it
+        raise DpmixError(f"unknown model '{name}': {nearest(name, known)}")
     if shortcut is not None and name not in _WIDE:
         raise DpmixError(
             f"shortcut '{shortcut}': model '{name}' has no shortcut; leave it out, or use "

@@ -146,7 +146,7 @@ def public_inputs(
             embedding_size=backbone.embedding_size,
             input_size=backbone.module.input_size,
             trained_privately=_trained(settings["model"]),
-            head_start=settings["model"]["head_start"],
+            head_start=settings["model"]["head_start"] or "random",
         )
     return PublicInputs(
         pool=pool_input,
@@ -157,6 +157,8 @@ def public_inputs(
 
 def _trained(model: Settings) -> str:
     steps = model.get("head_steps")
+    if model["model"] is not None:
+        return f"{model['model']}, on its maps"
     return str(model["trainable"]) if steps is None else f"head for {steps} steps, then all"
 
 

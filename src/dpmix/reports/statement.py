@@ -136,7 +136,7 @@ class BackboneInput(Part):
     embedding_size: int
     input_size: int
     trained_privately: str
-    head_start: str = Field(description="zero, text or pool: from public inputs alone")
+    head_start: str = Field(description="zero, text, pool or random: from public inputs alone")
 
 
 class PublicInputs(Part):

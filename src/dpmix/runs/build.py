@@ -268,7 +268,7 @@ def build_run(
         inputs=_inputs(config, views, splits, model, backbone, device),
         ranks=ranks,
         backbone_hint=other_backbones(backbone.name)
-        if backbone and asked.model.backbone is None
+        if backbone and config.model.model is None and asked.model.backbone is None
         else None,
         copies=copies,
         in_full=_in_full(config, splits),

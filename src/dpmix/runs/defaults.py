@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 from dpmix.data.named import has_sizes_of_its_own
 from dpmix.errors import DpmixError
 from dpmix.models.backbones.load import best_reachable
+from dpmix.models.backbones.scattering import SCATTERING, SCATTERING_MAP
+from dpmix.models.scatter_cnn import SCATTER_CNN
 from dpmix.privacy.plan import PrivacyPlan, default_delta, refuse_unfit_epsilon
 from dpmix.runs.config import Config
 from dpmix.runs.settings import ModelConfig, Section, ViewConfig
@@ -22,7 +24,8 @@ S = TypeVar("S", bound=Section)
 DEMO = "mnist5k"
 
 # One transform is slow, and the small network gains from no more views.
-FEW_VIEWS = ("scatternet", "cnn-small")
+SMALL = (SCATTER_CNN, "cnn-small")
+FEW_VIEWS = ("scatternet", *SMALL)
 FEW_K = 4
 
 CROP_PADDING_FOR = {"cnn-small": 1}  # what small networks can learn in few steps
@@ -30,7 +33,7 @@ CROP_PADDING_FOR = {"cnn-small": 1}  # what small networks can learn in few step
 # Where another method than the paper's measured better, or as well at a lower cost.
 METHOD_ON: dict[str, Method] = {
     "scatternet": "self-aug", "efficientnet-lite0": "none", "efficientnet-lite2": "none",
-    "cnn-small": "self-aug",
+    SCATTER_CNN: "self-aug", "cnn-small": "self-aug",
 }  # fmt: skip
 
 MOMENTUM = 0.9
@@ -42,6 +45,9 @@ FINETUNE_BATCH = 400  # where more of a backbone than its head trains
 SCRATCH_BATCH, MOST_SCRATCH_STEPS, SCRATCH_STEPS_WITHOUT_PRIVACY = 2048, 800, 400
 IMAGES_PER_STEP, MOST_EPSILON = 250, 8.0  # T = N epsilon / 250, up to this epsilon
 VIEWS_OF_A_RUN, MOST_SCRATCH_VIEWS = 200_000, 8
+
+# `scatter-cnn`: fewer and larger steps (docs/results/scatter-cnn.md).
+MAP_BATCH, MAP_IMAGES_PER_STEP, MOST_MAP_STEPS, LARGEST_MAP_RATE = 8192, 1000, 300, 40.0
 
 # Learning rates: the standard deviation that the noise of all steps may leave in a weight, the
 # largest rate, and the rate without privacy. Those of a head are for features of length one.
@@ -65,20 +71,28 @@ OF_A_BACKBONE = {
     "backbone_weights", "backbone_size", "feature_norm", "feature_length", "trainable",
     "fresh_views", "head_start", "text_templates",
 }  # fmt: skip
+READ_BY_SCATTER_CNN = {"backbone_size", "fresh_views"}
 
 
 def choose_model(config: Config) -> Config:
     """Choose what is trained, and what follows from that before any image is read."""
     model, data = config.model, config.data
-    if model.model is not None and model.backbone is not None:
+    both = (model.model, model.backbone)
+    if None not in both and both != (SCATTER_CNN, SCATTERING_MAP):  # these are what a run writes
         raise DpmixError(
             f"model '{model.model}' is trained from scratch and backbone '{model.backbone}' is "
             "not; give one of --model and --backbone"
         )
+    if not model.public_weights and model.backbone not in (None, *SCATTERING):
+        raise DpmixError(
+            f"backbone '{model.backbone}' has weights from public images; leave out one of "
+            "--backbone and --no-public-weights"
+        )
     if model.model is None and model.backbone is None:
-        demo = data.data == DEMO
-        model = _set(model, **({"model": "cnn-small"} if demo else {"backbone": best_reachable()}))
+        model = _set(model, **_default_network(config))
     _refuse_idle(_set(config, model=model))
+    if model.model == SCATTER_CNN:
+        model = _set(model, backbone=SCATTERING_MAP)
     model = choose_start(model, config.views, data.task)
     config = _set(config, model=model, views=_choose_views(config.views, model))
     if model.backbone is None:
@@ -90,6 +104,15 @@ def choose_model(config: Config) -> Config:
             "--normalization and --channels, or give --backbone-weights of other constants"
         )
     return _set(config, data=_set(data, channels=3))
+
+
+def _default_network(config: Config) -> dict[str, str]:
+    """What is trained where neither a model nor a backbone was asked for."""
+    if config.data.data == DEMO:
+        return {"model": "cnn-small"}
+    if not config.model.public_weights:
+        return {"model": SCATTER_CNN}
+    return {"backbone": best_reachable()}
 
 
 def _choose_views(views: ViewConfig, model: ModelConfig) -> ViewConfig:
@@ -121,7 +144,9 @@ def _refuse_idle(config: Config) -> None:
             f"cache_views is {cache.cache_views}, and --fresh-views trains without a cache; leave "
             "one out"
         )
-    if model.model is not None:
+    if model.model == SCATTER_CNN:
+        kind, flag, idle = "head", f"--model {SCATTER_CNN}", OF_A_BACKBONE - READ_BY_SCATTER_CNN
+    elif model.model is not None:
         kind, flag, idle = "scratch", f"--model {model.model}", OF_A_BACKBONE
     else:
         kind, flag, idle = model.trainable, f"--trainable {model.trainable}", set()
@@ -203,15 +228,18 @@ def choose_image_size(config: Config, backbone_size: int) -> Config:
 
 
 def choose_few_views(config: Config, given: ViewConfig, n: int) -> Config:
-    """Choose K_BASE of `cnn-small`, so that all steps together take the same views for any N.
+    """Choose K_BASE of a small network, so that its views are as many for any N.
 
-    `given` has the views that the user asked for.
+    Those of all steps count for `cnn-small`, and those that are embedded for `scatter-cnn`. `given`
+    has the views that the user asked for.
     """
-    of_small = config.model.model == "cnn-small" and config.views.method == "self-aug"
+    of_small = config.model.model in SMALL and config.views.method == "self-aug"
     if not of_small or given.k_base is not None or not config.privacy.n_is_public:
         return config
     privacy = config.privacy
-    if privacy.epochs is not None:
+    if config.model.model == SCATTER_CNN:
+        drawn = float(n)
+    elif privacy.epochs is not None:
         drawn = privacy.epochs * n
     else:
         batch = _first(privacy.expected_batch_size, min(SCRATCH_BATCH, n))
@@ -224,33 +252,35 @@ def choose_few_views(config: Config, given: ViewConfig, n: int) -> Config:
     return _set(config, views=_set(config.views, k_base=k_base))
 
 
-def scratch_steps(n: int, epsilon: float) -> int:
+def scratch_steps(n: int, epsilon: float, on_maps: bool = False) -> int:
     """T from scratch: with more images or a larger epsilon the noise allows more steps."""
     if math.isinf(epsilon):
         return SCRATCH_STEPS_WITHOUT_PRIVACY
-    wanted = n * min(epsilon, MOST_EPSILON) / IMAGES_PER_STEP
-    return round(min(MOST_SCRATCH_STEPS, max(STEPS, wanted)))
+    wanted = n * min(epsilon, MOST_EPSILON) / (MAP_IMAGES_PER_STEP if on_maps else IMAGES_PER_STEP)
+    most = MOST_MAP_STEPS if on_maps else MOST_SCRATCH_STEPS
+    return round(min(most, max(STEPS, wanted)))
 
 
 def choose_recipe(config: Config, n: int, views: int) -> Config:
     """Choose delta, batch, steps and the size of the cache, for N units and K views a step."""
     privacy, cache = config.privacy, config.features
-    from_scratch = config.model.backbone is None
+    on_maps, from_scratch = config.model.model == SCATTER_CNN, config.model.model is not None
     head_only = not from_scratch and config.model.trainable == "head"
     public_n = n if privacy.n_is_public else None
     privacy = _set(privacy, delta=_first(privacy.delta, default_delta(public_n)))
     if privacy.steps is None and privacy.epochs is None:
         steps = STEPS
         if public_n is not None and from_scratch:
-            steps = scratch_steps(public_n, privacy.epsilon)
+            steps = scratch_steps(public_n, privacy.epsilon, on_maps)
         elif public_n is not None and head_only and public_n > MANY_IMAGES:
             steps = MORE_STEPS
         privacy = _set(privacy, steps=steps)
     if privacy.expected_batch_size is None and privacy.n_is_public:
-        batch = n if head_only else min(SCRATCH_BATCH if from_scratch else FINETUNE_BATCH, n)
+        most = MAP_BATCH if on_maps else SCRATCH_BATCH if from_scratch else FINETUNE_BATCH
+        batch = n if head_only else min(most, n)
         privacy = _set(privacy, expected_batch_size=float(batch))
-    if head_only and not cache.fresh_views:
-        few = config.model.backbone == "scatternet" or config.views.method == "none"
+    if (head_only or on_maps) and not cache.fresh_views:
+        few = config.model.backbone in SCATTERING or config.views.method == "none"
         least = views if few else max(CACHE_VIEWS, views)
         if config.views.images_per_person and config.views.method == "none":
             least = max(CACHE_IMAGES, views)
@@ -273,17 +303,20 @@ def choose_rate(config: Config, plan: PrivacyPlan, classes: int) -> Config:
         optimizer = _set(optimizer, momentum=_first(optimizer.momentum, MOMENTUM))
     if optimizer.learning_rate is None:
         still = 1 - _first(optimizer.momentum, MOMENTUM)
-        head = config.model.backbone is not None
-        rate = _head_rate(plan, still, config, classes) if head else _rate(plan, still)
+        if config.model.model is None:
+            rate = _head_rate(plan, still, config, classes)
+        else:
+            on_maps = config.model.model == SCATTER_CNN
+            rate = _rate(plan, still, LARGEST_MAP_RATE if on_maps else LARGEST_SCRATCH_RATE)
         optimizer = _set(optimizer, learning_rate=float(f"{rate:.3g}"))
     return _set(config, optimizer=optimizer)
 
 
-def _rate(plan: PrivacyPlan, still: float) -> float:
+def _rate(plan: PrivacyPlan, still: float, largest: float) -> float:
     """From scratch. Nearly every gradient is clipped to C, so the bound goes with 1 / C."""
     if not plan.private:
         return SCRATCH_RATE_WITHOUT_PRIVACY * still
-    largest = LARGEST_SCRATCH_RATE * still / plan.max_grad_norm
+    largest = largest * still / plan.max_grad_norm
     return min(largest, SCRATCH_WEIGHT_NOISE * _rate_for_unit_noise(plan, still))
 
 

@@ -33,7 +33,7 @@ def run_rows(run: Run) -> Rows:
         rows = [
             ("backbone", f"{backbone.name}: {backbone.embedding_size:,} features at "
              f"{backbone.module.input_size} pixels; {backbone.provenance}"),
-            ("trained", f"{model.trainable}: {trained:,} of {whole:,} parameters"),
+            ("trained", f"{model.model or model.trainable}: {trained:,} of {whole:,} parameters"),
         ]  # fmt: skip
     if run.backbone_hint:
         rows.append(("hint", run.backbone_hint))

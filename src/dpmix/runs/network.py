@@ -13,6 +13,7 @@ from dpmix.models.backbones.load import load_backbone
 from dpmix.models.finetune import choose_trainable
 from dpmix.models.head import BackboneClassifier, LinearHead
 from dpmix.models.registry import build_model
+from dpmix.models.scatter_cnn import SCATTER_CNN, ScatterCNN
 from dpmix.pool.pool import PublicPool
 from dpmix.runs.config import Config
 from dpmix.runs.start import embedded
@@ -70,9 +71,12 @@ def build_network(
             num_classes=num_classes,
             shortcut=chosen.shortcut,
         )
-    head = LinearHead(
-        backbone.embedding_size, num_classes, chosen.feature_norm, chosen.feature_length
-    )
+    numbers = backbone.embedding_size
+    head: LinearHead | ScatterCNN
+    if chosen.model == SCATTER_CNN:
+        head = ScatterCNN(numbers, num_classes)
+    else:
+        head = LinearHead(numbers, num_classes, chosen.feature_norm, chosen.feature_length)
     model = BackboneClassifier(backbone.module, head)
     choose_trainable(
         model, chosen.trainable, last_blocks=chosen.last_blocks, lora_rank=chosen.lora_rank
@@ -92,6 +96,7 @@ def constants_of(
 
 def whiten(model: nn.Module, backbone: Backbone | None, pool: PublicPool | None) -> None:
     """Whiten by the features of the pool: of public images, never of private ones."""
-    assert isinstance(model, BackboneClassifier) and backbone is not None and pool is not None
+    assert isinstance(model, BackboneClassifier) and isinstance(model.head, LinearHead)
+    assert backbone is not None and pool is not None
     chosen = torch.linspace(0, len(pool) - 1, min(len(pool), WHITENING_IMAGES)).long()
     model.head.set_statistics(embedded(backbone, model, pool, chosen))

@@ -149,7 +149,9 @@ class ModelConfig(Section):
     """What is trained: a model from scratch, or a head (and more) on a public backbone."""
 
     model: str | None = None
-    """train from scratch, without public weights: cnn-small, wrn-16-4, wrn-40-4"""
+    """train from scratch, without public weights: scatter-cnn, cnn-small, wrn-16-4, wrn-40-4"""
+    public_weights: bool = True
+    """whether weights from public images may be used; --no-public-weights takes scatter-cnn"""
     shortcut: str | None = None
     """wide ResNet's shortcut: conv or conv-norm-relu"""
     backbone: str | None = None

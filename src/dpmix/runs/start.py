@@ -14,7 +14,7 @@ from dpmix.data.image import Progress
 from dpmix.data.source import Task
 from dpmix.errors import DpmixError
 from dpmix.models.backbones.backbone import Backbone
-from dpmix.models.head import BackboneClassifier
+from dpmix.models.head import BackboneClassifier, LinearHead
 from dpmix.models.prior import HeadStart, start_from_pool, start_from_text
 from dpmix.pool.pool import PublicPool
 from dpmix.pool.prompts import PLACEHOLDER, readable, template_text
@@ -33,7 +33,7 @@ def choose_start(model: ModelConfig, views: ViewConfig, task: Task) -> ModelConf
             f"head_start {model.head_start} makes a head that chooses one class an image; with "
             "--task multi-label use --head-start zero"
         )
-    if model.backbone is None or model.head_start is not None:
+    if model.backbone is None or model.model is not None or model.head_start is not None:
         return model
     start: HeadStart = "zero"
     words = model.backbone.startswith(OPEN_CLIP) and model.feature_norm == "unit"
@@ -132,9 +132,10 @@ def start_head(
         report: called with (batches embedded, batches in all).
     """
     chosen = config.model
-    if backbone is None or chosen.head_start == "zero":
+    if backbone is None or chosen.head_start in (None, "zero"):
         return
-    assert isinstance(model, BackboneClassifier) and config.input is not None
+    assert isinstance(model, BackboneClassifier) and isinstance(model.head, LinearHead)
+    assert config.input is not None
     names = config.input.class_names
     if chosen.head_start == "text":
         assert backbone.text is not None  # `check_settings` refuses other backbones

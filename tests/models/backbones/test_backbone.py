@@ -13,7 +13,10 @@ from dpmix.models.backbones.backbone import ChannelAffine, fold_batch_norm
 from dpmix.models.backbones.load import BUILT_IN
 
 CPU = torch.device("cpu")
-SIZES = {"scatternet": 3888, "efficientnet-lite0": 1280, "efficientnet-lite2": 1280}
+SIZES = {
+    "scatternet": 3888, "scattering-map": 243 * 8 * 8, "efficientnet-lite0": 1280,
+    "efficientnet-lite2": 1280,
+}  # fmt: skip
 HERE = [
     pytest.param(
         name,

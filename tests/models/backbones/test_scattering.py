@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F  # noqa: N812
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -44,7 +45,7 @@ def test_a_plain_image_is_its_own_average_and_has_no_waves(quarter, count, chann
 
 @pytest.mark.slow
 def test_the_kept_constants_are_what_the_script_writes():
-    network = ScatterNet(32)
+    network = ScatterNet(32, 4)
     made = runpy.run_path(SCRIPT)["measure"](
         lambda images: network.scattering(images).flatten(1, 2)
     )
@@ -55,10 +56,17 @@ def test_the_kept_constants_are_what_the_script_writes():
 def test_channels_of_other_noise_are_even_and_centred():
     images = runpy.run_path(SCRIPT)["falling_noise"](64, 32, torch.Generator().manual_seed(1))
     assert images.min() >= 0 and images.max() <= 1
-    network = ScatterNet(32)
+    network = ScatterNet(32, 4)
     channels = network.scattering(images).flatten(1, 2).transpose(0, 1).flatten(1)
     white = network.weight @ channels + network.bias
     # Brightness and contrast move all channels together.
     assert torch.linalg.eigvalsh(torch.corrcoef(channels))[-1] > 50
     assert torch.linalg.eigvalsh(torch.cov(white))[-1] < 2
     assert white.mean(dim=1).abs().max() < 0.3
+
+
+def test_the_map_is_the_same_before_its_average():
+    images = torch.rand(2, 3, 32, 32)
+    whole, few = ScatterNet(32, None)(images), ScatterNet(32, 4)(images)
+    averages = F.avg_pool2d(whole.view(2, 3 * PATHS, 8, 8), 2)
+    torch.testing.assert_close(averages.flatten(1), few, rtol=1e-3, atol=1e-4)

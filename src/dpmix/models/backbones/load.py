@@ -15,12 +15,13 @@ from dpmix.models.backbones.libraries import (
     timm_tower,
     torchvision_tower,
 )
-from dpmix.models.backbones.scattering import scatternet
+from dpmix.models.backbones.scattering import SCATTERING_MAP, scatternet
 from dpmix.models.backbones.weights_file import NAMES
 
 Loader = Callable[[BackboneRequest], Backbone]
 BUILT_IN: dict[str, Loader] = {
     "scatternet": scatternet,
+    SCATTERING_MAP: scatternet,
     "efficientnet-lite0": efficientnet_lite,
     "efficientnet-lite2": efficientnet_lite,
 }

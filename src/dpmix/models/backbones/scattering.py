@@ -1,4 +1,4 @@
-"""`scatternet`: a wavelet scattering transform, which needs no trained weights.
+"""`scatternet` and `scattering-map`: a wavelet scattering transform, without trained weights.
 
 Two orders of fixed Morlet wavelets, J = 2, 8 angles (Mallat 2012; Oyallon and Mallat 2015), on
 which Tramer and Boneh 2021 (arXiv 2011.11660) train private classifiers. The conventions and
@@ -24,6 +24,8 @@ from dpmix.models.backbones.backbone import Backbone, BackboneRequest, Embedder
 
 SCALES, ANGLES = 2, 8
 PATHS = 1 + SCALES * ANGLES + ANGLES**2  # a place has 1 average, 16 first and 64 second order
+SCATTERING_MAP = "scattering-map"
+SCATTERING = ("scatternet", SCATTERING_MAP)  # the backbones without trained weights
 WHITENING = Path(__file__).with_name("scatternet_whitening.safetensors")
 
 _SIZE, _GRID = 32, 4
@@ -105,38 +107,44 @@ class Scattering(nn.Module):
 
 
 class ScatterNet(nn.Module):
-    """Images [B, 3, S, S] in [0, 1] to 3,888 features.
+    """Images [B, 3, S, S] in [0, 1] to 243 x T x T features, with S = `size` of 16 or more.
 
-    The 243 x S/4 x S/4 numbers are averaged over a 4 x 4 grid, and the channels are whitened by
-    constants from random noise (`tools/make_scatternet_whitening.py`), so no data set is involved.
-    docs/results.md compares this with Tramer and Boneh's group norm. S = `size` is 16 or more.
+    The 243 x S/4 x S/4 numbers are averaged over a `grid` of T x T places, or kept where there is
+    none. The channels are whitened by constants from random noise
+    (`tools/make_scatternet_whitening.py`), so no data set is involved. docs/results.md compares
+    this with Tramer and Boneh's group norm.
     """
 
     weight: Tensor
     bias: Tensor
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, grid: int | None) -> None:
         super().__init__()
-        self.scattering = Scattering(size)
+        self.scattering, self.grid = Scattering(size), grid
         whitening = load_file(WHITENING)
         self.register_buffer("weight", whitening["weight"])
         self.register_buffer("bias", whitening["bias"][:, None])
 
     def forward(self, x: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B D"]:
         """Return the features."""
-        few = F.adaptive_avg_pool2d(self.scattering(x).flatten(1, 2), _GRID).flatten(2)
+        maps = self.scattering(x).flatten(1, 2)
+        if self.grid is not None:
+            maps = F.adaptive_avg_pool2d(maps, self.grid)
         weight = self.weight.expand(x.shape[0], -1, -1)  # `len` would fix B in an export
-        return torch.baddbmm(self.bias, weight, few).flatten(1)
+        return torch.baddbmm(self.bias, weight, maps.flatten(2)).flatten(1)
 
 
 def scatternet(request: BackboneRequest) -> Backbone:
-    """Build the backbone."""
+    """Build `scatternet`, with a 4 x 4 grid, or `scattering-map`, which keeps all places."""
     size = request.input_size or _SIZE
     if size % _STEP or size < _GRID * _STEP:
-        raise DpmixError(f"backbone scatternet at {size} pixels: expected a multiple of 4 from 16")
+        raise DpmixError(
+            f"backbone {request.model} at {size} pixels: expected a multiple of 4 from 16"
+        )
+    grid = None if request.model == SCATTERING_MAP else _GRID
     return Backbone(
-        name="scatternet",
-        module=Embedder(ScatterNet(size), size, channels_last=False),
+        name=request.model,
+        module=Embedder(ScatterNet(size, grid), size, channels_last=False),
         normalization=normalization("unit", 3),
         provenance=f"no trained weights: wavelet scattering, J = {SCALES}, {ANGLES} angles, "
         "whitened by the statistics of random noise",
