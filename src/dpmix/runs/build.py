@@ -37,7 +37,6 @@ from dpmix.runs.defaults import (
     choose_head_steps,
     choose_image_size,
     choose_model,
-    choose_rate,
     choose_recipe,
     whitens,
 )
@@ -51,6 +50,7 @@ from dpmix.runs.network import (
     whiten,
 )
 from dpmix.runs.pool import read_pool
+from dpmix.runs.rates import choose_rate
 from dpmix.runs.settings import InputConfig, PrivacyConfig, places
 from dpmix.runs.start import require_start, start_head
 from dpmix.runs.unit import choose_unit, warn_of_persons

@@ -36,7 +36,6 @@ METHOD_ON: dict[str, Method] = {
     SCATTER_CNN: "self-aug", "cnn-small": "self-aug",
 }  # fmt: skip
 
-MOMENTUM = 0.9
 STEPS, MANY_IMAGES, MORE_STEPS = 50, 25_000, 100  # a head takes more steps on many images
 CACHE_IMAGES = 24  # of a person, for method none: shared evenly by 2, 3, 4, 6 or 8 of them
 FINETUNE_BATCH = 400  # where more of a backbone than its head trains
@@ -47,17 +46,7 @@ IMAGES_PER_STEP, MOST_EPSILON = 250, 8.0  # T = N epsilon / 250, up to this epsi
 VIEWS_OF_A_RUN, MOST_SCRATCH_VIEWS = 200_000, 8
 
 # `scatter-cnn`: fewer and larger steps (docs/results/scatter-cnn.md).
-MAP_BATCH, MAP_IMAGES_PER_STEP, MOST_MAP_STEPS, LARGEST_MAP_RATE = 8192, 1000, 300, 40.0
-
-# Learning rates: the standard deviation that the noise of all steps may leave in a weight, the
-# largest rate, and the rate without privacy. Those of a head are for features of length one.
-SCRATCH_WEIGHT_NOISE, LARGEST_SCRATCH_RATE, SCRATCH_RATE_WITHOUT_PRIVACY = 0.15, 10.0, 0.2
-WEIGHT_NOISE, LARGEST_HEAD_RATE, HEAD_RATE_WITHOUT_PRIVACY = 2.0, 64.0, 16.0
-
-# What the noise of all steps may leave in a weight of a head that has a start: a part of
-# WEIGHT_NOISE. It grows with N epsilon / L, what private images can tell of a class, and is whole
-# from this value on (docs/defaults.md).
-WHOLE_START, START_POWER = 860.0, 2 / 3
+MAP_BATCH, MAP_IMAGES_PER_STEP, MOST_MAP_STEPS = 8192, 1000, 300
 
 # The settings of model and cache that mean something only for what is trained in this way.
 READ_BY = {
@@ -294,53 +283,6 @@ def choose_head_steps(config: Config, plan: PrivacyPlan) -> Config:
     if model.trainable != "head-then-all":
         return config
     return _set(config, model=_set(model, head_steps=_first(model.head_steps, plan.steps // 2)))
-
-
-def choose_rate(config: Config, plan: PrivacyPlan, classes: int) -> Config:
-    """Choose SGD's momentum and the learning rate: as large as the noise of the run allows."""
-    optimizer = config.optimizer
-    if optimizer.optimizer.lower() == "sgd" and "momentum" not in optimizer.optimizer_options:
-        optimizer = _set(optimizer, momentum=_first(optimizer.momentum, MOMENTUM))
-    if optimizer.learning_rate is None:
-        still = 1 - _first(optimizer.momentum, MOMENTUM)
-        if config.model.model is None:
-            rate = _head_rate(plan, still, config, classes)
-        else:
-            on_maps = config.model.model == SCATTER_CNN
-            rate = _rate(plan, still, LARGEST_MAP_RATE if on_maps else LARGEST_SCRATCH_RATE)
-        optimizer = _set(optimizer, learning_rate=float(f"{rate:.3g}"))
-    return _set(config, optimizer=optimizer)
-
-
-def _rate(plan: PrivacyPlan, still: float, largest: float) -> float:
-    """From scratch. Nearly every gradient is clipped to C, so the bound goes with 1 / C."""
-    if not plan.private:
-        return SCRATCH_RATE_WITHOUT_PRIVACY * still
-    largest = largest * still / plan.max_grad_norm
-    return min(largest, SCRATCH_WEIGHT_NOISE * _rate_for_unit_noise(plan, still))
-
-
-def _head_rate(plan: PrivacyPlan, still: float, config: Config, classes: int) -> float:
-    """Of a head: features of length F need weights F times smaller, without clipping F squared."""
-    model, part = config.model, 1.0
-    length = model.feature_length
-    if not plan.private:
-        # A mean over L labels has L times smaller gradients, which clipping would hide.
-        labels = classes if config.data.task == "multi-label" else 1
-        return labels * HEAD_RATE_WITHOUT_PRIVACY / length**2
-    if model.head_start != "zero":
-        known = plan.denominator / plan.sampling_rate * plan.target_epsilon / classes
-        part = min(1.0, (known / WHOLE_START) ** START_POWER)
-    largest = LARGEST_HEAD_RATE / plan.max_grad_norm
-    return part * min(largest, WEIGHT_NOISE * _rate_for_unit_noise(plan, still)) / length
-
-
-def _rate_for_unit_noise(plan: PrivacyPlan, still: float) -> float:
-    """The rate whose noise leaves a standard deviation of one in each weight.
-
-    T steps of rate r and momentum m = 1 - `still` leave r / (1 - m) sigma C sqrt(T) / denominator.
-    """
-    return still * plan.denominator / (plan.noise_std * math.sqrt(max(plan.steps, 1)))
 
 
 def _first(given: Any, default: Any) -> Any:
