@@ -22,8 +22,9 @@ _SHORTEST = 1e-12
 class ScatterCNN(nn.Module):
     """Maps [B, 243 * T * T] to logits [B, L], by two convolutions and a linear layer.
 
-    An image's map is first scaled to a root mean square of one, by its own numbers alone. There is
-    GroupNorm only, so no example sees another. The linear layer starts at zero.
+    An image's map is first scaled to a root mean square of one, by its own numbers alone, and there
+    is GroupNorm only: no example sees another, which `tests/models/test_scatter_cnn.py` checks. The
+    linear layer starts at zero.
 
     Args:
         numbers: 243 * T * T.
