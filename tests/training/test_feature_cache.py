@@ -1,5 +1,6 @@
 """Embedded views: what they equal, which are drawn, and when a cache is not used."""
 
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -189,3 +190,25 @@ def test_the_parallel_map_keeps_the_order_and_gives_the_threads_back():
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(threads)
+
+
+def test_a_run_that_waited_until_another_had_made_all_uses_it(tmp_path, backbone):
+    data, made, found = source(), builder(ViewSpec("self-aug", k_base=2), backbone), []
+    asked = threading.Event()
+
+    def wait_for_it():
+        with pytest.warns(UserWarning, match="another run is embedding the same views"):
+            second = cache(tmp_path, backbone)
+            found.append(second.embed_train(data, made, lambda done, total: asked.set()))
+
+    waiting = threading.Thread(target=wait_for_it)
+
+    def start_another(done, total):
+        if 0 < done < total and not asked.is_set():
+            waiting.start()
+            assert asked.wait(10)
+            waiting.join(0.3)  # until it waits for the lock
+
+    first = cache(tmp_path, backbone).embed_train(data, made, start_another)
+    waiting.join(10)
+    assert torch.equal(found[0].features, first.features)

@@ -211,9 +211,10 @@ class FeatureCache:
         if store.done() == store.layout.rows:
             return
         with store.writing() as append, cpu_parallel_map(self.device) as map_:
-            done = store.done()
-            for index in torch.arange(done, store.layout.rows).split(_READ):
-                for features, labels in rows(index, map_):
+            done, in_all = store.done(), store.layout.rows
+            # Nothing may be left: another run has made it while this one waited.
+            for start in range(done, in_all, _READ):
+                for features, labels in rows(torch.arange(start, min(start + _READ, in_all)), map_):
                     append(features, labels)
                     done += len(features)
                     report(done)
