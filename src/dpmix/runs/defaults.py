@@ -23,8 +23,8 @@ S = TypeVar("S", bound=Section)
 
 DEMO = "mnist5k"
 
-# One transform is slow, and the small network gains from no more views.
 SMALL = (SCATTER_CNN, "cnn-small")
+# The transform is slow, and `cnn-small` gains from no more views.
 FEW_VIEWS = ("scatternet", *SMALL)
 FEW_K = 4
 

@@ -207,11 +207,12 @@ class FeatureCache:
         rows: Callable[[Tensor, Map], Iterator[Row]],
         report: Callable[[int], None],
     ) -> None:
+        in_all = store.layout.rows
         report(store.done())
-        if store.done() == store.layout.rows:
+        if store.done() == in_all:
             return
         with store.writing() as append, cpu_parallel_map(self.device) as map_:
-            done, in_all = store.done(), store.layout.rows
+            done = store.done()
             # Nothing may be left: another run has made it while this one waited.
             for start in range(done, in_all, _READ):
                 for features, labels in rows(torch.arange(start, min(start + _READ, in_all)), map_):
