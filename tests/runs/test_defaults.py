@@ -6,11 +6,11 @@ from dpmix.errors import DpmixError
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.runs.config import Config
 from dpmix.runs.defaults import (
-    choose_few_views,
     choose_image_size,
     choose_model,
     choose_recipe,
 )
+from dpmix.runs.from_scratch import choose_few_views
 
 
 def chosen(**settings):

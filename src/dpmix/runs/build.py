@@ -33,7 +33,6 @@ from dpmix.runs.balance import choose_balance, count_sigma, find_prevalences, wi
 from dpmix.runs.config import Config
 from dpmix.runs.defaults import (
     check_settings,
-    choose_few_views,
     choose_head_steps,
     choose_image_size,
     choose_model,
@@ -41,6 +40,7 @@ from dpmix.runs.defaults import (
     whitens,
 )
 from dpmix.runs.folder import RunFolder
+from dpmix.runs.from_scratch import choose_few_views
 from dpmix.runs.inputs import CachedFeatures, FreshViews
 from dpmix.runs.network import (
     build_network,

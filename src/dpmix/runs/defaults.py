@@ -4,7 +4,6 @@ Guarantee: every rule reads the settings, N, L and the image size, which count a
 is installed on this machine; none reads an image or a label.
 """
 
-import math
 from typing import Any, TypeVar
 
 from dpmix.data.named import has_sizes_of_its_own
@@ -14,6 +13,7 @@ from dpmix.models.backbones.scattering import SCATTERING, SCATTERING_MAP
 from dpmix.models.scatter_cnn import SCATTER_CNN
 from dpmix.privacy.plan import PrivacyPlan, default_delta, refuse_unfit_epsilon
 from dpmix.runs.config import Config
+from dpmix.runs.from_scratch import SMALL, STEPS, from_scratch, scratch_steps
 from dpmix.runs.settings import ModelConfig, Section, ViewConfig
 from dpmix.runs.start import check_text_start, choose_start
 from dpmix.training.feature_cache import CACHE_VIEWS
@@ -23,7 +23,6 @@ S = TypeVar("S", bound=Section)
 
 DEMO = "mnist5k"
 
-SMALL = (SCATTER_CNN, "cnn-small")
 # The transform is slow, and `cnn-small` gains from no more views.
 FEW_VIEWS = ("scatternet", *SMALL)
 FEW_K = 4
@@ -36,17 +35,9 @@ METHOD_ON: dict[str, Method] = {
     SCATTER_CNN: "self-aug", "cnn-small": "self-aug",
 }  # fmt: skip
 
-STEPS, MANY_IMAGES, MORE_STEPS = 50, 25_000, 100  # a head takes more steps on many images
+MANY_IMAGES, MORE_STEPS = 25_000, 100  # a head takes more steps on many images
 CACHE_IMAGES = 24  # of a person, for method none: shared evenly by 2, 3, 4, 6 or 8 of them
 FINETUNE_BATCH = 400  # where more of a backbone than its head trains
-
-# From scratch.
-SCRATCH_BATCH, MOST_SCRATCH_STEPS, SCRATCH_STEPS_WITHOUT_PRIVACY = 2048, 800, 400
-IMAGES_PER_STEP, MOST_EPSILON = 250, 8.0  # T = N epsilon / 250, up to this epsilon
-VIEWS_OF_A_RUN, MOST_SCRATCH_VIEWS = 200_000, 8
-
-# `scatter-cnn`: fewer and larger steps (docs/results/scatter-cnn.md).
-MAP_BATCH, MAP_IMAGES_PER_STEP, MOST_MAP_STEPS = 8192, 1000, 300
 
 # The settings of model and cache that mean something only for what is trained in this way.
 READ_BY = {
@@ -216,59 +207,25 @@ def choose_image_size(config: Config, backbone_size: int) -> Config:
     return _set(config, data=_set(data, image_size=backbone_size))
 
 
-def choose_few_views(config: Config, given: ViewConfig, n: int) -> Config:
-    """Choose K_BASE of a small network, so that its views are as many for any N.
-
-    Those of all steps count for `cnn-small`, and those that are embedded for `scatter-cnn`. `given`
-    has the views that the user asked for.
-    """
-    of_small = config.model.model in SMALL and config.views.method == "self-aug"
-    if not of_small or given.k_base is not None or not config.privacy.n_is_public:
-        return config
-    privacy = config.privacy
-    if config.model.model == SCATTER_CNN:
-        drawn = float(n)
-    elif privacy.epochs is not None:
-        drawn = privacy.epochs * n
-    else:
-        batch = _first(privacy.expected_batch_size, min(SCRATCH_BATCH, n))
-        drawn = batch * _first(privacy.steps, scratch_steps(n, privacy.epsilon))
-    if not drawn > 0:  # the plan refuses by name what makes it so, NaN included
-        return config
-    # A view or more of each of a person's images.
-    least = config.views.images_per_person or 1
-    k_base = max(least, min(MOST_SCRATCH_VIEWS, max(1, round(VIEWS_OF_A_RUN / drawn))))
-    return _set(config, views=_set(config.views, k_base=k_base))
-
-
-def scratch_steps(n: int, epsilon: float, on_maps: bool = False) -> int:
-    """T from scratch: with more images or a larger epsilon the noise allows more steps."""
-    if math.isinf(epsilon):
-        return SCRATCH_STEPS_WITHOUT_PRIVACY
-    wanted = n * min(epsilon, MOST_EPSILON) / (MAP_IMAGES_PER_STEP if on_maps else IMAGES_PER_STEP)
-    most = MOST_MAP_STEPS if on_maps else MOST_SCRATCH_STEPS
-    return round(min(most, max(STEPS, wanted)))
-
-
 def choose_recipe(config: Config, n: int, views: int) -> Config:
     """Choose delta, batch, steps and the size of the cache, for N units and K views a step."""
     privacy, cache = config.privacy, config.features
-    on_maps, from_scratch = config.model.model == SCATTER_CNN, config.model.model is not None
-    head_only = not from_scratch and config.model.trainable == "head"
+    network = config.model.model
+    head_only = network is None and config.model.trainable == "head"
     public_n = n if privacy.n_is_public else None
     privacy = _set(privacy, delta=_first(privacy.delta, default_delta(public_n)))
     if privacy.steps is None and privacy.epochs is None:
         steps = STEPS
-        if public_n is not None and from_scratch:
-            steps = scratch_steps(public_n, privacy.epsilon, on_maps)
+        if public_n is not None and network is not None:
+            steps = scratch_steps(network, public_n, privacy.epsilon)
         elif public_n is not None and head_only and public_n > MANY_IMAGES:
             steps = MORE_STEPS
         privacy = _set(privacy, steps=steps)
     if privacy.expected_batch_size is None and privacy.n_is_public:
-        most = MAP_BATCH if on_maps else SCRATCH_BATCH if from_scratch else FINETUNE_BATCH
+        most = from_scratch(network).batch if network is not None else FINETUNE_BATCH
         batch = n if head_only else min(most, n)
         privacy = _set(privacy, expected_batch_size=float(batch))
-    if (head_only or on_maps) and not cache.fresh_views:
+    if (head_only or network == SCATTER_CNN) and not cache.fresh_views:
         few = config.model.backbone in SCATTERING or config.views.method == "none"
         least = views if few else max(CACHE_VIEWS, views)
         if config.views.images_per_person and config.views.method == "none":

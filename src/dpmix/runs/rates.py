@@ -5,16 +5,15 @@ Guarantee: as in `runs/defaults.py`, no rule reads an image or a label.
 
 import math
 
-from dpmix.models.scatter_cnn import SCATTER_CNN
 from dpmix.privacy.plan import PrivacyPlan
 from dpmix.runs.config import Config
+from dpmix.runs.from_scratch import from_scratch
 
 MOMENTUM = 0.9
 
-# The standard deviation that the noise of all steps may leave in a weight, the largest rate, and
-# the rate without privacy. Those of a head are for features of length one.
-SCRATCH_WEIGHT_NOISE, LARGEST_SCRATCH_RATE, SCRATCH_RATE_WITHOUT_PRIVACY = 0.15, 10.0, 0.2
-LARGEST_MAP_RATE = 40.0  # of `scatter-cnn`, which takes fewer steps
+# The standard deviation that the noise of all steps may leave in a weight, and the rate without
+# privacy. Those of a head, with its largest rate, are for features of length one.
+SCRATCH_WEIGHT_NOISE, SCRATCH_RATE_WITHOUT_PRIVACY = 0.15, 0.2
 WEIGHT_NOISE, LARGEST_HEAD_RATE, HEAD_RATE_WITHOUT_PRIVACY = 2.0, 64.0, 16.0
 
 # What the noise of all steps may leave in a weight of a head that has a start: a part of
@@ -34,8 +33,7 @@ def choose_rate(config: Config, plan: PrivacyPlan, classes: int) -> Config:
         if config.model.model is None:
             rate = _head_rate(plan, still, config, classes)
         else:
-            on_maps = config.model.model == SCATTER_CNN
-            rate = _rate(plan, still, LARGEST_MAP_RATE if on_maps else LARGEST_SCRATCH_RATE)
+            rate = _rate(plan, still, from_scratch(config.model.model).largest_rate)
         optimizer = optimizer.model_copy(update={"learning_rate": float(f"{rate:.3g}")})
     return config.model_copy(update={"optimizer": optimizer})
 
